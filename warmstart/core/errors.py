@@ -1,0 +1,99 @@
+"""The one family of errors a user sees.
+
+Each class is a kind, and each kind has an exit code of its own, so that a CI job can tell a recipe that
+is wrong from an application that never became ready. Codes 1 and 2 keep their usual meaning: an
+unexpected failure, and a command line that click refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class WarmstartError(Exception):
+    """Something went wrong that the user can understand and act on.
+
+    Args:
+        brief: one sentence, what is wrong and where; no trailing full stop.
+        details: lines that help to understand it, such as the end of a log.
+        hint: what to do about it.
+    """
+
+    exit_code = 1
+    kind = "error"
+
+    def __init__(self, brief: str, *, details: Sequence[str] = (), hint: str = "") -> None:
+        super().__init__(brief)
+        self.brief = brief
+        self.details = tuple(details)
+        self.hint = hint
+
+
+class RecipeError(WarmstartError):
+    """The recipe, or a value given for it on the command line, is wrong."""
+
+    exit_code = 3
+    kind = "recipe"
+
+
+class HostError(WarmstartError):
+    """This machine lacks something that the command needs."""
+
+    exit_code = 4
+    kind = "host"
+
+
+class EngineError(WarmstartError):
+    """The container runtime refused or failed."""
+
+    exit_code = 5
+    kind = "engine"
+
+
+class AppError(WarmstartError):
+    """The application died, never became ready, or failed a warm-up step."""
+
+    exit_code = 6
+    kind = "application"
+
+
+class PreflightError(WarmstartError):
+    """The application is in a state that would not dump or restore."""
+
+    exit_code = 7
+    kind = "preflight"
+
+
+class CheckpointError(WarmstartError):
+    """CRIU or the runtime could not make the checkpoint."""
+
+    exit_code = 8
+    kind = "checkpoint"
+
+
+class ArchiveError(WarmstartError):
+    """A checkpoint archive or one of its files is broken, hostile, or not understood."""
+
+    exit_code = 9
+    kind = "archive"
+
+
+class ImageError(WarmstartError):
+    """An image could not be read, built or converted."""
+
+    exit_code = 10
+    kind = "image"
+
+
+class VerifyError(WarmstartError):
+    """The image was built but was not seen to restore; nothing has been published."""
+
+    exit_code = 11
+    kind = "verify"
+
+
+class RegistryError(WarmstartError):
+    """A registry refused, or could not be reached."""
+
+    exit_code = 12
+    kind = "registry"

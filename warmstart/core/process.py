@@ -1,0 +1,93 @@
+"""The gateway to other programs: the only place that starts one.
+
+A program that is missing, one that fails and one that takes too long are told apart, its standard error is kept
+whole, its standard input is closed, and it always has a time limit.
+(buildah alone is driven through `sh`, in `warmstart.image.buildah`.)
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.core.errors import HostError, WarmstartError
+
+log = logging.getLogger(__name__)
+
+
+class ProgramError(WarmstartError):
+    """A program ended with a non-zero exit status, or ran out of time.
+
+    Attributes:
+        returncode: its exit status, or None when it was killed for taking too long.
+        stderr: all that it wrote to its standard error.
+    """
+
+    def __init__(self, brief: str, *, returncode: int | None, stderr: str) -> None:
+        super().__init__(brief, details=stderr.strip().splitlines()[-20:])
+        self.returncode = returncode
+        self.stderr = stderr
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A program that has ended: its exit status and what it wrote, decoded as UTF-8 with replacement."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    timeout_s: float,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+) -> Finished:
+    """Run a program to its end.
+
+    Args:
+        argv: the program and its arguments; never a shell line.
+        timeout_s: seconds after which it is killed.
+        check: raise when its exit status is not zero.
+        env: its whole environment; the caller's own when None.
+        cwd: the directory it runs in.
+        stdin: text for its standard input, which is empty otherwise.
+
+    Raises:
+        HostError: there is no such program.
+        ProgramError: it failed (and check is true), or took too long.
+    """
+    words = [str(word) for word in argv]
+    log.debug("+ %s", shlex.join(words))
+    try:
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            input=None if stdin is None else stdin.encode(),
+            capture_output=True,
+            timeout=timeout_s,
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            check=False,
+        )
+    except FileNotFoundError as missing:
+        raise HostError(f"{words[0]}: there is no such program on this machine") from missing
+    except subprocess.TimeoutExpired as late:
+        stderr = (late.stderr or b"").decode(errors="replace")
+        brief = f"{words[0]} was stopped after {timeout_s:g} s: {shlex.join(words)}"
+        raise ProgramError(brief, returncode=None, stderr=stderr) from late
+    finished = Finished(
+        done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    )
+    if check and finished.returncode != 0:
+        brief = f"{words[0]} failed with exit status {finished.returncode}: {shlex.join(words)}"
+        raise ProgramError(brief, returncode=finished.returncode, stderr=finished.stderr)
+    return finished

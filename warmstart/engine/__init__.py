@@ -1,0 +1,1 @@
+"""What runs containers at build time, one file for each engine."""

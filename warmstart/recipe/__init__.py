@@ -1,0 +1,1 @@
+"""What the user asks for: the recipe, read, checked and made into dataclasses."""

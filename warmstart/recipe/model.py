@@ -1,0 +1,152 @@
+"""The recipe as frozen dataclasses: what the rest of warmstart knows of it.
+
+Names and meanings are those of Kubernetes' core/v1 API where it has the concept. Nothing here reads or
+checks; `warmstart.recipe.load` makes these from a document that has passed the schema.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class Restorer(StrEnum):
+    """Who restores the image."""
+
+    RUNTIME = "runtime"
+
+
+@dataclass(frozen=True)
+class HttpGet:
+    """An HTTP GET request; a status from 200 to 399 is a success, as for the kubelet.
+
+    `host` None means the container's own address. `headers` are (name, value) pairs in order.
+    """
+
+    port: int
+    path: str = "/"
+    scheme: str = "HTTP"
+    host: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class TcpSocket:
+    """A TCP connection that must be accepted. `host` None means the container's own address."""
+
+    port: int
+    host: str | None = None
+
+
+@dataclass(frozen=True)
+class Exec:
+    """A command run in the container; exit status 0 is a success."""
+
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Grpc:
+    """A call of grpc.health.v1.Health/Check; the status SERVING is a success."""
+
+    port: int
+    service: str = ""
+
+
+Action = HttpGet | TcpSocket | Exec | Grpc
+
+
+@dataclass(frozen=True)
+class Probe:
+    """When a container counts as started or ready; the defaults are those of Kubernetes."""
+
+    action: Action
+    initial_delay_s: int = 0
+    period_s: int = 10
+    timeout_s: int = 1
+    success_threshold: int = 1
+    failure_threshold: int = 3
+
+
+@dataclass(frozen=True)
+class Step:
+    """One warm-up or before-checkpoint step: an action, done `repeat` times, `concurrency` at once.
+
+    `timeout_s` bounds one go of the action.
+    """
+
+    action: HttpGet | Exec
+    repeat: int = 1
+    concurrency: int = 1
+    timeout_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port that the container listens on. `protocol` is TCP, UDP or SCTP."""
+
+    container_port: int
+    name: str = ""
+    protocol: str = "TCP"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Limits and requests, in the units CRI uses: bytes and thousandths of a core. None means not set."""
+
+    memory_limit_bytes: int | None = None
+    cpu_limit_millis: int | None = None
+    memory_request_bytes: int | None = None
+    cpu_request_millis: int | None = None
+
+
+@dataclass(frozen=True)
+class SecurityContext:
+    """Who the container runs as and what it may do. None means what the image or the runtime says."""
+
+    run_as_user: int | None = None
+    run_as_group: int | None = None
+    supplemental_groups: tuple[int, ...] = ()
+    capabilities_add: tuple[str, ...] = ()
+    capabilities_drop: tuple[str, ...] = ()
+    privileged: bool = False
+    read_only_root_filesystem: bool = False
+    allow_privilege_escalation: bool = True
+
+
+@dataclass(frozen=True)
+class Container:
+    """The container to checkpoint.
+
+    Empty `command` and `args` mean the image's own Entrypoint and Cmd, as in Kubernetes.
+    """
+
+    image: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    working_dir: str = ""
+    ports: tuple[Port, ...] = ()
+    resources: Resources = Resources()
+    security_context: SecurityContext = SecurityContext()
+    readiness_probe: Probe | None = None
+    startup_probe: Probe | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe.
+
+    `image_name` is the image to make (repository and tag). `source` is the file it was read from, if any;
+    relative paths in the recipe start at its directory.
+    """
+
+    name: str
+    container: Container
+    image_name: str
+    warmup: tuple[Step, ...] = ()
+    before_checkpoint: tuple[Step, ...] = ()
+    restore: tuple[Restorer, ...] = (Restorer.RUNTIME,)
+    source: Path | None = None
+    labels: dict[str, str] = field(default_factory=dict)
