@@ -1,16 +1,18 @@
 """The gateway to other programs: the only place that starts one.
 
-A program that is missing, one that fails and one that takes too long are told apart, its standard error is kept
-whole, its standard input is closed, and it always has a time limit.
+A program that is missing, one that fails and one that takes too long are told apart, its standard error is
+kept whole, its standard input is closed, and it always has a time limit. Programs run in a session of their own:
+Ctrl-C at the terminal reaches us alone, and we end them.
 (buildah alone is driven through `sh`, in `warmstart.image.buildah`.)
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +79,7 @@ def run(
             env=None if env is None else dict(env),
             cwd=cwd,
             check=False,
+            start_new_session=True,
         )
     except FileNotFoundError as missing:
         raise HostError(f"{words[0]}: there is no such program on this machine") from missing
@@ -84,10 +87,44 @@ def run(
         stderr = (late.stderr or b"").decode(errors="replace")
         brief = f"{words[0]} was stopped after {timeout_s:g} s: {shlex.join(words)}"
         raise ProgramError(brief, returncode=None, stderr=stderr) from late
-    finished = Finished(
-        done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-    )
+    finished = Finished(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
     if check and finished.returncode != 0:
         brief = f"{words[0]} failed with exit status {finished.returncode}: {shlex.join(words)}"
         raise ProgramError(brief, returncode=finished.returncode, stderr=finished.stderr)
     return finished
+
+
+@contextlib.contextmanager
+def background(
+    argv: Sequence[str | Path], *, log_file: Path, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program for the length of a `with` block; it is terminated, then killed, at the end.
+
+    Both its outputs are appended to `log_file`.
+
+    Raises:
+        HostError: there is no such program.
+    """
+    words = [str(word) for word in argv]
+    log.debug("+ %s &", shlex.join(words))
+    with log_file.open("ab") as output:
+        try:
+            running = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=None if env is None else dict(env),
+                start_new_session=True,
+            )
+        except FileNotFoundError as missing:
+            raise HostError(f"{words[0]}: there is no such program on this machine") from missing
+    try:
+        yield running
+    finally:
+        running.terminate()
+        try:
+            running.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()

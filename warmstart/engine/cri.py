@@ -1,0 +1,236 @@
+"""A container engine reached through CRI, the API that the kubelet itself uses; CRI-O is what it is written for.
+
+API: k8s.io/cri-api, runtime/v1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+from cri_api.v1 import api_pb2 as cri
+from cri_api.v1.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
+
+from warmstart.core.errors import CheckpointError, EngineError
+from warmstart.core.network import connect_in
+from warmstart.engine.base import ExecResult, State
+from warmstart.engine.cri_messages import container_config, log_message, pod_config
+from warmstart.recipe.model import Container
+
+CALL_S = 60.0
+CREATE_S = 240.0
+
+
+class Credentials(Protocol):
+    """User name and password, or an identity token, for a registry; empty where there is none."""
+
+    @property
+    def username(self) -> str: ...  # noqa: D102
+    @property
+    def password(self) -> str: ...  # noqa: D102
+    @property
+    def identity_token(self) -> str: ...  # noqa: D102
+
+
+class CriEngine:
+    """A connection to a CRI runtime.
+
+    Args:
+        endpoint: its socket, such as `unix:///run/crio/crio.sock`.
+        proc: the /proc in which the process numbers it reports are to be found.
+        network: the network namespace from which its pods are reached; None for our own.
+        scratch: a directory that it sees at the same path as we do, for logs, mounts and archives.
+    """
+
+    def __init__(self, endpoint: str, *, proc: Path, network: Path | None, scratch: Path) -> None:
+        self.endpoint = endpoint
+        self.proc = proc
+        self.network = network
+        self.scratch = scratch
+        self._channel = grpc.insecure_channel(endpoint)
+        self.runtime = RuntimeServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self.images = ImageServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> CriEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def version(self) -> str:
+        """The runtime's name and version, such as `cri-o 1.36.3`."""
+        answer = _call("ask the runtime for its version", self.runtime.Version, cri.VersionRequest(), CALL_S)
+        return f"{answer.runtime_name} {answer.runtime_version}"
+
+    def pull(self, name: str, credentials: Credentials | None, timeout_s: float) -> str:
+        """Have the runtime pull an image; the reference it then knows it by."""
+        auth = None
+        if credentials is not None:
+            auth = cri.AuthConfig(
+                username=credentials.username,
+                password=credentials.password,
+                identity_token=credentials.identity_token,
+            )
+        request = cri.PullImageRequest(image=cri.ImageSpec(image=name), auth=auth)
+        answer: str = _call(f"pull {name}", self.images.PullImage, request, timeout_s).image_ref
+        return answer
+
+    @contextlib.contextmanager
+    def start(self, container: Container, image: str, name: str) -> Iterator[CriContainer]:
+        """Run a container, alone in a pod of its own, for the length of a `with` block.
+
+        Where `image` is a checkpoint image, this restores it.
+
+        Args:
+            container: what to run, as the recipe has it.
+            image: what the runtime knows the image by.
+            name: of the pod and the container.
+
+        Raises:
+            EngineError: the runtime refused.
+        """
+        pod = pod_config(name, self.scratch)
+        request = cri.RunPodSandboxRequest(config=pod)
+        sandbox = _call("start a pod sandbox", self.runtime.RunPodSandbox, request, CREATE_S).pod_sandbox_id
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._remove_sandbox, sandbox)
+            status = _call(
+                "ask for the pod's address",
+                self.runtime.PodSandboxStatus,
+                cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox),
+                CALL_S,
+            ).status
+            address = status.network.ip
+            config = container_config(container, image, name, address, Path(pod.log_directory))
+            started = time.monotonic()
+            create = cri.CreateContainerRequest(pod_sandbox_id=sandbox, config=config, sandbox_config=pod)
+            created = _call("create the container", self.runtime.CreateContainer, create, CREATE_S).container_id
+            start = cri.StartContainerRequest(container_id=created)
+            _call("start the container", self.runtime.StartContainer, start, CREATE_S)
+            log_file = Path(pod.log_directory) / config.log_path
+            yield CriContainer(self, created, address, log_file, started, time.monotonic())
+
+    def _remove_sandbox(self, sandbox: str) -> None:
+        for method, request in (
+            (self.runtime.StopPodSandbox, cri.StopPodSandboxRequest(pod_sandbox_id=sandbox)),
+            (self.runtime.RemovePodSandbox, cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox)),
+        ):
+            _call("remove the pod sandbox", method, request, CALL_S)
+
+
+@dataclass(frozen=True)
+class CriContainer:
+    """A container that CRI runs; a `Target` for probes and warm-up.
+
+    Attributes:
+        container_id: the runtime's name for it.
+        address: its pod's IP address.
+        started: `time.monotonic()` when the runtime was asked to create it.
+        running: `time.monotonic()` when the runtime said that it runs.
+    """
+
+    engine: CriEngine
+    container_id: str
+    address: str
+    log_file: Path
+    started: float
+    running: float
+
+    def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
+        """See `Target.connect`."""
+        place = (host or self.address, port)
+        if self.engine.network is None:
+            return socket.create_connection(place, timeout_s)
+        return connect_in(self.engine.network, place, timeout_s)
+
+    def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
+        """See `Target.exec`."""
+        # CRI counts in whole seconds, and takes 0 for no limit.
+        limit = max(1, round(timeout_s))
+        request = cri.ExecSyncRequest(container_id=self.container_id, cmd=list(command), timeout=limit)
+        try:
+            answer = self.engine.runtime.ExecSync(request, timeout=limit + CALL_S)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise TimeoutError(f"{command[0]} had not ended after {limit} s") from error
+            raise _engine_error(f"run {command[0]} in the container", error) from error
+        return ExecResult(
+            answer.exit_code, answer.stdout.decode(errors="replace"), answer.stderr.decode(errors="replace")
+        )
+
+    def state(self) -> State:
+        """See `Target.state`."""
+        status = self._status(verbose=False).status
+        if status.state == cri.CONTAINER_EXITED:
+            return State(status.exit_code, status.reason)
+        return State()
+
+    def log_tail(self, lines: int) -> list[str]:
+        """See `Target.log_tail`."""
+        try:
+            text = self.log_file.read_text(errors="replace")
+        except FileNotFoundError:
+            return []
+        return [log_message(line) for line in text.splitlines()[-lines:]]
+
+    @property
+    def pid(self) -> int:
+        """Its first process, as numbered in the engine's `proc`."""
+        return int(self._info()["pid"])
+
+    @property
+    def restored(self) -> bool:
+        """Whether the runtime says that it was restored from a checkpoint."""
+        return bool(self._info().get("restored"))
+
+    def checkpoint(self, archive: Path, timeout_s: float) -> None:
+        """Write a checkpoint archive to `archive`, which the runtime must see at the same path.
+
+        Raises:
+            CheckpointError: CRIU or the runtime failed; the message has the lines of CRIU's log that matter.
+        """
+        # The runtime opens an existing file without truncating it.
+        archive.unlink(missing_ok=True)
+        request = cri.CheckpointContainerRequest(
+            container_id=self.container_id, location=str(archive), timeout=round(timeout_s)
+        )
+        try:
+            self.engine.runtime.CheckpointContainer(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            archive.unlink(missing_ok=True)
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                hint = "give it longer with --checkpoint-timeout"
+                raise CheckpointError(f"the checkpoint took longer than {timeout_s:g} s", hint=hint) from error
+            brief = f"the runtime could not checkpoint the container: {error.details()}"
+            raise CheckpointError(brief) from error
+
+    def _status(self, *, verbose: bool) -> cri.ContainerStatusResponse:
+        request = cri.ContainerStatusRequest(container_id=self.container_id, verbose=verbose)
+        answer: cri.ContainerStatusResponse = _call(
+            "ask for the container's state", self.engine.runtime.ContainerStatus, request, CALL_S
+        )
+        return answer
+
+    def _info(self) -> dict[str, Any]:
+        info: dict[str, Any] = json.loads(self._status(verbose=True).info["info"])
+        return info
+
+
+def _call(what: str, method: Any, request: Any, timeout_s: float) -> Any:
+    try:
+        return method(request, timeout=timeout_s)
+    except grpc.RpcError as error:
+        raise _engine_error(what, error) from error
+
+
+def _engine_error(what: str, error: grpc.RpcError) -> EngineError:
+    if error.code() == grpc.StatusCode.UNAVAILABLE:
+        return EngineError(f"could not {what}: the runtime does not answer", details=[str(error.details())])
+    return EngineError(f"could not {what}: {error.details()}")

@@ -1,0 +1,93 @@
+"""The recipe's container as CRI messages, and CRI's log lines as text.
+
+The mounts are those that the kubelet gives a container without volumes. A restored container must find the mounts
+it was checkpointed with: CRI-O refuses a restore when one is missing, and leaves out one that the checkpoint did not have.
+API: k8s.io/cri-api, runtime/v1; log format: the kubelet's CRI logging design.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+from cri_api.v1 import api_pb2 as cri
+
+from warmstart.recipe.model import Container, Resources, SecurityContext
+
+NAMESPACE = "warmstart"
+CPU_PERIOD_US = 100_000
+KUBELET_FILES = ("/etc/hosts", "/dev/termination-log")
+
+
+def pod_config(name: str, scratch: Path) -> cri.PodSandboxConfig:
+    """A pod called `name`, whose logs and mounted files lie in a new directory below `scratch`."""
+    uid = str(uuid.uuid4())
+    directory = scratch / f"pod-{uid}"
+    directory.mkdir(parents=True)
+    namespaces = cri.NamespaceOption(network=cri.POD, pid=cri.CONTAINER, ipc=cri.POD)
+    return cri.PodSandboxConfig(
+        metadata=cri.PodSandboxMetadata(name=name, uid=uid, namespace=NAMESPACE),
+        hostname=name,
+        log_directory=str(directory),
+        linux=cri.LinuxPodSandboxConfig(security_context=cri.LinuxSandboxSecurityContext(namespace_options=namespaces)),
+    )
+
+
+def container_config(container: Container, image: str, name: str, address: str, directory: Path) -> cri.ContainerConfig:
+    """The container in a pod at `address`; `directory` is the pod's own, from `pod_config`."""
+    (directory / "hosts").write_text(f"127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{name}\n")
+    (directory / "termination-log").touch(mode=0o666)
+    (directory / "termination-log").chmod(0o666)
+    mounts = [cri.Mount(container_path=path, host_path=str(directory / Path(path).name)) for path in KUBELET_FILES]
+    return cri.ContainerConfig(
+        metadata=cri.ContainerMetadata(name=name),
+        image=cri.ImageSpec(image=image, user_specified_image=image),
+        command=container.command,
+        args=container.args,
+        working_dir=container.working_dir,
+        envs=[cri.KeyValue(key=key, value=value) for key, value in container.env],
+        mounts=mounts,
+        log_path="container.log",
+        linux=cri.LinuxContainerConfig(
+            resources=_resources(container.resources),
+            security_context=_security_context(container.security_context),
+        ),
+    )
+
+
+def log_message(line: str) -> str:
+    """What the container wrote, from a line `TIME STREAM TAG MESSAGE` of a CRI log."""
+    return line.split(" ", 3)[3] if line.count(" ") >= 3 else line
+
+
+def _resources(resources: Resources) -> cri.LinuxContainerResources:
+    message = cri.LinuxContainerResources()
+    if resources.memory_limit_bytes is not None:
+        message.memory_limit_in_bytes = resources.memory_limit_bytes
+    if resources.cpu_limit_millis is not None:
+        message.cpu_period = CPU_PERIOD_US
+        message.cpu_quota = resources.cpu_limit_millis * CPU_PERIOD_US // 1000
+    shares = resources.cpu_request_millis or resources.cpu_limit_millis
+    if shares is not None:
+        # As the kubelet: 1024 shares are one core, and 2 is the least the kernel takes.
+        message.cpu_shares = max(2, shares * 1024 // 1000)
+    return message
+
+
+def _security_context(context: SecurityContext) -> cri.LinuxContainerSecurityContext:
+    message = cri.LinuxContainerSecurityContext(
+        namespace_options=cri.NamespaceOption(network=cri.POD, pid=cri.CONTAINER, ipc=cri.POD),
+        capabilities=cri.Capability(
+            add_capabilities=context.capabilities_add, drop_capabilities=context.capabilities_drop
+        ),
+        privileged=context.privileged,
+        readonly_rootfs=context.read_only_root_filesystem,
+        no_new_privs=not context.allow_privilege_escalation,
+        supplemental_groups=context.supplemental_groups,
+        seccomp=cri.SecurityProfile(profile_type=cri.SecurityProfile.RuntimeDefault),
+    )
+    if context.run_as_user is not None:
+        message.run_as_user.value = context.run_as_user
+    if context.run_as_group is not None:
+        message.run_as_group.value = context.run_as_group
+    return message

@@ -1,0 +1,176 @@
+"""A CRI-O of our own in a session, for the length of a `with` block.
+
+It runs in the host's network, so that it reaches registries as the user does; its pods live on a bridge in the
+session's network, so that nothing of theirs shows on the host.
+Configuration: crio.conf(5); CNI: the specification's configuration lists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from warmstart.core.errors import EngineError
+from warmstart.node.session import Session
+
+START_S = 30.0
+PAUSE_IMAGE = "localhost/warmstart/pause:1"
+CNI_PLUGINS = "/usr/lib/cni"
+# CRI-O starts plugins in its own network namespace, the host's; these enter the session's first.
+CNI_WRAPPER = """#!/bin/sh
+exec nsenter --net=/proc/1/ns/net -- {plugins}/${{0##*/}} "$@"
+"""
+
+CONFIG = """
+[crio]
+root = "{state}/storage"
+runroot = "{state}/runroot"
+storage_driver = "overlay"
+log_dir = "{state}/log"
+version_file = "{state}/version"
+version_file_persist = "{state}/version-persist"
+clean_shutdown_file = ""
+
+[crio.api]
+listen = "{state}/crio.sock"
+stream_address = "127.0.0.1"
+stream_port = "0"
+
+[crio.runtime]
+cgroup_manager = "cgroupfs"
+conmon_cgroup = "pod"
+pinns_path = "/usr/local/bin/pinns"
+namespaces_dir = "{state}/ns"
+container_exits_dir = "{state}/exits"
+container_attach_socket_dir = "{state}/attach"
+default_runtime = "{runtime}"
+log_level = "warn"
+disable_hostport_mapping = true
+enable_criu_support = {restore}
+
+[crio.runtime.runtimes.{runtime}]
+runtime_path = "/usr/bin/{runtime}"
+runtime_root = "{state}/{runtime}"
+monitor_path = "/usr/bin/conmon"
+
+[crio.image]
+pause_image = "{pause}"
+signature_policy = "/etc/containers/policy.json"
+insecure_registries = {insecure}
+
+[crio.network]
+network_dir = "{state}/net.d"
+plugin_dirs = ["{state}/cni"]
+
+[crio.nri]
+enable_nri = false
+"""
+
+
+@dataclass(frozen=True)
+class Crio:
+    """A running CRI-O.
+
+    Attributes:
+        endpoint: where it listens, as gRPC takes it.
+        session: where it runs.
+        state: the directory with all that it writes, at the same path inside and outside.
+    """
+
+    session: Session
+    state: Path
+
+    @property
+    def endpoint(self) -> str:
+        """Its socket, in gRPC's words."""
+        return f"unix://{self.state}/crio.sock"
+
+    @property
+    def log_file(self) -> Path:
+        """What it has logged so far."""
+        return self.state / "crio.log"
+
+    @property
+    def store(self) -> str:
+        """The prefix that makes skopeo and buildah use its image store; see containers-transports(5)."""
+        return f"containers-storage:[overlay@{self.state}/storage+{self.state}/runroot]"
+
+
+@contextlib.contextmanager
+def run_crio(
+    session: Session,
+    name: str,
+    *,
+    subnet: str,
+    plain_http: Sequence[str] = (),
+    runtime: str = "runc",
+    restore: bool = True,
+) -> Iterator[Crio]:
+    """Start a CRI-O with an empty store of its own.
+
+    Args:
+        session: where it runs.
+        name: keeps several in one session apart.
+        subnet: its pods' addresses, such as `10.88.0.0/24`.
+        plain_http: registries (host:port) that it may talk to without TLS.
+        runtime: `runc` or `crun`.
+        restore: whether it restores checkpoint images.
+
+    Raises:
+        EngineError: it did not start; details are the end of its log.
+    """
+    crio = Crio(session, session.workspace / name)
+    _write_files(crio, name, subnet, list(plain_http), runtime, restore)
+    command = ["crio", "--config", f"{crio.state}/crio.conf", "--config-dir", f"{crio.state}/crio.conf.d"]
+    with session.background(command, log_file=crio.log_file, host_network=True) as running:
+        _wait_until_serving(crio, running)
+        yield crio
+
+
+def _write_files(crio: Crio, name: str, subnet: str, plain_http: list[str], runtime: str, restore: bool) -> None:
+    state = crio.state
+    for directory in ("net.d", "cni", "log", "crio.conf.d"):
+        (state / directory).mkdir(parents=True)
+    config = CONFIG.format(
+        state=state,
+        runtime=runtime,
+        restore=json.dumps(restore),
+        pause=PAUSE_IMAGE,
+        insecure=json.dumps(plain_http),
+    )
+    (state / "crio.conf").write_text(config)
+    (state / "net.d" / "10-warmstart.conflist").write_text(json.dumps(_network(name, state, subnet)))
+    for plugin in ("bridge", "host-local", "loopback"):
+        wrapper = state / "cni" / plugin
+        wrapper.write_text(CNI_WRAPPER.format(plugins=CNI_PLUGINS))
+        wrapper.chmod(0o755)
+
+
+def _network(name: str, state: Path, subnet: str) -> dict[str, object]:
+    ipam = {
+        "type": "host-local",
+        "ranges": [[{"subnet": subnet}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+        "dataDir": str(state / "addresses"),
+    }
+    bridge = {"type": "bridge", "bridge": f"ws-{name}"[:15], "isGateway": True, "hairpinMode": True, "ipam": ipam}
+    return {"cniVersion": "1.0.0", "name": f"warmstart-{name}", "plugins": [bridge]}
+
+
+def _wait_until_serving(crio: Crio, running: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and running.poll() is None:
+        if (crio.state / "crio.sock").exists():
+            with grpc.insecure_channel(crio.endpoint) as channel, contextlib.suppress(grpc.FutureTimeoutError):
+                grpc.channel_ready_future(channel).result(timeout=1)
+                return
+        time.sleep(0.02)
+    state = "did not listen in time" if running.poll() is None else f"ended with status {running.returncode}"
+    raise EngineError(f"CRI-O {state}", details=crio.log_file.read_text(errors="replace").splitlines()[-15:])

@@ -1,0 +1,146 @@
+"""Namespaces of our own around a tree of tools, for the length of a `with` block.
+
+What runs inside sees the tree as its root, the workspace at its usual path, its own processes, network, cgroups and
+host name, and nothing else of the host. When the block ends, or this process does, all of it is gone (see
+`warmstart.node.keeper`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from warmstart.core import process
+from warmstart.core.errors import HostError
+from warmstart.node.keeper import ENTER, Bind, Plan
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# What a tool needs of our environment to reach the network as we do.
+PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "GOPROXY")
+CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+CA_BUNDLES_OF_HOSTS = (
+    CA_BUNDLE,
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+END_S = 30.0
+
+
+@dataclass(frozen=True)
+class Session:
+    """A place made by `enter`.
+
+    Attributes:
+        init_pid: its first process, in our own PID namespace.
+        workspace: the directory it shares with us.
+        environment: what its programs are given.
+    """
+
+    init_pid: int
+    workspace: Path
+    environment: Mapping[str, str] = field(repr=False)
+
+    @property
+    def proc(self) -> Path:
+        """Its /proc, seen from here; the process numbers in it are its own."""
+        return Path(f"/proc/{self.init_pid}/root/proc")
+
+    @property
+    def network(self) -> Path:
+        """Its network namespace."""
+        return Path(f"/proc/{self.init_pid}/ns/net")
+
+    def argv(self, command: Sequence[str | Path], *, host_network: bool = False, cwd: str = "/") -> list[str]:
+        """The command as one that we can start, and that runs inside."""
+        namespaces = ["--mount", "--uts", "--ipc", "--pid", "--cgroup"]
+        if not host_network:
+            namespaces.append("--net")
+        return ["nsenter", "--target", str(self.init_pid), *namespaces, "--", ENTER, cwd, *map(str, command)]
+
+    def run(
+        self,
+        command: Sequence[str | Path],
+        *,
+        timeout_s: float,
+        host_network: bool = False,
+        check: bool = True,
+        cwd: str = "/",
+        stdin: str | None = None,
+    ) -> process.Finished:
+        """Run a program inside to its end; errors as `warmstart.core.process.run`."""
+        argv = self.argv(command, host_network=host_network, cwd=cwd)
+        return process.run(argv, timeout_s=timeout_s, check=check, env=self.environment, stdin=stdin)
+
+    @contextlib.contextmanager
+    def background(
+        self, command: Sequence[str | Path], *, log_file: Path, host_network: bool = False
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a program inside for the length of a `with` block; what it writes goes to `log_file`."""
+        argv = self.argv(command, host_network=host_network)
+        with process.background(argv, log_file=log_file, env=self.environment) as running:
+            yield running
+
+
+@contextlib.contextmanager
+def enter(root: Path, workspace: Path, *, binds: Sequence[Bind] = ()) -> Iterator[Session]:
+    """Make namespaces around the tree at `root`.
+
+    `workspace` must exist and be ours alone: when this process is killed, the keeper removes it.
+
+    Raises:
+        HostError: not root, a program is missing, or the kernel refused.
+    """
+    if os.geteuid() != 0:
+        raise HostError("the embedded node needs root", hint="run the command with sudo")
+    plan = Plan(
+        name=workspace.name,
+        root=str(root),
+        workspace=str(workspace),
+        files=tuple(_host_files()),
+        binds=tuple(binds),
+    )
+    keeper = subprocess.Popen(
+        [sys.executable, "-m", "warmstart.node.keeper", plan.to_json()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd="/",
+        text=True,
+    )
+    assert keeper.stdin is not None
+    assert keeper.stdout is not None
+    try:
+        word, _, rest = keeper.stdout.readline().strip().partition(" ")
+        if word != "ready":
+            details = [line.rstrip() for line in keeper.stdout.readlines()]
+            raise HostError(f"cannot set up the embedded node: {rest}", details=details)
+        yield Session(int(rest), workspace, _environment())
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            keeper.stdin.write("done\n")
+            keeper.stdin.close()
+        keeper.stdout.close()
+        keeper.wait(timeout=END_S)
+
+
+def _environment() -> dict[str, str]:
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "TMPDIR": "/tmp", **passed_on}  # noqa: S108
+
+
+def _host_files() -> Iterator[tuple[str, str]]:
+    """Name resolution and trusted certificates are the host's."""
+    for name in ("/etc/resolv.conf", "/etc/hosts"):
+        if Path(name).exists():
+            yield name, name
+    for bundle in (os.environ.get("SSL_CERT_FILE", ""), *CA_BUNDLES_OF_HOSTS):
+        if bundle and Path(bundle).is_file():
+            yield CA_BUNDLE, bundle
+            break
