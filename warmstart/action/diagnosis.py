@@ -9,7 +9,7 @@ from warmstart.core.errors import WarmstartError
 from warmstart.engine.base import State, Target
 
 _LOG_LINES = 20
-_POLLS = 3
+_POLLS = 2
 _POLL_S = 0.2
 
 
@@ -19,11 +19,10 @@ def settle_state(target: Target) -> State:
     The connections of a container that dies are gone some time before the runtime knows of its end.
     """
     for _ in range(_POLLS):
-        state = target.state()
-        if state.exited:
-            break
+        if (state := target.state()).exited:
+            return state
         time.sleep(_POLL_S)
-    return state
+    return target.state()
 
 
 def describe_end(state: State) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -83,6 +85,19 @@ def test_a_server_that_never_answers_does_not_exceed_the_limit(local_target, ser
     outcome = check(local_target, serve_bytes(handle), limit_s=0.3)
     assert time.monotonic() - start < 5
     assert outcome.seen == "no answer within 0.3 s"
+
+
+def test_ctrl_c_comes_through_while_the_server_does_not_answer(local_target, serve_bytes):
+    def handle(connection):
+        connection.recv(1000)
+        os.kill(os.getpid(), signal.SIGINT)
+        while connection.recv(1000):
+            pass
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        check(local_target, serve_bytes(handle), limit_s=60)
+    assert time.monotonic() - start < 30
 
 
 def test_a_server_of_another_protocol_is_a_failure(local_target, serve_http):
