@@ -1,0 +1,401 @@
+"""What a dump contains: its processes, their mappings and resident pages, their sockets.
+
+A dump is the directory of image files that CRIU wrote. Everything is read from the files, nothing is trusted to be
+there; what is not understood raises ArchiveError. Sources: `images/*.proto`, `criu/include/image.h` and
+`criu/include/pagemap.h` of https://github.com/checkpoint-restore/criu (4.2).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Mapping as ReadOnlyDict
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+from warmstart.core.errors import ArchiveError
+from warmstart.dump import protos
+from warmstart.dump.images import Entry, decode, read_image, read_only_entry, refusal
+
+PAGE_SIZE = 4096
+
+_IMAGE_VERSION = 2
+# The end of the address space with five-level page tables; the vsyscall page lies above it and has no pages here.
+_ADDRESS_END = 1 << 57
+_MAX_ARGUMENT_BYTES = 1 << 20
+
+
+class TcpState(IntEnum):
+    """The kernel's state of a TCP socket (`include/net/tcp_states.h`); a UDP socket is ESTABLISHED or CLOSE."""
+
+    ESTABLISHED = 1
+    SYN_SENT = 2
+    SYN_RECV = 3
+    FIN_WAIT1 = 4
+    FIN_WAIT2 = 5
+    TIME_WAIT = 6
+    CLOSE = 7
+    CLOSE_WAIT = 8
+    LAST_ACK = 9
+    LISTEN = 10
+    CLOSING = 11
+    NEW_SYN_RECV = 12
+
+
+class VmaStatus(IntFlag):
+    """What CRIU knows about a mapping (`VMA_*` in `criu/include/image.h`)."""
+
+    REGULAR = 1 << 0
+    STACK = 1 << 1
+    VSYSCALL = 1 << 2
+    VDSO = 1 << 3
+    HEAP = 1 << 5
+    FILE_PRIVATE = 1 << 6
+    FILE_SHARED = 1 << 7
+    ANON_SHARED = 1 << 8
+    ANON_PRIVATE = 1 << 9
+    VVAR = 1 << 12
+    GUARD = 1 << 16
+
+
+class PageFlag(IntFlag):
+    """Where the pages of a run are (`PE_*` in `criu/include/pagemap.h`)."""
+
+    PARENT = 1 << 0
+    LAZY = 1 << 1
+    PRESENT = 1 << 2
+
+
+class FileType(IntEnum):
+    """The kinds of open file that are told apart here (`fd_types` in `images/fdinfo.proto`)."""
+
+    REGULAR = 1
+    INET_SOCKET = 4
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What the dump says of itself.
+
+    Attributes:
+        version: of the image files; CRIU does not record its own.
+        run_id: a UUID of the run of CRIU that made the dump; empty in older ones.
+        tcp_close: made with `tcp-close`; CRIU then restores it only with that option.
+        namespaces: CRIU's own namespaces at the dump, as ids within the dump, by their names ("pid", "net", ...).
+    """
+
+    version: int
+    run_id: str
+    tcp_close: bool
+    namespaces: ReadOnlyDict[str, int]
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of the dump.
+
+    Attributes:
+        pid: in the PID namespace that was dumped.
+        ppid: its parent, 0 for the root of the tree.
+        comm: its name, as the kernel has it (at most 15 characters).
+        arguments: its command line; empty where the dump does not hold the pages with it.
+        threads: how many it has.
+        memory_bytes: the pages that the dump holds for it.
+    """
+
+    pid: int
+    ppid: int
+    comm: str
+    arguments: tuple[str, ...]
+    threads: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One mapping of a process's memory.
+
+    Attributes:
+        start, end: addresses in bytes, end exclusive.
+        prot, flags: as for mmap(2).
+        status: what CRIU knows about it.
+        file: the path of the file it maps, or "".
+        file_offset: in bytes.
+        advice: a bit for each madvise(2) in force on it.
+    """
+
+    start: int
+    end: int
+    prot: int
+    flags: int
+    status: VmaStatus
+    file: str
+    file_offset: int
+    advice: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageRun:
+    """Consecutive pages of a process.
+
+    Attributes:
+        start: address of the first byte.
+        pages: how many pages.
+        flags: where they are.
+        offset: in bytes, in the file with the pages; None when they are not there.
+    """
+
+    start: int
+    pages: int
+    flags: int
+    offset: int | None
+
+    @property
+    def end(self) -> int:
+        """Address after the last byte."""
+        return self.start + self.pages * PAGE_SIZE
+
+
+@dataclass(frozen=True)
+class Pagemap:
+    """Which pages of a process the dump holds, by address, and the file they are in."""
+
+    pages_file: Path
+    runs: tuple[PageRun, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the pages in the file."""
+        return sum(run.pages for run in self.runs if run.offset is not None) * PAGE_SIZE
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An address and a port; port 0 stands for none."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Socket:
+    """An internet socket of the dump.
+
+    Attributes:
+        inode: the number that it had in the kernel; `tcp-stream-*.img` files are named by it, in hexadecimal.
+        family, kind, protocol: as for socket(2); 262 is MPTCP.
+        state: a TcpState, in all cases known.
+        source, destination: its own end and its peer's.
+    """
+
+    inode: int
+    family: int
+    kind: int
+    protocol: int
+    state: int
+    source: Endpoint
+    destination: Endpoint
+
+
+def read_inventory(directory: Path) -> Inventory:
+    """Read what the dump says of itself.
+
+    Raises:
+        ArchiveError: the file is missing or not understood, or the image files are of another version.
+    """
+    path = directory / "inventory.img"
+    entry = read_only_entry(path)
+    message = decode(path, entry, protos.Inventory)
+    if message.img_version != _IMAGE_VERSION:
+        problem = f"image files of version {message.img_version} where {_IMAGE_VERSION} is known"
+        raise refusal(path, problem, entry.offset)
+    ids = {descriptor.name.removesuffix("_ns_id"): number for descriptor, number in message.root_ids.ListFields()}
+    return Inventory(message.img_version, _text(message.dump_criu_run_id), message.tcp_close, ids)
+
+
+def read_processes(directory: Path) -> tuple[Process, ...]:
+    """Read the processes of a dump, parents before their children.
+
+    Raises:
+        ArchiveError: a file is missing or not understood.
+    """
+    path = directory / "pstree.img"
+    messages = [decode(path, entry, protos.Process) for entry in read_image(path)]
+    return tuple(_read_process(directory, message) for message in messages)
+
+
+def read_files(directory: Path) -> dict[int, Any]:
+    """Read the open and mapped files of a dump: `protos.File` messages by their id.
+
+    Raises:
+        ArchiveError: the file is missing or not understood.
+    """
+    path = directory / "files.img"
+    messages = (decode(path, entry, protos.File) for entry in read_image(path))
+    return {message.id: message for message in messages}
+
+
+def read_mappings(directory: Path, pid: int) -> tuple[Mapping, ...]:
+    """Read the mappings of a process as the dump lists them: by address, ranges with guard pages at the end.
+
+    Raises:
+        ArchiveError: a file is missing or not understood.
+    """
+    files = read_files(directory)
+    path = directory / f"mm-{pid}.img"
+    mm = decode(path, read_only_entry(path), protos.Mm)
+    return tuple(as_mapping(vma, files) for vma in mm.vmas)
+
+
+def as_mapping(vma: Any, files: ReadOnlyDict[int, Any]) -> Mapping:
+    """Turn a `protos.Vma` into a Mapping; files is what `read_files` gives."""
+    status = VmaStatus(vma.status)
+    file = ""
+    if status & (VmaStatus.FILE_PRIVATE | VmaStatus.FILE_SHARED) and vma.shmid in files:
+        file = os.fsdecode(files[vma.shmid].reg.name)
+    return Mapping(vma.start, vma.end, vma.prot, vma.flags, status, file, vma.pgoff, vma.madv)
+
+
+def read_pagemap(directory: Path, pid: int) -> Pagemap:
+    """Read which pages of a process the dump holds.
+
+    Raises:
+        ArchiveError: a file is missing or not understood, the runs are not in order, or the file with the pages has
+            not the size that they add up to.
+    """
+    path = directory / f"pagemap-{pid}.img"
+    entries = read_image(path)
+    head = next(entries, None)
+    if head is None:
+        raise ArchiveError(f"{path}: has no entries")
+    pages_file = directory / f"pages-{decode(path, head, protos.PagemapHead).pages_id}.img"
+    runs: list[PageRun] = []
+    address = offset = 0
+    for entry in entries:
+        run = _read_run(path, entry, address, offset)
+        runs.append(run)
+        address = run.end
+        offset += run.pages * PAGE_SIZE if run.offset is not None else 0
+    pagemap = Pagemap(pages_file, tuple(runs))
+    size = pages_file.stat().st_size if pages_file.exists() else 0
+    if size != offset:
+        raise ArchiveError(f"{pages_file}: is {size} bytes long, but {path.name} lists {offset} bytes of pages")
+    return pagemap
+
+
+def read_memory(directory: Path, pid: int, start: int, size: int) -> bytes | None:
+    """Read memory of a process; None when the dump does not hold all of it.
+
+    Raises:
+        ArchiveError: as `read_pagemap`.
+    """
+    pagemap = read_pagemap(directory, pid)
+    found = b""
+    for run in pagemap.runs:
+        if run.start <= start + len(found) < run.end and run.offset is not None and len(found) < size:
+            at = start + len(found)
+            with pagemap.pages_file.open("rb") as pages:
+                pages.seek(run.offset + at - run.start)
+                found += pages.read(min(size - len(found), run.end - at))
+    return found if len(found) == size else None
+
+
+def sum_pages_bytes(directory: Path) -> int:
+    """The size of all memory in the dump, private and shared, in bytes."""
+    return sum(path.stat().st_size for path in directory.glob("pages-*.img"))
+
+
+def read_sockets(directory: Path) -> tuple[Socket, ...]:
+    """Read the internet sockets of a dump.
+
+    Raises:
+        ArchiveError: a file is missing or not understood.
+    """
+    path = directory / "files.img"
+    found = ((entry, decode(path, entry, protos.File)) for entry in read_image(path))
+    return tuple(as_socket(path, entry, file.isk) for entry, file in found if file.type == FileType.INET_SOCKET)
+
+
+def as_socket(path: Path, entry: Entry, message: Any) -> Socket:
+    """Turn a `protos.File.isk` message into a Socket; path and entry are where it was read, for the error.
+
+    Raises:
+        ArchiveError: an address has the wrong length.
+    """
+
+    def endpoint(words: Any, port: int) -> Endpoint:
+        raw = struct.pack(f"<{len(words)}I", *words)
+        if message.family == socket.AF_INET and len(raw) >= 4:
+            return Endpoint(IPv4Address(raw[:4]), port)
+        if message.family == socket.AF_INET6 and len(raw) == 16:
+            return Endpoint(IPv6Address(raw), port)
+        problem = f"a socket of family {message.family} with an address of {len(raw)} bytes"
+        raise refusal(path, problem, entry.offset)
+
+    return Socket(
+        inode=message.ino,
+        family=message.family,
+        kind=message.type,
+        protocol=message.proto,
+        state=message.state,
+        source=endpoint(message.src_addr, message.src_port),
+        destination=endpoint(message.dst_addr, message.dst_port),
+    )
+
+
+def _read_process(directory: Path, message: Any) -> Process:
+    core_path = directory / f"core-{message.pid}.img"
+    core = decode(core_path, read_only_entry(core_path), protos.Core)
+    memory_bytes = 0
+    arguments: tuple[str, ...] = ()
+    if has_memory(directory, message.pid):
+        memory_bytes = read_pagemap(directory, message.pid).size_bytes
+        arguments = _read_arguments(directory, message.pid)
+    return Process(
+        pid=message.pid,
+        ppid=message.ppid,
+        comm=_text(core.tc.comm),
+        arguments=arguments,
+        threads=len(message.threads),
+        memory_bytes=memory_bytes,
+    )
+
+
+def has_memory(directory: Path, pid: int) -> bool:
+    """Whether a process has memory; a zombie has none."""
+    return (directory / f"mm-{pid}.img").exists()
+
+
+def _read_arguments(directory: Path, pid: int) -> tuple[str, ...]:
+    path = directory / f"mm-{pid}.img"
+    mm = decode(path, read_only_entry(path), protos.Mm)
+    size = mm.mm_arg_end - mm.mm_arg_start
+    if not 0 < size <= _MAX_ARGUMENT_BYTES:
+        return ()
+    memory = read_memory(directory, pid, mm.mm_arg_start, size)
+    return () if memory is None else tuple(_text(memory).rstrip("\0").split("\0"))
+
+
+def _read_run(path: Path, entry: Entry, address: int, offset: int) -> PageRun:
+    message = decode(path, entry, protos.Pagemap)
+    # Older versions leave out the flags when the pages are there (`init_compat_pagemap_entry` in criu/pagemap.c).
+    flags = message.flags if message.HasField("flags") else PageFlag.PRESENT
+    if message.in_parent:
+        flags |= PageFlag.PARENT
+    pages = message.nr_pages if message.HasField("nr_pages") else message.compat_nr_pages
+    present = flags & PageFlag.PRESENT and not flags & PageFlag.PARENT
+    run = PageRun(message.vaddr, pages, flags, offset if present else None)
+    if run.start % PAGE_SIZE or run.start < address or pages == 0 or run.end > _ADDRESS_END:
+        raise refusal(path, f"a run of {pages} pages at address {run.start:#x}, out of order", entry.offset)
+    return run
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")
