@@ -156,6 +156,19 @@ def test_the_end_is_noticed_when_attempts_take_longer_than_the_period(clock):
     assert len(target.calls) == 1
 
 
+def test_a_container_that_ends_during_its_last_attempt_is_reported_as_ended(clock):
+    target = ScriptedTarget(clock, ready=[1])
+    original = target.exec
+
+    def die(command, timeout_s):
+        target.current = State(1)
+        return original(command, timeout_s)
+
+    target.exec = die
+    with pytest.raises(AppError, match="ended"):
+        wait_ready(target, None, Probe(READINESS, failure_threshold=1), clock=clock)
+
+
 @pytest.mark.parametrize(
     ("state", "text", "hint"),
     [

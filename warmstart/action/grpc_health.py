@@ -90,8 +90,6 @@ def _forward(listener: socket.socket, remote: socket.socket, stopped: socket.soc
     if stopped in _readable(listener, stopped):
         return
     local, _ = listener.accept()
-    # A second connection must be refused: grpcio would wait for an answer to it.
-    listener.close()
     other = {local: remote, remote: local}
     with local, suppress(OSError):
         while stopped not in (ready := _readable(local, remote, stopped)):

@@ -207,6 +207,7 @@ def test_draining_reads_all_and_leaves_the_server_no_connection(local_target, se
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"a" * size)
         # It does not heed `Connection: close`, and ends only when the client does.
         assert connection.recv(1000) == b""
+        time.sleep(0.1)
         closed.set()
 
     assert get(local_target, serve_bytes(handle), drain=True).ok
