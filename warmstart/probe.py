@@ -43,22 +43,36 @@ class Clock(Protocol):
 
 @dataclass(frozen=True)
 class Readiness:
-    """A container that became ready: after how many seconds of waiting, and at which attempt."""
+    """A container that became ready: how many seconds after its start, and at which attempt."""
 
     elapsed_s: float
     attempts: int
 
 
-def wait_ready(target: Target, startup: Probe | None, readiness: Probe | None, *, clock: Clock = time) -> Readiness:
-    """Wait until a container that has just been started is ready.
+def wait_ready(
+    target: Target,
+    startup: Probe | None,
+    readiness: Probe | None,
+    *,
+    started: float | None = None,
+    clock: Clock = time,
+) -> Readiness:
+    """Wait until a container is ready.
 
     The startup probe must succeed first, then the readiness probe as often in a row as its success threshold says;
-    an absent probe counts as a success. Initial delays count from the call.
+    an absent probe counts as a success.
+
+    Args:
+        target: the container.
+        startup: its startup probe.
+        readiness: its readiness probe.
+        started: the clock's reading when the container started, from which initial delays count; None means now.
+        clock: what to wait by.
 
     Raises:
         AppError: the container ended, or one of the probes failed as often as its failure threshold says.
     """
-    wait = _Wait(target, clock)
+    wait = _Wait(target, clock, clock.monotonic() if started is None else started)
     wait.check_runs()
     if startup is not None:
         _await_probe(wait, "startup", startup)
@@ -77,7 +91,7 @@ def wait_first_success(target: Target, probe: Probe, *, limit_s: float, interval
     Raises:
         AppError: the container ended, or the probe had not succeeded after `limit_s`.
     """
-    wait = _Wait(target, time)
+    wait = _Wait(target, time, time.monotonic())
     while not wait.attempt("readiness", probe, connect_s=_RESTORING_CONNECT_S):
         if wait.elapsed_s() >= limit_s:
             raise wait.give_up(f"within {limit_s:g} s", "see what the probe last saw, and the container's log")
@@ -104,10 +118,10 @@ def _await_probe(wait: _Wait, kind: str, probe: Probe) -> None:
 class _Wait:
     """One container that is being waited for: since when, what was tried, and what was last seen of it."""
 
-    def __init__(self, target: Target, clock: Clock) -> None:
+    def __init__(self, target: Target, clock: Clock, start: float) -> None:
         self._target = target
         self._clock = clock
-        self.start = clock.monotonic()
+        self.start = start
         self._attempts = 0
         self._seen = ""
         self._last_probe: Probe | None = None

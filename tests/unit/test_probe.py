@@ -94,6 +94,13 @@ def test_the_delay_of_the_readiness_probe_counts_from_the_start(clock):
     assert target.calls == [("started", 0), ("ready", 20)]
 
 
+def test_a_delay_that_is_over_is_not_waited_for_again(clock):
+    target = ScriptedTarget(clock, ready=[0])
+    readiness = wait_ready(target, None, Probe(READINESS, initial_delay_s=20), started=985.0, clock=clock)
+    assert target.calls == [("ready", 5)]
+    assert readiness.elapsed_s == 20
+
+
 def test_an_attempt_that_takes_longer_than_the_period_is_followed_at_once(clock):
     target = ScriptedTarget(clock, ready=[1, 1, 0])
     target.duration_s = 5
