@@ -103,7 +103,10 @@ class Resources:
 
 @dataclass(frozen=True)
 class SecurityContext:
-    """Who the container runs as and what it may do. None means what the image or the runtime says."""
+    """Who the container runs as and what it may do. None means what the image or the runtime says.
+
+    `run_as_non_root` means that a container whose user, given here or by the image, is 0 must not be started.
+    """
 
     run_as_user: int | None = None
     run_as_group: int | None = None
@@ -113,13 +116,16 @@ class SecurityContext:
     privileged: bool = False
     read_only_root_filesystem: bool = False
     allow_privilege_escalation: bool = True
+    run_as_non_root: bool = False
 
 
 @dataclass(frozen=True)
 class Container:
     """The container to checkpoint.
 
-    Empty `command` and `args` mean the image's own Entrypoint and Cmd, as in Kubernetes.
+    Empty `command` and `args` mean the image's own Entrypoint and Cmd, as in Kubernetes. References `$(NAME)` have been
+    replaced, and `$$` is `$`, in `command`, `args`, `env` and every Exec: what goes into a pod's manifest must have
+    each `$` doubled.
     """
 
     image: str
@@ -139,7 +145,7 @@ class Recipe:
     """A whole recipe.
 
     `image_name` is the image to make (repository and tag). `source` is the file it was read from, if any;
-    relative paths in the recipe start at its directory.
+    relative paths in the recipe start at its directory. `document` is the recipe as JSON, with what was overridden.
     """
 
     name: str
@@ -149,4 +155,5 @@ class Recipe:
     before_checkpoint: tuple[Step, ...] = ()
     restore: tuple[Restorer, ...] = (Restorer.RUNTIME,)
     source: Path | None = None
+    document: str = ""
     labels: dict[str, str] = field(default_factory=dict)

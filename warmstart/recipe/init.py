@@ -1,0 +1,368 @@
+"""Writes a first recipe: from the configuration of an image, or from a container of a Kubernetes manifest.
+
+What a manifest's container has and a recipe cannot is found by checking the recipe as any other; it is left out, and
+what the check said becomes a comment.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
+
+from warmstart.core.errors import RecipeError
+from warmstart.recipe.checks import find_problems, with_tag
+from warmstart.recipe.document import (
+    Document,
+    KeyPath,
+    Place,
+    Problem,
+    plain_value,
+    read_documents,
+    shown,
+)
+from warmstart.recipe.load import STDIN, read_input, recipe_error
+from warmstart.recipe.schema import IGNORED, schema_at
+
+Block = dict[str, Any]
+
+_POD_SPECS = (
+    ("spec", "template", "spec"),
+    ("spec", "jobTemplate", "spec", "template", "spec"),
+    ("template", "spec"),
+    ("spec",),
+)
+# What a pod has beside its containers that makes a restored container behave otherwise than the one that was built.
+_POD_NOTES = {
+    "initContainers": "they do not run before a build; the base image must hold what they prepare",
+    "hostNetwork": "the build has a network of its own, and the restored container must have one too",
+    "hostPID": "the build has process ids of its own, and the restored container must have them too",
+    "hostIPC": "the build has System V IPC of its own, and the restored container must have it too",
+    "shareProcessNamespace": "the build has process ids of its own, and the restored container must have them too",
+}
+_ACCOUNT_NOTE = (
+    "automountServiceAccountToken: set it to false in the pod, since the build has no such mount and the restored "
+    "container would not see it"
+)
+
+_STEPS = """
+# What to do when the container is ready, so that the checkpoint is of a warm application:
+# warmup:
+#   - httpGet: {path: /, port: 8080}
+#     repeat: 100
+
+# What to do last, for example to free memory that would only make the image larger:
+# beforeCheckpoint:
+#   - exec: {command: [jcmd, "1", GC.run]}
+
+"""
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What the configuration of an image says of its container (OCI image-spec, config.md).
+
+    `exposed_ports` are of the form `8080/tcp` or `8080`, `env` of the form `NAME=value`.
+    """
+
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    exposed_ports: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    user: str = ""
+
+
+def init_from_image(image: str, config: ImageConfig) -> str:
+    """The text of a commented recipe for an image.
+
+    Raises:
+        RecipeError: `image` is not an image reference.
+    """
+    command = shlex.join((*config.entrypoint, *config.cmd))
+    about = [f"The image runs: {shown(command, 400)}" if command else "The image has no command of its own: give one."]
+    if config.user:
+        about.append(f"It runs as the user {shown(config.user)}; securityContext.runAsUser replaces it.")
+    if config.env:
+        names = (variable.partition("=")[0] for variable in config.env)
+        about.append(f"It sets {shown(', '.join(names), 400)}; env adds to these and replaces them.")
+    container = {"image": image, "ports": [_port(text) for text in config.exposed_ports]}
+    name = with_tag(image.partition("@")[0]).rpartition(":")[0].rpartition("/")[2]
+    return _write(_Draft(name, container, subject=shown(image), about=about))
+
+
+def init_from_manifest(path: Path, *, container: str | None = None) -> str:
+    """The text of a commented recipe for a container of a Kubernetes manifest.
+
+    Args:
+        path: the YAML file, or `-`; it may hold several documents, and objects of any kind that has a pod template.
+        container: the container's name, or OBJECT/NAME; needed when there are several containers.
+
+    Raises:
+        RecipeError: the file cannot be read, has no such container, or several that may be meant.
+    """
+    name = "<stdin>" if path == STDIN else str(path)
+    documents = read_documents(read_input(path), name)
+    found = [candidate for document in documents for candidate in _containers(document.value)]
+    chosen = _choose(found, container, name)
+    draft = _Draft(
+        chosen.owner,
+        chosen.block | {"securityContext": _security_context(chosen)},
+        subject=f"{shown(chosen.kind)}/{shown(chosen.owner)} in {name}",
+        notes=list(_pod_notes(chosen)),
+        liveness=chosen.block.get("livenessProbe"),
+    )
+    return _write(draft)
+
+
+@dataclass(frozen=True)
+class _Container:
+    """A container in a manifest, the object that it belongs to, and the specification of its pod."""
+
+    kind: str
+    owner: str
+    pod: Block
+    block: Block
+
+    @property
+    def name(self) -> str:
+        return str(self.block.get("name", ""))
+
+
+@dataclass
+class _Draft:
+    """A recipe that is being made: its container, and what is to be said about it in comments.
+
+    `liveness` is a probe to fall back on.
+    """
+
+    name: str
+    container: Block
+    subject: str
+    about: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    liveness: Any = None
+    probe_note: str = ""
+
+
+def _containers(manifest: Any) -> Iterator[_Container]:
+    """The containers of a manifest, or of the items of a List."""
+    if not isinstance(manifest, dict):
+        return
+    if isinstance(manifest.get("items"), list):
+        for item in manifest["items"]:
+            yield from _containers(item)
+    pods = (pod for keys in _POD_SPECS if isinstance((pod := _at(manifest, *keys)).get("containers"), list))
+    for pod in pods:
+        owner = str(_at(manifest, "metadata").get("name", ""))
+        for block in pod["containers"]:
+            if isinstance(block, dict):
+                yield _Container(str(manifest.get("kind", "")), owner, pod, block)
+
+
+def _at(value: Any, *keys: str) -> Block:
+    """The mapping at this path; an empty one if there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _choose(found: list[_Container], wanted: str | None, name: str) -> _Container:
+    matches = [one for one in found if wanted in (None, one.name, f"{one.owner}/{one.name}")]
+    if len(matches) == 1:
+        return matches[0]
+    names = [shown(f"{one.owner}/{one.name}") for one in found]
+    if not found:
+        raise RecipeError(f"{name} has no container", hint="Give the manifest of a Deployment, a Pod or the like.")
+    if not matches:
+        raise RecipeError(f"{name} has no container named {shown(str(wanted))}; its containers are:", details=names)
+    raise RecipeError(f"{name} has {len(matches)} containers to choose from:", details=names, hint="Name the one.")
+
+
+def _security_context(chosen: _Container) -> Any:
+    """The container's own security context, completed with the pod's as Kubernetes does."""
+    own = chosen.block.get("securityContext") or {}
+    pod = dict(_at(chosen.pod, "securityContext"))
+    if not isinstance(own, dict):
+        return own
+    groups = pod.get("supplementalGroups") or []
+    if isinstance(group := pod.pop("fsGroup", None), int) and isinstance(groups, list) and group not in groups:
+        pod["supplementalGroups"] = [*groups, group]
+    return {**pod, **own}
+
+
+def _pod_notes(chosen: _Container) -> Iterator[str]:
+    others = [shown(str(_at(block).get("name", ""))) for block in chosen.pod["containers"] if block is not chosen.block]
+    if others:
+        yield f"other containers ({', '.join(others)}): they do not run during a build"
+    for key, note in _POD_NOTES.items():
+        if chosen.pod.get(key):
+            yield f"{key}: {note}"
+    if chosen.pod.get("automountServiceAccountToken") is not False:
+        yield _ACCOUNT_NOTE
+
+
+def _port(text: str) -> Block:
+    number, _, protocol = text.partition("/")
+    return {"containerPort": plain_value(number), "protocol": (protocol or "tcp").upper()}
+
+
+def _write(draft: _Draft) -> str:
+    """The text of the recipe; what is not accepted of its container is left out."""
+    recipe: Block = {
+        "apiVersion": (schema_at(("apiVersion",)) or {})["const"],
+        "name": re.sub(r"[^a-z0-9]+", "-", draft.name.lower()).strip("-")[:63].rstrip("-") or "app",
+        "container": _tidied(draft.container, ("container",)),
+        "image": {"name": _warm_name(str(draft.container.get("image")))},
+    }
+    while True:
+        _ensure_probe(recipe["container"], draft)
+        problems = find_problems(Document(recipe, {(): Place("", 0)}))
+        if not problems:
+            return _text(recipe, draft)
+        recipe = _pruned(recipe, _left_out(recipe, problems, draft), ())
+        draft.notes += [str(problem) for problem in problems]
+
+
+def _tidied(value: Any, path: KeyPath) -> Any:
+    """The value in the order of the schema, without what is empty, ignored, or can have one value only."""
+    if isinstance(value, list):
+        return [_tidied(item, (*path, index)) for index, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    order = [*(schema_at(path) or {}).get("properties", {})]
+    rank = {key: order.index(key) if key in order else len(order) for key in value}
+    tidied = {key: _tidied(value[key], (*path, key)) for key in sorted(value, key=rank.__getitem__)}
+    return {key: item for key, item in tidied.items() if not _says_nothing(item, (*path, key))}
+
+
+def _says_nothing(value: Any, path: KeyPath) -> bool:
+    schema = schema_at(path) or {}
+    only_choice = "const" in schema and bool(value == schema["const"])
+    return value in (None, {}, []) or schema.get("$ref") == IGNORED or only_choice
+
+
+def _ensure_probe(container: Block, draft: _Draft) -> None:
+    if "readinessProbe" in container or "startupProbe" in container:
+        return
+    if draft.liveness:
+        container["readinessProbe"] = _tidied(draft.liveness, ("container", "readinessProbe"))
+        draft.liveness = None
+        draft.probe_note = "It has no readiness probe; its liveness probe takes the place."
+        return
+    ports = [port["containerPort"] for port in container.get("ports", []) if _is_tcp(port)]
+    container["readinessProbe"] = {
+        "tcpSocket": {"port": ports[0] if ports else 8080},
+        "periodSeconds": 1,
+        "failureThreshold": 120,
+    }
+    draft.probe_note = (
+        "TODO: an open port does not say that the application is ready; ask it, with httpGet, grpc or exec in place of "
+        "tcpSocket." + ("" if ports else " Which port it listens on is not known; 8080 is a guess.")
+    )
+
+
+def _is_tcp(port: Any) -> bool:
+    number = port.get("containerPort") if isinstance(port, dict) else None
+    return isinstance(number, int) and 0 < number < 65536 and port.get("protocol", "TCP") == "TCP"
+
+
+def _warm_name(image: str) -> str:
+    """A name for the image to make: that of the base image, with a tag that says what it is."""
+    name = image.partition("@")[0]
+    repository, _, tag = with_tag(name).rpartition(":")
+    return f"{repository}:{tag[:123]}-warm" if name.endswith(f":{tag}") else f"{repository}:warm"
+
+
+def _left_out(recipe: Block, problems: list[Problem], draft: _Draft) -> set[KeyPath]:
+    """What to take out of a recipe because of its problems.
+
+    Raises:
+        RecipeError: nothing would be left of the recipe.
+    """
+    culprits = {problem: _culprit(recipe, problem.path) for problem in problems}
+    fatal = [problem for problem, path in culprits.items() if len(path) < 2 or path == ("container", "image")]
+    if fatal:
+        raise recipe_error(draft.subject, fatal)
+    return set(culprits.values())
+
+
+def _culprit(value: Any, path: KeyPath) -> KeyPath:
+    """The part of a value to take out because of what is wrong at this path of it.
+
+    An item of a list goes as a whole: a variable without its value would be another variable. For what is missing, it
+    is that which misses it.
+    """
+    found: KeyPath = ()
+    for key in path:
+        if isinstance(value, dict) and key not in value:
+            break
+        value = value[key]
+        found = (*found, key)
+        if isinstance(key, int):
+            break
+    return found
+
+
+def _pruned(value: Any, culprits: set[KeyPath], path: KeyPath) -> Any:
+    if isinstance(value, dict):
+        kept = {key: item for key, item in value.items() if (*path, key) not in culprits}
+        return {key: _pruned(item, culprits, (*path, key)) for key, item in kept.items()}
+    if isinstance(value, list):
+        kept_items = [(index, item) for index, item in enumerate(value) if (*path, index) not in culprits]
+        return [_pruned(item, culprits, (*path, index)) for index, item in kept_items]
+    return value
+
+
+def _text(recipe: Block, draft: _Draft) -> str:
+    left_out = [_comment(note, bullet="- ") for note in draft.notes]
+    sections = [
+        _comment(f"A recipe for warmstart, made of {draft.subject}."),
+        _comment("`warmstart schema` prints all that a recipe may hold."),
+        _dump({key: recipe[key] for key in ("apiVersion", "name")}),
+        "\n",
+        *(_comment(line) for line in (*draft.about, draft.probe_note)),
+        _dump({"container": recipe["container"]}),
+        *(["\n# Left out, or to be known when the image is deployed:\n"] if left_out else []),
+        *left_out,
+        _STEPS,
+        _dump({"image": recipe["image"]}),
+    ]
+    return "".join(sections)
+
+
+def _comment(text: str, bullet: str = "") -> str:
+    lines = textwrap.wrap(text, 100, initial_indent=bullet, subsequent_indent=" " * len(bullet), break_long_words=False)
+    return "".join(f"# {line}\n" for line in lines)
+
+
+class _Representer(SafeRepresenter):
+    """Writes strings so that every YAML reader takes them for strings, and those of several lines as blocks."""
+
+
+def _represent_string(representer: SafeRepresenter, text: str) -> ScalarNode:
+    style = "|" if "\n" in text else None if isinstance(plain_value(text), str) else '"'
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Representer.add_representer(str, _represent_string)
+
+
+def _dump(value: Block) -> str:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
+    yaml.default_flow_style = False
+    yaml.representer.sort_base_mapping_type_on_output = False
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 1 << 16
+    stream = io.StringIO()
+    yaml.dump(value, stream)
+    return stream.getvalue()

@@ -1,0 +1,79 @@
+"""A recipe from its file: read, overridden from the command line, checked as a whole, and made into the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from warmstart.core.errors import RecipeError
+from warmstart.recipe.checks import find_problems
+from warmstart.recipe.construct import make_recipe
+from warmstart.recipe.document import LARGEST_BYTES, Problem, read_document
+from warmstart.recipe.model import Recipe
+from warmstart.recipe.overrides import apply_overrides, apply_tag
+
+STDIN = Path("-")
+_MOST_DETAILS = 50
+
+
+def load_recipe(path: Path, *, overrides: Sequence[str] = (), tag: str | None = None) -> Recipe:
+    """The recipe in a YAML file, or on standard input when the path is `-`.
+
+    Args:
+        path: the file. It stands in messages as it is given.
+        overrides: values of the form `container.env[0].value=prod`, put in before the recipe is checked.
+        tag: the tag of the image to make, or a whole name for it if there is a `/` or a `:` in it.
+
+    Raises:
+        RecipeError: the file cannot be read, or the recipe is wrong; then `details` has a line for each mistake, with
+            the line of the file, or the override, that it is in.
+    """
+    name = "<stdin>" if path == STDIN else str(path)
+    document = read_document(read_input(path), name)
+    if isinstance(document.value, dict):
+        _refuse_manifest(document.value, name)
+        apply_overrides(document, overrides)
+        if tag is not None:
+            apply_tag(document, tag)
+    problems = find_problems(document)
+    if problems:
+        raise recipe_error(name, problems)
+    return make_recipe(document.value, source=None if path == STDIN else path)
+
+
+def read_input(path: Path) -> bytes:
+    """The content of a file, or of standard input when the path is `-`: at most a byte more than is allowed.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    try:
+        if path == STDIN:
+            return sys.stdin.buffer.read(LARGEST_BYTES + 1)
+        with path.open("rb") as file:
+            return file.read(LARGEST_BYTES + 1)
+    except IsADirectoryError as error:
+        raise RecipeError(f"{path} is a directory", hint="Give the recipe's file.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RecipeError(f"cannot read {str(path)!r}: {reason}") from error
+
+
+def recipe_error(name: str, problems: Sequence[Problem]) -> RecipeError:
+    """One error of all the problems of a recipe."""
+    details = [str(problem) for problem in problems[:_MOST_DETAILS]]
+    if len(problems) > _MOST_DETAILS:
+        details.append(f"... and {len(problems) - _MOST_DETAILS} more")
+    mistakes = "a mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+    return RecipeError(
+        f"{name} has {mistakes}", details=details, hint="`warmstart schema` prints what a recipe may hold."
+    )
+
+
+def _refuse_manifest(value: dict[str, object], name: str) -> None:
+    if "kind" in value and "container" not in value:
+        raise RecipeError(
+            f"{name} is a Kubernetes manifest, not a recipe",
+            hint="`warmstart init` makes a recipe of a Deployment or another manifest that has a container.",
+        )

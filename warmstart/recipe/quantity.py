@@ -1,0 +1,62 @@
+"""Kubernetes' quantities: the numbers of `resources.limits` and `resources.requests`.
+
+The format and its rounding are those of k8s.io/apimachinery, pkg/api/resource/quantity.go: a decimal number with a
+binary suffix (Ki ... Ei), a decimal one (n, u, m, k ... E) or an exponent (e3, E3). Values are exact, never a float.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+
+_QUANTITY = re.compile(
+    r"(?P<sign>[+-]?)(?P<whole>[0-9]*)(?:\.(?P<part>[0-9]*))?"
+    r"(?:(?P<suffix>[KMGTPE]i|[numkMGTPE])|[eE](?P<exponent>[+-]?[0-9]{1,18}))?",
+    re.ASCII,
+)
+_DECIMAL = ("n", "u", "m", "", *"kMGTPE")
+_BINARY = ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+_SUFFIXES = {suffix: Fraction(1000) ** power for power, suffix in enumerate(_DECIMAL, -3)} | {
+    suffix: Fraction(1024) ** power for power, suffix in enumerate(_BINARY, 1)
+}
+_NANO = Fraction(1, 10**9)
+_LARGEST = Fraction(2**63 - 1)
+
+
+def parse_quantity(text: str | float) -> Fraction:
+    """The value of a quantity, rounded away from zero to a whole billionth and capped at 2^63-1, as Kubernetes does.
+
+    A number that YAML has read already is taken as its shortest decimal form.
+
+    Raises:
+        ValueError: this is not a quantity.
+    """
+    match = _QUANTITY.fullmatch(str(text))
+    if match is None or not (match["whole"] or match["part"]):
+        raise ValueError(f"not a quantity: {text!r}")
+    digits = match["whole"] + (match["part"] or "")
+    value = int(digits) * _power_of_ten(match, len(digits)) * _SUFFIXES[match["suffix"] or ""]
+    value = min(_NANO * math.ceil(value / _NANO), _LARGEST)
+    return -value if match["sign"] == "-" else value
+
+
+def _power_of_ten(match: re.Match[str], digits: int) -> Fraction:
+    """What the digits are to be multiplied with.
+
+    The exponent is kept within what can still make a difference between a billionth and 2^63, so that a short text
+    cannot ask for a number of a billion digits.
+    """
+    furthest = digits + 30
+    exponent = max(-furthest, min(furthest, int(match["exponent"] or 0)))
+    return Fraction(10) ** (exponent - len(match["part"] or ""))
+
+
+def whole_bytes(text: str | float) -> int:
+    """A quantity of memory, in bytes; a part of a byte counts as one."""
+    return math.ceil(parse_quantity(text))
+
+
+def millicores(text: str | float) -> int:
+    """A quantity of CPU, in thousandths of a core, rounded up."""
+    return math.ceil(parse_quantity(text) * 1000)
