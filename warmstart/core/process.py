@@ -12,9 +12,11 @@ import contextlib
 import logging
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from warmstart.core.errors import HostError, WarmstartError
 
@@ -94,6 +96,48 @@ def run(
     return finished
 
 
+def stream(
+    argv: Sequence[str | Path],
+    *,
+    on_line: Callable[[str], object],
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Run a program to its end, and call `on_line` with each line that it writes to either output.
+
+    Raises:
+        HostError: there is no such program.
+        ProgramError: it failed, or took too long.
+    """
+    words = [str(word) for word in argv]
+    log.debug("+ %s", shlex.join(words))
+    lines: list[str] = []
+    running = _start(words, env=env, stdout=subprocess.PIPE)
+    assert running.stdout is not None
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        running.kill()
+
+    timer = threading.Timer(timeout_s, stop)
+    timer.start()
+    try:
+        for line in running.stdout:
+            lines.append(line.decode(errors="replace").rstrip())
+            on_line(lines[-1])
+        running.wait()
+    finally:
+        timer.cancel()
+        running.kill()
+        running.wait()
+        running.stdout.close()
+    if late.is_set() or running.returncode != 0:
+        end = f"was stopped after {timeout_s:g} s" if late.is_set() else f"failed with exit status {running.returncode}"
+        code = None if late.is_set() else running.returncode
+        raise ProgramError(f"{words[0]} {end}: {shlex.join(words)}", returncode=code, stderr="\n".join(lines))
+
+
 @contextlib.contextmanager
 def background(
     argv: Sequence[str | Path], *, log_file: Path, env: Mapping[str, str] | None = None
@@ -108,17 +152,7 @@ def background(
     words = [str(word) for word in argv]
     log.debug("+ %s &", shlex.join(words))
     with log_file.open("ab") as output:
-        try:
-            running = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=None if env is None else dict(env),
-                start_new_session=True,
-            )
-        except FileNotFoundError as missing:
-            raise HostError(f"{words[0]}: there is no such program on this machine") from missing
+        running = _start(words, env=env, stdout=output)
     try:
         yield running
     finally:
@@ -128,3 +162,17 @@ def background(
         except subprocess.TimeoutExpired:
             running.kill()
             running.wait()
+
+
+def _start(words: list[str], *, env: Mapping[str, str] | None, stdout: int | IO[bytes]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            env=None if env is None else dict(env),
+            start_new_session=True,
+        )
+    except FileNotFoundError as missing:
+        raise HostError(f"{words[0]}: there is no such program on this machine") from missing

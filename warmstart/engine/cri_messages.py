@@ -1,7 +1,7 @@
 """The recipe's container as CRI messages, and CRI's log lines as text.
 
 The mounts are those that the kubelet gives a container without volumes. A restored container must find the mounts
-it was checkpointed with: CRI-O refuses a restore when one is missing, and leaves out one that the checkpoint did not have.
+it was checkpointed with: CRI-O refuses a restore when one is missing, and leaves out one that is new.
 API: k8s.io/cri-api, runtime/v1; log format: the kubelet's CRI logging design.
 """
 

@@ -62,7 +62,6 @@ monitor_path = "/usr/bin/conmon"
 
 [crio.image]
 pause_image = "{pause}"
-signature_policy = "/etc/containers/policy.json"
 insecure_registries = {insecure}
 
 [crio.network]

@@ -11,7 +11,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,6 +77,18 @@ class Session:
         argv = self.argv(command, host_network=host_network, cwd=cwd)
         return process.run(argv, timeout_s=timeout_s, check=check, env=self.environment, stdin=stdin)
 
+    def stream(
+        self,
+        command: Sequence[str | Path],
+        *,
+        on_line: Callable[[str], object],
+        timeout_s: float,
+        host_network: bool = False,
+    ) -> None:
+        """Run a program inside, and tell of each line that it writes; errors as `warmstart.core.process.stream`."""
+        argv = self.argv(command, host_network=host_network)
+        process.stream(argv, on_line=on_line, timeout_s=timeout_s, env=self.environment)
+
     @contextlib.contextmanager
     def background(
         self, command: Sequence[str | Path], *, log_file: Path, host_network: bool = False
@@ -136,8 +148,8 @@ def _environment() -> dict[str, str]:
 
 
 def _host_files() -> Iterator[tuple[str, str]]:
-    """Name resolution and trusted certificates are the host's."""
-    for name in ("/etc/resolv.conf", "/etc/hosts"):
+    """Name resolution, trusted certificates and the way to registries are the host's."""
+    for name in ("/etc/resolv.conf", "/etc/hosts", "/etc/containers/registries.conf"):
         if Path(name).exists():
             yield name, name
     for bundle in (os.environ.get("SSL_CERT_FILE", ""), *CA_BUNDLES_OF_HOSTS):

@@ -1,0 +1,63 @@
+"""What several tests need: a real registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def start_registry(tmp_path_factory) -> Iterator[Callable[..., str]]:
+    """Start a docker-registry with parts of its configuration given; answers with its HOST:PORT."""
+    found = os.environ.get("WARMSTART_TEST_REGISTRY") or shutil.which("docker-registry")
+    if not found:
+        pytest.skip("no docker-registry: name one in WARMSTART_TEST_REGISTRY, or apt-get install docker-registry")
+    with ExitStack() as running:
+        yield lambda **config: running.enter_context(
+            run_registry(Path(found), tmp_path_factory.mktemp("registry"), config)
+        )
+
+
+@pytest.fixture(scope="session")
+def registry(start_registry) -> str:
+    """The HOST:PORT of a registry that speaks plain HTTP and lets everybody do everything."""
+    return start_registry()
+
+
+@contextmanager
+def run_registry(program: Path, home: Path, config: dict) -> Iterator[str]:
+    # JSON is YAML. Port 0: the kernel chooses, and the log tells.
+    settings = {
+        "version": 0.1,
+        "log": {"accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(home / "data")}, "delete": {"enabled": True}},
+        **config,
+        "http": {"addr": "127.0.0.1:0", "secret": "tests", **config.get("http", {})},
+    }
+    (home / "config.yml").write_text(json.dumps(settings))
+    with (home / "log").open("wb") as log:
+        server = subprocess.Popen([program, "serve", home / "config.yml"], stdout=log, stderr=log)
+    try:
+        yield f"127.0.0.1:{wait_for_port(server, home / 'log')}"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def wait_for_port(server: subprocess.Popen, log: Path) -> str:
+    for _ in range(200):
+        if match := re.search(r"listening on 127\.0\.0\.1:(\d+)", log.read_text()):
+            return match[1]
+        if server.poll() is not None:
+            break
+        time.sleep(0.05)
+    pytest.fail(f"the registry did not start:\n{log.read_text()}")

@@ -1,0 +1,100 @@
+/* A small HTTP service for tests: static, quick to start, with memory that can be asked for and checked.
+ *
+ * GET /ready    200 once START_MS milliseconds have passed, 503 before
+ * GET /state    {"id": "<16 random hex digits, made at the start>", "requests": N}
+ * GET /check    200 when the FILL_MB megabytes filled at the start still hold what they should
+ * anything else 404
+ */
+#include <arpa/inet.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+static uint64_t *filled;
+static size_t words;
+
+static long number(const char *name, long otherwise)
+{
+    const char *value = getenv(name);
+    return value ? atol(value) : otherwise;
+}
+
+static long now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static int intact(void)
+{
+    for (size_t i = 0; i < words; i++)
+        if (filled[i] != i * 0x9E3779B97F4A7C15ull)
+            return 0;
+    return 1;
+}
+
+static void answer(int client, int status, const char *body)
+{
+    dprintf(client, "HTTP/1.1 %d X\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s", status, strlen(body), body);
+}
+
+static void stop(int signal_number)
+{
+    (void)signal_number;
+    _exit(0);
+}
+
+int main(void)
+{
+    long start = now_ms(), start_ms = number("START_MS", 0), requests = 0;
+    uint64_t id;
+    if (getrandom(&id, sizeof id, 0) != sizeof id)
+        return 1;
+    signal(SIGTERM, stop);
+    signal(SIGPIPE, SIG_IGN);
+    words = (size_t)number("FILL_MB", 0) << 17;
+    filled = mmap(NULL, words * 8 + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (size_t i = 0; i < words; i++)
+        filled[i] = i * 0x9E3779B97F4A7C15ull;
+    if (number("EXIT_MS", 0)) {
+        usleep(number("EXIT_MS", 0) * 1000);
+        fprintf(stderr, "giving up, as I was told\n");
+        return 7;
+    }
+    int one = 1, server = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in place = {.sin_family = AF_INET, .sin_port = htons(number("PORT", 8080))};
+    setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(server, (struct sockaddr *)&place, sizeof place) || listen(server, 128)) {
+        perror("listen");
+        return 1;
+    }
+    printf("listening\n");
+    fflush(stdout);
+    for (;;) {
+        char request[4096], body[128];
+        int client = accept(server, NULL, NULL);
+        if (client < 0)
+            continue;
+        ssize_t n = read(client, request, sizeof request - 1);
+        request[n > 0 ? n : 0] = 0;
+        requests++;
+        if (!strncmp(request, "GET /ready", 10))
+            answer(client, now_ms() - start >= start_ms ? 200 : 503, "");
+        else if (!strncmp(request, "GET /check", 10))
+            answer(client, intact() ? 200 : 500, "");
+        else if (!strncmp(request, "GET /state", 10)) {
+            snprintf(body, sizeof body, "{\"id\": \"%016lx\", \"requests\": %ld}", (unsigned long)id, requests);
+            answer(client, 200, body);
+        } else
+            answer(client, 404, "no such page\n");
+        close(client);
+    }
+}

@@ -1,0 +1,251 @@
+import json
+import os
+import shutil
+import tarfile
+
+import pytest
+
+from warmstart.core.errors import ImageError
+from warmstart.image.layout import open_blob, read_document, read_image, write_archive, write_layout
+from warmstart.image.manifest import DOCUMENT_LIMIT_BYTES, REF_NAME, Descriptor, Platform
+
+ARM = {"os": "linux", "architecture": "arm64"}
+
+
+def named(name: str) -> dict:
+    return {"annotations": {REF_NAME: name}}
+
+
+def test_the_only_image_needs_no_name(layout):
+    layout.list(layout.image(b"one", b"two", manifest={"annotations": {"a": "b"}}))
+    image = read_image(layout.path)
+    assert [layer.size_bytes for layer in image.manifest.layers] == [3, 3]
+    assert image.manifest.annotations == {"a": "b"}
+    assert image.config.platform == Platform("linux", "amd64")
+
+
+def test_an_image_is_chosen_by_its_name(layout):
+    layout.list(layout.image(b"one", **named("1.0")), layout.image(b"three", **named("2.0")))
+    assert read_image(layout.path, "2.0").manifest.layers[0].size_bytes == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("3.0", "has no image '3.0'"), ("", "has 2 images, and which one is not said")]
+)
+def test_a_name_that_fits_none_is_refused_with_the_names_there_are(layout, name, wrong):
+    layout.list(layout.image(b"one", **named("1.0")), layout.image(b"two", **named("2.0")))
+    with pytest.raises(ImageError) as caught:
+        read_image(layout.path, name)
+    assert wrong in caught.value.brief
+    assert caught.value.hint == "its images: 1.0, 2.0"
+
+
+def test_two_images_with_neither_name_nor_platform_are_refused(layout):
+    layout.list(layout.image(b"one"), layout.image(b"two"))
+    with pytest.raises(ImageError, match="has 2 images"):
+        read_image(layout.path)
+
+
+def test_an_empty_layout_is_refused(layout):
+    with pytest.raises(ImageError, match="has no image"):
+        read_image(layout.path)
+
+
+def test_the_platform_is_chosen_in_a_nested_index(layout):
+    amd = layout.image(b"amd", platform={"os": "linux", "architecture": "amd64"})
+    arm = layout.image(b"arm64", config=ARM, platform=ARM)
+    layout.list(layout.index(amd, arm, **named("1.0")))
+    image = read_image(layout.path, "1.0", platform=Platform("linux", "arm64"))
+    assert image.config.platform == Platform("linux", "arm64")
+    with pytest.raises(ImageError, match="holds no image for linux/s390x"):
+        read_image(layout.path, "1.0", platform=Platform("linux", "s390x"))
+
+
+def test_the_platform_is_chosen_among_images_of_one_name(layout):
+    amd = layout.image(b"amd", platform={"os": "linux", "architecture": "amd64"}, **named("1"))
+    arm = layout.image(b"arm64", config=ARM, platform=ARM, **named("1"))
+    layout.list(amd, arm)
+    assert read_image(layout.path, "1", platform=Platform("linux", "arm64")).config.platform.architecture == "arm64"
+
+
+def test_endless_nesting_is_refused(layout):
+    entry = layout.image(b"one")
+    for _ in range(10):
+        entry = layout.index(entry)
+    layout.list(entry)
+    with pytest.raises(ImageError, match="nested more than 4 deep"):
+        read_image(layout.path)
+
+
+def test_a_directory_that_is_no_layout_is_refused(tmp_path):
+    with pytest.raises(ImageError, match="is not an OCI image layout"):
+        read_image(tmp_path)
+
+
+def find_blob(layout, entry):
+    return layout.path / "blobs" / entry["digest"].replace(":", "/")
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes().replace(b"linux", b"Linux").replace(b"layers", b"Layers"))
+
+
+def link(path):
+    path.rename(path.with_suffix(".real"))
+    path.symlink_to(path.with_suffix(".real"))
+
+
+def fifo(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("which", ["manifest", "config"])
+@pytest.mark.parametrize(
+    ("harm", "wrong"),
+    [
+        (truncate, "bytes and should have"),
+        (damage, "is damaged"),
+        (link, "cannot be read"),
+        (fifo, "is not a plain file"),
+        (os.unlink, "cannot be read: No such file"),
+    ],
+)
+def test_a_damaged_document_is_refused(layout, which, harm, wrong):
+    manifest = layout.image(b"one")
+    layout.list(manifest)
+    config = json.loads(find_blob(layout, manifest).read_bytes())["config"]
+    harm(find_blob(layout, manifest if which == "manifest" else config))
+    with pytest.raises(ImageError, match=wrong):
+        read_image(layout.path)
+
+
+def test_a_document_that_is_too_long_is_not_read(layout):
+    layout.list(layout.image(config=b" " * (DOCUMENT_LIMIT_BYTES + 1)))
+    with pytest.raises(ImageError, match="is longer than"):
+        read_image(layout.path)
+    layout.write("index.json", b" " * (DOCUMENT_LIMIT_BYTES + 1))
+    with pytest.raises(ImageError, match="index.json is longer than"):
+        read_image(layout.path)
+
+
+def test_a_digest_of_sha512_is_checked_too(layout):
+    import hashlib
+
+    digest = hashlib.sha512(b"long").hexdigest()
+    (layout.path / "blobs/sha512").mkdir()
+    layout.write(f"blobs/sha512/{digest}", b"long")
+    assert read_document(layout.path, Descriptor("x/y", f"sha512:{digest}", 4)) == b"long"
+    layout.write(f"blobs/sha512/{digest}", b"gone")
+    with pytest.raises(ImageError, match="is damaged"):
+        read_document(layout.path, Descriptor("x/y", f"sha512:{digest}", 4))
+
+
+def test_a_blob_is_checked_at_its_end_when_it_is_read_in_pieces(layout):
+    entry = layout.blob(b"abcdef", "x/y")
+    descriptor = Descriptor("x/y", entry["digest"], 6)
+    with open_blob(layout.path, descriptor) as content:
+        assert [content.read(4), content.read(4), content.read(4)] == [b"abcd", b"ef", b""]
+    layout.write(f"blobs/{entry['digest'].replace(':', '/')}", b"abcdeX")
+    with open_blob(layout.path, descriptor) as content:
+        assert content.read(4) == b"abcd"
+        with pytest.raises(ImageError, match="is damaged"):
+            content.read(4)
+
+
+@pytest.fixture
+def source(layout):
+    layout.list(layout.image(b"one" * 100_000, b"two", b"two", manifest={"annotations": {"a": "b"}}))
+    layout.blob(b"of another image", "x/y")
+    return layout
+
+
+def test_an_archive_holds_the_image_and_nothing_else(source, tmp_path):
+    image = read_image(source.path)
+    write_archive(source.path, image, tmp_path / "out.tar", name="reg.io/app:1.0")
+    with tarfile.open(tmp_path / "out.tar") as archive:
+        names = archive.getnames()
+        archive.extractall(tmp_path / "out", filter="data")
+    assert read_image(tmp_path / "out", "reg.io/app:1.0").manifest.digest == image.manifest.digest
+    for layer in image.manifest.layers:
+        with open_blob(tmp_path / "out", layer) as content:
+            assert content.read()
+    assert len(names) == len(set(names)) == 2 + len(image.manifest.blobs) + 1
+
+
+def test_an_archive_is_the_same_bytes_each_time(source, tmp_path):
+    for name in ("a.tar", "b.tar"):
+        write_archive(source.path, read_image(source.path), tmp_path / name, name="x:1")
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+@pytest.mark.parametrize("write", [write_archive, write_layout])
+def test_nothing_is_left_of_a_write_that_failed(source, tmp_path, write):
+    image = read_image(source.path)
+    layer = source.path / "blobs" / image.manifest.layers[0].digest.replace(":", "/")
+    layer.write_bytes(layer.read_bytes()[:-1] + b"X")
+    (tmp_path / "target").mkdir()
+    with pytest.raises(ImageError, match="is damaged"):
+        write(source.path, image, tmp_path / "target/out", name="x:1")
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+def test_an_older_archive_stays_when_the_new_one_fails(source, tmp_path):
+    image = read_image(source.path)
+    (tmp_path / "out.tar").write_bytes(b"old")
+    shutil.rmtree(source.path / "blobs")
+    with pytest.raises(ImageError):
+        write_archive(source.path, image, tmp_path / "out.tar", name="x:1")
+    assert (tmp_path / "out.tar").read_bytes() == b"old"
+
+
+def test_a_place_that_cannot_be_written_is_named(source, tmp_path):
+    for write in (write_archive, write_layout):
+        with pytest.raises(ImageError, match="nowhere/out cannot be written: No such file or directory"):
+            write(source.path, read_image(source.path), tmp_path / "nowhere/out", name="x:1")
+
+
+def test_a_layout_is_written(source, tmp_path):
+    image = read_image(source.path)
+    write_layout(source.path, image, tmp_path / "out", name="app:1")
+    assert read_image(tmp_path / "out", "app:1").manifest.digest == image.manifest.digest
+    files = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) == 2 + len(image.manifest.blobs) + 1
+
+
+def test_a_layout_takes_an_image_more_and_replaces_one_of_the_same_name(source, tmp_path):
+    first = read_image(source.path)
+    (tmp_path / "out").mkdir()
+    write_layout(source.path, first, tmp_path / "out", name="app:1")
+    write_layout(source.path, first, tmp_path / "out", name="app:2")
+    source.list(source.image(b"new"))
+    second = read_image(source.path)
+    write_layout(source.path, second, tmp_path / "out", name="app:2")
+    assert read_image(tmp_path / "out", "app:1").manifest.digest == first.manifest.digest
+    assert read_image(tmp_path / "out", "app:2").manifest.digest == second.manifest.digest
+    assert len(json.loads((tmp_path / "out/index.json").read_bytes())["manifests"]) == 2
+
+
+def test_a_layout_is_unchanged_when_adding_to_it_fails(source, tmp_path):
+    write_layout(source.path, read_image(source.path), tmp_path / "out", name="app:1")
+    before = (tmp_path / "out/index.json").read_bytes()
+    source.list(source.image(b"new"))
+    image = read_image(source.path)
+    (source.path / "blobs" / image.manifest.layers[0].digest.replace(":", "/")).unlink()
+    with pytest.raises(ImageError):
+        write_layout(source.path, image, tmp_path / "out", name="app:2")
+    assert (tmp_path / "out/index.json").read_bytes() == before
+    assert not list((tmp_path / "out").rglob("*.partial"))
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_layout_does_not_replace_something_else(source, tmp_path, kind):
+    target = tmp_path / "out"
+    target.write_text("mine") if kind == "file" else (target / "mine").mkdir(parents=True)
+    with pytest.raises(ImageError, match="is not an OCI image layout"):
+        write_layout(source.path, read_image(source.path), target, name="app:1")
+    assert target.is_file() if kind == "file" else (target / "mine").is_dir()

@@ -1,0 +1,306 @@
+"""From a recipe to an image that was seen to restore: the pipeline, as a list of its steps."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from warmstart import __version__
+from warmstart.core.steps import Steps
+from warmstart.core.workspace import open_workspace
+from warmstart.dump.archive import Archive, extract_archive
+from warmstart.dump.contents import sum_pages_bytes
+from warmstart.dump.identity import read_identity
+from warmstart.dump.preflight import check_processes, raise_on_errors
+from warmstart.dump.sockets import close_sockets
+from warmstart.engine.cri import CriContainer
+from warmstart.engine.local import LocalEngine, find_binds, start_engine, write_auth_file
+from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, Provenance, write_provenance
+from warmstart.image.buildah import Buildah
+from warmstart.image.compose import compose_image
+from warmstart.image.credentials import find_credentials
+from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
+from warmstart.image.layout import Image, read_image
+from warmstart.image.manifest import find_host_platform
+from warmstart.image.reference import Reference, Source, Transport, parse_reference, parse_source
+from warmstart.image.skopeo import Access, copy_image
+from warmstart.node.session import Session, enter
+from warmstart.node.tree import ensure_tree
+from warmstart.probe import wait_first_success, wait_ready
+from warmstart.publish import REGISTRY, Output, publish_image
+from warmstart.recipe.model import Container, Recipe
+from warmstart.verify import Restore, first_probe, verify_image
+from warmstart.warmup import run_steps
+
+SUBNET = "10.88.0.0/24"
+BASE_IMAGE = "localhost/warmstart/base:build"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to build, beside what the recipe says.
+
+    Attributes:
+        cache: the directory of the tree of tools.
+        output: where the image goes.
+        plain_http: registries (HOST:PORT) to speak to without TLS.
+        auth_file: the file of credentials; the usual ones when None.
+        checkpoint_timeout_s: how long the checkpoint may take.
+        force: go on where preflight finds errors.
+        keep: leave the workspace when something fails.
+    """
+
+    cache: Path
+    output: Output = REGISTRY
+    plain_http: tuple[str, ...] = ()
+    auth_file: Path | None = None
+    checkpoint_timeout_s: float = 120.0
+    force: bool = False
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base image: where it came from, the digest of its manifest, the layout it is in now, how many layers."""
+
+    source: Source
+    digest: str
+    layout: Path
+    layers: int
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """A checkpoint that was taken.
+
+    Attributes:
+        archive: the file.
+        identity: of the process in it; see `warmstart.dump.identity`.
+        cold_s: seconds from the request to create the container until its probe first succeeded.
+    """
+
+    archive: Path
+    identity: str
+    cold_s: float
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image that was built, seen to restore, and published.
+
+    Attributes:
+        name: the image's name.
+        digest: of its manifest.
+        destination: where it was put.
+        cold_s: as in `Dumped`.
+        restores: the restores that were seen.
+        pages_bytes: memory in the checkpoint.
+        image: its manifest and config.
+        base: what it was built from.
+        provenance: and how.
+    """
+
+    name: str
+    digest: str
+    destination: str
+    cold_s: float
+    restores: tuple[Restore, ...]
+    pages_bytes: int
+    image: Image
+    base: Base
+    provenance: Provenance
+
+    @property
+    def added_bytes(self) -> int:
+        """The compressed size of the layers that the base image does not have."""
+        return sum(layer.size_bytes for layer in self.image.manifest.layers[self.base.layers :])
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every step is given: what is to be built, how, whom to tell, and where."""
+
+    recipe: Recipe
+    options: Options
+    steps: Steps
+    session: Session
+
+    @property
+    def workspace(self) -> Path:
+        """The directory for what the build makes on its way."""
+        return self.session.workspace
+
+    def speaks_plain_http(self, reference: Reference | None) -> bool:
+        """Whether the user asked for plain HTTP with the reference's registry."""
+        return reference is not None and reference.registry in self.options.plain_http
+
+
+def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
+    """Build the image of a recipe.
+
+    Raises:
+        WarmstartError: a step failed; nothing was published, and nothing is left behind.
+    """
+    target = parse_reference(recipe.image_name)
+    source = find_source(recipe)
+    with open_workspace("build", keep_evidence=options.keep) as workspace:
+        with steps.step("tools"):
+            tree = ensure_tree(options.cache, steps.note)
+        with enter(tree, workspace, binds=find_binds(source)) as session:
+            work = Work(recipe, options, steps, session)
+            base = fetch_base(work, source)
+            with start_engine(session, "build", subnet=SUBNET) as engine:
+                dumped = run_and_checkpoint(work, engine, base)
+                archive = read_dump(work, dumped)
+                pages_bytes = sum_pages_bytes(archive.checkpoint_dir)
+                provenance = describe(work, engine, dumped)
+                layout = make_layout(work, engine, archive, base, provenance)
+            restores = see_it_restore(work, layout, dumped)
+            image = read_image(layout)
+            destination = publish(work, layout, image, target, base)
+    return Built(
+        str(target), image.manifest.digest, destination, dumped.cold_s, restores, pages_bytes, image, base, provenance
+    )
+
+
+def find_source(recipe: Recipe) -> Source:
+    """Where the base image is; a relative path starts at the recipe's directory.
+
+    Raises:
+        RecipeError: the recipe's container.image is not understood.
+    """
+    source = parse_source(recipe.container.image)
+    if source.path is None or recipe.source is None:
+        return source
+    return Source(source.kind, path=recipe.source.parent.absolute() / source.path, image=source.image)
+
+
+def fetch_base(work: Work, source: Source) -> Base:
+    """Bring the base image into the workspace, its blobs as they are where it comes from."""
+    layout = work.workspace / "base"
+    access = Access(plain_http=work.speaks_plain_http(source.reference))
+    if source.kind is Transport.REGISTRY and source.reference is not None:
+        credentials = find_credentials(source.reference, work.options.auth_file)
+        if credentials is not None:
+            access = replace(access, auth_file=work.workspace / "auth.json")
+            write_auth_file(work.workspace / "auth.json", source.reference.registry, credentials)
+    with work.steps.step("pull"):
+        digest = copy_image(
+            work.session, str(source), f"oci:{layout}", access=access, zstd=True, on_line=work.steps.note
+        )
+    return Base(source, digest, layout, len(read_image(layout).manifest.layers))
+
+
+def run_and_checkpoint(work: Work, engine: LocalEngine, base: Base) -> Dumped:
+    """Start the container, bring it to the state it is to be restored in, and take its checkpoint."""
+    recipe, steps = work.recipe, work.steps
+    archive = work.workspace / "checkpoint.tar"
+    with contextlib.ExitStack() as container:
+        with steps.step("start"):
+            engine.import_image(base.layout, BASE_IMAGE, steps.note)
+            running = container.enter_context(engine.cri.start(recipe.container, BASE_IMAGE, recipe.name))
+        with steps.step("ready"):
+            cold_s = await_ready(running, recipe.container)
+        with steps.step("warm up"):
+            run_steps(running, recipe.warmup, on_progress=lambda p: steps.note(f"{p.done} of {p.step.repeat}"))
+            run_steps(running, recipe.before_checkpoint, field="beforeCheckpoint")
+        with steps.step("preflight"):
+            check_before_dump(work, engine, running)
+            identity = read_identity(engine.cri.proc, running.pid)
+        with steps.step("checkpoint"):
+            running.checkpoint(archive, work.options.checkpoint_timeout_s)
+    return Dumped(archive, identity, cold_s)
+
+
+def await_ready(running: CriContainer, container: Container) -> float:
+    """Wait as the kubelet would; seconds from the request to create the container until its probe first succeeded.
+
+    The probes' own periods are too coarse to measure with, so the first success is awaited on its own before.
+    """
+    probes = [probe for probe in (container.startup_probe, container.readiness_probe) if probe is not None]
+    limit_s = sum(probe.initial_delay_s + probe.period_s * probe.failure_threshold for probe in probes)
+    wait_first_success(running, first_probe(container), limit_s=limit_s)
+    cold_s = time.monotonic() - running.started
+    wait_ready(running, container.startup_probe, container.readiness_probe, started=running.running)
+    return cold_s
+
+
+def check_before_dump(work: Work, engine: LocalEngine, running: CriContainer) -> None:
+    """Say what would keep the container from being dumped or restored."""
+    findings = check_processes(engine.cri.proc, running.pid, pod_ips=[running.address])
+    for finding in findings:
+        if not finding.is_error or work.options.force:
+            work.steps.warn(str(finding))
+    raise_on_errors(findings, force=work.options.force)
+
+
+def read_dump(work: Work, dumped: Dumped) -> Archive:
+    """Unpack the archive, and make of the dump one that restores under any address."""
+    with work.steps.step("read checkpoint"):
+        archive = extract_archive(dumped.archive, work.workspace / "checkpoint")
+        dumped.archive.unlink()
+        close_sockets(archive.checkpoint_dir, established=False)
+    return archive
+
+
+def describe(work: Work, engine: LocalEngine, dumped: Dumped) -> Provenance:
+    """What the image is to say of how it was made."""
+    criu = work.session.run(["criu", "--version"], timeout_s=10).stdout
+    return Provenance(
+        version=__version__,
+        criu=criu.split()[-1],
+        runtime=engine.cri.version(),
+        kernel=platform.release(),
+        architecture=find_host_platform().architecture,
+        identity=dumped.identity,
+        recipe=work.recipe.document,
+    )
+
+
+def make_layout(work: Work, engine: LocalEngine, archive: Archive, base: Base, provenance: Provenance) -> Path:
+    """Make the image, as an OCI layout in the workspace."""
+    layout, addition = work.workspace / "layout", work.workspace / "addition"
+    buildah = Buildah(work.session.argv(["buildah"]), work.session.environment, engine.root, engine.runroot)
+    container = work.recipe.container
+    annotations = {
+        CHECKPOINT_NAME: work.recipe.name,
+        CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
+        BASE_NAME: str(base.source.reference or base.source),
+        BASE_DIGEST: base.digest,
+        **write_provenance(provenance),
+    }
+    with work.steps.step("image"):
+        prepare_checkpoint(archive, str(parse_reference(work.recipe.image_name)))
+        with buildah.working_container("scratch") as scratch:
+            buildah.add_directory(scratch, archive.root, "/")
+            cmd = container.command + container.args
+            buildah.configure(scratch, annotations=annotations, labels=work.recipe.labels, cmd=cmd or None)
+            buildah.commit(scratch, f"oci:{addition}")
+        compose_image(base.layout, addition, layout)
+    return layout
+
+
+def see_it_restore(work: Work, layout: Path, dumped: Dumped) -> tuple[Restore, ...]:
+    """Have a second CRI-O, with nothing in its store, restore the image."""
+    with work.steps.step("verify"):
+        name = str(parse_reference(work.recipe.image_name))
+        return verify_image(work.session, layout, name, work.recipe.container, dumped.identity, work.steps)
+
+
+def publish(work: Work, layout: Path, image: Image, target: Reference, base: Base) -> str:
+    """Put the image where it is to go; in words, where that is."""
+    with work.steps.step("publish"):
+        return publish_image(
+            layout,
+            image,
+            target,
+            work.options.output,
+            work.steps,
+            mount_from=base.source.reference if base.source.kind is Transport.REGISTRY else None,
+            plain_http=work.speaks_plain_http(target),
+            auth_file=work.options.auth_file,
+        )

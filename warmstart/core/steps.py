@@ -1,0 +1,78 @@
+"""The steps of a pipeline as they happen: what a terminal shows, and how long each took.
+
+Pipelines tell; they do not print. A listener (the command line has one) decides what is shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class Listener(Protocol):
+    """Is told what a pipeline does, in the pipeline's thread."""
+
+    def begin(self, step: str) -> None:
+        """A step begins."""
+        ...
+
+    def note(self, text: str) -> None:
+        """How far the current step is."""
+        ...
+
+    def end(self, step: str, elapsed_s: float, ok: bool) -> None:
+        """The step has ended, well or not."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Something the user should know, now and at the end."""
+        ...
+
+
+class Silent:
+    """A listener that ignores everything."""
+
+    def begin(self, step: str) -> None:
+        """See `Listener`."""
+
+    def note(self, text: str) -> None:
+        """See `Listener`."""
+
+    def end(self, step: str, elapsed_s: float, ok: bool) -> None:
+        """See `Listener`."""
+
+    def warn(self, text: str) -> None:
+        """See `Listener`."""
+
+
+class Steps:
+    """The steps of one run; `durations_s` maps those that have ended well to their seconds, in order."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self.durations_s: dict[str, float] = {}
+        self.warnings: list[str] = []
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """One step, for the length of a `with` block."""
+        self._listener.begin(name)
+        start = time.monotonic()
+        ok = False
+        try:
+            yield
+            ok = True
+            self.durations_s[name] = time.monotonic() - start
+        finally:
+            self._listener.end(name, time.monotonic() - start, ok)
+
+    def note(self, text: str) -> None:
+        """Say how far the current step is."""
+        self._listener.note(text)
+
+    def warn(self, text: str) -> None:
+        """Say something that does not stop the run."""
+        self.warnings.append(text)
+        self._listener.warn(text)

@@ -1,0 +1,37 @@
+"""What tells a restored process from one that was started anew.
+
+At every exec the kernel puts 16 random bytes on the new process's stack, and their address into its auxiliary vector
+as AT_RANDOM (getauxval(3)). Both are part of its memory: a process restored from a checkpoint has them again, and one
+that was started anew has others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from pathlib import Path
+
+AT_RANDOM = 25
+RANDOM_BYTES = 16
+_PAIR = struct.Struct("NN")
+
+
+def read_identity(proc: Path, pid: int) -> str:
+    """A digest (64 hexadecimal digits) of a running process's random bytes and where they lie.
+
+    Args:
+        proc: a /proc in which `pid` is numbered; the caller must be allowed to read the process's memory.
+        pid: the process.
+
+    Raises:
+        OSError: there is no such process, or its memory may not be read.
+        ValueError: its auxiliary vector has no AT_RANDOM.
+    """
+    vector = dict(_PAIR.iter_unpack((proc / str(pid) / "auxv").read_bytes()))
+    if AT_RANDOM not in vector:
+        raise ValueError(f"the auxiliary vector of process {pid} has no AT_RANDOM")
+    address = vector[AT_RANDOM]
+    with (proc / str(pid) / "mem").open("rb", buffering=0) as memory:
+        memory.seek(address)
+        random = memory.read(RANDOM_BYTES)
+    return hashlib.sha256(struct.pack("=Q", address) + random).hexdigest()

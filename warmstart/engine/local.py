@@ -1,0 +1,85 @@
+"""A CRI runtime on this machine together with its image store, into which images are brought with skopeo."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.engine.cri import CriEngine
+from warmstart.image.credentials import Credentials
+from warmstart.image.reference import Source, Transport
+from warmstart.image.skopeo import copy_image
+from warmstart.node.crio import PAUSE_IMAGE, run_crio
+from warmstart.node.keeper import Bind
+from warmstart.node.session import Session
+from warmstart.node.tree import PAUSE_LAYOUT
+
+DOCKER_SOCKET = "/var/run/docker.sock"
+LOCAL_STORAGE = ("/var/lib/containers/storage", "/run/containers/storage")
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """A runtime to start containers with, and the store in which it finds their images.
+
+    Attributes:
+        cri: the runtime.
+        session: where skopeo and buildah run.
+        root: the store's directory.
+        runroot: the store's directory for what does not outlive a boot.
+    """
+
+    cri: CriEngine
+    session: Session
+    root: Path
+    runroot: Path
+
+    def import_image(self, layout: Path, name: str, on_line: Callable[[str], object] = lambda _: None) -> None:
+        """Bring the image of an OCI layout, which the session sees, into the store under a name.
+
+        Raises:
+            ImageError: it could not be read.
+        """
+        store = f"containers-storage:[overlay@{self.root}+{self.runroot}]{name}"
+        copy_image(self.session, f"oci:{layout}", store, on_line=on_line)
+
+
+@contextlib.contextmanager
+def start_engine(
+    session: Session, name: str, *, subnet: str, plain_http: Sequence[str] = (), runtime: str = "runc"
+) -> Iterator[LocalEngine]:
+    """A CRI-O of our own with an empty store, for the length of a `with` block; arguments as for `run_crio`."""
+    with (
+        run_crio(session, name, subnet=subnet, plain_http=plain_http, runtime=runtime) as crio,
+        CriEngine(crio.endpoint, proc=session.proc, network=session.network, scratch=crio.state / "pods") as cri,
+    ):
+        engine = LocalEngine(cri, session, crio.state / "storage", crio.state / "runroot")
+        engine.import_image(Path(PAUSE_LAYOUT), PAUSE_IMAGE)
+        yield engine
+
+
+def find_binds(source: Source) -> list[Bind]:
+    """What of the host a session must see to read an image from `source`."""
+    if source.path is not None:
+        return [Bind(str(source.path.absolute()))]
+    if source.kind is Transport.CONTAINERS_STORAGE:
+        # Reading takes the store's locks, and so needs to write.
+        return [Bind(path, writable=True) for path in LOCAL_STORAGE if Path(path).is_dir()]
+    if source.kind is Transport.DOCKER_DAEMON:
+        return [Bind(DOCKER_SOCKET, writable=True)]
+    return []
+
+
+def write_auth_file(path: Path, registry: str, credentials: Credentials) -> None:
+    """Credentials as skopeo reads them; see containers-auth.json(5)."""
+    if credentials.identity_token:
+        entry = {"identitytoken": credentials.identity_token}
+    else:
+        pair = f"{credentials.username}:{credentials.password}"
+        entry = {"auth": base64.b64encode(pair.encode()).decode()}
+    path.touch(mode=0o600)
+    path.write_text(json.dumps({"auths": {registry: entry}}))

@@ -1,0 +1,51 @@
+"""The annotations that say what an image was made from and how; `warmstart inspect` and `verify` read them back.
+
+`org.opencontainers.image.*` are the OCI image specification's (annotations.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+CREATED = "org.opencontainers.image.created"
+BASE_NAME = "org.opencontainers.image.base.name"
+BASE_DIGEST = "org.opencontainers.image.base.digest"
+
+PREFIX = "dev.warmstart."
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What was built from what.
+
+    Attributes:
+        version: of warmstart.
+        criu: version of CRIU.
+        runtime: name and version of the container runtime.
+        kernel: release of the kernel that the checkpoint was made on.
+        architecture: of the machine, in Go's words.
+        identity: of the process that was dumped; see `warmstart.dump.identity`.
+        recipe: the recipe, as a JSON document.
+    """
+
+    version: str
+    criu: str
+    runtime: str
+    kernel: str
+    architecture: str
+    identity: str
+    recipe: str
+
+
+def write_provenance(provenance: Provenance) -> dict[str, str]:
+    """As annotations of a manifest."""
+    return {PREFIX + field.name: getattr(provenance, field.name) for field in fields(provenance)}
+
+
+def read_provenance(annotations: Mapping[str, str]) -> Provenance | None:
+    """The reverse; None for an image that warmstart did not make."""
+    names = [field.name for field in fields(Provenance)]
+    if any(PREFIX + name not in annotations for name in names):
+        return None
+    return Provenance(**{name: annotations[PREFIX + name] for name in names})

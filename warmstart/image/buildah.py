@@ -1,0 +1,87 @@
+"""buildah, driven through `sh`: the only place that starts it.
+
+`sh` would give a child a terminal and cut its error output at 750 bytes; both are switched off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import sh
+
+from warmstart.core.errors import ImageError
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 900
+
+
+class Buildah:
+    """buildah with one image store.
+
+    Args:
+        prefix: the command line that leads to buildah, such as `nsenter … -- buildah`.
+        environment: its whole environment.
+        root: the store's directory.
+        runroot: the store's directory for what does not outlive a boot.
+    """
+
+    def __init__(self, prefix: Sequence[str], environment: Mapping[str, str], root: Path, runroot: Path) -> None:
+        self._words = [*prefix, "--root", str(root), "--runroot", str(runroot), "--storage-driver", "overlay"]
+        self._command = sh.Command(self._words[0]).bake(
+            *self._words[1:],
+            _env=dict(environment),
+            _tty_out=False,
+            _truncate_exc=False,
+            _timeout=TIMEOUT_S,
+            _new_session=True,
+            _return_cmd=True,
+        )
+
+    @contextlib.contextmanager
+    def working_container(self, image: str) -> Iterator[str]:
+        """A working container made from an image of the store, or from `scratch`; its name."""
+        container = self._run("from", "--pull-never", "--quiet", image)
+        try:
+            yield container
+        finally:
+            self._run("rm", container)
+
+    def add_directory(self, container: str, directory: Path, destination: str) -> None:
+        """Copy what is in `directory` into the container's file system, owned by root."""
+        self._run("add", "--quiet", "--chown", "0:0", container, f"{directory}/", destination)
+
+    def configure(
+        self, container: str, *, annotations: Mapping[str, str], labels: Mapping[str, str], cmd: Sequence[str] | None
+    ) -> None:
+        """Set annotations and labels, and Cmd where one is given."""
+        options: list[str] = []
+        for key, value in annotations.items():
+            options += ["--annotation", f"{key}={value}"]
+        for key, value in labels.items():
+            options += ["--label", f"{key}={value}"]
+        if cmd is not None:
+            # buildah splits a bare string as a shell would; a JSON-like list is not understood for every word.
+            options += ["--cmd", shlex.join(cmd)]
+        self._run("config", *options, container)
+
+    def commit(self, container: str, destination: str) -> None:
+        """Make an image of the container; `destination` is a name, or a transport and what it takes."""
+        self._run("commit", "--quiet", "--format", "oci", container, destination)
+
+    def _run(self, *arguments: str) -> str:
+        log.debug("+ %s", shlex.join([*self._words, *arguments]))
+        try:
+            return str(self._command(*arguments)).strip()
+        except sh.TimeoutException as late:
+            raise ImageError(f"buildah {arguments[0]} took longer than {TIMEOUT_S} s") from late
+        except sh.ErrorReturnCode as failure:
+            stderr = failure.stderr.decode(errors="replace").strip().splitlines()
+            why = stderr[-1] if stderr else f"exit status {failure.exit_code}"
+            raise ImageError(f"buildah {arguments[0]} failed: {why}", details=stderr[-20:]) from failure
+        except sh.CommandNotFound as missing:
+            raise ImageError(f"{missing} is not on this machine") from missing

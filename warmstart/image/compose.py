@@ -1,0 +1,138 @@
+"""An image made of a base image and of layers on top, without touching the base's own.
+
+The base's blobs stay what they are in its registry, so that a node or a registry that has them is not sent them again.
+Formats: manifest.md, config.md and image-layout.md of https://github.com/opencontainers/image-spec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import zstandard
+
+from warmstart.image.layout import CheckedReader, Image, open_blob, read_document, read_image, write_index
+from warmstart.image.manifest import OCI_MANIFEST, Descriptor, find_digest
+
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
+ZSTD_LEVEL = 1
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer in a layout: its compressed blob, the digest of its tar, and what to call it in the image's history."""
+
+    blob: Descriptor
+    diff_id: str
+    created_by: str
+
+
+class LayerWriter:
+    """Compresses a tar, written to it piece by piece, into a blob of a layout; finds both digests on the way."""
+
+    def __init__(self, layout: Path, created_by: str) -> None:
+        self._blobs = layout / "blobs" / "sha256"
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        self._partial = self._blobs / f".layer-{os.urandom(4).hex()}"
+        self._out = self._partial.open("xb")
+        self._plain, self._packed = hashlib.sha256(), hashlib.sha256()
+        self._size_bytes = 0
+        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=-1).compressobj()
+        self._created_by = created_by
+
+    def write(self, data: bytes) -> int:
+        """Add a piece of the tar."""
+        self._plain.update(data)
+        self._store(self._compressor.compress(data))
+        return len(data)
+
+    def finish(self) -> Layer:
+        """The layer, when all of the tar has been written."""
+        self._store(self._compressor.flush())
+        self._out.close()
+        digest = self._packed.hexdigest()
+        self._partial.rename(self._blobs / digest)
+        blob = Descriptor(OCI_LAYER_ZSTD, f"sha256:{digest}", self._size_bytes)
+        return Layer(blob, f"sha256:{self._plain.hexdigest()}", self._created_by)
+
+    def _store(self, data: bytes) -> None:
+        self._packed.update(data)
+        self._size_bytes += len(data)
+        self._out.write(data)
+
+
+def pack_layer(tar: BinaryIO | CheckedReader, layout: Path, created_by: str) -> Layer:
+    """Compress a whole tar into a layer of a layout."""
+    writer = LayerWriter(layout, created_by)
+    while chunk := tar.read(_CHUNK_BYTES):
+        writer.write(chunk)
+    return writer.finish()
+
+
+def compose_image(base: Path, addition: Path, layout: Path, layers: Sequence[Layer] = ()) -> Image:
+    """Make an image of a base image, `layers`, and an addition on top.
+
+    Args:
+        base: the layout of the base image.
+        addition: the layout of an image made from scratch: its layers (uncompressed), annotations and labels are
+            added to the base's; its Cmd is taken where the base has neither Entrypoint nor Cmd.
+        layout: where to make the image; may hold the blobs of `layers` already.
+        layers: what goes between base and addition.
+
+    Raises:
+        ImageError: one of the layouts is broken.
+    """
+    below, above = read_image(base), read_image(addition)
+    for blob in below.manifest.layers:
+        _link_blob(base, layout, blob)
+    packed = list(layers)
+    for blob in above.manifest.layers:
+        with open_blob(addition, blob) as tar:
+            packed.append(pack_layer(tar, layout, "warmstart build: checkpoint"))
+    config = json.loads(read_document(base, below.manifest.config))
+    _extend_config(config, json.loads(read_document(addition, above.manifest.config)), packed)
+    annotations = above.manifest.annotations
+    blobs = [*below.manifest.layers, *(layer.blob for layer in packed)]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": _write_document(layout, config, OCI_CONFIG).to_json(),
+        "layers": [replace(blob, annotations={}).to_json() for blob in blobs],
+        "annotations": dict(annotations),
+    }
+    write_index(layout, _write_document(layout, manifest, OCI_MANIFEST))
+    return read_image(layout)
+
+
+def _extend_config(config: dict[str, Any], addition: Mapping[str, Any], layers: Sequence[Layer]) -> None:
+    created = addition["created"]
+    config["created"] = created
+    config["rootfs"]["diff_ids"] += [layer.diff_id for layer in layers]
+    config.setdefault("history", []).extend({"created": created, "created_by": layer.created_by} for layer in layers)
+    run, added = config.setdefault("config", {}), addition.get("config") or {}
+    if labels := added.get("Labels"):
+        run["Labels"] = {**(run.get("Labels") or {}), **labels}
+    # CRI-O refuses to create a container from an image without either, even to restore it.
+    if not run.get("Entrypoint") and not run.get("Cmd") and added.get("Cmd"):
+        run["Cmd"] = added["Cmd"]
+
+
+def _write_document(layout: Path, document: Mapping[str, Any], media_type: str) -> Descriptor:
+    data = json.dumps(document).encode()
+    digest = find_digest(data)
+    (layout / "blobs" / digest.replace(":", "/")).write_bytes(data)
+    return Descriptor(media_type, digest, len(data))
+
+
+def _link_blob(source: Path, target: Path, blob: Descriptor) -> None:
+    below = Path("blobs") / blob.digest.replace(":", "/")
+    (target / below).parent.mkdir(parents=True, exist_ok=True)
+    if not (target / below).exists():
+        os.link(source / below, target / below)

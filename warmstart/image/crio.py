@@ -1,0 +1,46 @@
+"""What CRI-O needs to find in an image that it is to restore, and what other people should find in it.
+
+CRI-O restores an image whose manifest has the annotation CHECKPOINT_NAME. It mounts the image, reads config.dump and
+spec.dump at its root, and makes the container's file system from the image that config.dump names: here the very
+same image, so that a node needs nothing else. What the checkpoint added to the root is named in deleted.files, so
+that it vanishes from the restored file system.
+Source: server/container_restore.go and internal/lib/restore.go of cri-o/cri-o.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from warmstart.dump.archive import CONFIG_DUMP, CONTAINER_LOG, DELETED_FILES, DUMP_LOG, STATS_DUMP, Archive
+
+CHECKPOINT_NAME = "io.kubernetes.cri-o.annotations.checkpoint.name"
+
+# Logs of the build: nobody who pulls the image has a use for them, and they may hold what is nobody else's business.
+LEFT_OUT = (DUMP_LOG, STATS_DUMP, CONTAINER_LOG)
+
+
+def prepare_checkpoint(archive: Archive, image_name: str) -> int:
+    """Turn an unpacked archive into what is to be added at the root of the image called `image_name`.
+
+    Returns:
+        The bytes that the image is to carry.
+    """
+    for name in LEFT_OUT:
+        (archive.root / name).unlink(missing_ok=True)
+    _rewrite_config(archive.root / CONFIG_DUMP, image_name)
+    added = sorted({*(entry.name for entry in archive.root.iterdir()), DELETED_FILES})
+    deleted = [*archive.deleted_files, *(f"/{name}" for name in added)]
+    (archive.root / DELETED_FILES).write_text(json.dumps(deleted))
+    return sum(file.stat().st_size for file in archive.root.rglob("*") if file.is_file())
+
+
+def _rewrite_config(path: Path, image_name: str) -> None:
+    """Have CRI-O take the root file system from the image itself.
+
+    With `rootfsImageRef` it would look for the base image by its id, which a node that never pulled it has not.
+    """
+    config = json.loads(path.read_text())
+    config.pop("rootfsImageRef", None)
+    config["rootfsImageName"] = config["rootfsImage"] = image_name
+    path.write_text(json.dumps(config))

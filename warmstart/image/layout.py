@@ -1,0 +1,265 @@
+"""OCI image layouts: reading one that is not trusted, and writing one as a directory or as an archive.
+
+A layout is a directory of `oci-layout`, `index.json` and `blobs/ALGORITHM/HEX`; an oci-archive is a tar of that
+(https://github.com/opencontainers/image-spec/blob/main/image-layout.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from warmstart.core.errors import ImageError
+from warmstart.image.manifest import (
+    DOCUMENT_LIMIT_BYTES,
+    INDEX_TYPES,
+    OCI_INDEX,
+    REF_NAME,
+    Config,
+    Descriptor,
+    Index,
+    Manifest,
+    Platform,
+    choose_platform,
+    parse_config,
+    parse_index,
+    parse_manifest,
+)
+
+_VERSION_FILE = json.dumps({"imageLayoutVersion": "1.0.0"}).encode()
+_NESTING_LIMIT = 4
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of a layout."""
+
+    manifest: Manifest
+    config: Config
+
+
+def read_image(layout: Path, name: str = "", *, platform: Platform | None = None) -> Image:
+    """Read the manifest and the config of an image; both are checked against their digests.
+
+    Args:
+        layout: the directory.
+        name: the image's annotation `org.opencontainers.image.ref.name`; may be empty when there is one image only.
+        platform: which one of an image for several platforms; this machine's when None.
+
+    Raises:
+        ImageError: it is not a layout, the image is not there, or a document is broken or too long.
+    """
+    descriptor = _choose_image(_read_index(layout), name, platform, str(layout))
+    for _ in range(_NESTING_LIMIT):
+        data = read_document(layout, descriptor)
+        if descriptor.media_type not in INDEX_TYPES:
+            manifest = parse_manifest(data, descriptor)
+            config = parse_config(read_document(layout, manifest.config), f"config {manifest.config.digest}")
+            return Image(manifest, config)
+        where = f"index {descriptor.digest}"
+        descriptor = choose_platform(parse_index(data, descriptor.media_type, where).manifests, platform, where)
+    raise ImageError(f"{layout}: the indexes of {name or 'its image'} are nested more than {_NESTING_LIMIT} deep")
+
+
+def read_document(layout: Path, descriptor: Descriptor) -> bytes:
+    """Read a manifest, an index or a config whole.
+
+    Raises:
+        ImageError: it is missing, longer than DOCUMENT_LIMIT_BYTES, or not what its digest says.
+    """
+    if descriptor.size_bytes > DOCUMENT_LIMIT_BYTES:
+        raise ImageError(f"{descriptor.digest} is longer than {DOCUMENT_LIMIT_BYTES} bytes")
+    with open_blob(layout, descriptor) as blob:
+        return blob.read()
+
+
+@contextmanager
+def open_blob(layout: Path, descriptor: Descriptor) -> Iterator[CheckedReader]:
+    """Open the content that `descriptor` describes; reading it to its end checks its digest.
+
+    Raises:
+        ImageError: it is missing, is not a plain file, or has another size or digest.
+    """
+    algorithm, _, encoded = descriptor.digest.partition(":")
+    with _open_plain(layout / "blobs" / algorithm / encoded) as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if size_bytes != descriptor.size_bytes:
+            raise ImageError(
+                f"{layout}: {descriptor.digest} has {size_bytes} bytes and should have {descriptor.size_bytes}"
+            )
+        yield CheckedReader(file, descriptor, str(layout))
+
+
+class CheckedReader:
+    """A file that compares what was read with a descriptor when the last of its bytes is read."""
+
+    def __init__(self, file: BinaryIO, descriptor: Descriptor, where: str) -> None:
+        self._file = file
+        self._descriptor = descriptor
+        self._where = where
+        self._hash = hashlib.new(descriptor.digest.partition(":")[0])
+        self._left_bytes = descriptor.size_bytes
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes, all that are left when negative.
+
+        Raises:
+            ImageError: the content ends early, or is not what its digest says.
+        """
+        wanted = self._left_bytes if size < 0 else min(size, self._left_bytes)
+        data = self._file.read(wanted)
+        self._hash.update(data)
+        self._left_bytes -= len(data)
+        if len(data) < wanted:
+            raise ImageError(f"{self._where}: {self._descriptor.digest} ends too early")
+        algorithm = self._hash.name
+        if not self._left_bytes and f"{algorithm}:{self._hash.hexdigest()}" != self._descriptor.digest:
+            raise ImageError(f"{self._where}: the content of {self._descriptor.digest} is damaged")
+        return data
+
+
+def write_archive(layout: Path, image: Image, target: Path, *, name: str) -> None:
+    """Write an image as an oci-archive, a tar file; it appears at `target` whole or not at all.
+
+    Args:
+        layout: where the image is.
+        image: which one, as `read_image` gave it.
+        target: the file; an older one is replaced.
+        name: what the image is called in the archive, such as `registry.example.com/app:1.0`.
+
+    Raises:
+        ImageError: the layout is broken, or the file cannot be written.
+    """
+    with _beside(target.absolute()) as partial, tarfile.open(partial, "w") as archive:
+        _add_file(archive, "oci-layout", _VERSION_FILE)
+        _add_file(archive, "index.json", _encode_index([_name_manifest(image.manifest, name)]))
+        for blob in _list_content(image.manifest):
+            with open_blob(layout, blob) as content:
+                info = tarfile.TarInfo(f"blobs/{blob.digest.replace(':', '/')}")
+                info.size = blob.size_bytes
+                archive.addfile(info, content)
+
+
+def write_layout(layout: Path, image: Image, target: Path, *, name: str) -> None:
+    """Write an image as a layout directory.
+
+    A new directory appears at `target` whole or not at all. A layout that is already there keeps its other
+    images; its index is replaced last, so the image is either there or not.
+
+    Args:
+        layout: where the image is.
+        image: which one, as `read_image` gave it.
+        target: the directory.
+        name: what the image is called in it; an image of that name is replaced.
+
+    Raises:
+        ImageError: the source is broken, `target` is something else, or cannot be written.
+    """
+    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
+        _add_image(layout, image, target, name)
+        return
+    with _beside(target.absolute()) as partial:
+        partial.mkdir()
+        (partial / "oci-layout").write_bytes(_VERSION_FILE)
+        (partial / "index.json").write_bytes(_encode_index([]))
+        _add_image(layout, image, partial, name)
+
+
+def write_index(layout: Path, manifest: Descriptor) -> None:
+    """Make `layout`, which holds an image's blobs already, a layout of that one image."""
+    (layout / "oci-layout").write_bytes(_VERSION_FILE)
+    (layout / "index.json").write_bytes(_encode_index([manifest]))
+
+
+def _add_image(layout: Path, image: Image, target: Path, name: str) -> None:
+    others = [entry for entry in _read_index(target).manifests if entry.annotations.get(REF_NAME) != name]
+    for blob in _list_content(image.manifest):
+        path = target / "blobs" / blob.digest.replace(":", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_blob(layout, blob) as content, _beside(path) as partial, partial.open("xb") as out:
+            shutil.copyfileobj(content, out, _CHUNK_BYTES)
+    with _beside(target / "index.json") as partial:
+        partial.write_bytes(_encode_index([*others, _name_manifest(image.manifest, name)]))
+
+
+def _choose_image(index: Index, name: str, platform: Platform | None, where: str) -> Descriptor:
+    named = [entry for entry in index.manifests if not name or entry.annotations.get(REF_NAME) == name]
+    if len(named) == 1:
+        return named[0]
+    names = sorted({entry.annotations.get(REF_NAME, "") for entry in index.manifests} - {""})
+    hint = f"its images: {', '.join(names)}" if names else "its images have no names"
+    if not named:
+        raise ImageError(f"{where} has no image {name!r}" if name else f"{where} has no image", hint=hint)
+    same_name = len({entry.annotations.get(REF_NAME) for entry in named}) == 1
+    if not same_name or not any(entry.platform for entry in named):
+        raise ImageError(f"{where} has {len(named)} images, and which one is not said", hint=hint)
+    return choose_platform(named, platform, where)
+
+
+def _read_index(layout: Path) -> Index:
+    if not (layout / "oci-layout").is_file():
+        raise ImageError(f"{layout} is not an OCI image layout: it has no file oci-layout")
+    with _open_plain(layout / "index.json") as file:
+        return parse_index(file.read(DOCUMENT_LIMIT_BYTES + 1), where=f"{layout}/index.json")
+
+
+@contextmanager
+def _open_plain(path: Path) -> Iterator[BinaryIO]:
+    # A link could lead anywhere, and a FIFO would block for ever.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ImageError(f"{path} is not a plain file")
+        yield file
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A free path in the directory of `target`, renamed to it at the end, removed after an error."""
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        yield partial
+        partial.rename(target)
+    except OSError as error:
+        raise ImageError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def _list_content(manifest: Manifest) -> tuple[Descriptor, ...]:
+    return (manifest.descriptor, *reversed(manifest.blobs))
+
+
+def _name_manifest(manifest: Manifest, name: str) -> Descriptor:
+    return replace(manifest.descriptor, annotations={REF_NAME: name})
+
+
+def _encode_index(manifests: Sequence[Descriptor]) -> bytes:
+    entries = [entry.to_json() for entry in manifests]
+    document: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    return json.dumps(document).encode()
+
+
+def _add_file(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    archive.addfile(info, BytesIO(data))

@@ -1,0 +1,89 @@
+"""skopeo, which copies images between registries, files and stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from warmstart.core import process
+from warmstart.core.errors import ImageError
+
+COPY_S = 3600.0
+
+
+class Place(Protocol):
+    """Where programs are run; `warmstart.node.session.Session` is one."""
+
+    @property
+    def workspace(self) -> Path:
+        """A directory that programs see at the same path as we do."""
+        ...
+
+    def stream(
+        self,
+        command: Sequence[str | Path],
+        *,
+        on_line: Callable[[str], object],
+        timeout_s: float,
+        host_network: bool = False,
+    ) -> None:
+        """Run a program to its end, and tell of each line that it writes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to speak to the registry that an image comes from: credentials, and whether without TLS."""
+
+    auth_file: Path | None = None
+    plain_http: bool = False
+
+
+def copy_image(
+    place: Place,
+    source: str,
+    destination: str,
+    *,
+    access: Access = Access(),
+    zstd: bool = False,
+    on_line: Callable[[str], object] = lambda _: None,
+) -> str:
+    """Copy an image.
+
+    Args:
+        place: where skopeo runs.
+        source: as in containers-transports(5).
+        destination: likewise.
+        access: for a source that is a registry.
+        zstd: compress layers that are not compressed where they come from; gzip is what skopeo would take.
+        on_line: is told of each blob.
+
+    Returns:
+        The digest of the manifest that was written.
+
+    Raises:
+        ImageError: it could not be done; the message is the registry's or the file's.
+    """
+    digest_file = place.workspace / "digest"
+    options = ["--digestfile", str(digest_file)]
+    if access.auth_file is not None:
+        options += ["--src-authfile", str(access.auth_file)]
+    if access.plain_http:
+        options += ["--src-tls-verify=false"]
+    if zstd:
+        options += ["--dest-compress-format", "zstd", "--dest-compress-level", "1"]
+    command = ["skopeo", "copy", *options, source, destination]
+    try:
+        place.stream(command, on_line=on_line, timeout_s=COPY_S, host_network=True)
+    except process.ProgramError as failure:
+        raise ImageError(f"could not get the image {source}: {_last_message(failure.stderr)}") from failure
+    return digest_file.read_text().strip()
+
+
+def _last_message(output: str) -> str:
+    """skopeo ends with a line `time=… level=fatal msg="…"`."""
+    line = output.strip().splitlines()[-1] if output.strip() else "no reason given"
+    _, found, message = line.partition("msg=")
+    return message.strip('"').replace('\\"', '"') if found else line

@@ -1,0 +1,82 @@
+"""Making a verified image visible: in a registry, as an OCI layout, or as an archive; whole or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.core.errors import RecipeError
+from warmstart.core.steps import Steps
+from warmstart.image.layout import Image, write_archive, write_layout
+from warmstart.image.reference import Reference, Transport
+from warmstart.image.registry import push_layout
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where an image is to go.
+
+    Attributes:
+        kind: REGISTRY, OCI (a layout directory) or OCI_ARCHIVE.
+        path: the directory or file; None for a registry.
+    """
+
+    kind: Transport = Transport.REGISTRY
+    path: Path | None = None
+
+
+REGISTRY = Output()
+
+
+def parse_output(text: str) -> Output:
+    """Read `oci:DIRECTORY` or `oci-archive:FILE`.
+
+    Raises:
+        RecipeError: it is neither.
+    """
+    kind, _, path = text.partition(":")
+    if kind not in (Transport.OCI, Transport.OCI_ARCHIVE) or not path:
+        raise RecipeError(f"--output {text}: expected oci:DIRECTORY or oci-archive:FILE")
+    return Output(Transport(kind), Path(path))
+
+
+def publish_image(
+    layout: Path,
+    image: Image,
+    target: Reference,
+    output: Output,
+    steps: Steps,
+    *,
+    mount_from: Reference | None = None,
+    plain_http: bool = False,
+    auth_file: Path | None = None,
+) -> str:
+    """Put an image of a layout where it is to go; in words, where that is.
+
+    Args:
+        layout: where it is now.
+        image: which one.
+        target: its name.
+        output: where to.
+        steps: is told how far it is.
+        mount_from: an image in the same registry that has some of the layers.
+        plain_http: whether the registry is spoken to without TLS.
+        auth_file: the file of credentials; the usual ones when None.
+
+    Raises:
+        RegistryError: the registry refused, or could not be reached.
+        ImageError: the layout or archive could not be written.
+    """
+    if output.path is None:
+        push_layout(
+            layout,
+            target,
+            mount_from=mount_from,
+            plain_http=plain_http,
+            auth_file=auth_file,
+            on_progress=lambda done, total, what: steps.note(f"{what}, {done * 100 // max(total, 1)} %"),
+        )
+        return f"docker://{target}"
+    write = write_layout if output.kind is Transport.OCI else write_archive
+    write(layout, image, output.path, name=str(target))
+    return f"{output.kind}:{output.path}"

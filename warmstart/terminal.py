@@ -1,0 +1,86 @@
+"""What a person at a terminal sees: steps as they happen, errors, tables."""
+
+from __future__ import annotations
+
+import traceback
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from warmstart.core.errors import WarmstartError
+
+
+class TerminalListener:
+    """Shows one line a step, with a spinner while it runs; off a terminal nothing, unless asked for plain lines."""
+
+    def __init__(self, console: Console, *, verbose: bool) -> None:
+        self._console = console
+        self._shown = verbose or console.is_terminal
+        self._status: Status | None = None
+        self._step = ""
+
+    def begin(self, step: str) -> None:
+        """See `warmstart.core.steps.Listener`."""
+        self._step = step
+        if self._console.is_terminal:
+            self._status = self._console.status(step)
+            self._status.start()
+
+    def note(self, text: str) -> None:
+        """See `warmstart.core.steps.Listener`."""
+        if self._status is not None:
+            self._status.update(f"{self._step}  [dim]{escape(text[: self._console.width - 20])}[/dim]")
+
+    def end(self, step: str, elapsed_s: float, ok: bool) -> None:
+        """See `warmstart.core.steps.Listener`."""
+        self._stop_spinner()
+        if self._shown:
+            mark = "[green]✓[/green]" if ok else "[red]✗[/red]"
+            self._console.print(f"{mark} {escape(step):<18} [dim]{elapsed_s:6.1f} s[/dim]", highlight=False)
+
+    def warn(self, text: str) -> None:
+        """See `warmstart.core.steps.Listener`."""
+        self._console.print(f"[yellow]warning:[/yellow] {escape(text)}", highlight=False)
+
+    def _stop_spinner(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
+def show_error(console: Console, error: WarmstartError, *, debug: bool) -> None:
+    """One clear error: what is wrong, the lines that help to understand it, what to do."""
+    if debug:
+        console.print("".join(traceback.format_exception(error)), markup=False, highlight=False, style="dim")
+    console.print(f"[bold red]error:[/bold red] {escape(error.brief)}", highlight=False, soft_wrap=True)
+    for line in error.details:
+        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
+    if error.hint:
+        console.print(f"[bold]hint:[/bold] {escape(error.hint)}", highlight=False, soft_wrap=True)
+
+
+def make_table(rows: list[tuple[str, str]], title: str = "") -> Table:
+    """A table of names and values."""
+    table = Table(title=title or None, show_header=False, box=None, pad_edge=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    return table
+
+
+def format_bytes(size_bytes: int) -> str:
+    """A size for people, in binary units."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for people: milliseconds below one second."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"

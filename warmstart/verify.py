@@ -1,0 +1,108 @@
+"""Seeing an image restore before anybody else has to.
+
+It is restored by a CRI-O that has never seen the base image, in pods with other addresses than the build's, more than
+once. A restore counts when the runtime says that it restored, the readiness probe succeeds, and the process is the one
+that was dumped.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.core.errors import AppError, EngineError, VerifyError, WarmstartError
+from warmstart.core.steps import Steps
+from warmstart.dump.criu_log import find_errors
+from warmstart.dump.identity import read_identity
+from warmstart.engine.cri import CriContainer
+from warmstart.engine.local import LocalEngine, start_engine
+from warmstart.node.session import Session
+from warmstart.probe import wait_first_success
+from warmstart.recipe.model import Container, Probe
+
+SUBNET = "10.89.0.0/24"
+RESTORES = 2
+LIMIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Restore:
+    """One restore that was seen.
+
+    Attributes:
+        address: the pod's IP address.
+        runtime_s: seconds from the request to create the container until the runtime said that it runs.
+        first_success_s: seconds from the same moment until the readiness probe first succeeded.
+    """
+
+    address: str
+    runtime_s: float
+    first_success_s: float
+
+
+def verify_image(
+    session: Session,
+    layout: Path,
+    image_name: str,
+    container: Container,
+    identity: str,
+    steps: Steps,
+) -> tuple[Restore, ...]:
+    """Restore an image on an empty store, RESTORES times.
+
+    Args:
+        session: where to run the CRI-O that restores.
+        layout: where the image is.
+        image_name: the name it has, or is to have.
+        container: what the pod is to ask for; it has at least one probe.
+        identity: of the process that was dumped; see `warmstart.dump.identity`.
+        steps: is told how far it is.
+
+    Raises:
+        VerifyError: it did not restore, or what runs is not the process that was dumped.
+        ImageError: it could not be read.
+    """
+    with start_engine(session, "verify", subnet=SUBNET) as engine:
+        steps.note("bringing the image to an empty store")
+        engine.import_image(layout, image_name, steps.note)
+        return tuple(
+            _restore_once(engine, image_name, container, identity, number, steps) for number in range(RESTORES)
+        )
+
+
+def _restore_once(
+    engine: LocalEngine, image_name: str, container: Container, identity: str, number: int, steps: Steps
+) -> Restore:
+    steps.note(f"restore {number} of {RESTORES}")
+    try:
+        with engine.cri.start(container, image_name, f"verify-{number}") as running:
+            return _see_it_run(engine, running, container, identity)
+    except (AppError, EngineError) as error:
+        raise _verify_error(error) from error
+
+
+def _see_it_run(engine: LocalEngine, running: CriContainer, container: Container, identity: str) -> Restore:
+    probe = first_probe(container)
+    wait_first_success(running, probe, limit_s=LIMIT_S)
+    first_success_s = time.monotonic() - running.started
+    if not running.restored:
+        raise VerifyError("the runtime started the image cold instead of restoring it")
+    if read_identity(engine.cri.proc, running.pid) != identity:
+        raise VerifyError("what runs is not the process that was dumped, but a new one")
+    return Restore(running.address, running.running - running.started, first_success_s)
+
+
+def first_probe(container: Container) -> Probe:
+    """The probe whose first success is the end of a start: readiness, else startup; a recipe has one of them."""
+    probe = container.readiness_probe or container.startup_probe
+    assert probe is not None
+    return probe
+
+
+def _verify_error(error: WarmstartError) -> VerifyError:
+    """A failed restore, with CRIU's own reasons first where the runtime quotes them."""
+    reasons = find_errors(error.brief)
+    brief = f"the image did not restore: {reasons[0] if reasons else error.brief}"
+    hint = "nothing was published; look at it with --keep, and at docs/troubleshooting.md"
+    return VerifyError(brief, details=(*reasons[1:], *error.details), hint=hint)
