@@ -135,11 +135,16 @@ class SpoilingProxy:
 def make_handler(proxy: SpoilingProxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def handle_any(self) -> None:
             line = f"{self.command} {self.path}"
             proxy.seen.append(line)
-            self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = int(self.headers.get("Content-Length", 0))
+            self.body = self.rfile.read(length)
+            if len(self.body) < length:  # the client broke off
+                self.close_connection = True
+                return
             fault = proxy.find_fault(line)
             answer = fault.spoil(self) if fault else self.forward()
             if answer is None:
@@ -155,7 +160,7 @@ def make_handler(proxy: SpoilingProxy) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(answer.body)
 
-        do_GET = do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = handle_any
+        do_GET = do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = handle_any  # noqa: N815
 
         def forward(self) -> Answer:
             connection = http.client.HTTPConnection(proxy.upstream)

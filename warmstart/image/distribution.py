@@ -1,0 +1,391 @@
+"""One conversation with a registry: requests, authentication, retries, errors. The only user of oras.
+
+oras gives the session and the dance of a request that is first answered with a challenge. Three things of it
+are not used, because they do not fit here: its retries (minutes long, whatever the error, without a look at
+Retry-After), its tokens (one per registry, whatever the scope, so that a push after a read is refused), and
+its upload (a blob whole in memory, a manifest under its tag at once).
+
+Protocol: https://github.com/opencontainers/distribution-spec/blob/main/spec.md; authentication:
+https://distribution.github.io/distribution/spec/auth/token/ and /oauth/.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import json
+import logging
+import re
+import ssl
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+from urllib.parse import quote, urljoin, urlsplit
+
+import oras.auth.utils  # type: ignore[import-untyped]
+import oras.provider  # type: ignore[import-untyped]
+import requests
+import requests.adapters
+
+from warmstart import __version__
+from warmstart.core.errors import RegistryError
+from warmstart.image.credentials import Search, search_credentials
+from warmstart.image.reference import DOCKER_HUB, Reference
+
+log = logging.getLogger(__name__)
+
+#: Requests that fail in passing are repeated this many times, after BACKOFF_S, twice that, and so on.
+RETRIES = 4
+BACKOFF_S = 0.5
+#: A registry that asks for a longer pause than this is not waited for.
+LONGEST_PAUSE_S = 60.0
+
+_CONNECT_TIMEOUT_S = 10.0
+# A registry may move a large blob to its place before it answers.
+_ANSWER_TIMEOUT_S = 300.0
+_ANSWER_LIMIT_BYTES = 1 << 20
+_PASSING = (408, 429, 500, 502, 503, 504)
+
+_Result = TypeVar("_Result")
+
+
+class PassingError(RegistryError):
+    """A failure that may be over soon; `pause_s` is how long the registry asks to wait, 0 when it does not say."""
+
+    def __init__(self, brief: str, *, hint: str = "", pause_s: float = 0.0) -> None:
+        super().__init__(brief, hint=hint)
+        self.pause_s = pause_s
+
+
+class Body(Protocol):
+    """What a request sends: it can be gone through more than once, as a challenge makes it be sent again."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the registry answered; `body` is cut at the limit of the request."""
+
+    status: int
+    reason: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Connection:
+    """A conversation with the registry of `reference`, about its repository.
+
+    Args:
+        reference: whose registry and repository.
+        plain_http: speak HTTP; HTTPS with verified certificates otherwise.
+        auth_file: the file of credentials, as for `find_credentials`.
+
+    Raises:
+        RegistryError: the credentials cannot be read.
+    """
+
+    def __init__(self, reference: Reference, *, plain_http: bool, auth_file: Path | None) -> None:
+        self.reference = reference
+        hub = reference.registry == DOCKER_HUB
+        self._scheme = "http" if plain_http else "https"
+        self._host = "registry-1.docker.io" if hub else reference.registry
+        self._search = search_credentials(reference, auth_file)
+        self._oras = oras.provider.Registry(self._host, insecure=plain_http)
+        session: requests.Session = self._oras.session
+        session.headers.update({"User-Agent": f"warmstart/{__version__}", "Accept-Encoding": "identity"})
+        # Without this, requests puts an entry of ~/.netrc in the place of our header.
+        session.auth = lambda request: request
+        adapter = _Adapter()
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
+        self._auth = _Authenticator(session, f"{self._scheme}://{self._host}", self._search)
+        self._oras.auth = self._auth
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._oras.session.close()
+
+    def url(self, path: str) -> str:
+        """The URL of `path` in the repository, such as `blobs/sha256:…`."""
+        return f"{self._scheme}://{self._host}/v2/{self.reference.repository}/{path}"
+
+    def retry(self, operation: Callable[[], _Result]) -> _Result:
+        """Do `operation`, and again after a pause when it raises PassingError.
+
+        Raises:
+            RegistryError: it failed for good, or too often.
+        """
+        for attempt in range(RETRIES):
+            try:
+                return operation()
+            except PassingError as error:
+                pause_s = max(error.pause_s, BACKOFF_S * 2**attempt)
+                if pause_s > LONGEST_PAUSE_S:
+                    raise
+                log.warning("%s; trying again in %.1f s", error.brief, pause_s)
+                time.sleep(pause_s)
+        return operation()
+
+    def call(self, method: str, url: str, purpose: str, expect: Collection[int], **options: Any) -> Answer:
+        """As `request`, with retries."""
+        return self.retry(lambda: self.request(method, url, purpose, expect, **options))
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        purpose: str,
+        expect: Collection[int],
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: Body | bytes | None = None,
+        limit_bytes: int = _ANSWER_LIMIT_BYTES,
+    ) -> Answer:
+        """Make one request, and authenticate when the registry asks for it.
+
+        Args:
+            method: the HTTP method.
+            url: as `url` or `follow` made it.
+            purpose: what it is for, to complete "could not …" in an error.
+            expect: the statuses that are answers; all others are errors.
+            headers: headers to send.
+            body: what to send.
+            limit_bytes: a longer answer is an error.
+
+        Raises:
+            PassingError: it failed in a way that may be over soon.
+            RegistryError: it failed.
+        """
+        send = oras.provider.Registry.do_request.__wrapped__  # the method without its retries
+        try:
+            response = send(
+                self._oras, url, method, data=body, headers=self._auth.add_header(url, headers or {}), stream=True
+            )
+            answer = _read_answer(response, limit_bytes)
+        except _RefusedError as refused:
+            answer = refused.answer
+        except (requests.RequestException, ValueError) as error:  # ValueError: led to what is no URL
+            raise self._explain_failure(purpose, error) from error
+        log.debug("%s %s: %d", method, url, answer.status)
+        if answer.status not in expect:
+            raise self._explain_refusal(purpose, answer)
+        if len(answer.body) > limit_bytes:
+            raise RegistryError(f"could not {purpose}: the answer is longer than {limit_bytes} bytes")
+        return answer
+
+    def follow(self, answer: Answer) -> str:
+        """The URL to which `answer` points.
+
+        Raises:
+            RegistryError: it points nowhere, or from HTTPS to HTTP.
+        """
+        location = answer.headers.get("Location")
+        if not location:
+            raise RegistryError(f"{self._host} accepted an upload and did not say where to send it")
+        try:
+            url = urljoin(answer.url, location)
+        except ValueError as error:
+            raise RegistryError(f"{self._host} wants the upload sent to {location!r:.80}") from error
+        if self._scheme == "https" and not url.startswith("https:"):
+            raise RegistryError(
+                f"{self._host} speaks HTTPS and wants the upload sent to {url.partition('?')[0]}",
+                hint="when it is behind a proxy, the proxy has to pass X-Forwarded-Proto and Host on",
+            )
+        return url
+
+    def _explain_failure(self, purpose: str, error: Exception) -> RegistryError:
+        brief, reason = f"could not {purpose}", str(error)
+        if isinstance(error, requests.exceptions.SSLError):
+            if re.search("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|PACKET_LENGTH_TOO_LONG", reason):
+                return RegistryError(
+                    f"{brief}: {self._host} does not speak HTTPS",
+                    hint="if it is meant to be spoken to with plain HTTP, ask for that",
+                )
+            why = re.search(r"verify failed: ([^(]*[^(\s])", reason)
+            return RegistryError(
+                f"{brief}: the certificate of {self._host} is not trusted: {why[1] if why else reason}",
+                hint="add its authority to this machine's certificates, or name the file in SSL_CERT_FILE",
+            )
+        if isinstance(error, requests.Timeout):
+            return PassingError(f"{brief}: {self._host} did not answer in time")
+        if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
+            return PassingError(f"{brief}: the connection to {self._host} failed: {_find_cause(error)}")
+        return RegistryError(f"{brief}: {reason}")
+
+    def _explain_refusal(self, purpose: str, answer: Answer) -> RegistryError:
+        said = _read_errors(answer.body)
+        brief = f"could not {purpose}: {urlsplit(answer.url).netloc} answered {answer.status} {answer.reason}"
+        brief += f" ({said})" if said else ""
+        if answer.status in _PASSING:
+            hint = "the registry limits requests; try later" if answer.status == 429 else ""
+            return PassingError(brief, hint=hint, pause_s=_read_pause_s(answer.headers.get("Retry-After", "")))
+        if answer.status in (401, 403):
+            used = self._search.credentials
+            who = f"as {used.username or 'the owner of a token'}" if used else "without credentials"
+            return RegistryError(
+                f"{brief}; asked {who}",
+                details=["looked for credentials in:", *self._search.looked_at],
+                hint=f"log in with podman login or docker login {self.reference.registry}, as someone who may do this",
+            )
+        if b"HTTP request to an HTTPS server" in answer.body:
+            return RegistryError(brief, hint="the registry speaks HTTPS: do not ask for plain HTTP")
+        hints = {
+            404: f"check the name {self.reference.name}; some registries want a repository to be made first",
+            413: "a proxy before the registry limits the size of uploads (nginx: client_max_body_size)",
+        }
+        return RegistryError(brief, hint=hints.get(answer.status, ""))
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Every request has a time limit, and trusts this machine's certificates besides those of requests."""
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
+
+    def build_connection_pool_key_attributes(self, *args: Any, **options: Any) -> Any:
+        host, pool = super().build_connection_pool_key_attributes(*args, **options)
+        return host, {**pool, "ssl_context": self._tls} if host["scheme"] == "https" else pool
+
+    def send(self, *args: Any, **options: Any) -> requests.Response:
+        options["timeout"] = options.get("timeout") or (_CONNECT_TIMEOUT_S, _ANSWER_TIMEOUT_S)
+        return super().send(*args, **options)
+
+
+class _RefusedError(Exception):
+    """The registry wants authentication, and there is none to give."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+class _Authenticator:
+    """Answers challenges; the last header that was accepted goes with every later request."""
+
+    def __init__(self, session: requests.Session, registry_url: str, search: Search) -> None:
+        self._session = session
+        self._registry_url = registry_url
+        self._credentials = search.credentials
+        self._header: str | None = None
+
+    def add_header(self, url: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """Headers with authentication, unless the URL is not the registry's (where it sends an upload)."""
+        if self._header and _is_same_host(url, self._registry_url):
+            return {**headers, "Authorization": self._header}
+        return dict(headers)
+
+    def authenticate_request(
+        self, original: requests.Response, headers: dict[str, str], refresh: bool = False
+    ) -> tuple[dict[str, str], bool]:
+        """What oras calls after a 401 or a 403: the headers for the next try, and that there is to be one."""
+        answer = _read_answer(original, _ANSWER_LIMIT_BYTES)
+        # A 403 is not a question: the registry knows who asks, and says no.
+        if answer.status != 401 or refresh or not _is_same_host(answer.url, self._registry_url):
+            raise _RefusedError(answer)
+        challenges = answer.headers.get("WWW-Authenticate", "")
+        bearer = re.search(r"\bbearer\s(.*?)(?:,\s*basic\s|$)", challenges, re.IGNORECASE)
+        self._header = f"Bearer {self._get_token(answer, bearer[1])}" if bearer else self._get_basic(answer)
+        return {**headers, "Authorization": self._header}, True
+
+    def _get_basic(self, answer: Answer) -> str:
+        if self._credentials is None or not self._credentials.password:
+            raise _RefusedError(answer)
+        pair = f"{self._credentials.username}:{self._credentials.password}"
+        return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+    def _get_token(self, answer: Answer, challenge: str) -> str:
+        asked = oras.auth.utils.parse_auth_header(challenge)
+        realm = urlsplit(asked.realm or "")
+        if realm.scheme not in ("https", urlsplit(self._registry_url).scheme):
+            raise RegistryError(f"{self._registry_url} sends for a token to {asked.realm!r}, which is not HTTPS")
+        # One parameter per scope: a mount is asked about with two.
+        query = [("service", asked.service or ""), *(("scope", scope) for scope in (asked.scope or "").split())]
+        response = self._ask_for_token(asked.realm, [(name, value) for name, value in query if value], answer)
+        reply = _read_answer(response, _ANSWER_LIMIT_BYTES)
+        if reply.status in _PASSING:
+            pause_s = _read_pause_s(reply.headers.get("Retry-After", ""))
+            raise PassingError(f"{realm.netloc} answered {reply.status} to a request for a token", pause_s=pause_s)
+        if reply.status != 200:
+            raise _RefusedError(reply)
+        try:
+            document = json.loads(reply.body)
+            token = document.get("token") or document["access_token"]
+        except (ValueError, KeyError, AttributeError) as error:
+            raise RegistryError(f"{realm.netloc} answered a request for a token with something else") from error
+        return str(token)
+
+    def _ask_for_token(self, realm: str, query: list[tuple[str, str]], answer: Answer) -> requests.Response:
+        if self._credentials and self._credentials.identity_token:
+            form = [
+                ("grant_type", "refresh_token"),
+                ("client_id", "warmstart"),
+                ("refresh_token", self._credentials.identity_token),
+                # The form has one field for all scopes, unlike the query.
+                ("scope", " ".join(value for name, value in query if name == "scope")),
+                *(pair for pair in query if pair[0] != "scope"),
+            ]
+            return self._session.post(realm, data=form, stream=True)
+        headers = {"Authorization": self._get_basic(answer)} if self._credentials else {}
+        return self._session.get(realm, params=query, headers=headers, stream=True)
+
+
+def _is_same_host(url: str, other: str) -> bool:
+    first, second = urlsplit(url), urlsplit(other)
+    ports = {"http": 80, "https": 443}
+    return (first.hostname, first.port or ports.get(first.scheme)) == (
+        second.hostname,
+        second.port or ports.get(second.scheme),
+    )
+
+
+def _read_answer(response: requests.Response, limit_bytes: int) -> Answer:
+    """Read at most one byte more than the limit, and let the connection go."""
+    with response:
+        body = b""
+        for chunk in response.iter_content(1 << 16):
+            body += chunk
+            if len(body) > limit_bytes:
+                break
+    return Answer(response.status_code, response.reason or "", response.url, response.headers, body)
+
+
+def _read_errors(body: bytes) -> str:
+    """The registry's own errors (codes and messages), or the first line of what it says instead."""
+    try:
+        errors = json.loads(body)["errors"]
+        said = [f"{error.get('code', '')}: {error.get('message', '')}".strip(": ") for error in errors]
+        text = "; ".join(said)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        text = next(iter(body[:1000].decode(errors="replace").strip().splitlines()), "")
+    return "".join(char if char.isprintable() else " " for char in text)[:300]
+
+
+def _read_pause_s(retry_after: str) -> float:
+    """Seconds to wait, of a Retry-After header: a number of them or a date."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _find_cause(error: BaseException) -> str:
+    """The innermost reason of a failed connection: requests and urllib3 wrap it several times."""
+    wrapped = [*error.args, getattr(error, "reason", None), error.__cause__]
+    inner = next((part for part in wrapped if isinstance(part, BaseException)), None)
+    return _find_cause(inner) if inner else getattr(error, "strerror", None) or str(error)
+
+
+def add_query(url: str, name: str, value: str) -> str:
+    """The URL with one parameter more; what it has is the registry's and stays as it is."""
+    return f"{url}{'&' if '?' in url else '?'}{name}={quote(value, safe='')}"
