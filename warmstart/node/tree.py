@@ -82,8 +82,16 @@ CONTENTS = Contents(
         tags=("containers_image_openpgp", "exclude_graphdriver_btrfs", "seccomp"),
         helper=("pinns", "pinns/src"),
     ),
-    layout=1,
+    layout=2,
 )
+
+# Preloaded into CRIU; see the source for why.
+SHIM_SOURCE = Path(__file__).with_name("rlimits.c")
+SHIM = "warmstart-rlimits.so"
+CRIU_WRAPPER = f"""\
+#!/bin/sh
+LD_PRELOAD=/usr/local/lib/{SHIM} exec /usr/sbin/criu "$@"
+"""
 
 MIRROR = "http://deb.debian.org/debian"
 # A suite under development is served with a Release file that may be past its date.
@@ -94,6 +102,7 @@ COMPILE_S = 2400.0
 
 COMPILE_SCRIPT = """\
 set -eu
+gcc -shared -fPIC -O2 -Wall -o {out}/{shim} {shim_source}
 export GOPATH=$PWD/go GOCACHE=$PWD/cache GOTOOLCHAIN=local GOFLAGS=-modcacherw
 mkdir -p empty && cd empty
 sources=$(go mod download -json {module}@{version} | sed -n 's/^\\t"Dir": "\\(.*\\)",$/\\1/p')
@@ -114,7 +123,9 @@ tool commit -q "$container" oci:layout
 
 def tree_key(contents: Contents = CONTENTS) -> str:
     """Twelve hexadecimal digits that change with the contents."""
-    return _key(asdict(contents), COMPILE_SCRIPT, PAUSE_SCRIPT, os.uname().machine)
+    return _key(
+        asdict(contents), COMPILE_SCRIPT, SHIM_SOURCE.read_text(), CRIU_WRAPPER, PAUSE_SCRIPT, os.uname().machine
+    )
 
 
 def tree_path(cache: Path) -> Path:
@@ -144,8 +155,7 @@ def ensure_tree(cache: Path, progress: Progress) -> Path:
             with _made_beside(tree) as new:
                 progress(f"tools: Debian {CONTENTS.suite} packages")
                 _bootstrap(new, CONTENTS.packages, progress)
-                for program in programs.iterdir():
-                    shutil.copy2(program, new / "usr/local/bin" / program.name)
+                _install_programs(programs, new)
                 _add_pause_image(new)
     return tree
 
@@ -158,7 +168,8 @@ def remove_trees(cache: Path) -> None:
 
 def _ensure_programs(cache: Path, progress: Progress) -> Path:
     program = CONTENTS.program
-    key = _key(asdict(program), CONTENTS.suite, CONTENTS.build_packages, COMPILE_SCRIPT, os.uname().machine)
+    parts = (asdict(program), CONTENTS.suite, CONTENTS.build_packages, COMPILE_SCRIPT, SHIM_SOURCE.read_text())
+    key = _key(*parts, os.uname().machine)
     directory = cache / "programs" / key
     if not directory.is_dir():
         with open_workspace("tools") as workspace, _made_beside(directory) as new:
@@ -197,10 +208,23 @@ def _compile(program: GoProgram, compiler: Path, into: Path) -> None:
             name=program.name,
             package=program.package,
             out=inner / "out",
+            shim=SHIM,
+            shim_source=inner / SHIM_SOURCE.name,
         )
+        shutil.copy(SHIM_SOURCE, inner)
         session.run(["sh", "-c", script], cwd=str(inner), timeout_s=COMPILE_S, host_network=True)
         for built in (inner / "out").iterdir():
             shutil.copy2(built, into / built.name)
+
+
+def _install_programs(programs: Path, tree: Path) -> None:
+    for program in programs.iterdir():
+        directory = "lib" if program.name == SHIM else "bin"
+        shutil.copy2(program, tree / "usr/local" / directory / program.name)
+    # Before /usr/sbin in every PATH.
+    wrapper = tree / "usr/local/sbin/criu"
+    wrapper.write_text(CRIU_WRAPPER)
+    wrapper.chmod(0o755)
 
 
 def _add_pause_image(tree: Path) -> None:
