@@ -18,7 +18,15 @@ from warmstart.dump.identity import read_identity
 from warmstart.dump.preflight import check_processes, raise_on_errors
 from warmstart.dump.sockets import close_sockets
 from warmstart.engine.cri import CriContainer
-from warmstart.engine.local import LocalEngine, find_binds, start_engine, write_auth_file
+from warmstart.engine.local import (
+    HostRuntime,
+    LocalEngine,
+    connect_engine,
+    find_binds,
+    find_host_runtime,
+    start_engine,
+    write_auth_file,
+)
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, Provenance, write_provenance
 from warmstart.image.buildah import Buildah
 from warmstart.image.compose import compose_image
@@ -37,7 +45,6 @@ from warmstart.verify import Restore, first_probe, verify_image
 from warmstart.warmup import run_steps
 
 SUBNET = "10.88.0.0/24"
-BASE_IMAGE = "localhost/warmstart/base:build"
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Options:
         checkpoint_timeout_s: how long the checkpoint may take.
         force: go on where preflight finds errors.
         keep: leave the workspace when something fails.
+        runtime_endpoint: the socket of the host's CRI-O to build on; the embedded one when None.
     """
 
     cache: Path
@@ -61,6 +69,7 @@ class Options:
     checkpoint_timeout_s: float = 120.0
     force: bool = False
     keep: bool = False
+    runtime_endpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,21 +159,30 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
     with open_workspace("build", keep_evidence=options.keep) as workspace:
         with steps.step("tools"):
             tree = ensure_tree(options.cache, steps.note)
-        with enter(tree, workspace, binds=find_binds(source)) as session:
+            host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
+        binds = [*find_binds(source), *(host.binds if host else ())]
+        with enter(tree, workspace, binds=binds) as session:
             work = Work(recipe, options, steps, session)
             base = fetch_base(work, source)
-            with start_engine(session, "build", subnet=SUBNET) as engine:
+            with open_engine(work, host) as engine:
                 dumped = run_and_checkpoint(work, engine, base)
                 archive = read_dump(work, dumped)
                 pages_bytes = sum_pages_bytes(archive.checkpoint_dir)
                 provenance = describe(work, engine, dumped)
-                layout = make_layout(work, engine, archive, base, provenance)
+                layout = make_layout(work, archive, base, provenance)
             restores = see_it_restore(work, layout, dumped)
             image = read_image(layout)
             destination = publish(work, layout, image, target, base)
     return Built(
         str(target), image.manifest.digest, destination, dumped.cold_s, restores, pages_bytes, image, base, provenance
     )
+
+
+def open_engine(work: Work, host: HostRuntime | None) -> contextlib.AbstractContextManager[LocalEngine]:
+    """What runs the container: the host's CRI-O where one was named, else one of our own."""
+    if host is None:
+        return start_engine(work.session, "build", subnet=SUBNET)
+    return connect_engine(work.session, host)
 
 
 def find_source(recipe: Recipe) -> Source:
@@ -201,8 +219,10 @@ def run_and_checkpoint(work: Work, engine: LocalEngine, base: Base) -> Dumped:
     archive = work.workspace / "checkpoint.tar"
     with contextlib.ExitStack() as container:
         with steps.step("start"):
-            engine.import_image(base.layout, BASE_IMAGE, steps.note)
-            running = container.enter_context(engine.cri.start(recipe.container, BASE_IMAGE, recipe.name))
+            image = f"localhost/warmstart/base:{work.workspace.name}"
+            container.callback(engine.cri.remove_image, image)
+            engine.import_image(base.layout, image, steps.note)
+            running = container.enter_context(engine.cri.start(recipe.container, image, recipe.name))
         with steps.step("ready"):
             cold_s = await_ready(running, recipe.container)
         with steps.step("warm up"):
@@ -261,10 +281,11 @@ def describe(work: Work, engine: LocalEngine, dumped: Dumped) -> Provenance:
     )
 
 
-def make_layout(work: Work, engine: LocalEngine, archive: Archive, base: Base, provenance: Provenance) -> Path:
+def make_layout(work: Work, archive: Archive, base: Base, provenance: Provenance) -> Path:
     """Make the image, as an OCI layout in the workspace."""
     layout, addition = work.workspace / "layout", work.workspace / "addition"
-    buildah = Buildah(work.session.argv(["buildah"]), work.session.environment, engine.root, engine.runroot)
+    store = work.workspace / "buildah"
+    buildah = Buildah(work.session.argv(["buildah"]), work.session.environment, store / "root", store / "run")
     container = work.recipe.container
     annotations = {
         CHECKPOINT_NAME: work.recipe.name,

@@ -80,6 +80,12 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
 @click.option("-o", "--output", metavar="KIND:PATH", help="oci:DIRECTORY or oci-archive:FILE instead of a registry.")
 @click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
 @click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@click.option(
+    "--runtime-endpoint",
+    metavar="SOCKET",
+    envvar="CONTAINER_RUNTIME_ENDPOINT",
+    help="Build on the CRI-O that listens here instead of the embedded one, such as unix:///run/crio/crio.sock.",
+)
 @click.option("--checkpoint-timeout", type=float, default=120.0, show_default=True, help="In seconds.")
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
@@ -93,6 +99,7 @@ def build(
     output: str | None,
     plain_http: tuple[str, ...],
     authfile: Path | None,
+    runtime_endpoint: str | None,
     checkpoint_timeout: float,
     force: bool,
     keep: bool,
@@ -107,6 +114,7 @@ def build(
         checkpoint_timeout_s=checkpoint_timeout,
         force=force,
         keep=keep,
+        runtime_endpoint=runtime_endpoint,
     )
     steps = shell.steps()
     built = build_image(load_recipe(recipe, overrides=overrides, tag=tag), options, steps)
@@ -145,6 +153,6 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _terminate(number: int, frame: object) -> None:
+def _terminate(_number: int, _frame: object) -> None:
     """End as Ctrl-C does, cleaning up on the way."""
     raise SystemExit(TERMINATED)

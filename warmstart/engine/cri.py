@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 from cri_api.v1 import api_pb2 as cri
@@ -20,23 +21,13 @@ from cri_api.v1.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
 
 from warmstart.core.errors import CheckpointError, EngineError
 from warmstart.core.network import connect_in
+from warmstart.dump.criu_log import find_errors
 from warmstart.engine.base import ExecResult, State
 from warmstart.engine.cri_messages import container_config, log_message, pod_config
 from warmstart.recipe.model import Container
 
 CALL_S = 60.0
 CREATE_S = 240.0
-
-
-class Credentials(Protocol):
-    """User name and password, or an identity token, for a registry; empty where there is none."""
-
-    @property
-    def username(self) -> str: ...  # noqa: D102
-    @property
-    def password(self) -> str: ...  # noqa: D102
-    @property
-    def identity_token(self) -> str: ...  # noqa: D102
 
 
 class CriEngine:
@@ -69,18 +60,15 @@ class CriEngine:
         answer = _call("ask the runtime for its version", self.runtime.Version, cri.VersionRequest(), CALL_S)
         return f"{answer.runtime_name} {answer.runtime_version}"
 
-    def pull(self, name: str, credentials: Credentials | None, timeout_s: float) -> str:
-        """Have the runtime pull an image; the reference it then knows it by."""
-        auth = None
-        if credentials is not None:
-            auth = cri.AuthConfig(
-                username=credentials.username,
-                password=credentials.password,
-                identity_token=credentials.identity_token,
-            )
-        request = cri.PullImageRequest(image=cri.ImageSpec(image=name), auth=auth)
-        answer: str = _call(f"pull {name}", self.images.PullImage, request, timeout_s).image_ref
-        return answer
+    def image_directory(self) -> Path:
+        """The directory that the runtime says its images are in."""
+        answer = _call("ask for the image store", self.images.ImageFsInfo, cri.ImageFsInfoRequest(), CALL_S)
+        return Path(answer.image_filesystems[0].fs_id.mountpoint)
+
+    def remove_image(self, name: str) -> None:
+        """Have the runtime forget an image; one that it does not know is no error."""
+        request = cri.RemoveImageRequest(image=cri.ImageSpec(image=name))
+        _call(f"remove the image {name}", self.images.RemoveImage, request, CALL_S)
 
     @contextlib.contextmanager
     def start(self, container: Container, image: str, name: str) -> Iterator[CriContainer]:
@@ -208,8 +196,7 @@ class CriContainer:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 hint = "give it longer with --checkpoint-timeout"
                 raise CheckpointError(f"the checkpoint took longer than {timeout_s:g} s", hint=hint) from error
-            brief = f"the runtime could not checkpoint the container: {error.details()}"
-            raise CheckpointError(brief) from error
+            raise _checkpoint_error(str(error.details())) from error
 
     def _status(self, *, verbose: bool) -> cri.ContainerStatusResponse:
         request = cri.ContainerStatusRequest(container_id=self.container_id, verbose=verbose)
@@ -228,6 +215,16 @@ def _call(what: str, method: Any, request: Any, timeout_s: float) -> Any:
         return method(request, timeout=timeout_s)
     except grpc.RpcError as error:
         raise _engine_error(what, error) from error
+
+
+def _checkpoint_error(message: str) -> CheckpointError:
+    """runc quotes CRIU's log, hundreds of lines, in its message; crun only says where it is."""
+    where = re.search(r"/\S+/dump\.log", message)
+    log = Path(where[0]) if where else None
+    reasons = find_errors(log.read_text(errors="replace") if log and log.is_file() else message)
+    if not reasons:
+        return CheckpointError(f"the runtime could not checkpoint the container: {message}")
+    return CheckpointError(f"CRIU could not dump the container: {reasons[0]}", details=reasons[1:])
 
 
 def _engine_error(what: str, error: grpc.RpcError) -> EngineError:

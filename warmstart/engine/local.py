@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmstart.core.errors import HostError
 from warmstart.engine.cri import CriEngine
 from warmstart.image.credentials import Credentials
 from warmstart.image.reference import Source, Transport
@@ -19,7 +20,8 @@ from warmstart.node.session import Session
 from warmstart.node.tree import PAUSE_LAYOUT
 
 DOCKER_SOCKET = "/var/run/docker.sock"
-LOCAL_STORAGE = ("/var/lib/containers/storage", "/run/containers/storage")
+RUNROOT = Path("/run/containers/storage")
+LOCAL_STORAGE = ("/var/lib/containers/storage", str(RUNROOT))
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,59 @@ class LocalEngine:
 
 
 @contextlib.contextmanager
-def start_engine(
-    session: Session, name: str, *, subnet: str, plain_http: Sequence[str] = (), runtime: str = "runc"
-) -> Iterator[LocalEngine]:
+def start_engine(session: Session, name: str, *, subnet: str, runtime: str = "runc") -> Iterator[LocalEngine]:
     """A CRI-O of our own with an empty store, for the length of a `with` block; arguments as for `run_crio`."""
     with (
-        run_crio(session, name, subnet=subnet, plain_http=plain_http, runtime=runtime) as crio,
+        run_crio(session, name, subnet=subnet, runtime=runtime) as crio,
         CriEngine(crio.endpoint, proc=session.proc, network=session.network, scratch=crio.state / "pods") as cri,
     ):
         engine = LocalEngine(cri, session, crio.state / "storage", crio.state / "runroot")
         engine.import_image(Path(PAUSE_LAYOUT), PAUSE_IMAGE)
         yield engine
+
+
+@dataclass(frozen=True)
+class HostRuntime:
+    """A CRI-O that the host runs, and where its image store is.
+
+    Attributes:
+        endpoint: its socket, as gRPC takes it.
+        root: the store's directory.
+        version: its name and version.
+    """
+
+    endpoint: str
+    root: Path
+    version: str
+
+    @property
+    def binds(self) -> list[Bind]:
+        """What of the host a session must see to bring images into the store."""
+        return [Bind(str(place), writable=True) for place in (self.root, RUNROOT)]
+
+
+def find_host_runtime(endpoint: str) -> HostRuntime:
+    """Ask a CRI-O of the host what it is.
+
+    Raises:
+        EngineError: nothing answers there.
+        HostError: what answers is not CRI-O.
+    """
+    with CriEngine(endpoint, proc=Path("/proc"), network=None, scratch=Path("/nonexistent")) as cri:
+        version = cri.version()
+        if not version.startswith("cri-o "):
+            hint = "leave out --runtime-endpoint to build on the embedded CRI-O; the image runs on any CRI-O"
+            raise HostError(f"{endpoint}: {version} cannot be built on, only CRI-O can", hint=hint)
+        # CRI-O answers with ROOT/overlay-images (server/image_fs_info.go).
+        return HostRuntime(endpoint, cri.image_directory().parent, version)
+
+
+@contextlib.contextmanager
+def connect_engine(session: Session, host: HostRuntime) -> Iterator[LocalEngine]:
+    """The host's own CRI-O, for the length of a `with` block; `session` must see `host.binds`."""
+    scratch = session.workspace / "pods"
+    with CriEngine(host.endpoint, proc=Path("/proc"), network=None, scratch=scratch) as cri:
+        yield LocalEngine(cri, session, host.root, RUNROOT)
 
 
 def find_binds(source: Source) -> list[Bind]:
