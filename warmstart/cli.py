@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,16 +16,27 @@ from rich.console import Console
 
 from warmstart import __version__
 from warmstart.build import Options, build_image
+from warmstart.core import process
 from warmstart.core.errors import WarmstartError
 from warmstart.core.steps import Steps
+from warmstart.core.workspace import open_workspace
+from warmstart.engine.local import examine_runtime
+from warmstart.image.fetch import fetch_config
+from warmstart.image.reference import parse_source
+from warmstart.node.doctor import examine_host, require
+from warmstart.node.keeper import Bind
+from warmstart.node.session import enter
+from warmstart.node.tree import ensure_tree, remove_trees
 from warmstart.publish import REGISTRY, parse_output
+from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
 from warmstart.report import list_rows, make_document
-from warmstart.terminal import TerminalListener, make_table, show_error
+from warmstart.terminal import TerminalListener, make_checks_table, make_table, show_error
 
 INTERRUPTED = 130
 TERMINATED = 143
+PIPE_WIDTH = 200
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,11 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
     if debug:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(message)s")
         logging.getLogger("sh").setLevel(logging.WARNING)
-    context.obj = Shell(Console(), err, verbose or debug, debug, cache_dir.absolute())
+    out = Console()
+    if not out.is_terminal:
+        # A digest that is cut into lines is of no use to what reads the pipe.
+        out = Console(width=PIPE_WIDTH)
+    context.obj = Shell(out, err, verbose or debug, debug, cache_dir.absolute())
 
 
 @cli.command()
@@ -122,6 +137,102 @@ def build(
         shell.out.print_json(json.dumps(make_document(built, steps)))
     else:
         shell.out.print(make_table(list_rows(built)))
+
+
+@cli.command()
+@click.option(
+    "--runtime-endpoint", metavar="SOCKET", envvar="CONTAINER_RUNTIME_ENDPOINT", help="A CRI-O to ask as well."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@pass_shell
+def doctor(shell: Shell, runtime_endpoint: str | None, as_json: bool) -> None:
+    """Say what this machine has for a build, what is missing, and what to do about it.
+
+    A small process is dumped and restored to find out. The exit code is 0 when a build would work.
+    """
+    checks = examine_host(shell.cache)
+    if runtime_endpoint is not None:
+        checks.append(examine_runtime(runtime_endpoint))
+    if as_json:
+        shell.out.print_json(json.dumps([asdict(check) for check in checks]))
+    else:
+        shell.out.print(make_checks_table(checks))
+    require(checks)
+
+
+@cli.command()
+@click.argument("image", required=False)
+@click.option("-f", "--from", "manifest", type=click.Path(path_type=Path), help="A Deployment or another manifest.")
+@click.option("-c", "--container", help="Which container of the manifest.")
+@click.option("--plain-http", is_flag=True, help="Speak to the image's registry without TLS.")
+@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for the registry.")
+@pass_shell
+def init(
+    shell: Shell,
+    image: str | None,
+    manifest: Path | None,
+    container: str | None,
+    plain_http: bool,
+    authfile: Path | None,
+) -> None:
+    """Write a commented recipe to standard output, from IMAGE or from a manifest (--from)."""
+    if (image is None) == (manifest is None):
+        raise click.UsageError("give an IMAGE, or a manifest with --from")
+    if manifest is not None:
+        text = init_from_manifest(manifest, container=container)
+    else:
+        assert image is not None
+        config = fetch_config(parse_source(image), plain_http=plain_http, auth_file=authfile)
+        text = init_from_image(
+            image,
+            ImageConfig(
+                entrypoint=config.entrypoint,
+                cmd=config.cmd,
+                exposed_ports=config.exposed_ports,
+                env=tuple(f"{name}={value}" for name, value in config.env),
+                user=config.user,
+            ),
+        )
+    shell.out.out(text, end="")
+
+
+@cli.group()
+def node() -> None:
+    """The embedded node: the tree of tools it is made of."""
+
+
+@node.command()
+@pass_shell
+def setup(shell: Shell) -> None:
+    """Make the tree of tools now, instead of at the first build."""
+    steps = shell.steps()
+    with steps.step("tools"):
+        tree = ensure_tree(shell.cache, steps.note)
+    shell.out.out(str(tree))
+
+
+@node.command()
+@pass_shell
+def remove(shell: Shell) -> None:
+    """Remove the tree of tools, and all older ones."""
+    remove_trees(shell.cache)
+
+
+@node.command(context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@pass_shell
+def run(shell: Shell, command: tuple[str, ...]) -> None:
+    """Run COMMAND in the tree of tools, in the current directory; it has buildah, skopeo, criu, mmdebstrap.
+
+    Of this machine it sees the current directory and the network.
+    """
+    steps = shell.steps()
+    with steps.step("tools"):
+        tree = ensure_tree(shell.cache, steps.note)
+    here = str(Path.cwd())
+    with open_workspace("run") as workspace, enter(tree, workspace, binds=[Bind(here, writable=True)]) as session:
+        status = process.attach(session.argv(command, host_network=True, cwd=here), env=session.environment)
+    sys.exit(status)
 
 
 @cli.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +11,7 @@ from rich.status import Status
 from rich.table import Table
 
 from warmstart.core.errors import WarmstartError
+from warmstart.node.doctor import Check
 
 
 class TerminalListener:
@@ -68,6 +70,17 @@ def make_table(rows: list[tuple[str, str]], title: str = "") -> Table:
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, escape(value))
+    return table
+
+
+def make_checks_table(checks: Sequence[Check]) -> Table:
+    """What was looked at, what was found, and what to do."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "check", "found", "what to do"):
+        table.add_column(heading, overflow="fold")
+    marks = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "·"}
+    for check in checks:
+        table.add_row(marks[check.ok], escape(check.name), escape(check.found), escape(check.cure))
     return table
 
 

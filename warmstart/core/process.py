@@ -22,6 +22,9 @@ from warmstart.core.errors import HostError, WarmstartError
 
 log = logging.getLogger(__name__)
 
+#: A program that has been started.
+Running = subprocess.Popen[bytes]
+
 
 class ProgramError(WarmstartError):
     """A program ended with a non-zero exit status, or ran out of time.
@@ -84,7 +87,7 @@ def run(
             start_new_session=True,
         )
     except FileNotFoundError as missing:
-        raise HostError(f"{words[0]}: there is no such program on this machine") from missing
+        raise _no_such_program(words[0]) from missing
     except subprocess.TimeoutExpired as late:
         stderr = (late.stderr or b"").decode(errors="replace")
         brief = f"{words[0]} was stopped after {timeout_s:g} s: {shlex.join(words)}"
@@ -138,10 +141,24 @@ def stream(
         raise ProgramError(f"{words[0]} {end}: {shlex.join(words)}", returncode=code, stderr="\n".join(lines))
 
 
+def attach(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
+    """Run a program for the user, with our own terminal or pipes, as long as it takes; its exit status.
+
+    Raises:
+        HostError: there is no such program.
+    """
+    words = [str(word) for word in argv]
+    log.debug("+ %s", shlex.join(words))
+    try:
+        return subprocess.run(words, env=None if env is None else dict(env), check=False).returncode
+    except FileNotFoundError as missing:
+        raise _no_such_program(words[0]) from missing
+
+
 @contextlib.contextmanager
 def background(
     argv: Sequence[str | Path], *, log_file: Path, env: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Running]:
     """Run a program for the length of a `with` block; it is terminated, then killed, at the end.
 
     Both its outputs are appended to `log_file`.
@@ -164,7 +181,7 @@ def background(
             running.wait()
 
 
-def _start(words: list[str], *, env: Mapping[str, str] | None, stdout: int | IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(words: list[str], *, env: Mapping[str, str] | None, stdout: int | IO[bytes]) -> Running:
     try:
         return subprocess.Popen(
             words,
@@ -175,4 +192,8 @@ def _start(words: list[str], *, env: Mapping[str, str] | None, stdout: int | IO[
             start_new_session=True,
         )
     except FileNotFoundError as missing:
-        raise HostError(f"{words[0]}: there is no such program on this machine") from missing
+        raise _no_such_program(words[0]) from missing
+
+
+def _no_such_program(name: str) -> HostError:
+    return HostError(f"{name}: there is no such program on this machine")

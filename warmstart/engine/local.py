@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmstart.core.errors import HostError
+from warmstart.core.errors import HostError, WarmstartError
 from warmstart.engine.cri import CriEngine
 from warmstart.image.credentials import Credentials
 from warmstart.image.reference import Source, Transport
 from warmstart.image.skopeo import copy_image
 from warmstart.node.crio import PAUSE_IMAGE, run_crio
+from warmstart.node.doctor import Check
 from warmstart.node.keeper import Bind
 from warmstart.node.session import Session
 from warmstart.node.tree import PAUSE_LAYOUT
@@ -96,6 +97,15 @@ def find_host_runtime(endpoint: str) -> HostRuntime:
             raise HostError(f"{endpoint}: {version} cannot be built on, only CRI-O can", hint=hint)
         # CRI-O answers with ROOT/overlay-images (server/image_fs_info.go).
         return HostRuntime(endpoint, cri.image_directory().parent, version)
+
+
+def examine_runtime(endpoint: str) -> Check:
+    """Whether a build could use the CRI-O that listens at an endpoint."""
+    try:
+        return Check("container runtime", True, find_host_runtime(endpoint).version)
+    except WarmstartError as error:
+        cure = error.hint or "start it, or leave out --runtime-endpoint to build on the embedded CRI-O"
+        return Check("container runtime", False, error.brief, cure)
 
 
 @contextlib.contextmanager

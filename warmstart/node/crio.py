@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import grpc
 
 from warmstart.core.errors import EngineError
+from warmstart.core.process import Running
 from warmstart.node.session import Session
 
 START_S = 30.0
@@ -163,7 +163,7 @@ def _network(name: str, state: Path, subnet: str) -> dict[str, object]:
     return {"cniVersion": "1.0.0", "name": f"warmstart-{name}", "plugins": [bridge]}
 
 
-def _wait_until_serving(crio: Crio, running: subprocess.Popen[bytes]) -> None:
+def _wait_until_serving(crio: Crio, running: Running) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and running.poll() is None:
         if (crio.state / "crio.sock").exists():

@@ -92,7 +92,7 @@ class Session:
     @contextlib.contextmanager
     def background(
         self, command: Sequence[str | Path], *, log_file: Path, host_network: bool = False
-    ) -> Iterator[subprocess.Popen[bytes]]:
+    ) -> Iterator[process.Running]:
         """Run a program inside for the length of a `with` block; what it writes goes to `log_file`."""
         argv = self.argv(command, host_network=host_network)
         with process.background(argv, log_file=log_file, env=self.environment) as running:

@@ -66,6 +66,7 @@ CONTENTS = Contents(
         "iproute2",
         "iptables",
         "mmdebstrap",
+        "mount",
         "netavark",
         "nftables",
         "passt",

@@ -1,0 +1,51 @@
+# Everything starts here: `make demo` shows what warmstart does, `make test` checks all of it.
+# Both set up what they need, and say what that is before they start.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WARMSTART := $(BIN)/warmstart
+IMAGES := build/images
+
+.PHONY: help demo test lint unit integration slow bench images tools clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(VENV)/ready tools ## Build the Spring Boot example into an image that CRI-O restores; print what it gained
+	$(WARMSTART) -v node run recipes/build-image.sh examples/java-app
+	$(WARMSTART) -v build examples/java-app/recipe.yaml --output oci-archive:build/java-app-warm.tar
+
+test: lint unit integration ## Lint, types, import rules, unit and integration tests
+
+lint: $(VENV)/ready ## Style, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/ready tools ## Tests of each room
+	$(BIN)/pytest tests/unit
+
+integration: $(VENV)/ready tools images ## Tests of the whole, on the embedded node
+	$(BIN)/pytest tests/integration -m "not slow"
+
+slow: $(VENV)/ready tools images ## Soak tests
+	$(BIN)/pytest tests -m slow
+
+images: $(VENV)/ready tools ## The base images of the example and the recipes
+	$(WARMSTART) -v node run recipes/build-image.sh examples/java-app recipes/java recipes/python recipes/node recipes/go
+
+tools: $(VENV)/ready ## The tree of tools, made once and kept in ~/.cache/warmstart
+	@scripts/host-tools.sh
+	$(WARMSTART) -v node setup
+
+$(VENV)/ready: pyproject.toml
+	@scripts/host-tools.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+clean: ## Remove what was built here; the tree of tools stays (warmstart node remove)
+	rm -rf build $(VENV)

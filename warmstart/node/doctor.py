@@ -1,0 +1,148 @@
+"""What this machine has for building, found out by trying.
+
+`criu check` says little about a kernel, so a small process is dumped and restored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.core.errors import HostError, WarmstartError
+from warmstart.core.workspace import open_workspace, workspace_parent
+from warmstart.node.session import Session, enter
+from warmstart.node.tree import tree_path
+
+NEEDED_BYTES = 4 << 30
+TRY_S = 60.0
+
+# Dumps a process that sleeps, restores it, and sees that it runs again under its old number.
+TRY_SCRIPT = """\
+set -eu
+mkdir images
+setsid sleep 1000 < /dev/null > /dev/null 2>&1 &
+pid=$!
+sleep 0.1
+criu dump --tree "$pid" --images-dir images --log-file dump.log || { grep Error images/dump.log >&2; exit 1; }
+wait "$pid" || true
+criu restore --images-dir images --log-file restore.log --restore-detached || {
+    grep Error images/restore.log >&2
+    exit 1
+}
+[ "$(cat /proc/$pid/comm)" = sleep ]
+kill -KILL "$pid"
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        ok: whether it is as a build needs it; None where it does not matter, or could not be tried.
+        found: what was seen.
+        cure: what to do where it is not ok.
+    """
+
+    name: str
+    ok: bool | None
+    found: str
+    cure: str = ""
+
+
+def examine_host(cache: Path) -> list[Check]:
+    """Look at all that the embedded node needs; stops where going on makes no sense."""
+    checks = [_check_root(), _check_program("nsenter", "util-linux"), _check_space(), _check_kernel()]
+    tree = tree_path(cache)
+    if not tree.is_dir():
+        checks.append(_check_program("mmdebstrap", "mmdebstrap"))
+        checks.append(Check("tools", False, "not made yet", "warmstart node setup (once, some minutes)"))
+        return checks
+    checks.append(Check("tools", True, str(tree)))
+    if all(check.ok is not False for check in checks):
+        checks += _try_node(tree)
+    return checks
+
+
+def _check_root() -> Check:
+    if os.geteuid() == 0:
+        return Check("root", True, "yes")
+    return Check("root", False, f"no, user {os.geteuid()}", "run it with sudo")
+
+
+def _check_program(name: str, package: str) -> Check:
+    path = shutil.which(name)
+    return Check(name, path is not None, path or "not found", "" if path else f"apt-get install {package}")
+
+
+def _check_space() -> Check:
+    parent = workspace_parent()
+    free_bytes = shutil.disk_usage(parent).free
+    cure = "" if free_bytes >= NEEDED_BYTES else "make room, or point WARMSTART_TMPDIR at a larger disk"
+    return Check("room to work", free_bytes >= NEEDED_BYTES, f"{free_bytes >> 30} GiB free in {parent}", cure)
+
+
+def _check_kernel() -> Check:
+    return Check("kernel", None, f"{platform.release()} {platform.machine()}")
+
+
+def _try_node(tree: Path) -> list[Check]:
+    checks: list[Check] = []
+    with _as_check(checks, "namespaces"), open_workspace("doctor") as workspace, enter(tree, workspace) as session:
+        checks.append(Check("namespaces", True, "made and entered"))
+        checks += [
+            _try(
+                "overlay mounts", lambda: _try_overlay(session), "point WARMSTART_TMPDIR at ext4 or xfs, not overlayfs"
+            ),
+            _try("dump and restore", lambda: _try_criu(session), "use another kernel; CRIU's reason is beside"),
+        ]
+    return checks
+
+
+@contextlib.contextmanager
+def _as_check(checks: list[Check], name: str) -> Iterator[None]:
+    try:
+        yield
+    except WarmstartError as error:
+        checks.append(Check(name, False, "; ".join([error.brief, *error.details[-1:]]), error.hint))
+
+
+def _try(name: str, attempt: Callable[[], str], cure: str) -> Check:
+    try:
+        return Check(name, True, attempt())
+    except WarmstartError as error:
+        return Check(name, False, "; ".join(error.details[-2:]) or error.brief, cure)
+
+
+def _try_overlay(session: Session) -> str:
+    place = session.workspace / "overlay"
+    for name in ("lower", "upper", "work", "merged"):
+        (place / name).mkdir(parents=True)
+    options = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
+    session.run(["mount", "-t", "overlay", "overlay", "-o", options, place / "merged"], timeout_s=TRY_S)
+    return f"work in {session.workspace.parent}"
+
+
+def _try_criu(session: Session) -> str:
+    place = session.workspace / "criu"
+    place.mkdir()
+    session.run(["sh", "-c", TRY_SCRIPT], cwd=str(place), timeout_s=TRY_S)
+    version = session.run(["criu", "--version"], timeout_s=TRY_S).stdout.split()[-1]
+    return f"a process was dumped and restored by CRIU {version}"
+
+
+def require(checks: list[Check]) -> None:
+    """Raise where a check is not ok.
+
+    Raises:
+        HostError: naming what is not.
+    """
+    failed = [check.name for check in checks if check.ok is False]
+    if failed:
+        raise HostError(f"a build would not work here: {', '.join(failed)}")
