@@ -1,0 +1,174 @@
+"""Builds checkpoint archives as CRI-O writes them (`exportCheckpoint`, internal/lib/checkpoint.go), or nearly so."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ID = "3f" * 32
+ROOTFS_REF = "a1" * 32
+LOG = "io.kubernetes.cri-o.LogPath"
+PAGES = bytes(range(256)) * 48
+
+CONFIG = {
+    "id": ID,
+    "name": "k8s_app_pod_default_0f1e_0",
+    "rootfsImage": "localhost/java-app:1.0",
+    "rootfsImageRef": ROOTFS_REF,
+    "rootfsImageName": "localhost/java-app:1.0",
+    "runtime": "runc",
+    "createdTime": "2026-03-01T10:00:00.123456789Z",
+    "checkpointedTime": "2026-03-01T12:00:05.5+02:00",
+    "restoredTime": "0001-01-01T00:00:00Z",
+    "restored": False,
+}
+
+SPEC = {
+    "ociVersion": "1.2.1",
+    "process": {
+        "user": {"uid": 1000, "gid": 1000, "additionalGids": [1000, 2000]},
+        "args": ["java", "-jar", "/app.jar"],
+        "env": ["PATH=/usr/bin:/bin", "GREETING=two\nlines"],
+        "cwd": "/app/",
+        "capabilities": {"bounding": ["CAP_CHOWN"], "permitted": ["CAP_CHOWN"]},
+    },
+    "root": {"path": "/var/lib/containers/storage/overlay/x/merged"},
+    "mounts": [
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid"]},
+        {"destination": "/etc/hosts", "type": "bind", "source": "/var/lib/kubelet/pods/0f1e/etc-hosts"},
+    ],
+    "annotations": {
+        "io.kubernetes.cri-o.Annotations": "{}",
+        "io.kubernetes.cri-o.ContainerID": ID,
+        "io.kubernetes.cri-o.Metadata": '{"name":"app"}',
+        "io.kubernetes.cri-o.LogPath": "/var/log/pods/default_pod_0f1e/app/0.log",
+    },
+    "linux": {"maskedPaths": ["/proc/kcore"]},
+}
+
+BIND_MOUNTS = [
+    {
+        "source": "/var/lib/kubelet/pods/0f1e/etc-hosts",
+        "destination": "/etc/hosts",
+        "file_type": "file",
+        "permissions": 0o644,
+    }
+]
+
+Entry = tuple[tarfile.TarInfo, bytes]
+
+
+def entry(name: str, content: bytes = b"", **fields: Any) -> Entry:
+    """A member; a name with a trailing slash is a directory, `fields` are attributes of TarInfo."""
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
+    info.mode = 0o700 if name.endswith("/") else 0o600
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info, content
+
+
+def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> Entry:
+    return entry(name, type=kind, linkname=to)
+
+
+def tar_of(*entries: Entry, end: bytes = bytes(1024)) -> bytes:
+    """A tar as Go's archive/tar makes it: ustar headers, and pax ones where those do not suffice."""
+    out = io.BytesIO()
+    for info, content in entries:
+        out.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        out.write(content + bytes(-len(content) % 512))
+    return out.getvalue() + end
+
+
+def text(value: object) -> bytes:
+    return json.dumps(value, indent=2).encode()
+
+
+ROOTFS_DIFF = tar_of(
+    entry("tmp/"),
+    entry("tmp/é" + "n" * 120, b"new"),
+    link("tmp/hard", "tmp/é" + "n" * 120, tarfile.LNKTYPE),
+    link("tmp/soft", "/etc/hosts"),
+    entry("tmp/pipe", type=tarfile.FIFOTYPE),
+    entry("usr/bin/tool", b"#!", mode=0o4755),
+)
+
+
+def crio(**replaced: Entry | bytes | None) -> list[Entry]:
+    """The members that CRI-O writes, in its order; each may be replaced, by name, or left out with None."""
+    content: dict[str, bytes] = {
+        "stats-dump": b"\x13\x40stats",
+        "dump.log": b"(00.000000) Version: 4.2\n",
+        "checkpoint/": b"",
+        "checkpoint/core-1.img": b"core",
+        "checkpoint/descriptors.json": b"[]",
+        "checkpoint/inventory.img": b"inventory",
+        "checkpoint/pages-1.img": PAGES,
+        "config.dump": text(CONFIG),
+        "spec.dump": text(SPEC),
+        "bind.mounts": text(BIND_MOUNTS),
+        "rootfs-diff.tar": ROOTFS_DIFF,
+        "deleted.files": text(["/var/cache/app", "/etc/motd"]),
+        LOG: b"2026-03-01T10:00:01Z stdout F started\n",
+    }
+    assert replaced.keys() <= content.keys()
+    members = []
+    for name, usual in content.items():
+        other = replaced.get(name, usual)
+        if other is not None:
+            members.append(entry(name, other) if isinstance(other, bytes) else other)
+    return members
+
+
+def replaced(name: str, content: bytes | Entry) -> bytes:
+    """The good archive with another content of one member, or another member."""
+    return tar_of(*crio(**{name: content}))
+
+
+def with_diff(*entries: Entry, deleted: object = ()) -> bytes:
+    """The good archive with other changes of the root file system."""
+    return tar_of(*crio(**{"rootfs-diff.tar": tar_of(*entries), "deleted.files": text(list(deleted))}))
+
+
+GOOD = tar_of(*crio())
+
+
+@contextmanager
+def untouched_around(root: Path) -> Iterator[Path]:
+    """A directory for an archive and what is unpacked; what lies around it must not change, nor stay open."""
+    (root / "outside").mkdir()
+    (root / "outside/secret").write_text("untouched")
+    (root / "place").mkdir()
+    before = tree(root)
+    descriptors = open_files()
+    yield root / "place"
+    assert {path: what for path, what in tree(root).items() if not path.startswith("place/")} == before
+    assert open_files() == descriptors
+
+
+def open_files() -> list[str]:
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
+def tree(root: Path) -> dict[str, tuple[int, bytes]]:
+    """All that lies below a directory: mode and, of files up to a megabyte, content by path."""
+    found = {}
+    for path in root.rglob("*"):
+        status = path.lstat()
+        small = stat.S_ISREG(status.st_mode) and status.st_size <= 1 << 20
+        found[str(path.relative_to(root))] = (status.st_mode, path.read_bytes() if small else b"")
+    return found
+
+
+def write(place: Path, data: bytes) -> Path:
+    path = place / "a.tar"
+    path.write_bytes(data)
+    return path
