@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,20 +22,19 @@ from warmstart.engine.local import (
     HostRuntime,
     LocalEngine,
     connect_engine,
+    find_access,
     find_binds,
     find_host_runtime,
     start_engine,
-    write_auth_file,
 )
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, Provenance, write_provenance
 from warmstart.image.buildah import Buildah
 from warmstart.image.compose import compose_image
-from warmstart.image.credentials import find_credentials
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import Image, read_image
 from warmstart.image.manifest import find_host_platform
 from warmstart.image.reference import Reference, Source, Transport, parse_reference, parse_source
-from warmstart.image.skopeo import Access, copy_image
+from warmstart.image.skopeo import copy_image
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.probe import wait_first_success, wait_ready
@@ -143,10 +142,6 @@ class Work:
         """The directory for what the build makes on its way."""
         return self.session.workspace
 
-    def speaks_plain_http(self, reference: Reference | None) -> bool:
-        """Whether the user asked for plain HTTP with the reference's registry."""
-        return reference is not None and reference.registry in self.options.plain_http
-
 
 def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
     """Build the image of a recipe.
@@ -200,12 +195,7 @@ def find_source(recipe: Recipe) -> Source:
 def fetch_base(work: Work, source: Source) -> Base:
     """Bring the base image into the workspace, its blobs as they are where it comes from."""
     layout = work.workspace / "base"
-    access = Access(plain_http=work.speaks_plain_http(source.reference))
-    if source.kind is Transport.REGISTRY and source.reference is not None:
-        credentials = find_credentials(source.reference, work.options.auth_file)
-        if credentials is not None:
-            access = replace(access, auth_file=work.workspace / "auth.json")
-            write_auth_file(work.workspace / "auth.json", source.reference.registry, credentials)
+    access = find_access(work.session, source, work.options.plain_http, work.options.auth_file)
     with work.steps.step("pull"):
         digest = copy_image(
             work.session, str(source), f"oci:{layout}", access=access, zstd=True, on_line=work.steps.note
@@ -322,6 +312,6 @@ def publish(work: Work, layout: Path, image: Image, target: Reference, base: Bas
             work.options.output,
             work.steps,
             mount_from=base.source.reference if base.source.kind is Transport.REGISTRY else None,
-            plain_http=work.speaks_plain_http(target),
+            plain_http=target.registry in work.options.plain_http,
             auth_file=work.options.auth_file,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from click.shell_completion import get_completion_class
 from rich.console import Console
 
 from warmstart import __version__
@@ -32,7 +33,8 @@ from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manife
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
 from warmstart.report import list_rows, make_document
-from warmstart.terminal import TerminalListener, make_checks_table, make_table, show_error
+from warmstart.terminal import TerminalListener, format_seconds, make_checks_table, make_table, show_error
+from warmstart.verify import verify_source
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -136,7 +138,35 @@ def build(
     if as_json:
         shell.out.print_json(json.dumps(make_document(built, steps)))
     else:
-        shell.out.print(make_table(list_rows(built)))
+        shell.out.print(make_table(list_rows(built, steps)))
+
+
+@cli.command()
+@click.argument("image")
+@click.option("--plain-http", is_flag=True, help="Speak to the image's registry without TLS.")
+@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for the registry.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@pass_shell
+def verify(shell: Shell, image: str, plain_http: bool, authfile: Path | None, as_json: bool) -> None:
+    """Restore IMAGE, which warmstart built, on an empty node under another address, twice."""
+    source = parse_source(image)
+    registries = [source.reference.registry] if plain_http and source.reference else []
+    restores = verify_source(source, shell.cache, registries, authfile, shell.steps())
+    if as_json:
+        shell.out.print_json(json.dumps([asdict(restore) for restore in restores]))
+    else:
+        rows = [(r.address, f"restored, ready after {format_seconds(r.first_success_s)}") for r in restores]
+        shell.out.print(make_table(rows))
+
+
+@cli.command()
+@click.argument("shell_name", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
+@pass_shell
+def completion(shell: Shell, shell_name: str) -> None:
+    """Print the completion script for SHELL: eval "$(warmstart completion bash)"."""
+    completer = get_completion_class(shell_name)
+    assert completer is not None
+    shell.out.out(completer(cli, {}, "warmstart", "_WARMSTART_COMPLETE").source())
 
 
 @cli.command()

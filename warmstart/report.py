@@ -11,8 +11,11 @@ from warmstart.build import Built
 from warmstart.core.steps import Steps
 from warmstart.terminal import format_bytes, format_seconds
 
+# Steps whose length is the application's or the network's doing, not warmstart's.
+NOT_OURS = ("tools", "pull", "ready", "warm up", "publish")
 
-def list_rows(built: Built) -> list[tuple[str, str]]:
+
+def list_rows(built: Built, steps: Steps) -> list[tuple[str, str]]:
     """Names and values, the most wanted first."""
     restored_s = median(restore.first_success_s for restore in built.restores)
     layers = built.image.manifest.layers
@@ -26,7 +29,14 @@ def list_rows(built: Built) -> list[tuple[str, str]]:
         ("memory", f"{format_bytes(built.pages_bytes)} in the checkpoint"),
         ("size", f"{format_bytes(sum(layer.size_bytes for layer in layers))} compressed, in {len(layers)} layers"),
         ("added", f"{format_bytes(built.added_bytes)} to the base image"),
+        ("own cost", _own_cost(steps)),
     ]
+
+
+def _own_cost(steps: Steps) -> str:
+    own = {name: seconds for name, seconds in steps.durations_s.items() if name not in NOT_OURS}
+    parts = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in own.items())
+    return f"{format_seconds(sum(own.values()))}: {parts}"
 
 
 def make_document(built: Built, steps: Steps) -> Mapping[str, Any]:

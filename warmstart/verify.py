@@ -8,17 +8,25 @@ that was dumped.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmstart.core.errors import AppError, EngineError, VerifyError, WarmstartError
+from warmstart.core.errors import AppError, EngineError, ImageError, VerifyError, WarmstartError
 from warmstart.core.steps import Steps
+from warmstart.core.workspace import open_workspace
 from warmstart.dump.criu_log import find_errors
 from warmstart.dump.identity import read_identity
 from warmstart.engine.cri import CriContainer
-from warmstart.engine.local import LocalEngine, start_engine
-from warmstart.node.session import Session
+from warmstart.engine.local import LocalEngine, find_access, find_binds, start_engine
+from warmstart.image.annotations import read_provenance
+from warmstart.image.layout import read_image
+from warmstart.image.reference import Source, parse_reference
+from warmstart.image.skopeo import copy_image
+from warmstart.node.session import Session, enter
+from warmstart.node.tree import ensure_tree
 from warmstart.probe import wait_first_success
+from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Container, Probe
 
 SUBNET = "10.89.0.0/24"
@@ -69,6 +77,39 @@ def verify_image(
         return tuple(
             _restore_once(engine, image_name, container, identity, number, steps) for number in range(RESTORES)
         )
+
+
+def verify_source(
+    source: Source, cache: Path, plain_http: Sequence[str], auth_file: Path | None, steps: Steps
+) -> tuple[Restore, ...]:
+    """Restore an image that warmstart made earlier, from wherever it is now, as `verify_image` does.
+
+    Args:
+        source: where it is.
+        cache: the directory of the tree of tools.
+        plain_http: registries (HOST:PORT) to speak to without TLS.
+        auth_file: the file of credentials; the usual ones when None.
+        steps: is told how far it is.
+
+    Raises:
+        ImageError: it is not there, or warmstart did not make it.
+        VerifyError: it does not restore.
+    """
+    with open_workspace("verify") as workspace:
+        with steps.step("tools"):
+            tree = ensure_tree(cache, steps.note)
+        with enter(tree, workspace, binds=find_binds(source)) as session:
+            layout = workspace / "layout"
+            access = find_access(session, source, plain_http, auth_file)
+            with steps.step("pull"):
+                copy_image(session, str(source), f"oci:{layout}", access=access, on_line=steps.note)
+            provenance = read_provenance(read_image(layout).manifest.annotations)
+            if provenance is None:
+                raise ImageError(f"{source} has no record of how it was built; warmstart did not make it")
+            recipe = parse_recipe(provenance.recipe, f"the recipe in {source}")
+            name = str(source.reference or parse_reference(recipe.image_name))
+            with steps.step("verify"):
+                return verify_image(session, layout, name, recipe.container, provenance.identity, steps)
 
 
 def _restore_once(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.errors import HostError, WarmstartError
 from warmstart.engine.cri import CriEngine
-from warmstart.image.credentials import Credentials
+from warmstart.image.credentials import Credentials, find_credentials
 from warmstart.image.reference import Source, Transport
-from warmstart.image.skopeo import copy_image
+from warmstart.image.skopeo import Access, copy_image
 from warmstart.node.crio import PAUSE_IMAGE, run_crio
 from warmstart.node.doctor import Check
 from warmstart.node.keeper import Bind
@@ -128,7 +128,28 @@ def find_binds(source: Source) -> list[Bind]:
     return []
 
 
-def write_auth_file(path: Path, registry: str, credentials: Credentials) -> None:
+def find_access(session: Session, source: Source, plain_http: Sequence[str], auth_file: Path | None) -> Access:
+    """How skopeo, in the session, is to speak to the registry that an image comes from.
+
+    Credentials are found as `find_credentials` does, and given to skopeo in a file of their own: helpers that docker
+    and podman call for them exist only outside of the session.
+
+    Raises:
+        RegistryError: a file of credentials is broken, or a helper failed.
+    """
+    if source.kind is not Transport.REGISTRY or source.reference is None:
+        return Access()
+    registry = source.reference.registry
+    access = Access(plain_http=registry in plain_http)
+    credentials = find_credentials(source.reference, auth_file)
+    if credentials is None:
+        return access
+    path = session.workspace / "auth.json"
+    _write_auth_file(path, registry, credentials)
+    return replace(access, auth_file=path)
+
+
+def _write_auth_file(path: Path, registry: str, credentials: Credentials) -> None:
     """Credentials as skopeo reads them; see containers-auth.json(5)."""
     if credentials.identity_token:
         entry = {"identitytoken": credentials.identity_token}

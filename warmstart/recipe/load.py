@@ -42,6 +42,19 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), tag: str | None = 
     return make_recipe(document.value, source=None if path == STDIN else path)
 
 
+def parse_recipe(text: str, name: str) -> Recipe:
+    """The recipe in a text, such as the one that an image carries; `name` stands for it in messages.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+    """
+    document = read_document(text.encode(), name)
+    problems = find_problems(document)
+    if problems:
+        raise recipe_error(name, problems)
+    return make_recipe(document.value, source=None)
+
+
 def read_input(path: Path) -> bytes:
     """The content of a file, or of standard input when the path is `-`: at most a byte more than is allowed.
 
