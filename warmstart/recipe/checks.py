@@ -5,6 +5,7 @@ Kubernetes' own rules are those of pkg/apis/core/validation/validation.go.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,10 +96,15 @@ def _privileges(context: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _image_name(made: str | None, base: str | None) -> Iterator[Finding]:
-    if made and base and with_tag(made) == with_tag(base):
+    if made and base and with_tag(made) == with_tag(without_transport(base)):
         yield ("image", "name"), "expected a name other than that of container.image, which it would replace"
 
 
 def with_tag(name: str) -> str:
     """The image name with its tag, which is `latest` when it is not given."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def without_transport(name: str) -> str:
+    """The image name without the transport that may come before it; files of images are left as they are."""
+    return re.sub(r"^(docker://|containers-storage:|docker-daemon:)", "", name)

@@ -46,8 +46,9 @@ _INTEGER = re.compile(r"[-+]?(?:0[bB][01]+|0[oO]?[0-7]+|0[xX][0-9a-fA-F]+|0|[1-9
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 _RESOLVED_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null"))
 _TAGS = {None, "!", *_RESOLVED_TAGS, *(f"tag:yaml.org,2002:{name}" for name in ("str", "map", "seq"))}
+_SURROGATES = frozenset(map(chr, range(0xD800, 0xE000)))
 # What no program can be given as an argument, and what no UTF-8 can hold.
-_UNUSABLE = frozenset(map(chr, (0, *range(0xD800, 0xE000))))
+_UNUSABLE = _SURROGATES | {"\0"}
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,10 @@ def _not_yaml(name: str, line: int, column: int, message: str) -> RecipeError:
     return RecipeError(f"{name} is not valid YAML", details=[f"{name}:{line}:{column}: {message}"])
 
 
+def _too_many(name: str, line: int, column: int) -> RecipeError:
+    return _not_yaml(name, line, column, f"there are more than {_MOST_VALUES} values, those of aliases included")
+
+
 @dataclass(frozen=True)
 class _Node:
     """A YAML node. `content` is a scalar's value, a list of nodes, or a tuple of pairs of nodes.
@@ -209,6 +214,7 @@ class _Composer:
         self._events = events
         self._name = name
         self._anchors: dict[str, _Node] = {}
+        self._count = 0
 
     def roots(self) -> Iterator[_Node]:
         """The root node of each document."""
@@ -219,6 +225,9 @@ class _Composer:
 
     def _node(self, event: Event, depth: int) -> _Node:
         line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        self._count += 1
+        if self._count > _MOST_VALUES:
+            raise _too_many(self._name, line, column)
         if depth > _DEEPEST:
             raise _not_yaml(self._name, line, column, f"values are nested more than {_DEEPEST} deep")
         if isinstance(event, AliasEvent):
@@ -228,6 +237,7 @@ class _Composer:
             return self._anchors[event.anchor]
         assert isinstance(event, ScalarEvent | CollectionStartEvent)
         if isinstance(event, ScalarEvent):
+            event.value = _joined(event.value)
             value = _scalar(event)
             node = _Node(line, column, value, None if isinstance(value, str) else event.value, _defect(event))
         else:
@@ -248,6 +258,13 @@ def _scalar(event: ScalarEvent) -> Any:
     if event.tag in (None, *_RESOLVED_TAGS) and (event.tag or event.style is None):
         return plain_value(event.value)
     return event.value
+
+
+def _joined(text: str) -> str:
+    """The text with surrogate pairs, which JSON has as two escapes, made into the character that they stand for."""
+    if _SURROGATES.isdisjoint(text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def _defect(event: ScalarEvent | CollectionStartEvent) -> str:
@@ -277,9 +294,7 @@ class _Reader:
     def _value(self, node: _Node, path: KeyPath) -> Any:
         self._count += 1
         if self._count > _MOST_VALUES:
-            raise _not_yaml(
-                self._name, node.line, node.column, f"its aliases stand for more than {_MOST_VALUES} values"
-            )
+            raise _too_many(self._name, node.line, node.column)
         if node.problem:
             self._report(node, path, node.problem)
         if isinstance(node.content, tuple):

@@ -20,7 +20,7 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
 from warmstart.core.errors import RecipeError
-from warmstart.recipe.checks import find_problems, with_tag
+from warmstart.recipe.checks import find_problems, with_tag, without_transport
 from warmstart.recipe.document import (
     Document,
     KeyPath,
@@ -111,8 +111,9 @@ def init_from_manifest(path: Path, *, container: str | None = None) -> str:
     """
     name = "<stdin>" if path == STDIN else str(path)
     documents = read_documents(read_input(path), name)
-    found = [candidate for document in documents for candidate in _containers(document.value)]
-    chosen = _choose(found, container, name)
+    chosen = _choose([one for document in documents for one in _containers(document.value, document)], container, name)
+    if chosen.document.problems:
+        raise recipe_error(name, chosen.document.problems)
     draft = _Draft(
         chosen.owner,
         chosen.block | {"securityContext": _security_context(chosen)},
@@ -127,6 +128,7 @@ def init_from_manifest(path: Path, *, container: str | None = None) -> str:
 class _Container:
     """A container in a manifest, the object that it belongs to, and the specification of its pod."""
 
+    document: Document
     kind: str
     owner: str
     pod: Block
@@ -153,19 +155,19 @@ class _Draft:
     probe_note: str = ""
 
 
-def _containers(manifest: Any) -> Iterator[_Container]:
+def _containers(manifest: Any, document: Document) -> Iterator[_Container]:
     """The containers of a manifest, or of the items of a List."""
     if not isinstance(manifest, dict):
         return
     if isinstance(manifest.get("items"), list):
         for item in manifest["items"]:
-            yield from _containers(item)
+            yield from _containers(item, document)
     pods = (pod for keys in _POD_SPECS if isinstance((pod := _at(manifest, *keys)).get("containers"), list))
     for pod in pods:
         owner = str(_at(manifest, "metadata").get("name", ""))
         for block in pod["containers"]:
             if isinstance(block, dict):
-                yield _Container(str(manifest.get("kind", "")), owner, pod, block)
+                yield _Container(document, str(manifest.get("kind", "")), owner, pod, block)
 
 
 def _at(value: Any, *keys: str) -> Block:
@@ -221,8 +223,9 @@ def _write(draft: _Draft) -> str:
         "apiVersion": (schema_at(("apiVersion",)) or {})["const"],
         "name": re.sub(r"[^a-z0-9]+", "-", draft.name.lower()).strip("-")[:63].rstrip("-") or "app",
         "container": _tidied(draft.container, ("container",)),
-        "image": {"name": _warm_name(str(draft.container.get("image")))},
+        "image": {},
     }
+    recipe["image"]["name"] = _warm_name(str(draft.container.get("image")), recipe["name"])
     while True:
         _ensure_probe(recipe["container"], draft)
         problems = find_problems(Document(recipe, {(): Place("", 0)}))
@@ -275,11 +278,12 @@ def _is_tcp(port: Any) -> bool:
     return isinstance(number, int) and 0 < number < 65536 and port.get("protocol", "TCP") == "TCP"
 
 
-def _warm_name(image: str) -> str:
-    """A name for the image to make: that of the base image, with a tag that says what it is."""
-    name = image.partition("@")[0]
+def _warm_name(image: str, fallback: str) -> str:
+    """A name for the image to make: that of the base image, if it has one, with a tag that says what it is."""
+    name = without_transport(image).partition("@")[0]
     repository, _, tag = with_tag(name).rpartition(":")
-    return f"{repository}:{tag[:123]}-warm" if name.endswith(f":{tag}") else f"{repository}:warm"
+    warm = f"{repository}:{tag[:123]}-warm" if name.endswith(f":{tag}") else f"{repository}:warm"
+    return warm if re.search((schema_at(("image", "name")) or {})["pattern"], warm) else f"localhost/{fallback}:warm"
 
 
 def _left_out(recipe: Block, problems: list[Problem], draft: _Draft) -> set[KeyPath]:
@@ -340,7 +344,10 @@ def _text(recipe: Block, draft: _Draft) -> str:
 
 
 def _comment(text: str, bullet: str = "") -> str:
-    lines = textwrap.wrap(text, 100, initial_indent=bullet, subsequent_indent=" " * len(bullet), break_long_words=False)
+    indent = " " * len(bullet)
+    lines = textwrap.wrap(
+        text, 100, initial_indent=bullet, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
     return "".join(f"# {line}\n" for line in lines)
 
 

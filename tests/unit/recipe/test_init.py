@@ -1,0 +1,292 @@
+"""First recipes from images and manifests: what is carried over, and what is said of the rest."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from warmstart.core.errors import RecipeError
+from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
+from warmstart.recipe.load import load_recipe
+from warmstart.recipe.model import HttpGet, Port, Probe, Recipe, Resources, SecurityContext, TcpSocket
+
+DEPLOYMENT = """\
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: Shop_Front}
+spec:
+  template:
+    spec:
+      hostNetwork: true
+      securityContext: {runAsUser: 1000, runAsNonRoot: true, fsGroup: 2000, seccompProfile: {type: RuntimeDefault}}
+      initContainers: [{name: setup, image: x}]
+      containers:
+      - {name: proxy, image: envoy}
+      - name: shop
+        image: registry.example.com:5000/team/shop:1.2
+        imagePullPolicy: Always
+        command: [sh, -c]
+        args:
+        - |
+          set -e
+          exec java -jar /app.jar --port=$(PORT)
+        env:
+        - {name: DEBUG, value: "no"}
+        - {name: PORT, value: "8080"}
+        - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+        - name: EMPTY
+          value:
+        envFrom: [{configMapRef: {name: settings}}]
+        ports: [{containerPort: 8080, name: http, hostPort: 80}]
+        resources: {limits: {cpu: 1, memory: 1Gi, nvidia.com/gpu: 1}, requests: {cpu: 500m}}
+        readinessProbe: {httpGet: {port: http, path: /ready}, initialDelaySeconds: 5}
+        livenessProbe: {httpGet: {port: http, path: /live}}
+        securityContext: {runAsUser: 1001, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+        terminationMessagePath: /dev/termination-log
+        terminationMessagePolicy: File
+        stdin: false
+        volumeMounts: [{name: data, mountPath: /data}]
+"""
+
+
+def manifest(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "manifest.yaml"
+    path.write_text(text)
+    return path
+
+
+def loaded(tmp_path: Path, text: str) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return load_recipe(path)
+
+
+def pod(container: str) -> str:
+    return f"kind: Pod\nmetadata: {{name: app}}\nspec:\n  containers:\n  - {container}\n"
+
+
+def comments(text: str) -> str:
+    """The comments as one line each."""
+    lines = [line.removeprefix("#").removeprefix(" ") for line in text.splitlines() if line.startswith("#")]
+    return "\n".join(lines).replace("\n  ", " ")
+
+
+def test_the_container_of_a_deployment(tmp_path: Path) -> None:
+    recipe = loaded(tmp_path, init_from_manifest(manifest(tmp_path, DEPLOYMENT), container="shop"))
+    container = recipe.container
+    assert recipe.name == "shop-front"
+    assert recipe.image_name == "registry.example.com:5000/team/shop:1.2-warm"
+    assert container.image == "registry.example.com:5000/team/shop:1.2"
+    assert container.command == ("sh", "-c")
+    assert container.args == ("set -e\nexec java -jar /app.jar --port=8080\n",)
+    assert container.env == (("DEBUG", "no"), ("PORT", "8080"), ("EMPTY", ""))
+    assert container.ports == (Port(8080, name="http"),)
+    assert container.resources == Resources(memory_limit_bytes=2**30, cpu_limit_millis=1000, cpu_request_millis=500)
+    assert container.readiness_probe == Probe(HttpGet(8080, path="/ready"), initial_delay_s=5)
+    assert container.security_context == SecurityContext(
+        run_as_user=1001,
+        run_as_non_root=True,
+        supplemental_groups=(2000,),
+        capabilities_drop=("ALL",),
+        allow_privilege_escalation=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "- other containers (proxy): they do not run during a build",
+        "- initContainers: they do not run before a build; the base image must hold what they prepare",
+        "- hostNetwork: the build has a network of its own, and the restored container must have one too",
+        "- automountServiceAccountToken: set it to false in the pod, since the build has no such mount",
+        "- container.env[2].valueFrom: not accepted: there is no cluster to ask for the value during a build,",
+        "- container.envFrom: not accepted: there is no ConfigMap or Secret to read during a build.",
+        "- container.resources.limits.nvidia.com/gpu: not accepted: a device cannot be checkpointed.",
+        "- container.securityContext.seccompProfile: not accepted: a restored process keeps the system call filter",
+        "- container.volumeMounts: not accepted: the build has no volumes,",
+    ],
+)
+def test_what_cannot_be_carried_over_is_said_with_the_reason(tmp_path: Path, comment: str) -> None:
+    text = init_from_manifest(manifest(tmp_path, DEPLOYMENT), container="shop")
+    assert comment in comments(text)
+
+
+def test_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = manifest(Path(), pod("{name: a, image: app:1, args: ['yes', '0x1', a b], ports: [{containerPort: 80}]}"))
+    path.write_text(path.read_text() + "  automountServiceAccountToken: false\n")
+    assert init_from_manifest(path) == textwrap.dedent("""\
+        # A recipe for warmstart, made of Pod/app in manifest.yaml.
+        # `warmstart schema` prints all that a recipe may hold.
+        apiVersion: warmstart/v1alpha1
+        name: app
+
+        # TODO: an open port does not say that the application is ready; ask it, with httpGet, grpc or exec in
+        # place of tcpSocket.
+        container:
+          image: app:1
+          args:
+            - "yes"
+            - "0x1"
+            - a b
+          ports:
+            - containerPort: 80
+          readinessProbe:
+            tcpSocket:
+              port: 80
+            periodSeconds: 1
+            failureThreshold: 120
+
+        # What to do when the container is ready, so that the checkpoint is of a warm application:
+        # warmup:
+        #   - httpGet: {path: /, port: 8080}
+        #     repeat: 100
+
+        # What to do last, for example to free memory that would only make the image larger:
+        # beforeCheckpoint:
+        #   - exec: {command: [jcmd, "1", GC.run]}
+
+        image:
+          name: app:1-warm
+        """)
+
+
+def test_the_examples_in_the_comments_are_right(tmp_path: Path) -> None:
+    text = init_from_image("app", ImageConfig())
+    uncommented = (
+        text.replace("# warmup", "warmup").replace("# beforeCheckpoint", "beforeCheckpoint").replace("#  ", " ")
+    )
+    recipe = loaded(tmp_path, uncommented)
+    assert (len(recipe.warmup), len(recipe.before_checkpoint)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kind: Pod\nmetadata: {name: o}\nspec: {containers: [{name: c, image: i}]}\n",
+        "kind: StatefulSet\nmetadata: {name: o}\nspec: {template: {spec: {containers: [{name: c, image: i}]}}}\n",
+        "kind: CronJob\nmetadata: {name: o}\n"
+        "spec: {jobTemplate: {spec: {template: {spec: {containers: [{name: c, image: i}]}}}}}\n",
+        "kind: PodTemplate\nmetadata: {name: o}\ntemplate: {spec: {containers: [{name: c, image: i}]}}\n",
+        "kind: List\nitems:\n- kind: Service\n"
+        "- {kind: Pod, metadata: {name: o}, spec: {containers: [{name: c, image: i}]}}\n",
+    ],
+)
+def test_kinds_of_manifests(tmp_path: Path, text: str) -> None:
+    recipe = loaded(tmp_path, init_from_manifest(manifest(tmp_path, text)))
+    assert (recipe.name, recipe.container.image, recipe.image_name) == ("o", "i", "i:warm")
+
+
+def test_several_containers_have_to_be_told_apart(tmp_path: Path) -> None:
+    path = manifest(tmp_path, DEPLOYMENT)
+    with pytest.raises(RecipeError, match=r"manifest\.yaml has 2 containers to choose from:$") as caught:
+        init_from_manifest(path)
+    assert caught.value.details == ("Shop_Front/proxy", "Shop_Front/shop")
+    assert caught.value.hint
+    with pytest.raises(
+        RecipeError, match=r"manifest\.yaml has no container named nobody; its containers are:$"
+    ) as caught:
+        init_from_manifest(path, container="nobody")
+    assert caught.value.details == ("Shop_Front/proxy", "Shop_Front/shop")
+
+
+def test_containers_of_the_same_name_are_told_apart_by_their_objects(tmp_path: Path) -> None:
+    one = "kind: Pod\nmetadata: {name: one}\nspec: {containers: [{name: app, image: a}]}\n"
+    path = manifest(tmp_path, one + "---\n" + one.replace("one", "two").replace("image: a", "image: b"))
+    assert loaded(tmp_path, init_from_manifest(path, container="two/app")).container.image == "b"
+
+
+@pytest.mark.parametrize("text", ["", "a", "kind: Service\nspec: {}\n", "- kind: Pod\n", "spec: {containers: x}"])
+def test_no_container(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RecipeError, match=r"manifest\.yaml has no container$"):
+        init_from_manifest(manifest(tmp_path, text))
+
+
+def test_a_container_without_an_image(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^Pod/app in .*manifest\.yaml has a mistake$") as caught:
+        init_from_manifest(manifest(tmp_path, pod("{name: a, image: '${IMAGE}'}")))
+    assert caught.value.details == (
+        "container.image: expected an image reference such as registry.example.com/team/java-app:1.0, got '${IMAGE}'",
+    )
+
+
+def test_a_manifest_that_is_read_with_mistakes(tmp_path: Path) -> None:
+    path = manifest(tmp_path, pod("{name: a, image: b, image: c}"))
+    with pytest.raises(RecipeError, match=r"manifest\.yaml has a mistake$") as caught:
+        init_from_manifest(path)
+    assert caught.value.details == (
+        f"{path}:5: spec.containers[0].image: given twice, on line 5 and here: delete one",
+    )  # fmt: skip
+
+
+def test_a_liveness_probe_takes_the_place_of_a_readiness_probe(tmp_path: Path) -> None:
+    container = "{name: a, image: b, livenessProbe: {httpGet: {port: 80}, failureThreshold: 9}}"
+    text = init_from_manifest(manifest(tmp_path, pod(container)))
+    assert "its liveness probe takes the place" in comments(text)
+    assert loaded(tmp_path, text).container.readiness_probe == Probe(HttpGet(80), failure_threshold=9)
+
+
+def test_probes_that_cannot_be_carried_over(tmp_path: Path) -> None:
+    container = (
+        "{name: a, image: b, ports: [{containerPort: 53, protocol: UDP}, {containerPort: 80}], "
+        "readinessProbe: {httpGet: {port: gone}}, livenessProbe: {httpGet: {port: gone}}}"
+    )
+    text = init_from_manifest(manifest(tmp_path, pod(container)))
+    probe = loaded(tmp_path, text).container.readiness_probe
+    assert probe is not None
+    assert probe.action == TcpSocket(80)
+    assert "container.readinessProbe.httpGet.port: expected an integer" in comments(text)
+    assert "liveness" not in text
+
+
+def test_an_image(tmp_path: Path) -> None:
+    config = ImageConfig(
+        entrypoint=("java", "-jar"),
+        cmd=("/my app.jar",),
+        exposed_ports=("5353/udp", "8080"),
+        env=("PATH=/bin", "JAVA_HOME=/jdk"),
+        user="1000",
+    )
+    text = init_from_image("quay.io/team/java_app@sha256:" + "0" * 64, config)
+    recipe = loaded(tmp_path, text)
+    assert (recipe.name, recipe.image_name) == ("java-app", "quay.io/team/java_app:warm")
+    assert recipe.container.ports == (Port(5353, protocol="UDP"), Port(8080))
+    assert recipe.container.readiness_probe == Probe(TcpSocket(8080), period_s=1, failure_threshold=120)
+    said = comments(text)
+    assert "The image runs: java -jar '/my app.jar'" in said
+    assert "It runs as the user 1000; securityContext.runAsUser replaces it." in said
+    assert "It sets PATH, JAVA_HOME; env adds to these and replaces them." in said
+
+
+def test_an_image_that_says_nothing(tmp_path: Path) -> None:
+    text = init_from_image("localhost:5000/app:1", ImageConfig())
+    assert loaded(tmp_path, text).image_name == "localhost:5000/app:1-warm"
+    said = comments(text)
+    assert "The image has no command of its own: give one." in said
+    assert "8080 is a guess" in said
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "made"),
+    [
+        ("app", "app", "app:warm"),
+        ("docker://quay.io/app:1", "app", "quay.io/app:1-warm"),
+        ("containers-storage:localhost/app", "app", "localhost/app:warm"),
+        ("oci-archive:out/App.tar", "app-tar", "localhost/app-tar:warm"),
+        ("app:" + "x" * 128, "app", "app:" + "x" * 123 + "-warm"),
+    ],
+)
+def test_names_for_what_is_made(tmp_path: Path, image: str, name: str, made: str) -> None:
+    recipe = loaded(tmp_path, init_from_image(image, ImageConfig()))
+    assert (recipe.container.image, recipe.name, recipe.image_name) == (image, name, made)
+
+
+def test_what_is_no_image() -> None:
+    with pytest.raises(RecipeError, match=r"^A b has a mistake$") as caught:
+        init_from_image("A b", ImageConfig())
+    assert caught.value.details[0].startswith("container.image: expected an image reference")
