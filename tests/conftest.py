@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from warmstart.cli import default_cache
+from warmstart.node.tree import tree_path
+
 
 @pytest.fixture(scope="session")
 def start_registry(tmp_path_factory) -> Iterator[Callable[..., str]]:
     """Start a docker-registry with parts of its configuration given; answers with its HOST:PORT."""
-    found = os.environ.get("WARMSTART_TEST_REGISTRY") or shutil.which("docker-registry")
+    found = find_registry()
     if not found:
         pytest.skip("no docker-registry: name one in WARMSTART_TEST_REGISTRY, or apt-get install docker-registry")
     with ExitStack() as running:
@@ -31,6 +34,16 @@ def start_registry(tmp_path_factory) -> Iterator[Callable[..., str]]:
 def registry(start_registry) -> str:
     """The HOST:PORT of a registry that speaks plain HTTP and lets everybody do everything."""
     return start_registry()
+
+
+def find_registry() -> str | None:
+    """The program: one that was named, the machine's own, or that of the tree of tools."""
+    tree = tree_path(Path(os.environ.get("WARMSTART_CACHE") or default_cache()))
+    return (
+        os.environ.get("WARMSTART_TEST_REGISTRY")
+        or shutil.which("docker-registry")
+        or shutil.which(tree / "usr/bin/docker-registry")
+    )
 
 
 @contextmanager

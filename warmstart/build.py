@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import Image, read_image
 from warmstart.image.manifest import find_host_platform
 from warmstart.image.reference import Reference, Source, Transport, parse_reference, parse_source
-from warmstart.image.skopeo import copy_image
+from warmstart.image.skopeo import copy_image, find_image
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.probe import wait_first_success, wait_ready
@@ -44,6 +44,8 @@ from warmstart.verify import Restore, first_probe, verify_image
 from warmstart.warmup import run_steps
 
 SUBNET = "10.88.0.0/24"
+# Where images are kept with their layers not compressed.
+PLAIN_LAYERS = (Transport.CONTAINERS_STORAGE, Transport.DOCKER_DAEMON, Transport.DOCKER_ARCHIVE)
 
 
 @dataclass(frozen=True)
@@ -194,13 +196,22 @@ def find_source(recipe: Recipe) -> Source:
 
 def fetch_base(work: Work, source: Source) -> Base:
     """Bring the base image into the workspace, its blobs as they are where it comes from."""
-    layout = work.workspace / "base"
-    access = find_access(work.session, source, work.options.plain_http, work.options.auth_file)
+    session, layout = work.session, work.workspace / "base"
+    access = find_access(session, source, work.options.plain_http, work.options.auth_file)
+    # Asked for zstd, skopeo would compress anew, into other blobs, what has been compressed with gzip.
+    plain = source.kind in PLAIN_LAYERS
     with work.steps.step("pull"):
-        digest = copy_image(
-            work.session, str(source), f"oci:{layout}", access=access, zstd=True, on_line=work.steps.note
-        )
+        digest = find_image(session, str(source), access=access)
+        pinned = pin_source(source, digest)
+        copy_image(session, str(pinned), f"oci:{layout}", access=access, zstd=plain, on_line=work.steps.note)
     return Base(source, digest, layout, len(read_image(layout).manifest.layers))
+
+
+def pin_source(source: Source, digest: str) -> Source:
+    """The very image that was found, where a name in a registry may soon stand for another one."""
+    if source.kind is not Transport.REGISTRY or source.reference is None:
+        return source
+    return replace(source, reference=replace(source.reference, digest=digest))
 
 
 def run_and_checkpoint(work: Work, engine: LocalEngine, base: Base) -> Dumped:

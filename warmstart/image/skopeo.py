@@ -67,19 +67,36 @@ def copy_image(
         ImageError: it could not be done; the message is the registry's or the file's.
     """
     digest_file = place.workspace / "digest"
-    options = ["--digestfile", str(digest_file)]
-    if access.auth_file is not None:
-        options += ["--src-authfile", str(access.auth_file)]
-    if access.plain_http:
-        options += ["--src-tls-verify=false"]
+    options = ["--digestfile", str(digest_file), *_access_options(access, "src-")]
     if zstd:
         options += ["--dest-compress-format", "zstd", "--dest-compress-level", "1"]
     command = ["skopeo", "copy", *options, source, destination]
+    _get(place, command, source, on_line)
+    return digest_file.read_text().strip()
+
+
+def find_image(place: Place, source: str, *, access: Access = Access()) -> str:
+    """The digest of the manifest, or of the index, that the name of an image stands for now; arguments as above.
+
+    Raises:
+        ImageError: there is no such image, or it may not be had.
+    """
+    lines: list[str] = []
+    command = ["skopeo", "inspect", "--no-tags", "--format", "{{.Digest}}", *_access_options(access, ""), source]
+    _get(place, command, source, lines.append)
+    return lines[-1]
+
+
+def _access_options(access: Access, side: str) -> list[str]:
+    options = [] if access.auth_file is None else [f"--{side}authfile", str(access.auth_file)]
+    return [*options, f"--{side}tls-verify=false"] if access.plain_http else options
+
+
+def _get(place: Place, command: Sequence[str], source: str, on_line: Callable[[str], object]) -> None:
     try:
         place.stream(command, on_line=on_line, timeout_s=COPY_S, host_network=True)
     except process.ProgramError as failure:
         raise ImageError(f"could not get the image {source}: {_last_message(failure.stderr)}") from failure
-    return digest_file.read_text().strip()
 
 
 def _last_message(output: str) -> str:

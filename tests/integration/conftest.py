@@ -1,0 +1,103 @@
+"""What the tests on the embedded node share: the tree of tools, a base image, a private registry, new nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from support.builds import PASSWORD, PASSWORD_HASH, USER, PrivateRegistry
+
+from warmstart.cli import default_cache
+from warmstart.core.workspace import open_workspace
+from warmstart.node.session import Session, enter
+from warmstart.node.tree import ensure_tree
+
+SERVER_SOURCE = Path(__file__).parents[1] / "support" / "server.c"
+BASE_SCRIPT = """\
+set -eu
+tool() { buildah --storage-driver vfs --root "$PWD/store" --runroot "$PWD/run" "$@"; }
+container=$(tool from scratch)
+tool add -q "$container" server /server
+tool add -q "$container" data /data
+tool config --entrypoint '["/server"]' --cmd of-the-image --env FROM_IMAGE=yes --label made.by=tests "$container"
+tool commit -q "$container" oci-archive:base.tar
+"""
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """Where the tree of tools is kept."""
+    return Path(os.environ.get("WARMSTART_CACHE") or default_cache())
+
+
+@pytest.fixture(scope="session")
+def tree(cache) -> Path:
+    """The tree of tools, made now where it is missing (some minutes)."""
+    if os.geteuid() != 0:
+        pytest.skip("the embedded node needs root")
+    return ensure_tree(cache, print)
+
+
+@pytest.fixture(scope="session")
+def area() -> Iterator[Path]:
+    """A directory with a short path, as a socket's must be, where overlay mounts work."""
+    directory = Path(tempfile.mkdtemp(prefix="ws-test-", dir="/var/tmp"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def open_node(tree) -> Callable[[], AbstractContextManager[Session]]:
+    """Open a node that has never seen any image."""
+
+    @contextmanager
+    def open_one() -> Iterator[Session]:
+        with open_workspace("test") as workspace, enter(tree, workspace) as session:
+            yield session
+
+    return open_one
+
+
+@pytest.fixture(scope="session")
+def base_archive(open_node, area) -> Path:
+    """The oci-archive of an image with the server of tests/support/server.c."""
+    archive = area / "base.tar"
+    with open_node() as session:
+        server, data = session.workspace / "server", session.workspace / "data"
+        subprocess.run(["gcc", "-static", "-O2", "-Wall", "-Werror", "-o", server, SERVER_SOURCE], check=True)
+        data.mkdir()
+        (data / "of-the-base").touch()
+        session.run(["sh", "-c", BASE_SCRIPT], cwd=str(session.workspace), timeout_s=60)
+        shutil.copy(session.workspace / "base.tar", archive)
+    return archive
+
+
+@pytest.fixture(scope="session")
+def private_registry(tree, start_registry, area) -> PrivateRegistry:
+    """A registry that lets nobody do anything without a password."""
+    passwords = area / "htpasswd"
+    passwords.write_text(f"{USER}:{PASSWORD_HASH}\n")
+    host = start_registry(auth={"htpasswd": {"realm": "tests", "path": str(passwords)}})
+    auth = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    (area / "auth.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    return PrivateRegistry(host, area / "auth.json")
+
+
+@pytest.fixture(scope="session")
+def pushed_base(private_registry, open_node, base_archive) -> str:
+    """The name of the base image in the registry, where it has the format that Docker pushes."""
+    name = f"{private_registry.host}/tests/base:1"
+    command = ["skopeo", "copy", "--format", "v2s2", "--dest-creds", f"{USER}:{PASSWORD}", "--dest-tls-verify=false"]
+    with open_node() as session:
+        shutil.copy(base_archive, session.workspace)
+        archive = session.workspace / base_archive.name
+        session.run([*command, f"oci-archive:{archive}", f"docker://{name}"], host_network=True, timeout_s=60)
+    return name

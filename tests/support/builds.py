@@ -1,0 +1,95 @@
+"""Building images of the server in server.c, and looking at the containers that run them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.build import Built, Options, build_image
+from warmstart.core.steps import Listener, Silent, Steps
+from warmstart.engine.cri import CriContainer
+from warmstart.image.reference import Reference, parse_reference
+from warmstart.image.registry import exists
+from warmstart.node.cgroup import find_hierarchies
+from warmstart.recipe.load import load_recipe
+
+USER, PASSWORD = "builder", "correct horse"
+# bcrypt of PASSWORD
+PASSWORD_HASH = "$2b$04$t9ytzW2nXpsGg4lTHcf2F.OYMh5/6HQnlzHbKwuz5/kse3bYBulD."
+PORT = 8080
+READY = {"httpGet": {"path": "/ready", "port": PORT}, "periodSeconds": 1, "failureThreshold": 30}
+STATE = {"httpGet": {"path": "/state", "port": PORT}}
+
+
+@dataclass(frozen=True)
+class PrivateRegistry:
+    """A registry that speaks plain HTTP and wants a password, which is in `auth_file`."""
+
+    host: str
+    auth_file: Path
+
+    def name(self, repository: str) -> str:
+        """An image in it."""
+        return f"{self.host}/{repository}"
+
+    def has(self, name: str) -> bool:
+        return exists(self.reference(name), plain_http=True, auth_file=self.auth_file)
+
+    def reference(self, name: str) -> Reference:
+        return parse_reference(name)
+
+
+def write_recipe(
+    path: Path, image: str | Path, name: str, warmup: tuple[object, ...] = (), **container: object
+) -> Path:
+    """Write a recipe for the image `name`, made of the server's image; `container` is more of its container."""
+    document = {
+        "apiVersion": "warmstart/v1alpha1",
+        "name": "server",
+        "container": {
+            "image": f"oci-archive:{image}" if isinstance(image, Path) else image,
+            "ports": [{"containerPort": PORT}],
+            "readinessProbe": READY,
+            **container,
+        },
+        "warmup": warmup,
+        "image": {"name": name},
+    }
+    # JSON is YAML.
+    path.write_text(json.dumps(document))
+    return path
+
+
+def build(recipe: Path, options: Options, listener: Listener | None = None) -> tuple[Built, Steps]:
+    """As `warmstart build`."""
+    steps = Steps(listener or Silent())
+    return build_image(load_recipe(recipe), options, steps), steps
+
+
+def get(container: CriContainer, path: str) -> tuple[int, str]:
+    """The status and the body that the server answers with."""
+    with container.connect(PORT, None, 5) as connection:
+        connection.settimeout(5)
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def read_state(container: CriContainer) -> dict[str, object]:
+    """What tells one server from another, and how many requests it has answered."""
+    state: dict[str, object] = json.loads(get(container, "/state")[1])
+    return state
+
+
+def read_limit(process: Path, v1: str, v2: str) -> str:
+    """A limit of a process's cgroup, from the file CONTROLLER.NAME of cgroup v1 or v2; `process` is a /proc/PID."""
+    mounts, membership = Path("/proc/self/mountinfo").read_text(), (process / "cgroup").read_text()
+    for hierarchy in find_hierarchies(mounts, membership):
+        name = v2 if hierarchy.is_v2 else v1
+        if (hierarchy.own / name).exists():
+            return (hierarchy.own / name).read_text().strip()
+    raise FileNotFoundError(f"{v1} or {v2} of {membership}")
