@@ -44,6 +44,8 @@ BACKOFF_S = 0.5
 LONGEST_PAUSE_S = 60.0
 
 _CONNECT_TIMEOUT_S = 10.0
+# urllib3 has one limit for connecting and for sending, and a registry may pause to store what it got so far.
+_SEND_TIMEOUT_S = 120.0
 # A registry may move a large blob to its place before it answers.
 _ANSWER_TIMEOUT_S = 300.0
 _ANSWER_LIMIT_BYTES = 1 << 20
@@ -173,7 +175,7 @@ class Connection:
         except _RefusedError as refused:
             answer = refused.answer
         except (requests.RequestException, ValueError) as error:  # ValueError: led to what is no URL
-            raise self._explain_failure(purpose, error) from error
+            raise self._explain_failure(purpose, error, uploading=bool(body)) from error
         log.debug("%s %s: %d", method, url, answer.status)
         if answer.status not in expect:
             raise self._explain_refusal(purpose, answer)
@@ -196,12 +198,12 @@ class Connection:
             raise RegistryError(f"{self._host} wants the upload sent to {location!r:.80}") from error
         if self._scheme == "https" and not url.startswith("https:"):
             raise RegistryError(
-                f"{self._host} speaks HTTPS and wants the upload sent to {url.partition('?')[0]}",
+                f"{self._host} speaks HTTPS and wants the upload sent to {_clean(url.partition('?')[0])}",
                 hint="when it is behind a proxy, the proxy has to pass X-Forwarded-Proto and Host on",
             )
         return url
 
-    def _explain_failure(self, purpose: str, error: Exception) -> RegistryError:
+    def _explain_failure(self, purpose: str, error: Exception, *, uploading: bool) -> RegistryError:
         brief, reason = f"could not {purpose}", str(error)
         if isinstance(error, requests.exceptions.SSLError):
             if re.search("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|PACKET_LENGTH_TOO_LONG", reason):
@@ -211,18 +213,20 @@ class Connection:
                 )
             why = re.search(r"verify failed: ([^(]*[^(\s])", reason)
             return RegistryError(
-                f"{brief}: the certificate of {self._host} is not trusted: {why[1] if why else reason}",
+                f"{brief}: the certificate of {self._host} is not trusted: {_clean(why[1] if why else reason)}",
                 hint="add its authority to this machine's certificates, or name the file in SSL_CERT_FILE",
             )
         if isinstance(error, requests.Timeout):
             return PassingError(f"{brief}: {self._host} did not answer in time")
         if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
-            return PassingError(f"{brief}: the connection to {self._host} failed: {_find_cause(error)}")
-        return RegistryError(f"{brief}: {reason}")
+            # An answer 413 that comes before all is sent is lost with the connection.
+            hint = "a proxy that limits the size of uploads may break them off like this" if uploading else ""
+            return PassingError(f"{brief}: the connection to {self._host} failed: {_find_cause(error)}", hint=hint)
+        return RegistryError(f"{brief}: {_clean(reason)}")
 
     def _explain_refusal(self, purpose: str, answer: Answer) -> RegistryError:
         said = _read_errors(answer.body)
-        brief = f"could not {purpose}: {urlsplit(answer.url).netloc} answered {answer.status} {answer.reason}"
+        brief = f"could not {purpose}: {_clean(urlsplit(answer.url).netloc)} answered {answer.status} {answer.reason}"
         brief += f" ({said})" if said else ""
         if answer.status in _PASSING:
             hint = "the registry limits requests; try later" if answer.status == 429 else ""
@@ -255,9 +259,9 @@ class _Adapter(requests.adapters.HTTPAdapter):
         host, pool = super().build_connection_pool_key_attributes(*args, **options)
         return host, {**pool, "ssl_context": self._tls} if host["scheme"] == "https" else pool
 
-    def send(self, *args: Any, **options: Any) -> requests.Response:
-        options["timeout"] = options.get("timeout") or (_CONNECT_TIMEOUT_S, _ANSWER_TIMEOUT_S)
-        return super().send(*args, **options)
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
+        first_s = _SEND_TIMEOUT_S if request.body else _CONNECT_TIMEOUT_S
+        return super().send(request, **{**options, "timeout": (first_s, _ANSWER_TIMEOUT_S)})
 
 
 class _RefusedError(Exception):
@@ -313,14 +317,16 @@ class _Authenticator:
         reply = _read_answer(response, _ANSWER_LIMIT_BYTES)
         if reply.status in _PASSING:
             pause_s = _read_pause_s(reply.headers.get("Retry-After", ""))
-            raise PassingError(f"{realm.netloc} answered {reply.status} to a request for a token", pause_s=pause_s)
+            raise PassingError(
+                f"{_clean(realm.netloc)} answered {reply.status} to a request for a token", pause_s=pause_s
+            )
         if reply.status != 200:
             raise _RefusedError(reply)
         try:
             document = json.loads(reply.body)
             token = document.get("token") or document["access_token"]
-        except (ValueError, KeyError, AttributeError) as error:
-            raise RegistryError(f"{realm.netloc} answered a request for a token with something else") from error
+        except (ValueError, RecursionError, KeyError, AttributeError) as error:
+            raise RegistryError(f"{_clean(realm.netloc)} answered a request for a token with something else") from error
         return str(token)
 
     def _ask_for_token(self, realm: str, query: list[tuple[str, str]], answer: Answer) -> requests.Response:
@@ -355,7 +361,7 @@ def _read_answer(response: requests.Response, limit_bytes: int) -> Answer:
             body += chunk
             if len(body) > limit_bytes:
                 break
-    return Answer(response.status_code, response.reason or "", response.url, response.headers, body)
+    return Answer(response.status_code, _clean(response.reason or ""), response.url, response.headers, body)
 
 
 def _read_errors(body: bytes) -> str:
@@ -366,6 +372,11 @@ def _read_errors(body: bytes) -> str:
         text = "; ".join(said)
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         text = next(iter(body[:1000].decode(errors="replace").strip().splitlines()), "")
+    return _clean(text)
+
+
+def _clean(text: str) -> str:
+    """What a registry wrote, so that it can be shown: bounded, and unable to steer a terminal."""
     return "".join(char if char.isprintable() else " " for char in text)[:300]
 
 
@@ -383,7 +394,7 @@ def _find_cause(error: BaseException) -> str:
     """The innermost reason of a failed connection: requests and urllib3 wrap it several times."""
     wrapped = [*error.args, getattr(error, "reason", None), error.__cause__]
     inner = next((part for part in wrapped if isinstance(part, BaseException)), None)
-    return _find_cause(inner) if inner else getattr(error, "strerror", None) or str(error)
+    return _find_cause(inner) if inner else _clean(getattr(error, "strerror", None) or str(error))
 
 
 def add_query(url: str, name: str, value: str) -> str:

@@ -199,7 +199,7 @@ def _choose_image(index: Index, name: str, platform: Platform | None, where: str
     if len(named) == 1:
         return named[0]
     names = sorted({entry.annotations.get(REF_NAME, "") for entry in index.manifests} - {""})
-    hint = f"its images: {', '.join(names)}" if names else "its images have no names"
+    hint = f"its images: {', '.join(map(repr, names))}" if names else "its images have no names"
     if not named:
         raise ImageError(f"{where} has no image {name!r}" if name else f"{where} has no image", hint=hint)
     same_name = len({entry.annotations.get(REF_NAME) for entry in named}) == 1

@@ -210,7 +210,7 @@ def choose_platform(manifests: Sequence[Descriptor], platform: Platform | None, 
     if not fitting and len(manifests) == 1 and manifests[0].platform is None:
         return manifests[0]
     if not fitting:
-        there = ", ".join(sorted({str(entry.platform) for entry in manifests if entry.platform}))
+        there = ", ".join(sorted({repr(str(entry.platform)) for entry in manifests if entry.platform}))
         raise ImageError(f"{where} holds no image for {wanted}", hint=f"it has: {there or 'no platform'}")
     return (exact or fitting)[0]
 
@@ -246,13 +246,13 @@ def _read_platform(node: _Node) -> Platform:
 def _parse_document(data: bytes, where: str, media_type: str, known: Sequence[str]) -> _Node:
     if media_type not in known:
         raise ImageError(
-            f"{where} is of a type that is not understood: {media_type}",
+            f"{where} is of a type that is not understood: {media_type!r:.200}",
             hint="convert the image, for example with skopeo copy --format oci",
         )
     document = _Node(_load(data, where), f"{where}:")
     inner = document.get("mediaType").text(media_type)
     if inner != media_type:
-        raise ImageError(f"{where} was announced as {media_type} and calls itself {inner}")
+        raise ImageError(f"{where} was announced as {media_type} and calls itself {inner!r:.200}")
     return document
 
 

@@ -38,7 +38,7 @@ def test_a_name_that_fits_none_is_refused_with_the_names_there_are(layout, name,
     with pytest.raises(ImageError) as caught:
         read_image(layout.path, name)
     assert wrong in caught.value.brief
-    assert caught.value.hint == "its images: 1.0, 2.0"
+    assert caught.value.hint == "its images: '1.0', '2.0'"
 
 
 def test_two_images_with_neither_name_nor_platform_are_refused(layout):
@@ -134,6 +134,12 @@ def test_a_document_that_is_too_long_is_not_read(layout):
         read_image(layout.path)
 
 
+def test_a_blob_of_any_size_is_not_taken_for_a_document(layout):
+    entry = layout.blob(b" " * (DOCUMENT_LIMIT_BYTES + 1), "x/y")
+    with pytest.raises(ImageError, match="is longer than"):
+        read_document(layout.path, Descriptor("x/y", entry["digest"], entry["size"]))
+
+
 def test_a_digest_of_sha512_is_checked_too(layout):
     digest = hashlib.sha512(b"long").hexdigest()
     (layout.path / "blobs/sha512").mkdir()
@@ -200,6 +206,14 @@ def test_an_older_archive_stays_when_the_new_one_fails(source, tmp_path):
     with pytest.raises(ImageError):
         write_archive(source.path, image, tmp_path / "out.tar", name="x:1")
     assert (tmp_path / "out.tar").read_bytes() == b"old"
+
+
+def test_who_reads_an_older_archive_is_not_disturbed_by_the_new_one(source, tmp_path):
+    (tmp_path / "out.tar").write_bytes(b"old")
+    with (tmp_path / "out.tar").open("rb") as reader:
+        write_archive(source.path, read_image(source.path), tmp_path / "out.tar", name="x:1")
+        assert reader.read() == b"old"
+    assert tarfile.is_tarfile(tmp_path / "out.tar")
 
 
 def test_a_place_that_cannot_be_written_is_named(source, tmp_path):

@@ -84,7 +84,7 @@ def test_a_broken_manifest_is_refused_by_its_field(data, wrong):
 
 
 def test_a_type_that_is_not_understood_is_named():
-    with pytest.raises(ImageError, match=r"not understood: application/vnd.docker.distribution.manifest.v1"):
+    with pytest.raises(ImageError, match=r"not understood: 'application/vnd.docker.distribution.manifest.v1"):
         parse_manifest(manifest(), Descriptor("application/vnd.docker.distribution.manifest.v1+json", DIGEST, 1))
 
 
@@ -152,7 +152,7 @@ def test_a_platform_that_is_not_there_is_refused_with_those_that_are():
     entries = [Descriptor(OCI_MANIFEST, DIGEST, 1, platform=Platform("linux", "arm", "v7"))]
     with pytest.raises(ImageError, match="it holds no image for linux/s390x") as caught:
         choose_platform(entries, Platform("linux", "s390x"), "it")
-    assert caught.value.hint == "it has: linux/arm/v7"
+    assert caught.value.hint == "it has: 'linux/arm/v7'"
 
 
 def test_an_only_manifest_without_a_platform_is_for_any():
