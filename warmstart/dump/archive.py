@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -138,8 +138,8 @@ def read_contents(archive: Path, *, limits: Limits = DEFAULT_LIMITS) -> Contents
     Raises:
         ArchiveError: it cannot be read, is not a checkpoint archive, is broken, or is not to be trusted.
     """
-    with _open_tar(archive) as tar:
-        return _read_contents(tar, limits)
+    with open_tar(archive) as tar:
+        return judge_tar(tar, limits)
 
 
 def extract_archive(archive: Path, into: Path, *, limits: Limits = DEFAULT_LIMITS) -> Archive:
@@ -157,21 +157,19 @@ def extract_archive(archive: Path, into: Path, *, limits: Limits = DEFAULT_LIMIT
         ArchiveError: it cannot be read, is not a checkpoint archive, is broken, or is not to be trusted.
         HostError: `into` cannot be made or written to.
     """
-    with _open_tar(archive) as tar:
-        contents = _read_contents(tar, limits)
-        with ExitStack() as undo:
-            try:
-                into.mkdir(mode=0o700)
-                undo.callback(shutil.rmtree, into, ignore_errors=True)
-                _unpack(tar, contents.members, into)
-            except OSError as error:
-                raise HostError(f"{into}: cannot unpack {archive} there: {error.strerror}") from error
-            undo.pop_all()
+    with open_tar(archive) as tar:
+        contents = judge_tar(tar, limits)
+        unpack(tar, contents.members, into)
     return Archive(**vars(contents), root=into)
 
 
 @contextmanager
-def _open_tar(archive: Path) -> Iterator[Span]:
+def open_tar(archive: Path) -> Iterator[Span]:
+    """Open a tar to be judged.
+
+    Raises:
+        ArchiveError: it cannot be read, or is not a regular file.
+    """
     with ExitStack() as undo:
         try:
             # Not blocking: opening a FIFO would wait for a writer.
@@ -185,8 +183,20 @@ def _open_tar(archive: Path) -> Iterator[Span]:
             raise ArchiveError(f"{archive}: cannot be read: {error.strerror}") from error
 
 
-def _read_contents(tar: Span, limits: Limits) -> Contents:
+def judge_tar(tar: Span, limits: Limits, *, among_others: bool = False) -> Contents:
+    """As `read_contents`, for an open tar.
+
+    Args:
+        tar: the tar; of the contents of its members only those are read that `Contents` has.
+        limits: what it may hold.
+        among_others: it is the layer of an image, which may hold any other files beside the checkpoint's.
+
+    Raises:
+        ArchiveError: as `read_contents`.
+    """
     everything = tarball.list_members(tar, max_members=limits.members)
+    if among_others:
+        everything = tuple(member for member in everything if _expected_kind(member.name))
     total_bytes = sum(member.size_bytes for member in everything)
     if total_bytes > limits.total_bytes:
         tar.refuse(f"holds {total_bytes} bytes; the limit is {limits.total_bytes}")
@@ -307,18 +317,37 @@ def _check_rootfs_diff(tar: Span, member: Member, deleted_files: Sequence[str], 
     return RootfsDiff(len(entries), member.size_bytes)
 
 
-def _unpack(tar: Span, members: Sequence[Member], into: Path) -> None:
-    root = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.mkdir(CHECKPOINT_DIRECTORY, 0o700, dir_fd=root)
-        for member in members:
-            if member.kind is Kind.FILE:
-                _unpack_file(tar, member, root)
-    finally:
-        os.close(root)
+def unpack(tar: Span, members: Sequence[Member], into: Path, *, skip: Callable[[Member], int] = lambda _: 0) -> None:
+    """Unpack members of a tar that was judged into a new directory, as `extract_archive` does.
+
+    Args:
+        tar: the tar.
+        members: the members.
+        into: where to; its parent exists and it does not.
+        skip: how many bytes at the start of a member's content are left out; there its file has a hole.
+
+    Raises:
+        ArchiveError: the file was truncated in the meantime.
+        HostError: `into` cannot be made or written to.
+    """
+    with ExitStack() as undo:
+        try:
+            into.mkdir(mode=0o700)
+            undo.callback(shutil.rmtree, into, ignore_errors=True)
+            root = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.mkdir(CHECKPOINT_DIRECTORY, 0o700, dir_fd=root)
+                for member in members:
+                    if member.kind is Kind.FILE:
+                        _unpack_file(tar, member, root, skip(member))
+            finally:
+                os.close(root)
+        except OSError as error:
+            raise HostError(f"{into}: cannot unpack {tar.label} there: {error.strerror}") from error
+        undo.pop_all()
 
 
-def _unpack_file(tar: Span, member: Member, root: int) -> None:
+def _unpack_file(tar: Span, member: Member, root: int, skip_bytes: int) -> None:
     """Copy a member's content within the kernel.
 
     sendfile was as fast as copy_file_range, and works between any two file systems; an extent cannot be shared,
@@ -327,8 +356,10 @@ def _unpack_file(tar: Span, member: Member, root: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(member.name, flags, 0o600, dir_fd=root)
     try:
-        offset = member.offset
-        end = offset + member.size_bytes
+        os.ftruncate(fd, skip_bytes)
+        os.lseek(fd, skip_bytes, os.SEEK_SET)
+        offset = member.offset + skip_bytes
+        end = member.offset + member.size_bytes
         while offset < end:
             copied = os.sendfile(fd, tar.fd, offset, min(end - offset, _COPY_BYTES))
             if not copied:

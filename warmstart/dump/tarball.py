@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import tarfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
@@ -115,19 +116,28 @@ def list_members(tar: Span, *, max_members: int) -> tuple[Member, ...]:
         ArchiveError: it is no tar, is truncated, has more than `max_members` members, or has one that is not
             written the way Go writes it, is named twice, or would leave the root.
     """
-    _refuse_compressed(tar)
-    members: list[Member] = []
-    offset = tar.start
-    while True:
-        found = _read_member(tar, offset)
-        if found is None:
-            break
-        member, offset = found
-        members.append(member)
-        if len(members) > max_members:
-            tar.refuse(f"has more than {max_members} members")
+    members = tuple(walk_members(tar, max_members=max_members))
     _check_tree(tar, members)
-    return tuple(members)
+    return members
+
+
+def walk_members(tar: Span, *, max_members: int) -> Iterator[Member]:
+    """As `list_members`, one member after the other, and so without a look at how their names go together.
+
+    The tar is read from its start to its end, so its content may arrive while it is read.
+
+    Raises:
+        ArchiveError: as `list_members`, while iterating.
+    """
+    _refuse_compressed(tar)
+    offset = tar.start
+    count = 0
+    while found := _read_member(tar, offset):
+        member, offset = found
+        count += 1
+        if count > max_members:
+            tar.refuse(f"has more than {max_members} members")
+        yield member
 
 
 def quoted(name: str) -> str:
@@ -264,7 +274,7 @@ def _normalise(tar: Span, name: str, kind: Kind) -> str:
     return plain
 
 
-def _check_tree(tar: Span, members: list[Member]) -> None:
+def _check_tree(tar: Span, members: Sequence[Member]) -> None:
     """Refuse a name that is there twice, and a member beneath one that is not a directory.
 
     Sorted with the slash below any other character, what lies beneath a member follows it directly, so

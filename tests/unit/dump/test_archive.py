@@ -238,13 +238,13 @@ def test_what_was_unpacked_is_removed_when_writing_fails(place: Path) -> None:
 
 def test_an_archive_that_shrinks_while_it_is_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = write(place, GOOD)
-    unpack = archive_module._unpack
+    unpack = archive_module.unpack
 
     def cut_then_unpack(*args: Any) -> None:
         os.truncate(archive, len(GOOD) - 1536)
         unpack(*args)
 
-    monkeypatch.setattr(archive_module, "_unpack", cut_then_unpack)
+    monkeypatch.setattr(archive_module, "unpack", cut_then_unpack)
     with pytest.raises(ArchiveError, match=f"was truncated while '{LOG}' was read"):
         extract_archive(archive, place / "new")
     assert list(place.iterdir()) == [archive]
