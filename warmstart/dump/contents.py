@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import struct
 from collections.abc import Mapping as ReadOnlyDict
 from dataclasses import dataclass
@@ -283,11 +284,8 @@ def read_pagemap(directory: Path, pid: int) -> Pagemap:
         runs.append(run)
         address = run.end
         offset += run.pages * PAGE_SIZE if run.offset is not None else 0
-    pagemap = Pagemap(pages_file, tuple(runs))
-    size = pages_file.stat().st_size if pages_file.exists() else 0
-    if size != offset:
-        raise ArchiveError(f"{pages_file}: is {size} bytes long, but {path.name} lists {offset} bytes of pages")
-    return pagemap
+    _check_pages_file(pages_file, offset, path)
+    return Pagemap(pages_file, tuple(runs))
 
 
 def read_memory(directory: Path, pid: int, start: int, size: int) -> bytes | None:
@@ -395,6 +393,16 @@ def _read_run(path: Path, entry: Entry, address: int, offset: int) -> PageRun:
     if run.start % PAGE_SIZE or run.start < address or pages == 0 or run.end > _ADDRESS_END:
         raise refusal(path, f"a run of {pages} pages at address {run.start:#x}, out of order", entry.offset)
     return run
+
+
+def _check_pages_file(pages_file: Path, size: int, pagemap_path: Path) -> None:
+    try:
+        found = pages_file.lstat()
+    except OSError as wrong:
+        raise ArchiveError(f"{pages_file}: cannot be read: {wrong.strerror}") from wrong
+    if not stat.S_ISREG(found.st_mode) or found.st_size != size:
+        problem = f"is {found.st_size} bytes long" if stat.S_ISREG(found.st_mode) else "is not a file"
+        raise ArchiveError(f"{pages_file}: {problem}, but {pagemap_path.name} lists {size} bytes of pages")
 
 
 def _text(raw: bytes) -> str:

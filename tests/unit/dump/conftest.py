@@ -64,6 +64,13 @@ class Machine:
         assert done.returncode == 0, (argv, done.stdout, done.stderr)
         return done.stdout
 
+    def bind(self, directory: Path) -> None:
+        """Show a directory of the host inside, in its own place."""
+        inside = Path(f"{self.root}{directory}")
+        enter = ["nsenter", f"--target={self.keeper_pid}", "--mount"]
+        for line in (["mkdir", "-p", inside], ["mount", "--bind", directory, inside]):
+            subprocess.run([*enter, *line], check=True, timeout=10)
+
     def start(self, name: str, *argv: str | Path) -> int:
         """Start a daemon that writes to scratch/NAME.out; answer its PID inside once it has said `ready`."""
         line = f'setsid "$@" </dev/null >/scratch/{name}.out 2>&1 & echo $!'
@@ -71,12 +78,12 @@ class Machine:
         self.wait_for(name, "ready")
         return pid
 
-    def wait_for(self, name: str, text: str) -> str:
-        """Wait until scratch/NAME.out has the text."""
+    def wait_for(self, name: str, text: str, times: int = 1) -> str:
+        """Wait until scratch/NAME.out has the text so many times."""
         said = ""
-        for _ in range(600):
+        for _ in range(1200):
             said = (self.scratch / f"{name}.out").read_text()
-            if text in said:
+            if said.count(text) >= times:
                 return said
             time.sleep(0.05)
         raise AssertionError(f"{name} did not say {text!r} but: {said}")
@@ -102,9 +109,13 @@ class Machine:
         while with_signal == signal.SIGKILL and self.proc(pid).exists():
             time.sleep(0.01)
 
+    def inside(self, path: Path) -> Path:
+        """What is inside at a path, as a path for the test."""
+        return Path(f"/proc/{self.keeper_pid}/root{self.root}{path}")
+
     def proc(self, pid: int) -> Path:
-        """The /proc of a process inside, as a path for the test."""
-        return Path(f"/proc/{self.keeper_pid}/root{self.root}/proc/{pid}")
+        """The /proc of a process inside."""
+        return self.inside(Path(f"/proc/{pid}"))
 
 
 @pytest.fixture(scope="session")

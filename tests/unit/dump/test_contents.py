@@ -139,3 +139,14 @@ def test_a_pagemap_without_its_head_is_refused(sample: Path) -> None:
     with pytest.raises(ArchiveError, match=r"pagemap-16\.img: has no entries"):
         read_pagemap(sample, 16)
     assert list(read_image(sample / "pagemap-16.img")) == []
+
+
+def test_pages_that_are_elsewhere_are_refused(tmp_path: Path) -> None:
+    write_pagemap(tmp_path, {"vaddr": 0x10000, "nr_pages": 1}, pages=1)
+    pages = tmp_path / "pages-1.img"
+    pages.rename(tmp_path / "elsewhere")
+    with pytest.raises(ArchiveError, match=r"pages-1\.img: cannot be read"):
+        read_pagemap(tmp_path, 1)
+    pages.symlink_to("elsewhere")
+    with pytest.raises(ArchiveError, match=r"pages-1\.img: is not a file"):
+        read_pagemap(tmp_path, 1)
