@@ -107,16 +107,17 @@ def shown(text: str, longest: int = 80) -> str:
 
 
 def plain_value(text: str) -> Any:
-    """What a plain scalar stands for: None, a boolean, an integer, a finite float, or the text itself."""
+    """What a plain scalar stands for: None, a boolean, an integer of 64 bits, a finite float, or the text itself."""
     if text in _WORDS:
         return _WORDS[text]
     digits = text.replace("_", "") if text[:1] in "+-.0123456789" else ""
     try:
         if _INTEGER.fullmatch(digits):
-            return _integer(digits)
+            integer = _integer(digits)
+            return integer if integer.bit_length() <= 64 else text
         if _FLOAT.fullmatch(digits) and math.isfinite(number := float(digits)):
             return int(number) if number.is_integer() else number
-    except ValueError:  # more digits than Python turns into an int; no number of a recipe has so many
+    except ValueError:  # more digits than Python makes an integer of
         pass
     return text
 

@@ -78,9 +78,10 @@ def validate(document: Document) -> tuple[list[Problem], Any]:
     for error in _validator().iter_errors(document.value):
         path: KeyPath = tuple(error.absolute_path)
         place = document.place(path)
-        problems += [Problem(document.place(at), at, message) for at, message in _findings(error, path, place)]
-        if error.validator == "type" or "properties" not in (schema_at(path) or {}):
-            faulty.add(path)
+        for at, message in _findings(error, path, place):
+            problems.append(Problem(document.place(at), at, message))
+            if at != path or error.validator == "type" or "properties" not in (schema_at(path) or {}):
+                faulty.add(at)
     return problems, _without(document.value, faulty, ())
 
 

@@ -43,7 +43,10 @@ from warmstart.recipe.document import dotted, plain_value, read_document, read_d
         ("٣", "٣"),
         ("_1", "_1"),
         ("<<", "<<"),
+        ("18446744073709551615", 2**64 - 1),
+        ("18446744073709551616", "18446744073709551616"),
         ("9" * 5000, "9" * 5000),
+        ("0x" + "f" * 5000, "0x" + "f" * 5000),
     ],
 )
 def test_plain_scalars(text: str, value: Any) -> None:

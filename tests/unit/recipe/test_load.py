@@ -501,6 +501,13 @@ BAD = {
             "expected one of httpGet, exec, repeat, concurrency, timeoutSeconds",
         ],
     ),
+    "step by nothing at all": (
+        BASE + "warmup:\n  - exec: {command: [a]}\n    tcpSocket:\n",
+        [
+            "recipe.yaml:15: warmup[0].tcpSocket: unknown key: "
+            "expected one of httpGet, exec, repeat, concurrency, timeoutSeconds",
+        ],
+    ),
     "time-out": (
         BASE + "warmup:\n  - exec: {command: [a]}\n    timeoutSeconds: .inf\n",
         ["recipe.yaml:15: warmup[0].timeoutSeconds: expected a number of seconds above 0, at most 86400, got '.inf'"],
