@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import time
 from dataclasses import dataclass, replace
@@ -12,9 +13,11 @@ from pathlib import Path
 from warmstart import __version__
 from warmstart.core.steps import Steps
 from warmstart.core.workspace import open_workspace
+from warmstart.dump.allocators import choose_none, choose_safe
 from warmstart.dump.archive import Archive, extract_archive
 from warmstart.dump.contents import sum_pages_bytes
 from warmstart.dump.identity import read_identity
+from warmstart.dump.memory import MappedMemory, choose_all, map_memory
 from warmstart.dump.preflight import check_processes, raise_on_errors
 from warmstart.dump.sockets import close_sockets
 from warmstart.engine.cri import CriContainer
@@ -29,7 +32,7 @@ from warmstart.engine.local import (
 )
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, Provenance, write_provenance
 from warmstart.image.buildah import Buildah
-from warmstart.image.compose import compose_image
+from warmstart.image.compose import compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import Image, read_image
 from warmstart.image.manifest import find_host_platform
@@ -39,11 +42,12 @@ from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.probe import wait_first_success, wait_ready
 from warmstart.publish import REGISTRY, Output, publish_image
-from warmstart.recipe.model import Container, Recipe
+from warmstart.recipe.model import Container, Mapped, Recipe
 from warmstart.verify import Restore, first_probe, verify_image
 from warmstart.warmup import run_steps
 
 SUBNET = "10.88.0.0/24"
+MEMORY_NAME = ".warmstart/memory"
 # Where images are kept with their layers not compressed.
 PLAIN_LAYERS = (Transport.CONTAINERS_STORAGE, Transport.DOCKER_DAEMON, Transport.DOCKER_ARCHIVE)
 
@@ -99,27 +103,58 @@ class Dumped:
 
 
 @dataclass(frozen=True)
+class Dump:
+    """A dump that has been edited.
+
+    Attributes:
+        archive: where it is, and what is beside it.
+        pages_bytes: the memory that it held before.
+        closed_sockets: how many sockets were made plain.
+        memory: what became of the memory.
+        memory_file: the memory that was moved out of it; None when none was.
+    """
+
+    archive: Archive
+    pages_bytes: int
+    closed_sockets: int
+    memory: MappedMemory
+    memory_file: Path | None
+
+    @property
+    def edits(self) -> dict[str, object]:
+        """What was edited, for the image's annotations; sizes in bytes."""
+        processes = [
+            {"pid": process.pid, "comm": process.comm, "mapped": process.moved_bytes, "left": dict(process.left_bytes)}
+            for process in self.memory.processes
+        ]
+        return {
+            "closedSockets": self.closed_sockets,
+            "mappedBytes": self.memory.size_bytes,
+            "dumpedBytes": self.pages_bytes,
+            "processes": processes,
+        }
+
+
+@dataclass(frozen=True)
 class Built:
     """An image that was built, seen to restore, and published.
 
     Attributes:
         name: the image's name.
-        digest: of its manifest.
         destination: where it was put.
         cold_s: as in `Dumped`.
         restores: the restores that were seen.
-        pages_bytes: memory in the checkpoint.
+        dump: what was dumped, and how it was edited.
         image: its manifest and config.
         base: what it was built from.
         provenance: and how.
     """
 
     name: str
-    digest: str
     destination: str
     cold_s: float
     restores: tuple[Restore, ...]
-    pages_bytes: int
+    dump: Dump
     image: Image
     base: Base
     provenance: Provenance
@@ -163,22 +198,20 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
             base = fetch_base(work, source)
             with open_engine(work, host) as engine:
                 dumped = run_and_checkpoint(work, engine, base)
-                archive = read_dump(work, dumped)
-                pages_bytes = sum_pages_bytes(archive.checkpoint_dir)
-                provenance = describe(work, engine, dumped)
-                layout = make_layout(work, archive, base, provenance)
+                dump = edit_dump(work, read_archive(work, dumped))
+                provenance = describe(work, engine, dumped, dump)
+                layout = make_layout(work, dump, base, provenance)
             restores = see_it_restore(work, layout, dumped)
             image = read_image(layout)
             destination = publish(work, layout, image, target, base)
-    return Built(
-        str(target), image.manifest.digest, destination, dumped.cold_s, restores, pages_bytes, image, base, provenance
-    )
+    return Built(str(target), destination, dumped.cold_s, restores, dump, image, base, provenance)
 
 
 def open_engine(work: Work, host: HostRuntime | None) -> contextlib.AbstractContextManager[LocalEngine]:
     """What runs the container: the host's CRI-O where one was named, else one of our own."""
     if host is None:
-        return start_engine(work.session, "build", subnet=SUBNET)
+        criu_options = ["tcp-established"] if work.recipe.close_tcp else []
+        return start_engine(work.session, "build", subnet=SUBNET, criu_options=criu_options)
     return connect_engine(work.session, host)
 
 
@@ -252,23 +285,33 @@ def await_ready(running: CriContainer, container: Container) -> float:
 
 def check_before_dump(work: Work, engine: LocalEngine, running: CriContainer) -> None:
     """Say what would keep the container from being dumped or restored."""
-    findings = check_processes(engine.cri.proc, running.pid, pod_ips=[running.address])
+    findings = check_processes(engine.cri.proc, running.pid, pod_ips=[running.address], close_tcp=work.recipe.close_tcp)
     for finding in findings:
         if not finding.is_error or work.options.force:
             work.steps.warn(str(finding))
     raise_on_errors(findings, force=work.options.force)
 
 
-def read_dump(work: Work, dumped: Dumped) -> Archive:
-    """Unpack the archive, and make of the dump one that restores under any address."""
+def read_archive(work: Work, dumped: Dumped) -> Archive:
+    """Unpack the archive; it is not needed any more afterwards."""
     with work.steps.step("read checkpoint"):
         archive = extract_archive(dumped.archive, work.workspace / "checkpoint")
         dumped.archive.unlink()
-        close_sockets(archive.checkpoint_dir, established=False)
     return archive
 
 
-def describe(work: Work, engine: LocalEngine, dumped: Dumped) -> Provenance:
+def edit_dump(work: Work, archive: Archive) -> Dump:
+    """Make of the dump one that restores under any address, and whose memory is mapped from a file of the image."""
+    directory, memory_file = archive.checkpoint_dir, work.workspace / "memory"
+    with work.steps.step("edit dump"):
+        pages_bytes = sum_pages_bytes(directory)
+        sockets = close_sockets(directory, established=work.recipe.close_tcp)
+        choose = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe, Mapped.NONE: choose_none}[work.recipe.mapped]
+        memory = map_memory(directory, memory_file, path_in_image=f"/{MEMORY_NAME}", choose=choose)
+    return Dump(archive, pages_bytes, len(sockets), memory, memory_file if memory.size_bytes else None)
+
+
+def describe(work: Work, engine: LocalEngine, dumped: Dumped, dump: Dump) -> Provenance:
     """What the image is to say of how it was made."""
     criu = work.session.run(["criu", "--version"], timeout_s=10).stdout
     return Provenance(
@@ -279,10 +322,11 @@ def describe(work: Work, engine: LocalEngine, dumped: Dumped) -> Provenance:
         architecture=find_host_platform().architecture,
         identity=dumped.identity,
         recipe=work.recipe.document,
+        edits=json.dumps(dump.edits),
     )
 
 
-def make_layout(work: Work, archive: Archive, base: Base, provenance: Provenance) -> Path:
+def make_layout(work: Work, dump: Dump, base: Base, provenance: Provenance) -> Path:
     """Make the image, as an OCI layout in the workspace."""
     layout, addition = work.workspace / "layout", work.workspace / "addition"
     store = work.workspace / "buildah"
@@ -296,13 +340,14 @@ def make_layout(work: Work, archive: Archive, base: Base, provenance: Provenance
         **write_provenance(provenance),
     }
     with work.steps.step("image"):
-        prepare_checkpoint(archive, str(parse_reference(work.recipe.image_name)))
+        prepare_checkpoint(dump.archive, str(parse_reference(work.recipe.image_name)))
         with buildah.working_container("scratch") as scratch:
-            buildah.add_directory(scratch, archive.root, "/")
+            buildah.add_directory(scratch, dump.archive.root, "/")
             cmd = container.command + container.args
             buildah.configure(scratch, annotations=annotations, labels=work.recipe.labels, cmd=cmd or None)
             buildah.commit(scratch, f"oci:{addition}")
-        compose_image(base.layout, addition, layout)
+        layers = [pack_file(dump.memory_file, MEMORY_NAME, layout)] if dump.memory_file else []
+        compose_image(base.layout, addition, layout, layers)
     return layout
 
 

@@ -21,12 +21,15 @@ def list_rows(built: Built, steps: Steps) -> list[tuple[str, str]]:
     layers = built.image.manifest.layers
     return [
         ("image", built.name),
-        ("digest", built.digest),
+        ("digest", built.image.manifest.digest),
         ("published", built.destination),
         ("cold start", f"{format_seconds(built.cold_s)} to the first success of the probe"),
         ("restored start", f"{format_seconds(restored_s)} (median of {len(built.restores)})"),
         ("ratio", f"{built.cold_s / restored_s:.1f} × faster"),
-        ("memory", f"{format_bytes(built.pages_bytes)} in the checkpoint"),
+        (
+            "memory",
+            f"{format_bytes(built.dump.pages_bytes)}, of which {format_bytes(built.dump.memory.size_bytes)} are mapped",
+        ),
         ("size", f"{format_bytes(sum(layer.size_bytes for layer in layers))} compressed, in {len(layers)} layers"),
         ("added", f"{format_bytes(built.added_bytes)} to the base image"),
         ("own cost", _own_cost(steps)),
@@ -43,7 +46,7 @@ def make_document(built: Built, steps: Steps) -> Mapping[str, Any]:
     """Everything, for `--json`; sizes in bytes, times in seconds."""
     return {
         "image": built.name,
-        "digest": built.digest,
+        "digest": built.image.manifest.digest,
         "destination": built.destination,
         "coldStartSeconds": built.cold_s,
         "restores": [
@@ -54,7 +57,7 @@ def make_document(built: Built, steps: Steps) -> Mapping[str, Any]:
             }
             for restore in built.restores
         ],
-        "pagesBytes": built.pages_bytes,
+        "edits": built.dump.edits,
         "addedBytes": built.added_bytes,
         "layers": [
             {"digest": layer.digest, "mediaType": layer.media_type, "sizeBytes": layer.size_bytes}

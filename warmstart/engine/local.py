@@ -52,15 +52,37 @@ class LocalEngine:
 
 
 @contextlib.contextmanager
-def start_engine(session: Session, name: str, *, subnet: str, runtime: str = "runc") -> Iterator[LocalEngine]:
-    """A CRI-O of our own with an empty store, for the length of a `with` block; arguments as for `run_crio`."""
+def start_engine(
+    session: Session, name: str, *, subnet: str, runtime: str = "runc", criu_options: Sequence[str] = ()
+) -> Iterator[LocalEngine]:
+    """A CRI-O of our own with an empty store, for the length of a `with` block.
+
+    `criu_options` are what the OCI runtime is to give to CRIU (criu(8), without the dashes); the other arguments are
+    those of `run_crio`.
+    """
     with (
+        _configured_criu(session, runtime, criu_options),
         run_crio(session, name, subnet=subnet, runtime=runtime) as crio,
         CriEngine(crio.endpoint, proc=session.proc, network=session.network, scratch=crio.state / "pods") as cri,
     ):
         engine = LocalEngine(cri, session, crio.state / "storage", crio.state / "runroot")
         engine.import_image(Path(PAUSE_LAYOUT), PAUSE_IMAGE)
         yield engine
+
+
+@contextlib.contextmanager
+def _configured_criu(session: Session, runtime: str, options: Sequence[str]) -> Iterator[None]:
+    """runc and crun hand CRIU the options in a file of this name, and no others of the user's."""
+    if not options:
+        yield
+        return
+    path = session.root / "etc/criu" / f"{runtime}.conf"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{option}\n" for option in options))
+    try:
+        yield
+    finally:
+        path.unlink()
 
 
 @dataclass(frozen=True)

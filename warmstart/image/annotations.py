@@ -27,6 +27,7 @@ class Provenance:
         architecture: of the machine, in Go's words.
         identity: of the process that was dumped; see `warmstart.dump.identity`.
         recipe: the recipe, as a JSON document.
+        edits: how the dump was edited, as a JSON document.
     """
 
     version: str
@@ -36,6 +37,7 @@ class Provenance:
     architecture: str
     identity: str
     recipe: str
+    edits: str
 
 
 def write_provenance(provenance: Provenance) -> dict[str, str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
 
 import zstandard
 
@@ -22,6 +23,8 @@ from warmstart.image.manifest import OCI_MANIFEST, Descriptor, find_digest
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 ZSTD_LEVEL = 1
+#: How the history of an image begins that speaks of a layer of ours.
+CREATED_BY = "warmstart build: "
 _CHUNK_BYTES = 1 << 20
 
 
@@ -76,6 +79,29 @@ def pack_layer(tar: BinaryIO | CheckedReader, layout: Path, created_by: str) -> 
     return writer.finish()
 
 
+def pack_file(file: Path, name: str, layout: Path) -> Layer:
+    """Make a layer of a layout that holds one file, readable by all.
+
+    Args:
+        file: its content.
+        name: its path in the image, without a leading slash; the directories above it are made.
+        layout: where the layer goes.
+    """
+    writer = LayerWriter(layout, f"{CREATED_BY}{name}")
+    # Of a file, writing a stream takes only `write`.
+    with tarfile.open(fileobj=cast(BinaryIO, writer), mode="w|", bufsize=_CHUNK_BYTES) as tar:
+        tar.copybufsize = _CHUNK_BYTES  # type: ignore[attr-defined]
+        for parent in reversed(PurePosixPath(name).parents[:-1]):
+            directory = tarfile.TarInfo(f"{parent}/")
+            directory.type, directory.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(directory)
+        info = tarfile.TarInfo(name)
+        info.mode, info.size = 0o444, file.stat().st_size
+        with file.open("rb") as content:
+            tar.addfile(info, content)
+    return writer.finish()
+
+
 def compose_image(base: Path, addition: Path, layout: Path, layers: Sequence[Layer] = ()) -> Image:
     """Make an image of a base image, `layers`, and an addition on top.
 
@@ -95,7 +121,7 @@ def compose_image(base: Path, addition: Path, layout: Path, layers: Sequence[Lay
     packed = list(layers)
     for blob in above.manifest.layers:
         with open_blob(addition, blob) as tar:
-            packed.append(pack_layer(tar, layout, "warmstart build: checkpoint"))
+            packed.append(pack_layer(tar, layout, f"{CREATED_BY}checkpoint"))
     config = json.loads(read_document(base, below.manifest.config))
     _extend_config(config, json.loads(read_document(addition, above.manifest.config)), packed)
     annotations = above.manifest.annotations

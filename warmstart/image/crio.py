@@ -13,11 +13,36 @@ import json
 from pathlib import Path
 
 from warmstart.dump.archive import CONFIG_DUMP, CONTAINER_LOG, DELETED_FILES, DUMP_LOG, STATS_DUMP, Archive
+from warmstart.dump.metadata import Mount, Spec
 
 CHECKPOINT_NAME = "io.kubernetes.cri-o.annotations.checkpoint.name"
 
 # Logs of the build: nobody who pulls the image has a use for them, and they may hold what is nobody else's business.
 LEFT_OUT = (DUMP_LOG, STATS_DUMP, CONTAINER_LOG)
+
+# `ignoreMounts` in CRI-O's server/container_restore.go.
+_OWN_MOUNTS = frozenset(
+    {
+        "/proc",
+        "/dev",
+        "/dev/pts",
+        "/dev/mqueue",
+        "/sys",
+        "/sys/fs/cgroup",
+        "/dev/shm",  # noqa: S108 - a place in the container
+        "/etc/resolv.conf",
+        "/etc/hostname",
+        "/etc/passwd",
+        "/etc/group",
+        "/run/secrets",
+        "/run/.containerenv",
+    }
+)
+
+
+def list_expected_mounts(spec: Spec) -> tuple[Mount, ...]:
+    """The mounts of a checkpointed container that CRI-O restores only into a pod that has them as well."""
+    return tuple(mount for mount in spec.mounts if mount.destination not in _OWN_MOUNTS)
 
 
 def prepare_checkpoint(archive: Archive, image_name: str) -> int:

@@ -18,7 +18,8 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -166,12 +167,8 @@ class Connection:
             PassingError: it failed in a way that may be over soon.
             RegistryError: it failed.
         """
-        send = oras.provider.Registry.do_request.__wrapped__  # the method without its retries
         try:
-            response = send(
-                self._oras, url, method, data=body, headers=self._auth.add_header(url, headers or {}), stream=True
-            )
-            answer = _read_answer(response, limit_bytes)
+            answer = _read_answer(self._send(method, url, headers or {}, body), limit_bytes)
         except _RefusedError as refused:
             answer = refused.answer
         except (requests.RequestException, ValueError) as error:  # ValueError: led to what is no URL
@@ -182,6 +179,38 @@ class Connection:
         if len(answer.body) > limit_bytes:
             raise RegistryError(f"could not {purpose}: the answer is longer than {limit_bytes} bytes")
         return answer
+
+    @contextmanager
+    def download(self, url: str, purpose: str) -> Iterator[Download]:
+        """GET content of any size, to be read piece by piece; only the request is repeated when it fails in passing.
+
+        Raises:
+            RegistryError: it failed; also while reading.
+        """
+        with self.retry(lambda: self._start_download(url, purpose)) as response:
+            yield Download(
+                response.iter_content(1 << 16),
+                lambda error: self._explain_failure(purpose, error, uploading=False),
+            )
+
+    def _start_download(self, url: str, purpose: str) -> requests.Response:
+        try:
+            response = self._send("GET", url, {}, None)
+            if response.status_code == 200:
+                return response
+            answer = _read_answer(response, _ANSWER_LIMIT_BYTES)
+        except _RefusedError as refused:
+            answer = refused.answer
+        except (requests.RequestException, ValueError) as error:
+            raise self._explain_failure(purpose, error, uploading=False) from error
+        raise self._explain_refusal(purpose, answer)
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: Body | bytes | None) -> requests.Response:
+        send = oras.provider.Registry.do_request.__wrapped__  # the method without its retries
+        response: requests.Response = send(
+            self._oras, url, method, data=body, headers=self._auth.add_header(url, headers), stream=True
+        )
+        return response
 
     def follow(self, answer: Answer) -> str:
         """The URL to which `answer` points.
@@ -246,6 +275,30 @@ class Connection:
             413: "a proxy before the registry limits the size of uploads (nginx: client_max_body_size)",
         }
         return RegistryError(brief, hint=hints.get(answer.status, ""))
+
+
+class Download:
+    """The body of an answer while it arrives."""
+
+    def __init__(self, pieces: Iterator[bytes], explain: Callable[[Exception], RegistryError]) -> None:
+        self._pieces = pieces
+        self._explain = explain
+        self._arrived = bytearray()
+
+    def read(self, size: int, /) -> bytes:
+        """The next `size` bytes; fewer only at the end.
+
+        Raises:
+            RegistryError: the connection failed.
+        """
+        try:
+            while len(self._arrived) < size and (piece := next(self._pieces, b"")):
+                self._arrived += piece
+        except requests.RequestException as error:
+            raise self._explain(error) from error
+        data = bytes(self._arrived[:size])
+        del self._arrived[:size]
+        return data
 
 
 class _Adapter(requests.adapters.HTTPAdapter):

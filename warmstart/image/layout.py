@@ -13,12 +13,13 @@ import secrets
 import shutil
 import stat
 import tarfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from warmstart.core.errors import ImageError
 from warmstart.image.manifest import (
@@ -42,6 +43,18 @@ _NESTING_LIMIT = 4
 _CHUNK_BYTES = 1 << 20
 
 
+class Readable(Protocol):
+    """What is read from its start; fewer bytes than asked for come only at its end."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next `size` bytes."""
+        ...
+
+
+OpenContent = Callable[[Descriptor], AbstractContextManager["CheckedReader"]]
+"""Opens the content that a descriptor describes, wherever it is."""
+
+
 @dataclass(frozen=True)
 class Image:
     """One image of a layout."""
@@ -61,16 +74,34 @@ def read_image(layout: Path, name: str = "", *, platform: Platform | None = None
     Raises:
         ImageError: it is not a layout, the image is not there, or a document is broken or too long.
     """
-    descriptor = _choose_image(_read_index(layout), name, platform, str(layout))
+    return find_image(_read_index(layout), partial(open_blob, layout), str(layout), name, platform=platform)
+
+
+def find_image(
+    index: Index, open_content: OpenContent, where: str, name: str = "", *, platform: Platform | None = None
+) -> Image:
+    """As `read_image`, of a layout that is no directory.
+
+    Args:
+        index: its index.json.
+        open_content: opens what it holds, as `open_blob` does.
+        where: names it in errors.
+        name: as for `read_image`.
+        platform: as for `read_image`.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    descriptor = _choose_image(index, name, platform, where)
     for _ in range(_NESTING_LIMIT):
-        data = read_document(layout, descriptor)
+        data = _read_whole(open_content, descriptor)
         if descriptor.media_type not in INDEX_TYPES:
             manifest = parse_manifest(data, descriptor)
-            config = parse_config(read_document(layout, manifest.config), f"config {manifest.config.digest}")
+            config = parse_config(_read_whole(open_content, manifest.config), f"config {manifest.config.digest}")
             return Image(manifest, config)
-        where = f"index {descriptor.digest}"
-        descriptor = choose_platform(parse_index(data, descriptor.media_type, where).manifests, platform, where)
-    raise ImageError(f"{layout}: the indexes of {name or 'its image'} are nested more than {_NESTING_LIMIT} deep")
+        part = f"index {descriptor.digest}"
+        descriptor = choose_platform(parse_index(data, descriptor.media_type, part).manifests, platform, part)
+    raise ImageError(f"{where}: the indexes of {name or 'its image'} are nested more than {_NESTING_LIMIT} deep")
 
 
 def read_document(layout: Path, descriptor: Descriptor) -> bytes:
@@ -79,10 +110,7 @@ def read_document(layout: Path, descriptor: Descriptor) -> bytes:
     Raises:
         ImageError: it is missing, longer than DOCUMENT_LIMIT_BYTES, or not what its digest says.
     """
-    if descriptor.size_bytes > DOCUMENT_LIMIT_BYTES:
-        raise ImageError(f"{descriptor.digest} is longer than {DOCUMENT_LIMIT_BYTES} bytes")
-    with open_blob(layout, descriptor) as blob:
-        return blob.read()
+    return _read_whole(partial(open_blob, layout), descriptor)
 
 
 @contextmanager
@@ -105,7 +133,7 @@ def open_blob(layout: Path, descriptor: Descriptor) -> Iterator[CheckedReader]:
 class CheckedReader:
     """A file that compares what was read with a descriptor when the last of its bytes is read."""
 
-    def __init__(self, file: BinaryIO, descriptor: Descriptor, where: str) -> None:
+    def __init__(self, file: Readable, descriptor: Descriptor, where: str) -> None:
         self._file = file
         self._descriptor = descriptor
         self._where = where
@@ -192,6 +220,13 @@ def _add_image(layout: Path, image: Image, target: Path, name: str) -> None:
             shutil.copyfileobj(content, out, _CHUNK_BYTES)
     with _beside(target / "index.json") as partial:
         partial.write_bytes(_encode_index([*others, _name_manifest(image.manifest, name)]))
+
+
+def _read_whole(open_content: OpenContent, descriptor: Descriptor) -> bytes:
+    if descriptor.size_bytes > DOCUMENT_LIMIT_BYTES:
+        raise ImageError(f"{descriptor.digest} is longer than {DOCUMENT_LIMIT_BYTES} bytes")
+    with open_content(descriptor) as blob:
+        return blob.read()
 
 
 def _choose_image(index: Index, name: str, platform: Platform | None, where: str) -> Descriptor:

@@ -123,7 +123,8 @@ class Config:
     """How an image is run.
 
     `env` are (name, value) pairs in order; `exposed_ports` are as the image writes them (`8080/tcp`);
-    `created` is an RFC 3339 date and time, or empty.
+    `created` is an RFC 3339 date and time, or empty. `history` says what made each layer; where an image does not
+    say, it may be of another length than its layers.
     """
 
     platform: Platform
@@ -135,6 +136,7 @@ class Config:
     working_dir: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
+    history: tuple[str, ...] = ()
 
 
 def find_digest(data: bytes, algorithm: str = "sha256") -> str:
@@ -195,6 +197,11 @@ def parse_config(data: bytes, where: str = "config") -> Config:
         working_dir=run.get("WorkingDir").text(""),
         labels=run.get("Labels").texts(),
         created=document.get("created").text(""),
+        history=tuple(
+            step.get("created_by").text("")
+            for step in document.get("history").items()
+            if step.get("empty_layer").value is not True
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -23,7 +23,7 @@ from typing import Protocol
 
 from warmstart.core.errors import RegistryError
 from warmstart.image.distribution import Answer, Connection, add_query
-from warmstart.image.layout import open_blob, read_document, read_image
+from warmstart.image.layout import CheckedReader, open_blob, read_document, read_image
 from warmstart.image.manifest import (
     DOCUMENT_LIMIT_BYTES,
     INDEX_TYPES,
@@ -211,6 +211,22 @@ def read_config(
     with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
         manifest = _get_image(connection, _identify(reference), platform)
         return parse_config(_get_blob(connection, manifest.config), f"config {manifest.config.digest}")
+
+
+@contextmanager
+def download_blob(
+    reference: Reference, blob: Descriptor, *, plain_http: bool = False, auth_file: Path | None = None
+) -> Iterator[CheckedReader]:
+    """Open a blob of an image's repository, to be read piece by piece; reading it to its end checks its digest.
+
+    Raises:
+        ImageError: it is not what its descriptor says; while reading.
+        RegistryError: see the module; also while reading.
+    """
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+        purpose = f"read {reference.name} {blob.digest}"
+        with connection.download(connection.url(f"blobs/{blob.digest}"), purpose) as content:
+            yield CheckedReader(content, blob, reference.name)
 
 
 def exists(reference: Reference, *, plain_http: bool = False, auth_file: Path | None = None) -> bool:

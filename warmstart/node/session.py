@@ -52,6 +52,11 @@ class Session:
         return Path(f"/proc/{self.init_pid}/root/proc")
 
     @property
+    def root(self) -> Path:
+        """Its root directory, seen from here; what is written there is gone at the end."""
+        return Path(f"/proc/{self.init_pid}/root")
+
+    @property
     def network(self) -> Path:
         """Its network namespace."""
         return Path(f"/proc/{self.init_pid}/ns/net")

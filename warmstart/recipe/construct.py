@@ -16,6 +16,7 @@ from warmstart.recipe.model import (
     Exec,
     Grpc,
     HttpGet,
+    Mapped,
     Port,
     Probe,
     Recipe,
@@ -48,6 +49,8 @@ def make_recipe(document: Block, source: Path | None) -> Recipe:
         source=source,
         labels=dict(document["image"].get("labels", {})),
         document=json.dumps(document),
+        mapped=Mapped(document.get("memory", {}).get("mapped", Mapped.AUTO)),
+        close_tcp=document.get("tcp") == "close",
         **({"restore": tuple(map(Restorer, document["restore"]))} if "restore" in document else {}),
     )
 

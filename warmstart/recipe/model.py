@@ -17,6 +17,14 @@ class Restorer(StrEnum):
     RUNTIME = "runtime"
 
 
+class Mapped(StrEnum):
+    """What of the memory is mapped from a file of the image; AUTO is what is known to be safe."""
+
+    AUTO = "auto"
+    ALL = "all"
+    NONE = "none"
+
+
 @dataclass(frozen=True)
 class HttpGet:
     """An HTTP GET request; a status from 200 to 399 is a success, as for the kubelet.
@@ -144,8 +152,10 @@ class Container:
 class Recipe:
     """A whole recipe.
 
-    `image_name` is the image to make (repository and tag). `source` is the file it was read from, if any;
-    relative paths in the recipe start at its directory. `document` is the recipe as JSON, with what was overridden.
+    `image_name` is the image to make (repository and tag). `close_tcp`: whether connections that are open at the
+    checkpoint are closed in the restored container, instead of failing the build. `source` is the file it was read
+    from, if any; relative paths in the recipe start at its directory. `document` is the recipe as JSON, with what was
+    overridden.
     """
 
     name: str
@@ -154,6 +164,8 @@ class Recipe:
     warmup: tuple[Step, ...] = ()
     before_checkpoint: tuple[Step, ...] = ()
     restore: tuple[Restorer, ...] = (Restorer.RUNTIME,)
+    mapped: Mapped = Mapped.AUTO
+    close_tcp: bool = False
     source: Path | None = None
     document: str = ""
     labels: dict[str, str] = field(default_factory=dict)

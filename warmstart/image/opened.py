@@ -1,0 +1,187 @@
+"""Reads an image where it is: in a registry, in a layout, or in an oci-archive. Only what is read is fetched."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from io import BufferedReader, RawIOBase
+from pathlib import Path
+
+import zstandard
+
+from warmstart.core.errors import ArchiveError, ImageError
+from warmstart.dump.archive import open_tar
+from warmstart.dump.tarball import Kind, Member, Span, list_members
+from warmstart.image.layout import CheckedReader, Image, OpenContent, Readable, find_image, open_blob, read_image
+from warmstart.image.manifest import DOCUMENT_LIMIT_BYTES, Descriptor, parse_index
+from warmstart.image.reference import Reference, Source, Transport
+from warmstart.image.registry import download_blob, read_config, read_manifest
+
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_BUFFER_BYTES = 1 << 20
+_MEMBERS_LIMIT = 100_000
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image that can be read; `open_content` opens what its manifest lists."""
+
+    image: Image
+    open_content: OpenContent
+
+    @contextmanager
+    def open_layer(self, layer: Descriptor) -> Iterator[Readable]:
+        """Open the tar of a layer, which is decompressed as it is read.
+
+        What it is compressed with is told from its content, as runtimes do.
+
+        Raises:
+            ImageError: it is missing, cannot be decompressed, or is not what its digest says; also while reading.
+            RegistryError: the registry refused, or could not be reached; also while reading.
+        """
+        with self.open_content(layer) as blob:
+            yield _Layer(blob, f"layer {layer.digest}")
+
+
+@contextmanager
+def open_image(source: Source, *, plain_http: bool = False, auth_file: Path | None = None) -> Iterator[OpenedImage]:
+    """Open an image; of one for several platforms, that for this machine's.
+
+    Args:
+        source: where it is.
+        plain_http: speak HTTP with the registry; HTTPS with verified certificates otherwise.
+        auth_file: the file of credentials; the usual ones when None.
+
+    Raises:
+        ImageError: it is broken, not there, or in a place that is not read here.
+        RegistryError: the registry refused, or could not be reached.
+    """
+    if source.kind is Transport.REGISTRY and source.reference:
+        yield _open_in_registry(source.reference, plain_http, auth_file)
+    elif source.kind is Transport.OCI and source.path:
+        yield OpenedImage(read_image(source.path, source.image), partial(open_blob, source.path))
+    elif source.kind is Transport.OCI_ARCHIVE and source.path:
+        with _open_archive(source.path) as archive:
+            yield OpenedImage(archive.read_image(source.image), archive.open_blob)
+    else:
+        raise ImageError(
+            f"{source} is not read here: {source.kind} is neither a registry, nor a layout, nor an oci-archive",
+            hint=f"copy it first: skopeo copy {source} oci-archive:FILE; or push it to a registry",
+        )
+
+
+def is_oci_archive(path: Path) -> bool:
+    """Whether a tar is an oci-archive.
+
+    Raises:
+        ArchiveError: it cannot be read, or is no tar.
+    """
+    with open_tar(path) as tar:
+        return any(member.name == "oci-layout" for member in list_members(tar, max_members=_MEMBERS_LIMIT))
+
+
+def _open_in_registry(reference: Reference, plain_http: bool, auth_file: Path | None) -> OpenedImage:
+    manifest = read_manifest(reference, plain_http=plain_http, auth_file=auth_file)
+    # A tag may be moved between two requests.
+    pinned = replace(reference, tag=None, digest=manifest.digest)
+    config = read_config(pinned, plain_http=plain_http, auth_file=auth_file)
+    return OpenedImage(
+        Image(manifest, config), partial(download_blob, pinned, plain_http=plain_http, auth_file=auth_file)
+    )
+
+
+@contextmanager
+def _open_archive(path: Path) -> Iterator[_OciArchive]:
+    with ExitStack() as opened:
+        try:
+            tar = opened.enter_context(open_tar(path))
+            members = list_members(tar, max_members=_MEMBERS_LIMIT)
+        except ArchiveError as error:
+            raise ImageError(error.brief, hint=error.hint) from error
+        yield _OciArchive(tar, {member.name: member for member in members})
+
+
+class _OciArchive:
+    """A layout in a tar, read where it lies."""
+
+    def __init__(self, tar: Span, members: Mapping[str, Member]) -> None:
+        self._tar = tar
+        self._members = members
+
+    def read_image(self, name: str) -> Image:
+        """As `warmstart.image.layout.read_image`."""
+        where = self._tar.label
+        if "oci-layout" not in self._members:
+            raise ImageError(f"{where} is not an oci-archive: it has no member oci-layout")
+        index = self._open("index.json").read(DOCUMENT_LIMIT_BYTES + 1)
+        return find_image(parse_index(index, where=f"{where}: index.json"), self.open_blob, where, name)
+
+    @contextmanager
+    def open_blob(self, descriptor: Descriptor) -> Iterator[CheckedReader]:
+        """As `warmstart.image.layout.open_blob`."""
+        file = self._open(f"blobs/{descriptor.digest.replace(':', '/')}")
+        if file.size_bytes != descriptor.size_bytes:
+            raise ImageError(
+                f"{self._tar.label}: {descriptor.digest} has {file.size_bytes} bytes"
+                f" and should have {descriptor.size_bytes}"
+            )
+        yield CheckedReader(file, descriptor, self._tar.label)
+
+    def _open(self, name: str) -> _MemberFile:
+        member = self._members.get(name)
+        if member is None or member.kind is not Kind.FILE:
+            raise ImageError(f"{self._tar.label} has no file {name}")
+        return _MemberFile(self._tar, member)
+
+
+class _MemberFile:
+    def __init__(self, tar: Span, member: Member) -> None:
+        self._tar = tar
+        self._offset = member.offset
+        self._end = member.offset + member.size_bytes
+        self.size_bytes = member.size_bytes
+
+    def read(self, size: int, /) -> bytes:
+        data = self._tar.read(self._offset, min(size, self._end - self._offset))
+        self._offset += len(data)
+        return data
+
+
+class _Layer:
+    """The tar of a layer, out of its compressed blob."""
+
+    def __init__(self, blob: CheckedReader, label: str) -> None:
+        packed = BufferedReader(_Raw(blob), _BUFFER_BYTES)
+        head = packed.peek(len(_ZSTD))
+        self._label = label
+        self._plain: Readable = packed
+        if head.startswith(_GZIP):
+            self._plain = gzip.GzipFile(fileobj=packed)
+        elif head.startswith(_ZSTD):
+            self._plain = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._plain.read(size)
+        except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+            raise ImageError(f"{self._label} cannot be decompressed: {error}") from error
+
+
+class _Raw(RawIOBase):
+    """What Python's decompressors read from."""
+
+    def __init__(self, blob: CheckedReader) -> None:
+        self._blob = blob
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._blob.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
