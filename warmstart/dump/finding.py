@@ -1,0 +1,62 @@
+"""What a check before the dump has to say: one thing in one process, and its cure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from warmstart.dump.proc import Process
+
+
+class Severity(StrEnum):
+    """ERROR would fail the dump or the restore; WARNING may, or changes what the application sees."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a dump or its restore would stumble over.
+
+    Attributes:
+        code: short and stable, such as `tcp-established`.
+        pid: of the process, as numbered by the procfs that was read.
+        process: its name.
+        what: one sentence that says what it holds.
+        cure: one sentence that says what to do about it.
+    """
+
+    severity: Severity
+    code: str
+    pid: int
+    process: str
+    what: str
+    cure: str
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the dump or the restore would fail."""
+        return self.severity is Severity.ERROR
+
+    def __str__(self) -> str:
+        return f"{self.process} (process {self.pid}): {self.what} {self.cure} [{self.code}]"
+
+
+def error(code: str, process: Process, what: str, cure: str) -> Finding:
+    """What would fail the dump or the restore."""
+    return Finding(Severity.ERROR, code, process.pid, process.name, what, cure)
+
+
+def warning(code: str, process: Process, what: str, cure: str) -> Finding:
+    """What may fail the restore, or changes what the application sees."""
+    return Finding(Severity.WARNING, code, process.pid, process.name, what, cure)
+
+
+def once_each(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """What several processes share, such as an inherited descriptor, only for the first of them."""
+    unique: dict[tuple[str, str], Finding] = {}
+    for finding in findings:
+        unique.setdefault((finding.code, finding.what), finding)
+    return tuple(unique.values())

@@ -1,0 +1,298 @@
+"""A running container as its procfs shows it: processes, descriptors, mappings, mounts.
+
+All paths lie below the procfs that is given, which may be that of another pid namespace; pids are its pids. Formats:
+proc(5), and `Documentation/filesystems/proc.rst` of the kernel.
+
+What is looked at goes on running, so everything may end between two reads; GONE is what the reads raise then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+GONE = (FileNotFoundError, ProcessLookupError)
+
+_NAMESPACES = ("user", "pid", "ipc", "uts", "net", "cgroup", "time", "time_for_children", "mnt")
+_MAPPING = re.compile(r"(\w+-\w+) \S+ \w+ (\w+):(\w+) (\d+) *(.*)")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+_DELETED = " (deleted)"
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process.
+
+    Attributes:
+        tracer_pid: 0 when nothing traces it.
+        ids: its real, effective and saved user and group ids.
+        pids: its numbers in the procfs's pid namespace, in those below, and last in its own.
+        inner_session: its session, as its own pid namespace numbers it; 0 when the leader lies outside.
+    """
+
+    pid: int
+    name: str
+    state: str
+    parent_pid: int
+    tracer_pid: int
+    threads: int
+    ids: frozenset[int]
+    pids: tuple[int, ...]
+    inner_session: int
+
+    @property
+    def is_zombie(self) -> bool:
+        """Whether its main thread has ended and its parent has not asked for its exit status yet."""
+        return self.state in "ZX"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link in /proc/PID/fd or /proc/PID/map_files, and its text when it was read."""
+
+    path: Path
+    target: str
+
+    def still_leads_there(self) -> bool:
+        """Whether the descriptor, or the mapping, has not become that of another file meanwhile."""
+        try:
+            return os.readlink(self.path) == self.target  # noqa: PTH115  (text, which need not be a path)
+        except GONE:
+            return False
+
+
+@dataclass(frozen=True)
+class DescriptorInfo:
+    """What fdinfo says of a descriptor: flags as for open(2), and the lines that its kind of file adds."""
+
+    flags: int
+    mount_id: int
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mount: the device number that stat(2) gives for files in it, and where it is seen in the container."""
+
+    id: int
+    device: int
+    point: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a process holds: its namespaces (kind → identity, such as `net:[4026531840]`), descriptors, mapped files."""
+
+    namespaces: Mapping[str, str]
+    descriptors: Sequence[Link]
+    mapped_files: Sequence[Link]
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container's processes, and what they hold.
+
+    Attributes:
+        processes: its first one, and those that descend from it, parents before children.
+        strangers: processes in its own pid namespace that do not descend from its first one.
+        held: by pid; without zombies, and without what ended meanwhile.
+        mounts: those of all its mount namespaces.
+        parent_ipc: the IPC namespace of what started it; "" when that is not seen.
+    """
+
+    proc: Path
+    processes: tuple[Process, ...]
+    strangers: tuple[Process, ...]
+    held: Mapping[int, Held]
+    mounts: tuple[Mount, ...]
+    parent_ipc: str
+
+    @property
+    def first(self) -> Process:
+        """The process that the runtime started."""
+        return self.processes[0]
+
+    def each_descriptor(self) -> Iterator[tuple[Process, Link]]:
+        """All open descriptors, with the process that holds them."""
+        for process in self.processes:
+            if process.pid in self.held:
+                for descriptor in self.held[process.pid].descriptors:
+                    yield process, descriptor
+
+    def each_mapped_file(self) -> Iterator[tuple[Process, Link]]:
+        """All mapped files, with the process that maps them."""
+        for process in self.processes:
+            if process.pid in self.held:
+                for mapped in self.held[process.pid].mapped_files:
+                    yield process, mapped
+
+    def mount_of(self, path: str) -> Mount | None:
+        """The mount in which a path of the container lies."""
+        above = (mount for mount in self.mounts if is_below(path, mount.point))
+        return max(above, key=lambda mount: len(mount.point), default=None)
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Whether an absolute path is that of the directory or lies below it."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def strip_deleted(target: str) -> tuple[str, bool]:
+    """A link's text as the kernel writes it, parted into the path and whether that path has been deleted."""
+    return target.removesuffix(_DELETED), target.endswith(_DELETED)
+
+
+def read_container(proc: Path, first_pid: int) -> Container:
+    """Read a container: the processes that descend from its first one, which are what CRIU dumps (`criu/seize.c`).
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: there is no process of that number.
+        PermissionError: the caller may not look into the container's processes.
+    """
+    processes = _read_processes(proc)
+    if first_pid not in processes:
+        raise ProcessLookupError(first_pid)
+    tree = _find_descendants(processes, first_pid)
+    held: dict[int, Held] = {}
+    mounts: dict[int, Mount] = {}
+    for process in tree:
+        if process.is_zombie:
+            continue
+        with contextlib.suppress(*GONE):
+            mounts |= {mount.id: mount for mount in _read_mounts(proc, process.pid)}
+            held[process.pid] = _read_held(proc, process.pid)
+    strangers = tuple(_find_strangers(proc, processes, tree))
+    return Container(proc, tree, strangers, held, tuple(mounts.values()), _read_parent_ipc(proc, tree[0]))
+
+
+def read_process(proc: Path, pid: int) -> Process:
+    """Read /proc/PID/status."""
+    text = (proc / str(pid) / "status").read_text(errors="replace")
+    fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    return Process(
+        pid=pid,
+        name=fields["Name"],
+        state=fields["State"][0],
+        parent_pid=int(fields["PPid"]),
+        tracer_pid=int(fields["TracerPid"]),
+        threads=int(fields["Threads"]),
+        ids=frozenset(int(word) for kind in ("Uid", "Gid") for word in fields[kind].split()[:3]),
+        pids=tuple(map(int, fields["NSpid"].split())),
+        inner_session=int(fields["NSsid"].split()[-1]),
+    )
+
+
+def read_namespace(proc: Path, pid: int, kind: str) -> str:
+    """The identity of one of a process's namespaces."""
+    return os.readlink(proc / str(pid) / "ns" / kind)  # noqa: PTH115  (it is no path)
+
+
+def read_descriptors(proc: Path, pid: int) -> list[Link]:
+    """The open descriptors of a process."""
+    directory = proc / str(pid) / "fd"
+    found = []
+    for name in sorted(os.listdir(directory), key=int):  # noqa: PTH208
+        with contextlib.suppress(*GONE):
+            target = os.readlink(directory / name)  # noqa: PTH115
+            found.append(Link(directory / name, target))
+    return found
+
+
+def read_descriptor_info(descriptor: Link) -> DescriptorInfo:
+    """Read /proc/PID/fdinfo/NUMBER."""
+    path = descriptor.path.parent.parent / "fdinfo" / descriptor.path.name
+    lines = path.read_text(errors="replace").splitlines()
+    fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    return DescriptorInfo(int(fields["flags"], 8), int(fields["mnt_id"]), tuple(lines))
+
+
+def _read_processes(proc: Path) -> dict[int, Process]:
+    found = {}
+    for name in os.listdir(proc):  # noqa: PTH208  (names only: thousands of paths are not needed)
+        if name.isdigit():
+            try:
+                found[int(name)] = read_process(proc, int(name))
+            except GONE:
+                continue
+    return found
+
+
+def _find_descendants(processes: Mapping[int, Process], first_pid: int) -> tuple[Process, ...]:
+    children: dict[int, list[Process]] = {}
+    for process in processes.values():
+        children.setdefault(process.parent_pid, []).append(process)
+    tree = [processes[first_pid]]
+    for process in tree:  # grows while it is walked
+        tree += sorted(children.get(process.pid, ()), key=lambda child: child.pid)
+    return tuple(tree)
+
+
+def _find_strangers(proc: Path, processes: Mapping[int, Process], tree: Sequence[Process]) -> Iterator[Process]:
+    first = tree[0]
+    if first.pids[-1] != 1:  # the pod's pid namespace is shared: the others are other containers
+        return
+    inside = {process.pid for process in tree}
+    home = read_namespace(proc, first.pid, "pid")
+    for process in processes.values():
+        if process.pid not in inside and len(process.pids) == len(first.pids):
+            try:
+                if read_namespace(proc, process.pid, "pid") == home:
+                    yield process
+            except (*GONE, PermissionError):  # it is not of this container, and need not be looked into
+                continue
+
+
+def _read_parent_ipc(proc: Path, first: Process) -> str:
+    with contextlib.suppress(*GONE, PermissionError):
+        return read_namespace(proc, first.parent_pid, "ipc")
+    return ""
+
+
+def _read_held(proc: Path, pid: int) -> Held:
+    return Held(_read_namespaces(proc, pid), read_descriptors(proc, pid), _read_mapped_files(proc, pid))
+
+
+def _read_namespaces(proc: Path, pid: int) -> dict[str, str]:
+    """Without the kinds that this kernel does not have."""
+    found = {}
+    for kind in _NAMESPACES:
+        with contextlib.suppress(FileNotFoundError):
+            found[kind] = read_namespace(proc, pid, kind)
+    if "mnt" not in found:  # the last one: it has become a zombie meanwhile
+        raise ProcessLookupError(pid)
+    return found
+
+
+def _read_mapped_files(proc: Path, pid: int) -> list[Link]:
+    found: dict[tuple[str, str, str], Link] = {}
+    for line in (proc / str(pid) / "maps").read_text(errors="replace").splitlines():
+        match = _MAPPING.match(line)
+        if match is None or not match[5]:
+            continue
+        addresses = "-".join(f"{int(word, 16):x}" for word in match[1].split("-"))  # map_files has no leading zeros
+        path = proc / str(pid) / "map_files" / addresses
+        found.setdefault((match[2] + match[3], match[4], match[5]), Link(path, match[5]))
+    return list(found.values())
+
+
+def _read_mounts(proc: Path, pid: int) -> list[Mount]:
+    found = []
+    try:
+        text = (proc / str(pid) / "mountinfo").read_text(errors="replace")
+    except OSError as problem:
+        if problem.errno == errno.EINVAL:  # it has become a zombie
+            raise ProcessLookupError(pid) from problem
+        raise
+    for line in text.splitlines():
+        words, _, rest = line.partition(" - ")
+        number, _, device, _, point = words.split(" ")[:5]
+        major, minor = device.split(":")
+        point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), point)
+        found.append(Mount(int(number), os.makedev(int(major), int(minor)), point, rest.split(" ")[0]))
+    return found
