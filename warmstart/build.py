@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from warmstart import __version__
+from warmstart.core.errors import AppError
 from warmstart.core.steps import Steps
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.allocators import choose_none, choose_safe
 from warmstart.dump.archive import Archive, extract_archive
 from warmstart.dump.contents import sum_pages_bytes
 from warmstart.dump.identity import read_identity
-from warmstart.dump.memory import MappedMemory, choose_all, map_memory
+from warmstart.dump.memory import choose_all, map_memory
 from warmstart.dump.preflight import check_processes, raise_on_errors
 from warmstart.dump.sockets import close_sockets
 from warmstart.engine.cri import CriContainer
@@ -34,15 +35,16 @@ from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, Provena
 from warmstart.image.buildah import Buildah
 from warmstart.image.compose import compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
-from warmstart.image.layout import Image, read_image
+from warmstart.image.layout import read_image
 from warmstart.image.manifest import find_host_platform
 from warmstart.image.reference import Reference, Source, Transport, parse_reference, parse_source
 from warmstart.image.skopeo import copy_image, find_image
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.probe import wait_first_success, wait_ready
-from warmstart.publish import REGISTRY, Output, publish_image
+from warmstart.publish import REGISTRY, Output, describe_output, publish_image
 from warmstart.recipe.model import Container, Mapped, Recipe
+from warmstart.result import Base, Built, Dump, Dumped, make_document
 from warmstart.verify import Restore, first_probe, verify_image
 from warmstart.warmup import run_steps
 
@@ -75,94 +77,6 @@ class Options:
     force: bool = False
     keep: bool = False
     runtime_endpoint: str | None = None
-
-
-@dataclass(frozen=True)
-class Base:
-    """The base image: where it came from, the digest of its manifest, the layout it is in now, how many layers."""
-
-    source: Source
-    digest: str
-    layout: Path
-    layers: int
-
-
-@dataclass(frozen=True)
-class Dumped:
-    """A checkpoint that was taken.
-
-    Attributes:
-        archive: the file.
-        identity: of the process in it; see `warmstart.dump.identity`.
-        cold_s: seconds from the request to create the container until its probe first succeeded.
-    """
-
-    archive: Path
-    identity: str
-    cold_s: float
-
-
-@dataclass(frozen=True)
-class Dump:
-    """A dump that has been edited.
-
-    Attributes:
-        archive: where it is, and what is beside it.
-        pages_bytes: the memory that it held before.
-        closed_sockets: how many sockets were made plain.
-        memory: what became of the memory.
-        memory_file: the memory that was moved out of it; None when none was.
-    """
-
-    archive: Archive
-    pages_bytes: int
-    closed_sockets: int
-    memory: MappedMemory
-    memory_file: Path | None
-
-    @property
-    def edits(self) -> dict[str, object]:
-        """What was edited, for the image's annotations; sizes in bytes."""
-        processes = [
-            {"pid": process.pid, "comm": process.comm, "mapped": process.moved_bytes, "left": dict(process.left_bytes)}
-            for process in self.memory.processes
-        ]
-        return {
-            "closedSockets": self.closed_sockets,
-            "mappedBytes": self.memory.size_bytes,
-            "dumpedBytes": self.pages_bytes,
-            "processes": processes,
-        }
-
-
-@dataclass(frozen=True)
-class Built:
-    """An image that was built, seen to restore, and published.
-
-    Attributes:
-        name: the image's name.
-        destination: where it was put.
-        cold_s: as in `Dumped`.
-        restores: the restores that were seen.
-        dump: what was dumped, and how it was edited.
-        image: its manifest and config.
-        base: what it was built from.
-        provenance: and how.
-    """
-
-    name: str
-    destination: str
-    cold_s: float
-    restores: tuple[Restore, ...]
-    dump: Dump
-    image: Image
-    base: Base
-    provenance: Provenance
-
-    @property
-    def added_bytes(self) -> int:
-        """The compressed size of the layers that the base image does not have."""
-        return sum(layer.size_bytes for layer in self.image.manifest.layers[self.base.layers :])
 
 
 @dataclass(frozen=True)
@@ -202,9 +116,10 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
                 provenance = describe(work, engine, dumped, dump)
                 layout = make_layout(work, dump, base, provenance)
             restores = see_it_restore(work, layout, dumped)
-            image = read_image(layout)
-            destination = publish(work, layout, image, target, base)
-    return Built(str(target), destination, dumped.cold_s, restores, dump, image, base, provenance)
+            destination = describe_output(options.output, target)
+            built = Built(str(target), destination, dumped.cold_s, restores, dump, read_image(layout), base, provenance)
+            publish(work, layout, built, target)
+    return built
 
 
 def open_engine(work: Work, host: HostRuntime | None) -> contextlib.AbstractContextManager[LocalEngine]:
@@ -257,6 +172,7 @@ def run_and_checkpoint(work: Work, engine: LocalEngine, base: Base) -> Dumped:
             container.callback(engine.cri.remove_image, image)
             engine.import_image(base.layout, image, steps.note)
             running = container.enter_context(engine.cri.start(recipe.container, image, recipe.name))
+            check_user(engine, running, recipe.container)
         with steps.step("ready"):
             cold_s = await_ready(running, recipe.container)
         with steps.step("warm up"):
@@ -268,6 +184,17 @@ def run_and_checkpoint(work: Work, engine: LocalEngine, base: Base) -> Dumped:
         with steps.step("checkpoint"):
             running.checkpoint(archive, work.options.checkpoint_timeout_s)
     return Dumped(archive, identity, cold_s)
+
+
+def check_user(engine: LocalEngine, running: CriContainer, container: Container) -> None:
+    """Hold the container to its runAsNonRoot, which CRI leaves to whoever calls it.
+
+    Raises:
+        AppError: it runs as root all the same.
+    """
+    if container.security_context.run_as_non_root and (engine.cri.proc / str(running.pid)).stat().st_uid == 0:
+        brief = "container.securityContext.runAsNonRoot is set, but the image's user is root"
+        raise AppError(brief, hint="set runAsUser, or give the image another user")
 
 
 def await_ready(running: CriContainer, container: Container) -> float:
@@ -358,16 +285,18 @@ def see_it_restore(work: Work, layout: Path, dumped: Dumped) -> tuple[Restore, .
         return verify_image(work.session, layout, name, work.recipe.container, dumped.identity, work.steps)
 
 
-def publish(work: Work, layout: Path, image: Image, target: Reference, base: Base) -> str:
-    """Put the image where it is to go; in words, where that is."""
+def publish(work: Work, layout: Path, built: Built, target: Reference) -> None:
+    """Put the image where it is to go."""
+    source = built.base.source
     with work.steps.step("publish"):
-        return publish_image(
+        publish_image(
             layout,
-            image,
+            built.image,
             target,
             work.options.output,
             work.steps,
-            mount_from=base.source.reference if base.source.kind is Transport.REGISTRY else None,
+            report=json.dumps(make_document(built, work.steps)).encode(),
+            mount_from=source.reference if source.kind is Transport.REGISTRY else None,
             plain_http=target.registry in work.options.plain_http,
             auth_file=work.options.auth_file,
         )

@@ -32,7 +32,8 @@ from warmstart.publish import REGISTRY, parse_output
 from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
-from warmstart.report import list_rows, make_document
+from warmstart.report import list_rows
+from warmstart.result import make_document
 from warmstart.terminal import TerminalListener, format_seconds, make_checks_table, make_table, show_error
 from warmstart.verify import verify_source
 

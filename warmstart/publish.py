@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.errors import RecipeError
 from warmstart.core.steps import Steps
 from warmstart.image.layout import Image, write_archive, write_layout
 from warmstart.image.reference import Reference, Transport
-from warmstart.image.registry import push_layout
+from warmstart.image.registry import attach_report, push_layout, tag_manifest
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Output:
 
 
 REGISTRY = Output()
+REPORT_TYPE = "application/vnd.warmstart.report.v1+json"
 
 
 def parse_output(text: str) -> Output:
@@ -40,6 +41,11 @@ def parse_output(text: str) -> Output:
     return Output(Transport(kind), Path(path))
 
 
+def describe_output(output: Output, target: Reference) -> str:
+    """Where an image called `target` goes, in the words of containers-transports(5)."""
+    return f"docker://{target}" if output.path is None else f"{output.kind}:{output.path}"
+
+
 def publish_image(
     layout: Path,
     image: Image,
@@ -47,11 +53,12 @@ def publish_image(
     output: Output,
     steps: Steps,
     *,
+    report: bytes,
     mount_from: Reference | None = None,
     plain_http: bool = False,
     auth_file: Path | None = None,
-) -> str:
-    """Put an image of a layout where it is to go; in words, where that is.
+) -> None:
+    """Put an image of a layout where it is to go; in a registry, its tag is set last.
 
     Args:
         layout: where it is now.
@@ -59,6 +66,7 @@ def publish_image(
         target: its name.
         output: where to.
         steps: is told how far it is.
+        report: what was seen of it, as JSON; in a registry it is attached to the image.
         mount_from: an image in the same registry that has some of the layers.
         plain_http: whether the registry is spoken to without TLS.
         auth_file: the file of credentials; the usual ones when None.
@@ -67,16 +75,17 @@ def publish_image(
         RegistryError: the registry refused, or could not be reached.
         ImageError: the layout or archive could not be written.
     """
-    if output.path is None:
-        push_layout(
-            layout,
-            target,
-            mount_from=mount_from,
-            plain_http=plain_http,
-            auth_file=auth_file,
-            on_progress=lambda done, total, what: steps.note(f"{what}, {done * 100 // max(total, 1)} %"),
-        )
-        return f"docker://{target}"
-    write = write_layout if output.kind is Transport.OCI else write_archive
-    write(layout, image, output.path, name=str(target))
-    return f"{output.kind}:{output.path}"
+    if output.path is not None:
+        write = write_layout if output.kind is Transport.OCI else write_archive
+        write(layout, image, output.path, name=str(target))
+        return
+    digest = push_layout(
+        layout,
+        replace(target, tag=None),
+        mount_from=mount_from,
+        plain_http=plain_http,
+        auth_file=auth_file,
+        on_progress=lambda done, total, what: steps.note(f"{what}, {done * 100 // max(total, 1)} %"),
+    )
+    attach_report(target, digest, report, artifact_type=REPORT_TYPE, plain_http=plain_http, auth_file=auth_file)
+    tag_manifest(target, digest, plain_http=plain_http, auth_file=auth_file)

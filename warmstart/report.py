@@ -1,14 +1,11 @@
-"""What a build has to say at its end: as rows for a table, and as a JSON document."""
+"""What a build has to say at its end, as rows for a table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from statistics import median
-from typing import Any
 
-from warmstart.build import Built
 from warmstart.core.steps import Steps
+from warmstart.result import Built
 from warmstart.terminal import format_bytes, format_seconds
 
 # Steps whose length is the application's or the network's doing, not warmstart's.
@@ -40,31 +37,3 @@ def _own_cost(steps: Steps) -> str:
     own = {name: seconds for name, seconds in steps.durations_s.items() if name not in NOT_OURS}
     parts = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in own.items())
     return f"{format_seconds(sum(own.values()))}: {parts}"
-
-
-def make_document(built: Built, steps: Steps) -> Mapping[str, Any]:
-    """Everything, for `--json`; sizes in bytes, times in seconds."""
-    return {
-        "image": built.name,
-        "digest": built.image.manifest.digest,
-        "destination": built.destination,
-        "coldStartSeconds": built.cold_s,
-        "restores": [
-            {
-                "address": restore.address,
-                "runtimeSeconds": restore.runtime_s,
-                "firstSuccessSeconds": restore.first_success_s,
-            }
-            for restore in built.restores
-        ],
-        "edits": built.dump.edits,
-        "addedBytes": built.added_bytes,
-        "layers": [
-            {"digest": layer.digest, "mediaType": layer.media_type, "sizeBytes": layer.size_bytes}
-            for layer in built.image.manifest.layers
-        ],
-        "base": {"name": str(built.base.source), "digest": built.base.digest},
-        "provenance": {name: value for name, value in asdict(built.provenance).items() if name != "recipe"},
-        "stepSeconds": steps.durations_s,
-        "warnings": steps.warnings,
-    }

@@ -52,11 +52,15 @@ def _power_of_ten(match: re.Match[str], digits: int) -> Fraction:
     return Fraction(10) ** (exponent - len(match["part"] or ""))
 
 
+# A CRI quota counts microseconds of 100 ms in 64 bits: 100 for a thousandth of a core.
+_MOST_MILLICORES = (2**63 - 1) // 100
+
+
 def whole_bytes(text: str | float) -> int:
     """A quantity of memory, in bytes; a part of a byte counts as one."""
     return math.ceil(parse_quantity(text))
 
 
 def millicores(text: str | float) -> int:
-    """A quantity of CPU, in thousandths of a core, rounded up."""
-    return math.ceil(parse_quantity(text) * 1000)
+    """A quantity of CPU, in thousandths of a core, rounded up, and capped at what CRI can express as a quota."""
+    return min(math.ceil(parse_quantity(text) * 1000), _MOST_MILLICORES)

@@ -1,0 +1,132 @@
+"""What a build brings about, step by step: frozen, and in the end a document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from warmstart.core.steps import Steps
+from warmstart.dump.archive import Archive
+from warmstart.dump.memory import MappedMemory
+from warmstart.image.annotations import Provenance
+from warmstart.image.layout import Image
+from warmstart.image.reference import Source
+from warmstart.verify import Restore
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base image: where it came from, the digest of its manifest, the layout it is in now, how many layers."""
+
+    source: Source
+    digest: str
+    layout: Path
+    layers: int
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """A checkpoint that was taken.
+
+    Attributes:
+        archive: the file.
+        identity: of the process in it; see `warmstart.dump.identity`.
+        cold_s: seconds from the request to create the container until its probe first succeeded.
+    """
+
+    archive: Path
+    identity: str
+    cold_s: float
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A dump that has been edited.
+
+    Attributes:
+        archive: where it is, and what is beside it.
+        pages_bytes: the memory that it held before.
+        closed_sockets: how many sockets were made plain.
+        memory: what became of the memory.
+        memory_file: the memory that was moved out of it; None when none was.
+    """
+
+    archive: Archive
+    pages_bytes: int
+    closed_sockets: int
+    memory: MappedMemory
+    memory_file: Path | None
+
+    @property
+    def edits(self) -> dict[str, object]:
+        """What was edited, for the image's annotations; sizes in bytes."""
+        processes = [
+            {"pid": process.pid, "comm": process.comm, "mapped": process.moved_bytes, "left": dict(process.left_bytes)}
+            for process in self.memory.processes
+        ]
+        return {
+            "closedSockets": self.closed_sockets,
+            "mappedBytes": self.memory.size_bytes,
+            "dumpedBytes": self.pages_bytes,
+            "processes": processes,
+        }
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image that was built, seen to restore, and published.
+
+    Attributes:
+        name: the image's name.
+        destination: where it was put.
+        cold_s: as in `Dumped`.
+        restores: the restores that were seen.
+        dump: what was dumped, and how it was edited.
+        image: its manifest and config.
+        base: what it was built from.
+        provenance: and how.
+    """
+
+    name: str
+    destination: str
+    cold_s: float
+    restores: tuple[Restore, ...]
+    dump: Dump
+    image: Image
+    base: Base
+    provenance: Provenance
+
+    @property
+    def added_bytes(self) -> int:
+        """The compressed size of the layers that the base image does not have."""
+        return sum(layer.size_bytes for layer in self.image.manifest.layers[self.base.layers :])
+
+
+def make_document(built: Built, steps: Steps) -> Mapping[str, Any]:
+    """Everything, for `--json`; sizes in bytes, times in seconds."""
+    return {
+        "image": built.name,
+        "digest": built.image.manifest.digest,
+        "destination": built.destination,
+        "coldStartSeconds": built.cold_s,
+        "restores": [
+            {
+                "address": restore.address,
+                "runtimeSeconds": restore.runtime_s,
+                "firstSuccessSeconds": restore.first_success_s,
+            }
+            for restore in built.restores
+        ],
+        "edits": built.dump.edits,
+        "addedBytes": built.added_bytes,
+        "layers": [
+            {"digest": layer.digest, "mediaType": layer.media_type, "sizeBytes": layer.size_bytes}
+            for layer in built.image.manifest.layers
+        ],
+        "base": {"name": str(built.base.source), "digest": built.base.digest},
+        "provenance": {name: value for name, value in asdict(built.provenance).items() if name != "recipe"},
+        "stepSeconds": steps.durations_s,
+        "warnings": steps.warnings,
+    }
