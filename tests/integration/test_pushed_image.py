@@ -15,7 +15,7 @@ import zstandard
 from support.builds import STATE, PrivateRegistry, build, get, read_state, write_recipe
 
 from warmstart import __version__
-from warmstart.build import SUBNET, Built, Options
+from warmstart.build import MEMORY_NAME, SUBNET, Built, Options
 from warmstart.core.steps import Steps
 from warmstart.engine.cri import CriEngine
 from warmstart.engine.local import LocalEngine, start_engine
@@ -23,7 +23,6 @@ from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, read_pr
 from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.layout import Image, open_blob, read_image
 from warmstart.image.manifest import find_host_platform
-from warmstart.image.registry import read_manifest
 from warmstart.image.skopeo import Access, copy_image
 from warmstart.node.crio import PAUSE_IMAGE, run_crio
 from warmstart.node.session import Session
@@ -56,8 +55,9 @@ def pushed(pushed_base, private_registry, cache, tmp_path_factory) -> Pushed:
         tmp_path_factory.mktemp("pushed") / "recipe.yaml",
         pushed_base,
         private_registry.name("tests/warm:1"),
-        warmup=({**STATE, "repeat": WARMUPS},),
-        env=[{"name": "FILL_MB", "value": str(FILL_MB)}],
+        {"env": [{"name": "FILL_MB", "value": str(FILL_MB)}]},
+        warmup=[{**STATE, "repeat": WARMUPS}],
+        memory={"mapped": "all"},
     )
     options = Options(cache, plain_http=(private_registry.host,), auth_file=private_registry.auth_file)
     built, steps = build(recipe, options)
@@ -106,7 +106,9 @@ def test_another_node_restores_it(pushed, private_registry, open_node):
                 assert get(running, "/check")[0] == 200
                 assert get(running, "/ready")[0] == 200
                 addresses.append(running.address)
-                assert_root_is_clean(session.proc / str(running.pid) / "root")
+                process = session.proc / str(running.pid)
+                assert_root_is_clean(process / "root")
+                assert count_private_kb(process) < FILL_MB << 9, "the memory was copied, not mapped"
 
     # Each restored server goes on from the same moment, and none knows of the other.
     assert states[0] == states[1]
@@ -117,12 +119,18 @@ def test_another_node_restores_it(pushed, private_registry, open_node):
     assert not any(address.startswith(SUBNET.rpartition(".")[0]) for address in [*addresses, *seen_before])
 
 
+def count_private_kb(process: Path) -> int:
+    lines = (process / "smaps_rollup").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("Anonymous:")))
+
+
 def assert_root_is_clean(root: Path) -> None:
     """The application sees its own files, and nothing of the checkpoint that lies in the same image."""
     names = {path.name for path in root.iterdir()}
     assert {"server", "data"} <= names
     assert not [name for name in names if "checkpoint" in name or name.endswith((".dump", ".files", ".mounts", ".tar"))]
-    assert names <= {"server", "data", "dev", "etc", "proc", "run", "sys", "var"}
+    # What the memory is mapped from has to stay.
+    assert names <= {"server", "data", ".warmstart", "dev", "etc", "proc", "run", "sys", "var"}
 
 
 def test_where_restore_is_off_it_starts_cold(pushed, private_registry, open_node):
@@ -147,15 +155,14 @@ def test_where_restore_is_off_it_starts_cold(pushed, private_registry, open_node
 
 
 def test_the_registry_has_what_was_verified(pushed, image, private_registry):
-    reference = private_registry.reference(pushed.built.name)
-    manifest = read_manifest(reference, plain_http=True, auth_file=private_registry.auth_file)
-    assert manifest.digest == pushed.built.digest == image.manifest.digest
+    assert (
+        private_registry.read(pushed.built.name).digest == pushed.built.image.manifest.digest == image.manifest.digest
+    )
     assert pushed.built.destination == f"docker://{pushed.built.name}"
 
 
 def test_the_base_layers_are_the_base_images_own_blobs(pushed_base, image, private_registry):
-    reference = private_registry.reference(pushed_base)
-    base = read_manifest(reference, plain_http=True, auth_file=private_registry.auth_file)
+    base = private_registry.read(pushed_base)
     below = image.manifest.layers[: len(base.layers)]
     assert [layer.digest for layer in below] == [layer.digest for layer in base.layers]
     assert image.manifest.annotations[BASE_NAME] == pushed_base
@@ -195,14 +202,17 @@ def test_no_log_of_the_build_is_in_it(image, layout):
     assert not [name for name in names if name.endswith((".log", "LogPath", "stats-dump"))]
 
 
-def test_layers_hold_the_memory_once(pushed, image, layout):
-    assert FILL_MB << 20 < pushed.built.pages_bytes < (FILL_MB + 4) << 20
-    pages = [name for names in list_layers(image, layout) for name in names if "/pages-" in name]
-    assert len(pages) == 1
+def test_memory_is_in_a_layer_of_its_own_and_nowhere_else(pushed, image, layout):
+    assert FILL_MB << 20 < pushed.built.dump.pages_bytes < (FILL_MB + 4) << 20
+    *_, memory, checkpoint = list_layers(image, layout)
+    assert [name for name in memory if not name.endswith("warmstart")] == [MEMORY_NAME]
+    pages_bytes = sum(size for name, size in checkpoint.items() if "/pages-" in name)
+    assert pages_bytes < 1 << 20
+    assert memory[MEMORY_NAME] + pages_bytes < (FILL_MB + 4) << 20
 
 
-def list_layers(image: Image, layout: Path) -> Iterator[list[str]]:
-    """The names in each layer that the build added."""
+def list_layers(image: Image, layout: Path) -> Iterator[dict[str, int]]:
+    """The names in each layer that the build added, and their sizes in bytes."""
     for layer in image.manifest.layers:
         if layer.media_type.endswith("+zstd"):
             with (
@@ -210,4 +220,4 @@ def list_layers(image: Image, layout: Path) -> Iterator[list[str]]:
                 zstandard.ZstdDecompressor().stream_reader(blob) as plain,
                 tarfile.open(fileobj=plain, mode="r|") as tar,
             ):
-                yield [member.name.removeprefix("./") for member in tar]
+                yield {member.name.removeprefix("./"): member.size for member in tar}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.build import Built, Options, build_image
 from warmstart.core.steps import Listener, Silent, Steps
 from warmstart.engine.cri import CriContainer
-from warmstart.image.reference import Reference, parse_reference
-from warmstart.image.registry import exists
+from warmstart.image.manifest import Manifest
+from warmstart.image.reference import parse_reference
+from warmstart.image.registry import exists, read_manifest
 from warmstart.node.cgroup import find_hierarchies
 from warmstart.recipe.load import load_recipe
 
@@ -34,16 +36,18 @@ class PrivateRegistry:
         return f"{self.host}/{repository}"
 
     def has(self, name: str) -> bool:
-        return exists(self.reference(name), plain_http=True, auth_file=self.auth_file)
+        """Whether there is such an image."""
+        return exists(parse_reference(name), plain_http=True, auth_file=self.auth_file)
 
-    def reference(self, name: str) -> Reference:
-        return parse_reference(name)
+    def read(self, name: str) -> Manifest:
+        """An image's manifest."""
+        return read_manifest(parse_reference(name), plain_http=True, auth_file=self.auth_file)
 
 
 def write_recipe(
-    path: Path, image: str | Path, name: str, warmup: tuple[object, ...] = (), **container: object
+    path: Path, image: str | Path, name: str, container: Mapping[str, object] | None = None, **more: object
 ) -> Path:
-    """Write a recipe for the image `name`, made of the server's image; `container` is more of its container."""
+    """Write a recipe for the image `name`, made of the server's image, with more of its container and of itself."""
     document = {
         "apiVersion": "warmstart/v1alpha1",
         "name": "server",
@@ -51,10 +55,10 @@ def write_recipe(
             "image": f"oci-archive:{image}" if isinstance(image, Path) else image,
             "ports": [{"containerPort": PORT}],
             "readinessProbe": READY,
-            **container,
+            **(container or {}),
         },
-        "warmup": warmup,
         "image": {"name": name},
+        **more,
     }
     # JSON is YAML.
     path.write_text(json.dumps(document))
