@@ -222,14 +222,21 @@ def read_inventory(directory: Path) -> Inventory:
 
 
 def read_processes(directory: Path) -> tuple[Process, ...]:
-    """Read the processes of a dump, parents before their children.
+    """Read the processes of a dump, at least one, parents before their children.
 
     Raises:
         ArchiveError: a file is missing or not understood.
     """
     path = directory / "pstree.img"
     messages = [decode(path, entry, protos.Process) for entry in read_image(path)]
+    if not messages:
+        raise ArchiveError(f"{path}: lists no processes")
     return tuple(_read_process(directory, message) for message in messages)
+
+
+def has_memory(directory: Path, pid: int) -> bool:
+    """Whether a process has memory; a zombie has none."""
+    return (directory / f"mm-{pid}.img").exists()
 
 
 def read_files(directory: Path) -> dict[int, Any]:
@@ -364,11 +371,6 @@ def _read_process(directory: Path, message: Any) -> Process:
         threads=len(message.threads),
         memory_bytes=memory_bytes,
     )
-
-
-def has_memory(directory: Path, pid: int) -> bool:
-    """Whether a process has memory; a zombie has none."""
-    return (directory / f"mm-{pid}.img").exists()
 
 
 def _read_arguments(directory: Path, pid: int) -> tuple[str, ...]:

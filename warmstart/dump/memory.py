@@ -27,12 +27,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from warmstart.core.errors import ArchiveError
 from warmstart.dump import contents, protos
 from warmstart.dump.contents import PAGE_SIZE, FileType, Process, VmaStatus
-from warmstart.dump.images import Entry, decode, read_image, read_only_entry, write_image
+from warmstart.dump.extents import (
+    CHUNK_BYTES,
+    Extent,
+    clip_all,
+    find_data,
+    find_overlapping,
+    read_extent,
+    read_range,
+    sum_sizes,
+    write_at,
+)
+from warmstart.dump.images import Entry, decode, read_image, read_only_entry, refusal, write_image
 
 # What is shorter stays in the dump: to read it costs less than another mapping.
 MIN_RUN_BYTES = 64 << 10
@@ -42,8 +53,6 @@ MAX_MAPPINGS = 32768
 _FILE_MODE = stat.S_IFREG | 0o444
 # Zeros of this length between two runs become part of the file: they cost less than another mapping.
 _MAX_GAP_BYTES = MIN_RUN_BYTES // 4
-_CHUNK_BYTES = 1 << 20
-_ZERO_PAGE = bytes(PAGE_SIZE)
 
 # From <asm-generic/mman.h> and <asm-generic/mman-common.h>.
 _MAP_GROWSDOWN = 0x100
@@ -104,33 +113,6 @@ class MappedMemory:
     processes: tuple[MappedProcess, ...]
 
 
-class _Range(Protocol):
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
-
-
-_AnyRange = TypeVar("_AnyRange", bound=_Range)
-
-
-@dataclass(frozen=True, slots=True)
-class _Extent:
-    """Consecutive pages: their addresses, and where in a file they are."""
-
-    start: int
-    end: int
-    offset: int
-
-    @property
-    def size(self) -> int:
-        return self.end - self.start
-
-    def clip(self, start: int, end: int) -> _Extent:
-        begin = max(self.start, start)
-        return _Extent(begin, min(self.end, end), self.offset + begin - self.start)
-
-
 @dataclass
 class _Plan:
     """What is known of one process before anything is changed; all lists are in the order of addresses.
@@ -148,11 +130,11 @@ class _Plan:
     mm_entry: Entry
     mm: Any
     pages_file: Path
-    resident: list[_Extent]
+    resident: list[Extent]
     chosen: list[contents.Mapping] = field(default_factory=list)
-    data: list[_Extent] = field(default_factory=list)
-    pieces: list[_Extent] = field(default_factory=list)
-    shared: list[_Extent] = field(default_factory=list)
+    data: list[Extent] = field(default_factory=list)
+    pieces: list[Extent] = field(default_factory=list)
+    shared: list[Extent] = field(default_factory=list)
     left_bytes: Counter[str] = field(default_factory=Counter)
 
 
@@ -195,6 +177,8 @@ def map_memory(
         if size:
             beside.chmod(stat.S_IMODE(_FILE_MODE))
             beside.replace(memory_file)
+        else:
+            memory_file.unlink(missing_ok=True)
         _edit_dump(checkpoint_dir, plans.values(), file)
     return MappedMemory(path_in_image, size, _FILE_MODE, tuple(_summarize(plan) for plan in plans.values()))
 
@@ -204,7 +188,7 @@ def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], c
     entry = read_only_entry(path)
     mm = decode(path, entry, protos.Mm)
     pagemap = contents.read_pagemap(directory, process.pid)
-    resident = [_Extent(run.start, run.end, run.offset) for run in pagemap.runs if run.offset is not None]
+    resident = [Extent(run.start, run.end, run.offset) for run in pagemap.runs if run.offset is not None]
     if len(resident) < len(pagemap.runs):
         raise ArchiveError(
             f"{directory}: process {process.pid} has pages in an earlier dump",
@@ -212,18 +196,28 @@ def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], c
         )
     plan = _Plan(process, path, entry, mm, pagemap.pages_file, resident)
     layout = [contents.as_mapping(vma, files) for vma in mm.vmas]
+    _check_order(path, entry, layout)
     with plan.pages_file.open("rb") as pages:
         for mapping in layout:
-            runs = _clip(resident, mapping.start, mapping.end)
+            runs = clip_all(resident, mapping.start, mapping.end)
             if not runs:
                 continue
             reason = _find_obstacle(mapping) or choose(process, mapping, layout)
             if reason:
-                plan.left_bytes[reason] += _sum_sizes(runs)
+                plan.left_bytes[reason] += sum_sizes(runs)
             else:
                 plan.chosen.append(mapping)
-                plan.data += _find_data(pages.fileno(), runs)
+                plan.data += find_data(pages.fileno(), runs)
     return plan
+
+
+def _check_order(path: Path, entry: Entry, layout: Iterable[contents.Mapping]) -> None:
+    end = 0
+    for mapping in layout:
+        if not mapping.status & VmaStatus.GUARD:  # these are listed after all others
+            if not end <= mapping.start < mapping.end or (mapping.start | mapping.end) % PAGE_SIZE:
+                raise refusal(path, f"a mapping at {mapping.start:#x}, out of order,", entry.offset)
+            end = mapping.end
 
 
 def _find_obstacle(mapping: contents.Mapping) -> str:
@@ -241,23 +235,6 @@ def _find_obstacle(mapping: contents.Mapping) -> str:
         "wiped on fork": mapping.advice & 1 << _MADV_WIPEONFORK,
     }
     return next((reason for reason, applies in obstacles.items() if applies), "")
-
-
-def _find_data(pages: int, runs: Iterable[_Extent]) -> Iterator[_Extent]:
-    """Find what is not zeros."""
-    for run in runs:
-        begin = -1
-        for at in range(run.start, run.end, _CHUNK_BYTES):
-            chunk = _read(pages, run.clip(at, at + _CHUNK_BYTES))
-            for page in range(0, len(chunk), PAGE_SIZE):
-                is_zero = chunk[page : page + PAGE_SIZE] == _ZERO_PAGE
-                if is_zero and begin >= 0:
-                    yield run.clip(begin, at + page)
-                    begin = -1
-                elif not is_zero and begin < 0:
-                    begin = at + page
-        if begin >= 0:
-            yield run.clip(begin, run.end)
 
 
 def _store_pieces(plan: _Plan, parent: _Plan | None, memory: int) -> None:
@@ -283,7 +260,7 @@ def _store_pieces(plan: _Plan, parent: _Plan | None, memory: int) -> None:
             _store(plan, parent, start, end, pages.fileno(), memory)
 
 
-def _find_spans(data: Sequence[_Extent], barriers: Sequence[int], limit: int) -> list[tuple[int, int]]:
+def _find_spans(data: Sequence[Extent], barriers: Sequence[int], limit: int) -> list[tuple[int, int]]:
     """Find the addresses that are worth mapping, but no more of them than the limit."""
     for max_gap in (_MAX_GAP_BYTES, _MAX_GAP_BYTES * 2, _MAX_GAP_BYTES * 4):
         spans = _join(data, barriers, max_gap)
@@ -293,7 +270,7 @@ def _find_spans(data: Sequence[_Extent], barriers: Sequence[int], limit: int) ->
     return sorted(longest)
 
 
-def _join(data: Iterable[_Extent], barriers: Sequence[int], max_gap: int) -> list[tuple[int, int]]:
+def _join(data: Iterable[Extent], barriers: Sequence[int], max_gap: int) -> list[tuple[int, int]]:
     """Join what is near to each other; drop what is short then.
 
     Nothing is joined across a barrier: where a mapping begins, or pages that guard.
@@ -311,17 +288,16 @@ def _join(data: Iterable[_Extent], barriers: Sequence[int], max_gap: int) -> lis
     return [span for span in spans if span[1] - span[0] >= MIN_RUN_BYTES]
 
 
-def _find_shared(plan: _Plan, parent: _Plan, start: int, end: int, pages: int, memory: int) -> list[_Extent]:
+def _find_shared(plan: _Plan, parent: _Plan, start: int, end: int, pages: int, memory: int) -> list[Extent]:
     """Find what the parent has at the same addresses with the same content; by place in the memory file."""
-    found: list[_Extent] = []
-    for piece in _clip(parent.pieces, start, end):
-        for at in range(piece.start, piece.end, MIN_RUN_BYTES):
-            theirs = piece.clip(at, at + MIN_RUN_BYTES)
-            if _assemble(pages, plan.data, theirs.start, theirs.end) != _read(memory, theirs):
+    found: list[Extent] = []
+    for piece in clip_all(parent.pieces, start, end):
+        for theirs in piece.cut(MIN_RUN_BYTES):
+            if read_range(pages, plan.data, theirs.start, theirs.end) != read_extent(memory, theirs):
                 continue
             last = found[-1] if found else None
-            if last and last.end == at and last.offset + last.size == theirs.offset:
-                found[-1] = _Extent(last.start, theirs.end, last.offset)
+            if last and last.end == theirs.start and last.offset + last.size == theirs.offset:
+                found[-1] = Extent(last.start, theirs.end, last.offset)
             else:
                 found.append(theirs)
     return [extent for extent in found if extent.size > _MAX_GAP_BYTES]
@@ -336,7 +312,7 @@ def _store(plan: _Plan, parent: _Plan | None, start: int, end: int, pages: int, 
     another id would help at the next restore, but not in a dump that CRIU makes of the restored processes.
     """
     cuts = [start, end]
-    theirs = _overlapping(parent.pieces, start, end) if parent else []
+    theirs = find_overlapping(parent.pieces, start, end) if parent else []
     if any((piece.start, piece.end) == (start, end) for piece in theirs):
         cuts.insert(1, start + (end - start) // PAGE_SIZE // 2 * PAGE_SIZE)
         if cuts[1] == start:
@@ -346,23 +322,22 @@ def _store(plan: _Plan, parent: _Plan | None, start: int, end: int, pages: int, 
         last = plan.pieces[-1] if plan.pieces else None
         if last and last.end == begin and last.offset + last.size == offset:
             offset += PAGE_SIZE  # or the kernel would make one mapping of both
-        piece = _Extent(begin, after, offset)
-        for at in range(begin, after, _CHUNK_BYTES):
-            part = piece.clip(at, at + _CHUNK_BYTES)
-            os.pwrite(memory, _assemble(pages, plan.data, part.start, part.end), part.offset)
+        piece = Extent(begin, after, offset)
+        for part in piece.cut(CHUNK_BYTES):
+            write_at(memory, read_range(pages, plan.data, part.start, part.end), part.offset)
         if begin < after:
             plan.pieces.append(piece)
 
 
-def _keep_resident(plan: _Plan) -> Iterator[tuple[int, _Extent]]:
+def _keep_resident(plan: _Plan) -> Iterator[tuple[int, Extent]]:
     """What stays in the dump, in order, each with the index of the run it is part of."""
     for index, run in enumerate(plan.resident):
         at = run.start
-        for mapping in _overlapping(plan.chosen, run.start, run.end):
+        for mapping in find_overlapping(plan.chosen, run.start, run.end):
             if at < mapping.start:
                 yield index, run.clip(at, mapping.start)
-            for extent in _clip(plan.data, max(at, mapping.start), min(run.end, mapping.end)):
-                if not _overlapping(plan.pieces, extent.start, extent.end):
+            for extent in clip_all(plan.data, max(at, mapping.start), min(run.end, mapping.end)):
+                if not find_overlapping(plan.pieces, extent.start, extent.end):
                     yield index, extent
             at = min(run.end, mapping.end)
         if at < run.end:
@@ -373,8 +348,8 @@ def _write_pages(plan: _Plan) -> None:
     """Write the file with the pages that stay beside the present one."""
     with plan.pages_file.open("rb") as pages, _beside(plan.pages_file).open("wb") as left:
         for _, extent in _keep_resident(plan):
-            for at in range(extent.start, extent.end, _CHUNK_BYTES):
-                left.write(_read(pages.fileno(), extent.clip(at, at + _CHUNK_BYTES)))
+            for part in extent.cut(CHUNK_BYTES):
+                left.write(read_extent(pages.fileno(), part))
 
 
 def _edit_dump(directory: Path, plans: Iterable[_Plan], file: Any) -> None:
@@ -405,7 +380,7 @@ def _edit_pagemap(path: Path, plan: _Plan) -> None:
     write_image(path, left())
 
 
-def _split_vma(vma: Any, pieces: Sequence[_Extent], file_id: int) -> Iterator[Any]:
+def _split_vma(vma: Any, pieces: Sequence[Extent], file_id: int) -> Iterator[Any]:
     def part(start: int, end: int) -> Any:
         copy = protos.Vma()
         copy.CopyFrom(vma)
@@ -413,7 +388,7 @@ def _split_vma(vma: Any, pieces: Sequence[_Extent], file_id: int) -> Iterator[An
         return copy
 
     at = vma.start
-    for piece in _overlapping(pieces, vma.start, vma.end):
+    for piece in find_overlapping(pieces, vma.start, vma.end):
         if at < piece.start:
             yield part(at, piece.start)
         mapped = part(piece.start, piece.end)
@@ -449,11 +424,11 @@ def _describe_file(directory: Path, files: Mapping[int, Any], root_pid: int, pat
 
 
 def _summarize(plan: _Plan) -> MappedProcess:
-    def sum_data(pieces: Iterable[_Extent]) -> int:
-        return sum(_sum_sizes(_clip(plan.data, piece.start, piece.end)) for piece in pieces)
+    def sum_data(pieces: Iterable[Extent]) -> int:
+        return sum(sum_sizes(clip_all(plan.data, piece.start, piece.end)) for piece in pieces)
 
-    mapped, shared, data = sum_data(plan.pieces), sum_data(plan.shared), _sum_sizes(plan.data)
-    resident = sum(_sum_sizes(_clip(plan.resident, mapping.start, mapping.end)) for mapping in plan.chosen)
+    mapped, shared, data = sum_data(plan.pieces), sum_data(plan.shared), sum_sizes(plan.data)
+    resident = sum(sum_sizes(clip_all(plan.resident, mapping.start, mapping.end)) for mapping in plan.chosen)
     left = Counter(plan.left_bytes)
     left["short run"] += data - mapped
     left["outside of all mappings"] += plan.process.memory_bytes - resident - plan.left_bytes.total()
@@ -467,32 +442,6 @@ def _summarize(plan: _Plan) -> MappedProcess:
         pieces=len(plan.pieces),
         mappings=len(plan.mm.vmas),
     )
-
-
-def _overlapping(ranges: Sequence[_AnyRange], start: int, end: int) -> Sequence[_AnyRange]:
-    first = bisect_right(ranges, start, key=lambda each: each.end)
-    last = bisect_left(ranges, end, key=lambda each: each.start)
-    return ranges[first:last]
-
-
-def _clip(extents: Sequence[_Extent], start: int, end: int) -> list[_Extent]:
-    return [extent.clip(start, end) for extent in _overlapping(extents, start, end)]
-
-
-def _sum_sizes(extents: Iterable[_Extent]) -> int:
-    return sum(extent.size for extent in extents)
-
-
-def _read(file: int, extent: _Extent) -> bytes:
-    return os.pread(file, extent.size, extent.offset)
-
-
-def _assemble(file: int, extents: Sequence[_Extent], start: int, end: int) -> bytearray:
-    """Read what is at these addresses, with zeros where there is nothing."""
-    memory = bytearray(end - start)
-    for extent in _clip(extents, start, end):
-        memory[extent.start - start : extent.end - start] = _read(file, extent)
-    return memory
 
 
 def _beside(path: Path) -> Path:

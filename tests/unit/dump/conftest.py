@@ -146,6 +146,7 @@ def machine(tree: Path, tmp_path: Path) -> Iterator[Machine]:
         keeper.wait()
         assert keeper.stdout is not None
         keeper.stdout.close()
+        shutil.rmtree(tmp_path / "scratch")  # dumps are large
 
 
 @pytest.fixture(scope="session")

@@ -79,6 +79,12 @@ def test_a_process_without_its_core_is_refused(sample: Path) -> None:
         read_processes(sample)
 
 
+def test_a_dump_without_processes_is_refused(sample: Path) -> None:
+    write_image(sample / "pstree.img", [])
+    with pytest.raises(ArchiveError, match=r"pstree\.img: lists no processes"):
+        read_processes(sample)
+
+
 def test_mappings(sample: Path) -> None:
     mappings = read_mappings(sample, 16)
     assert {mapping.file for mapping in mappings} == {"", "/scratch/objects"}

@@ -187,6 +187,7 @@ def test_zeros_are_not_stored(tmp_path: Path) -> None:
 def test_memory_of_zeros_alone_needs_no_file(tmp_path: Path) -> None:
     dump = make_dump(tmp_path / "dump", {1: 0})
     add_process(dump, 1, [vma(0, 100)], dict.fromkeys(range(100), 0))
+    (tmp_path / "memory.bin").write_bytes(b"of an earlier run")
     mapped = move(dump)
     assert mapped.size_bytes == 0
     assert not (tmp_path / "memory.bin").exists()
@@ -292,6 +293,14 @@ def test_an_incremental_dump_is_refused(tmp_path: Path) -> None:
     add_process(dump, 1, [vma(100, 130)], {number: number for number in range(100, 130)}, flags=1)
     (dump / "pages-1.img").write_bytes(b"")
     with pytest.raises(ArchiveError, match="process 1 has pages in an earlier dump"):
+        map_memory(dump, tmp_path / "memory.bin", path_in_image=PATH)
+
+
+@pytest.mark.parametrize("vmas", [[vma(200, 300), vma(100, 150)], [vma(100, 150), vma(149, 200)], [vma(150, 150)]])
+def test_mappings_out_of_order_are_refused(tmp_path: Path, vmas: list[protos.Vma]) -> None:
+    dump = make_dump(tmp_path / "dump", {1: 0})
+    add_process(dump, 1, vmas, {number: number for number in range(100, 130)})
+    with pytest.raises(ArchiveError, match=r"mm-1\.img: a mapping at 0x\w+, out of order, at offset 8"):
         map_memory(dump, tmp_path / "memory.bin", path_in_image=PATH)
 
 
