@@ -50,6 +50,7 @@ from warmstart.warmup import run_steps
 
 SUBNET = "10.88.0.0/24"
 MEMORY_NAME = ".warmstart/memory"
+CLOSING_S = 3.0
 # Where images are kept with their layers not compressed.
 PLAIN_LAYERS = (Transport.CONTAINERS_STORAGE, Transport.DOCKER_DAEMON, Transport.DOCKER_ARCHIVE)
 
@@ -211,8 +212,19 @@ def await_ready(running: CriContainer, container: Container) -> float:
 
 
 def check_before_dump(work: Work, engine: LocalEngine, running: CriContainer) -> None:
-    """Say what would keep the container from being dumped or restored."""
-    findings = check_processes(engine.cri.proc, running.pid, pod_ips=[running.address], close_tcp=work.recipe.close_tcp)
+    """Say what would keep the container from being dumped or restored.
+
+    Connections of the probe and the warm-up may still be closing; those are given a moment.
+    """
+    deadline = time.monotonic() + CLOSING_S
+    while True:
+        findings = check_processes(
+            engine.cri.proc, running.pid, pod_ips=[running.address], close_tcp=work.recipe.close_tcp
+        )
+        errors = [finding for finding in findings if finding.is_error]
+        if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:
+            break
+        time.sleep(0.1)
     for finding in findings:
         if not finding.is_error or work.options.force:
             work.steps.warn(str(finding))

@@ -16,7 +16,6 @@ from warmstart.dump.proc import GONE, Container, Process, read_process
 
 # `dump_task_ns_ids`; a second network namespace fails because runtimes set `empty-ns` (`dump_one_netns` in criu/net.c).
 _SINGLE_NAMESPACES = ("user", "pid", "ipc", "uts", "net", "cgroup", "time", "time_for_children")
-_CAP_SYS_RESOURCE = 24
 _UNINTERRUPTIBLE_LOOKS = 5
 _LOOK_AGAIN_S = 0.05
 
@@ -36,7 +35,6 @@ def find_in_processes(container: Container) -> Iterator[Finding]:
         except GONE:
             continue
     yield from _check_roots(container)
-    yield from _check_ids(container)
     yield from _check_message_queues(container)
     for process in container.strangers:
         yield warning(
@@ -149,22 +147,6 @@ def _check_roots(container: Container) -> Iterator[Finding]:
                 f"Its root directory is {root}, not the root of its mount namespace.",
                 "Start it without chroot.",
             )
-
-
-def _check_ids(container: Container) -> Iterator[Finding]:
-    """`dump_task_rlimits` in criu/cr-dump.c: prlimit(2) on another user's process needs CAP_SYS_RESOURCE."""
-    for line in (container.proc / "1/status").read_text().splitlines():
-        if line.startswith("CapBnd:") and int(line.split()[1], 16) & 1 << _CAP_SYS_RESOURCE:
-            return
-    for process in container.processes:
-        if process.ids != {0} and not process.is_zombie:
-            yield error(
-                "rlimits-unreadable",
-                process,
-                "It does not run as root:root, and this machine grants nobody CAP_SYS_RESOURCE to read its limits.",
-                "Build on a machine that grants CAP_SYS_RESOURCE, or set runAsUser and runAsGroup to 0.",
-            )
-            return  # one is enough: it is about the machine
 
 
 def _check_message_queues(container: Container) -> Iterator[Finding]:

@@ -20,8 +20,6 @@ from warmstart.core.errors import AppError, HostError, PreflightError
 from warmstart.dump import preflight
 from warmstart.dump.finding import Finding, Severity
 from warmstart.dump.preflight import check_processes, raise_on_errors
-from warmstart.dump.preflight_processes import find_in_processes
-from warmstart.dump.proc import Container, Process
 
 PROC = Path("/proc")
 POD_IP = "192.0.2.7"
@@ -486,22 +484,6 @@ def test_the_procfs_of_another_pid_namespace(start: Callable[..., Started]) -> N
     container = start(f"s = socket.create_server(('{POD_IP}', 8080)); watch('/tmp')")
     findings = check_processes(PROC / f"{container.pid}/root/proc", 1, pod_ips=[POD_IP])
     assert sorted((finding.code, finding.pid) for finding in findings) == [("address-of-pod", 1), ("file-watch", 1)]
-
-
-def test_another_user_where_nobody_may_read_its_limits(start: Callable[..., Started]) -> None:
-    container = start("child(lambda: os.setuid(1000))", before=["setpriv", "--bounding-set", "-sys_resource"])
-    (finding,) = check_processes(PROC / f"{container.pid}/root/proc", 1, pod_ips=[])
-    assert finding.code == "rlimits-unreadable"
-    assert finding.pid != 1
-    assert "runAsUser" in finding.cure
-
-
-def test_another_user_where_its_limits_may_be_read(tmp_path: Path) -> None:
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1/status").write_text("Name:\tinit\nCapBnd:\t000001ffffffffff\n")
-    process = Process(2, "app", "S", 1, 0, 1, frozenset({1000}), (2, 1), 1)
-    container = Container(tmp_path, (process,), (), {}, (), "")
-    assert list(find_in_processes(container)) == []
 
 
 def test_what_is_inherited_is_found_once(start: Callable[..., Started]) -> None:
