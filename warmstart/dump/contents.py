@@ -228,10 +228,15 @@ def read_processes(directory: Path) -> tuple[Process, ...]:
         ArchiveError: a file is missing or not understood.
     """
     path = directory / "pstree.img"
-    messages = [decode(path, entry, protos.Process) for entry in read_image(path)]
+    messages: dict[int, Any] = {}
+    for entry in read_image(path):
+        message = decode(path, entry, protos.Process)
+        if message.pid in messages:
+            raise refusal(path, f"the process {message.pid}, which is there already,", entry.offset)
+        messages[message.pid] = message
     if not messages:
         raise ArchiveError(f"{path}: lists no processes")
-    return tuple(_read_process(directory, message) for message in messages)
+    return tuple(_read_process(directory, message) for message in messages.values())
 
 
 def has_memory(directory: Path, pid: int) -> bool:

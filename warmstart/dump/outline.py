@@ -36,10 +36,10 @@ from warmstart.dump.tarball import Member, Span, walk_members
 
 #: How much of the end of each file with memory is taken. The kernel puts the arguments at the top of the stack, below
 #: the environment and the program's name (`setup_arg_pages` and `copy_strings` in its fs/exec.c).
-MEMORY_END_BYTES = 256 << 10
+MEMORY_END_BYTES = 128 << 10
 
 #: How much is taken at most: this is many times what the largest applications have.
-LIMIT_BYTES = 1 << 30
+LIMIT_BYTES = 512 << 20
 
 _MEMORY = f"{CHECKPOINT_DIRECTORY}/pages-*.img"
 _TAKEN = (

@@ -73,6 +73,14 @@ def test_a_zombie_has_no_memory(sample: Path) -> None:
     assert (zombie.memory_bytes, zombie.arguments) == (0, ())
 
 
+def test_a_process_that_is_there_twice_is_refused(sample: Path) -> None:
+    path = sample / "pstree.img"
+    entries = list(read_image(path))
+    write_image(path, [*entries, entries[1]])
+    with pytest.raises(ArchiveError, match=r"pstree\.img: the process 17, which is there already, at offset \d+$"):
+        read_processes(sample)
+
+
 def test_a_process_without_its_core_is_refused(sample: Path) -> None:
     (sample / "core-17.img").unlink()
     with pytest.raises(ArchiveError, match=r"core-17\.img: cannot be read: No such file or directory"):
