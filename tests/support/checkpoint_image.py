@@ -1,0 +1,141 @@
+"""Builds images of checkpoints, as warmstart makes them and as others do, around a real dump."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import tarfile
+from collections.abc import Mapping
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from support.checkpoint_archive import CONFIG, SPEC, Entry, entry, tar_of, text
+
+from warmstart.dump import protos
+from warmstart.dump.archive import CONFIG_DUMP, DELETED_FILES
+from warmstart.dump.contents import FileType, TcpState
+from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, Provenance, write_provenance
+from warmstart.image.compose import compose_image, pack_file
+from warmstart.image.crio import CHECKPOINT_NAME
+from warmstart.image.layout import write_index
+from warmstart.image.manifest import OCI_MANIFEST, Descriptor
+
+SAMPLE = Path(__file__).parents[1] / "unit/dump/samples/objects.tar.xz"
+
+PROVENANCE = Provenance(
+    version="0.1.0",
+    criu="4.2.1",
+    runtime="cri-o 1.36.3",
+    kernel="6.18.44",
+    architecture="amd64",
+    identity="1d" * 32,
+    recipe='{"container": {"env": [{"name": "PASSWORD", "value": "hunter2"}]}}',
+    edits='{"closedSockets": 2, "mappedBytes": 1048576, "processes": [{"pid": 16}]}',
+)
+BASE = {BASE_NAME: "registry.example.com/app:1.0", BASE_DIGEST: "sha256:" + "ba" * 32}
+ANNOTATIONS = {CHECKPOINT_NAME: "app", CREATED: "2026-03-01T10:00:06Z", **BASE, **write_provenance(PROVENANCE)}
+
+
+@cache
+def real_dump() -> dict[str, bytes]:
+    """CRIU's images of a real dump of three processes, with a few sockets added, by name."""
+    with tarfile.open(SAMPLE) as tar:
+        images = {Path(info.name).name: tar.extractfile(info).read() for info in tar if info.isfile()}
+    sockets = [
+        inet_socket(socket.AF_INET6, socket.IPPROTO_TCP, TcpState.LISTEN, "::", 8080),
+        inet_socket(socket.AF_INET, socket.IPPROTO_UDP, TcpState.ESTABLISHED, "10.0.0.7", 5353, "10.0.0.53", 53),
+        inet_socket(socket.AF_INET, 262, TcpState.LISTEN, "0.0.0.0", 9090),
+    ]
+    images["files.img"] += b"".join(struct.pack("<I", len(message)) + message for message in sockets)
+    return images
+
+
+def inet_socket(family: int, protocol: int, state: int, source: str, port: int, peer: str = "", peer_port=0) -> bytes:
+    def words(address: str) -> list[int]:
+        raw = socket.inet_pton(family, address) if address else bytes(4 if family == socket.AF_INET else 16)
+        return list(struct.unpack(f"<{len(raw) // 4}I", raw))
+
+    kind = socket.SOCK_DGRAM if protocol == socket.IPPROTO_UDP else socket.SOCK_STREAM
+    isk = protos.File().isk.__class__(
+        id=90,
+        ino=port,
+        family=family,
+        type=kind,
+        proto=protocol,
+        state=state,
+        src_port=port,
+        dst_port=peer_port,
+        src_addr=words(source),
+        dst_addr=words(peer),
+    )
+    return protos.File(type=FileType.INET_SOCKET, id=9000 + port, isk=isk).SerializeToString()
+
+
+def checkpoint(images: Mapping[str, bytes] | None = None, **others: bytes | None) -> list[Entry]:
+    """The members of a checkpoint archive as CRI-O writes them; `others` are replaced or, with None, left out."""
+    files = {
+        "config.dump": text(CONFIG),
+        "spec.dump": text(SPEC),
+        "rootfs-diff.tar": tar_of(entry("tmp/"), entry("tmp/new", b"new")),
+        "deleted.files": text(["/var/cache/app"]),
+        **others,
+    }
+    dump = real_dump() if images is None else images
+    return [
+        entry("checkpoint/"),
+        *(entry(f"checkpoint/{name}", content) for name, content in sorted(dump.items())),
+        *(entry(name, content) for name, content in files.items() if content is not None),
+    ]
+
+
+def prepared() -> list[Entry]:
+    """The members as `prepare_checkpoint` leaves them for an image."""
+    config = {key: value for key, value in CONFIG.items() if key != "rootfsImageRef"}
+    own = ["/checkpoint", "/config.dump", "/deleted.files", "/rootfs-diff.tar", "/spec.dump"]
+    deleted = text(["/var/cache/app", *own])
+    return checkpoint(**{CONFIG_DUMP: text({**config, "rootfsImageName": "app:warm"}), DELETED_FILES: deleted})
+
+
+def make_layout(
+    path: Path, *layers: bytes, annotations: Mapping[str, str], history: list | None = None, media_type: str = "tar"
+) -> Path:
+    """A layout of one image of these blobs."""
+    (path / "blobs/sha256").mkdir(parents=True)
+
+    def blob(data: bytes, kind: str) -> Descriptor:
+        digest = sha256(data).hexdigest()
+        (path / "blobs/sha256" / digest).write_bytes(data)
+        return Descriptor(kind, f"sha256:{digest}", len(data))
+
+    config = {
+        "created": "2026-01-01T00:00:00Z",
+        "os": "linux",
+        "architecture": "amd64",
+        "config": {"Cmd": ["/app"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(layer).hexdigest()}" for layer in layers]},
+    }
+    if history is not None:
+        config["history"] = history
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": blob(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json").to_json(),
+        "layers": [blob(layer, f"application/vnd.oci.image.layer.v1.{media_type}").to_json() for layer in layers],
+        "annotations": dict(annotations),
+    }
+    write_index(path, blob(json.dumps(manifest).encode(), OCI_MANIFEST))
+    return path
+
+
+def make_warm_image(
+    place: Path, annotations: Mapping[str, str] = ANNOTATIONS, base_history: list | None = None
+) -> Path:
+    """A layout of the image that warmstart makes of a base with one layer: memory and checkpoint on top."""
+    base = make_layout(place / "base", tar_of(entry("app", b"x")), annotations={}, history=base_history)
+    addition = make_layout(place / "addition", tar_of(*prepared()), annotations=annotations)
+    (place / "memory").write_bytes(b"memory" * 1000)
+    memory = pack_file(place / "memory", ".warmstart/memory", place / "image")
+    compose_image(base, addition, place / "image", [memory])
+    return place / "image"
