@@ -86,6 +86,7 @@ class CriEngine:
         """
         pod = pod_config(name, self.scratch)
         request = cri.RunPodSandboxRequest(config=pod)
+        asked = time.monotonic()
         sandbox = _call("start a pod sandbox", self.runtime.RunPodSandbox, request, CREATE_S).pod_sandbox_id
         with contextlib.ExitStack() as undo:
             undo.callback(self._remove_sandbox, sandbox)
@@ -99,11 +100,13 @@ class CriEngine:
             config = container_config(container, image, name, address, Path(pod.log_directory))
             started = time.monotonic()
             create = cri.CreateContainerRequest(pod_sandbox_id=sandbox, config=config, sandbox_config=pod)
-            created = _call("create the container", self.runtime.CreateContainer, create, CREATE_S).container_id
-            start = cri.StartContainerRequest(container_id=created)
+            container_id = _call("create the container", self.runtime.CreateContainer, create, CREATE_S).container_id
+            created = time.monotonic()
+            start = cri.StartContainerRequest(container_id=container_id)
             _call("start the container", self.runtime.StartContainer, start, CREATE_S)
+            running = time.monotonic()
             log_file = Path(pod.log_directory) / config.log_path
-            yield CriContainer(self, created, address, log_file, started, time.monotonic())
+            yield CriContainer(self, container_id, address, log_file, asked, started, created, running)
 
     def _remove_sandbox(self, sandbox: str) -> None:
         for method, request in (
@@ -120,15 +123,19 @@ class CriContainer:
     Attributes:
         container_id: the runtime's name for it.
         address: its pod's IP address.
-        started: `time.monotonic()` when the runtime was asked to create it.
-        running: `time.monotonic()` when the runtime said that it runs.
+        asked: `time.monotonic()` when the runtime was asked for the pod's sandbox.
+        started: the same when it was asked to create the container.
+        created: when it had created it.
+        running: when it said that the container runs.
     """
 
     engine: CriEngine
     container_id: str
     address: str
     log_file: Path
+    asked: float
     started: float
+    created: float
     running: float
 
     def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
