@@ -285,7 +285,9 @@ def make_layout(work: Work, dump: Dump, base: Base, provenance: Provenance) -> P
             cmd = container.command + container.args
             buildah.configure(scratch, annotations=annotations, labels=work.recipe.labels, cmd=cmd or None)
             buildah.commit(scratch, f"oci:{addition}")
-        layers = [pack_file(dump.memory_file, MEMORY_NAME, layout)] if dump.memory_file else []
+        user = dump.archive.spec.user
+        owner = (user.uid, user.gid)
+        layers = [pack_file(dump.memory_file, MEMORY_NAME, layout, owner)] if dump.memory_file else []
         compose_image(base.layout, addition, layout, layers)
     return layout
 

@@ -50,7 +50,8 @@ MIN_RUN_BYTES = 64 << 10
 # The kernel lets a process have 65530 mappings unless told otherwise (vm.max_map_count); half of them are left to it.
 MAX_MAPPINGS = 32768
 
-_FILE_MODE = stat.S_IFREG | 0o444
+# For the application's user alone: it is all that the application knows.
+_FILE_MODE = stat.S_IFREG | 0o400
 # Zeros of this length between two runs become part of the file: they cost less than another mapping.
 _MAX_GAP_BYTES = MIN_RUN_BYTES // 4
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -79,13 +80,14 @@ def pack_layer(tar: BinaryIO | CheckedReader, layout: Path, created_by: str) -> 
     return writer.finish()
 
 
-def pack_file(file: Path, name: str, layout: Path) -> Layer:
-    """Make a layer of a layout that holds one file, readable by all.
+def pack_file(file: Path, name: str, layout: Path, owner: tuple[int, int]) -> Layer:
+    """Make a layer of a layout that holds one file, with the mode that it has.
 
     Args:
         file: its content.
         name: its path in the image, without a leading slash; the directories above it are made.
         layout: where the layer goes.
+        owner: the user and group ids that it belongs to in the image.
     """
     writer = LayerWriter(layout, f"{CREATED_BY}{name}")
     # Of a file, writing a stream takes only `write`.
@@ -96,7 +98,8 @@ def pack_file(file: Path, name: str, layout: Path) -> Layer:
             directory.type, directory.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(directory)
         info = tarfile.TarInfo(name)
-        info.mode, info.size = 0o444, file.stat().st_size
+        info.mode, info.size = stat.S_IMODE(file.stat().st_mode), file.stat().st_size
+        info.uid, info.gid = owner
         with file.open("rb") as content:
             tar.addfile(info, content)
     return writer.finish()

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from warmstart.node.tree import tree_path
+
 PROGRAMS = Path(__file__).parent / "programs"
 
 _QUIET = ("--network-lock", "skip", "--manage-cgroups=ignore")
@@ -120,10 +122,10 @@ class Machine:
 
 @pytest.fixture(scope="session")
 def tree() -> Path:
-    """A Debian tree with criu."""
-    tree = Path(os.environ.get("WARMSTART_TREE", "/nonexistent"))
-    if os.geteuid() != 0 or not (tree / "usr/sbin/criu").exists():
-        pytest.skip("needs root, and in WARMSTART_TREE a Debian tree with criu")
+    """The tree of tools, which has criu."""
+    tree = tree_path(Path(os.environ.get("WARMSTART_CACHE", Path.home() / ".cache/warmstart")))
+    if os.geteuid() != 0 or not tree.is_dir():
+        pytest.skip("needs root and the tree of tools: make tools")
     return tree
 
 
