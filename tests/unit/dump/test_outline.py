@@ -6,9 +6,12 @@ import io
 import os
 import resource
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.checkpoint_archive import GOOD, Entry, crio, entry, link, open_files, replaced, tar_of, text, with_diff
 
 from warmstart.core.errors import ArchiveError, HostError
@@ -172,3 +175,24 @@ def test_a_spool_that_cannot_be_written_is_told_of(tmp_path: Path) -> None:
             spooled(GOOD, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=3))
+def test_a_stream_is_judged_as_a_file_is(changes: list[tuple[int, int]]) -> None:
+    data = bytearray(GOOD)
+    for position, value in changes:
+        data[position] = value
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        (place / "a.tar").write_bytes(data)
+        found: list[object] = []
+        for extract in (
+            lambda: extract_outline(place / "a.tar", place / "file"),
+            lambda: spooled(bytes(data), place) and extract_spooled(place / "spool", place / "stream", "the layer"),
+        ):
+            try:
+                found.append(vars(extract()) | {"root": 0, "ignored": 0})
+            except ArchiveError:
+                found.append("refused")
+    assert found[0] == found[1]
