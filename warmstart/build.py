@@ -274,7 +274,7 @@ def make_layout(work: Work, dump: Dump, base: Base, provenance: Provenance) -> P
     annotations = {
         CHECKPOINT_NAME: work.recipe.name,
         CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
-        BASE_NAME: str(base.source.reference or base.source),
+        BASE_NAME: str(base.source.reference or container.image),
         BASE_DIGEST: base.digest,
         **write_provenance(provenance),
     }

@@ -20,10 +20,13 @@ from warmstart.build import Options, build_image
 from warmstart.core import process
 from warmstart.core.errors import WarmstartError
 from warmstart.core.steps import Steps
+from warmstart.core.text import format_seconds
 from warmstart.core.workspace import open_workspace
 from warmstart.engine.local import examine_runtime
-from warmstart.image.fetch import fetch_config
+from warmstart.image.opened import open_image
 from warmstart.image.reference import parse_source
+from warmstart.inspection import inspect_target
+from warmstart.inspection_report import list_sections, to_document
 from warmstart.node.doctor import examine_host, require
 from warmstart.node.keeper import Bind
 from warmstart.node.session import enter
@@ -34,7 +37,7 @@ from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
 from warmstart.report import list_rows
 from warmstart.result import make_document
-from warmstart.terminal import TerminalListener, format_seconds, make_checks_table, make_table, show_error
+from warmstart.terminal import TerminalListener, make_checks_table, make_section, make_table, show_error
 from warmstart.verify import verify_source
 
 INTERRUPTED = 130
@@ -144,20 +147,37 @@ def build(
 
 @cli.command()
 @click.argument("image")
-@click.option("--plain-http", is_flag=True, help="Speak to the image's registry without TLS.")
-@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for the registry.")
+@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
+@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @pass_shell
-def verify(shell: Shell, image: str, plain_http: bool, authfile: Path | None, as_json: bool) -> None:
+def verify(shell: Shell, image: str, plain_http: tuple[str, ...], authfile: Path | None, as_json: bool) -> None:
     """Restore IMAGE, which warmstart built, on an empty node under another address, twice."""
-    source = parse_source(image)
-    registries = [source.reference.registry] if plain_http and source.reference else []
-    restores = verify_source(source, shell.cache, registries, authfile, shell.steps())
+    restores = verify_source(parse_source(image), shell.cache, plain_http, authfile, shell.steps())
     if as_json:
         shell.out.print_json(json.dumps([asdict(restore) for restore in restores]))
     else:
         rows = [(r.address, f"restored, ready after {format_seconds(r.first_success_s)}") for r in restores]
         shell.out.print(make_table(rows))
+
+
+@cli.command("inspect")
+@click.argument("target", metavar="IMAGE|ARCHIVE")
+@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
+@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@click.option("--show-env", is_flag=True, help="Show the values of environment variables; they may be secret.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@pass_shell
+def inspect_(
+    shell: Shell, target: str, plain_http: tuple[str, ...], authfile: Path | None, show_env: bool, as_json: bool
+) -> None:
+    """Say what is in an image or a checkpoint archive: from what it was made, how large, processes and sockets."""
+    inspection = inspect_target(target, plain_http=plain_http, auth_file=authfile)
+    if as_json:
+        shell.out.print_json(json.dumps(to_document(inspection, show_env=show_env)))
+    else:
+        for section in list_sections(inspection, show_env=show_env):
+            shell.out.print(make_section(section))
 
 
 @cli.command()
@@ -195,15 +215,15 @@ def doctor(shell: Shell, runtime_endpoint: str | None, as_json: bool) -> None:
 @click.argument("image", required=False)
 @click.option("-f", "--from", "manifest", type=click.Path(path_type=Path), help="A Deployment or another manifest.")
 @click.option("-c", "--container", help="Which container of the manifest.")
-@click.option("--plain-http", is_flag=True, help="Speak to the image's registry without TLS.")
-@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for the registry.")
+@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
+@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
 @pass_shell
 def init(
     shell: Shell,
     image: str | None,
     manifest: Path | None,
     container: str | None,
-    plain_http: bool,
+    plain_http: tuple[str, ...],
     authfile: Path | None,
 ) -> None:
     """Write a commented recipe to standard output, from IMAGE or from a manifest (--from)."""
@@ -213,7 +233,10 @@ def init(
         text = init_from_manifest(manifest, container=container)
     else:
         assert image is not None
-        config = fetch_config(parse_source(image), plain_http=plain_http, auth_file=authfile)
+        source = parse_source(image)
+        http = source.reference is not None and source.reference.registry in plain_http
+        with open_image(source, plain_http=http, auth_file=authfile) as opened:
+            config = opened.image.config
         text = init_from_image(
             image,
             ImageConfig(

@@ -16,12 +16,12 @@ from datetime import datetime
 from typing import Any
 
 from warmstart.core.errors import ArchiveError
+from warmstart.core.text import format_bytes, printable
 from warmstart.dump.contents import Endpoint, Socket, TcpState
 from warmstart.dump.metadata import Mount, User, load_json
 from warmstart.image.annotations import Provenance
 from warmstart.image.compose import CREATED_BY
 from warmstart.inspection import CheckpointFacts, ContainerFacts, ImageFacts, Inspection, Layer
-from warmstart.terminal import format_bytes
 
 _PROTOCOLS = {
     socket.IPPROTO_TCP: "TCP",
@@ -96,11 +96,6 @@ def to_document(inspection: Inspection, *, show_env: bool = False) -> dict[str, 
         "checkpoint": checkpoint and _checkpoint_document(checkpoint, show_env=show_env),
         "unread": inspection.unread,
     }
-
-
-def printable(text: str) -> str:
-    """The text with escapes in the place of what is not printable."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _section(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Section:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import median
 
 from warmstart.core.steps import Steps
+from warmstart.core.text import format_bytes, format_seconds
 from warmstart.result import Built
-from warmstart.terminal import format_bytes, format_seconds
 
 # Steps whose length is the application's or the network's doing, not warmstart's.
 NOT_OURS = ("tools", "pull", "ready", "warm up", "publish")

@@ -11,6 +11,8 @@ from rich.status import Status
 from rich.table import Table
 
 from warmstart.core.errors import WarmstartError
+from warmstart.core.text import printable
+from warmstart.inspection_report import Section
 from warmstart.node.doctor import Check
 
 
@@ -33,7 +35,7 @@ class TerminalListener:
     def note(self, text: str) -> None:
         """See `warmstart.core.steps.Listener`."""
         if self._status is not None:
-            self._status.update(f"{self._step}  [dim]{escape(text[: self._console.width - 20])}[/dim]")
+            self._status.update(f"{self._step}  [dim]{_safe(text[: self._console.width - 20])}[/dim]")
 
     def end(self, step: str, elapsed_s: float, ok: bool) -> None:
         """See `warmstart.core.steps.Listener`."""
@@ -44,7 +46,7 @@ class TerminalListener:
 
     def warn(self, text: str) -> None:
         """See `warmstart.core.steps.Listener`."""
-        self._console.print(f"[yellow]warning:[/yellow] {escape(text)}", highlight=False)
+        self._console.print(f"[yellow]warning:[/yellow] {_safe(text)}", highlight=False)
 
     def _stop_spinner(self) -> None:
         if self._status is not None:
@@ -56,11 +58,16 @@ def show_error(console: Console, error: WarmstartError, *, debug: bool) -> None:
     """One clear error: what is wrong, the lines that help to understand it, what to do."""
     if debug:
         console.print("".join(traceback.format_exception(error)), markup=False, highlight=False, style="dim")
-    console.print(f"[bold red]error:[/bold red] {escape(error.brief)}", highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error:[/bold red] {_safe(error.brief)}", highlight=False, soft_wrap=True)
     for line in error.details:
-        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
+        console.print(f"  {_safe(line)}", highlight=False, soft_wrap=True)
     if error.hint:
-        console.print(f"[bold]hint:[/bold] {escape(error.hint)}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]hint:[/bold] {_safe(error.hint)}", highlight=False, soft_wrap=True)
+
+
+def _safe(text: str) -> str:
+    """Text from anywhere (a log, an archive, a registry) that can neither style the output nor steer the terminal."""
+    return escape(printable(text))
 
 
 def make_table(rows: list[tuple[str, str]], title: str = "") -> Table:
@@ -84,16 +91,11 @@ def make_checks_table(checks: Sequence[Check]) -> Table:
     return table
 
 
-def format_bytes(size_bytes: int) -> str:
-    """A size for people, in binary units."""
-    size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
-def format_seconds(seconds: float) -> str:
-    """A duration for people: milliseconds below one second."""
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+def make_section(section: Section) -> Table:
+    """A part of what `inspect` shows."""
+    table = Table(title=section.title, show_header=bool(section.columns), box=None, title_justify="left")
+    for column in section.columns or ("", ""):
+        table.add_column(escape(column), overflow="fold")
+    for row in section.rows:
+        table.add_row(*map(escape, row))
+    return table
