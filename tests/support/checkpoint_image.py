@@ -136,6 +136,6 @@ def make_warm_image(
     base = make_layout(place / "base", tar_of(entry("app", b"x")), annotations={}, history=base_history)
     addition = make_layout(place / "addition", tar_of(*prepared()), annotations=annotations)
     (place / "memory").write_bytes(b"memory" * 1000)
-    memory = pack_file(place / "memory", ".warmstart/memory", place / "image")
+    memory = pack_file(place / "memory", ".warmstart/memory", place / "image", owner=(0, 0))
     compose_image(base, addition, place / "image", [memory])
     return place / "image"
