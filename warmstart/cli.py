@@ -55,6 +55,10 @@ class Shell:
     debug: bool
     cache: Path
 
+    def print_json(self, document: object) -> None:
+        """Print a document; escaped, since a terminal obeys some characters of text from elsewhere."""
+        self.out.print_json(json.dumps(document), ensure_ascii=True)
+
     def steps(self) -> Steps:
         """Steps that are shown as they happen."""
         return Steps(TerminalListener(self.err, verbose=self.verbose))
@@ -140,7 +144,7 @@ def build(
     steps = shell.steps()
     built = build_image(load_recipe(recipe, overrides=overrides, tag=tag), options, steps)
     if as_json:
-        shell.out.print_json(json.dumps(make_document(built, steps)))
+        shell.print_json(make_document(built, steps))
     else:
         shell.out.print(make_table(list_rows(built, steps)))
 
@@ -155,7 +159,7 @@ def verify(shell: Shell, image: str, plain_http: tuple[str, ...], authfile: Path
     """Restore IMAGE, which warmstart built, on an empty node under another address, twice."""
     restores = verify_source(parse_source(image), shell.cache, plain_http, authfile, shell.steps())
     if as_json:
-        shell.out.print_json(json.dumps([asdict(restore) for restore in restores]))
+        shell.print_json([asdict(restore) for restore in restores])
     else:
         rows = [(r.address, f"restored, ready after {format_seconds(r.first_success_s)}") for r in restores]
         shell.out.print(make_table(rows))
@@ -174,7 +178,7 @@ def inspect_(
     """Say what is in an image or a checkpoint archive: from what it was made, how large, processes and sockets."""
     inspection = inspect_target(target, plain_http=plain_http, auth_file=authfile)
     if as_json:
-        shell.out.print_json(json.dumps(to_document(inspection, show_env=show_env)))
+        shell.print_json(to_document(inspection, show_env=show_env))
     else:
         for section in list_sections(inspection, show_env=show_env):
             shell.out.print(make_section(section))
@@ -205,7 +209,7 @@ def doctor(shell: Shell, runtime_endpoint: str | None, as_json: bool) -> None:
     if runtime_endpoint is not None:
         checks.append(examine_runtime(runtime_endpoint))
     if as_json:
-        shell.out.print_json(json.dumps([asdict(check) for check in checks]))
+        shell.print_json([asdict(check) for check in checks])
     else:
         shell.out.print(make_checks_table(checks))
     require(checks)
