@@ -276,20 +276,22 @@ def remove(shell: Shell) -> None:
     remove_trees(shell.cache)
 
 
-@node.command(context_settings={"ignore_unknown_options": True})
+@node.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--bind", "binds", multiple=True, type=click.Path(path_type=Path, exists=True), help="Let it see this.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_shell
-def run(shell: Shell, command: tuple[str, ...]) -> None:
+def run(shell: Shell, binds: tuple[Path, ...], command: tuple[str, ...]) -> None:
     """Run COMMAND in the tree of tools, in the current directory; it has buildah, skopeo, criu, mmdebstrap.
 
-    Of this machine it sees the current directory and the network.
+    Of this machine it sees the current directory, the network, and what --bind names.
     """
     steps = shell.steps()
     with steps.step("tools"):
         tree = ensure_tree(shell.cache, steps.note)
-    here = str(Path.cwd())
-    with open_workspace("run") as workspace, enter(tree, workspace, binds=[Bind(here, writable=True)]) as session:
-        status = process.attach(session.argv(command, host_network=True, cwd=here), env=session.environment)
+    here = Path.cwd()
+    seen = [Bind(str(path.absolute()), writable=True) for path in (here, *binds)]
+    with open_workspace("run") as workspace, enter(tree, workspace, binds=seen) as session:
+        status = process.attach(session.argv(command, host_network=True, cwd=str(here)), env=session.environment)
     sys.exit(status)
 
 
