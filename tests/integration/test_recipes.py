@@ -1,0 +1,32 @@
+"""Every recipe that is shipped builds, and its image is seen to restore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.builds import build
+
+from warmstart.build import Options
+from warmstart.image.reference import Transport
+from warmstart.publish import Output
+
+TOP = Path(__file__).parents[2]
+RECIPES = sorted([*TOP.glob("recipes/*/*recipe.yaml"), *TOP.glob("examples/*/recipe.yaml")])
+# Go relies on zeros where a mapped file would bring back its bytes.
+UNMAPPED = ("go",)
+
+pytestmark = pytest.mark.node
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: "-".join(path.relative_to(TOP).parts[1:]))
+def test_it_builds_and_restores(recipe, tree, cache, tmp_path) -> None:
+    assert (TOP / "build/images" / f"{recipe.parent.name}.tar").exists(), "make images"
+    built, steps = build(recipe, Options(cache, Output(Transport.OCI, tmp_path / "image")))
+    assert len(built.restores) == 2
+    assert steps.warnings == []
+    mapped_bytes, pages_bytes = built.dump.memory.size_bytes, built.dump.pages_bytes
+    if recipe.parent.name in UNMAPPED:
+        assert mapped_bytes == 0
+    else:
+        assert mapped_bytes > pages_bytes / 2
