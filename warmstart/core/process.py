@@ -1,8 +1,8 @@
 """The gateway to other programs: the only place that starts one.
 
-A program that is missing, one that fails and one that takes too long are told apart, its standard error is
+A program that cannot be started, one that fails and one that takes too long are told apart, its standard error is
 kept whole, its standard input is closed, and it always has a time limit. Programs run in a session of their own:
-Ctrl-C at the terminal reaches us alone, and we end them.
+Ctrl-C at the terminal reaches us alone, and we end them, with what they have started in turn.
 (buildah alone is driven through `sh`, in `warmstart.image.buildah`.)
 """
 
@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import select
 import shlex
+import signal
 import subprocess
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,11 @@ log = logging.getLogger(__name__)
 #: A program that has been started.
 Running = subprocess.Popen[bytes]
 
+#: How long a program of `background` has to end by itself.
+END_S = 5.0
+_DETAILS = 20
+_CHUNK_BYTES = 1 << 16
+
 
 class ProgramError(WarmstartError):
     """A program ended with a non-zero exit status, or ran out of time.
@@ -35,7 +43,7 @@ class ProgramError(WarmstartError):
     """
 
     def __init__(self, brief: str, *, returncode: int | None, stderr: str) -> None:
-        super().__init__(brief, details=stderr.strip().splitlines()[-20:])
+        super().__init__(brief, details=stderr.strip().splitlines()[-_DETAILS:])
         self.returncode = returncode
         self.stderr = stderr
 
@@ -55,7 +63,6 @@ def run(
     timeout_s: float,
     check: bool = True,
     env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
     stdin: str | None = None,
 ) -> Finished:
     """Run a program to its end.
@@ -65,37 +72,22 @@ def run(
         timeout_s: seconds after which it is killed.
         check: raise when its exit status is not zero.
         env: its whole environment; the caller's own when None.
-        cwd: the directory it runs in.
         stdin: text for its standard input, which is empty otherwise.
 
     Raises:
-        HostError: there is no such program.
+        HostError: there is no such program, or it cannot be started.
         ProgramError: it failed (and check is true), or took too long.
     """
-    words = [str(word) for word in argv]
-    log.debug("+ %s", shlex.join(words))
-    try:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            input=None if stdin is None else stdin.encode(),
-            capture_output=True,
-            timeout=timeout_s,
-            env=None if env is None else dict(env),
-            cwd=cwd,
-            check=False,
-            start_new_session=True,
-        )
-    except FileNotFoundError as missing:
-        raise _no_such_program(words[0]) from missing
-    except subprocess.TimeoutExpired as late:
-        stderr = (late.stderr or b"").decode(errors="replace")
-        brief = f"{words[0]} was stopped after {timeout_s:g} s: {shlex.join(words)}"
-        raise ProgramError(brief, returncode=None, stderr=stderr) from late
-    finished = Finished(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    words = _log(argv)
+    given = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+    with _started(words, env=env, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        try:
+            out, err = running.communicate(None if stdin is None else stdin.encode(), timeout=timeout_s)
+        except subprocess.TimeoutExpired as late:
+            raise _too_late(words, timeout_s, (late.stderr or b"").decode(errors="replace")) from late
+    finished = Finished(running.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
     if check and finished.returncode != 0:
-        brief = f"{words[0]} failed with exit status {finished.returncode}: {shlex.join(words)}"
-        raise ProgramError(brief, returncode=finished.returncode, stderr=finished.stderr)
+        raise _failed(words, finished.returncode, finished.stderr)
     return finished
 
 
@@ -109,50 +101,41 @@ def stream(
     """Run a program to its end, and call `on_line` with each line that it writes to either output.
 
     Raises:
-        HostError: there is no such program.
+        HostError: there is no such program, or it cannot be started.
         ProgramError: it failed, or took too long.
     """
-    words = [str(word) for word in argv]
-    log.debug("+ %s", shlex.join(words))
+    words = _log(argv)
+    deadline = time.monotonic() + timeout_s
     lines: list[str] = []
-    running = _start(words, env=env, stdout=subprocess.PIPE)
-    assert running.stdout is not None
-    late = threading.Event()
-
-    def stop() -> None:
-        late.set()
-        running.kill()
-
-    timer = threading.Timer(timeout_s, stop)
-    timer.start()
-    try:
-        for line in running.stdout:
-            lines.append(line.decode(errors="replace").rstrip())
-            on_line(lines[-1])
-        running.wait()
-    finally:
-        timer.cancel()
-        running.kill()
-        running.wait()
-        running.stdout.close()
-    if late.is_set() or running.returncode != 0:
-        end = f"was stopped after {timeout_s:g} s" if late.is_set() else f"failed with exit status {running.returncode}"
-        code = None if late.is_set() else running.returncode
-        raise ProgramError(f"{words[0]} {end}: {shlex.join(words)}", returncode=code, stderr="\n".join(lines))
+    with _started(
+        words, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as running:
+        assert running.stdout is not None
+        try:
+            for line in _read_lines(running.stdout, deadline):
+                lines.append(line)
+                on_line(line)
+            running.wait(max(0.0, deadline - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired) as late:
+            raise _too_late(words, timeout_s, "\n".join(lines)) from late
+    if running.returncode != 0:
+        raise _failed(words, running.returncode, "\n".join(lines))
 
 
 def attach(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
-    """Run a program for the user, with our own terminal or pipes, as long as it takes; its exit status.
+    """Run a program for the user, with our own terminal or pipes, as long as it takes.
+
+    Returns its exit status as a shell would give it: 128 and the number of the signal when one ended it.
 
     Raises:
-        HostError: there is no such program.
+        HostError: there is no such program, or it cannot be started.
     """
-    words = [str(word) for word in argv]
-    log.debug("+ %s", shlex.join(words))
+    words = _log(argv)
     try:
-        return subprocess.run(words, env=None if env is None else dict(env), check=False).returncode
-    except FileNotFoundError as missing:
-        raise _no_such_program(words[0]) from missing
+        status = subprocess.run(words, env=None if env is None else dict(env), check=False).returncode
+    except OSError as error:
+        raise _cannot_start(words[0], error) from error
+    return status if status >= 0 else 128 - status
 
 
 @contextlib.contextmanager
@@ -164,36 +147,86 @@ def background(
     Both its outputs are appended to `log_file`.
 
     Raises:
-        HostError: there is no such program.
+        HostError: there is no such program, or it cannot be started.
     """
-    words = [str(word) for word in argv]
-    log.debug("+ %s &", shlex.join(words))
-    with log_file.open("ab") as output:
-        running = _start(words, env=env, stdout=output)
-    try:
-        yield running
-    finally:
-        running.terminate()
+    words = _log(argv)
+    with (
+        log_file.open("ab") as output,
+        _started(words, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT) as running,
+    ):
         try:
-            running.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
+            yield running
+        finally:
+            running.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(timeout=END_S)
 
 
-def _start(words: list[str], *, env: Mapping[str, str] | None, stdout: int | IO[bytes]) -> Running:
+@contextlib.contextmanager
+def _started(
+    words: list[str], *, env: Mapping[str, str] | None, stdin: int, stdout: int | IO[bytes], stderr: int
+) -> Iterator[Running]:
+    """A program in a session of its own; if it has not ended by the end of the block, it is killed."""
     try:
-        return subprocess.Popen(
+        running = subprocess.Popen(
             words,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=stdout,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             env=None if env is None else dict(env),
             start_new_session=True,
         )
-    except FileNotFoundError as missing:
-        raise _no_such_program(words[0]) from missing
+    except OSError as error:
+        raise _cannot_start(words[0], error) from error
+    try:
+        yield running
+    finally:
+        if running.returncode is None:
+            # Not waited for yet, so its number is still its own; its session is the process group of that number.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        for pipe in (running.stdin, running.stdout, running.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
-def _no_such_program(name: str) -> HostError:
-    return HostError(f"{name}: there is no such program on this machine")
+def _read_lines(pipe: IO[bytes], deadline: float) -> Iterator[str]:
+    """The lines that come out of a pipe until its end; TimeoutError when the deadline has passed."""
+    rest = b""
+    while chunk := _read_some(pipe.fileno(), deadline):
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode(errors="replace").rstrip() for line in whole)
+    if rest:
+        yield rest.decode(errors="replace").rstrip()
+
+
+def _read_some(descriptor: int, deadline: float) -> bytes:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    left_s = deadline - time.monotonic()
+    if left_s <= 0 or not poll.poll(left_s * 1000):
+        raise TimeoutError
+    return os.read(descriptor, _CHUNK_BYTES)
+
+
+def _log(argv: Sequence[str | Path]) -> list[str]:
+    words = [str(word) for word in argv]
+    log.debug("+ %s", shlex.join(words))
+    return words
+
+
+def _too_late(words: list[str], timeout_s: float, stderr: str) -> ProgramError:
+    brief = f"{words[0]} was stopped after {timeout_s:g} s: {shlex.join(words)}"
+    return ProgramError(brief, returncode=None, stderr=stderr)
+
+
+def _failed(words: list[str], returncode: int, stderr: str) -> ProgramError:
+    end = f"failed with exit status {returncode}" if returncode >= 0 else f"was killed by signal {-returncode}"
+    return ProgramError(f"{words[0]} {end}: {shlex.join(words)}", returncode=returncode, stderr=stderr)
+
+
+def _cannot_start(name: str, error: OSError) -> HostError:
+    if isinstance(error, FileNotFoundError):
+        return HostError(f"{name}: there is no such program on this machine")
+    return HostError(f"{name} cannot be started: {error.strerror}")
