@@ -35,6 +35,7 @@ message inventory {
     required uint32 img_version = 1;
     optional kernel_ids root_ids = 3;
     optional bool tcp_close = 10;
+    optional uint32 network_lock_method = 11;
     optional bytes dump_criu_run_id = 13;
 }
 message process {

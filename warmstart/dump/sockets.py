@@ -21,13 +21,14 @@ from warmstart.dump.contents import FileType, Socket, TcpState, as_socket
 from warmstart.dump.images import Entry, decode, read_image, read_only_entry, write_image
 
 _SHUT_BOTH = 3  # sk_shutdown in images/sk-opts.proto
+_NETWORK_LOCK_SKIP = 2  # NETWORK_LOCK_METHOD in criu/include/cr_options.h
 
 
 def close_sockets(directory: Path, *, established: bool) -> tuple[Socket, ...]:
     """Make the closed TCP sockets of a dump plain, and the connected ones too when established is true.
 
-    Where no connection is left, the dump is also freed of having to be restored with `tcp-close`, which CRIU demands of
-    one that was made with it.
+    Where no connection is left, the dump is also freed of what only connections need: of having to be restored with
+    `tcp-close`, which CRIU demands of one that was made with it, and of the network lock.
 
     Returns:
         The sockets that were changed, as they were.
@@ -56,7 +57,7 @@ def close_sockets(directory: Path, *, established: bool) -> tuple[Socket, ...]:
         for each in closed:
             (directory / f"tcp-stream-{each.inode:x}.img").unlink(missing_ok=True)
     if not connections_left:
-        _forget_tcp_close(directory)
+        _forget_connections(directory)
     return tuple(closed)
 
 
@@ -74,10 +75,16 @@ def _make_plain(message: Any) -> None:
     message.shutdown = _SHUT_BOTH
 
 
-def _forget_tcp_close(directory: Path) -> None:
+def _forget_connections(directory: Path) -> None:
+    """Say in the inventory that no connection is restored.
+
+    A restore locks the network as the dump did (`check_img_inventory` in criu/image.c), by default with seven runs of
+    iptables, so that no packet meets a connection that is only half there. Without connections that is time lost, and
+    packets of those who try to connect meanwhile.
+    """
     path = directory / "inventory.img"
     entry = read_only_entry(path)
     inventory = decode(path, entry, protos.Inventory)
-    if inventory.tcp_close:
-        inventory.ClearField("tcp_close")
-        write_image(path, [entry.replaced_by(inventory)])
+    inventory.ClearField("tcp_close")
+    inventory.network_lock_method = _NETWORK_LOCK_SKIP
+    write_image(path, [entry.replaced_by(inventory)])

@@ -46,7 +46,7 @@ def make_socket(
 
 
 def make_dump(directory: Path, *files: Entry, tcp_close: bool = False) -> None:
-    inventory = protos.Inventory(img_version=2)
+    inventory = protos.Inventory(img_version=2, network_lock_method=1)
     if tcp_close:
         inventory.tcp_close = True
     write_image(directory / "inventory.img", [Entry(inventory.SerializeToString())])
@@ -100,6 +100,14 @@ def test_tcp_close_is_demanded_while_connections_are_left(tmp_path: Path, establ
     make_dump(tmp_path, RESET, OPEN, tcp_close=True)
     close_sockets(tmp_path, established=established)
     assert read_inventory(tmp_path).tcp_close == left
+
+
+@pytest.mark.parametrize(("established", "method"), [(False, 1), (True, 2)])
+def test_network_is_locked_while_connections_are_left(tmp_path: Path, established: bool, method: int) -> None:
+    make_dump(tmp_path, LISTENING, OPEN)
+    close_sockets(tmp_path, established=established)
+    [entry] = read_image(tmp_path / "inventory.img")
+    assert protos.Inventory.FromString(entry.message).network_lock_method == method
 
 
 def test_fields_that_are_not_known_stay(tmp_path: Path) -> None:
