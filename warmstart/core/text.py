@@ -10,14 +10,17 @@ def printable(text: str) -> str:
 
 def format_bytes(size_bytes: int) -> str:
     """A size for people, in binary units."""
-    size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+    if size_bytes < 1024:
+        return f"{size_bytes} B"
+    size = size_bytes / 1024
+    for unit in ("KiB", "MiB"):
+        # What would be rounded up to 1024.0 is one of the next unit.
+        if size < 1023.95:
+            return f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
 
 
 def format_seconds(seconds: float) -> str:
     """A duration for people: milliseconds below one second."""
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+    return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"

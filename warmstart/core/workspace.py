@@ -1,7 +1,8 @@
 """Where a command keeps its files while it works: a directory of its own, gone at the end.
 
 Workspaces lie where overlay mounts work and where there is room for a checkpoint: `$WARMSTART_TMPDIR`, or /var/tmp.
-Each is locked for as long as its command lives, so that what a killed command left is known for what it is.
+Each holds a lock file, locked for as long as its command lives, so that what a killed command left is known for what
+it is. The lock file comes first and goes last: a directory without it is nobody's leftover.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from warmstart.core.errors import WarmstartError
+from warmstart.core.errors import HostError, WarmstartError
 
 PREFIX = "warmstart-"
-LOCK = "lock"
+LOCK = "workspace.lock"
 
 
 def workspace_parent() -> Path:
     """The directory in which workspaces are made."""
-    return Path(os.environ.get("WARMSTART_TMPDIR", "/var/tmp"))  # noqa: S108 - made below it, with mkdtemp
+    return Path(os.environ.get("WARMSTART_TMPDIR") or "/var/tmp").absolute()  # noqa: S108 - made below it, with mkdtemp
 
 
 @contextlib.contextmanager
@@ -32,27 +34,61 @@ def open_workspace(purpose: str, *, keep_evidence: bool = False) -> Iterator[Pat
     Args:
         purpose: becomes part of its name.
         keep_evidence: leave it when the block fails, and add where it is to the error's details.
+
+    Raises:
+        HostError: it cannot be made.
     """
     sweep_workspaces()
-    directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-", dir=workspace_parent()))
-    with (directory / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    directory, lock = _make(purpose)
+    with lock:
         try:
             yield directory
         except WarmstartError as error:
             if keep_evidence:
                 # Without its lock file, nobody takes it for a killed command's leftovers.
-                (directory / LOCK).unlink()
+                (directory / LOCK).unlink(missing_ok=True)
                 error.details = (*error.details, f"kept for you to look at: {directory}")
             raise
         finally:
             if (directory / LOCK).exists():
-                shutil.rmtree(directory, ignore_errors=True)
+                remove_workspace(directory)
 
 
 def sweep_workspaces() -> None:
-    """Remove the workspaces of commands that were killed: those that nobody holds locked."""
-    for lock_path in workspace_parent().glob(f"{PREFIX}*/{LOCK}"):
-        with contextlib.suppress(OSError), lock_path.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock_path.parent, ignore_errors=True)
+    """Remove the workspaces of commands of this user that were killed: those that nobody holds locked."""
+    for path in workspace_parent().glob(f"{PREFIX}*/{LOCK}"):
+        # Everybody may make directories beside ours: what is not ours is not touched, whatever it is called.
+        with contextlib.suppress(OSError):
+            if path.parent.lstat().st_uid == os.geteuid():
+                with path.open() as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove_workspace(path.parent)
+
+
+def remove_workspace(directory: Path) -> None:
+    """Remove a workspace as far as possible; while something is left of it, so is its lock file."""
+    with contextlib.suppress(OSError):
+        for entry in directory.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != LOCK:
+                entry.unlink()
+        if [entry.name for entry in directory.iterdir()] == [LOCK]:
+            shutil.rmtree(directory)
+
+
+def _make(purpose: str) -> tuple[Path, IO[str]]:
+    """A new workspace, and its lock, which is held until it is closed."""
+    parent = workspace_parent()
+    while True:
+        try:
+            directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-", dir=parent))
+            lock = (directory / LOCK).open("w")
+        except OSError as error:
+            hint = "point WARMSTART_TMPDIR at a directory with room, in which you may write"
+            raise HostError(f"cannot make a directory in {parent}: {error.strerror}", hint=hint) from error
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # A sweep that came between the two took it for a leftover.
+        if (directory / LOCK).exists():
+            return directory, lock
+        lock.close()
