@@ -1,14 +1,15 @@
 """Moves resident memory out of a dump into one file, which the restored processes map.
 
 CRIU reads the pages of a dump into fresh anonymous memory, so a restore takes longer the larger the heap is, and every
-replica has a copy. Here the runs of resident pages of private anonymous mappings become private mappings of a file that
-is part of the image: the kernel reads them when they are touched, from a page cache that all replicas on a node share,
-and a page that is written to is copied then.
+replica has a copy. Here the runs of resident pages of private mappings become private mappings of a file that is part of
+the image: the kernel reads them when they are touched, from a page cache that all replicas on a node share, and a page
+that is written to is copied then. Where a mapping is one of a file already, the dump holds the pages that were written
+to, and they go the same way.
 
 In `mm-*.img` a mapping is cut at its runs, and a run becomes a mapping of a regular file, opened read-only: with a
 writable descriptor overlayfs would copy the whole file up. `pagemap-*.img` and `pages-*.img` lose the run, `files.img`
-gains the file. Pages of zeros are stored nowhere, but for a few in the midst of others: untouched anonymous memory
-reads as zeros anyway. See `open_filemap` in `criu/files-reg.c` and `criu/mem.c` of
+gains the file. Pages of zeros of anonymous memory are stored nowhere, but for a few in the midst of others: untouched
+it reads as zeros anyway. See `open_filemap` in `criu/files-reg.c` and `criu/mem.c` of
 https://github.com/checkpoint-restore/criu (4.2).
 
 One thing is different for a process with such memory: madvise(MADV_DONTNEED) brings back the bytes of the file, not
@@ -45,15 +46,18 @@ from warmstart.dump.extents import (
 )
 from warmstart.dump.images import Entry, decode, read_image, read_only_entry, refusal, write_image
 
-# What is shorter stays in the dump: to read it costs less than another mapping.
-MIN_RUN_BYTES = 64 << 10
+# What is shorter stays in the dump. A restore copies it twice, out of the image and into memory, which costs about as much
+# as another mapping at 8 KiB.
+MIN_RUN_BYTES = 16 << 10
 # The kernel lets a process have 65530 mappings unless told otherwise (vm.max_map_count); half of them are left to it.
 MAX_MAPPINGS = 32768
 
 # For the application's user alone: it is all that the application knows.
 _FILE_MODE = stat.S_IFREG | 0o400
 # Zeros of this length between two runs become part of the file: they cost less than another mapping.
-_MAX_GAP_BYTES = MIN_RUN_BYTES // 4
+_MAX_GAP_BYTES = 16 << 10
+# Parent and child are compared by this much: where they differ in a page here and there, each piece is a mapping more.
+_COMPARED_BYTES = 64 << 10
 
 # From <asm-generic/mman.h> and <asm-generic/mman-common.h>.
 _MAP_GROWSDOWN = 0x100
@@ -142,11 +146,11 @@ class _Plan:
 def map_memory(
     checkpoint_dir: Path, memory_file: Path, *, path_in_image: str, choose: Choose = choose_all
 ) -> MappedMemory:
-    """Move resident private anonymous memory of all processes into one file, and make the dump map it.
+    """Move resident private memory of all processes into one file, and make the dump map it.
 
-    Left alone are stacks, the brk heap, what the kernel put there, shared, locked and executable memory, mappings of
-    files, and short runs. What a child still has in common with its parent is stored once. The dump is not touched
-    before all of it has been read and understood. The memory that this takes does not depend on how much is moved.
+    Left alone are stacks, the brk heap, what the kernel put there, shared and locked memory, and short runs. What a
+    child still has in common with its parent is stored once. The dump is not touched before all of it has been read and
+    understood. The memory that this takes does not depend on how much is moved.
 
     Args:
         checkpoint_dir: the dump, edited in place.
@@ -208,7 +212,8 @@ def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], c
                 plan.left_bytes[reason] += sum_sizes(runs)
             else:
                 plan.chosen.append(mapping)
-                plan.data += find_data(pages.fileno(), runs)
+                # A page of zeros in a mapping of a file is not what the file has there.
+                plan.data += runs if _is_file(mapping) else find_data(pages.fileno(), runs)
     return plan
 
 
@@ -223,14 +228,12 @@ def _check_order(path: Path, entry: Entry, layout: Iterable[contents.Mapping]) -
 
 def _find_obstacle(mapping: contents.Mapping) -> str:
     """Why a mapping cannot be moved, whatever the policy; "" when it can."""
+    kinds = (VmaStatus.REGULAR | VmaStatus.ANON_PRIVATE, VmaStatus.REGULAR | VmaStatus.FILE_PRIVATE)
     obstacles = {
-        "mapping of a file": mapping.status & (VmaStatus.FILE_PRIVATE | VmaStatus.FILE_SHARED),
         "brk heap": mapping.status & VmaStatus.HEAP,
         "stack": mapping.flags & _MAP_GROWSDOWN,
-        "not private anonymous memory": mapping.status != VmaStatus.REGULAR | VmaStatus.ANON_PRIVATE
-        or not mapping.flags & mmap.MAP_PRIVATE,
-        "executable": mapping.prot & mmap.PROT_EXEC,
-        "not readable and writable": mapping.prot != mmap.PROT_READ | mmap.PROT_WRITE,
+        "not private memory": mapping.status not in kinds or not mapping.flags & mmap.MAP_PRIVATE,
+        "not readable": not mapping.prot & mmap.PROT_READ,
         "locked or huge pages": mapping.flags & (_MAP_LOCKED | _MAP_HUGETLB),
         # The kernel refuses this advice on a file, and so the restore would fail.
         "wiped on fork": mapping.advice & 1 << _MADV_WIPEONFORK,
@@ -238,10 +241,17 @@ def _find_obstacle(mapping: contents.Mapping) -> str:
     return next((reason for reason, applies in obstacles.items() if applies), "")
 
 
+def _is_file(mapping: contents.Mapping) -> bool:
+    return bool(mapping.status & VmaStatus.FILE_PRIVATE)
+
+
 def _store_pieces(plan: _Plan, parent: _Plan | None, memory: int) -> None:
     """Decide which addresses will be mapped, and append to the memory file what is not there already."""
     barriers = [mapping.start for mapping in plan.chosen]
     barriers += [vma.start for vma in plan.mm.vmas if vma.status & VmaStatus.GUARD]
+    for mapping in filter(_is_file, plan.chosen):
+        # What lies between the runs is not zeros, and not in the dump.
+        barriers += [run.start for run in find_overlapping(plan.data, mapping.start, mapping.end)]
     barriers.sort()
     # A piece in the middle of a mapping adds two, and where there is a parent it may become two pieces.
     limit = max(0, MAX_MAPPINGS - len(plan.mm.vmas)) // (4 if parent else 2)
@@ -293,7 +303,7 @@ def _find_shared(plan: _Plan, parent: _Plan, start: int, end: int, pages: int, m
     """Find what the parent has at the same addresses with the same content; by place in the memory file."""
     found: list[Extent] = []
     for piece in clip_all(parent.pieces, start, end):
-        for theirs in piece.cut(MIN_RUN_BYTES):
+        for theirs in piece.cut(_COMPARED_BYTES):
             if read_range(pages, plan.data, theirs.start, theirs.end) != read_extent(memory, theirs):
                 continue
             last = found[-1] if found else None
@@ -386,6 +396,8 @@ def _split_vma(vma: Any, pieces: Sequence[Extent], file_id: int) -> Iterator[Any
         copy = protos.Vma()
         copy.CopyFrom(vma)
         copy.start, copy.end = start, end
+        if vma.status & VmaStatus.FILE_PRIVATE:
+            copy.pgoff += start - vma.start
         return copy
 
     at = vma.start

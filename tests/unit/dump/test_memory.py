@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -86,10 +86,16 @@ def make_dump(directory: Path, parents: dict[int, int]) -> Path:
 
 
 def look_at(dump: Path, pid: int, memory_file: Path | None = None) -> dict[int, bytes]:
-    """What a restored process sees: from the number of a page to its content, where it is not zeros."""
+    """What a restored process sees: from the number of a page to its content, where it is not zeros.
+
+    Where it sees a page of a file of the image, that is the page's place in the file.
+    """
     seen: dict[int, bytes] = {}
     file = memory_file.read_bytes() if memory_file and memory_file.exists() else b""
     for mapping in read_mappings(dump, pid):
+        if mapping.file == "/":
+            for at in range(mapping.start, mapping.end, PAGE_SIZE):
+                seen[at // PAGE_SIZE] = f"file, {mapping.file_offset + at - mapping.start}".encode()
         if mapping.file == PATH and not mapping.status & VmaStatus.GUARD:
             content = file[mapping.file_offset :][: mapping.end - mapping.start]
             assert len(content) == mapping.end - mapping.start
@@ -200,11 +206,10 @@ def test_memory_of_zeros_alone_needs_no_file(tmp_path: Path) -> None:
     [
         ({"flags": ANONYMOUS | 0x100}, "stack"),
         ({"status": PRIVATE_ANONYMOUS | VmaStatus.HEAP}, "brk heap"),
-        ({"status": PRIVATE_ANONYMOUS | VmaStatus.VDSO, "prot": 5}, "not private anonymous memory"),
-        ({"status": VmaStatus.REGULAR | VmaStatus.FILE_PRIVATE, "flags": 2, "shmid": 7}, "mapping of a file"),
-        ({"flags": 0x28}, "not private anonymous memory"),  # MAP_DROPPABLE
-        ({"prot": 7}, "executable"),
-        ({"prot": 1}, "not readable and writable"),
+        ({"status": PRIVATE_ANONYMOUS | VmaStatus.VDSO, "prot": 5}, "not private memory"),
+        ({"status": VmaStatus.REGULAR | VmaStatus.FILE_SHARED, "flags": 1, "shmid": 7}, "not private memory"),
+        ({"flags": 0x28}, "not private memory"),  # MAP_DROPPABLE
+        ({"prot": 0}, "not readable"),
         ({"flags": ANONYMOUS | 0x2000}, "locked or huge pages"),
         ({"flags": ANONYMOUS | 0x40000}, "locked or huge pages"),
         ({"madv": 1 << 18}, "wiped on fork"),
@@ -217,6 +222,33 @@ def test_other_mappings_are_left_alone(tmp_path: Path, fields: dict[str, int], r
     mapped = move(dump)
     assert mapped.processes[0].left_bytes == {reason: 30 * PAGE_SIZE}
     assert mapped.processes[0].moved_bytes == 20 * PAGE_SIZE
+
+
+@pytest.mark.parametrize("prot", [1, 3, 5, 7])
+def test_protection_stays(tmp_path: Path, prot: int) -> None:
+    dump = make_dump(tmp_path / "dump", {1: 0})
+    add_process(dump, 1, [vma(100, 130, prot=prot)], {number: number for number in range(100, 130)})
+    assert move(dump).processes[0].moved_bytes == 30 * PAGE_SIZE
+    assert [(m.file, m.prot) for m in read_mappings(dump, 1)] == [(PATH, prot)]
+
+
+MAPPED_FILE = {"status": VmaStatus.REGULAR | VmaStatus.FILE_PRIVATE, "flags": 2, "shmid": 7, "fd": 5}
+
+
+def test_what_was_written_to_a_mapping_of_a_file_is_moved(tmp_path: Path) -> None:
+    dump = make_dump(tmp_path / "dump", {1: 0})
+    # Zeros were written too, and between 130 and 131 is a page of the file.
+    written = {number: number % 7 for number in [*range(110, 130), *range(131, 150)]}
+    add_process(dump, 1, [vma(100, 200, pgoff=3 * PAGE_SIZE, **MAPPED_FILE)], written)
+    mapped = move(dump)
+    assert mapped.processes[0].moved_bytes == 39 * PAGE_SIZE
+    assert mapped.processes[0].zero_bytes == 0
+    layout = read_mappings(dump, 1)
+    pieces = [(m.start // PAGE_SIZE, m.end // PAGE_SIZE, m.file) for m in layout]
+    assert pieces == [(100, 110, "/"), (110, 130, PATH), (130, 131, "/"), (131, 150, PATH), (150, 200, "/")]
+    left = [(m.start // PAGE_SIZE, m.file_offset // PAGE_SIZE) for m in layout if m.file == "/"]
+    assert left == [(100, 3), (130, 33), (150, 53)]
+    assert {m.status for m in layout} == {VmaStatus.REGULAR | VmaStatus.FILE_PRIVATE}
 
 
 def test_the_policy_sees_the_process_and_its_layout(tmp_path: Path) -> None:
@@ -343,6 +375,7 @@ def lay_out(content: list[tuple[int, int | None]]) -> dict[int, int]:
     cuts=st.lists(st.integers(101, 250), max_size=3, unique=True),
     changes=st.lists(CONTENT, min_size=2, max_size=2),
     limit=st.sampled_from([4, 20, 32768]),
+    of_file=st.booleans(),
 )
 def test_any_layout_keeps_what_the_processes_see(
     tmp_path_factory: pytest.TempPathFactory,
@@ -350,11 +383,13 @@ def test_any_layout_keeps_what_the_processes_see(
     cuts: list[int],
     changes: list[list[tuple[int, int | None]]],
     limit: int,
+    of_file: bool,
 ) -> None:
     dump = make_dump(tmp_path_factory.mktemp("any") / "dump", {1: 0, 2: 1, 3: 2})
     pages = lay_out(content)
     bounds = [100, *sorted(cuts), 600]
-    vmas = [vma(a, b, madv=1 << (14 + i % 2)) for i, (a, b) in enumerate(pairwise(bounds))]
+    kinds = [{}, {**MAPPED_FILE, "pgoff": 9 * PAGE_SIZE}] if of_file else [{}, {}]
+    vmas = [vma(a, b, madv=1 << (14 + i % 2), **kinds[i % 2]) for i, (a, b) in enumerate(pairwise(bounds))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "MAX_MAPPINGS", limit)
         for pid in (1, 2, 3):
@@ -382,32 +417,41 @@ def read_resident(pagemap: Pagemap, start: int, end: int) -> bytearray:
 
 
 def count_wrong_pages(machine, original: Path, pid: int) -> tuple[int, int]:
-    """Compare all private anonymous memory of a process, which is stopped, with the dump it came from.
+    """Compare all private memory of a process, which is stopped, with the dump it came from.
 
-    Answers how many pages were compared, and how many are different.
+    Answers how many pages were compared, and how many are different. Of a mapping of a file only those count that the
+    dump holds.
     """
-    kernel = VmaStatus.VVAR | VmaStatus.VDSO | VmaStatus.VSYSCALL | VmaStatus.GUARD
     pagemap = read_pagemap(original, pid)
-    layout = read_mappings(original, pid)
-    guards = sorted(mapping.start for mapping in layout if mapping.status & VmaStatus.GUARD)
     compared = wrong = 0
     with (machine.proc(pid) / "mem").open("rb", buffering=0) as real:
-        for mapping in layout:
-            if mapping.status & kernel or not mapping.status & VmaStatus.ANON_PRIVATE or not mapping.prot & 1:
-                continue
+        for begin, end in list_comparable(read_mappings(original, pid), pagemap):
+            for at in range(begin, end, 1 << 20):
+                size = min(end - at, 1 << 20)
+                real.seek(at)
+                found, expected = real.read(size), read_resident(pagemap, at, at + size)
+                if found != expected:
+                    cut = range(0, size, PAGE_SIZE)
+                    wrong += sum(found[p : p + PAGE_SIZE] != expected[p : p + PAGE_SIZE] for p in cut)
+                compared += size // PAGE_SIZE
+    return compared, wrong
+
+
+def list_comparable(layout: Sequence[Mapping], pagemap: Pagemap) -> Iterator[tuple[int, int]]:
+    """The addresses whose content follows from the dump."""
+    kernel = VmaStatus.VVAR | VmaStatus.VDSO | VmaStatus.VSYSCALL | VmaStatus.GUARD
+    guards = sorted(mapping.start for mapping in layout if mapping.status & VmaStatus.GUARD)
+    for mapping in layout:
+        if mapping.status & kernel or not mapping.prot & 1:
+            continue
+        if mapping.status & VmaStatus.ANON_PRIVATE:
             bounds = [mapping.start, *(g for g in guards if mapping.start <= g < mapping.end), mapping.end]
             for begin, end in pairwise(bounds):
-                at = begin + PAGE_SIZE if begin in guards else begin
-                while at < end:
-                    size = min(end - at, 1 << 20)
-                    real.seek(at)
-                    found, expected = real.read(size), read_resident(pagemap, at, at + size)
-                    if found != expected:
-                        cut = range(0, size, PAGE_SIZE)
-                        wrong += sum(found[p : p + PAGE_SIZE] != expected[p : p + PAGE_SIZE] for p in cut)
-                    compared += size // PAGE_SIZE
-                    at += size
-    return compared, wrong
+                yield begin + PAGE_SIZE if begin in guards else begin, end
+        elif mapping.status & VmaStatus.FILE_PRIVATE:
+            for run in pagemap.runs:
+                if max(run.start, mapping.start) < min(run.end, mapping.end):
+                    yield max(run.start, mapping.start), min(run.end, mapping.end)
 
 
 def read_smaps(machine, pid: int) -> dict[str, int]:
@@ -454,7 +498,6 @@ def test_all_kinds_of_memory(machine, compile_program, children: int) -> None:
     assert sum_pages_bytes(dump) < resident // 20
     assert read_smaps(machine, pid)["Anonymous"] < 4 << 20
     root = mapped.processes[0]
-    assert root.left_bytes["not readable and writable"] == 512 * PAGE_SIZE
     assert root.left_bytes["wiped on fork"] == 64 * PAGE_SIZE
     assert root.moved_bytes > 128 << 20
     # Children share what they have not changed.

@@ -4,6 +4,7 @@
  *
  * memory MEGABYTES CHILDREN
  */
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
@@ -17,7 +18,9 @@
 #define PAGE 4096UL
 #define WORDS (PAGE / 8)
 
-enum { ALL, ZERO_STRETCHES, SHORT_RUNS, NEAR_RUNS, GUARDED, READ_ONLY, SHARED, ADVISED, KINDS };
+enum { ALL, ZERO_STRETCHES, SHORT_RUNS, NEAR_RUNS, GUARDED, READ_ONLY, SHARED, ADVISED, EXECUTABLE, OF_FILE, KINDS };
+
+#define FILE_WORD 0x5555555555555555UL
 
 struct region {
 	const char *name;
@@ -36,11 +39,13 @@ static int is_filled(const struct region *region, size_t page)
 	case ZERO_STRETCHES: /* filled, 64 pages of zeros, filled with single zero pages, ... */
 		return (page / 64) % 3 == 0 || ((page / 64) % 3 == 2 && page % 8 != 3);
 	case SHORT_RUNS:
-		return page % 32 < 7;
+		return page % 32 < 3;
 	case NEAR_RUNS:
 		return page % 32 < 29;
 	case GUARDED:
 		return page % 64 >= 2;
+	case OF_FILE: /* filled, zeros, as the file has it, ... */
+		return page % 64 < 40;
 	default:
 		return 1;
 	}
@@ -60,6 +65,12 @@ static uint64_t word_at(const struct region *region, size_t page, size_t word, u
 	return value ^ (value >> 29);
 }
 
+/* What is there where the region is not filled. */
+static uint64_t word_between(const struct region *region, size_t page)
+{
+	return region->kind == OF_FILE && page % 64 >= 50 ? FILE_WORD : 0;
+}
+
 static void fill(struct region *region, int only_changed)
 {
 	for (size_t page = 0; page < region->pages; page++)
@@ -74,13 +85,32 @@ static void check(const struct region *region)
 		if (region->kind == GUARDED && page % 64 < 2)
 			continue; /* not to be touched */
 		for (size_t word = 0; word < WORDS; word++) {
-			uint64_t expected = is_filled(region, page) ? word_at(region, page, word, page_salt(region, page)) : 0;
+			uint64_t expected = is_filled(region, page) ? word_at(region, page, word, page_salt(region, page))
+								    : word_between(region, page);
 			if (region->memory[page * WORDS + word] != expected) {
 				printf("WRONG %s page %zu word %zu\n", region->name, page, word);
 				_exit(1);
 			}
 		}
 	}
+}
+
+/* A private mapping of a file that holds one word, over and over. */
+static uint64_t *map_file(size_t pages)
+{
+	static uint64_t words[WORDS];
+	int file = open("/scratch/of-file", O_RDWR | O_CREAT, 0600);
+	for (size_t word = 0; word < WORDS; word++)
+		words[word] = FILE_WORD;
+	for (size_t page = 0; page < pages + 5; page++)
+		if (write(file, words, PAGE) != PAGE)
+			_exit(1);
+	uint64_t *memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 5 * PAGE);
+	close(file);
+	for (size_t page = 0; page < pages; page++)
+		if (page % 64 >= 40 && page % 64 < 50)
+			memset(memory + page * WORDS, 0, PAGE);
+	return memory;
 }
 
 static void make(int kind, const char *name, size_t pages)
@@ -90,7 +120,10 @@ static void make(int kind, const char *name, size_t pages)
 	region->name = name;
 	region->kind = kind;
 	region->pages = pages;
-	region->memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
+	int execute = kind == EXECUTABLE ? PROT_EXEC : 0;
+	region->memory = kind == OF_FILE ? map_file(pages)
+					 : mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE | execute,
+						sharing | MAP_ANONYMOUS, -1, 0);
 	if (region->memory == MAP_FAILED)
 		_exit(1);
 	if (kind == ADVISED)
@@ -182,6 +215,8 @@ int main(int argc, char **argv)
 	make(READ_ONLY, "read-only", 512);
 	make(SHARED, "shared", 512);
 	make(ADVISED, "advised", 2048);
+	make(EXECUTABLE, "executable", 512);
+	make(OF_FILE, "of a file", 2048);
 	char *wiped = mmap(NULL, 64 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	memset(wiped, 'w', 64 * PAGE);
 	madvise(wiped, 64 * PAGE, MADV_WIPEONFORK);
