@@ -1,10 +1,10 @@
 """Moves resident memory out of a dump into one file, which the restored processes map.
 
 CRIU reads the pages of a dump into fresh anonymous memory, so a restore takes longer the larger the heap is, and every
-replica has a copy. Here the runs of resident pages of private mappings become private mappings of a file that is part of
-the image: the kernel reads them when they are touched, from a page cache that all replicas on a node share, and a page
-that is written to is copied then. Where a mapping is one of a file already, the dump holds the pages that were written
-to, and they go the same way.
+replica has a copy. Here the runs of resident pages of private mappings become private mappings of a file that is part
+of the image: the kernel reads them when they are touched, from a page cache that all replicas on a node share, and a
+page that is written to is copied then. Of a mapping that is one of a file already, the dump holds the pages that were
+written to, and they go the same way.
 
 In `mm-*.img` a mapping is cut at its runs, and a run becomes a mapping of a regular file, opened read-only: with a
 writable descriptor overlayfs would copy the whole file up. `pagemap-*.img` and `pages-*.img` lose the run, `files.img`
@@ -46,8 +46,8 @@ from warmstart.dump.extents import (
 )
 from warmstart.dump.images import Entry, decode, read_image, read_only_entry, refusal, write_image
 
-# What is shorter stays in the dump. A restore copies it twice, out of the image and into memory, which costs about as much
-# as another mapping at 8 KiB.
+# What is shorter stays in the dump. A restore copies it twice, out of the image and into memory; for a few pages that
+# costs as much as another mapping.
 MIN_RUN_BYTES = 16 << 10
 # The kernel lets a process have 65530 mappings unless told otherwise (vm.max_map_count); half of them are left to it.
 MAX_MAPPINGS = 32768
