@@ -6,6 +6,7 @@ import contextlib
 import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,8 +164,13 @@ def pin_source(source: Source, digest: str) -> Source:
     return replace(source, reference=replace(source.reference, digest=digest))
 
 
-def run_and_checkpoint(work: Work, engine: LocalEngine, base: Base) -> Dumped:
-    """Start the container, bring it to the state it is to be restored in, and take its checkpoint."""
+def run_and_checkpoint(
+    work: Work, engine: LocalEngine, base: Base, on_dumped: Callable[[CriContainer], object] = lambda _: None
+) -> Dumped:
+    """Start the container, bring it to the state it is to be restored in, and take its checkpoint.
+
+    `on_dumped` is called with the container when that is done; until then it goes on.
+    """
     recipe, steps = work.recipe, work.steps
     archive = work.workspace / "checkpoint.tar"
     with contextlib.ExitStack() as container:
@@ -184,6 +190,7 @@ def run_and_checkpoint(work: Work, engine: LocalEngine, base: Base) -> Dumped:
             identity = read_identity(engine.cri.proc, running.pid)
         with steps.step("checkpoint"):
             running.checkpoint(archive, work.options.checkpoint_timeout_s)
+        on_dumped(running)
     return Dumped(archive, identity, cold_s)
 
 

@@ -140,6 +140,21 @@ def compose_image(base: Path, addition: Path, layout: Path, layers: Sequence[Lay
     return read_image(layout)
 
 
+def drop_annotation(layout: Path, target: Path, name: str) -> Image:
+    """Make of the image of a layout one that lacks an annotation and is the same otherwise, as a layout beside it.
+
+    Raises:
+        ImageError: the layout is broken.
+    """
+    image = read_image(layout)
+    for blob in image.manifest.blobs:
+        _link_blob(layout, target, blob)
+    manifest = json.loads(read_document(layout, image.manifest.descriptor))
+    del manifest["annotations"][name]
+    write_index(target, _write_document(target, manifest, image.manifest.descriptor.media_type))
+    return read_image(target)
+
+
 def _extend_config(config: dict[str, Any], addition: Mapping[str, Any], layers: Sequence[Layer]) -> None:
     created = addition["created"]
     config["created"] = created
