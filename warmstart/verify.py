@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.errors import AppError, EngineError, ImageError, VerifyError, WarmstartError
@@ -95,6 +95,9 @@ def verify_source(
         ImageError: it is not there, or warmstart did not make it.
         VerifyError: it does not restore.
     """
+    if source.path is not None:
+        # The node's programs do not run in the current directory.
+        source = replace(source, path=source.path.absolute())
     with open_workspace("verify") as workspace:
         with steps.step("tools"):
             tree = ensure_tree(cache, steps.note)
