@@ -1,0 +1,156 @@
+/* Build: run the application so that it can be checkpointed, and restored where there is no privilege.
+ *
+ * It gets a pid that no helper of the restore will have used up, clocks that start from zero (so that they never run
+ * backwards on another machine), pipes for its output whose other end the restore can replace, and none of the
+ * privileges that the build container has.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "launcher.h"
+
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x80
+#endif
+
+/* Below it there is room for the helpers of a restore, and for a command or two that is run in the container at once.
+ * A restore without privileges has to use up all pids below it, so it should not be too high either. */
+#define FIRST_PID 100
+
+static void make_pipe(int pipes[2], const struct identity *identity)
+{
+	/* The application may open it again, as /dev/stdout. */
+	if (pipe2(pipes, O_CLOEXEC) < 0 || fchown(pipes[1], identity->user, identity->group) < 0)
+		fail("cannot make a pipe for the application: %s", strerror(errno));
+}
+
+static uint64_t inode(int fd)
+{
+	struct stat status;
+
+	return fstat(fd, &status) < 0 ? 0 : status.st_ino;
+}
+
+static void start_clocks(void)
+{
+	int fd, error;
+
+	if (unshare(CLONE_NEWTIME) < 0)
+		fail("cannot make a time namespace, which takes CAP_SYS_ADMIN and Linux 5.6: %s", strerror(errno));
+	fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
+	error = fd < 0 || dprintf(fd, "monotonic -%ju 0\nboottime -%ju 0\n",
+				  (uintmax_t)clock_ns(CLOCK_MONOTONIC) / 1000000000,
+				  (uintmax_t)clock_ns(CLOCK_BOOTTIME) / 1000000000) < 0;
+	if (error)
+		fail("cannot set the clocks of the time namespace, which takes CAP_SYS_TIME: %s", strerror(errno));
+	close(fd);
+}
+
+/* A runtime gives root's home to whom it started as root, unless the image has one of its own. */
+static void set_home(const struct identity *identity)
+{
+	struct identity root;
+	struct reason ignored;
+	char *passwd = read_file("/etc/passwd"), none[] = "";
+	const char *home = getenv("HOME");
+
+	if (resolve_user("0", passwd ? passwd : none, none, &root, &ignored) && home && strcmp(home, root.home))
+		return;
+	setenv("HOME", identity->home, 1);
+}
+
+static void drop_privileges(const struct identity *identity)
+{
+	for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++)
+		if (prctl(PR_CAPBSET_DROP, capability) < 0)
+			fail("cannot drop capabilities, which takes CAP_SETPCAP: %s", strerror(errno));
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	become(identity);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		fail("cannot set no_new_privs: %s", strerror(errno));
+}
+
+static _Noreturn void be_application(char **command, const struct identity *identity, int out, int err)
+{
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	setsid();
+	set_home(identity);
+	drop_privileges(identity);
+	give_back_signals();
+	dup2(out, STDOUT_FILENO);
+	dup2(err, STDERR_FILENO);
+	dup2(null, STDIN_FILENO);
+	execvp(*command, command);
+	say("%s: %s", *command, strerror(errno));
+	_exit(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE);
+}
+
+static void record(char **command, const struct identity *identity, pid_t pid, int out, int err)
+{
+	int fd = open(MANIFEST, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+
+	if (fd < 0)
+		fail("cannot write " MANIFEST ": %s", strerror(errno));
+	fchmod(fd, 0644);
+	write_command(fd, command, identity, pid, inode(out), inode(err));
+	close(fd);
+}
+
+/* What a restore cannot lower again it leaves as it is; so what the node gives a container is not to be recorded. */
+static void reset_oom_score(void)
+{
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, "0", 1) < 0)
+		say("the application keeps the build's oom_score_adj: %s", strerror(errno));
+	close(fd);
+}
+
+static int run(char **command, const struct identity *identity)
+{
+	int out[2], err[2], signals = take_signals();
+	struct copy copies[2];
+	pid_t app;
+
+	if (getpid() != 1)
+		fail("build has to be the first process of its container");
+	reset_oom_score();
+	make_pipe(out, identity);
+	make_pipe(err, identity);
+	if (spend_pids(FIRST_PID - 1) < 0)
+		fail("cannot fork: %s", strerror(errno));
+	start_clocks();
+	app = fork();
+	if (!app)
+		be_application(command, identity, out[1], err[1]);
+	if (app < 0)
+		fail("cannot fork: %s", strerror(errno));
+	record(command, identity, app, out[1], err[1]);
+	close(out[1]);
+	close(err[1]);
+	copies[0] = (struct copy){out[0], STDOUT_FILENO};
+	copies[1] = (struct copy){err[0], STDERR_FILENO};
+	return exit_like(attend(app, signals, copies, 2).status);
+}
+
+int build_mode(const char *user, const char *groups, char **command)
+{
+	char *passwd = read_file("/etc/passwd"), *group = read_file("/etc/group"), none[] = "";
+	struct identity identity;
+	struct reason reason;
+
+	if (!resolve_user(user, passwd ? passwd : none, group ? group : none, &identity, &reason))
+		fail("%s", reason.text);
+	if (!add_groups(groups, &identity))
+		fail("--groups takes numbers with commas between them, not %s", groups);
+	return run(command, &identity);
+}

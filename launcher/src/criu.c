@@ -1,0 +1,220 @@
+/* Restoring: CRIU, its log, its time, and the clocks of what it restores. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "launcher.h"
+
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x80
+#endif
+
+#define MS 1000000ull
+/* A restore that takes longer is not worth waiting for. Pages are read at the speed of the slowest disk. */
+#define LIMIT_NS (5000 * MS)
+#define BYTES_PER_NS 0.1
+/* CRIU may hang after an error, when a task of its own has died on it. */
+#define AFTER_ERROR_NS (300 * MS)
+
+enum { NO_CLOCKS = 99 };
+
+bool read_log(struct criu_log *log, const char *bytes, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (bytes[i] != '\n') {
+			if (log->length + 1 < sizeof log->line)
+				log->line[log->length++] = bytes[i];
+			continue;
+		}
+		log->line[log->length] = 0;
+		log->length = 0;
+		/* "(00.012345)    300: Error (criu/files.c:123): what there is to say" */
+		char *error = strstr(log->line, "Error ("), *message = error ? strstr(error, "): ") : NULL;
+
+		if (message && !*log->error)
+			snprintf(log->error, sizeof log->error, "%s", message + strlen("): "));
+	}
+	return *log->error;
+}
+
+static bool write_text(const char *path, const char *format, unsigned long number)
+{
+	char text[64];
+	int fd = open(path, O_WRONLY | O_CLOEXEC), length = snprintf(text, sizeof text, format, number, number);
+	bool written = fd >= 0 && write(fd, text, length) == length;
+
+	close(fd);
+	return written;
+}
+
+/* A user namespace in which we are who we are, so that a time namespace may be made in it. */
+static bool enter_user_namespace(const struct manifest *manifest)
+{
+	unsigned user = geteuid(), group = getegid();
+
+	/* Groups that have no mapping of their own would all look alike. */
+	for (size_t i = 0; i < manifest->identity.group_count; i++)
+		if (manifest->identity.groups[i] != group)
+			return false;
+	return !unshare(CLONE_NEWUSER) && write_text("/proc/self/uid_map", "%lu %lu 1", user) &&
+	       write_text("/proc/self/setgroups", "deny", 0) && write_text("/proc/self/gid_map", "%lu %lu 1", group);
+}
+
+static bool write_offset(int fd, const char *clock, uint64_t then_ns, uint64_t now_ns)
+{
+	int64_t offset = then_ns - now_ns, seconds = offset / 1000000000, rest = offset % 1000000000;
+
+	if (rest < 0) {
+		rest += 1000000000;
+		seconds--;
+	}
+	return dprintf(fd, "%s %jd %jd\n", clock, (intmax_t)seconds, (intmax_t)rest) > 0;
+}
+
+/* Makes the clocks of our children go on where they stood at the checkpoint, where the kernel lets us. See
+ * time_namespaces(7). */
+static bool set_clocks(const struct manifest *manifest)
+{
+	bool written;
+	int fd;
+
+	if (unshare(CLONE_NEWTIME) < 0 && (!enter_user_namespace(manifest) || unshare(CLONE_NEWTIME) < 0))
+		return false;
+	fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
+	written = fd >= 0 && write_offset(fd, "monotonic", manifest->monotonic_ns, clock_ns(CLOCK_MONOTONIC)) &&
+		  write_offset(fd, "boottime", manifest->boottime_ns, clock_ns(CLOCK_BOOTTIME));
+	close(fd);
+	return written;
+}
+
+static _Noreturn void run_criu(const struct manifest *manifest, int log)
+{
+	char output[32], out[48], err[48];
+	int own = dup(log); /* one that stays open */
+
+	snprintf(output, sizeof output, "/proc/self/fd/%d", own);
+	snprintf(out, sizeof out, "fd[1]:pipe:[%ju]", (uintmax_t)manifest->stdout_inode);
+	snprintf(err, sizeof err, "fd[2]:pipe:[%ju]", (uintmax_t)manifest->stderr_inode);
+	execv(CRIU, (char *[]){CRIU, "restore", "--no-default-config", "--unprivileged", "-D", CHECKPOINT, "-o", output,
+			       "-d", "--manage-cgroups=ignore", "--tcp-close", "--inherit-fd", out, "--inherit-fd", err,
+			       NULL});
+	dprintf(log, "Error (launcher): " CRIU ": %s\n", strerror(errno));
+	_exit(EXIT_NOT_EXECUTABLE);
+}
+
+static int run_within_clocks(const struct manifest *manifest, int log)
+{
+	int status;
+	pid_t pid;
+
+	if (!set_clocks(manifest))
+		return NO_CLOCKS;
+	pid = fork(); /* a time namespace is for children only */
+	if (!pid)
+		run_criu(manifest, log);
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return EXIT_FAILED;
+	return WEXITSTATUS(status);
+}
+
+/* The clocks are tried in a process of its own, since half-made namespaces cannot be left again. */
+static _Noreturn void be_restorer(const struct manifest *manifest, int log)
+{
+	int status;
+	pid_t pid;
+
+	give_back_signals();
+	pid = fork();
+	if (!pid)
+		_exit(run_within_clocks(manifest, log));
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		_exit(EXIT_FAILED);
+	if (WEXITSTATUS(status) != NO_CLOCKS)
+		_exit(WEXITSTATUS(status));
+	if (clock_ns(CLOCK_MONOTONIC) >= manifest->monotonic_ns)
+		run_criu(manifest, log);
+	dprintf(log, "Error (launcher): the monotonic clock would go back\n");
+	_exit(EXIT_FAILED);
+}
+
+static bool drain(int fd, struct criu_log *log)
+{
+	char bytes[4096];
+	ssize_t count;
+
+	while ((count = read(fd, bytes, sizeof bytes)) > 0)
+		read_log(log, bytes, count);
+	return *log->error;
+}
+
+static uint64_t limit_ns(const struct manifest *manifest)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < manifest->file_count; i++)
+		bytes += manifest->files[i].size_bytes;
+	return LIMIT_NS + bytes / BYTES_PER_NS;
+}
+
+static bool watch(pid_t restorer, int log_fd, int signals, uint64_t limit, struct reason *reason)
+{
+	struct pollfd polled[] = {{.fd = log_fd, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+	uint64_t now = clock_ns(CLOCK_MONOTONIC), deadline = now + limit;
+	struct criu_log log = {0};
+	int status;
+
+	while (!reap(restorer, &status)) {
+		now = clock_ns(CLOCK_MONOTONIC);
+		if (now >= deadline) {
+			if (*log.error)
+				return because(reason, "CRIU: %s", log.error);
+			return because(reason, "CRIU did not end in time");
+		}
+		poll(polled, 2, (deadline - now) / MS + 1);
+		if (!*log.error && drain(log_fd, &log) && deadline > now + AFTER_ERROR_NS)
+			deadline = now + AFTER_ERROR_NS;
+		for (int number; (number = next_signal(signals));)
+			if (asks_to_stop(number)) {
+				kill_descendants();
+				exit(exit_like(number));
+			}
+	}
+	drain(log_fd, &log);
+	if (WIFEXITED(status) && !WEXITSTATUS(status))
+		return true;
+	if (*log.error)
+		return because(reason, "CRIU: %s", log.error);
+	return because(reason, "CRIU failed without a word");
+}
+
+bool restore(const struct manifest *manifest, int signals, struct reason *reason)
+{
+	int pipes[2];
+	bool restored;
+	pid_t restorer;
+
+	if (pipe2(pipes, O_CLOEXEC) < 0)
+		return because(reason, "pipe: %s", strerror(errno));
+	fcntl(pipes[0], F_SETFL, O_NONBLOCK);
+	restorer = fork();
+	if (!restorer)
+		be_restorer(manifest, pipes[1]);
+	close(pipes[1]);
+	if (restorer < 0) {
+		close(pipes[0]);
+		return because(reason, "fork: %s", strerror(errno));
+	}
+	restored = watch(restorer, pipes[0], signals, limit_ns(manifest), reason);
+	close(pipes[0]);
+	if (!restored)
+		kill_descendants();
+	return restored;
+}

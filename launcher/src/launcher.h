@@ -1,0 +1,122 @@
+/* The launcher of a self-restoring image: what its parts share. See ../README.md for what it does. */
+#ifndef LAUNCHER_H
+#define LAUNCHER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#ifndef WARMSTART_DIR
+#define WARMSTART_DIR "/.warmstart"
+#endif
+#define CRIU WARMSTART_DIR "/criu"
+#define CHECKPOINT WARMSTART_DIR "/checkpoint"
+#define MANIFEST WARMSTART_DIR "/manifest"
+#define DUMP_LOG WARMSTART_DIR "/dump.log"
+#define ENVIRONMENT WARMSTART_DIR "/env"
+
+/* Exit statuses of our own; the first two are the shell's for a command that cannot be run. */
+enum { EXIT_NOT_EXECUTABLE = 126, EXIT_NOT_FOUND = 127, EXIT_USAGE = 64, EXIT_FAILED = 70 };
+
+/* A reason to start cold, or what a failure was: one line, cut where it is too long. */
+struct reason {
+	char text[400];
+};
+__attribute__((format(printf, 2, 3))) bool because(struct reason *reason, const char *format, ...); /* false */
+__attribute__((format(printf, 1, 2))) void say(const char *format, ...);
+__attribute__((format(printf, 1, 2), noreturn)) void fail(const char *format, ...);
+
+/* text.c: strings and files. What they allocate lives as long as the process. */
+char *read_file(const char *path); /* its bytes and a NUL, or NULL with errno */
+char *next_line(char **rest);	   /* cuts the text at line ends; NULL after the last line */
+char *next_word(char **rest);	   /* the same at single spaces */
+char *escape(const char *argument);
+bool parse_number(const char *word, uint64_t most, uint64_t *number);
+void *grow(void *array, size_t count, size_t size); /* room for one more than count */
+
+/* identity.c: users and groups. */
+struct identity {
+	uid_t user;
+	gid_t group;
+	gid_t *groups; /* supplementary ones */
+	size_t group_count;
+	const char *home; /* from passwd, "/" when it does not say */
+};
+bool resolve_user(const char *user, char *passwd, char *group, struct identity *identity, struct reason *reason);
+bool add_groups(const char *list, struct identity *identity);
+void own_identity(struct identity *identity);
+void become(const struct identity *identity);
+bool same_groups(const struct identity *a, const struct identity *b);
+
+/* cpu.c: what compiled code may find out about the processor, by name. */
+extern const char *const cpu_feature_names[];
+bool cpu_has(size_t feature);
+size_t cpu_feature(const char *name); /* its index, or that of the final NULL */
+
+/* manifest.c: what a checkpoint needs in order to be restored. */
+struct image_file {
+	const char *name;
+	uint64_t size_bytes;
+};
+struct manifest {
+	const char **arguments; /* escaped */
+	size_t argument_count;
+	struct identity identity;
+	pid_t pid;
+	uint64_t stdout_inode, stderr_inode;
+	struct image_file *files;
+	size_t file_count;
+	const char **cpu;
+	size_t cpu_count;
+	uint64_t monotonic_ns, boottime_ns;
+	bool complete;
+};
+bool parse_manifest(char *text, struct manifest *manifest, struct reason *reason);
+void write_command(int fd, char **command, const struct identity *identity, pid_t pid, uint64_t out, uint64_t err);
+bool write_checkpoint(int fd, const char *directory, uint64_t monotonic_ns, uint64_t boottime_ns,
+		      struct reason *reason);
+
+/* processes.c */
+bool parse_parent(char *stat, pid_t *parent);
+pid_t spend_pids(pid_t upto);
+void kill_descendants(void);
+uint64_t clock_ns(int clock);
+
+/* events.c: signals and children. */
+struct copy {
+	int from, to;
+};
+struct end {
+	int status;  /* as from waitpid */
+	bool asked; /* it came after a signal to stop, which was passed on */
+};
+int take_signals(void); /* a signalfd; all signals are blocked from here */
+void give_back_signals(void);
+int next_signal(int signals);
+bool asks_to_stop(int number);
+bool reap(pid_t wanted, int *status);
+struct end attend(pid_t app, int signals, struct copy *copies, size_t count);
+int exit_like(int status);
+
+/* criu.c */
+struct criu_log {
+	char line[1024];
+	size_t length;
+	char error[300];
+};
+bool read_log(struct criu_log *log, const char *bytes, size_t count); /* whether an error has been seen */
+bool restore(const struct manifest *manifest, int signals, struct reason *reason);
+
+/* seed.c: the application's files in /tmp and the like. */
+const char *parse_tmpfs(char *line); /* where a tmpfs is mounted, or NULL */
+void keep_files(const struct identity *identity);
+void put_back_files(void);
+void remove_files(void);
+
+/* The modes. */
+int build_mode(const char *user, const char *groups, char **command);
+int dump_mode(void);
+int start_mode(char **command);
+
+#endif

@@ -1,0 +1,142 @@
+/* The manifest: a text file beside the checkpoint that says what has to be so for the checkpoint to be restored.
+ *
+ * One `KEY VALUE` a line, see ../README.md for the keys. The first line has the format's version, the last one is
+ * `end`: without it the checkpoint was not finished. Arguments of the command are escaped, nothing else needs to be.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "launcher.h"
+
+#define VERSION "1"
+#define MOST_PID 0x7fffffff
+
+static bool parse_numbers(char *words, struct identity *identity)
+{
+	uint64_t number;
+
+	for (char *word; (word = next_word(&words));) {
+		if (!parse_number(word, UINT32_MAX, &number))
+			return false;
+		identity->groups = grow(identity->groups, identity->group_count, sizeof *identity->groups);
+		identity->groups[identity->group_count++] = number;
+	}
+	return true;
+}
+
+static bool parse_file(char *words, struct manifest *manifest)
+{
+	char *size = next_word(&words);
+	struct image_file file = {.name = words};
+
+	if (!words || !*words || !parse_number(size, INT64_MAX, &file.size_bytes))
+		return false;
+	manifest->files = grow(manifest->files, manifest->file_count, sizeof *manifest->files);
+	manifest->files[manifest->file_count++] = file;
+	return true;
+}
+
+static bool parse_line(const char *key, char *value, struct manifest *m)
+{
+	uint64_t number = 0;
+	bool is_number = parse_number(value, UINT64_MAX, &number), is_id = is_number && number <= UINT32_MAX;
+
+	if (!strcmp(key, "argument")) {
+		m->arguments = grow(m->arguments, m->argument_count, sizeof *m->arguments);
+		m->arguments[m->argument_count++] = value;
+		return true;
+	}
+	if (!strcmp(key, "cpu")) {
+		for (char *name; (name = next_word(&value));) {
+			m->cpu = grow(m->cpu, m->cpu_count, sizeof *m->cpu);
+			m->cpu[m->cpu_count++] = name;
+		}
+		return true;
+	}
+	if (!strcmp(key, "groups"))
+		return parse_numbers(value, &m->identity);
+	if (!strcmp(key, "file"))
+		return parse_file(value, m);
+	if (!strcmp(key, "user"))
+		return is_id && (m->identity.user = number, true);
+	if (!strcmp(key, "group"))
+		return is_id && (m->identity.group = number, true);
+	if (!strcmp(key, "pid"))
+		return is_number && number && number <= MOST_PID && (m->pid = number, true);
+	if (!strcmp(key, "stdout"))
+		return is_number && (m->stdout_inode = number, true);
+	if (!strcmp(key, "stderr"))
+		return is_number && (m->stderr_inode = number, true);
+	if (!strcmp(key, "monotonic"))
+		return is_number && (m->monotonic_ns = number, true);
+	if (!strcmp(key, "boottime"))
+		return is_number && (m->boottime_ns = number, true);
+	return !strcmp(key, "end") && (m->complete = true);
+}
+
+bool parse_manifest(char *text, struct manifest *manifest, struct reason *reason)
+{
+	char *line = next_line(&text);
+
+	*manifest = (struct manifest){0};
+	if (!line || strcmp(line, "warmstart " VERSION))
+		return because(reason, "the manifest is not of this launcher's format");
+	for (int number = 2; (line = next_line(&text)); number++) {
+		char *rest = line, *key = next_word(&rest);
+		if (manifest->complete || !key || !parse_line(key, rest, manifest))
+			return because(reason, "line %d of the manifest makes no sense", number);
+	}
+	if (!manifest->pid || !manifest->argument_count)
+		return because(reason, "the manifest says too little");
+	return true;
+}
+
+void write_command(int fd, char **command, const struct identity *identity, pid_t pid, uint64_t out, uint64_t err)
+{
+	dprintf(fd, "warmstart " VERSION "\n");
+	for (; *command; command++)
+		dprintf(fd, "argument %s\n", escape(*command));
+	dprintf(fd, "user %u\ngroup %u\ngroups", identity->user, identity->group);
+	for (size_t i = 0; i < identity->group_count; i++)
+		dprintf(fd, " %u", identity->groups[i]);
+	dprintf(fd, "\npid %d\nstdout %ju\nstderr %ju\n", pid, (uintmax_t)out, (uintmax_t)err);
+}
+
+static bool write_sizes(int fd, const char *directory, struct reason *reason)
+{
+	struct dirent *entry;
+	struct stat status;
+	DIR *listing = opendir(directory);
+
+	if (!listing)
+		return because(reason, "%s: %s", directory, strerror(errno));
+	while ((entry = readdir(listing))) {
+		if (fstatat(dirfd(listing), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+			return because(reason, "%s/%s: %s", directory, entry->d_name, strerror(errno));
+		if (S_ISREG(status.st_mode))
+			dprintf(fd, "file %jd %s\n", (intmax_t)status.st_size, entry->d_name);
+	}
+	closedir(listing);
+	return true;
+}
+
+bool write_checkpoint(int fd, const char *directory, uint64_t monotonic_ns, uint64_t boottime_ns,
+		      struct reason *reason)
+{
+	if (!write_sizes(fd, directory, reason))
+		return false;
+	dprintf(fd, "cpu");
+	for (size_t i = 0; cpu_feature_names[i]; i++)
+		if (cpu_has(i))
+			dprintf(fd, " %s", cpu_feature_names[i]);
+	dprintf(fd, "\nmonotonic %ju\nboottime %ju\n", (uintmax_t)monotonic_ns, (uintmax_t)boottime_ns);
+	if (dprintf(fd, "end\n") < 0)
+		return because(reason, "cannot write the manifest: %s", strerror(errno));
+	return true;
+}

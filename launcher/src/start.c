@@ -1,0 +1,163 @@
+/* Start: restore the application, or start it cold. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "launcher.h"
+
+#define MS 1000000ull
+/* An application that ends badly so soon after its restore is taken to have ended because of it. */
+#define CRASH_NS (5000 * MS)
+
+static uint64_t start_ns;
+
+static unsigned elapsed_ms(void)
+{
+	return (clock_ns(CLOCK_MONOTONIC) - start_ns) / MS;
+}
+
+static bool is_wanted(struct reason *reason)
+{
+	const char *setting = getenv("WARMSTART");
+
+	if (setting && !strcmp(setting, "off"))
+		return because(reason, "WARMSTART is off");
+	return true;
+}
+
+static bool has_checkpoint(struct manifest *manifest, struct reason *reason)
+{
+	char *text = read_file(MANIFEST);
+
+	if (!text)
+		return because(reason, errno == ENOENT ? "no checkpoint" : "cannot read " MANIFEST ": %s",
+			       strerror(errno));
+	if (!parse_manifest(text, manifest, reason))
+		return false;
+	if (!manifest->complete)
+		return because(reason, "the checkpoint was not finished");
+	return true;
+}
+
+static bool is_same_command(const struct manifest *manifest, char **command, struct reason *reason)
+{
+	size_t i = 0;
+
+	while (command[i] && i < manifest->argument_count && !strcmp(escape(command[i]), manifest->arguments[i]))
+		i++;
+	if (command[i] || i < manifest->argument_count)
+		return because(reason, "the command is not the checkpoint's");
+	return true;
+}
+
+static bool is_same_identity(const struct manifest *manifest, struct reason *reason)
+{
+	struct identity own;
+
+	own_identity(&own);
+	if (own.user != manifest->identity.user)
+		return because(reason, "uid is %u, the checkpoint was made as %u", own.user, manifest->identity.user);
+	if (own.group != manifest->identity.group)
+		return because(reason, "gid is %u, the checkpoint was made as %u", own.group, manifest->identity.group);
+	if (!same_groups(&own, &manifest->identity))
+		return because(reason, "the supplementary groups are not the checkpoint's");
+	return true;
+}
+
+static bool has_files(const struct manifest *manifest, struct reason *reason)
+{
+	int directory = open(CHECKPOINT, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	for (size_t i = 0; i < manifest->file_count; i++) {
+		const struct image_file *file = &manifest->files[i];
+		struct stat status;
+
+		if (fstatat(directory, file->name, &status, 0) < 0)
+			return because(reason, "%s of the checkpoint: %s", file->name, strerror(errno));
+		if ((uint64_t)status.st_size != file->size_bytes)
+			return because(reason, "%s of the checkpoint has %jd bytes instead of %ju", file->name,
+				       (intmax_t)status.st_size, (uintmax_t)file->size_bytes);
+	}
+	close(directory);
+	return true;
+}
+
+static bool has_cpu(const struct manifest *manifest, struct reason *reason)
+{
+	for (size_t i = 0; i < manifest->cpu_count; i++) {
+		size_t feature = cpu_feature(manifest->cpu[i]);
+
+		if (!cpu_feature_names[feature] || !cpu_has(feature))
+			return because(reason, "this processor has no %s, the checkpoint's had", manifest->cpu[i]);
+	}
+	return true;
+}
+
+/* The cheap questions first. */
+static bool may_restore(struct manifest *manifest, char **command, struct reason *reason)
+{
+	return is_wanted(reason) && has_checkpoint(manifest, reason) && is_same_command(manifest, command, reason) &&
+	       is_same_identity(manifest, reason) && has_files(manifest, reason) && has_cpu(manifest, reason);
+}
+
+static _Noreturn void start_cold(char **command, const struct reason *reason)
+{
+	remove_files();
+	say("cold start: %s (%u ms)", reason->text, elapsed_ms());
+	prctl(PR_SET_CHILD_SUBREAPER, 0);
+	give_back_signals();
+	execvp(*command, command);
+	say("%s: %s", *command, strerror(errno));
+	exit(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE);
+}
+
+static bool is_crash(struct end end, uint64_t restored_ns)
+{
+	bool well = WIFEXITED(end.status) && !WEXITSTATUS(end.status);
+
+	return !well && !end.asked && clock_ns(CLOCK_MONOTONIC) < restored_ns + CRASH_NS;
+}
+
+static void describe_crash(int status, struct reason *reason)
+{
+	if (WIFEXITED(status))
+		because(reason, "the restored application ended at once with exit status %d", WEXITSTATUS(status));
+	else
+		because(reason, "the restored application was ended at once by signal %d (%s)", WTERMSIG(status),
+			strsignal(WTERMSIG(status)));
+}
+
+int start_mode(char **command)
+{
+	uint64_t restored_ns;
+	struct manifest manifest;
+	struct reason reason;
+	struct end end;
+	int signals;
+
+	start_ns = clock_ns(CLOCK_MONOTONIC);
+	signals = take_signals();
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	if (!may_restore(&manifest, command, &reason))
+		start_cold(command, &reason);
+	put_back_files();
+	if (!restore(&manifest, signals, &reason))
+		start_cold(command, &reason);
+
+	say("restored in %u ms", elapsed_ms());
+	restored_ns = clock_ns(CLOCK_MONOTONIC);
+	end = attend(manifest.pid, signals, NULL, 0);
+	if (is_crash(end, restored_ns)) {
+		kill_descendants();
+		describe_crash(end.status, &reason);
+		start_cold(command, &reason);
+	}
+	return exit_like(end.status);
+}

@@ -1,0 +1,140 @@
+/* Strings and files. */
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "launcher.h"
+
+bool because(struct reason *reason, const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(reason->text, sizeof reason->text, format, arguments);
+	va_end(arguments);
+	return false;
+}
+
+static void vsay(const char *format, va_list arguments)
+{
+	char line[600];
+	int start = snprintf(line, sizeof line, "warmstart: ");
+	int length = vsnprintf(line + start, sizeof line - start - 1, format, arguments);
+
+	length = start + (length < (int)sizeof line - start - 1 ? length : (int)sizeof line - start - 2);
+	line[length++] = '\n';
+	if (write(STDERR_FILENO, line, length) < 0)
+		return; /* nobody listens */
+}
+
+void say(const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsay(format, arguments);
+	va_end(arguments);
+}
+
+void fail(const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsay(format, arguments);
+	va_end(arguments);
+	exit(EXIT_FAILED);
+}
+
+void *grow(void *array, size_t count, size_t size)
+{
+	/* Doubled whenever the count is a power of two. */
+	if (count & (count - 1))
+		return array;
+	array = realloc(array, (count ? 2 * count : 1) * size);
+	if (!array)
+		fail("out of memory");
+	return array;
+}
+
+char *read_file(const char *path)
+{
+	char *text = NULL;
+	size_t length = 0, room = 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return NULL;
+	for (;;) {
+		if (length + 1 >= room) {
+			room = room ? 2 * room : 4096;
+			text = realloc(text, room);
+			if (!text)
+				fail("out of memory");
+		}
+		ssize_t got = read(fd, text + length, room - length - 1);
+		if (got <= 0) {
+			int error = errno;
+			close(fd);
+			errno = error;
+			text[length] = 0;
+			return got < 0 ? NULL : text;
+		}
+		length += got;
+	}
+}
+
+static char *cut(char **rest, char at)
+{
+	char *start = *rest, *end;
+
+	if (!start || !*start)
+		return NULL;
+	end = strchr(start, at);
+	*rest = end ? end + 1 : start + strlen(start);
+	if (end)
+		*end = 0;
+	return start;
+}
+
+char *next_line(char **rest)
+{
+	return cut(rest, '\n');
+}
+
+char *next_word(char **rest)
+{
+	return cut(rest, ' ');
+}
+
+/* Printable ASCII as it is, but for the backslash; all else as \xHH. */
+char *escape(const char *argument)
+{
+	char *escaped = malloc(4 * strlen(argument) + 1), *to = escaped;
+
+	if (!escaped)
+		fail("out of memory");
+	for (const unsigned char *from = (const unsigned char *)argument; *from; from++)
+		if (*from >= 0x20 && *from < 0x7f && *from != '\\')
+			*to++ = *from;
+		else
+			to += sprintf(to, "\\x%02x", *from);
+	*to = 0;
+	return escaped;
+}
+
+bool parse_number(const char *word, uint64_t most, uint64_t *number)
+{
+	char *end;
+
+	if (!word || !isdigit((unsigned char)*word))
+		return false;
+	errno = 0;
+	*number = strtoull(word, &end, 10);
+	return !errno && !*end && *number <= most;
+}
