@@ -40,15 +40,15 @@ _libc.mount.argtypes = (
 )
 
 
-def _raise_if(result: int, path: str | None = None) -> None:
+def _raise_if(result: int, path: str | None = None, doing: str = "") -> None:
     if result < 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
+        raise OSError(number, doing + os.strerror(number), path)
 
 
 def unshare(flags: int) -> None:
     """Move the calling thread (its future children, for CLONE_NEWPID) into new namespaces."""
-    _raise_if(_libc.unshare(flags))
+    _raise_if(_libc.unshare(flags), doing="unshare: ")
 
 
 def setns(descriptor: int, flags: int = 0) -> None:
@@ -59,7 +59,7 @@ def setns(descriptor: int, flags: int = 0) -> None:
 def mount(source: str | Path, target: Path, kind: str = "", flags: int = 0, options: str = "") -> None:
     """Mount `source` on `target`; `kind` is the filesystem type, empty where flags make it irrelevant."""
     words = (os.fsencode(source), os.fsencode(target), kind.encode())
-    _raise_if(_libc.mount(*words, flags, options.encode()), str(target))
+    _raise_if(_libc.mount(*words, flags, options.encode()), str(target), f"mount {kind or source}: ")
 
 
 def unmount(target: Path, flags: int = 0) -> None:
@@ -70,7 +70,7 @@ def unmount(target: Path, flags: int = 0) -> None:
 def pivot_root(new_root: Path, put_old: Path) -> None:
     """Make `new_root` the root mount of this mount namespace, and hang the old one on `put_old`."""
     number = SYS_PIVOT_ROOT[os.uname().machine]
-    _raise_if(_libc.syscall(number, os.fsencode(new_root), os.fsencode(put_old)), str(new_root))
+    _raise_if(_libc.syscall(number, os.fsencode(new_root), os.fsencode(put_old)), str(new_root), "pivot_root: ")
 
 
 def set_parent_death_signal(number: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,47 +42,71 @@ class Hierarchy:
 
 @dataclass(frozen=True)
 class Cgroup:
-    """One cgroup in each of the hierarchies, with a leaf for the node's own processes.
-
-    cgroup v2 lets no process stay in a cgroup whose controllers are handed to its children.
-    """
+    """One cgroup in each of the hierarchies, with a leaf for the node's own processes."""
 
     directories: tuple[tuple[Hierarchy, Path], ...]
 
-    def join(self, leaf: bool) -> None:
-        """Move this process into the cgroup, or into its leaf."""
+    def join(self) -> None:
+        """Move this process into the cgroup."""
         for _, directory in self.directories:
-            place = directory / LEAF if leaf else directory
-            (place / "cgroup.procs").write_text("0")
+            (directory / "cgroup.procs").write_text("0")
+
+    def settle(self) -> None:
+        """Move this process, which has joined, on into the leaf; then what the cgroup controls can be handed down.
+
+        cgroup v2 lets no process be in a cgroup that hands controllers to its children, but for the root.
+        """
+        for hierarchy, directory in self.directories:
+            (directory / LEAF / "cgroup.procs").write_text("0")
+            if hierarchy.is_v2:
+                controllers = (directory / "cgroup.controllers").read_text().split()
+                (directory / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in controllers))
 
     def remove(self) -> None:
         """Remove it with all below it; processes in it must have ended, or be about to."""
+        deadline = time.monotonic() + REMOVAL_S
         for _, directory in self.directories:
-            _remove_tree(directory)
+            _remove_tree(directory, deadline)
 
 
 def find_hierarchies(mountinfo: str, membership: str) -> tuple[Hierarchy, ...]:
-    """The hierarchies to use, from the texts of /proc/self/mountinfo and /proc/self/cgroup."""
+    """The hierarchies to use, from the texts of /proc/self/mountinfo and /proc/self/cgroup.
+
+    Those of cgroup v1 where they control processors or memory; all else that is v1 (systemd's on a hybrid host, or
+    net_cls, which some VPN clients mount) says nothing about how the host is run.
+    """
     own_paths: dict[str, str] = {}
     for line in membership.splitlines():
-        _, controllers, path = line.split(":", 2)
-        own_paths[controllers] = path
-    v1: list[Hierarchy] = []
+        _, names, path = line.split(":", 2)
+        own_paths[names] = path
+    v1: dict[str, Hierarchy] = {}
     v2: list[Hierarchy] = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, super_options = after.split(" ", 2)
-        if kind not in ("cgroup", "cgroup2"):
-            continue
         root, mount_point = before.split(" ")[3:5]
         if kind == "cgroup2":
             v2.append(Hierarchy(Path(mount_point), "", _own_directory(mount_point, root, own_paths.get("", "/"))))
-            continue
-        controllers = ",".join(o for o in super_options.split(",") if o not in ("rw", "ro", "xattr"))
-        if controllers in own_paths:
+        if kind == "cgroup" and (controllers := _find_controllers(super_options, own_paths)):
             options = f"none,{controllers}" if controllers.startswith("name=") else controllers
-            v1.append(Hierarchy(Path(mount_point), options, _own_directory(mount_point, root, own_paths[controllers])))
-    return tuple(v1) if any(not h.options.startswith("none") for h in v1) else tuple(v2[:1])
+            found = Hierarchy(Path(mount_point), options, _own_directory(mount_point, root, own_paths[controllers]))
+            # A container's own may be mounted a second time, elsewhere.
+            v1.setdefault(controllers, found)
+    is_v1 = any({"cpu", "memory"} & set(names.split(",")) for names in v1)
+    return tuple(v1.values()) if is_v1 else tuple(v2[:1])
+
+
+def find_cgroup(name: str) -> Cgroup:
+    """Where a cgroup called `name` is, made or not.
+
+    Raises:
+        HostError: cgroups are not mounted.
+    """
+    hierarchies = find_hierarchies(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
+    if not hierarchies:
+        raise HostError("no cgroup hierarchy is mounted", hint="mount cgroup2 on /sys/fs/cgroup")
+    # On v2 below the root of the mount: our own cgroup holds processes, so it cannot hand on its controllers.
+    return Cgroup(tuple((found, (found.mount_point if found.is_v2 else found.own) / name) for found in hierarchies))
 
 
 @contextlib.contextmanager
@@ -92,24 +116,23 @@ def make_cgroup(name: str) -> Iterator[Cgroup]:
     Raises:
         HostError: cgroups are not mounted, or may not be made here.
     """
-    hierarchies = find_hierarchies(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
-    if not hierarchies:
-        raise HostError("no cgroup hierarchy is mounted", hint="mount cgroup2 on /sys/fs/cgroup")
-    places = []
-    for hierarchy in hierarchies:
-        # On v2 below the root of the mount: our own cgroup holds processes, so it cannot hand on its controllers.
-        parent = hierarchy.mount_point if hierarchy.is_v2 else hierarchy.own
-        places.append((hierarchy, parent / name))
-    cgroup = Cgroup(tuple(places))
+    cgroup = find_cgroup(name)
     try:
-        for hierarchy, directory in cgroup.directories:
-            _make(hierarchy, directory)
+        try:
+            for hierarchy, directory in cgroup.directories:
+                _make(hierarchy, directory)
+        except OSError as error:
+            hint = "run as root; in a container, with --privileged and a writable /sys/fs/cgroup"
+            raise HostError(f"cannot make a cgroup: {error.strerror}: {error.filename}", hint=hint) from error
         yield cgroup
-    except OSError as error:
-        hint = "run as root; in a container, with --privileged and a writable /sys/fs/cgroup"
-        raise HostError(f"cannot make a cgroup: {error}", hint=hint) from error
     finally:
         cgroup.remove()
+
+
+def _find_controllers(super_options: str, known: Iterable[str]) -> str | None:
+    """The controllers of a v1 hierarchy as /proc/self/cgroup has them, among options such as `xattr` or `seclabel`."""
+    options = set(super_options.split(","))
+    return next((controllers for controllers in known if controllers and set(controllers.split(",")) <= options), None)
 
 
 def _own_directory(mount_point: str, root: str, path: str) -> Path:
@@ -119,18 +142,14 @@ def _own_directory(mount_point: str, root: str, path: str) -> Path:
 
 def _make(hierarchy: Hierarchy, directory: Path) -> None:
     (directory / LEAF).mkdir(parents=True)
-    if hierarchy.is_v2:
-        controllers = (directory.parent / "cgroup.subtree_control").read_text().split()
-        (directory / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in controllers))
-    elif "cpuset" in hierarchy.options:
+    if "cpuset" in hierarchy.options.split(","):
         # A new v1 cpuset is empty, and admits nobody until it has processors and memory nodes.
         for place in (directory, directory / LEAF):
             for item in ("cpuset.cpus", "cpuset.mems"):
-                (place / item).write_text((directory.parent / item).read_text())
+                (place / item).write_text((place.parent / item).read_text())
 
 
-def _remove_tree(top: Path) -> None:
-    deadline = time.monotonic() + REMOVAL_S
+def _remove_tree(top: Path, deadline: float) -> None:
     while top.exists():
         for directory, _, _ in os.walk(top, topdown=False):
             # EBUSY while the kernel is still reaping what ran there; tried again below.

@@ -5,16 +5,17 @@ its standard input. When that pipe closes, however the command ended, everything
 cgroup removed, and, when the command could not do so itself, its workspace too. Should the keeper itself be killed,
 the kernel ends the namespaces with it.
 
-Protocol: the plan as JSON in argv[1]; on standard output one line, `ready PID` or `failed REASON`; on standard input
-nothing, or the line `done` before the end when the workspace is not the keeper's to remove.
+Protocol: the plan as JSON in argv[1]; on standard output one line, `ready PID` or `failed` and a `Failure` as JSON; on
+standard input nothing, or the line `done` before the end when the workspace is not the keeper's to remove.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-import select
+import re
 import shutil
 import signal
 import socket
@@ -22,22 +23,29 @@ import stat
 import struct
 import sys
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fcntl import ioctl
 from pathlib import Path
 
 from warmstart.core import linux
+from warmstart.core.errors import HostError
+from warmstart.core.workspace import remove_workspace
 from warmstart.node.cgroup import LEAF, Cgroup, make_cgroup
 
 NAMESPACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWCGROUP
 DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
+# Where the host's root is while the node is made.
+OLD_ROOT = Path("/.host")
 ENTER = "/usr/local/libexec/warmstart-enter"
 # What a command run in the node starts with: join the node's cgroup, die with the nsenter that brought it in.
+# The cgroup namespace is entered last: once in it, a process that came from elsewhere may not be moved any more where
+# cgroup2 is mounted with nsdelegate (cgroups(7)).
 ENTER_SCRIPT = f"""#!/bin/sh
 for procs in /sys/fs/cgroup/{LEAF}/cgroup.procs /sys/fs/cgroup/*/{LEAF}/cgroup.procs; do
-    [ ! -e "$procs" ] || echo 0 > "$procs"
+    [ ! -e "$procs" ] || echo 0 > "$procs" || exit
 done
-cd "$1" && shift && exec setpriv --pdeathsig KILL -- "$@"
+cd "$1" && shift && exec nsenter --cgroup=/proc/1/ns/cgroup -- setpriv --pdeathsig KILL -- "$@"
 """
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
 
@@ -81,26 +89,55 @@ class Plan:
         return Plan(**fields)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no node; the fields are those of a `WarmstartError`."""
+
+    brief: str
+    details: tuple[str, ...] = ()
+    hint: str = ""
+
+    def to_json(self) -> str:
+        """As the keeper says it."""
+        return json.dumps(asdict(self))
+
+    def to_error(self) -> HostError:
+        """As the command raises it."""
+        return HostError(f"cannot set up the embedded node: {self.brief}", details=self.details, hint=self.hint)
+
+    @staticmethod
+    def from_json(text: str) -> Failure:
+        """The reverse of `to_json`."""
+        return Failure(**json.loads(text))
+
+
 def main() -> int:
     """Hold the namespaces of the plan in argv[1] until standard input ends."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     plan = Plan.from_json(sys.argv[1])
-    told = False
-    try:
-        with make_cgroup(plan.name) as cgroup:
-            told = _hold(plan, cgroup)
-    except Exception as error:
-        _say(f"failed {error}")
-        return 1
-    finally:
-        if not told:
-            shutil.rmtree(plan.workspace, ignore_errors=True)
+    with contextlib.ExitStack() as node:
+        try:
+            cgroup = node.enter_context(make_cgroup(plan.name))
+            init = node.enter_context(_run_init(plan, cgroup))
+            _say(f"ready {init}")
+        except _InitError as failure:
+            _say(f"failed {failure}")
+        except Exception as error:
+            _say(f"failed {_explain(error).to_json()}")
+        told = sys.stdin.buffer.read().strip() == b"done"
+    if not told:
+        remove_workspace(Path(plan.workspace))
     return 0
 
 
-def _hold(plan: Plan, cgroup: Cgroup) -> bool:
-    """Run PID 1 until standard input ends; whether we were told `done`."""
+class _InitError(Exception):
+    """PID 1 could not set up the node; the text is a `Failure` as JSON."""
+
+
+@contextlib.contextmanager
+def _run_init(plan: Plan, cgroup: Cgroup) -> Iterator[int]:
+    """PID 1 of the node, and with it all in the node, for the length of a `with` block; its number out here."""
     linux.unshare(linux.CLONE_NEWPID)
     ready_read, ready_write = os.pipe()
     init = os.fork()
@@ -112,49 +149,39 @@ def _hold(plan: Plan, cgroup: Cgroup) -> bool:
         with os.fdopen(ready_read) as ready:
             verdict = ready.read()
         if verdict != "ready":
-            raise OSError(verdict or "the node's first process died")
-        _say(f"ready {init}")
-        return _read_to_end(init)
+            raise _InitError(verdict or Failure("its first process died").to_json())
+        yield init
     finally:
-        # The kernel kills all that is in the PID namespace, and wait returns when all of it is gone.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(init, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(init, 0)
+        # The kernel kills all that is in the PID namespace, and wait returns when all of it is gone. Until then the
+        # number stays taken, should PID 1 have died before: nobody else can be mistaken for it.
+        os.kill(init, signal.SIGKILL)
+        os.waitpid(init, 0)
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    # The command may have been killed.
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
 
-def _read_to_end(init: int) -> bool:
-    life = os.pidfd_open(init)
-    said = b""
-    while True:
-        readable, _, _ = select.select([sys.stdin.fileno(), life], [], [])
-        if life in readable:
-            return False
-        chunk = os.read(sys.stdin.fileno(), 100)
-        if not chunk:
-            return said.strip() == b"done"
-        said += chunk
+def _explain(error: BaseException) -> Failure:
+    if isinstance(error, HostError):
+        return Failure(error.brief, error.details, error.hint)
+    if isinstance(error, OSError):
+        hint = "run as root; in a container, with --privileged" if isinstance(error, PermissionError) else ""
+        return Failure(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror), (), hint)
+    return Failure(repr(error), tuple("".join(traceback.format_exception(error)).splitlines()))
 
 
 def _be_init(plan: Plan, cgroup: Cgroup, ready: int) -> None:
     """PID 1 of the node: make the place, then reap. Never returns."""
     try:
-        linux.set_parent_death_signal(signal.SIGKILL)
-        cgroup.join(leaf=False)
-        linux.unshare(NAMESPACES)
-        cgroup.join(leaf=True)
-        socket.sethostname(plan.name)
-        _build_root(plan, cgroup)
-        _raise_loopback()
-        null = os.open("/dev/null", os.O_RDWR)
-        for descriptor in (0, 1):
-            os.dup2(null, descriptor)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        try:
+            _make_place(plan, cgroup)
+        except BaseException as error:
+            os.write(ready, _explain(error).to_json().encode())
+            return
         os.write(ready, b"ready")
         os.close(ready)
         while True:
@@ -162,36 +189,69 @@ def _be_init(plan: Plan, cgroup: Cgroup, ready: int) -> None:
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
-    except BaseException as error:
-        os.write(ready, f"{error}\n{traceback.format_exc(limit=-3)}".encode())
+    finally:
         os._exit(1)
+
+
+def _make_place(plan: Plan, cgroup: Cgroup) -> None:
+    linux.set_parent_death_signal(signal.SIGKILL)
+    cgroup.join()
+    linux.unshare(NAMESPACES)
+    cgroup.settle()
+    socket.sethostname(plan.name)
+    _build_root(plan, cgroup)
+    _raise_loopback()
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in (0, 1):
+        os.dup2(null, descriptor)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
 
 
 def _build_root(plan: Plan, cgroup: Cgroup) -> None:
     """The tree with a thin writable layer in memory, and the workspace in it; then make that the root."""
-    workspace = Path(plan.workspace)
     linux.mount("none", Path("/"), flags=linux.MS_REC | linux.MS_PRIVATE)
-    scratch = workspace / "node"
+    scratch = Path(plan.workspace) / "node"
     scratch.mkdir()
     linux.mount("tmpfs", scratch, "tmpfs", options="mode=755")
     for name in ("upper", "work", "root"):
         (scratch / name).mkdir()
     root = scratch / "root"
-    layers = f"lowerdir={plan.root},upperdir={scratch}/upper,workdir={scratch}/work"
-    linux.mount("overlay", root, "overlay", options=layers)
-    for inside, outside in plan.files:
-        shutil.copyfile(outside, root / inside.lstrip("/"))
+    if not Path(plan.root).is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no tree of tools", plan.root)
+    layers = {"lowerdir": plan.root, "upperdir": f"{scratch}/upper", "workdir": f"{scratch}/work"}
+    linux.mount(
+        "overlay", root, "overlay", options=",".join(f"{name}={_escape(path)}" for name, path in layers.items())
+    )
+    _mount_kernel(root, cgroup)
     enter = root / ENTER.lstrip("/")
     enter.parent.mkdir(parents=True, exist_ok=True)
     enter.write_text(ENTER_SCRIPT)
     enter.chmod(0o755)
-    _mount_kernel(root, cgroup)
-    for bind in (Bind(plan.workspace, writable=True), *plan.binds):
-        _bind(root, bind)
-    old = root / "mnt"
-    linux.pivot_root(root, old)
+    binds = [(_find_outside(bind.path), bind) for bind in (Bind(plan.workspace, writable=True), *plan.binds)]
+    files = [(_find_outside(outside), Path(inside)) for inside, outside in plan.files]
+    # Links in the tree lead somewhere else out here: what is put in at a path is put in from inside.
+    old_root = root / OLD_ROOT.relative_to("/")
+    old_root.mkdir()
+    linux.pivot_root(root, old_root)
     os.chdir("/")
-    linux.unmount(Path("/mnt"), linux.MNT_DETACH)
+    for outside, inside in files:
+        inside.parent.mkdir(parents=True, exist_ok=True)
+        inside.unlink(missing_ok=True)
+        shutil.copyfile(outside, inside)
+    for source, bind in binds:
+        _bind(source, bind)
+    linux.unmount(OLD_ROOT, linux.MNT_DETACH)
+    OLD_ROOT.rmdir()
+
+
+def _escape(path: str) -> str:
+    """A path as overlay's options take it, where commas and colons have a meaning; see ovl_next_opt in fs/overlayfs."""
+    return re.sub(r"([:,\\])", r"\\\1", path)
+
+
+def _find_outside(path: str) -> Path:
+    """Where a path of the host is once its root is OLD_ROOT."""
+    return OLD_ROOT / Path(path).resolve(strict=True).relative_to("/")
 
 
 def _mount_kernel(root: Path, cgroup: Cgroup) -> None:
@@ -228,9 +288,8 @@ def _mount_cgroups(place: Path, cgroup: Cgroup) -> None:
         linux.mount("cgroup", directory, "cgroup", options=hierarchy.options)
 
 
-def _bind(root: Path, bind: Bind) -> None:
-    source = Path(bind.path)
-    target = root / bind.path.lstrip("/")
+def _bind(source: Path, bind: Bind) -> None:
+    target = Path(bind.path)
     if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
     else:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from warmstart.core import process
 from warmstart.core.errors import HostError
-from warmstart.node.keeper import ENTER, Bind, Plan
+from warmstart.node.cgroup import find_cgroup
+from warmstart.node.keeper import ENTER, Bind, Failure, Plan
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What a tool needs of our environment to reach the network as we do.
@@ -63,7 +64,7 @@ class Session:
 
     def argv(self, command: Sequence[str | Path], *, host_network: bool = False, cwd: str = "/") -> list[str]:
         """The command as one that we can start, and that runs inside."""
-        namespaces = ["--mount", "--uts", "--ipc", "--pid", "--cgroup"]
+        namespaces = ["--mount", "--uts", "--ipc", "--pid"]
         if not host_network:
             namespaces.append("--net")
         return ["nsenter", "--target", str(self.init_pid), *namespaces, "--", ENTER, cwd, *map(str, command)]
@@ -111,10 +112,12 @@ def enter(root: Path, workspace: Path, *, binds: Sequence[Bind] = ()) -> Iterato
     `workspace` must exist and be ours alone: when this process is killed, the keeper removes it.
 
     Raises:
-        HostError: not root, a program is missing, or the kernel refused.
+        HostError: not root, something that is to be bound is not there or in the way, or the kernel refused.
     """
-    if os.geteuid() != 0:
-        raise HostError("the embedded node needs root", hint="run the command with sudo")
+    require_root()
+    for bind in binds:
+        if Path(ENTER).is_relative_to(bind.path):
+            raise HostError(f"{bind.path} of this machine would hide the tools", hint="go into another directory")
     plan = Plan(
         name=workspace.name,
         root=str(root),
@@ -131,20 +134,42 @@ def enter(root: Path, workspace: Path, *, binds: Sequence[Bind] = ()) -> Iterato
         cwd="/",
         text=True,
     )
+    try:
+        yield Session(_await_ready(keeper), workspace, _environment())
+    finally:
+        _end(keeper, plan.name)
+
+
+def require_root() -> None:
+    """Raise HostError unless this process is root's."""
+    if os.geteuid() != 0:
+        raise HostError("the embedded node needs root", hint="run the command with sudo")
+
+
+def _await_ready(keeper: subprocess.Popen[str]) -> int:
+    """The number of the node's first process."""
+    assert keeper.stdout is not None
+    word, _, rest = keeper.stdout.readline().strip().partition(" ")
+    if word == "ready":
+        return int(rest)
+    failure = Failure.from_json(rest) if word == "failed" else Failure("its keeper died")
+    raise failure.to_error()
+
+
+def _end(keeper: subprocess.Popen[str], name: str) -> None:
+    """Have the keeper take the node down, or do it in its place."""
     assert keeper.stdin is not None
     assert keeper.stdout is not None
-    try:
-        word, _, rest = keeper.stdout.readline().strip().partition(" ")
-        if word != "ready":
-            details = [line.rstrip() for line in keeper.stdout.readlines()]
-            raise HostError(f"cannot set up the embedded node: {rest}", details=details)
-        yield Session(int(rest), workspace, _environment())
-    finally:
-        with contextlib.suppress(BrokenPipeError):
-            keeper.stdin.write("done\n")
-            keeper.stdin.close()
-        keeper.stdout.close()
+    with contextlib.suppress(BrokenPipeError):
+        keeper.stdin.write("done\n")
+        keeper.stdin.close()
+    keeper.stdout.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
         keeper.wait(timeout=END_S)
+    if keeper.returncode != 0:
+        keeper.kill()
+        keeper.wait()
+        find_cgroup(name).remove()
 
 
 def _environment() -> dict[str, str]:
@@ -159,5 +184,5 @@ def _host_files() -> Iterator[tuple[str, str]]:
             yield name, name
     for bundle in (os.environ.get("SSL_CERT_FILE", ""), *CA_BUNDLES_OF_HOSTS):
         if bundle and Path(bundle).is_file():
-            yield CA_BUNDLE, bundle
+            yield CA_BUNDLE, str(Path(bundle).absolute())
             break
