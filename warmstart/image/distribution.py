@@ -238,7 +238,7 @@ class Connection:
             if re.search("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|PACKET_LENGTH_TOO_LONG", reason):
                 return RegistryError(
                     f"{brief}: {self._host} does not speak HTTPS",
-                    hint="if it is meant to be spoken to with plain HTTP, ask for that",
+                    hint=f"if it is meant to be spoken to with plain HTTP, say so with --plain-http {self._host}",
                 )
             why = re.search(r"verify failed: ([^(]*[^(\s])", reason)
             return RegistryError(
@@ -269,7 +269,7 @@ class Connection:
                 hint=f"log in with podman login or docker login {self.reference.registry}, as someone who may do this",
             )
         if b"HTTP request to an HTTPS server" in answer.body:
-            return RegistryError(brief, hint="the registry speaks HTTPS: do not ask for plain HTTP")
+            return RegistryError(brief, hint="the registry speaks HTTPS: leave out --plain-http")
         hints = {
             404: f"check the name {self.reference.name}; some registries want a repository to be made first",
             413: "a proxy before the registry limits the size of uploads (nginx: client_max_body_size)",

@@ -320,14 +320,14 @@ def test_a_certificate_of_this_machines_store_is_trusted(image, tls_registry, mo
 def test_a_registry_without_https_is_told_of(registry, pauses):
     with pytest.raises(RegistryError, match=f"{registry} does not speak HTTPS") as caught:
         exists(Reference(registry, "app", "1.0"))
-    assert "plain HTTP" in caught.value.hint
+    assert f"--plain-http {registry}" in caught.value.hint
     assert pauses == []
 
 
 def test_plain_http_to_a_registry_with_https_is_told_of(tls_registry):
     with pytest.raises(RegistryError, match=r"answered 400 .*HTTP request to an HTTPS server") as caught:
         read_manifest(Reference(tls_registry[0], "app", "1.0"), **HTTP)
-    assert "do not ask for plain HTTP" in caught.value.hint
+    assert "leave out --plain-http" in caught.value.hint
 
 
 # Addresses
