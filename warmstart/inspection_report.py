@@ -11,12 +11,12 @@ import re
 import shlex
 import socket
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from warmstart.core.errors import ArchiveError
-from warmstart.core.text import format_bytes, printable
+from warmstart.core.text import Section, format_bytes, printable
 from warmstart.dump.contents import Endpoint, Socket, TcpState
 from warmstart.dump.metadata import Mount, User, load_json
 from warmstart.image.annotations import Provenance
@@ -35,21 +35,6 @@ _PROTOCOLS = {
 _LISTED = 10
 _DIGEST_CHARS = len("sha256:") + 12
 _MADE_CHARS = 60
-
-
-@dataclass(frozen=True)
-class Section:
-    """Part of what is shown; all text is printable.
-
-    Attributes:
-        title: what it is about.
-        columns: the names of the columns; none where the rows are names and values.
-        rows: as many cells in each as there are columns; two where there are none.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def list_sections(inspection: Inspection, *, show_env: bool = False) -> tuple[Section, ...]:

@@ -11,8 +11,7 @@ from rich.status import Status
 from rich.table import Table
 
 from warmstart.core.errors import WarmstartError
-from warmstart.core.text import printable
-from warmstart.inspection_report import Section
+from warmstart.core.text import Section, printable
 from warmstart.node.doctor import Check
 
 
@@ -92,7 +91,7 @@ def make_checks_table(checks: Sequence[Check]) -> Table:
 
 
 def make_section(section: Section) -> Table:
-    """A part of what `inspect` shows."""
+    """A section as a table."""
     table = Table(title=section.title, show_header=bool(section.columns), box=None, title_justify="left")
     for column in section.columns or ("", ""):
         table.add_column(escape(column), overflow="fold")

@@ -10,12 +10,12 @@ import pytest
 from support.checkpoint_archive import SPEC, tar_of, text
 from support.checkpoint_image import ANNOTATIONS, PROVENANCE, checkpoint, make_layout, make_warm_image, real_dump
 
-from warmstart.core.text import printable
+from warmstart.core.text import Section, printable
 from warmstart.image.annotations import Provenance
 from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.reference import Source, Transport
 from warmstart.inspection import Inspection, inspect_archive, inspect_image
-from warmstart.inspection_report import Section, list_sections, to_document
+from warmstart.inspection_report import list_sections, to_document
 
 EVIL = "\x1b]0;owned\x07\x9b2J\r\n\u202e[bold]\ud800"
 

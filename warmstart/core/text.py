@@ -1,6 +1,23 @@
-"""Text for people: sizes, durations, and what came from who knows where."""
+"""Text for people: sizes, durations, tables, and what came from who knows where."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Section:
+    """Part of what is shown; all text is printable.
+
+    Attributes:
+        title: what it is about.
+        columns: the names of the columns; none where the rows are names and values.
+        rows: as many cells in each as there are columns; two where there are none.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 def printable(text: str) -> str:
