@@ -38,12 +38,14 @@ class ProgramError(WarmstartError):
     """A program ended with a non-zero exit status, or ran out of time.
 
     Attributes:
+        end: how it ended, such as `failed with exit status 1`.
         returncode: its exit status, or None when it was killed for taking too long.
         stderr: all that it wrote to its standard error.
     """
 
-    def __init__(self, brief: str, *, returncode: int | None, stderr: str) -> None:
-        super().__init__(brief, details=stderr.strip().splitlines()[-_DETAILS:])
+    def __init__(self, words: Sequence[str], end: str, *, returncode: int | None, stderr: str) -> None:
+        super().__init__(f"{words[0]} {end}: {shlex.join(words)}", details=stderr.strip().splitlines()[-_DETAILS:])
+        self.end = end
         self.returncode = returncode
         self.stderr = stderr
 
@@ -217,13 +219,12 @@ def _log(argv: Sequence[str | Path]) -> list[str]:
 
 
 def _too_late(words: list[str], timeout_s: float, stderr: str) -> ProgramError:
-    brief = f"{words[0]} was stopped after {timeout_s:g} s: {shlex.join(words)}"
-    return ProgramError(brief, returncode=None, stderr=stderr)
+    return ProgramError(words, f"was stopped after {timeout_s:g} s", returncode=None, stderr=stderr)
 
 
 def _failed(words: list[str], returncode: int, stderr: str) -> ProgramError:
     end = f"failed with exit status {returncode}" if returncode >= 0 else f"was killed by signal {-returncode}"
-    return ProgramError(f"{words[0]} {end}: {shlex.join(words)}", returncode=returncode, stderr=stderr)
+    return ProgramError(words, end, returncode=returncode, stderr=stderr)
 
 
 def _cannot_start(name: str, error: OSError) -> HostError:

@@ -21,7 +21,7 @@ from pathlib import Path
 from warmstart.core import process
 from warmstart.core.errors import HostError
 from warmstart.core.workspace import open_workspace
-from warmstart.node.session import enter
+from warmstart.node.session import enter, require_root
 
 Progress = Callable[[str], None]
 
@@ -142,15 +142,17 @@ def ensure_tree(cache: Path, progress: Progress) -> Path:
         progress: called with a line whenever something new begins.
 
     Raises:
-        HostError: mmdebstrap is missing, or a package or module could not be had.
+        HostError: not root, mmdebstrap is missing, or a package or module could not be had.
+        OSError: the cache cannot be written to.
     """
     tree = tree_path(cache)
     if tree.is_dir():
         return tree
+    require_root()
     if shutil.which("mmdebstrap") is None:
         hint = "apt-get install mmdebstrap (or your distribution's package of that name)"
         raise HostError("mmdebstrap is needed to make the tree of tools, and is not on this machine", hint=hint)
-    with _sole_maker(cache):
+    with _sole_maker(cache, progress):
         if not tree.is_dir():
             programs = _ensure_programs(cache, progress)
             with _made_beside(tree) as new:
@@ -162,9 +164,16 @@ def ensure_tree(cache: Path, progress: Progress) -> Path:
 
 
 def remove_trees(cache: Path) -> None:
-    """Remove all that `ensure_tree` has ever made in the cache."""
-    for name in ("trees", "programs"):
-        shutil.rmtree(cache / name, ignore_errors=True)
+    """Remove all that `ensure_tree` has ever made in the cache.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    made = [directory for name in ("trees", "programs") if (directory := cache / name).is_dir()]
+    if made:
+        with _sole_maker(cache, lambda _: None):
+            for directory in made:
+                shutil.rmtree(directory)
 
 
 def _ensure_programs(cache: Path, progress: Progress) -> Path:
@@ -183,15 +192,17 @@ def _ensure_programs(cache: Path, progress: Progress) -> Path:
 
 
 def _bootstrap(target: Path, packages: tuple[str, ...], progress: Progress) -> None:
-    mirror = os.environ.get("WARMSTART_DEBIAN_MIRROR", MIRROR)
+    mirror = os.environ.get("WARMSTART_DEBIAN_MIRROR") or MIRROR
     command = ["mmdebstrap", "--mode=root", "--variant=essential", f"--aptopt={APT_OPTION}"]
     command += [f"--include={','.join(packages)}", "--format=directory", CONTENTS.suite, str(target), mirror]
-    # mmdebstrap says what it begins in lines `I: downloading packages with apt...`.
-    process.stream(
-        command,
-        on_line=lambda line: progress(f"tools: {line[3:].rstrip('.')}") if line.startswith("I: ") else None,
-        timeout_s=BOOTSTRAP_S,
-    )
+    hint = f"{mirror} must be reachable; http_proxy and WARMSTART_DEBIAN_MIRROR are heeded"
+    with _as_host_error(f"get the packages of Debian {CONTENTS.suite}: mmdebstrap", hint):
+        # mmdebstrap says what it begins in lines `I: downloading packages with apt...`.
+        process.stream(
+            command,
+            on_line=lambda line: progress(f"tools: {line[3:].rstrip('.')}") if line.startswith("I: ") else None,
+            timeout_s=BOOTSTRAP_S,
+        )
     # A mode of 0700 from the temporary directory would lock other users out of the tree's root.
     target.chmod(0o755)
 
@@ -213,7 +224,9 @@ def _compile(program: GoProgram, compiler: Path, into: Path) -> None:
             shim_source=inner / SHIM_SOURCE.name,
         )
         shutil.copy(SHIM_SOURCE, inner)
-        session.run(["sh", "-c", script], cwd=str(inner), timeout_s=COMPILE_S, host_network=True)
+        hint = "the Go module proxy must be reachable; GOPROXY and https_proxy are heeded"
+        with _as_host_error(f"compile {program.name} {program.version}: the compiler", hint):
+            session.run(["sh", "-c", script], cwd=str(inner), timeout_s=COMPILE_S, host_network=True)
         for built in (inner / "out").iterdir():
             shutil.copy2(built, into / built.name)
 
@@ -231,8 +244,18 @@ def _install_programs(programs: Path, tree: Path) -> None:
 def _add_pause_image(tree: Path) -> None:
     """CRI-O wants a pause image to exist, but never runs it unless a pod shares a PID namespace; an empty one does."""
     with open_workspace("pause") as workspace, enter(tree, workspace) as session:
-        session.run(["sh", "-c", PAUSE_SCRIPT], cwd=str(workspace), timeout_s=120)
+        with _as_host_error("make the pause image: buildah"):
+            session.run(["sh", "-c", PAUSE_SCRIPT], cwd=str(workspace), timeout_s=120)
         shutil.copytree(workspace / "layout", tree / PAUSE_LAYOUT.lstrip("/"))
+
+
+@contextlib.contextmanager
+def _as_host_error(task: str, hint: str = "") -> Iterator[None]:
+    """A program that fails in this block fails for want of something that the machine should have."""
+    try:
+        yield
+    except process.ProgramError as error:
+        raise HostError(f"could not {task} {error.end}", details=error.details, hint=hint) from error
 
 
 def _key(*parts: object) -> str:
@@ -253,11 +276,15 @@ def _made_beside(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _sole_maker(cache: Path) -> Iterator[None]:
+def _sole_maker(cache: Path, progress: Progress) -> Iterator[None]:
     """One maker at a time; what a killed one left half-made is removed."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("tools: another command is making them")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         for leftover in cache.glob("*/.making-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
