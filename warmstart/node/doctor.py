@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.errors import HostError, WarmstartError
+from warmstart.core.text import format_bytes
 from warmstart.core.workspace import open_workspace, workspace_parent
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import tree_path
@@ -27,7 +28,7 @@ set -eu
 mkdir images
 setsid sleep 1000 < /dev/null > /dev/null 2>&1 &
 pid=$!
-sleep 0.1
+while [ "$(cat /proc/$pid/comm)" != sleep ]; do sleep 0.05; done
 criu dump --tree "$pid" --images-dir images --log-file dump.log || { grep Error images/dump.log >&2; exit 1; }
 wait "$pid" || true
 criu restore --images-dir images --log-file restore.log --restore-detached || {
@@ -83,9 +84,12 @@ def _check_program(name: str, package: str) -> Check:
 
 def _check_space() -> Check:
     parent = workspace_parent()
-    free_bytes = shutil.disk_usage(parent).free
+    try:
+        free_bytes = shutil.disk_usage(parent).free
+    except OSError as error:
+        return Check("room to work", False, f"{parent}: {error.strerror}", "point WARMSTART_TMPDIR at a directory")
     cure = "" if free_bytes >= NEEDED_BYTES else "make room, or point WARMSTART_TMPDIR at a larger disk"
-    return Check("room to work", free_bytes >= NEEDED_BYTES, f"{free_bytes >> 30} GiB free in {parent}", cure)
+    return Check("room to work", not cure, f"{format_bytes(free_bytes)} free in {parent}", cure)
 
 
 def _check_kernel() -> Check:
