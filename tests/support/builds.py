@@ -6,13 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import requests
 
 from warmstart.build import Built, Options, build_image
 from warmstart.core.steps import Listener, Silent, Steps
 from warmstart.engine.cri import CriContainer
 from warmstart.image.manifest import Manifest
 from warmstart.image.reference import parse_reference
-from warmstart.image.registry import exists, read_manifest
+from warmstart.image.registry import delete_manifest, exists, read_manifest
 from warmstart.node.cgroup import find_hierarchies
 from warmstart.recipe.load import load_recipe
 
@@ -38,6 +41,31 @@ class PrivateRegistry:
     def has(self, name: str) -> bool:
         """Whether there is such an image."""
         return exists(parse_reference(name), plain_http=True, auth_file=self.auth_file)
+
+    def list_images(self) -> set[str]:
+        """All that have a tag, as REPOSITORY:TAG."""
+        found = set()
+        for repository in self._get("_catalog")["repositories"]:
+            # A repository without a manifest is listed, and then not known.
+            tags = self._get(f"{repository}/tags/list").get("tags") or []
+            # A list of what is attached to an image has a tag of this form, but is no image.
+            found |= {f"{repository}:{tag}" for tag in tags if not tag.startswith("sha256-")}
+        return found
+
+    def remove_whole(self, image: str) -> None:
+        """Remove REPOSITORY:TAG if it is there with all that belongs to it."""
+        if image in self.list_images():
+            manifest, name = self.read(self.name(image)), parse_reference(self.name(image))
+            blobs = [f"{name.repository}/blobs/{blob.digest}" for blob in manifest.blobs]
+            if all(self._request("HEAD", blob).status_code == 200 for blob in blobs):
+                delete_manifest(name, manifest.digest, plain_http=True, auth_file=self.auth_file)
+
+    def _get(self, path: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self._request("GET", path).json()
+        return answer
+
+    def _request(self, method: str, path: str) -> requests.Response:
+        return requests.request(method, f"http://{self.host}/v2/{path}", auth=(USER, PASSWORD), timeout=10)
 
     def read(self, name: str) -> Manifest:
         """An image's manifest."""
@@ -97,3 +125,15 @@ def read_limit(process: Path, v1: str, v2: str) -> str:
         if (hierarchy.own / name).exists():
             return (hierarchy.own / name).read_text().strip()
     raise FileNotFoundError(f"{v1} or {v2} of {membership}")
+
+
+def find_process(comm: str, mark: str) -> Path:
+    """The /proc/PID of the process of this name with `mark` in its environment."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "comm").read_text() == f"{comm}\n" and mark.encode() in (process / "environ").read_bytes():
+                return process
+        except OSError:
+            # It has just ended.
+            continue
+    raise LookupError(f"no process {comm} with {mark}")

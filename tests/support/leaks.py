@@ -1,7 +1,8 @@
 """What a command may leave behind on the machine that it ran on.
 
-A token that is part of every name the command gives (its workspace's, and so its cgroup's) tells its processes from
-those of others, and its directories from those of another build that happens to run at the same time.
+A token that is part of every name the command gives (its workspace's, and so its cgroup's) tells what is its own from
+what others do on the machine at the same time. What could be anybody's is taken for its own unless it is known to be
+another build's.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-FOREIGN = "warmstart-"
+OTHER_BUILD = "warmstart-"
+# In the names of what container tools make when they are let loose on a host.
+TOOLS = ("buildah", "cni", "conmon", "containers", "crio", "crun", "kubepods", "netns", "runc")
 # Where programs that run containers keep what they should not have made here at all.
 PLACES = (
     "/run",
@@ -48,16 +51,14 @@ def take_snapshot(token: str, *directories: Path) -> Traces:
     return frozenset(found)
 
 
-def wait_until_clean(
-    before: Traces, token: str, *directories: Path, limit_s: float = 0.0, more: Callable[[], Traces] = frozenset
-) -> list[str]:
-    """What is there beyond `before`, or has gone, when nothing is or when `limit_s` seconds have passed.
+def wait_until_clean(before: Traces, look: Callable[[], Traces], *, limit_s: float) -> list[str]:
+    """How what `look` finds differs from `before`, as soon as it does not, or when `limit_s` seconds have passed.
 
-    What a killed command leaves is removed by others, who need a moment. `more` adds traces of another kind.
+    What a killed command leaves is removed by others, who need a moment.
     """
     deadline = time.monotonic() + limit_s
     while True:
-        after = take_snapshot(token, *directories) | more()
+        after = look()
         if after == before or time.monotonic() >= deadline:
             new = [f"new: {trace}" for trace in after - before]
             return sorted(new + [f"gone: {trace}" for trace in before - after])
@@ -91,7 +92,7 @@ def _is_ours(process: Path, token: str) -> bool:
 
 def _mounts(token: str) -> Iterator[str]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if not _is_foreign(line, token):
+        if _is_suspect(line, token):
             yield f"mount {line}"
 
 
@@ -113,12 +114,12 @@ def _cgroups(token: str) -> Iterator[str]:
         fields, _, kind = line.partition(" - ")
         if kind.startswith("cgroup"):
             for directory, _, _ in os.walk(fields.split(" ")[4]):
-                if not _is_foreign(directory, token):
+                if _is_suspect(directory, token):
                     yield f"cgroup {directory}"
 
 
-def _is_foreign(text: str, token: str) -> bool:
-    return FOREIGN in text and token not in text
+def _is_suspect(text: str, token: str) -> bool:
+    return token in text or (OTHER_BUILD not in text and any(tool in text for tool in TOOLS))
 
 
 def _list(directory: Path) -> list[Path]:

@@ -1,0 +1,150 @@
+"""Whatever happens to a build, at whatever step: nothing is left behind, and nothing half-made is published."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support.builds import STATE, PrivateRegistry, build, write_recipe
+from support.leaks import Traces, take_snapshot, wait_until_clean
+from support.strike import Striker
+
+from warmstart.build import Options
+from warmstart.cli import INTERRUPTED, TERMINATED
+from warmstart.core import workspace
+from warmstart.core.steps import Silent
+
+pytestmark = pytest.mark.node
+
+# What a killed build leaves is removed by its keeper, which needs a moment; as does a keeper that was just started when
+# its build ended.
+KEEPER_S = 20.0
+CHILD_S = 5.0
+STRIKE = Path(__file__).parents[1] / "support" / "strike.py"
+IMAGE = "tests/struck:1"
+
+
+class InjectedError(Exception):
+    """What no code of the build knows."""
+
+
+class Recorder(Silent):
+    """Remembers the steps that tell how far they are."""
+
+    def __init__(self) -> None:
+        self._current = ""
+        self.telling: list[str] = []
+
+    def begin(self, step: str) -> None:
+        self._current = step
+
+    def note(self, text: str) -> None:
+        if self._current not in self.telling:
+            self.telling.append(self._current)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where builds are struck, and how to see what they leave.
+
+    `durations_s` has the steps of a build that nothing happens to, `telling` those that tell how far they are.
+    """
+
+    recipe: Path
+    options: Options
+    registry: PrivateRegistry
+    token: str
+    directory: Path
+    durations_s: dict[str, float]
+    telling: list[str]
+
+    def look(self) -> Traces:
+        return take_snapshot(self.token, self.directory) | self.registry.list_images()
+
+    def find_leaks(self, before: Traces, step: str, *, limit_s: float = 0.0) -> list[str]:
+        """What a build that was struck at a step has left; a whole image is right when it was about to end."""
+        if step == "publish":
+            self.registry.remove_whole(IMAGE)
+        return wait_until_clean(before, self.look, limit_s=limit_s)
+
+
+@pytest.fixture(scope="module")
+def scene(base_archive, private_registry, cache, area, tmp_path_factory) -> Iterator[Scene]:
+    directory, token = area / "struck", secrets.token_hex(4)
+    (directory / "tmp").mkdir(parents=True)
+    recipe = tmp_path_factory.mktemp("struck") / "recipe.yaml"
+    write_recipe(recipe, base_archive, private_registry.name(IMAGE), warmup=[STATE])
+    options = Options(cache, plain_http=(private_registry.host,), auth_file=private_registry.auth_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WARMSTART_TMPDIR", str(directory))
+        patch.setenv("TMPDIR", str(directory / "tmp"))
+        patch.setattr(workspace, "PREFIX", f"warmstart-{token}-")
+        recorder = Recorder()
+        _, steps = build(recipe, options, recorder)
+        private_registry.remove_whole(IMAGE)
+        yield Scene(recipe, options, private_registry, token, directory, dict(steps.durations_s), recorder.telling)
+
+
+def test_there_is_something_to_strike(scene):
+    first, *_, last = scene.durations_s
+    assert (first, last) == ("tools", "publish")
+    assert {"start", "warm up", "verify", "publish"} <= set(scene.telling)
+
+
+# In the same process
+
+
+def test_an_error_at_any_step_leaves_nothing(scene):
+    leaks = {}
+    for step in scene.durations_s:
+        for noted in (False, True) if step in scene.telling else (False,):
+            before = scene.look()
+            striker = Striker(step, fail, noted=noted)
+            with pytest.raises(InjectedError):
+                build(scene.recipe, scene.options, striker)
+            leaks[step, noted] = scene.find_leaks(before, step)
+    assert_clean(leaks)
+
+
+def fail() -> None:
+    raise InjectedError
+
+
+# From outside
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "limit_s"),
+    [("SIGINT", INTERRUPTED, CHILD_S), ("SIGTERM", TERMINATED, CHILD_S), ("SIGKILL", -signal.SIGKILL, KEEPER_S)],
+)
+def test_a_signal_in_the_middle_of_any_step_leaves_nothing(scene, name, status, limit_s):
+    leaks = {}
+    for step, duration_s in scene.durations_s.items():
+        before = scene.look()
+        done = subprocess.run(
+            [
+                *[sys.executable, STRIKE, name, step, f"{duration_s / 2}", workspace.PREFIX],
+                *["--cache-dir", scene.options.cache, "build", scene.recipe],
+                *["--plain-http", scene.registry.host, "--authfile", scene.registry.auth_file],
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        late = step == "publish" and done.returncode == 0
+        assert done.returncode == status or late, f"{step}: {done.returncode}\n{done.stderr}"
+        if step == "tools":
+            # There is no keeper yet. A killed command's workspace is empty, and the next command removes it.
+            workspace.sweep_workspaces()
+        leaks[step] = scene.find_leaks(before, step, limit_s=limit_s)
+    assert_clean(leaks)
+
+
+def assert_clean(leaks: dict[object, list[str]]) -> None:
+    assert not {where: found for where, found in leaks.items() if found}

@@ -1,0 +1,66 @@
+"""A build that something happens to, at a moment of one's choice.
+
+As a program, `python strike.py SIGNAL STEP DELAY_S PREFIX ARGUMENT...` is warmstart with these arguments, except that
+it sends itself the signal once the step has been under way for so long, and that its workspaces have this prefix.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from unittest.mock import patch
+
+from warmstart import cli
+from warmstart.core import workspace
+from warmstart.core.steps import Silent
+
+
+class Striker(Silent):
+    """A listener that calls `strike` when a step begins or, if `noted`, first tells how far it is."""
+
+    def __init__(self, step: str, strike: Callable[[], None], *, noted: bool = False) -> None:
+        self._step = step
+        self._strike = strike
+        self._noted = noted
+        self._current = ""
+        self.struck = False
+
+    def begin(self, step: str) -> None:
+        self._current = step
+        if not self._noted:
+            self._hit()
+
+    def note(self, text: str) -> None:
+        if self._noted:
+            self._hit()
+
+    def _hit(self) -> None:
+        if self._current == self._step and not self.struck:
+            self.struck = True
+            self._strike()
+
+
+def main() -> None:
+    name, step, delay_s, prefix, *arguments = sys.argv[1:]
+    number = signal.Signals[name]
+
+    def send() -> None:
+        timer = threading.Timer(float(delay_s), os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
+
+    # A shell that started us in the background has had it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv[1:] = arguments
+    with (
+        patch.object(workspace, "PREFIX", prefix),
+        patch.object(cli, "TerminalListener", lambda *_, **__: Striker(step, send)),
+    ):
+        cli.main()
+
+
+if __name__ == "__main__":
+    main()
