@@ -127,32 +127,30 @@ def compose_image(base: Path, addition: Path, layout: Path, layers: Sequence[Lay
             packed.append(pack_layer(tar, layout, f"{CREATED_BY}checkpoint"))
     config = json.loads(read_document(base, below.manifest.config))
     _extend_config(config, json.loads(read_document(addition, above.manifest.config)), packed)
-    annotations = above.manifest.annotations
     blobs = [*below.manifest.layers, *(layer.blob for layer in packed)]
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": _write_document(layout, config, OCI_CONFIG).to_json(),
-        "layers": [replace(blob, annotations={}).to_json() for blob in blobs],
-        "annotations": dict(annotations),
-    }
-    write_index(layout, _write_document(layout, manifest, OCI_MANIFEST))
-    return read_image(layout)
+    return _write_image(layout, config, blobs, above.manifest.annotations)
 
 
-def drop_annotation(layout: Path, target: Path, name: str) -> Image:
-    """Make of the image of a layout one that lacks an annotation and is the same otherwise, as a layout beside it.
+def take_apart(layout: Path, base: Path) -> Image:
+    """Make the base image again of an image that `compose_image` made; labels and Cmd stay.
+
+    Args:
+        layout: the layout of the image.
+        base: where to make the base image, in the same file system.
 
     Raises:
         ImageError: the layout is broken.
     """
     image = read_image(layout)
-    for blob in image.manifest.blobs:
-        _link_blob(layout, target, blob)
-    manifest = json.loads(read_document(layout, image.manifest.descriptor))
-    del manifest["annotations"][name]
-    write_index(target, _write_document(target, manifest, image.manifest.descriptor.media_type))
-    return read_image(target)
+    config = json.loads(read_document(layout, image.manifest.config))
+    added = sum(entry.startswith(CREATED_BY) for entry in image.config.history)
+    kept = image.manifest.layers[: len(image.manifest.layers) - added]
+    config["rootfs"]["diff_ids"] = config["rootfs"]["diff_ids"][: len(kept)]
+    history = config.get("history") or []
+    config["history"] = [entry for entry in history if not entry.get("created_by", "").startswith(CREATED_BY)]
+    for blob in kept:
+        _link_blob(layout, base, blob)
+    return _write_image(base, config, kept, {})
 
 
 def _extend_config(config: dict[str, Any], addition: Mapping[str, Any], layers: Sequence[Layer]) -> None:
@@ -166,6 +164,20 @@ def _extend_config(config: dict[str, Any], addition: Mapping[str, Any], layers: 
     # CRI-O refuses to create a container from an image without either, even to restore it.
     if not run.get("Entrypoint") and not run.get("Cmd") and added.get("Cmd"):
         run["Cmd"] = added["Cmd"]
+
+
+def _write_image(
+    layout: Path, config: Mapping[str, Any], blobs: Sequence[Descriptor], annotations: Mapping[str, str]
+) -> Image:
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": _write_document(layout, config, OCI_CONFIG).to_json(),
+        "layers": [replace(blob, annotations={}).to_json() for blob in blobs],
+        "annotations": dict(annotations),
+    }
+    write_index(layout, _write_document(layout, manifest, OCI_MANIFEST))
+    return read_image(layout)
 
 
 def _write_document(layout: Path, document: Mapping[str, Any], media_type: str) -> Descriptor:
