@@ -6,7 +6,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WARMSTART := $(BIN)/warmstart
-IMAGES := build/images
+# Outside of the checkout, so that a fresh clone need not make again what has not changed.
+IMAGE_CACHE ?= $(or $(WARMSTART_CACHE),$(HOME)/.cache/warmstart)/images
+BUILD_IMAGES = $(WARMSTART) -v node run --bind $(IMAGE_CACHE) -- \
+	env IMAGE_CACHE=$(IMAGE_CACHE) recipes/build-image.sh
 
 .PHONY: help demo test lint unit integration slow bench images tools clean
 
@@ -14,7 +17,8 @@ help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/ready tools ## Build the Spring Boot example into an image that CRI-O restores; print what it gained
-	$(WARMSTART) -v node run recipes/build-image.sh examples/java-app
+	@mkdir -p $(IMAGE_CACHE)
+	$(BUILD_IMAGES) examples/java-app
 	$(WARMSTART) -v build examples/java-app/recipe.yaml --output oci-archive:build/java-app-warm.tar
 
 test: lint unit integration ## Lint, types, import rules, unit and integration tests
@@ -35,7 +39,8 @@ slow: $(VENV)/ready tools images ## Soak tests
 	$(BIN)/pytest tests -m slow
 
 images: $(VENV)/ready tools ## The base images of the example and the recipes
-	$(WARMSTART) -v node run recipes/build-image.sh examples/java-app recipes/java recipes/python recipes/node recipes/go
+	@mkdir -p $(IMAGE_CACHE)
+	$(BUILD_IMAGES) examples/java-app recipes/java recipes/python recipes/node recipes/go
 
 tools: $(VENV)/ready ## The tree of tools, made once and kept in ~/.cache/warmstart
 	@scripts/host-tools.sh

@@ -8,8 +8,8 @@
 # makes an image of each and then builds the directory's Containerfile with them as BUILD_IMAGE and RUN_IMAGE.
 # The result is build/images/NAME.tar, an OCI archive; it is left alone while nothing it is made of has changed.
 #
-# Needs root, mmdebstrap and buildah. Kept between runs, under build/cache/images: packages, root file systems,
-# and the caches of the build tools. Delete it to take up newer Debian packages.
+# Needs root, mmdebstrap and buildah. Kept between runs, in $IMAGE_CACHE or build/cache/images: packages, root file
+# systems, the caches of the build tools, and the images. Delete it to take up newer Debian packages.
 set -eu
 
 suite=trixie
@@ -19,7 +19,7 @@ ca_bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 script=$(realpath "$0")
 top=$(dirname "$(dirname "$script")")
 images=$top/build/images
-cache=$top/build/cache/images
+cache=${IMAGE_CACHE:-$top/build/cache/images}
 
 die() {
     printf '%s: %s\n' "${script##*/}" "$1" >&2
@@ -102,6 +102,7 @@ discard_work() {
 build_image() {
     directory=$1
     name=$2
+    result=$3
     set --
     for kind in build run; do
         packages=$(packages_for "$kind" "$directory")
@@ -113,10 +114,9 @@ build_image() {
     store build --isolation chroot --network host --pull=never --layers --timestamp "$epoch" \
         --ulimit "nproc=$(limit processes)" --ulimit "nofile=$(limit 'open files')" \
         "$@" --tag "localhost/$name:latest" "$directory" >&2
-    rm -f "$images/$name.tar.new"
-    store push --quiet "localhost/$name:latest" \
-        "oci-archive:$images/$name.tar.new:localhost/$name:latest"
-    mv "$images/$name.tar.new" "$images/$name.tar"
+    rm -f "$result.new"
+    store push --quiet "localhost/$name:latest" "oci-archive:$result.new:localhost/$name:latest"
+    mv "$result.new" "$result"
 }
 
 [ $# -gt 0 ] || die "name at least one directory that has a Containerfile and a file debian-packages"
@@ -126,7 +126,7 @@ done
 [ "$(id -u)" = 0 ] || die "only root can make a root file system: run me as root"
 [ -r "$ca_bundle" ] || die "no certificates in $ca_bundle: install ca-certificates, or set SSL_CERT_FILE"
 
-mkdir -p "$images" "$cache/debs" "$cache/roots" "$cache/tmp"
+mkdir -p "$images" "$cache/debs" "$cache/roots" "$cache/tmp" "$cache/done"
 exec 9>"$cache/lock"
 flock 9
 export TMPDIR=$cache/tmp
@@ -140,10 +140,15 @@ for directory; do
         echo "build/images/$name.tar is up to date"
         continue
     fi
-    work=$(mktemp -d "$cache/tmp/XXXXXX")
-    trap discard_work EXIT
-    build_image "$directory" "$name"
-    discard_work
+    kept=$cache/done/$name-$inputs.tar
+    if [ ! -e "$kept" ]; then
+        work=$(mktemp -d "$cache/tmp/XXXXXX")
+        trap discard_work EXIT
+        build_image "$directory" "$name" "$kept"
+        discard_work
+    fi
+    cp --reflink=auto "$kept" "$images/$name.tar.new"
+    mv "$images/$name.tar.new" "$images/$name.tar"
     echo "$inputs" >"$images/$name.inputs"
     echo "build/images/$name.tar is built"
 done
