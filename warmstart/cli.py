@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from rich.console import Console
 from warmstart import __version__
 from warmstart.build import Options, build_image
 from warmstart.core import process
-from warmstart.core.errors import WarmstartError
+from warmstart.core.errors import HostError, WarmstartError
 from warmstart.core.steps import Steps
 from warmstart.core.text import format_seconds
 from warmstart.core.workspace import open_workspace
@@ -87,14 +88,14 @@ def default_cache() -> Path:
 @click.pass_context
 def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> None:
     """Build container images that are restored from a checkpoint instead of started cold."""
-    err = Console(stderr=True)
+    err = Console(stderr=True, emoji=False)
     if debug:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(message)s")
         logging.getLogger("sh").setLevel(logging.WARNING)
-    out = Console()
+    out = Console(emoji=False)
     if not out.is_terminal:
         # A digest that is cut into lines is of no use to what reads the pipe.
-        out = Console(width=PIPE_WIDTH)
+        out = Console(width=PIPE_WIDTH, emoji=False)
     context.obj = Shell(out, err, verbose or debug, debug, cache_dir.absolute())
 
 
@@ -111,7 +112,13 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
     envvar="CONTAINER_RUNTIME_ENDPOINT",
     help="Build on the CRI-O that listens here instead of the embedded one, such as unix:///run/crio/crio.sock.",
 )
-@click.option("--checkpoint-timeout", type=float, default=120.0, show_default=True, help="In seconds.")
+@click.option(
+    "--checkpoint-timeout",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    show_default=True,
+    help="In seconds.",
+)
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -303,25 +310,40 @@ def schema(shell: Shell) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; an error of ours is shown, and becomes the exit code of its kind."""
+    """Run the command line; whatever goes wrong is shown, and becomes an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
-    err = Console(stderr=True)
-    debug = "--debug" in sys.argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the user's locale cannot show is escaped, as it is on standard error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        cli.main(standalone_mode=False)
-    except WarmstartError as error:
-        show_error(err, error, debug=debug)
-        sys.exit(error.exit_code)
-    except click.exceptions.Abort:
-        err.print("interrupted")
-        sys.exit(INTERRUPTED)
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        sys.exit(INTERRUPTED)
+        # click answers with the exit code of what ends early, such as --help.
+        sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    sys.exit(0)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        Console(stderr=True, emoji=False).print("interrupted")
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        shown = _explain(error)
+        show_error(Console(stderr=True, emoji=False), shown, debug="--debug" in sys.argv)
+        sys.exit(shown.exit_code)
+
+
+def _explain(error: Exception) -> WarmstartError:
+    """What went wrong, for the user; its cause is what happened."""
+    if isinstance(error, WarmstartError):
+        return error
+    if isinstance(error, MemoryError):
+        shown: WarmstartError = HostError("there is not enough memory")
+    elif isinstance(error, OSError) and error.strerror:
+        named = f": {error.filename}" if error.filename else ""
+        shown = HostError(f"{error.strerror}{named}", hint="with --debug before the command, it is shown where")
+    else:
+        brief = f"this is a bug in warmstart: {type(error).__name__}: {error}"
+        shown = WarmstartError(brief, hint="please report it, with what --debug before the command shows")
+    shown.__cause__ = error
+    return shown
 
 
 def _terminate(_number: int, _frame: object) -> None:

@@ -14,6 +14,9 @@ from warmstart.core.errors import WarmstartError
 from warmstart.core.text import Section, printable
 from warmstart.node.doctor import Check
 
+# What a line with a note takes beside it: the spinner and the step.
+NOTE_MARGIN = 20
+
 
 class TerminalListener:
     """Shows one line a step, with a spinner while it runs; off a terminal nothing, unless asked for plain lines."""
@@ -28,13 +31,14 @@ class TerminalListener:
         """See `warmstart.core.steps.Listener`."""
         self._step = step
         if self._console.is_terminal:
-            self._status = self._console.status(step)
+            self._status = self._console.status(escape(step))
             self._status.start()
 
     def note(self, text: str) -> None:
         """See `warmstart.core.steps.Listener`."""
         if self._status is not None:
-            self._status.update(f"{self._step}  [dim]{_safe(text[: self._console.width - 20])}[/dim]")
+            room = max(0, self._console.width - NOTE_MARGIN)
+            self._status.update(f"{escape(self._step)}  [dim]{escape(printable(text)[:room])}[/dim]")
 
     def end(self, step: str, elapsed_s: float, ok: bool) -> None:
         """See `warmstart.core.steps.Listener`."""
@@ -45,7 +49,7 @@ class TerminalListener:
 
     def warn(self, text: str) -> None:
         """See `warmstart.core.steps.Listener`."""
-        self._console.print(f"[yellow]warning:[/yellow] {_safe(text)}", highlight=False)
+        self._console.print(f"[yellow]warning:[/yellow] {_safe(text)}", highlight=False, soft_wrap=True)
 
     def _stop_spinner(self) -> None:
         if self._status is not None:
@@ -75,7 +79,7 @@ def make_table(rows: list[tuple[str, str]], title: str = "") -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, escape(value))
+        table.add_row(escape(name), _safe(value))
     return table
 
 
@@ -86,7 +90,7 @@ def make_checks_table(checks: Sequence[Check]) -> Table:
         table.add_column(heading, overflow="fold")
     marks = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "·"}
     for check in checks:
-        table.add_row(marks[check.ok], escape(check.name), escape(check.found), escape(check.cure))
+        table.add_row(marks[check.ok], *map(_safe, (check.name, check.found, check.cure)))
     return table
 
 
