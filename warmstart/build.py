@@ -116,7 +116,7 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
                 dumped = run_and_checkpoint(work, engine, base)
                 dump = edit_dump(work, read_archive(work, dumped))
                 provenance = describe(work, engine, dumped, dump)
-                layout = make_layout(work, dump, base, provenance)
+                layout = make_layout(work, dumped, dump, base, provenance)
             restores = see_it_restore(work, layout, dumped)
             destination = describe_output(options.output, target)
             built = Built(str(target), destination, dumped.cold_s, restores, dump, read_image(layout), base, provenance)
@@ -188,10 +188,11 @@ def run_and_checkpoint(
         with steps.step("preflight"):
             check_before_dump(work, engine, running)
             identity = read_identity(engine.cri.proc, running.pid)
+            has_tmp = (engine.cri.proc / str(running.pid) / "root/tmp").is_dir()
         with steps.step("checkpoint"):
             running.checkpoint(archive, work.options.checkpoint_timeout_s)
         on_dumped(running)
-    return Dumped(archive, identity, cold_s)
+    return Dumped(archive, identity, cold_s, has_tmp)
 
 
 def check_user(engine: LocalEngine, running: CriContainer, container: Container) -> None:
@@ -272,7 +273,7 @@ def describe(work: Work, engine: LocalEngine, dumped: Dumped, dump: Dump) -> Pro
     )
 
 
-def make_layout(work: Work, dump: Dump, base: Base, provenance: Provenance) -> Path:
+def make_layout(work: Work, dumped: Dumped, dump: Dump, base: Base, provenance: Provenance) -> Path:
     """Make the image, as an OCI layout in the workspace."""
     layout, addition = work.workspace / "layout", work.workspace / "addition"
     store = work.workspace / "buildah"
@@ -287,6 +288,8 @@ def make_layout(work: Work, dump: Dump, base: Base, provenance: Provenance) -> P
     }
     with work.steps.step("image"):
         prepare_checkpoint(dump.archive, str(parse_reference(work.recipe.image_name)))
+        if not dumped.has_tmp and container.security_context.read_only_root_filesystem:
+            add_tmp(dump.archive.root)
         with buildah.working_container("scratch") as scratch:
             buildah.add_directory(scratch, dump.archive.root, "/")
             cmd = container.command + container.args
@@ -297,6 +300,15 @@ def make_layout(work: Work, dump: Dump, base: Base, provenance: Provenance) -> P
         layers = [pack_file(dump.memory_file, MEMORY_NAME, layout, owner)] if dump.memory_file else []
         compose_image(base.layout, addition, layout, layers)
     return layout
+
+
+def add_tmp(root: Path) -> None:
+    """Make a directory /tmp below `root`.
+
+    CRIU pivots the root on it, and makes another one only where it may write (`cr_pivot_root` in criu/mount.c).
+    """
+    (root / "tmp").mkdir()
+    (root / "tmp").chmod(0o1777)
 
 
 def see_it_restore(work: Work, layout: Path, dumped: Dumped) -> tuple[Restore, ...]:

@@ -34,11 +34,13 @@ class Dumped:
         archive: the file.
         identity: of the process in it; see `warmstart.dump.identity`.
         cold_s: seconds from the request to create the container until its probe first succeeded.
+        has_tmp: whether there is a directory /tmp in the container.
     """
 
     archive: Path
     identity: str
     cold_s: float
+    has_tmp: bool
 
 
 @dataclass(frozen=True)

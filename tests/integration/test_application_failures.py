@@ -1,0 +1,65 @@
+"""An application that fails: the command says which, how and why, ends with the kind's status, and leaves nothing."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from support.builds import READY, write_recipe
+from support.leaks import take_snapshot, wait_until_clean
+
+from warmstart.core.errors import AppError
+
+pytestmark = pytest.mark.node
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_build(base_archive, cache, area, tmp_path, monkeypatch) -> Run:
+    """Run `warmstart build` with more of the container and the recipe; nothing may be there that was not before."""
+    token = secrets.token_hex(4)
+    directory = area / token
+    directory.mkdir()
+    monkeypatch.setenv("WARMSTART_TMPDIR", str(directory))
+
+    def run(container: dict, **more: object) -> subprocess.CompletedProcess[str]:
+        recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, "localhost/tests/failing:1", container, **more)
+        command = [sys.executable, "-m", "warmstart", "--cache-dir", cache, "build", recipe]
+        before = take_snapshot(token, directory, tmp_path)
+        done = subprocess.run(
+            [*command, "-o", f"oci:{tmp_path}/out"], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert not wait_until_clean(before, lambda: take_snapshot(token, directory, tmp_path), limit_s=0)
+        assert not done.stdout
+        return done
+
+    return run
+
+
+def test_it_ends_before_it_is_ready(run_build):
+    done = run_build({"env": [{"name": "EXIT_MS", "value": "300"}]})
+    assert done.returncode == AppError.exit_code
+    assert "the container ended" in done.stderr
+    assert "exit code 7" in done.stderr
+    assert "giving up, as I was told" in done.stderr
+
+
+def test_it_never_becomes_ready(run_build):
+    probe = {**READY, "failureThreshold": 2}
+    done = run_build({"env": [{"name": "START_MS", "value": "100000"}], "readinessProbe": probe})
+    assert done.returncode == AppError.exit_code
+    assert "not ready" in done.stderr
+    assert "503" in done.stderr
+    assert ":8080/ready" in done.stderr
+
+
+def test_a_warm_up_step_fails(run_build):
+    done = run_build({}, warmup=[{"httpGet": {"path": "/no-such-page", "port": 8080}, "repeat": 3}])
+    assert done.returncode == AppError.exit_code
+    assert "warmup[0]" in done.stderr
+    assert "404" in done.stderr
+    assert "go 1 of 3" in done.stderr
