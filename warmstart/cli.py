@@ -117,7 +117,8 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
     type=click.FloatRange(min=1),
     default=120.0,
     show_default=True,
-    help="In seconds.",
+    metavar="SECONDS",
+    help="How long the checkpoint may take.",
 )
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
