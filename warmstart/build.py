@@ -21,6 +21,7 @@ from warmstart.dump.contents import sum_pages_bytes
 from warmstart.dump.identity import read_identity
 from warmstart.dump.memory import choose_all, map_memory
 from warmstart.dump.preflight import check_processes, raise_on_errors
+from warmstart.dump.programs import read_programs
 from warmstart.dump.sockets import close_sockets
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import (
@@ -114,7 +115,7 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
             base = fetch_base(work, source)
             with open_engine(work, host) as engine:
                 dumped = run_and_checkpoint(work, engine, base)
-                dump = edit_dump(work, read_archive(work, dumped))
+                dump = edit_dump(work, dumped, read_archive(work, dumped))
                 provenance = describe(work, engine, dumped, dump)
                 layout = make_layout(work, dumped, dump, base, provenance)
             restores = see_it_restore(work, layout, dumped)
@@ -189,10 +190,11 @@ def run_and_checkpoint(
             check_before_dump(work, engine, running)
             identity = read_identity(engine.cri.proc, running.pid)
             has_tmp = (engine.cri.proc / str(running.pid) / "root/tmp").is_dir()
+            programs = read_programs(engine.cri.proc, running.pid)
         with steps.step("checkpoint"):
             running.checkpoint(archive, work.options.checkpoint_timeout_s)
         on_dumped(running)
-    return Dumped(archive, identity, cold_s, has_tmp)
+    return Dumped(archive, identity, cold_s, has_tmp, programs)
 
 
 def check_user(engine: LocalEngine, running: CriContainer, container: Container) -> None:
@@ -247,13 +249,14 @@ def read_archive(work: Work, dumped: Dumped) -> Archive:
     return archive
 
 
-def edit_dump(work: Work, archive: Archive) -> Dump:
+def edit_dump(work: Work, dumped: Dumped, archive: Archive) -> Dump:
     """Make of the dump one that restores under any address, and whose memory is mapped from a file of the image."""
     directory, memory_file = archive.checkpoint_dir, work.workspace / "memory"
     with work.steps.step("edit dump"):
         pages_bytes = sum_pages_bytes(directory)
         sockets = close_sockets(directory, established=work.recipe.close_tcp)
-        choose = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe, Mapped.NONE: choose_none}[work.recipe.mapped]
+        policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(dumped.programs), Mapped.NONE: choose_none}
+        choose = policies[work.recipe.mapped]
         memory = map_memory(directory, memory_file, path_in_image=f"/{MEMORY_NAME}", choose=choose)
     return Dump(archive, pages_bytes, len(sockets), memory, memory_file if memory.size_bytes else None)
 

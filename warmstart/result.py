@@ -10,6 +10,7 @@ from typing import Any
 from warmstart.core.steps import Steps
 from warmstart.dump.archive import Archive
 from warmstart.dump.memory import MappedMemory
+from warmstart.dump.programs import Programs
 from warmstart.image.annotations import Provenance
 from warmstart.image.layout import Image
 from warmstart.image.reference import Source
@@ -35,12 +36,14 @@ class Dumped:
         identity: of the process in it; see `warmstart.dump.identity`.
         cold_s: seconds from the request to create the container until its probe first succeeded.
         has_tmp: whether there is a directory /tmp in the container.
+        programs: what its processes execute.
     """
 
     archive: Path
     identity: str
     cold_s: float
     has_tmp: bool
+    programs: Programs
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -66,6 +67,13 @@ def find_overlapping(ranges: Sequence[AnyRange], start: int, end: int) -> Sequen
 def clip_all(extents: Sequence[Extent], start: int, end: int) -> list[Extent]:
     """What extents, in order, have between two addresses."""
     return [extent.clip(start, end) for extent in find_overlapping(extents, start, end)]
+
+
+def cut_all(extents: Iterable[Extent], addresses: Sequence[int]) -> Iterator[Extent]:
+    """Extents, in order, cut at addresses, in order too."""
+    for extent in extents:
+        inside = addresses[bisect_right(addresses, extent.start) : bisect_left(addresses, extent.end)]
+        yield from (extent.clip(start, end) for start, end in pairwise([extent.start, *inside, extent.end]))
 
 
 def sum_sizes(extents: Iterable[Extent]) -> int:

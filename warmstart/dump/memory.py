@@ -12,8 +12,9 @@ gains the file. Pages of zeros of anonymous memory are stored nowhere, but for a
 it reads as zeros anyway. See `open_filemap` in `criu/files-reg.c` and `criu/mem.c` of
 https://github.com/checkpoint-restore/criu (4.2).
 
-One thing is different for a process with such memory: madvise(MADV_DONTNEED) brings back the bytes of the file, not
-zeros. A program that relies on zeros there breaks; the policy (`Choose`) has to leave its mappings alone.
+Two things are different for a process with such memory. madvise(MADV_DONTNEED) brings back the bytes of the file, not
+zeros: a program that relies on zeros there breaks, and the policy (`Choose`) has to leave its mappings alone. And
+mremap(2) lets a mapping grow into the rest of the file, and beyond its end: see `warmstart.dump.blocks`.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from typing import Any
 
 from warmstart.core.errors import ArchiveError
 from warmstart.dump import contents, protos
+from warmstart.dump.blocks import find_blocks
 from warmstart.dump.contents import PAGE_SIZE, FileType, Process, VmaStatus
 from warmstart.dump.extents import (
     CHUNK_BYTES,
     Extent,
     clip_all,
+    cut_all,
     find_data,
     find_overlapping,
     read_extent,
@@ -125,6 +128,7 @@ class _Plan:
     Attributes:
         resident: all that the dump holds, by place in the file with the pages.
         chosen: the mappings that may be moved.
+        cuts: where no piece may go on, since realloc would enlarge it; see `find_blocks`.
         data: what is resident in these and not zeros, by place in the file with the pages.
         pieces: what will be mapped, by place in the memory file.
         shared: those of them that are memory of the parent.
@@ -137,6 +141,7 @@ class _Plan:
     pages_file: Path
     resident: list[Extent]
     chosen: list[contents.Mapping] = field(default_factory=list)
+    cuts: list[int] = field(default_factory=list)
     data: list[Extent] = field(default_factory=list)
     pieces: list[Extent] = field(default_factory=list)
     shared: list[Extent] = field(default_factory=list)
@@ -213,7 +218,10 @@ def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], c
             else:
                 plan.chosen.append(mapping)
                 # A page of zeros in a mapping of a file is not what the file has there.
-                plan.data += runs if _is_file(mapping) else find_data(pages.fileno(), runs)
+                data = runs if _is_file(mapping) else list(find_data(pages.fileno(), runs))
+                cuts = [start + PAGE_SIZE for start in find_blocks(pages.fileno(), data, mapping, resident)]
+                plan.data += cut_all(data, cuts)
+                plan.cuts += cuts
     return plan
 
 
@@ -247,7 +255,7 @@ def _is_file(mapping: contents.Mapping) -> bool:
 
 def _store_pieces(plan: _Plan, parent: _Plan | None, memory: int) -> None:
     """Decide which addresses will be mapped, and append to the memory file what is not there already."""
-    barriers = [mapping.start for mapping in plan.chosen]
+    barriers = [*plan.cuts, *(mapping.start for mapping in plan.chosen)]
     barriers += [vma.start for vma in plan.mm.vmas if vma.status & VmaStatus.GUARD]
     for mapping in filter(_is_file, plan.chosen):
         # What lies between the runs is not zeros, and not in the dump.
@@ -284,7 +292,7 @@ def _find_spans(data: Sequence[Extent], barriers: Sequence[int], limit: int) -> 
 def _join(data: Iterable[Extent], barriers: Sequence[int], max_gap: int) -> list[tuple[int, int]]:
     """Join what is near to each other; drop what is short then.
 
-    Nothing is joined across a barrier: where a mapping begins, or pages that guard.
+    Nothing is joined across a barrier: where a mapping begins, or pages that guard, or where a piece must not go on.
     """
     spans: list[tuple[int, int]] = []
     start = end = 0
