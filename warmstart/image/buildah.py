@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -37,9 +38,9 @@ class Buildah:
             _env=dict(environment),
             _tty_out=False,
             _truncate_exc=False,
-            _timeout=TIMEOUT_S,
             _new_session=True,
-            _return_cmd=True,
+            _bg=True,
+            _bg_exc=False,
         )
 
     @contextlib.contextmanager
@@ -76,12 +77,43 @@ class Buildah:
     def _run(self, *arguments: str) -> str:
         log.debug("+ %s", shlex.join([*self._words, *arguments]))
         try:
-            return str(self._command(*arguments)).strip()
-        except sh.TimeoutException as late:
-            raise ImageError(f"buildah {arguments[0]} took longer than {TIMEOUT_S} s") from late
+            running = self._command(*arguments)
+            with _limited(running, TIMEOUT_S) as late:
+                running.wait()
         except sh.ErrorReturnCode as failure:
+            if late.is_set():
+                raise ImageError(f"buildah {arguments[0]} took longer than {TIMEOUT_S} s") from failure
             stderr = failure.stderr.decode(errors="replace").strip().splitlines()
             why = stderr[-1] if stderr else f"exit status {failure.exit_code}"
             raise ImageError(f"buildah {arguments[0]} failed: {why}", details=stderr[-20:]) from failure
         except sh.CommandNotFound as missing:
             raise ImageError(f"{missing} is not on this machine") from missing
+        return str(running).strip()
+
+
+@contextlib.contextmanager
+def _limited(running: sh.RunningCommand, timeout_s: float) -> Iterator[threading.Event]:
+    """End the command when it takes too long, which the event then says, or when we are interrupted.
+
+    The limit of `sh` itself is kept by a thread that outlives an interruption, and with it the whole program.
+    """
+    late = threading.Event()
+
+    def end() -> None:
+        with contextlib.suppress(OSError):
+            running.kill_group()
+
+    def end_late() -> None:
+        late.set()
+        end()
+
+    timer = threading.Timer(timeout_s, end_late)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    except BaseException:
+        end()
+        raise
+    finally:
+        timer.cancel()
