@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from warmstart import __version__
 from warmstart.core.errors import AppError
 from warmstart.core.steps import Steps
+from warmstart.core.undo import undoing
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.allocators import choose_none, choose_safe
 from warmstart.dump.archive import Archive, extract_archive
@@ -177,7 +179,7 @@ def run_and_checkpoint(
     with contextlib.ExitStack() as container:
         with steps.step("start"):
             image = f"localhost/warmstart/base:{work.workspace.name}"
-            container.callback(engine.cri.remove_image, image)
+            container.enter_context(undoing(partial(engine.cri.remove_image, image)))
             engine.import_image(base.layout, image, steps.note)
             running = container.enter_context(engine.cri.start(recipe.container, image, recipe.name))
             check_user(engine, running, recipe.container)

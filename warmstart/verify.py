@@ -15,7 +15,6 @@ from pathlib import Path
 from warmstart.core.errors import AppError, EngineError, ImageError, VerifyError, WarmstartError
 from warmstart.core.steps import Steps
 from warmstart.core.workspace import open_workspace
-from warmstart.dump.criu_log import find_errors
 from warmstart.dump.identity import read_identity
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, find_access, find_binds, start_engine
@@ -118,7 +117,7 @@ def verify_source(
 def _restore_once(
     engine: LocalEngine, image_name: str, container: Container, identity: str, number: int, steps: Steps
 ) -> Restore:
-    steps.note(f"restore {number} of {RESTORES}")
+    steps.note(f"restore {number + 1} of {RESTORES}")
     try:
         with engine.cri.start(container, image_name, f"verify-{number}") as running:
             return _see_it_run(engine, running, container, identity)
@@ -132,7 +131,11 @@ def _see_it_run(engine: LocalEngine, running: CriContainer, container: Container
     first_success_s = time.monotonic() - running.started
     if not running.restored:
         raise VerifyError("the runtime started the image cold instead of restoring it")
-    if read_identity(engine.cri.proc, running.pid) != identity:
+    try:
+        found = read_identity(engine.cri.proc, running.pid)
+    except OSError as error:
+        raise VerifyError("the restored process ended right after its first answer") from error
+    if found != identity:
         raise VerifyError("what runs is not the process that was dumped, but a new one")
     return Restore(running.address, running.running - running.started, first_success_s)
 
@@ -145,8 +148,6 @@ def first_probe(container: Container) -> Probe:
 
 
 def _verify_error(error: WarmstartError) -> VerifyError:
-    """A failed restore, with CRIU's own reasons first where the runtime quotes them."""
-    reasons = find_errors(error.brief)
-    brief = f"the image did not restore: {reasons[0] if reasons else error.brief}"
+    brief = f"the image did not restore: {error.brief}"
     hint = "nothing was published; look at it with --keep, and at docs/troubleshooting.md"
-    return VerifyError(brief, details=(*reasons[1:], *error.details), hint=hint)
+    return VerifyError(brief, details=error.details, hint=hint)

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cri_api.v1.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
 
 from warmstart.core.errors import CheckpointError, EngineError
 from warmstart.core.network import connect_in
+from warmstart.core.undo import undoing
 from warmstart.dump.criu_log import find_errors
 from warmstart.engine.base import ExecResult, State
 from warmstart.engine.cri_messages import container_config, log_message, pod_config
@@ -28,6 +30,9 @@ from warmstart.recipe.model import Container
 
 CALL_S = 60.0
 CREATE_S = 240.0
+EXEC_TIMED_OUT = b"command timed out"
+MESSAGE_LINES = 20
+_LOGGED = re.compile(r'time="[^"]*" level=\w+ msg="((?:[^"\\]|\\.)*)"')
 
 
 class CriEngine:
@@ -85,11 +90,11 @@ class CriEngine:
             EngineError: the runtime refused.
         """
         pod = pod_config(name, self.scratch)
-        request = cri.RunPodSandboxRequest(config=pod)
         asked = time.monotonic()
-        sandbox = _call("start a pod sandbox", self.runtime.RunPodSandbox, request, CREATE_S).pod_sandbox_id
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._remove_sandbox, sandbox)
+        # Should the answer be lost, by an interruption for one, the pod is there all the same.
+        with undoing(lambda: self._remove_pod(pod.metadata.uid)):
+            request = cri.RunPodSandboxRequest(config=pod)
+            sandbox = _call("start a pod sandbox", self.runtime.RunPodSandbox, request, CREATE_S).pod_sandbox_id
             status = _call(
                 "ask for the pod's address",
                 self.runtime.PodSandboxStatus,
@@ -108,12 +113,16 @@ class CriEngine:
             log_file = Path(pod.log_directory) / config.log_path
             yield CriContainer(self, container_id, address, log_file, asked, started, created, running)
 
+    def _remove_pod(self, uid: str) -> None:
+        answer = _call("list the pods", self.runtime.ListPodSandbox, cri.ListPodSandboxRequest(), CALL_S)
+        for sandbox in (pod.id for pod in answer.items if pod.metadata.uid == uid):
+            with undoing(partial(self._remove_sandbox, sandbox)):
+                stop = cri.StopPodSandboxRequest(pod_sandbox_id=sandbox)
+                _call("stop the pod sandbox", self.runtime.StopPodSandbox, stop, CALL_S)
+
     def _remove_sandbox(self, sandbox: str) -> None:
-        for method, request in (
-            (self.runtime.StopPodSandbox, cri.StopPodSandboxRequest(pod_sandbox_id=sandbox)),
-            (self.runtime.RemovePodSandbox, cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox)),
-        ):
-            _call("remove the pod sandbox", method, request, CALL_S)
+        request = cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox)
+        _call("remove the pod sandbox", self.runtime.RemovePodSandbox, request, CALL_S)
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,9 @@ class CriContainer:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise TimeoutError(f"{command[0]} had not ended after {limit} s") from error
             raise _engine_error(f"run {command[0]} in the container", error) from error
+        # CRI-O ends a command itself, and says so in the place of its result (internal/oci/runtime_oci.go).
+        if answer.exit_code == -1 and answer.stderr == EXEC_TIMED_OUT:
+            raise TimeoutError(f"{command[0]} had not ended after {limit} s")
         return ExecResult(
             answer.exit_code, answer.stdout.decode(errors="replace"), answer.stderr.decode(errors="replace")
         )
@@ -170,10 +182,11 @@ class CriContainer:
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""
         try:
-            text = self.log_file.read_text(errors="replace")
+            text = self.log_file.read_bytes().decode(errors="replace")
         except FileNotFoundError:
             return []
-        return [log_message(line) for line in text.splitlines()[-lines:]]
+        # Not `splitlines`: what else it takes for the end of a line is part of what the container wrote.
+        return [log_message(line) for line in text.rstrip("\n").split("\n")[-lines:] if line]
 
     @property
     def pid(self) -> int:
@@ -225,16 +238,31 @@ def _call(what: str, method: Any, request: Any, timeout_s: float) -> Any:
 
 
 def _checkpoint_error(message: str) -> CheckpointError:
-    """runc quotes CRIU's log, hundreds of lines, in its message; crun only says where it is."""
-    where = re.search(r"/\S+/dump\.log", message)
-    log = Path(where[0]) if where else None
-    reasons = find_errors(log.read_text(errors="replace") if log and log.is_file() else message)
-    if not reasons:
-        return CheckpointError(f"the runtime could not checkpoint the container: {message}")
-    return CheckpointError(f"CRIU could not dump the container: {reasons[0]}", details=reasons[1:])
+    reasons = _find_reasons(message)
+    if reasons:
+        return CheckpointError(f"CRIU could not dump the container: {reasons[0]}", details=reasons[1:])
+    first, *rest = _plain(message)
+    return CheckpointError(f"the runtime could not checkpoint the container: {first}", details=rest)
 
 
 def _engine_error(what: str, error: grpc.RpcError) -> EngineError:
+    message = str(error.details())
     if error.code() == grpc.StatusCode.UNAVAILABLE:
-        return EngineError(f"could not {what}: the runtime does not answer", details=[str(error.details())])
-    return EngineError(f"could not {what}: {error.details()}")
+        return EngineError(f"could not {what}: the runtime does not answer", details=[message])
+    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return EngineError(f"could not {what}: the runtime takes too long")
+    first, *rest = _find_reasons(message) or _plain(message)
+    return EngineError(f"could not {what}: {first}", details=rest)
+
+
+def _find_reasons(message: str) -> list[str]:
+    """CRIU's own: runc quotes its log, hundreds of lines, in the message; crun only says where it is."""
+    where = re.search(r"/\S+/(dump|restore)\.log", message)
+    log = Path(where[0]) if where else None
+    return find_errors(log.read_text(errors="replace") if log and log.is_file() else message)
+
+
+def _plain(message: str) -> list[str]:
+    """The lines of a message, at least one; what runc has logged is in it as `time="…" level=error msg="…"`."""
+    unquoted = _LOGGED.sub(lambda match: match[1].replace('\\"', '"'), message)
+    return unquoted.strip().splitlines()[:MESSAGE_LINES] or ["the runtime does not say why"]

@@ -16,6 +16,7 @@ from warmstart.recipe.model import Container, Resources, SecurityContext
 
 NAMESPACE = "warmstart"
 CPU_PERIOD_US = 100_000
+MIN_QUOTA_US = 1000
 MAX_SHARES = 262_144
 KUBELET_FILES = ("/etc/hosts", "/dev/termination-log")
 
@@ -67,7 +68,8 @@ def _resources(resources: Resources) -> cri.LinuxContainerResources:
         message.memory_limit_in_bytes = resources.memory_limit_bytes
     if resources.cpu_limit_millis is not None:
         message.cpu_period = CPU_PERIOD_US
-        message.cpu_quota = resources.cpu_limit_millis * (CPU_PERIOD_US // 1000)
+        # The kernel takes no less; the kubelet rounds up, too.
+        message.cpu_quota = max(MIN_QUOTA_US, resources.cpu_limit_millis * (CPU_PERIOD_US // 1000))
     shares = resources.cpu_request_millis or resources.cpu_limit_millis
     if shares is not None:
         # As the kubelet: 1024 shares are one core; the kernel takes from 2 to MAX_SHARES.

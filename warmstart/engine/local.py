@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from warmstart.core.errors import HostError, WarmstartError
+from warmstart.core.errors import HostError, ImageError, WarmstartError
+from warmstart.core.undo import undoing
 from warmstart.engine.cri import CriEngine
 from warmstart.image.credentials import Credentials, find_credentials
 from warmstart.image.reference import Source, Transport
@@ -79,10 +80,8 @@ def _configured_criu(session: Session, runtime: str, options: Sequence[str]) -> 
     path = session.root / "etc/criu" / f"{runtime}.conf"
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(f"{option}\n" for option in options))
-    try:
+    with undoing(path.unlink):
         yield
-    finally:
-        path.unlink()
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,14 @@ def connect_engine(session: Session, host: HostRuntime) -> Iterator[LocalEngine]
 
 
 def find_binds(source: Source) -> list[Bind]:
-    """What of the host a session must see to read an image from `source`."""
+    """What of the host a session must see to read an image from `source`.
+
+    Raises:
+        ImageError: it is a file or a directory that is not there.
+    """
     if source.path is not None:
+        if not source.path.exists():
+            raise ImageError(f"{source}: there is no such file or directory")
         return [Bind(str(source.path.absolute()))]
     if source.kind is Transport.CONTAINERS_STORAGE:
         # Reading takes the store's locks, and so needs to write.

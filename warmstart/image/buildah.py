@@ -10,11 +10,13 @@ import logging
 import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import sh
 
 from warmstart.core.errors import ImageError
+from warmstart.core.undo import undoing
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +49,8 @@ class Buildah:
     def working_container(self, image: str) -> Iterator[str]:
         """A working container made from an image of the store, or from `scratch`; its name."""
         container = self._run("from", "--pull-never", "--quiet", image)
-        try:
+        with undoing(partial(self._run, "rm", container)):
             yield container
-        finally:
-            self._run("rm", container)
 
     def add_directory(self, container: str, directory: Path, destination: str) -> None:
         """Copy what is in `directory` into the container's file system, owned by root."""
