@@ -1,0 +1,89 @@
+"""Prints docs/reference/cli.md, made from the commands and the errors: `python scripts/cli_reference.py`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import click
+
+from warmstart.cli import cli
+from warmstart.core.errors import WarmstartError
+
+INTRODUCTION = """\
+# The command line
+
+<!-- Made by `python scripts/cli_reference.py > docs/reference/cli.md`. Do not edit. -->
+
+Results go to standard output, all else to standard error: steps, warnings, errors. Steps are shown where standard error
+is a terminal, and elsewhere with `--verbose`.
+
+See also [how images are named](images.md), the [environment variables](environment.md), and the
+[exit codes](#exit-codes) below.
+
+## Commands
+"""
+
+
+def main() -> None:
+    """Print the reference."""
+    parts = [INTRODUCTION, *describe(click.Context(cli, info_name="warmstart")), exit_codes()]
+    sys.stdout.write("\n".join(parts))
+
+
+def describe(context: click.Context) -> Iterator[str]:
+    """A section for a command, and for those below it."""
+    command = context.command
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    yield f"### {context.command_path}\n\n```text\n{usage}\n```\n\n{help_text(command)}\n"
+    rows = [option_row(context, each) for each in command.params if isinstance(each, click.Option)]
+    if rows:
+        yield "\n".join(["| Option | Meaning |", "| --- | --- |", *rows]) + "\n"
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            yield from describe(click.Context(command.commands[name], info_name=name, parent=context))
+
+
+def help_text(command: click.Command) -> str:
+    """What a command says of itself, a paragraph on a line."""
+    paragraphs = (command.help or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def option_row(context: click.Context, option: click.Option) -> str:
+    """A row of the table of options."""
+    record = option.get_help_record(context)
+    assert record is not None, f"{option.name} has no help"
+    names, meaning = record[0], " ".join(record[1].split())
+    if option.multiple:
+        meaning += " Can be given more than once."
+    if option.envvar:
+        meaning += f" Also `{option.envvar}`."
+    return f"| `{names}` | {meaning} |"
+
+
+def exit_codes() -> str:
+    """The exit code of each kind of error, and those that are not ours alone."""
+    own = [kind for kind in WarmstartError.__subclasses__() if kind.exit_code != WarmstartError.exit_code]
+    kinds = sorted(own, key=lambda kind: kind.exit_code)
+    rows = [f"| {kind.exit_code} | {kind.kind} | {kind.__doc__} |" for kind in kinds]
+    return "\n".join(
+        [
+            "## Exit codes\n",
+            "| Code | Kind | Meaning |",
+            "| --- | --- | --- |",
+            "| 0 | | It worked. |",
+            "| 1 | error | Something else: a program that warmstart runs failed, or warmstart itself. |",
+            "| 2 | usage | The command line is wrong. |",
+            *rows,
+            "| 130 | | Interrupted, as with Ctrl-C. |",
+            "| 143 | | Terminated by SIGTERM. |",
+            "",
+            "`warmstart node run` ends with the exit code of its command.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

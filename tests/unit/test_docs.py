@@ -1,0 +1,215 @@
+"""What the documentation names exists: files and headings, commands and options, codes and variables."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from ruamel.yaml import YAML
+
+from warmstart.cli import cli
+from warmstart.core.errors import WarmstartError
+from warmstart.recipe.load import load_recipe
+
+ROOT = Path(__file__).parents[2]
+PLACES = ("*.md", "docs/**/*.md", "examples/*/*.md", "recipes/*.md", "recipes/*/*.md", "launcher/*.md")
+PAGES = {str(path.relative_to(ROOT)): path for place in PLACES for path in sorted(ROOT.glob(place))}
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SPAN = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)", re.DOTALL)
+COMMAND = re.compile(r"(?:^|[\s/(])warmstart ([^\n]*)", re.MULTILINE)
+OPTION = re.compile(r"(--[a-z-]+|-[a-z])(?:[= ].*)?")
+CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+
+# Options that are named on their own, and are those of other programs.
+FOREIGN_OPTIONS = {"--privileged"}
+
+
+@pytest.fixture(params=PAGES)
+def page(request) -> Path:
+    return PAGES[request.param]
+
+
+def prose_of(page: Path) -> str:
+    return FENCE.sub("", page.read_text())
+
+
+def code_of(page: Path, *languages: str) -> Iterator[str]:
+    for language, code in FENCE.findall(page.read_text()):
+        if language in languages:
+            yield code
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of all tables."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+# Links
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The names that GitHub gives to headings."""
+    headings = re.findall(r"^#+ +(.*)$", prose_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(prose_of(page)):
+        if link.startswith(("https://", "http://", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link}: there is no such file"
+        assert target.is_relative_to(ROOT), f"{link} leads out of the repository"
+        assert not anchor or anchor in anchors_of(target), f"{link}: there is no such heading"
+
+
+# Commands
+
+
+def shell_of(page: Path) -> Iterator[str]:
+    """What a reader is to type, a command on a line."""
+    yield from code_of(page, "sh", "yaml")
+    for code in code_of(page, "console"):
+        yield "\n".join(line[2:] for line in code.splitlines() if line.startswith("$ "))
+    yield from SPAN.findall(prose_of(page))
+
+
+def commands_in(page: Path) -> Iterator[str]:
+    for text in shell_of(page):
+        yield from COMMAND.findall(re.sub(r"\\\n\s*", "", text))
+
+
+def split(line: str) -> list[str]:
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError:  # the end of a command in $(...) or in quotes
+        return line.strip("\"')").split()
+
+
+def check_command(words: list[str]) -> None:
+    command: click.Command = cli
+    while words and words[0] not in ("|", ">", "&&", ";"):
+        word, _, value = words.pop(0).partition("=")
+        if word.startswith("-"):
+            option = next((each for each in command.params if word in each.opts), None)
+            assert isinstance(option, click.Option) or word in ("--help", "-h"), f"{command.name} has no option {word}"
+            if isinstance(option, click.Option) and not option.is_flag and not value:
+                words[:1] = []
+        elif isinstance(command, click.Group):
+            assert word in command.commands, f"there is no command {word}"
+            command = command.commands[word]
+        elif command.name == "run":
+            return
+
+
+def test_commands_and_their_options_exist(page):
+    for line in commands_in(page):
+        try:
+            check_command(split(line))
+        except AssertionError as wrong:
+            raise AssertionError(f"warmstart {line}: {wrong}") from None
+
+
+@pytest.mark.parametrize(
+    "line", ["biuld recipe.yaml", "build --keeep x", "node stup", "--loud doctor", "doctor --force"]
+)
+def test_a_wrong_command_would_be_found(line):
+    with pytest.raises(AssertionError):
+        check_command(split(line))
+
+
+def all_options(command: click.Command) -> Iterator[str]:
+    for option in command.params:
+        yield from option.opts
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from all_options(below)
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if not name.startswith(("examples/", "recipes/"))])
+def test_options_that_are_named_exist(name):
+    known = {*all_options(cli), "--help", *FOREIGN_OPTIONS}
+    matches = [OPTION.fullmatch(span) for span in SPAN.findall(prose_of(PAGES[name]))]
+    assert not {match[1] for match in matches if match} - known
+
+
+def test_make_targets_exist(page):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {name for text in shell_of(page) for name in re.findall(r"^make ([a-z]+)", text, re.MULTILINE)}
+    assert named <= targets
+
+
+def test_the_reference_of_the_command_line_is_up_to_date():
+    script = ROOT / "scripts" / "cli_reference.py"
+    made = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    assert PAGES["docs/reference/cli.md"].read_text() == made, (
+        "run: python scripts/cli_reference.py > docs/reference/cli.md"
+    )
+
+
+# Codes and variables
+
+
+@pytest.mark.parametrize("name", ["docs/how-to/ci.md", "docs/reference/cli.md"])
+def test_exit_codes_are_the_real_ones(name):
+    kinds = {kind.exit_code: kind.kind for kind in [WarmstartError, *WarmstartError.__subclasses__()]}
+    rows = [row for row in rows_of(PAGES[name].read_text()) if row[0].isdigit() and row[1] not in ("", "usage")]
+    assert {int(row[0]): row[1] for row in rows} == {**kinds, WarmstartError.exit_code: WarmstartError.kind}
+
+
+def preflight_codes() -> set[str]:
+    """The codes in the source: first arguments of errors and warnings, and first ones of pairs of code and cure."""
+    codes = set()
+    for path in (ROOT / "warmstart" / "dump").glob("preflight*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and {"error", "warning"} & {
+                name.id for name in ast.walk(node.func) if isinstance(name, ast.Name)
+            }:
+                values = node.args[:1]
+            elif isinstance(node, ast.Tuple) and len(node.elts) == 2:
+                values = node.elts[:1]
+            else:
+                continue
+            codes |= {value.value for value in values if isinstance(value, ast.Constant)}
+    return {code for code in codes if isinstance(code, str) and CODE.fullmatch(code)}
+
+
+def test_each_preflight_code_has_its_cure():
+    text = PAGES["docs/troubleshooting.md"].read_text()
+    section = text.partition("\n## Preflight")[2].partition("\n## ")[0]
+    documented = {SPAN.match(row[0])[1] for row in rows_of(section) if SPAN.match(row[0])}
+    assert len(documented) > 30
+    assert documented == preflight_codes()
+
+
+def test_variables_are_the_real_ones():
+    sources = "\n".join(path.read_text() for path in (ROOT / "warmstart").rglob("*.py"))
+    used = set(re.findall(r"\bWARMSTART_[A-Z_]+", sources))
+    documented = set(re.findall(r"\bWARMSTART_[A-Z_]+", PAGES["docs/reference/environment.md"].read_text()))
+    assert documented == used
+
+
+# Files that are shown
+
+
+def test_yaml_is_yaml(page):
+    for code in code_of(page, "yaml"):
+        list(YAML(typ="safe").load_all(code))
+
+
+def test_recipes_are_recipes(page, tmp_path):
+    for code in code_of(page, "yaml"):
+        if code.startswith("apiVersion: warmstart/"):
+            path = tmp_path / "recipe.yaml"
+            path.write_text(code)
+            load_recipe(path)
