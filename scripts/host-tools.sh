@@ -6,6 +6,8 @@ missing=
 for pair in mmdebstrap:mmdebstrap nsenter:util-linux gcc:gcc; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
+# Debian has the keys of its archive, others have to be given them.
+[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing="$missing debian-archive-keyring"
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 [ -n "$missing" ] || exit 0
 
