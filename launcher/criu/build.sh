@@ -17,8 +17,9 @@ mkdir -p "$out/source"
 mkdir -p apt/lists/partial apt/cache/archives/partial
 sed 's/^deb /deb-src /' /etc/apt/sources.list > apt/sources.list
 apt() {
-    apt-get -q -o Dir::Etc::SourceList="$PWD/apt/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State::Lists="$PWD/apt/lists" \
-        -o Dir::Cache="$PWD/apt/cache" -o APT::Sandbox::User=root -o 'Acquire::Check-Valid-Until=false' "$@"
+    apt-get -q -o Dir::Etc::SourceList="$PWD/apt/sources.list" -o Dir::Etc::SourceParts=- \
+        -o Dir::State::Lists="$PWD/apt/lists" -o Dir::Cache="$PWD/apt/cache" \
+        -o APT::Sandbox::User=root -o 'Acquire::Check-Valid-Until=false' "$@"
 }
 apt update
 # Without Debian's own changes, which are about packaging.

@@ -104,8 +104,8 @@ static _Noreturn void run_criu(const struct manifest *manifest, int log)
 	snprintf(out, sizeof out, "fd[1]:pipe:[%ju]", (uintmax_t)manifest->stdout_inode);
 	snprintf(err, sizeof err, "fd[2]:pipe:[%ju]", (uintmax_t)manifest->stderr_inode);
 	execv(CRIU, (char *[]){CRIU, "restore", "--no-default-config", "--unprivileged", "-D", CHECKPOINT, "-o", output,
-			       "-d", "--manage-cgroups=ignore", "--tcp-close", "--inherit-fd", out, "--inherit-fd", err,
-			       NULL});
+			       "-d", "--manage-cgroups=ignore", "--tcp-close", "--file-locks", "--inherit-fd", out,
+			       "--inherit-fd", err, NULL});
 	dprintf(log, "Error (launcher): " CRIU ": %s\n", strerror(errno));
 	_exit(EXIT_NOT_EXECUTABLE);
 }

@@ -112,6 +112,7 @@ bool restore(const struct manifest *manifest, int signals, struct reason *reason
 const char *parse_tmpfs(char *line); /* where a tmpfs is mounted, or NULL */
 void keep_files(const struct identity *identity);
 void put_back_files(void);
+void put_environment(char **environment);
 void remove_files(void);
 
 /* The modes. */

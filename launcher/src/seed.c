@@ -98,6 +98,14 @@ static int prune(const char *path, const struct stat *status, int type, struct F
 	return 0;
 }
 
+static void remember(const char *path)
+{
+	made = grow(made, made_count, sizeof *made);
+	made[made_count] = strdup(path);
+	if (!made[made_count++])
+		fail("out of memory");
+}
+
 static int put_back(const char *path, const struct stat *status, int type, struct FTW *position)
 {
 	const char *target = path + strlen(SEED);
@@ -106,8 +114,7 @@ static int put_back(const char *path, const struct stat *status, int type, struc
 	(void)position;
 	if (*target && copy(path, target, status)) {
 		give(target, status);
-		made = grow(made, made_count, sizeof *made);
-		made[made_count++] = strdup(target);
+		remember(target);
 	}
 	return 0;
 }
@@ -179,6 +186,26 @@ void keep_files(const struct identity *identity)
 void put_back_files(void)
 {
 	nftw(SEED, put_back, OPEN_DIRECTORIES, FTW_PHYS);
+}
+
+/* Tells the restored application the environment that this container has, as NAME=VALUE and a NUL each. */
+void put_environment(char **environment)
+{
+	char place[4096];
+	ssize_t length = readlink(ENVIRONMENT, place, sizeof place - 1);
+	int fd;
+
+	if (length < 0)
+		return;
+	place[length] = 0;
+	unlink(place);
+	fd = open(place, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return;
+	for (; *environment; environment++)
+		dprintf(fd, "%s%c", *environment, 0);
+	close(fd);
+	remember(place);
 }
 
 /* For a cold start, which is to find what it would have found without us. */

@@ -148,6 +148,7 @@ int start_mode(char **command)
 	if (!may_restore(&manifest, command, &reason))
 		start_cold(command, &reason);
 	put_back_files();
+	put_environment(environ);
 	if (!restore(&manifest, signals, &reason))
 		start_cold(command, &reason);
 

@@ -1,0 +1,198 @@
+/* An application to dump and restore. It says `ready`, and on SIGUSR1 what it can tell about itself.
+ *
+ *   app family     three workers with three threads each, whose ids come in turns
+ *   app older      a thread that is older than a child process
+ *   app files      an unlinked file, a locked one in /tmp, a pipe with something in it, a connection
+ *   app init N COMMAND...    no application: spends N pids, runs the command, ends as it does
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static int unlinked, locked, pipes[2], connection;
+static pid_t workers[3];
+
+static void *wait_forever(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
+static void start_thread(void)
+{
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, wait_forever, NULL);
+}
+
+static void be_family(void)
+{
+	for (int i = 0; i < 3; i++) {
+		workers[i] = fork();
+		if (workers[i])
+			continue;
+		signal(SIGUSR1, SIG_IGN);
+		for (int j = 0; j < 2; j++) {
+			usleep(50000 * (i + 1) + 1000 * j);
+			start_thread();
+		}
+		wait_forever(NULL);
+	}
+	usleep(600000);
+}
+
+static void be_older(void)
+{
+	start_thread();
+	workers[0] = fork();
+	if (!workers[0]) {
+		signal(SIGUSR1, SIG_IGN);
+		wait_forever(NULL);
+	}
+}
+
+static void be_with_files(void)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t length = sizeof address;
+	int listener = socket(AF_INET, SOCK_STREAM, 0);
+	static char much[20000];
+
+	bind(listener, (struct sockaddr *)&address, length);
+	listen(listener, 1);
+	getsockname(listener, (struct sockaddr *)&address, &length);
+	connection = socket(AF_INET, SOCK_STREAM, 0);
+	if (connect(connection, (struct sockaddr *)&address, length) || accept(listener, NULL, NULL) < 0)
+		perror("connect");
+	unlinked = open("/tmp", O_TMPFILE | O_RDWR, 0600);
+	locked = open("/tmp/locked", O_CREAT | O_RDWR, 0640);
+	if (unlinked < 0 || locked < 0 || flock(locked, LOCK_EX) || pipe(pipes))
+		perror("files");
+	if (write(unlinked, "unlinked", 8) + write(locked, "locked", 6) + write(pipes[1], much, sizeof much) != 20014)
+		perror("write");
+}
+
+static void list_threads(pid_t pid)
+{
+	char path[64];
+	struct dirent *entry;
+	DIR *tasks;
+
+	snprintf(path, sizeof path, "/proc/%d/task", pid);
+	tasks = opendir(path);
+	for (printf(" %d:", pid); tasks && (entry = readdir(tasks));)
+		if (*entry->d_name != '.')
+			printf("%s,", entry->d_name);
+	if (tasks)
+		closedir(tasks);
+}
+
+static const char *outer_environment(const char *name)
+{
+	static char text[65536];
+	int fd = open("/.warmstart/env", O_RDONLY);
+	ssize_t length = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
+
+	close(fd);
+	for (char *entry = text; entry < text + length; entry += strlen(entry) + 1)
+		if (!strncmp(entry, name, strlen(name)) && entry[strlen(name)] == '=')
+			return entry + strlen(name) + 1;
+	return "unknown";
+}
+
+static void tell_files(void)
+{
+	char bytes[32768];
+	int other = open("/tmp/locked", O_RDWR), waiting;
+
+	printf(" unlinked=%zd", pread(unlinked, bytes, sizeof bytes, 0));
+	printf(" locked=%zd,%d", pread(locked, bytes, sizeof bytes, 0), flock(other, LOCK_EX | LOCK_NB) ? errno : 0);
+	printf(" pipe=%d", ioctl(pipes[0], FIONREAD, &waiting) < 0 ? -1 : waiting);
+	printf(" connection=%d", send(connection, "x", 1, MSG_NOSIGNAL) < 0 ? errno : 0);
+	close(other);
+}
+
+static void tell(const char *mode, uint64_t id)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	printf("state id=%016jx clock=%jd GREETING=%s outer=%s tasks", (uintmax_t)id, (intmax_t)now.tv_sec,
+	       getenv("GREETING"), outer_environment("GREETING"));
+	list_threads(getpid());
+	for (int i = 0; i < 3; i++)
+		if (workers[i])
+			list_threads(workers[i]);
+	if (!strcmp(mode, "files"))
+		tell_files();
+	printf("\n");
+}
+
+static int be_init(int spent, char **command)
+{
+	int status;
+	pid_t pid;
+
+	while (spent-- > 0) {
+		pid = fork();
+		if (!pid)
+			_exit(0);
+		waitpid(pid, NULL, 0);
+	}
+	pid = fork();
+	if (!pid) {
+		execv(*command, command);
+		_exit(127);
+	}
+	waitpid(pid, &status, 0);
+	printf("init: %s %d\n", WIFSIGNALED(status) ? "signal" : "status",
+	       WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+	return 0;
+}
+
+int main(int count, char **arguments)
+{
+	const char *mode = count > 1 ? arguments[1] : "";
+	sigset_t signals;
+	uint64_t id;
+	int number;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (count > 3 && !strcmp(mode, "init"))
+		return be_init(atoi(arguments[2]), arguments + 3);
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGUSR1);
+	sigaddset(&signals, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &signals, NULL);
+	if (getrandom(&id, sizeof id, 0) != sizeof id)
+		return 1;
+	if (!strcmp(mode, "family"))
+		be_family();
+	else if (!strcmp(mode, "older"))
+		be_older();
+	else if (!strcmp(mode, "files"))
+		be_with_files();
+	printf("ready\n");
+	for (;;) {
+		sigwait(&signals, &number);
+		if (number == SIGUSR2)
+			return 7;
+		tell(mode, id);
+	}
+}

@@ -1,0 +1,104 @@
+"""The launcher compiled for tests: with this machine's compiler, and looking at a directory of the test's instead of
+/.warmstart."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+LAUNCHER = Path(__file__).parents[2] / "launcher"
+SOURCES = sorted((LAUNCHER / "src").glob("*.c"))
+CC = ["cc", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
+
+
+@dataclass
+class Place:
+    """The directory that the launcher takes for /.warmstart, and the launcher.
+
+    Attributes:
+        outcome: of `start`: the exit status, and what was written to both outputs.
+    """
+
+    directory: Path
+    launcher: Path
+    files: Sequence[str] = field(default=("pages-1.img",))
+
+    def write_manifest(self, command: Sequence[str] = ("true",), **changes: str | None) -> None:
+        """A manifest that fits this process and machine; changes replace lines by key, None leaves one out."""
+        checkpoint = self.directory / "checkpoint"
+        checkpoint.mkdir(exist_ok=True)
+        (checkpoint / "pages-1.img").write_bytes(b"12345")
+        lines: dict[str, str | None] = {
+            "user": str(os.geteuid()),
+            "group": str(os.getegid()),
+            "groups": " ".join(map(str, os.getgroups())),
+            "pid": "100",
+            "stdout": "11",
+            "stderr": "12",
+            "file": "5 pages-1.img",
+            "cpu": "",
+            "monotonic": "1000",
+            "boottime": "1000",
+            "end": "",
+            **changes,
+        }
+        text = "warmstart 1\n" + "".join(f"argument {word}\n" for word in command)
+        text += "".join(f"{key} {value}".rstrip() + "\n" for key, value in lines.items() if value is not None)
+        (self.directory / "manifest").write_text(text)
+
+    def write_criu(self, script: str) -> None:
+        """A stand-in for criu."""
+        program = self.directory / "criu"
+        program.write_text("#!/bin/sh\n" + script)
+        program.chmod(0o755)
+
+    def start(
+        self, *command: str, env: Mapping[str, str] | None = None, timeout_s: float = 20
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the launcher's start mode to its end."""
+        argv = [str(self.launcher), "start", "--", *command]
+        full = {"PATH": os.environ["PATH"], **(env or {})}
+        return subprocess.run(argv, env=full, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> tuple[Path, Path]:
+    """The launcher, and the directory it looks at."""
+    directory = tmp_path_factory.mktemp("launcher")
+    program, place = directory / "launcher", directory / "place"
+    subprocess.run([*CC, "-O1", f'-DWARMSTART_DIR="{place}"', "-o", program, *SOURCES], check=True)
+    return program, place
+
+
+@pytest.fixture
+def place(compiled) -> Place:
+    """An empty place."""
+    program, directory = compiled
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    return Place(directory, program)
+
+
+@pytest.fixture(scope="session")
+def parse(tmp_path_factory) -> Callable[..., str]:
+    """Run one of the launcher's parsers over a text, with sanitizers on; what it made of it."""
+    program = tmp_path_factory.mktemp("parsers") / "parsers"
+    sources = [source for source in SOURCES if source.name != "main.c"]
+    sanitizers = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    source = Path(__file__).with_name("parsers.c")
+    subprocess.run([*CC, *sanitizers, "-I", LAUNCHER / "src", "-o", program, source, *sources], check=True)
+
+    def run(*arguments: str, text: str | bytes) -> str:
+        data = text.encode() if isinstance(text, str) else text
+        env = {"ASAN_OPTIONS": "detect_leaks=0"}  # what parsers allocate lives as long as the launcher
+        done = subprocess.run([program, *arguments], input=data, capture_output=True, check=False, env=env)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        return done.stdout.decode(errors="replace")
+
+    return run

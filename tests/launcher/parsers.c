@@ -1,0 +1,175 @@
+/* The launcher's parsers, for tests and for fuzzing.
+ *
+ *   parsers manifest|user|parent|tmpfs|log < INPUT    what they make of it
+ *   parsers fuzz COUNT < INPUT                        COUNT mutations of it through all of them
+ *
+ * Built with -DLIBFUZZER and -fsanitize=fuzzer it is a libFuzzer target instead. The first byte of a fuzzed input says
+ * which parser it is for.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "launcher.h"
+
+#define MOST 65536
+
+static void print_identity(const struct identity *identity)
+{
+	printf("user %u group %u groups", identity->user, identity->group);
+	for (size_t i = 0; i < identity->group_count; i++)
+		printf(" %u", identity->groups[i]);
+	printf(" home %s\n", identity->home ? identity->home : "");
+}
+
+static void parse_as_manifest(char *text)
+{
+	struct manifest m;
+	struct reason reason;
+
+	if (!parse_manifest(text, &m, &reason)) {
+		printf("%s\n", reason.text);
+	} else {
+		for (size_t i = 0; i < m.argument_count; i++)
+			printf("argument %s\n", m.arguments[i]);
+		for (size_t i = 0; i < m.file_count; i++)
+			printf("file %s %ju\n", m.files[i].name, (uintmax_t)m.files[i].size_bytes);
+		for (size_t i = 0; i < m.cpu_count; i++)
+			printf("cpu %s %zu\n", m.cpu[i], cpu_feature(m.cpu[i]));
+		print_identity(&m.identity);
+		printf("pid %d pipes %ju %ju clocks %ju %ju complete %d\n", m.pid, (uintmax_t)m.stdout_inode,
+		       (uintmax_t)m.stderr_inode, (uintmax_t)m.monotonic_ns, (uintmax_t)m.boottime_ns, m.complete);
+	}
+	free(m.arguments);
+	free(m.files);
+	free(m.cpu);
+	free(m.identity.groups);
+}
+
+/* The user, a line of dashes, /etc/passwd, a line of dashes, /etc/group. */
+static void parse_as_user(char *text)
+{
+	char none[] = "", *passwd = strstr(text, "\n--\n"), *group;
+	struct identity identity;
+	struct reason reason;
+
+	group = passwd ? strstr(passwd + 1, "\n--\n") : NULL;
+	if (passwd)
+		*passwd = 0;
+	if (group)
+		*group = 0;
+	if (resolve_user(text, passwd ? passwd + 4 : none, group ? group + 4 : none, &identity, &reason))
+		print_identity(&identity);
+	else
+		printf("%s\n", reason.text);
+	free(identity.groups);
+}
+
+static void parse_as_parent(char *text)
+{
+	pid_t parent;
+
+	if (parse_parent(text, &parent))
+		printf("%d\n", parent);
+	else
+		printf("none\n");
+}
+
+static void parse_as_tmpfs(char *text)
+{
+	const char *place = parse_tmpfs(text);
+
+	printf("%s\n", place ? place : "none");
+}
+
+static void parse_as_log(char *text)
+{
+	struct criu_log log = {0};
+
+	for (size_t at = 0, length = strlen(text); at < length; at += 100)
+		read_log(&log, text + at, length - at < 100 ? length - at : 100);
+	printf("%s\n", log.error);
+}
+
+static const struct {
+	const char *name;
+	void (*parse)(char *text);
+} parsers[] = {
+	{"manifest", parse_as_manifest}, {"user", parse_as_user}, {"parent", parse_as_parent},
+	{"tmpfs", parse_as_tmpfs},	 {"log", parse_as_log},
+};
+#define COUNT (sizeof parsers / sizeof *parsers)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	char *text;
+
+	if (!size || !(text = strndup((const char *)data + 1, size - 1)))
+		return 0;
+	parsers[*data % COUNT].parse(text);
+	free(text);
+	return 0;
+}
+
+#ifndef LIBFUZZER
+static uint32_t draw(uint32_t below)
+{
+	static uint64_t state = 0x9E3779B97F4A7C15ull;
+
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return (state >> 32) % below;
+}
+
+static size_t mutate(uint8_t *to, const char *from, size_t size)
+{
+	static const char telling[] = "\n :,-()%0\\9=\xff";
+
+	memcpy(to + 1, from, size);
+	for (uint32_t left = draw(8); left && size; left--) {
+		uint32_t at = 1 + draw(size), length = 1 + draw(16);
+
+		switch (draw(4)) {
+		case 0:
+			to[at] = draw(256);
+			break;
+		case 1:
+			to[at] = telling[draw(sizeof telling - 1)];
+			break;
+		case 2: /* take a piece out */
+			if (at + length <= size) {
+				memmove(to + at, to + at + length, size + 1 - at - length);
+				size -= length;
+			}
+			break;
+		default: /* have a piece twice */
+			if (at + length <= size && size + length < MOST) {
+				memmove(to + at + length, to + at, size + 1 - at);
+				size += length;
+			}
+		}
+	}
+	return size;
+}
+
+int main(int count, char **arguments)
+{
+	static char input[MOST];
+	static uint8_t mutated[MOST + 1];
+	size_t size = fread(input, 1, sizeof input - 1, stdin);
+
+	if (count == 3 && !strcmp(arguments[1], "fuzz"))
+		for (long left = atol(arguments[2]); left > 0; left--) {
+			size_t length = mutate(mutated, input, size);
+
+			mutated[0] = draw(COUNT);
+			LLVMFuzzerTestOneInput(mutated, length + 1);
+		}
+	for (size_t i = 0; i < COUNT; i++)
+		if (count == 2 && !strcmp(arguments[1], parsers[i].name))
+			parsers[i].parse(input);
+	return 0;
+}
+#endif

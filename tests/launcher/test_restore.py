@@ -1,0 +1,378 @@
+"""Applications built, dumped and restored by the launcher and its criu, in containers as runtimes make them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from launcher.bundle import BUILD, DOCKER_CAPABILITIES, Setup, configure, like_docker, resolve_profile
+from launcher.programs import build_programs
+
+from warmstart.cli import default_cache
+from warmstart.core.workspace import open_workspace
+from warmstart.node.session import Session, enter
+from warmstart.node.tree import ensure_tree
+
+pytestmark = pytest.mark.node
+
+PROFILE = "/usr/share/containers/seccomp.json"
+PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n"
+BUILT = ("GREETING=built",)
+STARTED = ("GREETING=started",)
+
+
+@dataclasses.dataclass
+class Container:
+    """A container that runs, or has ended."""
+
+    session: Session
+    name: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def output(self) -> str:
+        """All that it has written."""
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, pattern: str, count: int = 1) -> list[str]:
+        """Wait until the pattern has been written so often; what its group has matched."""
+        for _ in range(400):
+            found = re.findall(pattern, self.output(), re.MULTILINE)
+            if len(found) >= count:
+                return found
+            time.sleep(0.05)
+        pytest.fail(f"no {count} times {pattern!r} in:\n{self.output()}")
+
+    def signal(self, name: str) -> None:
+        """Send a signal to its first process."""
+        self.session.run(["runc", "kill", self.name, name], timeout_s=20)
+
+    def state(self) -> str:
+        """What the application says about itself now."""
+        before = len(re.findall("^state ", self.output(), re.MULTILINE))
+        self.signal("USR1")
+        return self.wait_for("^state (.*)$", before + 1)[-1]
+
+    def end(self) -> int:
+        """Wait for its end; its exit status."""
+        return self.process.wait(timeout=20)
+
+
+class Machine:
+    """A place for containers with one image, `root`."""
+
+    def __init__(self, session: Session, programs: Path, app: Path) -> None:
+        self.session = session
+        self.root = session.workspace / "root"
+        self.files = self.root / ".warmstart"
+        for name in ("proc", "sys", "dev", "tmp", "etc", ".warmstart"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        for name in ("launcher", "criu"):
+            shutil.copy2(programs / name, self.files / name)
+        shutil.copy2(app, self.root / "app")
+        (self.root / "etc/passwd").write_text(PASSWD)
+        self.count = 0
+
+    @contextlib.contextmanager
+    def run(self, command: Sequence[str], setup: Setup) -> Iterator[Container]:
+        """Run a container for the length of the block."""
+        self.count += 1
+        name = f"container-{self.count}"
+        bundle, log = self.session.workspace / name, self.session.workspace / f"{name}.log"
+        bundle.mkdir()
+        (bundle / "config.json").write_text(configure(self.root, command, setup))
+        with self.session.background(["runc", "run", "--bundle", bundle, name], log_file=log) as process:
+            container = Container(self.session, name, log, process)
+            try:
+                yield container
+            finally:
+                self.session.run(["runc", "delete", "--force", name], timeout_s=30, check=False)
+
+    def build(self, *app: str, options: Sequence[str] = ("--user", "app"), setup: Setup = BUILD) -> str:
+        """Build and dump `/app` with some arguments; what it said about itself before the dump."""
+        command = ["/.warmstart/launcher", "build", *options, "--", "/app", *app]
+        with self.run(command, dataclasses.replace(setup, environment=BUILT)) as container:
+            container.wait_for("^ready$")
+            state = container.state()
+            self.session.run(["runc", "exec", container.name, "/.warmstart/launcher", "dump"], timeout_s=60)
+        return state
+
+    @contextlib.contextmanager
+    def start(self, *app: str, before: Sequence[str] = (), **setup: object) -> Iterator[Container]:
+        """Start the image; `before` is a command that runs the launcher, and the setup's attributes can be changed."""
+        command = [*before, "/.warmstart/launcher", "start", "--", "/app", *app]
+        attributes = {"seccomp": self.profile("docker"), "environment": STARTED, **setup}
+        with self.run(command, dataclasses.replace(Setup(), **attributes)) as container:
+            yield container
+
+    def profile(self, kind: str, capabilities: Sequence[str] = ()) -> dict | None:
+        """A seccomp profile: `docker`, `containers` or `none`."""
+        if kind == "none":
+            return None
+        text = self.session.run(["cat", PROFILE], timeout_s=20).stdout
+        profile = resolve_profile(json.loads(text), capabilities, platform.machine())
+        return like_docker(profile) if kind == "docker" else profile
+
+    def edit_manifest(self, old: str, new: str) -> None:
+        """Replace what a pattern matches."""
+        manifest = self.files / "manifest"
+        text, count = re.subn(old, new, manifest.read_text(), flags=re.MULTILINE)
+        assert count == 1
+        manifest.write_text(text)
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """Where trees and programs are kept."""
+    if os.geteuid() != 0:
+        pytest.skip("the embedded node needs root")
+    return Path(os.environ.get("WARMSTART_CACHE") or default_cache())
+
+
+@pytest.fixture(scope="session")
+def programs(cache) -> Path:
+    """The launcher and criu."""
+    return build_programs(cache)
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory) -> Path:
+    """The program of app.c, static."""
+    program = tmp_path_factory.mktemp("app") / "app"
+    source = Path(__file__).with_name("app.c")
+    command = ["gcc", "-static", "-pthread", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, source]
+    subprocess.run(command, check=True)
+    return program
+
+
+@pytest.fixture(scope="module")
+def session(cache) -> Iterator[Session]:
+    """A place that has runc."""
+    tree = ensure_tree(cache, print)
+    with open_workspace("launcher") as workspace, enter(tree, workspace) as session:
+        yield session
+
+
+@pytest.fixture
+def machine(session, programs, app) -> Iterator[Machine]:
+    """A new machine."""
+    yield Machine(session, programs, app)
+    for path in session.workspace.glob("container-*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(session.workspace / "root")
+
+
+def field(name: str, state: str) -> str:
+    """One field of what the application says about itself."""
+    match = re.search(rf"\b{name}=(\S*)", state)
+    assert match, state
+    return match[1]
+
+
+def tasks(state: str) -> str:
+    """The ids of all its threads."""
+    return state.partition(" tasks ")[2]
+
+
+def assert_restored(container: Container, before: str) -> str:
+    """That it is the application of before; what that says about itself now."""
+    container.wait_for(r"^warmstart: restored in \d+ ms$")
+    after = container.state()
+    assert field("id", after) == field("id", before)
+    assert tasks(after).partition(" unlinked")[0] == tasks(before).partition(" unlinked")[0]
+    return after
+
+
+def assert_cold(container: Container, before: str, reason: str) -> None:
+    """That it is another application than before, for that reason."""
+    container.wait_for(rf"^warmstart: cold start: {reason} \(\d+ ms\)$")
+    container.wait_for("^ready$")
+    assert field("id", container.state()) != field("id", before)
+
+
+@pytest.mark.parametrize("seccomp", ["docker", "containers", "none"])
+@pytest.mark.parametrize("mode", ["family", "files"])
+def test_restores_with_no_more_than_any_pod_has(machine, mode, seccomp):
+    before = machine.build(mode)
+    with machine.start(mode, seccomp=machine.profile(seccomp)) as container:
+        after = assert_restored(container, before)
+        assert field("GREETING", after) == "built"
+        assert field("outer", after) == "started"
+        if mode == "files":
+            lost = field("connection", after)
+            assert after.endswith(f" unlinked=8 locked=6,11 pipe=20000 connection={lost}")
+            assert lost in ("32", "104")  # EPIPE, ECONNRESET
+        container.signal("TERM")
+        assert container.end() == 128 + 15
+
+
+def test_the_clock_goes_on_where_the_kernel_allows_it(machine):
+    before = machine.build("")
+    with machine.start("", seccomp=machine.profile("none")) as container:
+        after = assert_restored(container, before)
+    assert 0 <= int(field("clock", after)) - int(field("clock", before)) < 30
+
+
+def test_starts_cold_where_the_clock_would_go_back(machine):
+    before = machine.build("")
+    machine.edit_manifest("^monotonic .*", f"monotonic {int((time.monotonic() + 3600) * 1e9)}")
+    with machine.start("") as container:
+        assert_cold(container, before, "CRIU: the monotonic clock would go back")
+    with machine.start("", seccomp=machine.profile("none")) as container:
+        assert_restored(container, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "setup"),
+    [
+        ([], {"user": 0, "group": 0}),
+        (["--user", "root"], {"user": 0, "group": 0, "capabilities": DOCKER_CAPABILITIES, "no_new_privileges": False}),
+        (["--user", "1000"], {"capabilities": DOCKER_CAPABILITIES, "no_new_privileges": False, "read_only": False}),
+        (["--user", "app:3000"], {"group": 3000}),
+        (["--user", "app", "--groups", "4,2000"], {"groups": (2000, 1000, 4)}),
+    ],
+    ids=["root", "root-with-capabilities", "capabilities", "group", "groups"],
+)
+def test_restores_as_who_it_was(machine, options, setup):
+    before = machine.build("", options=options)
+    with machine.start("", **setup) as container:
+        assert_restored(container, before)
+
+
+@pytest.mark.parametrize(
+    ("setup", "reason"),
+    [
+        ({"user": 0}, "uid is 0, the checkpoint was made as 1000"),
+        ({"group": 1}, "gid is 1, the checkpoint was made as 1000"),
+        ({"groups": (7,)}, "the supplementary groups are not the checkpoint's"),
+    ],
+)
+def test_starts_cold_as_somebody_else(machine, setup, reason):
+    before = machine.build("")
+    with machine.start("", **setup) as container:
+        assert_cold(container, before, reason)
+
+
+def test_starts_cold_where_a_thread_is_older_than_a_process(machine):
+    before = machine.build("older")
+    with machine.start("older") as container:
+        reason = "CRIU: Thread 101 of 100 is older than 102, can't restore them without choosing pids"
+        assert_cold(container, before, reason)
+
+
+def test_need_not_be_the_first_process(machine):
+    before = machine.build("")
+    with machine.start("", before=("/app", "init", "0")) as container:
+        container.wait_for("^warmstart: restored in")
+        machine.session.run(["sh", "-c", "kill -USR1 $(pidof app | tr ' ' '\\n' | sort -n | tail -1)"], timeout_s=20)
+        assert field("id", container.wait_for("^state (.*)$")[-1]) == field("id", before)
+        machine.session.run(["sh", "-c", "kill -TERM $(pidof launcher)"], timeout_s=20)
+        container.wait_for("^init: signal 15$")
+
+
+def test_starts_cold_where_the_pid_is_used_up(machine):
+    machine.build("")
+    with machine.start("", before=("/app", "init", "200")) as container:
+        container.wait_for(r"^warmstart: cold start: CRIU: Pid 100 is used up, the last one is \d+ ")
+        container.wait_for("^ready$")
+
+
+def flip(image: Path) -> None:
+    """Make a file's content other than it was, its size the same."""
+    image.write_bytes(bytes(byte ^ 0x55 for byte in image.read_bytes()))
+
+
+def truncate(image: Path) -> None:
+    """Halve a file."""
+    os.truncate(image, image.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("core-100.img", flip, "CRIU: .*"),
+        ("inventory.img", flip, "CRIU: .*"),
+        ("pages-1.img", truncate, r"pages-1.img of the checkpoint has \d+ bytes instead of \d+"),
+        ("mm-100.img", Path.unlink, "mm-100.img of the checkpoint: No such file or directory"),
+    ],
+)
+def test_starts_cold_where_the_checkpoint_is_damaged(machine, name, damage: Callable[[Path], None], reason):
+    before = machine.build("")
+    damage(machine.files / "checkpoint" / name)
+    with machine.start("") as container:
+        assert_cold(container, before, reason)
+
+
+def test_starts_cold_where_memory_is_missing_that_criu_counts_on(machine):
+    before = machine.build("")
+    pages = machine.files / "checkpoint/pages-1.img"
+    os.truncate(pages, pages.stat().st_size // 2)
+    machine.edit_manifest("^file .* pages-1.img", f"file {pages.stat().st_size} pages-1.img")
+    with machine.start("") as container:
+        assert_cold(container, before, "CRIU: Can't read pages data .*")
+
+
+def test_starts_cold_after_a_crash(machine):
+    before = machine.build("")
+    with machine.start("") as container:
+        container.wait_for("^warmstart: restored in")
+        container.signal("SEGV")
+        reason = r"the restored application was ended at once by signal 11 \(Segmentation fault\)"
+        assert_cold(container, before, reason)
+        container.signal("USR2")
+        assert container.end() == 7
+
+
+def test_ends_with_the_applications_exit_status(machine):
+    machine.build("")
+    with machine.start("") as container:
+        container.wait_for("^warmstart: restored in")
+        time.sleep(5.5)  # what ends badly before is taken for a failed restore
+        container.signal("USR2")
+        assert container.end() == 7
+
+
+def test_a_build_passes_on_output_signals_and_exit_status(machine):
+    command = ["/.warmstart/launcher", "build", "--", "/app"]
+    with machine.run(command, BUILD) as container:
+        container.wait_for("^ready$")
+        assert tasks(container.state()) == "100:100,"
+        container.signal("USR2")
+        assert container.end() == 7
+
+
+def test_a_dump_that_fails_says_why_and_leaves_no_checkpoint(machine):
+    command = ["/.warmstart/launcher", "build", "--user", "app", "--", "/app"]
+    with machine.run(command, BUILD) as container:
+        container.wait_for("^ready$")
+        (machine.files / "criu").write_text("#!/nowhere\n")
+        argv = ["runc", "exec", container.name, "/.warmstart/launcher", "dump"]
+        done = machine.session.run(argv, timeout_s=60, check=False)
+    assert done.returncode == 70
+    assert "warmstart: CRIU could not dump the application, see /.warmstart/dump.log" in done.stderr
+    with machine.start("") as container:
+        container.wait_for(
+            "^warmstart: cold start: the command is not the checkpoint's|the checkpoint was not finished"
+        )
+
+
+def test_a_second_dump_is_refused(machine):
+    machine.build("")
+    command = ["/.warmstart/launcher", "build", "--user", "app", "--", "/app"]
+    with machine.run(command, BUILD) as container:
+        container.wait_for("^ready$")
+        argv = ["runc", "exec", container.name, "/.warmstart/launcher", "dump"]
+        machine.session.run(argv, timeout_s=60)
+        again = machine.session.run(argv, timeout_s=60, check=False)
+    assert again.returncode == 70
+    assert again.stderr.strip().endswith("warmstart: the application has been dumped already")
