@@ -33,11 +33,13 @@ def parse_output(text: str) -> Output:
     """Read `oci:DIRECTORY` or `oci-archive:FILE`.
 
     Raises:
-        RecipeError: it is neither.
+        RecipeError: it is neither, or in a directory that is not there.
     """
     kind, _, path = text.partition(":")
     if kind not in (Transport.OCI, Transport.OCI_ARCHIVE) or not path:
         raise RecipeError(f"--output {text}: expected oci:DIRECTORY or oci-archive:FILE")
+    if not Path(path).absolute().parent.is_dir():
+        raise RecipeError(f"--output {text}: there is no directory {Path(path).parent}")
     return Output(Transport(kind), Path(path))
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.checkpoint_archive import entry, tar_of
 from support.checkpoint_image import make_layout
 
+from warmstart import verify
 from warmstart.cli import default_cache
-from warmstart.core.errors import ImageError
+from warmstart.core.errors import EngineError, ImageError, VerifyError
 from warmstart.core.steps import Silent, Steps
 from warmstart.image.reference import parse_source
 from warmstart.node.tree import tree_path
-from warmstart.verify import verify_source
+from warmstart.recipe.model import Container, Probe, TcpSocket
+from warmstart.verify import Restore, verify_image, verify_source
 
 
 @pytest.mark.node
@@ -26,3 +31,82 @@ def test_a_relative_path_starts_at_the_current_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ImageError, match="warmstart did not make it"):
         verify_source(parse_source("oci:app"), cache, (), None, Steps(Silent()))
+
+
+# What counts as a restore
+
+
+PROBE = Probe(TcpSocket(8080))
+CONTAINER = Container(image="base", readiness_probe=PROBE)
+
+
+class FakeCri:
+    """A runtime whose containers come up as they are told to."""
+
+    proc = Path("/proc")
+
+    def __init__(self, *, restored: bool = True, refusal: EngineError | None = None) -> None:
+        self._restored, self._refusal = restored, refusal
+        self.names: list[str] = []
+
+    @contextmanager
+    def start(self, container: Container, image: str, name: str) -> Iterator[object]:
+        self.names.append(name)
+        if self._refusal:
+            raise self._refusal
+        address = f"10.89.0.{len(self.names) + 1}"
+        yield SimpleNamespace(address=address, started=1.0, running=1.5, restored=self._restored, pid=1)
+
+
+@pytest.fixture
+def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
+    """Verify an image with a fake runtime; `found` is the identity of what runs, or the error of looking at it."""
+
+    def run(cri: FakeCri, *, found: str | OSError = "identity") -> tuple[Restore, ...]:
+        @contextmanager
+        def start_engine(*_: object, **__: object) -> Iterator[object]:
+            yield SimpleNamespace(cri=cri, import_image=lambda *_: None)
+
+        def read_identity(*_: object) -> str:
+            if isinstance(found, OSError):
+                raise found
+            return found
+
+        monkeypatch.setattr(verify, "start_engine", start_engine)
+        monkeypatch.setattr(verify, "read_identity", read_identity)
+        monkeypatch.setattr(verify, "wait_first_success", lambda *_, **__: None)
+        return verify_image(None, tmp_path, "app:1", CONTAINER, "identity", Steps(Silent()))
+
+    return run
+
+
+def test_an_image_is_restored_more_than_once_in_pods_of_their_own(restore):
+    cri = FakeCri()
+    restores = restore(cri)
+    assert [seen.address for seen in restores] == ["10.89.0.2", "10.89.0.3"]
+    assert [seen.runtime_s for seen in restores] == [0.5, 0.5]
+    assert len(set(cri.names)) == 2
+
+
+def test_a_cold_start_is_no_restore(restore):
+    with pytest.raises(VerifyError, match="started the image cold"):
+        restore(FakeCri(restored=False))
+
+
+def test_a_new_process_is_no_restore(restore):
+    with pytest.raises(VerifyError, match="not the process that was dumped"):
+        restore(FakeCri(), found="another")
+
+
+def test_a_process_that_ends_at_once_is_no_restore(restore):
+    with pytest.raises(VerifyError, match="ended right after its first answer"):
+        restore(FakeCri(), found=ProcessLookupError(3, "No such process"))
+
+
+def test_a_refusal_is_told_with_its_reasons(restore):
+    refusal = EngineError("could not create the container: net: no such device (criu/net.c:1)", details=["more"])
+    with pytest.raises(VerifyError) as caught:
+        restore(FakeCri(refusal=refusal))
+    assert caught.value.brief == f"the image did not restore: {refusal.brief}"
+    assert caught.value.details == ("more",)
+    assert "nothing was published" in caught.value.hint
