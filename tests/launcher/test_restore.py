@@ -360,10 +360,8 @@ def test_a_dump_that_fails_says_why_and_leaves_no_checkpoint(machine):
         done = machine.session.run(argv, timeout_s=60, check=False)
     assert done.returncode == 70
     assert "warmstart: CRIU could not dump the application, see /.warmstart/dump.log" in done.stderr
-    with machine.start("") as container:
-        container.wait_for(
-            "^warmstart: cold start: the command is not the checkpoint's|the checkpoint was not finished"
-        )
+    with machine.start() as container:
+        container.wait_for("^warmstart: cold start: the checkpoint was not finished ")
 
 
 def test_a_second_dump_is_refused(machine):
