@@ -20,7 +20,7 @@
 #define MS 1000000ull
 /* A restore that takes longer is not worth waiting for. Pages are read at the speed of the slowest disk. */
 #define LIMIT_NS (5000 * MS)
-#define BYTES_PER_NS 0.1
+#define NS_PER_BYTE 10
 /* CRIU may hang after an error, when a task of its own has died on it. */
 #define AFTER_ERROR_NS (300 * MS)
 
@@ -161,7 +161,7 @@ static uint64_t limit_ns(const struct manifest *manifest)
 
 	for (size_t i = 0; i < manifest->file_count; i++)
 		bytes += manifest->files[i].size_bytes;
-	return LIMIT_NS + bytes / BYTES_PER_NS;
+	return LIMIT_NS + bytes * NS_PER_BYTE;
 }
 
 static bool watch(pid_t restorer, int log_fd, int signals, uint64_t limit, struct reason *reason)
@@ -171,7 +171,8 @@ static bool watch(pid_t restorer, int log_fd, int signals, uint64_t limit, struc
 	struct criu_log log = {0};
 	int status;
 
-	while (!reap(restorer, &status)) {
+	/* For nobody else: the application, once restored, is waited for by who wants to know how it ended. */
+	while (waitpid(restorer, &status, WNOHANG) != restorer) {
 		now = clock_ns(CLOCK_MONOTONIC);
 		if (now >= deadline) {
 			if (*log.error)

@@ -50,8 +50,8 @@ bool asks_to_stop(int number)
 	return number == SIGTERM || number == SIGINT || number == SIGQUIT || number == SIGHUP;
 }
 
-/* Reaps whoever has ended; whether the wanted one is over. If it was never ours its end is one by SIGKILL. */
-bool reap(pid_t wanted, int *status)
+/* Reaps whoever has ended; whether the wanted one is over. If it is not ours its end is one by SIGKILL. */
+static bool reap(pid_t wanted, int *status)
 {
 	bool over = false;
 	int each;

@@ -95,7 +95,6 @@ int take_signals(void); /* a signalfd; all signals are blocked from here */
 void give_back_signals(void);
 int next_signal(int signals);
 bool asks_to_stop(int number);
-bool reap(pid_t wanted, int *status);
 struct end attend(pid_t app, int signals, struct copy *copies, size_t count);
 int exit_like(int status);
 
