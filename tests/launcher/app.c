@@ -3,6 +3,7 @@
  *   app family     three workers with three threads each, whose ids come in turns
  *   app older      a thread that is older than a child process
  *   app files      an unlinked file, a locked one in /tmp, a pipe with something in it, a connection
+ *   app memory     64 MB that it can check
  *   app init N COMMAND...    no application: spends N pids, runs the command, ends as it does
  */
 #define _GNU_SOURCE
@@ -26,6 +27,8 @@
 
 static int unlinked, locked, pipes[2], connection;
 static pid_t workers[3];
+static uint64_t *memory;
+#define WORDS (8 << 20)
 
 static void *wait_forever(void *unused)
 {
@@ -88,6 +91,22 @@ static void be_with_files(void)
 		perror("write");
 }
 
+static void fill_memory(void)
+{
+	memory = malloc(WORDS * sizeof *memory);
+	for (uint64_t i = 0; i < WORDS; i++)
+		memory[i] = i * 0x9E3779B97F4A7C15ull;
+}
+
+static void tell_memory(void)
+{
+	uint64_t wrong = 0;
+
+	for (uint64_t i = 0; i < WORDS; i++)
+		wrong += memory[i] != i * 0x9E3779B97F4A7C15ull;
+	printf(" wrong=%ju", (uintmax_t)wrong);
+}
+
 static void list_threads(pid_t pid)
 {
 	char path[64];
@@ -141,6 +160,8 @@ static void tell(const char *mode, uint64_t id)
 			list_threads(workers[i]);
 	if (!strcmp(mode, "files"))
 		tell_files();
+	if (!strcmp(mode, "memory"))
+		tell_memory();
 	printf("\n");
 }
 
@@ -188,6 +209,8 @@ int main(int count, char **arguments)
 		be_older();
 	else if (!strcmp(mode, "files"))
 		be_with_files();
+	else if (!strcmp(mode, "memory"))
+		fill_memory();
 	printf("ready\n");
 	for (;;) {
 		sigwait(&signals, &number);
