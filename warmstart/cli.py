@@ -17,6 +17,10 @@ from click.shell_completion import get_completion_class
 from rich.console import Console
 
 from warmstart import __version__
+from warmstart.bench import bench_recipe, bench_source
+from warmstart.bench_page import write_page
+from warmstart.bench_report import find_verdict, list_bench_sections, list_facts, make_bench_document
+from warmstart.bench_result import Load
 from warmstart.build import Options, build_image
 from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
@@ -171,6 +175,58 @@ def verify(shell: Shell, image: str, plain_http: tuple[str, ...], authfile: Path
     else:
         rows = [(r.address, f"restored, ready after {format_seconds(r.first_success_s)}") for r in restores]
         shell.out.print(make_table(rows))
+
+
+@cli.command()
+@click.argument("target", metavar="RECIPE|IMAGE")
+@click.option("-n", "--rounds", type=click.IntRange(1, 1000), default=20, show_default=True, help="Starts of each way.")
+@click.option("--replicas", type=click.IntRange(0, 64), default=0, help="Start so many at once, too.")
+@click.option("--requests", type=click.IntRange(0, 10_000), default=0, help="Time the first requests after a start.")
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
+@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
+@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
+@click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots, too.")
+@pass_shell
+def bench(
+    shell: Shell,
+    target: str,
+    rounds: int,
+    replicas: int,
+    requests: int,
+    overrides: tuple[str, ...],
+    plain_http: tuple[str, ...],
+    authfile: Path | None,
+    force: bool,
+    keep: bool,
+    as_json: bool,
+    html: Path | None,
+) -> None:
+    """Measure what restoring gains RECIPE, or IMAGE that warmstart built: cold and restored starts, in turn.
+
+    RECIPE is a file, or - for standard input. Nothing is published.
+    """
+    if html is not None and not html.absolute().parent.is_dir():
+        raise click.UsageError(f"--html {html}: there is no such directory")
+    options = Options(cache=shell.cache, plain_http=plain_http, auth_file=authfile, force=force, keep=keep)
+    load, steps = Load(rounds, replicas, requests), shell.steps()
+    if target == "-" or Path(target).is_file():
+        result = bench_recipe(load_recipe(Path(target), overrides=overrides), options, load, steps)
+    elif overrides:
+        raise click.UsageError(f"--set needs a recipe, and {target} is not a file")
+    else:
+        result = bench_source(parse_source(target), options, load, steps)
+    if html is not None:
+        write_page(html, result)
+    if as_json:
+        shell.print_json(make_bench_document(result))
+    else:
+        shell.out.print(find_verdict(result), style="bold", markup=False, highlight=False)
+        for section in (*list_bench_sections(result), list_facts(result)):
+            shell.out.print()
+            shell.out.print(make_section(section))
 
 
 @cli.command("inspect")

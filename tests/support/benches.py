@@ -1,0 +1,62 @@
+"""Benchmarks that nobody has measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from warmstart.bench_result import Bench, Load, Machine, Series
+from warmstart.measure import Burst, Memory, Start, Way
+
+MIB = 1 << 20
+BASE_LAYER = "sha256:base"
+MACHINE = Machine("Processor 3000", 2, 8 << 30, "6.1", "cri-o 1.36.3", "4.2.1", (0.5, 1.5))
+
+
+def make_start(total_s: float, own_mib: int = 100, requests_s: Sequence[float] = ()) -> Start:
+    """A start that takes so long, of which a tenth each is for creating the container and for the answer."""
+    memory = Memory(own_mib * MIB, 30 * MIB, (own_mib + 10) * MIB, (own_mib + 5) * MIB)
+    return Start(0.05, total_s * 0.1, total_s * 0.8, total_s * 0.1, memory, tuple(requests_s))
+
+
+def make_series(name: str, starts: Sequence[Start], burst: Burst | None = None, failures: Sequence[str] = ()) -> Series:
+    """One way of starting."""
+    layers = {BASE_LAYER: 50 * MIB} if name == "cold" else {BASE_LAYER: 50 * MIB, f"sha256:{name}": 20 * MIB}
+    way = Way(name, f"localhost/bench:{name}", "" if name == "cold" else "identity")
+    return Series(way, layers, 0.0 if name == "cold" else 1.5, 0.7, tuple(starts), tuple(failures), burst)
+
+
+def make_bench(*series: Series, load: Load | None = None, **fields: object) -> Bench:
+    """All that was measured."""
+    return Bench(
+        **{
+            "subject": "app",
+            "began": datetime(2025, 1, 2, 3, 4, tzinfo=UTC),
+            "machine": MACHINE,
+            "load": load or Load(rounds=len(series[0].starts)),
+            "series": series,
+            "dumped_requests_s": (),
+            "pages_bytes": 200 * MIB,
+            "notes": (),
+            **fields,
+        }
+    )
+
+
+def make_full_bench(**fields: object) -> Bench:
+    """One with everything: three ways, requests and replicas, and one that failed."""
+    requests = (0.02, 0.003, 0.002)
+    memory = Memory(800 * MIB, 100 * MIB, 850 * MIB, 810 * MIB)
+    burst = Burst((4.0, 5.0), (), memory, (6000 * MIB, 5000 * MIB))
+    failed = Burst((0.5,), ("it did not",), memory, (6000 * MIB, 5900 * MIB))
+    return make_bench(
+        make_series("cold", [make_start(total_s, requests_s=requests) for total_s in (3.0, 3.2, 4.0)], burst),
+        make_series("plain", [make_start(total_s, requests_s=requests) for total_s in (0.5, 0.6, 0.9)], burst),
+        make_series("mapped", [make_start(total_s, 20, requests) for total_s in (0.2, 0.21)], failed, ["no restore"]),
+        **{
+            "load": Load(rounds=3, replicas=2, requests=3),
+            "dumped_requests_s": (requests, requests, requests),
+            "notes": ("something was left out",),
+            **fields,
+        },
+    )
