@@ -116,9 +116,25 @@ class CriEngine:
     def _remove_pod(self, uid: str) -> None:
         answer = _call("list the pods", self.runtime.ListPodSandbox, cri.ListPodSandboxRequest(), CALL_S)
         for sandbox in (pod.id for pod in answer.items if pod.metadata.uid == uid):
-            with undoing(partial(self._remove_sandbox, sandbox)):
-                stop = cri.StopPodSandboxRequest(pod_sandbox_id=sandbox)
-                _call("stop the pod sandbox", self.runtime.StopPodSandbox, stop, CALL_S)
+            with undoing(partial(self._remove_sandbox, sandbox)), undoing(partial(self._stop_sandbox, sandbox)):
+                self._kill_containers(sandbox)
+
+    def _kill_containers(self, sandbox: str) -> None:
+        """End what runs in a sandbox at once.
+
+        StopPodSandbox alone would give it all of the call's time limit to obey SIGTERM (`stopTimeoutFromContext` in
+        CRI-O's server/utils.go), which many a first process ignores, and one that is frozen for a checkpoint does not
+        even see.
+        """
+        request = cri.ListContainersRequest(filter=cri.ContainerFilter(pod_sandbox_id=sandbox))
+        answer = _call("list the pod's containers", self.runtime.ListContainers, request, CALL_S)
+        for container in answer.containers:
+            stop = cri.StopContainerRequest(container_id=container.id, timeout=0)
+            _call("stop the container", self.runtime.StopContainer, stop, CALL_S)
+
+    def _stop_sandbox(self, sandbox: str) -> None:
+        request = cri.StopPodSandboxRequest(pod_sandbox_id=sandbox)
+        _call("stop the pod sandbox", self.runtime.StopPodSandbox, request, CALL_S)
 
     def _remove_sandbox(self, sandbox: str) -> None:
         request = cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox)

@@ -62,6 +62,15 @@ class Cgroup:
                 controllers = (directory / "cgroup.controllers").read_text().split()
                 (directory / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in controllers))
 
+    def thaw(self) -> None:
+        """Let what is frozen in it go on: on cgroup v1 not even SIGKILL reaches a frozen process."""
+        for hierarchy, top in self.directories:
+            if "freezer" in hierarchy.options.split(","):
+                for directory, _, _ in os.walk(top):
+                    # The root of a hierarchy has no such file, and a cgroup may just have been removed.
+                    with contextlib.suppress(OSError):
+                        (Path(directory) / "freezer.state").write_text("THAWED")
+
     def remove(self) -> None:
         """Remove it with all below it; processes in it must have ended, or be about to."""
         deadline = time.monotonic() + REMOVAL_S

@@ -22,6 +22,7 @@ import socket
 import stat
 import struct
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -155,7 +156,10 @@ def _run_init(plan: Plan, cgroup: Cgroup) -> Iterator[int]:
         # The kernel kills all that is in the PID namespace, and wait returns when all of it is gone. Until then the
         # number stays taken, should PID 1 have died before: nobody else can be mistaken for it.
         os.kill(init, signal.SIGKILL)
-        os.waitpid(init, 0)
+        while os.waitpid(init, os.WNOHANG) == (0, 0):
+            # A container may be frozen, for a checkpoint that was under way.
+            cgroup.thaw()
+            time.sleep(0.02)
 
 
 def _say(line: str) -> None:

@@ -77,6 +77,13 @@ class FakeRuntime(services.RuntimeServiceServicer, services.ImageServiceServicer
     def StartContainer(self, request, context):
         return self._take("StartContainer", request, context, cri.StartContainerResponse())
 
+    def ListContainers(self, request, context):
+        usual = cri.ListContainersResponse(containers=[cri.Container(id="container")])
+        return self._take("ListContainers", request, context, usual)
+
+    def StopContainer(self, request, context):
+        return self._take("StopContainer", request, context, cri.StopContainerResponse())
+
     def StopPodSandbox(self, request, context):
         return self._take("StopPodSandbox", request, context, cri.StopPodSandboxResponse())
 

@@ -21,7 +21,7 @@ from warmstart.recipe.model import Container
 CODE = grpc.StatusCode
 CONTAINER = Container(image="base")
 STARTED = ["RunPodSandbox", "PodSandboxStatus", "CreateContainer", "StartContainer"]
-REMOVED = ["ListPodSandbox", "StopPodSandbox", "RemovePodSandbox"]
+REMOVED = ["ListPodSandbox", "ListContainers", "StopContainer", "StopPodSandbox", "RemovePodSandbox"]
 
 # CRI-O 1.36.3 with runc 1.3 and CRIU 4.2.1; shortened where it says "msg=...", as runc does itself.
 RUNC_QUOTES_CRIU = (Path(__file__).parent / "samples/runc-quotes-criu.txt").read_text()
@@ -95,6 +95,13 @@ def test_a_removal_that_fails_is_the_error_otherwise(engine, runtime, method):
     runtime.failures[method] = (CODE.UNKNOWN, "it does not work")
     with pytest.raises(EngineError, match=r"it does not work$"), engine.start(CONTAINER, "image", "app"):
         pass
+
+
+def test_a_container_is_given_no_time_to_obey(engine, runtime):
+    with engine.start(CONTAINER, "image", "app"):
+        pass
+    assert runtime.requests["ListContainers"].filter.pod_sandbox_id == "pod-0"
+    assert runtime.requests["StopContainer"] == cri.StopContainerRequest(container_id="container", timeout=0)
 
 
 def test_a_pod_that_cannot_be_stopped_is_removed_all_the_same(engine, runtime):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -200,6 +201,23 @@ def test_its_removal_does_not_wait_for_ever(name, monkeypatch):
             sleeper.kill()
         monkeypatch.undo()
     assert is_gone(name)
+
+
+def test_what_is_frozen_can_be_killed_when_it_is_thawed(name):
+    with make_cgroup(name) as made:
+        legacy = [place for hierarchy, place in made.directories if "freezer" in hierarchy.options.split(",")]
+        if not legacy:
+            pytest.skip("cgroup v2 lets what is frozen be killed")
+        pod = legacy[0] / "pod"
+        pod.mkdir()
+        with subprocess.Popen(["sleep", "1000"]) as sleeper:
+            (pod / "cgroup.procs").write_text(str(sleeper.pid))
+            (pod / "freezer.state").write_text("FROZEN")
+            sleeper.kill()
+            with pytest.raises(subprocess.TimeoutExpired):
+                sleeper.wait(0.1)
+            made.thaw()
+            assert sleeper.wait(5) == -signal.SIGKILL
 
 
 def test_a_process_joins_and_settles(name):
