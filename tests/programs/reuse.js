@@ -56,6 +56,8 @@ function churn() {
 async function main() {
   const kept = fill();
   let dropped = [fill(), fill()];
+  const resizable = new ArrayBuffer(8 << 20, { maxByteLength: 16 << 20 });
+  new Uint8Array(resizable).fill(7);
   const known = digest(kept);
   const collected = dropped.map(digest);
   churn();
@@ -66,11 +68,14 @@ async function main() {
   say('touched');
   await waitFor('free');
   dropped = null;
+  resizable.resize(0);
   for (let i = 0; i < 5; i++) { gc(); await sleep(50); }
   gc({ type: 'major', execution: 'sync', flavor: 'last-resort' });
   await sleep(200);
   say('freed');
   await waitFor('reuse');
+  resizable.resize(8 << 20);
+  if (new Uint8Array(resizable).some((each) => each !== 0)) { say('WRONG resizable buffer'); process.exit(1); }
   for (let i = 0; i < 3; i++) {
     checkZeros();
     if (!churn()) say('WRONG objects');

@@ -3,14 +3,14 @@
 import ctypes
 import gc
 import hashlib
-import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 
 def wait_for(step):
-    while not os.path.exists(f"{sys.argv[1]}.{step}"):
+    while not Path(f"{sys.argv[1]}.{step}").exists():
         time.sleep(0.01)
 
 
