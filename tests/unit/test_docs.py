@@ -19,18 +19,20 @@ from warmstart.core.errors import WarmstartError
 from warmstart.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
-PLACES = ("*.md", "docs/**/*.md", "examples/*/*.md", "recipes/*.md", "recipes/*/*.md", "launcher/*.md")
+PLACES = ("*.md", "docs/**/*.md", "examples/*/*.md", "recipes/*.md", "recipes/*/*.md")
 PAGES = {str(path.relative_to(ROOT)): path for place in PLACES for path in sorted(ROOT.glob(place))}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)", re.DOTALL)
-COMMAND = re.compile(r"(?:^|[\s/(])warmstart ([^\n]*)", re.MULTILINE)
+COMMAND = re.compile(r"(?:^|[\s/(])warmstart +([-a-z#][^\n]*)", re.MULTILINE)
 OPTION = re.compile(r"(--[a-z-]+|-[a-z])(?:[= ].*)?")
 CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 # Options that are named on their own, and are those of other programs.
 FOREIGN_OPTIONS = {"--privileged"}
+# Pages that speak of other programs' options: of what runs in the containers, and of the launcher.
+OTHER_PROGRAMS = ("examples/", "recipes/", "launcher/")
 
 
 @pytest.fixture(params=PAGES)
@@ -136,7 +138,7 @@ def all_options(command: click.Command) -> Iterator[str]:
         yield from all_options(below)
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if not name.startswith(("examples/", "recipes/"))])
+@pytest.mark.parametrize("name", [name for name in PAGES if not name.startswith(OTHER_PROGRAMS)])
 def test_options_that_are_named_exist(name):
     known = {*all_options(cli), "--help", *FOREIGN_OPTIONS}
     matches = [OPTION.fullmatch(span) for span in SPAN.findall(prose_of(PAGES[name]))]
