@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,11 @@ import pytest
 
 from warmstart.cli import default_cache
 from warmstart.node.tree import tree_path
+
+
+def pytest_configure() -> None:
+    # A shell starts what runs in the background with SIGINT ignored, which tests of Ctrl-C and what they start inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
