@@ -26,6 +26,8 @@ pytestmark = pytest.mark.node
 # its build ended.
 KEEPER_S = 20.0
 CHILD_S = 5.0
+# CRI-O gives an application a minute to obey a signal that it cannot see while it is frozen for its checkpoint.
+HANG_S = 50.0
 STRIKE = Path(__file__).parents[1] / "support" / "strike.py"
 IMAGE = "tests/struck:1"
 
@@ -136,6 +138,7 @@ def test_a_signal_in_the_middle_of_any_step_leaves_nothing(scene, name, status, 
             capture_output=True,
             text=True,
             check=False,
+            timeout=HANG_S,
         )
         late = step == "publish" and done.returncode == 0
         assert done.returncode == status or late, f"{step}: {done.returncode}\n{done.stderr}"

@@ -6,7 +6,7 @@ cgroup removed, and, when the command could not do so itself, its workspace too.
 the kernel ends the namespaces with it.
 
 Protocol: the plan as JSON in argv[1]; on standard output one line, `ready PID` or `failed` and a `Failure` as JSON; on
-standard input nothing, or the line `done` before the end when the workspace is not the keeper's to remove.
+standard input nothing, or the line `done` before the end when the command is going to remove the workspace itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathlib import Path
 
 from warmstart.core import linux
 from warmstart.core.errors import HostError
-from warmstart.core.workspace import remove_workspace
+from warmstart.core.workspace import remove_workspace, sweep_workspaces
 from warmstart.node.cgroup import LEAF, Cgroup, make_cgroup
 
 NAMESPACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWCGROUP
@@ -127,7 +127,10 @@ def main() -> int:
         except Exception as error:
             _say(f"failed {_explain(error).to_json()}")
         told = sys.stdin.buffer.read().strip() == b"done"
-    if not told:
+    if told:
+        # The command may have been killed since.
+        sweep_workspaces()
+    else:
         remove_workspace(Path(plan.workspace))
     return 0
 

@@ -362,6 +362,28 @@ def test_nothing_is_left_when_the_command_is_killed():
     assert wait_until(lambda: not workspace.exists() and find_traces(workspace.name) == [])
 
 
+KILLED_AT_THE_END = """
+import os, signal
+from pathlib import Path
+from warmstart.core.workspace import open_workspace
+from warmstart.node import session
+def end(keeper, name):
+    keeper.stdin.write("done\\n")
+    keeper.stdin.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+session._end = end
+with open_workspace("test") as workspace, session.enter(Path("/"), workspace):
+    print(workspace, flush=True)
+"""
+
+
+def test_nothing_is_left_when_the_command_is_killed_while_the_node_is_taken_down():
+    done = subprocess.run([sys.executable, "-c", KILLED_AT_THE_END], capture_output=True, text=True, check=False)
+    workspace = Path(done.stdout.strip())
+    assert done.returncode == -signal.SIGKILL
+    assert wait_until(lambda: not workspace.exists() and find_traces(workspace.name) == [])
+
+
 def find_keeper(session: Session) -> int:
     status = Path(f"/proc/{session.init_pid}/status").read_text()
     return int(status.partition("PPid:")[2].split()[0])
