@@ -13,7 +13,9 @@
 set -eu
 
 suite=trixie
-epoch=1735689600 # 2025-01-01: the time of every file in the images, so that equal inputs give equal bytes
+# 2025-01-01: the time of every file in the images, so that equal inputs give equal bytes. (All but one: Java's store of
+# certificates holds the time at which it was made.)
+epoch=1735689600
 ca_bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 
 script=$(realpath "$0")
@@ -44,33 +46,38 @@ inputs_of() {
 
 # make_root KIND PACKAGES: print the path of a tar of a Debian root file system with these packages.
 make_root() {
-    tar=$cache/roots/$(printf '%s\n' "$1" "$2" "$suite" | cat - "$script" "$ca_bundle" | hash_of).tar
+    # A build goes out to package registries, so it trusts whom this machine trusts. What runs trusts whom Debian
+    # trusts.
+    if [ "$1" = build ]; then
+        set -- "$2,ca-certificates" \
+            --customize-hook="upload '$ca_bundle' /tmp/host.pem" \
+            --customize-hook='chroot "$1" csplit -s -z -f /usr/local/share/ca-certificates/host- -b %03d.crt \
+                /tmp/host.pem "/BEGIN CERTIFICATE/" "{*}"' \
+            --customize-hook='chroot "$1" update-ca-certificates >/dev/null 2>&1' \
+            --customize-hook='rm "$1/tmp/host.pem"'
+        trusted=$ca_bundle
+    else
+        set -- "$2"
+        trusted=/dev/null
+    fi
+    tar=$cache/roots/$(printf '%s\n' "$@" "$suite" | cat - "$script" "$trusted" | hash_of).tar
     if [ ! -e "$tar" ]; then
-        # A build goes out to package registries, so it trusts whom this machine trusts. What runs trusts whom
-        # Debian trusts.
-        if [ "$1" = build ]; then
-            set -- "$1" "$2,ca-certificates" \
-                --customize-hook="upload '$ca_bundle' /tmp/host.pem" \
-                --customize-hook='chroot "$1" csplit -s -z -f /usr/local/share/ca-certificates/host- -b %03d.crt \
-                    /tmp/host.pem "/BEGIN CERTIFICATE/" "{*}"' \
-                --customize-hook='chroot "$1" update-ca-certificates >/dev/null 2>&1' \
-                --customize-hook='rm "$1/tmp/host.pem"'
-        else
-            set -- "$1" "$2"
-        fi
-        packages=$2
-        shift 2
+        packages=$1
+        shift
         SOURCE_DATE_EPOCH=$epoch mmdebstrap --quiet --variant=essential --include="$packages" --mode=root \
+            --aptopt='Acquire::Retries "3"' --dpkgopt=force-unsafe-io \
             --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
             --dpkgopt='path-exclude=/usr/share/man/*.gz' --dpkgopt='path-exclude=/usr/share/info/*' \
             --dpkgopt='path-exclude=/usr/share/locale/*' \
-            --skip=download/empty --skip=essential/unlink \
+            --skip=download/empty --skip=essential/unlink --skip=cleanup/apt \
             --setup-hook='mkdir -p "$1/var/cache/apt/archives"' \
-            --setup-hook="sync-in '$cache/debs' /var/cache/apt/archives" \
-            --customize-hook="sync-out /var/cache/apt/archives '$cache/debs'" \
+            --setup-hook="mount --bind '$cache/debs' \"\$1/var/cache/apt/archives\"" \
+            "$@" \
+            --customize-hook='umount "$1/var/cache/apt/archives"' \
+            --customize-hook='rm -rf "$1/var/cache/apt" "$1/var/lib/apt"' \
             --customize-hook='echo "app:x:1000:1000::/app:/usr/sbin/nologin" >>"$1/etc/passwd"' \
             --customize-hook='echo "app:x:1000:" >>"$1/etc/group"' \
-            "$@" "$suite" "$tar.new.tar" >&2
+            "$suite" "$tar.new.tar" >&2
         mv "$tar.new.tar" "$tar"
     fi
     echo "$tar"
@@ -85,12 +92,16 @@ store() {
 # limit takes CAP_SYS_RESOURCE.
 limit() { sed -n "s/^Max $1 *\\([^ ]*\\) *\\([^ ]*\\) .*/\\1:\\2/p" /proc/self/limits | sed 's/unlimited/-1/g'; }
 
-# import_root TAR NAME: make an image of one layer from a root file system.
+# import_root TAR: print the name of an image of one layer that has this root file system.
 import_root() {
-    container=$(store from scratch)
-    store add --quiet "$container" "$1" / >/dev/null
-    store config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin --cmd /bin/sh "$container"
-    store commit --quiet --timestamp "$epoch" --rm "$container" "$2" >/dev/null
+    image=localhost/$(basename "$1" .tar)
+    if ! store inspect --type image "$image" >/dev/null 2>&1; then
+        container=$(store from scratch)
+        store add --quiet "$container" "$1" / >/dev/null
+        store config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin --cmd /bin/sh "$container"
+        store commit --quiet --timestamp "$epoch" --rm "$container" "$image" >/dev/null
+    fi
+    echo "$image"
 }
 
 discard_work() {
@@ -108,8 +119,8 @@ build_image() {
         packages=$(packages_for "$kind" "$directory")
         [ -n "$packages" ] || continue
         root=$(make_root "$kind" "$packages")
-        import_root "$root" "localhost/$kind"
-        set -- "$@" --build-arg "$(echo "$kind" | tr a-z A-Z)_IMAGE=localhost/$kind"
+        image=$(import_root "$root")
+        set -- "$@" --build-arg "$(echo "$kind" | tr a-z A-Z)_IMAGE=$image"
     done
     store build --isolation chroot --network host --pull=never --layers --timestamp "$epoch" \
         --ulimit "nproc=$(limit processes)" --ulimit "nofile=$(limit 'open files')" \
@@ -130,6 +141,10 @@ mkdir -p "$images" "$cache/debs" "$cache/roots" "$cache/tmp" "$cache/done"
 exec 9>"$cache/lock"
 flock 9
 export TMPDIR=$cache/tmp
+rm -rf --one-file-system "$TMPDIR"/tmp.* "$TMPDIR"/mmdebstrap.* # of a run that was killed
+work=$(mktemp -d)
+trap discard_work EXIT
+trap 'exit 130' INT TERM
 
 for directory; do
     [ -e "$directory/debian-packages" ] || die "$directory has no file debian-packages"
@@ -142,10 +157,7 @@ for directory; do
     fi
     kept=$cache/done/$name-$inputs.tar
     if [ ! -e "$kept" ]; then
-        work=$(mktemp -d "$cache/tmp/XXXXXX")
-        trap discard_work EXIT
         build_image "$directory" "$name" "$kept"
-        discard_work
     fi
     cp --reflink=auto "$kept" "$images/$name.tar.new"
     mv "$images/$name.tar.new" "$images/$name.tar"
