@@ -169,7 +169,9 @@ def _end(keeper: subprocess.Popen[str], name: str) -> None:
     if keeper.returncode != 0:
         keeper.kill()
         keeper.wait()
-        find_cgroup(name).remove()
+        cgroup = find_cgroup(name)
+        cgroup.thaw()
+        cgroup.remove()
 
 
 def _environment() -> dict[str, str]:

@@ -399,6 +399,26 @@ def test_nothing_is_left_when_the_keeper_is_killed(open_node):
     assert find_traces(session.workspace.name) == []
 
 
+def test_nothing_is_left_when_the_keeper_is_killed_during_a_checkpoint(open_node):
+    """What is frozen for it is not even reached by SIGKILL on cgroup v1."""
+    freeze = """
+pod=/sys/fs/cgroup/freezer/pod
+mkdir $pod
+setsid sleep 1000 > /dev/null 2>&1 &
+echo $! > $pod/cgroup.procs
+echo FROZEN > $pod/freezer.state
+until [ "$(cat $pod/freezer.state)" = FROZEN ]; do sleep 0.02; done
+"""
+    with open_node() as session:
+        if not (session.root / "sys/fs/cgroup/freezer").exists():
+            pytest.skip("cgroup v2 lets what is frozen be killed")
+        # The shell waits to be told to end, or its child would end with it.
+        with session.background(["sh", "-c", f"{freeze} echo frozen; wait"], log_file=session.workspace / "log"):
+            assert wait_until(lambda: "frozen" in (session.workspace / "log").read_text())
+            os.kill(find_keeper(session), signal.SIGKILL)
+    assert find_traces(session.workspace.name) == []
+
+
 def test_a_dead_node_leaves_the_commands_workspace_alone(open_node):
     with open_node() as session:
         os.kill(session.init_pid, signal.SIGKILL)
