@@ -29,7 +29,7 @@ struct worker {
 	struct block blocks[BLOCKS];
 };
 
-static struct worker workers[THREADS];
+static struct worker workers[THREADS], own;
 static pthread_barrier_t barrier;
 static __thread unsigned char thread_zeros[100000];
 
@@ -101,23 +101,28 @@ static void run_threads(void)
 		pthread_join(threads[i], NULL);
 }
 
-static void *work(void *argument)
+static void fill(struct worker *worker)
 {
-	struct worker *worker = argument;
 	for (int i = 0; i < BLOCKS; i++)
 		take(worker, i, 0);
-	pthread_barrier_wait(&barrier);
-	await("touch");
+}
+
+static void touch(struct worker *worker)
+{
 	check_kept(worker, 1);
 	for (int i = 0; i < BLOCKS; i++)
 		worker->blocks[i].memory[worker->blocks[i].size / 2] = i % 255 + 1; /* the same */
-	pthread_barrier_wait(&barrier);
-	await("free");
+}
+
+static void release(struct worker *worker)
+{
 	for (int i = 0; i < BLOCKS; i++)
 		if (i % 8)
 			free(worker->blocks[i].memory);
-	pthread_barrier_wait(&barrier);
-	await("reuse");
+}
+
+static void reuse(struct worker *worker)
+{
 	check_kept(worker, 8);
 	for (int i = 0; i < BLOCKS; i++)
 		if (i % 8)
@@ -132,6 +137,21 @@ static void *work(void *argument)
 			memset(block->memory, i % 255 + 1, block->size);
 		}
 	check_kept(worker, 1);
+}
+
+static void *work(void *argument)
+{
+	struct worker *worker = argument;
+	fill(worker);
+	pthread_barrier_wait(&barrier);
+	await("touch");
+	touch(worker);
+	pthread_barrier_wait(&barrier);
+	await("free");
+	release(worker);
+	pthread_barrier_wait(&barrier);
+	await("reuse");
+	reuse(worker);
 	pthread_barrier_wait(&barrier);
 	return NULL;
 }
@@ -139,7 +159,7 @@ static void *work(void *argument)
 int main(int argc, char **argv)
 {
 	int (*trim)(size_t) = dlsym(RTLD_DEFAULT, "malloc_trim");
-	void (*release)(void) = dlsym(RTLD_DEFAULT, "MallocExtension_ReleaseFreeMemory");
+	void (*release_free)(void) = dlsym(RTLD_DEFAULT, "MallocExtension_ReleaseFreeMemory");
 	(void)argc;
 	prefix = argv[1];
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -151,16 +171,23 @@ int main(int argc, char **argv)
 		workers[i].seed = i;
 		pthread_create(&workers[i].thread, NULL, work, &workers[i]);
 	}
+	fill(&own); /* where the first thread has its memory: in the brk heap */
 	pthread_barrier_wait(&barrier);
 	printf("ready\n");
+	await("touch");
+	touch(&own);
 	pthread_barrier_wait(&barrier);
 	printf("touched\n");
+	await("free");
+	release(&own);
 	pthread_barrier_wait(&barrier);
 	if (trim)
 		trim(0);
-	if (release)
-		release();
+	if (release_free)
+		release_free();
 	printf("freed\n");
+	await("reuse");
+	reuse(&own);
 	pthread_barrier_wait(&barrier);
 	for (int i = 0; i < THREADS; i++)
 		pthread_join(workers[i].thread, NULL);

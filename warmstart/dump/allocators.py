@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from warmstart.dump.contents import Mapping, Process
+from warmstart.dump.contents import Mapping, Process, VmaStatus
 from warmstart.dump.memory import Choose
 from warmstart.dump.programs import Program, Programs
 
@@ -45,6 +45,7 @@ _LINKERS = re.compile(r"ld-linux-.*|ld-musl-.*")
 
 # The first version of Go that takes for zeros what it has given back. It is in 1.26 and not in 1.24; 1.25 was not seen.
 _GO_RELIES = (1, 25)
+_V8_RELIES = "array buffers of V8 may rely on zeros"
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,17 @@ _AREAS = (
 
 @dataclass(frozen=True)
 class _Verdict:
-    """On a process: why its memory must be left alone, "" if it need not; and areas in which it need not even then."""
+    """On a process.
+
+    Attributes:
+        reason: why its memory must be left alone; "" when it need not.
+        areas: where it need not even then.
+        is_heap_safe: nor where the C library extends the program's data, by brk(2).
+    """
 
     reason: str
     areas: tuple[_Area, ...] = ()
+    is_heap_safe: bool = True
 
 
 def choose_none(_process: Process, _mapping: Mapping, _layout: Sequence[Mapping]) -> str:
@@ -99,6 +107,8 @@ def choose_safe(programs: Programs) -> Choose:
         verdict = verdicts[process.pid]
         if mapping.file in programs:  # what was written to it when it was loaded, which nobody gives back
             return ""
+        if mapping.status & VmaStatus.HEAP and verdict.is_heap_safe:
+            return ""
         if any(mapping.end <= area.end and mapping.start % area.alignment == 0 for area in verdict.areas):
             return ""
         return verdict.reason
@@ -108,14 +118,15 @@ def choose_safe(programs: Programs) -> Choose:
 
 def _judge(layout: Sequence[Mapping], programs: Programs) -> _Verdict:
     executed = {mapping.file for mapping in layout if mapping.file and mapping.prot & mmap.PROT_EXEC}
-    reason = _find_reason(sorted(executed), programs)
-    if not reason:
+    reasons = _find_reasons(sorted(executed), programs)
+    if not reasons:
         return _Verdict("")
     names = [PurePosixPath(path).name for path in executed]
     areas = (area for area in _AREAS if any(area.runtime.fullmatch(name) for name in names))
     libraries = [mapping for mapping in layout if mapping.file in executed and not _is_main(mapping, programs)]
     # Where the kernel counts addresses upward from a third of all (`mmap_is_legacy`), libraries tell of it.
-    return _Verdict(reason, tuple(area for area in areas if all(each.start >= area.end for each in libraries)))
+    reachable = tuple(area for area in areas if all(each.start >= area.end for each in libraries))
+    return _Verdict(reasons[0], reachable, is_heap_safe=set(reasons) == {_V8_RELIES})
 
 
 def _is_main(mapping: Mapping, programs: Programs) -> bool:
@@ -123,8 +134,8 @@ def _is_main(mapping: Mapping, programs: Programs) -> bool:
     return mapping.file in programs and bool(programs[mapping.file].interpreter)
 
 
-def _find_reason(executed: Sequence[str], programs: Programs) -> str:
-    """Why not all that the process executes is safe; "" when it is."""
+def _find_reasons(executed: Sequence[str], programs: Programs) -> list[str]:
+    """Why not all that the process executes is safe."""
     known = {path: programs[path] for path in executed if path in programs}
     reasons = [_find_go_reason(path, program) for path, program in known.items() if program.go]
     reasons += [_find_caller_reason(path) for path, program in known.items() if program.calls_madvise]
@@ -133,7 +144,7 @@ def _find_reason(executed: Sequence[str], programs: Programs) -> str:
     if not linkers and not any(program.go for program in known.values()):
         reasons.append(f"{executed[0] if executed else 'it'} is linked statically, and its allocator not known")
     reasons += [f"its dynamic linker {linker} is not known" for linker in linkers if not _LINKERS.fullmatch(linker)]
-    return next(filter(None, reasons), "")
+    return [reason for reason in reasons if reason]
 
 
 def _find_go_reason(path: str, program: Program) -> str:
@@ -150,7 +161,7 @@ def _find_caller_reason(path: str) -> str:
     if _SAFE_CALLERS.fullmatch(name):
         return ""
     if any(area.runtime.fullmatch(name) for area in _AREAS):
-        return "array buffers of V8 may rely on zeros"
+        return _V8_RELIES
     if "jemalloc" in name:
         return "jemalloc relies on zeros"
     return f"{path} calls madvise or mremap, and may rely on zeros"

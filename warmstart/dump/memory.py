@@ -153,9 +153,9 @@ def map_memory(
 ) -> MappedMemory:
     """Move resident private memory of all processes into one file, and make the dump map it.
 
-    Left alone are stacks, the brk heap, what the kernel put there, shared and locked memory, and short runs. What a
-    child still has in common with its parent is stored once. The dump is not touched before all of it has been read and
-    understood. The memory that this takes does not depend on how much is moved.
+    Left alone are stacks, what the kernel put there, shared and locked memory, and short runs. What a child still has in
+    common with its parent is stored once. The dump is not touched before all of it has been read and understood. The
+    memory that this takes does not depend on how much is moved.
 
     Args:
         checkpoint_dir: the dump, edited in place.
@@ -238,9 +238,8 @@ def _find_obstacle(mapping: contents.Mapping) -> str:
     """Why a mapping cannot be moved, whatever the policy; "" when it can."""
     kinds = (VmaStatus.REGULAR | VmaStatus.ANON_PRIVATE, VmaStatus.REGULAR | VmaStatus.FILE_PRIVATE)
     obstacles = {
-        "brk heap": mapping.status & VmaStatus.HEAP,
         "stack": mapping.flags & _MAP_GROWSDOWN,
-        "not private memory": mapping.status not in kinds or not mapping.flags & mmap.MAP_PRIVATE,
+        "not private memory": mapping.status & ~VmaStatus.HEAP not in kinds or not mapping.flags & mmap.MAP_PRIVATE,
         "not readable": not mapping.prot & mmap.PROT_READ,
         "locked or huge pages": mapping.flags & (_MAP_LOCKED | _MAP_HUGETLB),
         # The kernel refuses this advice on a file, and so the restore would fail.

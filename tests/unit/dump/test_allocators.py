@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from warmstart.dump.allocators import choose_none, choose_safe
@@ -18,6 +20,8 @@ LIBRARIES = 0x7F00_0000_0000
 HEAP = Mapping(
     LIBRARIES - (64 << 20), LIBRARIES - (32 << 20), 3, 0x22, VmaStatus.REGULAR | VmaStatus.ANON_PRIVATE, "", 0, 0
 )
+
+HEAP_BY_BRK = replace(HEAP, status=HEAP.status | VmaStatus.HEAP)
 
 
 def process(pid: int = 1) -> Process:
@@ -128,6 +132,8 @@ def test_the_heap_of_v8_and_its_array_buffers() -> None:
     assert judge(programs, anonymous(0x1BF2_E394_0000)) == ""
     assert judge(programs, anonymous(0x1BF2_E394_1000)) == reason  # C++ objects
     assert judge(programs, anonymous(0x7F16_8560_0000)) == reason
+    assert judge(programs, HEAP_BY_BRK) == ""
+    assert judge({JEMALLOC: CALLS, **programs}, HEAP_BY_BRK) != ""
     # Where the kernel gives away low addresses, an array buffer may be among them.
     assert judge(programs, anonymous(0x1BF2_E394_0000), at=0x2AAA_AAC0_0000) == reason
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -205,7 +206,6 @@ def test_memory_of_zeros_alone_needs_no_file(tmp_path: Path) -> None:
     ("fields", "reason"),
     [
         ({"flags": ANONYMOUS | 0x100}, "stack"),
-        ({"status": PRIVATE_ANONYMOUS | VmaStatus.HEAP}, "brk heap"),
         ({"status": PRIVATE_ANONYMOUS | VmaStatus.VDSO, "prot": 5}, "not private memory"),
         ({"status": VmaStatus.REGULAR | VmaStatus.FILE_SHARED, "flags": 1, "shmid": 7}, "not private memory"),
         ({"flags": 0x28}, "not private memory"),  # MAP_DROPPABLE
@@ -230,6 +230,26 @@ def test_protection_stays(tmp_path: Path, prot: int) -> None:
     add_process(dump, 1, [vma(100, 130, prot=prot)], {number: number for number in range(100, 130)})
     assert move(dump).processes[0].moved_bytes == 30 * PAGE_SIZE
     assert [(m.file, m.prot) for m in read_mappings(dump, 1)] == [(PATH, prot)]
+
+
+def test_the_heap_that_brk_made(tmp_path: Path) -> None:
+    dump = make_dump(tmp_path / "dump", {1: 0})
+    heap = vma(100, 140, status=PRIVATE_ANONYMOUS | VmaStatus.HEAP)
+    add_process(dump, 1, [heap], {number: number for number in range(100, 130)})
+    assert move(dump).processes[0].moved_bytes == 30 * PAGE_SIZE
+    assert [m.status for m in read_mappings(dump, 1)] == [VmaStatus.REGULAR | VmaStatus.FILE_PRIVATE, heap.status]
+
+
+def test_a_large_block_of_malloc_is_in_two_mappings(tmp_path: Path) -> None:
+    dump = make_dump(tmp_path / "dump", {1: 0})
+    add_process(dump, 1, [vma(100, 200)], {number: number for number in range(100, 200)})
+    with (dump / "pages-1.img").open("r+b") as pages:
+        pages.seek(20 * PAGE_SIZE)
+        pages.write(struct.pack("<2Q", 0, 60 * PAGE_SIZE | 2))  # as glibc has it at the start of the block
+    move(dump)
+    first, second = read_mappings(dump, 1)
+    assert (first.end // PAGE_SIZE, second.start // PAGE_SIZE) == (121, 121)
+    assert first.file_offset + first.end - first.start != second.file_offset
 
 
 MAPPED_FILE = {"status": VmaStatus.REGULAR | VmaStatus.FILE_PRIVATE, "flags": 2, "shmid": 7, "fd": 5}
