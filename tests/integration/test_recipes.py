@@ -13,8 +13,6 @@ from warmstart.publish import Output
 
 TOP = Path(__file__).parents[2]
 RECIPES = sorted([*TOP.glob("recipes/*/*recipe.yaml"), *TOP.glob("examples/*/recipe.yaml")])
-# Go relies on zeros where a mapped file would bring back its bytes.
-UNMAPPED = ("go",)
 
 pytestmark = pytest.mark.node
 
@@ -25,8 +23,4 @@ def test_it_builds_and_restores(recipe, tree, cache, tmp_path) -> None:
     built, steps = build(recipe, Options(cache, Output(Transport.OCI, tmp_path / "image")))
     assert len(built.restores) == 2
     assert steps.warnings == []
-    mapped_bytes, pages_bytes = built.dump.memory.size_bytes, built.dump.pages_bytes
-    if recipe.parent.name in UNMAPPED:
-        assert mapped_bytes == 0
-    else:
-        assert mapped_bytes > pages_bytes / 2
+    assert built.dump.memory.size_bytes > built.dump.pages_bytes / 2
