@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from pathlib import Path
 
 import grpc
 
-from warmstart.core.errors import EngineError
+from warmstart.core.errors import EngineError, HostError
 from warmstart.core.process import Running
 from warmstart.node.session import Session
 
 START_S = 30.0
+SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without the final zero
 PAUSE_IMAGE = "localhost/warmstart/pause:1"
 CNI_PLUGINS = "/usr/lib/cni"
 # CRI-O starts plugins in its own network namespace, the host's; these enter the session's first.
@@ -78,7 +80,6 @@ class Crio:
     """A running CRI-O.
 
     Attributes:
-        endpoint: where it listens, as gRPC takes it.
         session: where it runs.
         state: the directory with all that it writes, at the same path inside and outside.
     """
@@ -87,9 +88,14 @@ class Crio:
     state: Path
 
     @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self.state / "crio.sock"
+
+    @property
     def endpoint(self) -> str:
         """Its socket, in gRPC's words."""
-        return f"unix://{self.state}/crio.sock"
+        return f"unix://{self.socket}"
 
     @property
     def log_file(self) -> Path:
@@ -124,8 +130,12 @@ def run_crio(
 
     Raises:
         EngineError: it did not start; details are the end of its log.
+        HostError: the workspace's path is too long.
     """
     crio = Crio(session, session.workspace / name)
+    if len(os.fsencode(crio.socket)) > SOCKET_PATH_BYTES:
+        hint = "point WARMSTART_TMPDIR at a directory with a shorter path"
+        raise HostError(f"the path of CRI-O's socket would be too long: {crio.socket}", hint=hint)
     _write_files(crio, name, subnet, list(plain_http), runtime, restore)
     command = ["crio", "--config", f"{crio.state}/crio.conf", "--config-dir", f"{crio.state}/crio.conf.d"]
     with session.background(command, log_file=crio.log_file, host_network=True) as running:
@@ -166,7 +176,7 @@ def _network(name: str, state: Path, subnet: str) -> dict[str, object]:
 def _wait_until_serving(crio: Crio, running: Running) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and running.poll() is None:
-        if (crio.state / "crio.sock").exists():
+        if crio.socket.exists():
             with grpc.insecure_channel(crio.endpoint) as channel, contextlib.suppress(grpc.FutureTimeoutError):
                 grpc.channel_ready_future(channel).result(timeout=1)
                 return
