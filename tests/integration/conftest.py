@@ -17,6 +17,7 @@ from support.builds import PASSWORD, PASSWORD_HASH, USER, PrivateRegistry
 
 from warmstart.cli import default_cache
 from warmstart.core.workspace import open_workspace
+from warmstart.node.keeper import Bind
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 
@@ -55,12 +56,12 @@ def area() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def open_node(tree) -> Callable[[], AbstractContextManager[Session]]:
-    """Open a node that has never seen any image."""
+def open_node(tree) -> Callable[..., AbstractContextManager[Session]]:
+    """Open a node that has never seen any image, and that sees some more of this machine."""
 
     @contextmanager
-    def open_one() -> Iterator[Session]:
-        with open_workspace("test") as workspace, enter(tree, workspace) as session:
+    def open_one(*binds: Bind) -> Iterator[Session]:
+        with open_workspace("test") as workspace, enter(tree, workspace, binds=binds) as session:
             yield session
 
     return open_one

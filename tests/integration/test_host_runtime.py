@@ -1,0 +1,119 @@
+"""Building on the CRI-O of the host.
+
+The host is a node of its own in which a CRI-O runs and where `warmstart` is called, as it would be on a real one.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cri_api.v1 import api_pb2 as cri
+from support.builds import STATE, write_recipe
+
+import warmstart
+from warmstart.cli import TERMINATED
+from warmstart.core.errors import EngineError
+from warmstart.core.process import Finished
+from warmstart.engine.cri import CriEngine
+from warmstart.engine.local import RUNROOT
+from warmstart.image.annotations import read_provenance
+from warmstart.image.layout import read_image
+from warmstart.image.skopeo import copy_image
+from warmstart.node.crio import PAUSE_IMAGE, run_crio
+from warmstart.node.keeper import Bind
+from warmstart.node.session import Session
+from warmstart.node.tree import PAUSE_LAYOUT
+
+pytestmark = pytest.mark.node
+
+REPOSITORY = Path(warmstart.__file__).parents[1]
+STRIKE = Path(__file__).parents[1] / "support" / "strike.py"
+BUILD_S = 120.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine with a CRI-O."""
+
+    session: Session
+    runtime: CriEngine
+    cache: Path
+    base: Path
+
+    @property
+    def directory(self) -> Path:
+        return self.session.workspace
+
+    def build(self, *before: str | Path, output: Path) -> Finished:
+        """Run `warmstart build` there; `before` takes the place of what starts warmstart."""
+        recipe = write_recipe(self.directory / "recipe.yaml", self.base, "localhost/tests/host:1", warmup=[STATE])
+        command = [sys.executable, *(before or ("-m", "warmstart")), "--cache-dir", self.cache, "build", recipe]
+        command += ["--runtime-endpoint", self.runtime.endpoint, "-o", f"oci:{output}"]
+        environment = [f"PYTHONPATH={REPOSITORY}", f"WARMSTART_TMPDIR={self.directory}"]
+        return self.session.run(["env", *environment, *command], timeout_s=BUILD_S, check=False)
+
+    def list_content(self) -> tuple[set[str], ...]:
+        """What the CRI-O has: containers, pods, images."""
+        containers = self.runtime.runtime.ListContainers(cri.ListContainersRequest()).containers
+        pods = self.runtime.runtime.ListPodSandbox(cri.ListPodSandboxRequest()).items
+        images = self.runtime.images.ListImages(cri.ListImagesRequest()).images
+        return {item.id for item in containers}, {item.id for item in pods}, {item.id for item in images}
+
+    def list_addresses(self) -> list[Path]:
+        """Where the CRI-O's network remembers the addresses that its pods have had."""
+        return list(self.directory.glob("host/addresses/*/last_reserved_ip*"))
+
+
+@pytest.fixture(scope="module")
+def host(open_node, cache, base_archive) -> Iterator[Host]:
+    binds = [Bind(str(path)) for path in {*find_python(), REPOSITORY, STRIKE.parent, cache, base_archive}]
+    with open_node(*binds) as session, run_crio(session, "host", subnet="10.66.0.0/24") as crio:
+        # As on a real host, the other tools of the host use the same directories.
+        script = f"mkdir -p {RUNROOT} && mount --bind {crio.state}/runroot {RUNROOT}"
+        session.run(["sh", "-c", script], timeout_s=10)
+        copy_image(session, f"oci:{PAUSE_LAYOUT}", f"{crio.store}{PAUSE_IMAGE}")
+        with CriEngine(crio.endpoint, proc=session.proc, network=session.network, scratch=crio.state) as runtime:
+            yield Host(session, runtime, cache, base_archive)
+
+
+def find_python() -> set[Path]:
+    """What the running Python consists of; all of /usr would hide the host's own tools."""
+    if sys.base_prefix != "/usr":
+        return {Path(sys.prefix), Path(sys.base_prefix)}
+    return {Path(sys.prefix), Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib"))}
+
+
+def test_the_image_is_built_there_and_nothing_is_left(host):
+    before = host.list_content()
+    assert not host.list_addresses()
+    done = host.build(output=host.directory / "out")
+    assert done.returncode == 0, done.stderr
+    assert host.list_addresses()
+    assert read_provenance(read_image(host.directory / "out").manifest.annotations) is not None
+    assert host.list_content() == before
+
+
+@pytest.mark.parametrize("step", ["start", "warm up", "checkpoint"])
+def test_an_interrupted_build_leaves_nothing_there(host, step):
+    before = host.list_content()
+    done = host.build(STRIKE, "SIGTERM", step, "0.1", "warmstart-", output=host.directory / "struck")
+    assert done.returncode == TERMINATED, done.stderr
+    assert host.list_content() == before
+    assert not (host.directory / "struck").exists()
+
+
+def test_where_nothing_listens_it_says_so(base_archive, cache, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, "localhost/tests/host:1")
+    command = [sys.executable, "-m", "warmstart", "--cache-dir", cache, "build", recipe]
+    done = subprocess.run(
+        [*command, "--runtime-endpoint", f"unix://{tmp_path}/none.sock"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == EngineError.exit_code
+    assert "does not answer" in done.stderr
+    assert "none.sock" in done.stderr
