@@ -153,9 +153,9 @@ def map_memory(
 ) -> MappedMemory:
     """Move resident private memory of all processes into one file, and make the dump map it.
 
-    Left alone are stacks, what the kernel put there, shared and locked memory, and short runs. What a child still has in
-    common with its parent is stored once. The dump is not touched before all of it has been read and understood. The
-    memory that this takes does not depend on how much is moved.
+    Left alone are stacks, what the kernel put there, shared and locked memory, and short runs. What a child still has
+    in common with its parent is stored once. The dump is not touched before all of it has been read and understood.
+    The memory that this takes does not depend on how much is moved.
 
     Args:
         checkpoint_dir: the dump, edited in place.
