@@ -23,21 +23,24 @@ from warmstart.dump.programs import Program, Programs
 
 _GIB = 1 << 30
 
-# Names of files that call madvise or mremap, but never rely on zeros in private anonymous memory afterwards.
+# Paths, by their ends, of what calls madvise or mremap, but never relies on zeros in private anonymous memory afterwards.
 _SAFE_CALLERS = re.compile(
     r"""
-    libc\.so\.6 | libc-2\.\d+\.so           # glibc
-    | ld-linux-.*\.so\.\d | ld-2\.\d+\.so
-    | ld-musl-.*\.so\.1 | libc\.musl-.* | libc\.so  # musl
-    | libjvm\.so                            # HotSpot
-    | libnio\.so                            # of the JDK: mapped files
-    | python3[\d.]*t? | libpython3.*\.so.*  # CPython
-    | libmimalloc[-\w]*\.so.*
-    | libtcmalloc\w*\.so.*                  # of gperftools
-    | libcrypto\.so.*                       # MADV_DONTDUMP alone
-    | libpcre2-\d+\.so.*                    # gives back a stack
-    | libsqlite3\.so.* | libelf.*\.so.*     # mapped files
-    | _multiarray_umath\..*\.so             # NumPy: MADV_HUGEPAGE alone
+    /(
+    libc\.so\.6 | libc-2\.\d+\.so | ld-linux-[-\w]+\.so\.\d | ld-2\.\d+\.so  # glibc
+    | ld-musl-\w+\.so\.1 | libc\.musl-[\w.]+ | libc\.so  # musl
+    | libjvm\.so                                      # HotSpot
+    | libnio\.so                                      # of the JDK: mapped files
+    | python3[\d.]*t? | libpython3[\d.]*t?\.so[\d.]*   # CPython
+    | libmimalloc[-\w]*\.so[\d.]*
+    | libtcmalloc\w*\.so[\d.]*                        # of gperftools
+    | libcrypto[-\w]*\.so[\d.]*                       # OpenSSL: MADV_DONTDUMP alone
+    | cryptography/hazmat/bindings/_rust\.abi3\.so    # has OpenSSL in it
+    | grpc/_cython/cygrpc\.[-\w]+\.so                 # has BoringSSL in it: MADV_WIPEONFORK alone
+    | libpcre(2-\d+)?[-\w]*\.so[\d.]*                 # a stack, which it writes before it reads
+    | (libsqlite3|libelf)[-\w.]*\.so[\d.]*            # mapped files
+    | _multiarray_umath\.[-\w]+\.so                   # NumPy: MADV_HUGEPAGE alone
+    )\Z
     """,
     re.VERBOSE,
 )
@@ -157,9 +160,9 @@ def _find_go_reason(path: str, program: Program) -> str:
 
 
 def _find_caller_reason(path: str) -> str:
-    name = PurePosixPath(path).name
-    if _SAFE_CALLERS.fullmatch(name):
+    if _SAFE_CALLERS.search(path):
         return ""
+    name = PurePosixPath(path).name
     if any(area.runtime.fullmatch(name) for area in _AREAS):
         return _V8_RELIES
     if "jemalloc" in name:
