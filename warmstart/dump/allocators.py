@@ -23,7 +23,7 @@ from warmstart.dump.programs import Program, Programs
 
 _GIB = 1 << 30
 
-# Paths, by their ends, of what calls madvise or mremap, but never relies on zeros in private anonymous memory afterwards.
+# The ends of paths of what calls madvise or mremap, but never relies on zeros in private anonymous memory then.
 _SAFE_CALLERS = re.compile(
     r"""
     /(
