@@ -11,7 +11,7 @@ IMAGE_CACHE ?= $(or $(WARMSTART_CACHE),$(HOME)/.cache/warmstart)/images
 BUILD_IMAGES = $(WARMSTART) -v node run --bind $(IMAGE_CACHE) -- \
 	env IMAGE_CACHE=$(IMAGE_CACHE) recipes/build-image.sh
 
-.PHONY: help demo test lint unit integration slow bench images tools clean
+.PHONY: help demo test lint unit integration slow bench launcher images tools clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,6 +37,12 @@ integration: $(VENV)/ready tools images ## Tests of the whole, on the embedded n
 
 slow: $(VENV)/ready tools images ## Soak tests
 	$(BIN)/pytest tests -m slow
+
+bench: $(VENV)/ready tools images ## What restoring gains, measured here (half an hour, on a quiet machine)
+	$(BIN)/python benchmarks/run.py
+
+launcher: $(VENV)/ready tools ## Tests of the launcher; they build CRIU
+	$(BIN)/pytest tests/launcher
 
 images: $(VENV)/ready tools ## The base images of the example and the recipes
 	@mkdir -p $(IMAGE_CACHE)

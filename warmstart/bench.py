@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -268,7 +269,17 @@ def _make_image(work: Work, engine: LocalEngine, base: Base, dumped: Dumped, nam
     dump = build.edit_dump(own, dumped, archive)
     layout = build.make_layout(own, dumped, dump, base, build.describe(own, engine, dumped, dump))
     pack_s = time.monotonic() - began
+    for path in (archive.root, dump.memory_file, directory / "addition", directory / "buildah"):
+        _discard(path)
     return Candidate(Way(name, f"{IMAGE}:{name}", dumped.identity), layout, pack_s), dump
+
+
+def _discard(path: Path | None) -> None:
+    """Remove what is not needed any more: a heap takes its size several times over."""
+    if path is not None and path.is_dir():
+        shutil.rmtree(path)
+    elif path is not None:
+        path.unlink(missing_ok=True)
 
 
 def _find_reasons(dump: Dump) -> list[str]:
