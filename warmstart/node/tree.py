@@ -65,6 +65,7 @@ CONTENTS = Contents(
         "docker-registry",
         "iproute2",
         "iptables",
+        "libcriu2",  # for crun
         "mmdebstrap",
         "mount",
         "netavark",

@@ -1,0 +1,43 @@
+"""The OCI runtimes under CRI-O: what was checkpointed under either is restored under both."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from support.builds import build, get, read_state, write_recipe
+
+import warmstart.build
+from warmstart.build import Options
+from warmstart.engine.local import start_engine
+from warmstart.image.reference import Transport
+from warmstart.publish import Output
+from warmstart.recipe.load import load_recipe
+
+pytestmark = pytest.mark.node
+
+SUBNET = "10.77.0.0/24"
+IMAGE = "localhost/tests/runtimes:1"
+# Unless told otherwise, crun has CRIU make the cgroups of the build again, which cannot be done where the host has
+# hierarchies of both versions.
+CRIU_OPTIONS = ["manage-cgroups ignore"]
+SETTINGS = {"env": [{"name": "FILL_MB", "value": "8"}]}
+
+
+@pytest.mark.parametrize("builder", ["runc", "crun"])
+def test_an_image_restores_under_the_other_one_too(builder, base_archive, cache, open_node, tmp_path, monkeypatch):
+    # The pipeline itself verifies under runc, whatever it builds with.
+    monkeypatch.setattr(warmstart.build, "start_engine", partial(start_engine, runtime=builder))
+    recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, IMAGE, SETTINGS, memory={"mapped": "all"})
+    built, _ = build(recipe, Options(cache, Output(Transport.OCI, tmp_path / "out")))
+    assert len(built.restores) == 2
+
+    container = load_recipe(recipe).container
+    with open_node() as session:
+        layout = (tmp_path / "out").rename(session.workspace / "layout")
+        with start_engine(session, "other", subnet=SUBNET, runtime="crun", criu_options=CRIU_OPTIONS) as engine:
+            engine.import_image(layout, IMAGE)
+            with engine.cri.start(container, IMAGE, "pod") as running:
+                assert running.restored
+                assert get(running, "/check")[0] == 200
+                assert int(read_state(running)["requests"]) > 1
