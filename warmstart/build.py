@@ -39,7 +39,7 @@ from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, Provena
 from warmstart.image.buildah import Buildah
 from warmstart.image.compose import compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
-from warmstart.image.layout import read_image
+from warmstart.image.layout import find_partials, read_image
 from warmstart.image.manifest import find_host_platform
 from warmstart.image.reference import Reference, Source, Transport, parse_reference, parse_source
 from warmstart.image.skopeo import copy_image, find_image
@@ -112,7 +112,8 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
             tree = ensure_tree(options.cache, steps.note)
             host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
         binds = [*find_binds(source), *(host.binds if host else ())]
-        with enter(tree, workspace, binds=binds) as session:
+        leftovers = find_partials(options.output.path) if options.output.path else ()
+        with enter(tree, workspace, binds=binds, leftovers=leftovers) as session:
             work = Work(recipe, options, steps, session)
             base = fetch_base(work, source)
             with open_engine(work, host) as engine:

@@ -6,6 +6,7 @@ A layout is a directory of `oci-layout`, `index.json` and `blobs/ALGORITHM/HEX`;
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -205,6 +206,14 @@ def write_layout(layout: Path, image: Image, target: Path, *, name: str) -> None
         _add_image(layout, image, partial, name)
 
 
+def find_partials(target: Path) -> tuple[str, ...]:
+    """Patterns of what this process leaves, should it be killed while it writes an archive or a layout to `target`."""
+    end = f".{os.getpid()}-*.partial"
+    path = target.absolute()
+    beside, inside = glob.escape(str(path.parent)), glob.escape(str(path))
+    return (f"{beside}/.{glob.escape(path.name)}{end}", f"{inside}/.*{end}", f"{inside}/blobs/*/.*{end}")
+
+
 def write_index(layout: Path, manifest: Descriptor) -> None:
     """Make `layout`, which holds an image's blobs already, a layout of that one image."""
     (layout / "oci-layout").write_bytes(_VERSION_FILE)
@@ -267,7 +276,7 @@ def _open_plain(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """A free path in the directory of `target`, renamed to it at the end, removed after an error."""
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         yield partial
         partial.rename(target)

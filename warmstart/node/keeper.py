@@ -2,8 +2,8 @@
 
 It runs beside the command that started it (`python -m warmstart.node.keeper`), with that command at the other end of
 its standard input. When that pipe closes, however the command ended, everything in the namespaces is killed and the
-cgroup removed, and, when the command could not do so itself, its workspace too. Should the keeper itself be killed,
-the kernel ends the namespaces with it.
+cgroup removed, and, when the command could not do so itself, its workspace too, and what it was writing. Should the
+keeper itself be killed, the kernel ends the namespaces with it.
 
 Protocol: the plan as JSON in argv[1]; on standard output one line, `ready PID` or `failed` and a `Failure` as JSON; on
 standard input nothing, or the line `done` before the end when the command is going to remove the workspace itself.
@@ -24,7 +24,7 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fcntl import ioctl
 from pathlib import Path
@@ -69,6 +69,7 @@ class Plan:
         workspace: a directory the node sees at the same path, writable.
         files: files of the host that replace the tree's: (path in the tree, path on the host).
         binds: more of the host.
+        leftovers: patterns of what the command leaves elsewhere, should it be killed.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Plan:
     workspace: str
     files: tuple[tuple[str, str], ...] = ()
     binds: tuple[Bind, ...] = ()
+    leftovers: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """As the keeper's argument."""
@@ -87,6 +89,7 @@ class Plan:
         fields = json.loads(text)
         fields["files"] = tuple((inside, outside) for inside, outside in fields["files"])
         fields["binds"] = tuple(Bind(**bind) for bind in fields["binds"])
+        fields["leftovers"] = tuple(fields["leftovers"])
         return Plan(**fields)
 
 
@@ -132,7 +135,17 @@ def main() -> int:
         sweep_workspaces()
     else:
         remove_workspace(Path(plan.workspace))
+        _remove_leftovers(plan.leftovers)
     return 0
+
+
+def _remove_leftovers(patterns: Iterable[str]) -> None:
+    for pattern in patterns:
+        for path in list(Path("/").glob(pattern.lstrip("/"))):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 class _InitError(Exception):

@@ -106,10 +106,13 @@ class Session:
 
 
 @contextlib.contextmanager
-def enter(root: Path, workspace: Path, *, binds: Sequence[Bind] = ()) -> Iterator[Session]:
+def enter(
+    root: Path, workspace: Path, *, binds: Sequence[Bind] = (), leftovers: Sequence[str] = ()
+) -> Iterator[Session]:
     """Make namespaces around the tree at `root`.
 
-    `workspace` must exist and be ours alone: when this process is killed, the keeper removes it.
+    `workspace` must exist and be ours alone: when this process is killed, the keeper removes it, and with it what is
+    found by the patterns (see `glob`) in `leftovers`.
 
     Raises:
         HostError: not root, something that is to be bound is not there or in the way, or the kernel refused.
@@ -124,6 +127,7 @@ def enter(root: Path, workspace: Path, *, binds: Sequence[Bind] = ()) -> Iterato
         workspace=str(workspace),
         files=tuple(_host_files()),
         binds=tuple(binds),
+        leftovers=tuple(leftovers),
     )
     keeper = subprocess.Popen(
         [sys.executable, "-m", "warmstart.node.keeper", plan.to_json()],

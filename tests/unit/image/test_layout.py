@@ -3,11 +3,20 @@ import json
 import os
 import shutil
 import tarfile
+from pathlib import Path
 
 import pytest
 
 from warmstart.core.errors import ImageError
-from warmstart.image.layout import open_blob, read_document, read_image, write_archive, write_layout
+from warmstart.image.layout import (
+    CheckedReader,
+    find_partials,
+    open_blob,
+    read_document,
+    read_image,
+    write_archive,
+    write_layout,
+)
 from warmstart.image.manifest import DOCUMENT_LIMIT_BYTES, REF_NAME, Descriptor, Platform
 
 ARM = {"os": "linux", "architecture": "arm64"}
@@ -253,6 +262,27 @@ def test_a_layout_is_unchanged_when_adding_to_it_fails(source, tmp_path):
         write_layout(source.path, image, tmp_path / "out", name="app:2")
     assert (tmp_path / "out/index.json").read_bytes() == before
     assert not list((tmp_path / "out").rglob("*.partial"))
+
+
+@pytest.mark.parametrize(("write", "older"), [(write_archive, False), (write_layout, False), (write_layout, True)])
+def test_what_is_half_made_at_any_moment_can_be_found(source, tmp_path, monkeypatch, write, older):
+    target = tmp_path / "out [1]"
+    if older:
+        write_layout(source.path, read_image(source.path), target, name="app:1")
+        source.list(source.image(b"new"))
+    read, seen = CheckedReader.read, []
+
+    def look_and_read(reader: CheckedReader, size: int = -1) -> bytes:
+        there = {path for path in tmp_path.rglob("*.partial") if ".partial/" not in str(path)}
+        found = {path for pattern in find_partials(target) for path in Path("/").glob(pattern.lstrip("/"))}
+        seen.append((found, there))
+        return read(reader, size)
+
+    image = read_image(source.path)
+    monkeypatch.setattr(CheckedReader, "read", look_and_read)
+    write(source.path, image, target, name="app:2")
+    assert seen
+    assert all(there and found == there for found, there in seen)
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])

@@ -347,7 +347,7 @@ import sys
 from pathlib import Path
 from warmstart.core.workspace import open_workspace
 from warmstart.node.session import enter
-with open_workspace("test") as workspace, enter(Path("/"), workspace) as session:
+with open_workspace("test") as workspace, enter(Path("/"), workspace, leftovers=sys.argv[1:]) as session:
     with session.background(["sleep", "1000"], log_file=workspace / "log"):
         print(workspace, session.init_pid, flush=True)
         sys.stdin.read()
@@ -360,6 +360,17 @@ def test_nothing_is_left_when_the_command_is_killed():
         assert workspace.exists()
         command.kill()
     assert wait_until(lambda: not workspace.exists() and find_traces(workspace.name) == [])
+
+
+def test_what_the_command_was_writing_is_removed_when_it_is_killed(tmp_path):
+    (tmp_path / ".out.1.partial/blobs").mkdir(parents=True)
+    (tmp_path / ".out.2.partial").touch()
+    (tmp_path / "out").touch()
+    argv = [sys.executable, "-c", HOLD, f"{tmp_path}/.*.partial", f"{tmp_path}/none/.*"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as command:
+        command.stdout.readline()
+        command.kill()
+    assert wait_until(lambda: list(tmp_path.iterdir()) == [tmp_path / "out"])
 
 
 KILLED_AT_THE_END = """
@@ -501,5 +512,6 @@ def test_evidence_of_a_node_that_could_not_be_made_is_kept():
 
 
 def test_a_plan_survives_its_way_to_the_keeper():
-    plan = Plan("name", "/tree", "/work", (("/etc/hosts", "/etc/hosts"),), (Bind("/a"), Bind("/b", writable=True)))
+    binds = (Bind("/a"), Bind("/b", writable=True))
+    plan = Plan("name", "/tree", "/work", (("/etc/hosts", "/etc/hosts"),), binds, ("/out/.*.partial",))
     assert Plan.from_json(plan.to_json()) == plan
