@@ -1,7 +1,8 @@
 """A cgroup of our own, on cgroup v1, v2 and hybrid hosts, that is gone when we are.
 
 Everything the embedded node runs lives below it: one recursive removal cleans up whatever a runtime left.
-On a hybrid host only the v1 hierarchies are used: there they hold the controllers.
+On a hybrid host the v1 hierarchies are used: there they hold the controllers. The node has a cgroup in the v2 one all
+the same: CRIU looks into every hierarchy, and all that it sees there goes into the image and is made again.
 Formats: cgroups(7), and proc_pid_mountinfo(5) for where the hierarchies are mounted.
 """
 
@@ -11,7 +12,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.errors import HostError
@@ -28,11 +29,14 @@ class Hierarchy:
         mount_point: where it is mounted.
         options: what to give mount(2) to mount it again, such as `memory` or `none,name=systemd`; empty on v2.
         own: the cgroup of this process in it, as a directory.
+        has_leaf: whether the node's own processes are in a leaf; not in the v2 hierarchy of a hybrid host, where
+            containers are in the same cgroup as they are, and should find themselves at the root.
     """
 
     mount_point: Path
     options: str
     own: Path
+    has_leaf: bool = True
 
     @property
     def is_v2(self) -> bool:
@@ -57,6 +61,8 @@ class Cgroup:
         cgroup v2 lets no process be in a cgroup that hands controllers to its children, but for the root.
         """
         for hierarchy, directory in self.directories:
+            if not hierarchy.has_leaf:
+                continue
             (directory / LEAF / "cgroup.procs").write_text("0")
             if hierarchy.is_v2:
                 controllers = (directory / "cgroup.controllers").read_text().split()
@@ -81,8 +87,8 @@ class Cgroup:
 def find_hierarchies(mountinfo: str, membership: str) -> tuple[Hierarchy, ...]:
     """The hierarchies to use, from the texts of /proc/self/mountinfo and /proc/self/cgroup.
 
-    Those of cgroup v1 where they control processors or memory; all else that is v1 (systemd's on a hybrid host, or
-    net_cls, which some VPN clients mount) says nothing about how the host is run.
+    Those of cgroup v1 where they control processors or memory, and that of v2 last; all else that is v1 (systemd's on a
+    hybrid host, or net_cls, which some VPN clients mount) says nothing about how the host is run.
     """
     own_paths: dict[str, str] = {}
     for line in membership.splitlines():
@@ -102,7 +108,9 @@ def find_hierarchies(mountinfo: str, membership: str) -> tuple[Hierarchy, ...]:
             # A container's own may be mounted a second time, elsewhere.
             v1.setdefault(controllers, found)
     is_v1 = any({"cpu", "memory"} & set(names.split(",")) for names in v1)
-    return tuple(v1.values()) if is_v1 else tuple(v2[:1])
+    if not is_v1:
+        return tuple(v2[:1])
+    return (*v1.values(), *(replace(hierarchy, has_leaf=False) for hierarchy in v2[:1]))
 
 
 def find_cgroup(name: str) -> Cgroup:
@@ -150,7 +158,9 @@ def _own_directory(mount_point: str, root: str, path: str) -> Path:
 
 
 def _make(hierarchy: Hierarchy, directory: Path) -> None:
-    (directory / LEAF).mkdir(parents=True)
+    directory.mkdir()
+    if hierarchy.has_leaf:
+        (directory / LEAF).mkdir()
     if "cpuset" in hierarchy.options.split(","):
         # A new v1 cpuset is empty, and admits nobody until it has processors and memory nodes.
         for place in (directory, directory / LEAF):

@@ -38,12 +38,14 @@ NAMESPACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWUTS | linux
 DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
 # Where the host's root is while the node is made.
 OLD_ROOT = Path("/.host")
+# Where the node has the v2 hierarchy of a hybrid host: not where runtimes look for one.
+SPARE_CGROUP2 = "/run/cgroup2"
 ENTER = "/usr/local/libexec/warmstart-enter"
 # What a command run in the node starts with: join the node's cgroup, die with the nsenter that brought it in.
 # The cgroup namespace is entered last: once in it, a process that came from elsewhere may not be moved any more where
 # cgroup2 is mounted with nsdelegate (cgroups(7)).
 ENTER_SCRIPT = f"""#!/bin/sh
-for procs in /sys/fs/cgroup/{LEAF}/cgroup.procs /sys/fs/cgroup/*/{LEAF}/cgroup.procs; do
+for procs in /sys/fs/cgroup/{LEAF}/cgroup.procs /sys/fs/cgroup/*/{LEAF}/cgroup.procs {SPARE_CGROUP2}/cgroup.procs; do
     [ ! -e "$procs" ] || echo 0 > "$procs" || exit
 done
 cd "$1" && shift && exec nsenter --cgroup=/proc/1/ns/cgroup -- setpriv --pdeathsig KILL -- "$@"
@@ -279,7 +281,7 @@ def _mount_kernel(root: Path, cgroup: Cgroup) -> None:
     linux.mount("sysfs", root / "sys", "sysfs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     for place in ("tmp", "run"):
         linux.mount("tmpfs", root / place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
-    _mount_cgroups(root / "sys/fs/cgroup", cgroup)
+    _mount_cgroups(root, cgroup)
     dev = root / "dev"
     linux.mount("tmpfs", dev, "tmpfs", linux.MS_NOSUID, "mode=755")
     for name, minor in DEVICES.items():
@@ -296,16 +298,17 @@ def _mount_kernel(root: Path, cgroup: Cgroup) -> None:
         (dev / name).symlink_to(target)
 
 
-def _mount_cgroups(place: Path, cgroup: Cgroup) -> None:
-    """Only the hierarchies in use: on a hybrid host the node sees plain cgroup v1."""
+def _mount_cgroups(root: Path, cgroup: Cgroup) -> None:
+    """Only the hierarchies in use: on a hybrid host runtimes see plain cgroup v1."""
+    place, spare = root / "sys/fs/cgroup", root / SPARE_CGROUP2.lstrip("/")
     if cgroup.directories[0][0].is_v2:
         linux.mount("cgroup2", place, "cgroup2")
         return
     linux.mount("tmpfs", place, "tmpfs", options="mode=755")
     for hierarchy, _ in cgroup.directories:
-        directory = place / hierarchy.mount_point.name
+        directory = spare if hierarchy.is_v2 else place / hierarchy.mount_point.name
         directory.mkdir()
-        linux.mount("cgroup", directory, "cgroup", options=hierarchy.options)
+        linux.mount("cgroup", directory, "cgroup2" if hierarchy.is_v2 else "cgroup", options=hierarchy.options)
 
 
 def _bind(source: Path, bind: Bind) -> None:

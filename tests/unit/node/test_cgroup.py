@@ -13,7 +13,7 @@ import pytest
 
 from warmstart.core.errors import HostError
 from warmstart.node import cgroup
-from warmstart.node.cgroup import LEAF, Hierarchy, find_cgroup, find_hierarchies, make_cgroup
+from warmstart.node.cgroup import LEAF, Cgroup, Hierarchy, find_cgroup, find_hierarchies, make_cgroup
 
 # As Fedora, Debian 12 and Ubuntu 24.04 are.
 UNIFIED = """\
@@ -87,10 +87,11 @@ def test_a_legacy_host_has_a_hierarchy_for_each_set_of_controllers():
     )
 
 
-def test_on_a_hybrid_host_the_legacy_ones_are_used():
-    found = find_hierarchies(HYBRID, HYBRID_MEMBERSHIP)
-    assert [hierarchy.options for hierarchy in found] == ["none,name=systemd", "memory", "cpu,cpuacct"]
-    assert not any(hierarchy.is_v2 for hierarchy in found)
+def test_on_a_hybrid_host_the_legacy_ones_are_used_and_the_other_is_there():
+    *legacy, unified = find_hierarchies(HYBRID, HYBRID_MEMBERSHIP)
+    assert [hierarchy.options for hierarchy in legacy] == ["none,name=systemd", "memory", "cpu,cpuacct"]
+    assert [(hierarchy.is_v2, hierarchy.has_leaf) for hierarchy in legacy] == [(False, True)] * 3
+    assert (unified.mount_point, unified.is_v2, unified.has_leaf) == (SYSTEMD / "unified", True, False)
 
 
 def test_a_stray_legacy_hierarchy_does_not_make_a_host_a_legacy_one():
@@ -154,6 +155,13 @@ def directories(name: str) -> list[Path]:
     return [directory for _, directory in find_cgroup(name).directories]
 
 
+def put(pid: int, made: Cgroup) -> None:
+    """Put a process where the node's own are."""
+    for hierarchy, directory in made.directories:
+        place = directory / LEAF if hierarchy.has_leaf else directory
+        (place / "cgroup.procs").write_text(str(pid))
+
+
 def is_gone(name: str) -> bool:
     return not any(directory.exists() for directory in directories(name))
 
@@ -161,7 +169,9 @@ def is_gone(name: str) -> bool:
 def test_a_cgroup_is_made_in_each_hierarchy_and_gone_at_the_end(name):
     with make_cgroup(name) as made:
         assert [directory for _, directory in made.directories] == directories(name)
-        assert all((directory / LEAF).is_dir() for directory in directories(name))
+        for hierarchy, directory in made.directories:
+            assert directory.is_dir()
+            assert (directory / LEAF).is_dir() == hierarchy.has_leaf
     assert is_gone(name)
 
 
@@ -181,8 +191,7 @@ def test_it_is_gone_with_all_that_a_runtime_left_below_it(name):
 
 def test_its_removal_waits_for_processes_that_are_about_to_end(name):
     with make_cgroup(name) as made, subprocess.Popen(["sleep", "1000"]) as sleeper:
-        for _, directory in made.directories:
-            (directory / LEAF / "cgroup.procs").write_text(str(sleeper.pid))
+        put(sleeper.pid, made)
         timer = threading.Timer(0.3, sleeper.kill)
         timer.start()
         made.remove()
@@ -194,8 +203,7 @@ def test_its_removal_does_not_wait_for_ever(name, monkeypatch):
     monkeypatch.setattr(cgroup, "REMOVAL_S", 0.1)
     with make_cgroup(name) as made:
         with subprocess.Popen(["sleep", "1000"]) as sleeper:
-            for _, directory in made.directories:
-                (directory / LEAF / "cgroup.procs").write_text(str(sleeper.pid))
+            put(sleeper.pid, made)
             made.remove()
             assert not is_gone(name)
             sleeper.kill()
@@ -235,7 +243,7 @@ print(Path("/proc/self/cgroup").read_text())
         done = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, check=True)
         joined, settled = done.stdout.split("\n\n")[:2]
         assert joined.count(f"/{name}\n") + joined.endswith(f"/{name}") == len(made.directories)
-        assert settled.count(f"/{name}/{LEAF}") == len(made.directories)
+        assert settled.count(f"/{name}/{LEAF}") == sum(hierarchy.has_leaf for hierarchy, _ in made.directories)
     assert is_gone(name)
 
 
