@@ -112,7 +112,7 @@ def assert_fine(outcome: Outcome, moved_mib: int, given_back: bool = True) -> No
     assert outcome.first.moved_bytes >= moved_mib * MIB
     touched, freed, _ = outcome.mapped
     if given_back:
-        assert freed.resident < touched.resident - 20 * MIB
+        assert freed.resident < touched.resident - 10 * MIB
 
 
 @pytest.mark.parametrize("policy", ["auto", "all"])
