@@ -30,7 +30,7 @@ lint: $(VENV)/ready ## Style, types and import rules
 	$(BIN)/lint-imports
 
 unit: $(VENV)/ready tools ## Tests of each room
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit -m "not slow"
 
 integration: $(VENV)/ready tools images ## Tests of the whole, on the embedded node
 	$(BIN)/pytest tests/integration -m "not slow"
