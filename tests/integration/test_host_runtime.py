@@ -99,10 +99,12 @@ def test_the_image_is_built_there_and_nothing_is_left(host):
     assert host.list_content() == before
 
 
-@pytest.mark.parametrize("step", ["start", "warm up", "checkpoint"])
-def test_an_interrupted_build_leaves_nothing_there(host, step):
+@pytest.mark.parametrize(
+    ("step", "delay_s"), [("start", 0.03), ("start", 0.06), ("start", 0.1), ("warm up", 0.1), ("checkpoint", 0.1)]
+)
+def test_an_interrupted_build_leaves_nothing_there(host, step, delay_s):
     before = host.list_content()
-    done = host.build(STRIKE, "SIGTERM", step, "0.1", "warmstart-", output=host.directory / "struck")
+    done = host.build(STRIKE, "SIGTERM", step, str(delay_s), "warmstart-", output=host.directory / "struck")
     assert done.returncode == TERMINATED, done.stderr
     assert host.list_content() == before
     assert not (host.directory / "struck").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,12 +36,14 @@ class LocalEngine:
         session: where skopeo and buildah run.
         root: the store's directory.
         runroot: the store's directory for what does not outlive a boot.
+        shared: whether the store is not ours alone.
     """
 
     cri: CriEngine
     session: Session
     root: Path
     runroot: Path
+    shared: bool = False
 
     def import_image(self, layout: Path, name: str, on_line: Callable[[str], object] = lambda _: None) -> None:
         """Bring the image of an OCI layout, which the session sees, into the store under a name.
@@ -49,7 +52,32 @@ class LocalEngine:
             ImageError: it could not be read.
         """
         store = f"containers-storage:[overlay@{self.root}+{self.runroot}]{name}"
-        copy_image(self.session, f"oci:{layout}", store, on_line=on_line)
+        if not self.shared:
+            copy_image(self.session, f"oci:{layout}", store, on_line=on_line)
+            return
+        # A copy that is cut short can leave an image in the store with which nobody can list its images any more.
+        _finish(lambda: copy_image(self.session, f"oci:{layout}", store))
+
+
+def _finish(call: Callable[[], object]) -> None:
+    """Call something, and wait for its end even when we are interrupted before."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=work)
+    try:
+        worker.start()
+        worker.join()
+    finally:
+        if worker.ident is not None:
+            worker.join()
+    if errors:
+        raise errors[0]
 
 
 @contextlib.contextmanager
@@ -134,7 +162,7 @@ def connect_engine(session: Session, host: HostRuntime) -> Iterator[LocalEngine]
     """The host's own CRI-O, for the length of a `with` block; `session` must see `host.binds`."""
     scratch = session.workspace / "pods"
     with CriEngine(host.endpoint, proc=Path("/proc"), network=None, scratch=scratch) as cri:
-        yield LocalEngine(cri, session, host.root, RUNROOT)
+        yield LocalEngine(cri, session, host.root, RUNROOT, shared=True)
 
 
 def find_binds(source: Source) -> list[Bind]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import stat
+import threading
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -82,15 +85,30 @@ def test_a_runtime_is_examined(runtime, tmp_path):
 def test_images_are_brought_into_the_hosts_store(runtime, tmp_path):
     be_crio(runtime)
     session = FakeSession(tmp_path)
-    heard: list[str] = []
     with connect_engine(session, find_host_runtime(runtime.endpoint)) as engine:
         assert engine.cri.version() == "cri-o 1.36.3"
-        engine.import_image(tmp_path / "layout", "localhost/app:1", heard.append)
+        engine.import_image(tmp_path / "layout", "localhost/app:1")
     (command,) = session.commands
     assert command[:2] == ["skopeo", "copy"]
     store = "containers-storage:[overlay@/store+/run/containers/storage]localhost/app:1"
     assert command[-2:] == [f"oci:{tmp_path}/layout", store]
-    assert heard == ["copied"]
+
+
+def test_an_interruption_does_not_cut_short_what_is_written_to_the_hosts_store(runtime, tmp_path):
+    be_crio(runtime)
+    done = []
+
+    class SlowSession(FakeSession):
+        def stream(self, command: Sequence[str | Path], **options: object) -> None:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.3)
+            super().stream(command, **options)
+            done.append(True)
+
+    with connect_engine(SlowSession(tmp_path), find_host_runtime(runtime.endpoint)) as engine:
+        with pytest.raises(KeyboardInterrupt):
+            engine.import_image(tmp_path / "layout", "localhost/app:1")
+        assert done
 
 
 # CRIU's options
