@@ -19,7 +19,6 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
-from warmstart.core.errors import RecipeError
 from warmstart.recipe.checks import find_problems, with_tag, without_transport
 from warmstart.recipe.document import (
     Document,
@@ -31,16 +30,11 @@ from warmstart.recipe.document import (
     shown,
 )
 from warmstart.recipe.load import STDIN, read_input, recipe_error
+from warmstart.recipe.pods import PodContainer, choose_container, find_containers, mapping_at
 from warmstart.recipe.schema import IGNORED, schema_at
 
 Block = dict[str, Any]
 
-_POD_SPECS = (
-    ("spec", "template", "spec"),
-    ("spec", "jobTemplate", "spec", "template", "spec"),
-    ("template", "spec"),
-    ("spec",),
-)
 # What a pod has beside its containers that makes a restored container behave otherwise than the one that was built.
 _POD_NOTES = {
     "initContainers": "they do not run before a build; the base image must hold what they prepare",
@@ -111,9 +105,11 @@ def init_from_manifest(path: Path, *, container: str | None = None) -> str:
     """
     name = "<stdin>" if path == STDIN else str(path)
     documents = read_documents(read_input(path), name)
-    chosen = _choose([one for document in documents for one in _containers(document.value, document)], container, name)
-    if chosen.document.problems:
-        raise recipe_error(name, chosen.document.problems)
+    found = [(one, document) for document in documents for one in find_containers(document.value)]
+    chosen = choose_container([one for one, _ in found], container, name)
+    problems = next(document.problems for one, document in found if one is chosen)
+    if problems:
+        raise recipe_error(name, problems)
     draft = _Draft(
         chosen.owner,
         chosen.block | {"securityContext": _security_context(chosen)},
@@ -122,21 +118,6 @@ def init_from_manifest(path: Path, *, container: str | None = None) -> str:
         liveness=chosen.block.get("livenessProbe"),
     )
     return _write(draft)
-
-
-@dataclass(frozen=True)
-class _Container:
-    """A container in a manifest, the object that it belongs to, and the specification of its pod."""
-
-    document: Document
-    kind: str
-    owner: str
-    pod: Block
-    block: Block
-
-    @property
-    def name(self) -> str:
-        return str(self.block.get("name", ""))
 
 
 @dataclass
@@ -155,44 +136,10 @@ class _Draft:
     probe_note: str = ""
 
 
-def _containers(manifest: Any, document: Document) -> Iterator[_Container]:
-    """The containers of a manifest, or of the items of a List."""
-    if not isinstance(manifest, dict):
-        return
-    if isinstance(manifest.get("items"), list):
-        for item in manifest["items"]:
-            yield from _containers(item, document)
-    pods = (pod for keys in _POD_SPECS if isinstance((pod := _at(manifest, *keys)).get("containers"), list))
-    for pod in pods:
-        owner = str(_at(manifest, "metadata").get("name", ""))
-        for block in pod["containers"]:
-            if isinstance(block, dict):
-                yield _Container(document, str(manifest.get("kind", "")), owner, pod, block)
-
-
-def _at(value: Any, *keys: str) -> Block:
-    """The mapping at this path; an empty one if there is none."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}
-
-
-def _choose(found: list[_Container], wanted: str | None, name: str) -> _Container:
-    matches = [one for one in found if wanted in (None, one.name, f"{one.owner}/{one.name}")]
-    if len(matches) == 1:
-        return matches[0]
-    names = [shown(f"{one.owner}/{one.name}") for one in found]
-    if not found:
-        raise RecipeError(f"{name} has no container", hint="Give the manifest of a Deployment, a Pod or the like.")
-    if not matches:
-        raise RecipeError(f"{name} has no container named {shown(str(wanted))}; its containers are:", details=names)
-    raise RecipeError(f"{name} has {len(matches)} containers to choose from:", details=names, hint="Name the one.")
-
-
-def _security_context(chosen: _Container) -> Any:
+def _security_context(chosen: PodContainer) -> Any:
     """The container's own security context, completed with the pod's as Kubernetes does."""
     own = chosen.block.get("securityContext") or {}
-    pod = dict(_at(chosen.pod, "securityContext"))
+    pod = dict(mapping_at(chosen.pod, "securityContext"))
     if not isinstance(own, dict):
         return own
     groups = pod.get("supplementalGroups") or []
@@ -201,8 +148,10 @@ def _security_context(chosen: _Container) -> Any:
     return {**pod, **own}
 
 
-def _pod_notes(chosen: _Container) -> Iterator[str]:
-    others = [shown(str(_at(block).get("name", ""))) for block in chosen.pod["containers"] if block is not chosen.block]
+def _pod_notes(chosen: PodContainer) -> Iterator[str]:
+    others = [
+        shown(str(mapping_at(block).get("name", ""))) for block in chosen.pod["containers"] if block is not chosen.block
+    ]
     if others:
         yield f"other containers ({', '.join(others)}): they do not run during a build"
     for key, note in _POD_NOTES.items():

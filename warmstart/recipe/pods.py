@@ -1,0 +1,89 @@
+"""The containers in Kubernetes manifests: in objects of any kind that has a pod or a template of one, and in Lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from warmstart.core.errors import RecipeError
+from warmstart.recipe.document import shown
+
+Block = dict[str, Any]
+
+#: Where an object has the specification of a pod: workloads, CronJobs, PodTemplates, Pods.
+POD_SPECS = (
+    ("spec", "template", "spec"),
+    ("spec", "jobTemplate", "spec", "template", "spec"),
+    ("template", "spec"),
+    ("spec",),
+)
+
+
+@dataclass(frozen=True)
+class PodContainer:
+    """A container, the object that it belongs to, and the specification of its pod, which is at `pod_path` of that."""
+
+    manifest: Block
+    pod_path: tuple[str, ...]
+    pod: Block
+    block: Block
+
+    @property
+    def kind(self) -> str:
+        """The object's kind; may be empty."""
+        return str(self.manifest.get("kind", ""))
+
+    @property
+    def owner(self) -> str:
+        """The object's name; may be empty."""
+        return str(mapping_at(self.manifest, "metadata").get("name", ""))
+
+    @property
+    def name(self) -> str:
+        """The container's name; may be empty."""
+        return str(self.block.get("name", ""))
+
+
+def mapping_at(value: Any, *keys: str) -> Block:
+    """The mapping at this path; an empty one if there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def find_containers(manifest: Any) -> Iterator[PodContainer]:
+    """The containers of a manifest, or of the items of a List; none where it is not an object of Kubernetes."""
+    if not isinstance(manifest, dict):
+        return
+    if isinstance(manifest.get("items"), list):
+        for item in manifest["items"]:
+            yield from find_containers(item)
+    for path in POD_SPECS:
+        pod = mapping_at(manifest, *path)
+        blocks = pod.get("containers")
+        for block in blocks if isinstance(blocks, list) else []:
+            if isinstance(block, dict):
+                yield PodContainer(manifest, path, pod, block)
+
+
+def choose_container(found: Sequence[PodContainer], wanted: str | None, name: str) -> PodContainer:
+    """The container that is meant.
+
+    Args:
+        found: all of a file.
+        wanted: its name, or OBJECT/NAME; None where there is only one.
+        name: of the file, for messages.
+
+    Raises:
+        RecipeError: there is no such container, or several may be meant.
+    """
+    matches = [one for one in found if wanted in (None, one.name, f"{one.owner}/{one.name}")]
+    if len(matches) == 1:
+        return matches[0]
+    names = [shown(f"{one.owner}/{one.name}") for one in found]
+    if not found:
+        raise RecipeError(f"{name} has no container", hint="Give the manifest of a Deployment, a Pod or the like.")
+    if not matches:
+        raise RecipeError(f"{name} has no container named {shown(str(wanted))}; its containers are:", details=names)
+    raise RecipeError(f"{name} has {len(matches)} containers to choose from:", details=names, hint="Name the one.")
