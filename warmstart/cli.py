@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import signal
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,9 +21,9 @@ from warmstart.bench_page import write_page
 from warmstart.bench_report import find_verdict, list_bench_sections, list_facts, make_bench_document
 from warmstart.bench_result import Load
 from warmstart.build import Options, build_image
+from warmstart.cli_kube import COMMANDS
 from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
-from warmstart.core.steps import Steps
 from warmstart.core.text import format_seconds
 from warmstart.core.workspace import open_workspace
 from warmstart.engine.local import examine_runtime
@@ -42,34 +41,13 @@ from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
 from warmstart.report import list_rows
 from warmstart.result import make_document
-from warmstart.terminal import TerminalListener, make_checks_table, make_section, make_table, show_error
+from warmstart.shell import Shell, pass_shell
+from warmstart.terminal import make_checks_table, make_section, make_table, show_error
 from warmstart.verify import verify_source
 
 INTERRUPTED = 130
 TERMINATED = 143
 PIPE_WIDTH = 200
-
-
-@dataclass(frozen=True)
-class Shell:
-    """How this run talks to its user; results go to standard output, all else to standard error."""
-
-    out: Console
-    err: Console
-    verbose: bool
-    debug: bool
-    cache: Path
-
-    def print_json(self, document: object) -> None:
-        """Print a document; escaped, since a terminal obeys some characters of text from elsewhere."""
-        self.out.print_json(json.dumps(document), ensure_ascii=True)
-
-    def steps(self) -> Steps:
-        """Steps that are shown as they happen."""
-        return Steps(TerminalListener(self.err, verbose=self.verbose))
-
-
-pass_shell = click.make_pass_decorator(Shell)
 
 
 def default_cache() -> Path:
@@ -364,6 +342,10 @@ def run(shell: Shell, binds: tuple[Path, ...], command: tuple[str, ...]) -> None
 def schema(shell: Shell) -> None:
     """Print the JSON Schema of recipes."""
     shell.out.out(schema_text())
+
+
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 def main() -> NoReturn:

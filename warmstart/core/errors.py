@@ -97,3 +97,10 @@ class RegistryError(WarmstartError):
 
     exit_code = 12
     kind = "registry"
+
+
+class ClusterError(EngineError):
+    """A Kubernetes API server or a kubelet refused, failed, or could not be reached."""
+
+    exit_code = 13
+    kind = "cluster"

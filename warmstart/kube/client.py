@@ -1,0 +1,389 @@
+"""The API server of a cluster, and its kubelets; the only user of the package `kubernetes`.
+
+What that package does here is to read the user's kubeconfig, with all ways there are to authenticate, and to open web
+sockets. Requests are plain JSON: objects of the API have fields that no client knows yet, and must keep them.
+API: https://kubernetes.io/docs/reference/kubernetes-api/; channels of a command over a web socket: StreamProtocolV4Name
+in k8s.io/apimachinery/pkg/util/remotecommand/constants.go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import urllib3
+import websocket
+from kubernetes import client, config
+from kubernetes.stream.ws_client import PortForward, create_websocket, get_websocket_url
+
+from warmstart.core.errors import ClusterError, HostError
+from warmstart.kube.pods import Pod, parse_pod
+from warmstart.kube.refusal import RefusedError, ignoring_absence, make_refusal
+
+CONNECT_S = 10.0
+CALL_S = 60.0
+KUBELET_PORT = 10250
+_IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_STDOUT, _STDERR, _ERROR = 1, 2, 3
+_STDERR_LIMIT_BYTES = 1 << 16
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True)
+class ExecEnd:
+    """How a command in a container ended: its exit code, and what it wrote to its standard error."""
+
+    exit_code: int
+    stderr: str
+
+
+class Cluster:
+    """A cluster as the user reaches it; any thread may call it.
+
+    Attributes:
+        namespace: where objects are unless something else is said.
+    """
+
+    def __init__(self, configuration: Any, namespace: str) -> None:
+        self._configuration = configuration
+        # What is not answered is told, not asked again: a checkpoint must not be taken twice.
+        configuration.retries = False
+        self._api = client.ApiClient(configuration)
+        self.namespace = namespace
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._api.rest_client.pool_manager.clear()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        timeout_s: float = CALL_S,
+    ) -> Any:
+        """Make a request of the API server, and read its answer, which is JSON.
+
+        Args:
+            method: of HTTP.
+            path: such as `/api/v1/namespaces/default/pods`.
+            body: a JSON document to send.
+            query: parameters.
+            content_type: of the body; that of a patch says which kind of patch it is.
+            timeout_s: for how long the server may say nothing.
+
+        Raises:
+            RefusedError: the server refused.
+            ClusterError: it could not be reached, or did not answer.
+        """
+        url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        headers = {**self._headers(), "Accept": "application/json", "Content-Type": content_type}
+        data = None if body is None else json.dumps(body).encode()
+        return _ask(self._api.rest_client.pool_manager, method, url, headers, data, timeout_s)
+
+    def get_pod(self, namespace: str, name: str) -> Pod:
+        """A pod as it is now; errors as `request`."""
+        return parse_pod(self.request("GET", _pod_path(namespace, name)))
+
+    def list_pods(self, namespace: str | None, *, selector: str = "", node: str = "") -> tuple[Pod, ...]:
+        """The pods of a namespace, of all when None, that have these labels and run on this node."""
+        query = {"labelSelector": selector} if selector else {}
+        if node:
+            query["fieldSelector"] = f"spec.nodeName={node}"
+        path = "/api/v1/pods" if namespace is None else f"/api/v1/namespaces/{quote(namespace)}/pods"
+        return tuple(parse_pod(item) for item in self.request("GET", path, query=query)["items"])
+
+    def create_pod(self, manifest: Mapping[str, Any]) -> Pod:
+        """Create a pod; errors as `request`."""
+        namespace = manifest["metadata"]["namespace"]
+        return parse_pod(self.request("POST", f"/api/v1/namespaces/{quote(namespace)}/pods", manifest))
+
+    def patch_pod(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Pod:
+        """Change a pod with a JSON merge patch (RFC 7386); errors as `request`."""
+        kind = "application/merge-patch+json"
+        return parse_pod(self.request("PATCH", _pod_path(namespace, name), patch, content_type=kind))
+
+    def delete_pod(self, pod: Pod, *, grace_s: int | None = None) -> None:
+        """Have a pod removed, but no other one of its name; one that is gone is no error."""
+        options: dict[str, Any] = {"preconditions": {"uid": pod.uid}}
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        with ignoring_absence():
+            self.request("DELETE", _pod_path(pod.namespace, pod.name), options)
+
+    def wait_pod(self, pod: Pod, until: Callable[[Pod], bool], timeout_s: float) -> Pod:
+        """Wait for a pod to come into a state.
+
+        Raises:
+            TimeoutError: it had not in time; the pod as it then was is in its `args`.
+            RefusedError: the pod is gone, or may not be read.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            pod = self.get_pod(pod.namespace, pod.name)
+            if until(pod):
+                return pod
+            if time.monotonic() > deadline:
+                raise TimeoutError(pod)
+            time.sleep(_POLL_S)
+
+    def wait_gone(self, pod: Pod, timeout_s: float) -> bool:
+        """Wait until a pod is removed; whether it was in time."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            with ignoring_absence():
+                if self.get_pod(pod.namespace, pod.name).uid == pod.uid:
+                    time.sleep(_POLL_S)
+                    continue
+            return True
+        return False
+
+    def log_tail(self, pod: Pod, container: str, lines: int) -> list[str]:
+        """The last lines that a container wrote, oldest first; none when they cannot be had."""
+        query = urlencode({"container": container, "tailLines": lines})
+        url = f"{self._configuration.host}{_pod_path(pod.namespace, pod.name)}/log?{query}"
+        try:
+            answer = self._api.rest_client.pool_manager.request(
+                "GET", url, headers=self._headers(), timeout=urllib3.Timeout(CONNECT_S, CALL_S), retries=False
+            )
+        except urllib3.exceptions.HTTPError:
+            return []
+        text = answer.data.decode(errors="replace") if answer.status == 200 else ""
+        return text.rstrip("\n").split("\n") if text else []
+
+    def exec(
+        self,
+        pod: Pod,
+        container: str,
+        command: Sequence[str],
+        *,
+        write: Callable[[bytes], object],
+        timeout_s: float,
+    ) -> ExecEnd:
+        """Run a command in a container to its end, with nothing on its standard input.
+
+        Args:
+            pod: the pod.
+            container: the name of its container.
+            command: the program and its arguments.
+            write: is given what it writes to its standard output, piece by piece.
+            timeout_s: for all of it.
+
+        Raises:
+            TimeoutError: it had not ended in time.
+            RefusedError: the API server refused.
+            ClusterError: it could not be run, or the connection broke.
+        """
+        words = [("command", word) for word in command]
+        query = [*words, ("container", container), ("stdout", "true"), ("stderr", "true")]
+        what = f"run {command[0]} in the pod {pod.namespace}/{pod.name}"
+        deadline = time.monotonic() + timeout_s
+        with self._socket(f"{_pod_path(pod.namespace, pod.name)}/exec", query, what) as wire:
+            stderr, status = _read_streams(wire, write, deadline, what)
+        return ExecEnd(_exit_code(status, what), stderr)
+
+    def connect(self, pod: Pod, port: int) -> socket.socket:
+        """Open a TCP connection to a port of a pod, on its loopback interface, through the API server.
+
+        Raises:
+            RefusedError: the API server refused.
+            ClusterError: it could not be reached.
+        """
+        path, what = f"{_pod_path(pod.namespace, pod.name)}/portforward", f"reach port {port} of the pod {pod.name}"
+        with contextlib.ExitStack() as undo:
+            wire = undo.enter_context(self._socket(path, [("ports", str(port))], what))
+            # From here on a thread of the package moves the bytes, and closes the web socket when we close ours.
+            undo.pop_all()
+            wrapped = PortForward(wire, [port]).socket(port)
+        return socket.socket(fileno=wrapped.detach())
+
+    def checkpoint(self, pod: Pod, container: str, timeout_s: float, kubelet_ca: Path | None = None) -> str:
+        """Have the kubelet take a checkpoint of a container, which goes on; the archive's path on the node.
+
+        The API server's proxy is asked; where that is not allowed, the kubelet itself, whose certificate must be of the
+        authority `kubelet_ca`, that of the cluster when None.
+
+        Raises:
+            RefusedError: the kubelet refused, or it may not be asked.
+            ClusterError: it could not be reached, or did not answer.
+        """
+        place = "/".join(quote(word) for word in (pod.namespace, pod.name, container))
+        query = {"timeout": str(round(timeout_s))}
+        path = f"/api/v1/nodes/{quote(pod.node)}/proxy/checkpoint/{place}"
+        try:
+            answer = self.request("POST", path, query=query, timeout_s=timeout_s)
+        except RefusedError as refusal:
+            if refusal.status != 403:
+                raise
+            answer = self._ask_kubelet(pod, f"/checkpoint/{place}?{urlencode(query)}", timeout_s, kubelet_ca, refusal)
+        return str(answer["items"][0])
+
+    def _ask_kubelet(
+        self, pod: Pod, path: str, timeout_s: float, kubelet_ca: Path | None, refusal: RefusedError
+    ) -> Any:
+        """The kubelet's own port; never without knowing it by its certificate, since it is shown who we are."""
+        settings = self._configuration
+        pool = urllib3.PoolManager(
+            cert_reqs="CERT_REQUIRED",
+            ca_certs=str(kubelet_ca) if kubelet_ca else settings.ssl_ca_cert,
+            cert_file=settings.cert_file,
+            key_file=settings.key_file,
+        )
+        host = f"[{pod.host_ip}]" if ":" in pod.host_ip else pod.host_ip
+        url = f"https://{host}:{KUBELET_PORT}{path}"
+        try:
+            with pool:
+                return _ask(pool, "POST", url, self._headers(), None, timeout_s)
+        except RefusedError as other:
+            if other.status != 403:
+                raise
+            raise RefusedError(
+                403, refusal.brief, needs=f"{refusal.needs} or, at the kubelet itself, {other.needs}"
+            ) from other
+        except ClusterError as other:
+            details = [f"nor could the kubelet itself be asked: {other.brief}", *other.details]
+            raise RefusedError(403, refusal.brief, needs=refusal.needs, details=details) from other
+
+    def _headers(self) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        for setting in self._configuration.auth_settings().values():
+            if setting["value"]:
+                headers[setting["key"]] = setting["value"]
+        return headers
+
+    @contextlib.contextmanager
+    def _socket(self, path: str, query: Sequence[tuple[str, str]], what: str) -> Iterator[websocket.WebSocket]:
+        url = get_websocket_url(f"{self._configuration.host}{path}?{urlencode(query)}")
+        try:
+            wire = create_websocket(self._configuration, url, self._headers())
+        except websocket.WebSocketBadStatusException as error:
+            raise make_refusal(error.status_code, _text(error.resp_body), what) from error
+        except (websocket.WebSocketException, OSError) as error:
+            raise ClusterError(f"could not {what}: the API server cannot be reached: {error}") from error
+        try:
+            yield wire
+        finally:
+            # Politely: without a time limit it would wait three seconds for an answer that may never come.
+            with contextlib.suppress(websocket.WebSocketException, OSError):
+                wire.close(timeout=0)
+
+
+def connect_cluster(context: str | None = None, namespace: str | None = None) -> Cluster:
+    """The cluster that the user's kubeconfig names, or that this process runs in.
+
+    Args:
+        context: of the kubeconfig; its current one when None.
+        namespace: the context's own when None.
+
+    Raises:
+        HostError: there is no kubeconfig, no such context, or it cannot be used.
+    """
+    settings = client.Configuration()
+    try:
+        if context is None and not _has_kubeconfig() and _IN_CLUSTER_NAMESPACE.exists():
+            config.load_incluster_config(client_configuration=settings)
+            return Cluster(settings, namespace or _IN_CLUSTER_NAMESPACE.read_text().strip())
+        config.load_kube_config(context=context, client_configuration=settings)
+        contexts, current = config.list_kube_config_contexts()
+    except (config.ConfigException, OSError) as error:
+        hint = "set KUBECONFIG, or name a context of it with --context"
+        raise HostError(f"no cluster: {str(error).splitlines()[0]}", hint=hint) from error
+    chosen = next((entry for entry in contexts if entry["name"] == context), current)
+    return Cluster(settings, namespace or chosen["context"].get("namespace") or "default")
+
+
+def _has_kubeconfig() -> bool:
+    places = config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION.split(":")
+    return any(Path(place).expanduser().exists() for place in places if place)
+
+
+def _pod_path(namespace: str, name: str) -> str:
+    return f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(name)}"
+
+
+def _ask(pool: Any, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float) -> Any:
+    what = f"{method} {urllib3.util.parse_url(url).path}"
+    timeout = urllib3.Timeout(connect=CONNECT_S, read=timeout_s)
+    try:
+        answer = pool.request(method, url, body=body, headers=headers, timeout=timeout, retries=False)
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise ClusterError(f"{what}: no answer within {timeout_s:g} s") from error
+    except urllib3.exceptions.HTTPError as error:
+        raise ClusterError(f"{what}: the connection failed: {_last_reason(error)}") from error
+    if answer.status >= 400:
+        raise make_refusal(answer.status, _text(answer.data), what)
+    try:
+        return json.loads(answer.data)
+    except ValueError as error:
+        raise ClusterError(f"{what}: the answer is not JSON: {_text(answer.data)[:80]!r}") from error
+
+
+def _last_reason(error: Exception) -> str:
+    """urllib3 wraps what happened, most often twice."""
+    reason = getattr(error, "reason", None) or error
+    return str(reason).rpartition(">: ")[2] or type(error).__name__
+
+
+def _text(data: bytes | str | None) -> str:
+    return data if isinstance(data, str) else (data or b"").decode(errors="replace")
+
+
+def _read_streams(
+    wire: websocket.WebSocket, write: Callable[[bytes], object], deadline: float, what: str
+) -> tuple[str, bytes]:
+    """Pass on what a command writes; its standard error, and how it ended as the server says it."""
+    stderr, status = b"", b""
+    try:
+        for channel, data in _read_frames(wire, deadline):
+            if channel == _STDOUT:
+                write(data)
+            elif channel == _STDERR:
+                stderr = (stderr + data)[-_STDERR_LIMIT_BYTES:]
+            elif channel == _ERROR:
+                status += data
+    except websocket.WebSocketTimeoutException as error:
+        raise TimeoutError(what) from error
+    except (websocket.WebSocketException, OSError) as error:
+        if not status:
+            raise ClusterError(f"could not {what}: the connection broke: {error}") from error
+    return stderr.decode(errors="replace"), status
+
+
+def _read_frames(wire: websocket.WebSocket, deadline: float) -> Iterator[tuple[int, bytes]]:
+    """What arrives until the other end closes: numbers of channels, and data."""
+    while True:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise websocket.WebSocketTimeoutException
+        wire.settimeout(left_s)
+        opcode, frame = wire.recv_data_frame(True)
+        if opcode == websocket.ABNF.OPCODE_CLOSE:
+            return
+        if opcode in (websocket.ABNF.OPCODE_BINARY, websocket.ABNF.OPCODE_TEXT) and frame.data:
+            yield frame.data[0], frame.data[1:]
+
+
+def _exit_code(status: bytes, what: str) -> int:
+    """Read the Status with which the server tells how a command ended."""
+    try:
+        document = json.loads(status)
+    except ValueError as error:
+        raise ClusterError(f"could not {what}: the connection ended before the command did") from error
+    if document.get("status") == "Success":
+        return 0
+    for cause in (document.get("details") or {}).get("causes") or ():
+        if cause.get("reason") == "ExitCode":
+            return int(cause["message"])
+    raise ClusterError(f"could not {what}: {document.get('message', 'no reason given')}")

@@ -1,0 +1,203 @@
+"""Pods as the API server describes them, and the manifests of those that warmstart makes; nothing here asks anybody.
+
+Fields: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from warmstart.core.errors import ClusterError
+
+MANAGED_BY = {"app.kubernetes.io/managed-by": "warmstart"}
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """A container of a pod.
+
+    Attributes:
+        name: its name in the pod.
+        image: the image as the runtime names it; that of the specification until it runs.
+        image_id: the image as NAME@DIGEST, where the runtime says that; else what it says.
+        running: whether it runs.
+        ready: whether its readiness probe succeeds.
+        restarts: how often it was started again.
+        exit_code: of its end, if it has ended, or of the last one.
+        why: the reason why it does not run, such as `ImagePullBackOff`, and what is said of it.
+    """
+
+    name: str
+    image: str
+    image_id: str = ""
+    running: bool = False
+    ready: bool = False
+    restarts: int = 0
+    exit_code: int | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod at one moment; `manifest` is all that the API server says of it.
+
+    `node` and the addresses are empty until it has them. `deleting`: its end has been asked for.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    node: str
+    ip: str
+    host_ip: str
+    phase: str
+    ready: bool
+    deleting: bool
+    containers: tuple[ContainerState, ...]
+    manifest: Mapping[str, Any]
+
+    def find_container(self, name: str | None) -> ContainerState:
+        """A container by its name; without one, the one that kubectl would take.
+
+        Raises:
+            ClusterError: there is no such container.
+        """
+        wanted = name or self.annotations.get("kubectl.kubernetes.io/default-container") or self.containers[0].name
+        for container in self.containers:
+            if container.name == wanted:
+                return container
+        names = ", ".join(container.name for container in self.containers)
+        raise ClusterError(f"the pod {self.namespace}/{self.name} has no container {wanted}; it has {names}")
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """Its annotations."""
+        return self.manifest["metadata"].get("annotations") or {}
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Its labels."""
+        return self.manifest["metadata"].get("labels") or {}
+
+    @property
+    def controller(self) -> tuple[str, str] | None:
+        """Kind and name of what made it and would make it anew; None for a pod of its own."""
+        for owner in self.manifest["metadata"].get("ownerReferences") or ():
+            if owner.get("controller"):
+                return owner["kind"], owner["name"]
+        return None
+
+    def explain(self) -> list[str]:
+        """Why it is not ready, as far as its status tells."""
+        conditions = (self.manifest.get("status") or {}).get("conditions") or ()
+        said = [
+            f"{condition['type']}: {condition['message']}"
+            for condition in conditions
+            if condition.get("status") != "True" and condition.get("message")
+        ]
+        return [*said, *(f"container {one.name}: {one.why}" for one in self.containers if one.why)]
+
+
+def parse_pod(document: Mapping[str, Any]) -> Pod:
+    """Read what the API server says of a pod."""
+    metadata, spec, status = document["metadata"], document["spec"], document.get("status") or {}
+    states = {state["name"]: state for state in status.get("containerStatuses") or ()}
+    conditions = {condition["type"]: condition["status"] for condition in status.get("conditions") or ()}
+    return Pod(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        node=spec.get("nodeName", ""),
+        ip=status.get("podIP", ""),
+        host_ip=status.get("hostIP", ""),
+        phase=status.get("phase", ""),
+        ready=conditions.get("Ready") == "True",
+        deleting="deletionTimestamp" in metadata,
+        containers=tuple(_parse_container(one, states.get(one["name"], {})) for one in spec["containers"]),
+        manifest=document,
+    )
+
+
+def _parse_container(spec: Mapping[str, Any], state: Mapping[str, Any]) -> ContainerState:
+    now = state.get("state") or {}
+    ended = now.get("terminated") or (state.get("lastState") or {}).get("terminated") or {}
+    off = now.get("waiting") or now.get("terminated") or {}
+    return ContainerState(
+        name=spec["name"],
+        image=state.get("image") or spec["image"],
+        image_id=state.get("imageID", ""),
+        running="running" in now,
+        ready=bool(state.get("ready")),
+        restarts=int(state.get("restartCount", 0)),
+        exit_code=ended.get("exitCode"),
+        why=": ".join(text for text in (off.get("reason"), off.get("message")) if text),
+    )
+
+
+def make_helper(name: str, namespace: str, node: str, image: str, directory: str, *, writable: bool) -> dict[str, Any]:
+    """The manifest of a pod that shows one directory of a node at /checkpoints, and does nothing.
+
+    It is root, since the directory is, without any capability. It ends by itself after an hour.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": MANAGED_BY},
+        "spec": {
+            "nodeName": node,
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": 3600,
+            "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [
+                {
+                    "name": "helper",
+                    "image": image,
+                    "command": ["sleep", "3600"],
+                    "securityContext": {
+                        "runAsUser": 0,
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                        # Where SELinux is on, a container may not read files of the kubelet otherwise.
+                        "seLinuxOptions": {"type": "spc_t"},
+                    },
+                    "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+                    "volumeMounts": [{"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": not writable}],
+                }
+            ],
+            "volumes": [{"name": "checkpoints", "hostPath": {"path": directory, "type": "Directory"}}],
+        },
+    }
+
+
+def strip_pod(pod: Pod) -> dict[str, Any]:
+    """The manifest with which a pod like this one could be made again: without what the cluster has added to it.
+
+    What names the pod's place, its owner and its life is left out; so is the service account's token, which is added
+    anew where the pod had one.
+    """
+    metadata = pod.manifest["metadata"]
+    kept = {
+        key: copy.deepcopy(metadata[key]) for key in ("name", "namespace", "labels", "annotations") if key in metadata
+    }
+    spec = copy.deepcopy(dict(pod.manifest["spec"]))
+    for field in ("nodeName", "priority", "preemptionPolicy", "serviceAccount", "ephemeralContainers"):
+        spec.pop(field, None)
+    tokens = {volume["name"] for volume in spec.get("volumes") or () if _is_token(volume)}
+    spec["volumes"] = [volume for volume in spec.get("volumes") or () if volume["name"] not in tokens]
+    for container in [*spec["containers"], *(spec.get("initContainers") or ())]:
+        mounts = container.get("volumeMounts") or ()
+        container["volumeMounts"] = [mount for mount in mounts if mount["name"] not in tokens]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": kept, "spec": spec}
+
+
+def _is_token(volume: Mapping[str, Any]) -> bool:
+    """Whether the cluster added this volume (`ServiceAccount` in kubernetes/plugin/pkg/admission/serviceaccount)."""
+    return "projected" in volume and str(volume["name"]).startswith("kube-api-access-")

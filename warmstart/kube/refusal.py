@@ -1,0 +1,70 @@
+"""What an API server or a kubelet says when it refuses, and which right it was that was missing.
+
+Messages: `forbiddenMessage` in staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go of
+kubernetes/kubernetes, and `InstallAuthFilter` in pkg/kubelet/server/server.go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+from warmstart.core.errors import ClusterError
+
+_FORBIDDEN = re.compile(r'cannot (\w+) resource \\*"([^"\\]+)\\*" in API group \\*"([^"\\]*)\\*"')
+_IN_NAMESPACE = re.compile(r'in the namespace \\*"([^"\\]+)\\*"')
+_KUBELET_FORBIDDEN = re.compile(r"verb=(\w+), resource=(\w+), subresource(?:\(s\))?=\[?(\w+)")
+
+
+class RefusedError(ClusterError):
+    """The API server or a kubelet answered that it will not.
+
+    Attributes:
+        status: of HTTP.
+        needs: what may not be done, as a role of RBAC has it, such as `create nodes/proxy`; empty when that is not why.
+    """
+
+    def __init__(self, status: int, brief: str, *, needs: str = "", details: Sequence[str] = ()) -> None:
+        hint = f"needs: {needs}; `warmstart rbac` prints roles that have it" if needs else ""
+        super().__init__(brief, details=details, hint=hint)
+        self.status = status
+        self.needs = needs
+
+
+def make_refusal(status: int, body: str, what: str) -> RefusedError:
+    """The error for an answer of HTTP: a Status of the API, or plain text, as a kubelet writes.
+
+    Args:
+        status: of HTTP.
+        body: of the answer.
+        what: could not be done, such as `GET /api/v1/pods`.
+    """
+    with contextlib.suppress(ValueError, TypeError):
+        body = str(json.loads(body)["message"])
+    first, *rest = body.strip().splitlines() or [f"HTTP {status}"]
+    return RefusedError(status, f"could not {what}: {first}", needs=find_needs(body), details=rest[:20])
+
+
+def find_needs(message: str) -> str:
+    """What a message of the API server or of a kubelet says may not be done, such as `create nodes/proxy`."""
+    if found := _FORBIDDEN.search(message):
+        verb, resource, group = found.groups()
+        where = _IN_NAMESPACE.search(message)
+        needs = f"{verb} {resource}" + (f".{group}" if group else "")
+        return f"{needs} in the namespace {where[1]}" if where else needs
+    if found := _KUBELET_FORBIDDEN.search(message):
+        verb, resource, part = found.groups()
+        return f"{verb} {resource}/{part}"
+    return ""
+
+
+@contextlib.contextmanager
+def ignoring_absence() -> Iterator[None]:
+    """For what may be gone already: 404, and 409, with which a deletion of another object of the name is refused."""
+    try:
+        yield
+    except RefusedError as refusal:
+        if refusal.status not in (404, 409):
+            raise
