@@ -19,6 +19,7 @@ from warmstart.core.undo import undoing
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.allocators import choose_none, choose_safe
 from warmstart.dump.archive import Archive, extract_archive
+from warmstart.dump.cgroups import free_cgroups
 from warmstart.dump.contents import sum_pages_bytes
 from warmstart.dump.identity import read_identity
 from warmstart.dump.memory import choose_all, map_memory
@@ -258,6 +259,8 @@ def edit_dump(work: Work, dumped: Dumped, archive: Archive) -> Dump:
     with work.steps.step("edit dump"):
         pages_bytes = sum_pages_bytes(directory)
         sockets = close_sockets(directory, established=work.recipe.close_tcp)
+        if not free_cgroups(directory):
+            work.steps.warn("processes are in several cgroups: the image restores only on nodes with cgroup v1")
         policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(dumped.programs), Mapped.NONE: choose_none}
         choose = policies[work.recipe.mapped]
         memory = map_memory(directory, memory_file, path_in_image=f"/{MEMORY_NAME}", choose=choose)

@@ -34,6 +34,7 @@ message kernel_ids {
 message inventory {
     required uint32 img_version = 1;
     optional kernel_ids root_ids = 3;
+    optional uint32 root_cg_set = 5;
     optional bool tcp_close = 10;
     optional uint32 network_lock_method = 11;
     optional bytes dump_criu_run_id = 13;
@@ -45,9 +46,14 @@ message process {
 }
 message task {
     required bytes comm = 6;
+    optional uint32 cg_set = 9;
+}
+message thread_core {
+    optional uint32 cg_set = 16;
 }
 message core {
     optional task tc = 3;
+    optional thread_core thread_core = 5;
 }
 message vma {
     required uint64 start = 1;
@@ -64,8 +70,18 @@ message vma {
 message mm {
     required uint64 mm_arg_start = 8;
     required uint64 mm_arg_end = 9;
+    optional uint64 mm_env_start = 10;
+    optional uint64 mm_env_end = 11;
     required uint32 exe_file_id = 12;
+    repeated uint64 mm_saved_auxv = 13;
     repeated vma vmas = 14;
+}
+message dump_stats {
+    required uint32 freezing_time = 1;
+    required uint32 frozen_time = 2;
+}
+message stats {
+    optional dump_stats dump = 1;
 }
 message pagemap_head {
     required uint32 pages_id = 1;
@@ -116,6 +132,30 @@ message file {
     required uint32 id = 2;
     optional regular_file reg = 3;
     optional inet_socket isk = 4;
+}
+message mount {
+    required uint32 fstype = 1;
+    required uint32 mnt_id = 2;
+    required uint32 root_dev = 3;
+    required uint32 parent_mnt_id = 4;
+    required bytes root = 6;
+    required bytes mountpoint = 7;
+    required bytes options = 9;
+}
+message cgroup_property {
+    required bytes name = 1;
+    required bytes value = 2;
+}
+message cgroup_directory {
+    required bytes dir_name = 1;
+    repeated cgroup_property properties = 3;
+}
+message cgroup_controller {
+    repeated bytes cnames = 1;
+    repeated cgroup_directory dirs = 2;
+}
+message cgroups {
+    repeated cgroup_controller controllers = 2;
 }
 message pipe_data {
     required uint32 bytes = 2;
@@ -182,10 +222,13 @@ Process = _message_class("process")
 Core = _message_class("core")
 Vma = _message_class("vma")
 Mm = _message_class("mm")
+Stats = _message_class("stats")
 PagemapHead = _message_class("pagemap_head")
 Pagemap = _message_class("pagemap")
 Fs = _message_class("fs")
 File = _message_class("file")
+Mount = _message_class("mount")
+Cgroups = _message_class("cgroups")
 PipeData = _message_class("pipe_data")
 QueuedPacket = _message_class("queued_packet")
 TcpStream = _message_class("tcp_stream")
