@@ -545,6 +545,13 @@ BAD = {
             "expected a user id other than 0, because runAsNonRoot is true"
         ],
     ),
+    "a group without a user": (
+        changed("  env:", "  securityContext: {runAsGroup: 1000}\n  env:"),
+        [
+            "recipe.yaml:5: container.securityContext.runAsGroup: "
+            "expected runAsUser beside it: a runtime takes a group only together with a user"
+        ],
+    ),
     "privileged without escalation": (
         changed("  env:", "  securityContext: {privileged: true, allowPrivilegeEscalation: false}\n  env:"),
         [
