@@ -36,10 +36,17 @@ _ANONYMOUS_FILES = ("/memfd:", "/dev/zero", "/SYSV", "/[aio]", "/anon_hugepage")
 _KERNEL_FILE_SYSTEMS = frozenset(
     {"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs", "debugfs", "tracefs", "securityfs"}
 )
+# libuv makes a ring for each loop whatever its environment says since 1.50 (`uv__platform_loop_init` and
+# `uv__use_io_uring` in src/unix/linux.c of https://github.com/libuv/libuv), and does without where it is denied one.
+_NO_IO_URING = (
+    "Have the runtime's default seccomp profile deny it, which a privileged container does not have, or have the "
+    "application go without: uvicorn does with --loop asyncio, Node.js with UV_USE_IO_URING=0 if its libuv is older "
+    "than 1.50."
+)
 # `dump_one_file`; inotify and fanotify are looked at elsewhere.
 _SUPPORTED_ANON = frozenset({"[eventfd]", "[eventpoll]", "[signalfd]", "[timerfd]", "[pidfd]", "inotify", "[fanotify]"})
 _KNOWN_ANON = {
-    "[io_uring]": ("io-uring", "Switch io_uring off: Node.js does with UV_USE_IO_URING=0 in its environment."),
+    "[io_uring]": ("io-uring", _NO_IO_URING),
     "[perf_event]": ("perf-event", "Stop the profiler before the checkpoint."),
     "[userfaultfd]": ("userfaultfd", "Switch off what handles page faults itself."),
 }

@@ -292,7 +292,7 @@ CASES = [
         "holds messages that it has not read",
         "read them",
     ),
-    ("io-uring", "call(425, 4, (ctypes.c_char * 120)())", "It uses io_uring", "UV_USE_IO_URING=0"),
+    ("io-uring", "call(425, 4, (ctypes.c_char * 120)())", "It uses io_uring", "default seccomp profile"),
     ("userfaultfd", "call(323, 0x80001)", "It uses userfaultfd", "page faults"),
     (
         "perf-event",
