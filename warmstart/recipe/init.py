@@ -6,7 +6,6 @@ what the check said becomes a comment.
 
 from __future__ import annotations
 
-import io
 import re
 import shlex
 import textwrap
@@ -14,10 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from ruamel.yaml import YAML
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.representer import SafeRepresenter
 
 from warmstart.recipe.checks import find_problems, with_tag, without_transport
 from warmstart.recipe.document import (
@@ -32,6 +27,7 @@ from warmstart.recipe.document import (
 from warmstart.recipe.load import STDIN, read_input, recipe_error
 from warmstart.recipe.pods import PodContainer, choose_container, find_containers, mapping_at
 from warmstart.recipe.schema import IGNORED, schema_at
+from warmstart.recipe.writing import write_yaml
 
 Block = dict[str, Any]
 
@@ -280,14 +276,14 @@ def _text(recipe: Block, draft: _Draft) -> str:
     sections = [
         _comment(f"A recipe for warmstart, made of {draft.subject}."),
         _comment("`warmstart schema` prints all that a recipe may hold."),
-        _dump({key: recipe[key] for key in ("apiVersion", "name")}),
+        write_yaml({key: recipe[key] for key in ("apiVersion", "name")}),
         "\n",
         *(_comment(line) for line in (*draft.about, draft.probe_note)),
-        _dump({"container": recipe["container"]}),
+        write_yaml({"container": recipe["container"]}),
         *(["\n# Left out, or to be known when the image is deployed:\n"] if left_out else []),
         *left_out,
         _STEPS,
-        _dump({"image": recipe["image"]}),
+        write_yaml({"image": recipe["image"]}),
     ]
     return "".join(sections)
 
@@ -298,27 +294,3 @@ def _comment(text: str, bullet: str = "") -> str:
         text, 100, initial_indent=bullet, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
     return "".join(f"# {line}\n" for line in lines)
-
-
-class _Representer(SafeRepresenter):
-    """Writes strings so that every YAML reader takes them for strings, and those of several lines as blocks."""
-
-
-def _represent_string(representer: SafeRepresenter, text: str) -> ScalarNode:
-    style = "|" if "\n" in text else None if isinstance(plain_value(text), str) else '"'
-    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Representer.add_representer(str, _represent_string)
-
-
-def _dump(value: Block) -> str:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Representer = _Representer
-    yaml.default_flow_style = False
-    yaml.representer.sort_base_mapping_type_on_output = False
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.width = 1 << 16
-    stream = io.StringIO()
-    yaml.dump(value, stream)
-    return stream.getvalue()

@@ -1,0 +1,130 @@
+"""The manifests of what runs an image: Deployment, Service, the DaemonSet that pulls it ahead, patches; pure.
+
+Documents are in the words of Kubernetes (https://kubernetes.io/docs/reference/kubernetes-api/).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from warmstart.kube.match import Build, Setting, list_settings
+from warmstart.recipe.pods import Block, PodContainer, mapping_at
+
+PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
+_NAME_LABEL = "app.kubernetes.io/name"
+# Keys of a recipe's container that are said anew, or that belong to a build only.
+_NOT_CARRIED = frozenset({"name", "image", "securityContext"})
+# What tells which object a patch is for.
+_IDENTITY = ("name", "namespace")
+
+
+def make_deployment(build: Build, name: str, *, replicas: int = 1, namespace: str | None = None) -> Block:
+    """A Deployment whose pods are restored from what was built, or, where nothing restores, start cold."""
+    labels = {_NAME_LABEL: name}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _metadata(name, namespace, labels),
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": dict(labels)}, "spec": make_pod_spec(build)},
+        },
+    }
+
+
+def make_service(build: Build, name: str, *, namespace: str | None = None) -> Block | None:
+    """The Service for a Deployment of this name; None where the container names no port."""
+    ports = [_service_port(port) for port in build.container.get("ports") or ()]
+    if not ports:
+        return None
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(name, namespace, {_NAME_LABEL: name}),
+        "spec": {"selector": {_NAME_LABEL: name}, "ports": ports},
+    }
+
+
+def make_pod_spec(build: Build) -> Block:
+    """The specification of a pod that is restored from what was built."""
+    carried = {key: copy.deepcopy(value) for key, value in build.container.items() if key not in _NOT_CARRIED}
+    container = {"name": build.name, "image": build.image, **carried}
+    pod: Block = {}
+    put_settings(pod, container, (setting for setting in list_settings(build) if not setting.by_default))
+    return {**pod, "containers": [container]}
+
+
+def make_pre_pull(build: Build, name: str, pause_image: str, *, namespace: str | None = None) -> Block:
+    """A DaemonSet that has every node pull the image, and keep it, without running it.
+
+    The image is a volume (`ImageVolume`, on by default from Kubernetes 1.35): a container of it would be restored.
+    """
+    labels = {_NAME_LABEL: f"{name}-pre-pull"}
+    pod: Block = {}
+    put_settings(pod, {}, (setting for setting in list_settings(build) if setting.of_pod))
+    pod.pop("securityContext", None)
+    pause = {
+        "name": "pause",
+        "image": pause_image,
+        "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "16Mi"}},
+        "securityContext": {
+            "runAsUser": 65535,
+            "runAsNonRoot": True,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": [{"name": "image", "mountPath": "/image", "readOnly": True}],
+    }
+    image = {"name": "image", "image": {"reference": build.image, "pullPolicy": "IfNotPresent"}}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": _metadata(f"{name}-pre-pull", namespace, labels),
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": dict(labels)},
+                "spec": {**pod, "terminationGracePeriodSeconds": 1, "containers": [pause], "volumes": [image]},
+            },
+        },
+    }
+
+
+def make_patch(target: PodContainer, settings: Sequence[Setting]) -> Block:
+    """A strategic merge patch of an object: containers are told apart by their names, and mappings are merged."""
+    container: Block = {"name": target.name}
+    pod: Block = {}
+    put_settings(pod, container, settings)
+    if len(container) > 1:
+        pod["containers"] = [container]
+    inner: Block = pod
+    for key in reversed(target.pod_path):
+        inner = {key: inner}
+    metadata = {key: value for key, value in mapping_at(target.manifest, "metadata").items() if key in _IDENTITY}
+    return {"apiVersion": target.manifest.get("apiVersion"), "kind": target.kind, "metadata": metadata, **inner}
+
+
+def put_settings(pod: Block, container: Block, settings: Iterable[Setting]) -> None:
+    """Put values where they belong; mappings that are missing on the way are made."""
+    for setting in settings:
+        *path, key = setting.keys
+        place = pod if setting.of_pod else container
+        for step in path:
+            if not isinstance(place.get(step), dict):
+                place[step] = {}
+            place = place[step]
+        place[key] = copy.deepcopy(setting.value)
+
+
+def _metadata(name: str, namespace: str | None, labels: dict[str, str]) -> Block:
+    return {"name": name, **({"namespace": namespace} if namespace else {}), "labels": dict(labels)}
+
+
+def _service_port(port: dict[str, Any]) -> Block:
+    number, protocol = port["containerPort"], port.get("protocol", "TCP")
+    name = port.get("name") or f"{protocol.lower()}-{number}"
+    return {"name": name, "port": number, "targetPort": port.get("name", number), "protocol": protocol}

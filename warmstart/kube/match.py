@@ -1,0 +1,181 @@
+"""What a pod must ask for to be restored from an image: told by how the image was built; pure.
+
+What a runtime and a pod have to say in a restored container was tried with CRI-O (docs/how-to/deploy.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from warmstart.recipe.model import Restorer
+from warmstart.recipe.pods import Block, mapping_at
+from warmstart.recipe.quantity import parse_quantity
+
+TERMINATION_LOG = "/dev/termination-log"
+#: Mounts that the kubelet gives to every container.
+KUBELET_MOUNTS = frozenset({"/etc/hosts", TERMINATION_LOG})
+
+#: Features of a processor, as /proc/cpuinfo and as Node Feature Discovery name them: those that it makes labels of by
+#: default (`attributeBlacklist` in its documentation; the names are those of github.com/klauspost/cpuid).
+CPU_LABELS = {
+    "adx": "ADX",
+    "aes": "AESNI",
+    "avx": "AVX",
+    "avx2": "AVX2",
+    "avx512bw": "AVX512BW",
+    "avx512cd": "AVX512CD",
+    "avx512dq": "AVX512DQ",
+    "avx512f": "AVX512F",
+    "avx512ifma": "AVX512IFMA",
+    "avx512vbmi": "AVX512VBMI",
+    "avx512vl": "AVX512VL",
+    "avx512_bf16": "AVX512BF16",
+    "avx512_bitalg": "AVX512BITALG",
+    "avx512_fp16": "AVX512FP16",
+    "avx512_vbmi2": "AVX512VBMI2",
+    "avx512_vnni": "AVX512VNNI",
+    "avx512_vpopcntdq": "AVX512VPOPCNTDQ",
+    "avx_vnni": "AVXVNNI",
+    "amx_bf16": "AMXBF16",
+    "amx_int8": "AMXINT8",
+    "amx_tile": "AMXTILE",
+    "fma": "FMA3",
+    "gfni": "GFNI",
+    "sha_ni": "SHA",
+    "vaes": "VAES",
+    "vpclmulqdq": "VPCLMULQDQ",
+}
+CPU_LABEL_PREFIX = "feature.node.kubernetes.io/cpu-cpuid."
+
+_NO_TOKEN = "the build has no mount of a token, and a restored container would not see one"  # noqa: S105 - no password
+_BY_NAME = "the runtime looks the image up by the name that it was built with"
+_BY_DIGEST = "the image restores itself, and a digest cannot be moved"
+_ARCHITECTURE = "a checkpoint is of one architecture"
+_CPU = "the processor of the build has it, and the application may have chosen it at its start"
+_SIZED = "the application sized itself by it when it was built"
+_REQUEST = "a request may not be above the limit"
+_PRIVILEGES = "the restored process has it from the build, whatever the pod says"
+_GROUPS = "the restored process is in these groups of the build, whatever the pod says"
+_LOG_MOUNT = "the build has this mount at its default place, and is not restored without it"
+_PROBE = "the pod has none, and counts as ready before it is"
+
+
+@dataclass(frozen=True)
+class Build:
+    """What an image was built from, as far as pods must match it.
+
+    Attributes:
+        name: the recipe's name.
+        image: how a pod is to call the image.
+        container: the recipe's `container`, in the words of Kubernetes.
+        restorers: who restores the image.
+        user: user id and group id of the process in the checkpoint; None when only the recipe is known.
+        mounts: where the checkpoint has mounts beside those that every container has.
+        architecture: of the checkpoint, in Go's words; empty when only the recipe is known.
+        cpu_features: what nodes must have, as labels of Node Feature Discovery name it.
+    """
+
+    name: str
+    image: str
+    container: Mapping[str, Any]
+    restorers: tuple[str, ...] = (Restorer.RUNTIME,)
+    user: tuple[int, int] | None = None
+    mounts: tuple[str, ...] = ()
+    architecture: str = ""
+    cpu_features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value that a pod must have.
+
+    Attributes:
+        keys: where, from the container, or from the pod's specification.
+        value: the value.
+        reason: why.
+        of_pod: whether it is the pod's, not the container's.
+        by_default: whether a pod that does not say it has it.
+        or_other: whether another value does as well.
+    """
+
+    keys: tuple[str, ...]
+    value: Any
+    reason: str
+    of_pod: bool = False
+    by_default: bool = False
+    or_other: bool = False
+
+
+def list_settings(build: Build) -> Iterator[Setting]:
+    """All that a pod must have to be restored from what was built."""
+    by_runtime = Restorer.RUNTIME in build.restorers
+    if by_runtime:
+        yield Setting(("automountServiceAccountToken",), False, _NO_TOKEN, of_pod=True)
+    if build.architecture:
+        yield Setting(("nodeSelector", "kubernetes.io/arch"), build.architecture, _ARCHITECTURE, of_pod=True)
+    for feature in build.cpu_features:
+        yield Setting(("nodeSelector", CPU_LABEL_PREFIX + feature), "true", _CPU, of_pod=True)
+    yield Setting(("image",), build.image, _BY_NAME if by_runtime else _BY_DIGEST)
+    yield from _list_privileges(build)
+    for name, limit in mapping_at(build.container, "resources", "limits").items():
+        yield Setting(("resources", "limits", name), limit, _SIZED)
+    if by_runtime:
+        yield Setting(("terminationMessagePath",), TERMINATION_LOG, _LOG_MOUNT, by_default=True)
+    for probe in ("startupProbe", "readinessProbe"):
+        if probe in build.container:
+            yield Setting((probe,), build.container[probe], _PROBE, or_other=True)
+
+
+def _list_privileges(build: Build) -> Iterator[Setting]:
+    context = dict(mapping_at(build.container, "securityContext"))
+    if groups := context.pop("supplementalGroups", None):
+        yield Setting(("securityContext", "supplementalGroups"), groups, _GROUPS, of_pod=True)
+    if build.user is not None:
+        context["runAsUser"], context["runAsGroup"] = build.user
+    for key, value in context.items():
+        yield Setting(("securityContext", key), value, _PRIVILEGES)
+
+
+def find_changes(build: Build, pod: Block, container: Block) -> list[Setting]:
+    """What of `list_settings` a pod does not have.
+
+    Args:
+        build: what was built.
+        pod: the pod's specification.
+        container: the container in it that is to be restored.
+    """
+    changes = [setting for setting in list_settings(build) if not _has(pod, container, setting)]
+    limits = {change.keys[-1]: change.value for change in changes if change.keys[:2] == ("resources", "limits")}
+    for name, request in mapping_at(container, "resources", "requests").items():
+        if name in limits and _amount(request) > _amount(limits[name]):
+            changes.append(Setting(("resources", "requests", name), limits[name], _REQUEST))
+    return changes
+
+
+def _has(pod: Block, container: Block, setting: Setting) -> bool:
+    *path, key = setting.keys
+    found = mapping_at(pod if setting.of_pod else container, *path).get(key)
+    if found is None and path == ["securityContext"]:
+        found = mapping_at(pod, *path).get(key)
+    if found is None:
+        return setting.by_default
+    return setting.or_other or _canonical(setting.keys, found) == _canonical(setting.keys, setting.value)
+
+
+def _canonical(keys: Sequence[str], value: Any) -> Any:
+    """A value in a form that is equal to others that mean the same."""
+    if keys[0] == "resources":
+        return _amount(value)
+    if keys[-1] == "capabilities" and isinstance(value, dict):
+        return {key: sorted(map(str, names or ())) for key, names in value.items() if names}
+    return sorted(map(str, value)) if isinstance(value, list) else value
+
+
+def _amount(value: Any) -> Any:
+    """A quantity's value; what is none is left as it is, for the API server to refuse."""
+    try:
+        return parse_quantity(value)
+    except ValueError:
+        return value

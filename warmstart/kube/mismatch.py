@@ -1,0 +1,113 @@
+"""What a pod says and a restored container does not heed: no change of the pod helps, so it is said; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from warmstart.kube.match import KUBELET_MOUNTS, Build
+from warmstart.recipe.document import shown
+from warmstart.recipe.model import Restorer
+from warmstart.recipe.pods import Block, mapping_at
+
+_NAMESPACES = {
+    "hostNetwork": "a network of its own",
+    "hostPID": "process ids of its own",
+    "hostIPC": "System V IPC of its own",
+    "shareProcessNamespace": "process ids of its own",
+}
+# Keys of a security context whose value in the restored process is that of the build, and what they are when not given.
+_PRIVILEGES = {
+    "runAsUser": None,
+    "runAsGroup": None,
+    "capabilities": None,
+    "privileged": False,
+    "readOnlyRootFilesystem": False,
+    "allowPrivilegeEscalation": True,
+}
+
+
+def list_warnings(build: Build, pod: Block, container: Block) -> Iterator[str]:
+    """What would be otherwise in a restored container than the pod says, a sentence each.
+
+    Args:
+        build: what was built.
+        pod: the pod's specification.
+        container: the container in it that is to be restored.
+    """
+    yield from _list_of_pod(pod)
+    yield from _list_mounts(build, container)
+    yield from _list_command(build, container)
+    yield from _list_environment(build, container)
+    yield from _list_privileges(build, pod, container)
+    if mapping_at(container, "resources", "limits").keys() - mapping_at(build.container, "resources", "limits").keys():
+        yield "resources.limits: the build had no such limit, and the application sized itself without it"
+    if delay := mapping_at(container, "readinessProbe").get("initialDelaySeconds"):
+        yield f"readinessProbe.initialDelaySeconds: a restored container, ready at once, waits {delay} s to be asked"
+
+
+def _list_of_pod(pod: Block) -> Iterator[str]:
+    for key, had in _NAMESPACES.items():
+        if pod.get(key):
+            yield f"{key}: the build had {had}, and a restored container must have, too"
+    if pod.get("hostUsers") is False:
+        yield "hostUsers: the build had no user namespace of its own, and a restored container must have none either"
+    if handler := pod.get("runtimeClassName"):
+        yield f"runtimeClassName: {shown(str(handler))} must restore what runc dumped"
+
+
+def _list_mounts(build: Build, container: Block) -> Iterator[str]:
+    if Restorer.RUNTIME not in build.restorers:
+        return
+    mounts = container.get("volumeMounts")
+    wanted = [str(mount.get("mountPath")) for mount in mounts if isinstance(mount, Mapping)] if mounts else []
+    for path in wanted:
+        if path.rstrip("/") not in build.mounts:
+            yield f"volumeMounts: {shown(path)} is not there in a restored container: the build had no such mount"
+    for path in build.mounts:
+        if path not in {*KUBELET_MOUNTS, *(path.rstrip("/") for path in wanted)}:
+            yield f"volumeMounts: {shown(path)} is missing: the build had this mount, and is not restored without it"
+    if container.get("volumeDevices"):
+        yield "volumeDevices: the build had no block device, and a restored container sees none"
+
+
+def _list_command(build: Build, container: Block) -> Iterator[str]:
+    for key in ("command", "args", "workingDir"):
+        if container.get(key) and container[key] != build.container.get(key):
+            yield f"{key}: a restored container goes on with what the build was started with"
+    for key in ("stdin", "tty"):
+        if container.get(key):
+            yield f"{key}: the build had none, and a restored container has none either"
+
+
+def _list_environment(build: Build, container: Block) -> Iterator[str]:
+    """Names alone: values may be secrets."""
+    if container.get("envFrom"):
+        yield "envFrom: a restored container has the environment of the build, without these"
+    had = {variable["name"]: variable.get("value", "") for variable in build.container.get("env") or ()}
+    others = [name for name, value in _variables(container) if value != had.get(name)]
+    if others:
+        names = shown(", ".join(others), 400)
+        yield f"env: a restored container has the environment of the build; not heeded: {names}"
+
+
+def _variables(container: Block) -> Iterator[tuple[str, str | None]]:
+    for variable in container.get("env") or ():
+        if isinstance(variable, Mapping):
+            value = variable.get("value")
+            yield str(variable.get("name")), None if "valueFrom" in variable else "" if value is None else str(value)
+
+
+def _list_privileges(build: Build, pod: Block, container: Block) -> Iterator[str]:
+    context = {**mapping_at(pod, "securityContext"), **mapping_at(container, "securityContext")}
+    had: dict[str, Any] = {**mapping_at(build.container, "securityContext")}
+    if build.user is not None:
+        had["runAsUser"], had["runAsGroup"] = build.user
+    for key, default in _PRIVILEGES.items():
+        if key in context and key not in had and context[key] != default:
+            yield f"securityContext.{key}: a restored process has it as in the build, and the recipe does not say it"
+    group = context.get("fsGroup")
+    if group is not None and group not in had.get("supplementalGroups", ()):
+        yield f"securityContext.fsGroup: a restored process is not in the group {group}, as the build was not"
+    if mapping_at(context, "seccompProfile").get("type") in ("Unconfined", "Localhost"):
+        yield "securityContext.seccompProfile: a restored process keeps the filter of the build, the runtime's default"

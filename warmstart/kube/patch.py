@@ -1,0 +1,177 @@
+"""Changes a manifest that a person wrote: only what must differ, with comments, quotes and order left as they are.
+
+A file is cut at its document markers, and only the document with the container is written anew.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from warmstart.core.errors import RecipeError
+from warmstart.kube.manifests import make_patch
+from warmstart.kube.match import Build, Setting, find_changes
+from warmstart.kube.mismatch import list_warnings
+from warmstart.recipe.document import plain_value, read_documents
+from warmstart.recipe.load import recipe_error
+from warmstart.recipe.pods import Block, PodContainer, choose_container, find_containers
+
+# Markers count at the start of a line wherever they stand (YAML 1.2.2, c-forbidden).
+_MARKER = re.compile(r"^---(?:[ \t]+#.*|[ \t]*)\n", re.MULTILINE)
+_KEY_LINE = re.compile(r"^( *(?:- +)*)[^\s#'\"{\[][^\n#]*:[ \t]*(?:#.*)?$")
+_ITEM_LINE = re.compile(r"^( *)- ")
+_CONTEXT_LINES = 2
+# What a new key is put before: at the end of its mapping it would follow the comments on what comes next.
+_BEFORE = {"automountServiceAccountToken": "containers", "nodeSelector": "containers"}
+
+
+@dataclass(frozen=True)
+class Patched:
+    """A manifest, changed to match a build.
+
+    Attributes:
+        text: the file, changed.
+        diff: what was changed, as a unified diff whose hunks say why; empty for nothing.
+        warnings: what a restored container does not heed.
+        patch: the changes as a strategic merge patch; None for nothing.
+    """
+
+    text: str
+    diff: str
+    warnings: tuple[str, ...]
+    patch: Block | None
+
+
+def patch_manifest(data: bytes, name: str, container: str | None, build: Build) -> Patched:
+    """Change a manifest so that its pod is restored from what was built.
+
+    Args:
+        data: the file: one or more documents, Lists among them.
+        name: of the file, for messages and for the diff.
+        container: which container, by NAME or OBJECT/NAME; needed where there are several.
+        build: what was built.
+
+    Raises:
+        RecipeError: it is not YAML, or has no such container.
+    """
+    documents = read_documents(data, name)
+    chosen = choose_container([one for each in documents for one in find_containers(each.value)], container, name)
+    for document in documents:
+        if document.problems and any(one.block is chosen.block for one in find_containers(document.value)):
+            raise recipe_error(name, document.problems)
+    changes = find_changes(build, chosen.pod, chosen.block)
+    texts = list(_apply(data.decode("utf-8-sig"), name, container, changes))
+    return Patched(
+        text=texts[-1],
+        diff="".join(_diff(texts, name, changes)),
+        warnings=tuple(list_warnings(build, chosen.pod, chosen.block)),
+        patch=make_patch(chosen, changes) if changes else None,
+    )
+
+
+def _apply(text: str, name: str, container: str | None, changes: list[Setting]) -> Iterator[str]:
+    """The text as it is written back without a change, then with one change more each time."""
+    parts = _split(text)
+    loaded = [_load(part, name) for part in parts]
+    place = choose_container([one for value in loaded for one in find_containers(value)], container, name)
+    index = next(i for i, value in enumerate(loaded) if any(one.block is place.block for one in find_containers(value)))
+    yaml = _writer(parts[index])
+    yield _join(parts, index, yaml, loaded[index])
+    for change in changes:
+        _put(place, change)
+        yield _join(parts, index, yaml, loaded[index])
+
+
+def _split(text: str) -> list[str]:
+    """Documents and the markers between them, in turn."""
+    parts, end = [], 0
+    for marker in _MARKER.finditer(text):
+        parts += [text[end : marker.start()], marker[0]]
+        end = marker.end()
+    return [*parts, text[end:]]
+
+
+def _load(part: str, name: str) -> Any:
+    if _MARKER.fullmatch(part):
+        return None
+    try:
+        return _yaml().load(part)
+    except (YAMLError, ValueError) as error:
+        raise RecipeError(f"{name} cannot be changed: {str(error).splitlines()[0]}") from error
+
+
+def _join(parts: list[str], index: int, yaml: YAML, value: Any) -> str:
+    stream = io.StringIO()
+    yaml.dump(value, stream)
+    return "".join([*parts[:index], stream.getvalue(), *parts[index + 1 :]])
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes = True
+    yaml.width = 1 << 16
+    return yaml
+
+
+def _writer(part: str) -> YAML:
+    """A writer that indents as the text does: lists below their key, or beside it."""
+    yaml = _yaml()
+    lines = part.splitlines()
+    offset = 0
+    for key, item in pairwise(lines):
+        if (above := _KEY_LINE.match(key)) and (below := _ITEM_LINE.match(item)):
+            offset = max(0, len(below[1]) - len(above[1]))
+            break
+    yaml.indent(mapping=2, sequence=offset + 2, offset=offset)
+    return yaml
+
+
+def _put(target: PodContainer, change: Setting) -> None:
+    *path, key = change.keys
+    place: Any = target.pod if change.of_pod else target.block
+    for step in path:
+        if not isinstance(place.get(step), dict):
+            _insert(place, step, CommentedMap())
+        place = place[step]
+    _insert(place, key, _quoted(change.value))
+
+
+def _quoted(value: Any) -> Any:
+    """The value with those strings quoted that kubectl would otherwise read as something else."""
+    if isinstance(value, dict):
+        return {key: _quoted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_quoted(item) for item in value]
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and plain_value(value) != value else value
+
+
+def _insert(place: Any, key: str, value: Any) -> None:
+    """Set a key; a new one does not go to the end, where it would follow the comments on what comes next."""
+    if key in place:
+        place[key] = value
+    elif _BEFORE.get(key) in place:
+        place.insert(list(place).index(_BEFORE[key]), key, value)
+    elif "image" in place:
+        place.insert(list(place).index("image") + 1, key, value)
+    else:
+        place[key] = value
+
+
+def _diff(texts: list[str], name: str, changes: list[Setting]) -> Iterator[str]:
+    if changes:
+        yield f"--- {name}\n+++ {name}, restored\n"
+    for (before, after), change in zip(pairwise(texts), changes, strict=True):
+        lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), n=_CONTEXT_LINES)
+        for line in list(lines)[2:]:
+            hunk = line.startswith("@@")
+            yield f"{line.rstrip()} {change.reason}\n" if hunk else line if line.endswith("\n") else f"{line}\n"

@@ -1,0 +1,43 @@
+"""YAML that every reader takes for the same: what kubectl or a YAML 1.1 parser would not read as a string is quoted."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
+
+from warmstart.recipe.document import plain_value
+
+
+class _Representer(SafeRepresenter):
+    """Writes strings so that every YAML reader takes them for strings, and those of several lines as blocks."""
+
+
+def _represent_string(representer: SafeRepresenter, text: str) -> ScalarNode:
+    style = "|" if "\n" in text else None if isinstance(plain_value(text), str) else '"'
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Representer.add_representer(str, _represent_string)
+
+
+def write_yaml(*documents: Mapping[str, Any]) -> str:
+    """The documents as YAML, in the order of their keys, one after the other with `---` between them."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
+    yaml.default_flow_style = False
+    yaml.representer.sort_base_mapping_type_on_output = False
+    # Where a value stands twice, it is written twice.
+    yaml.representer.ignore_aliases = lambda *_: True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 1 << 16
+    texts = []
+    for document in documents:
+        stream = io.StringIO()
+        yaml.dump(document, stream)
+        texts.append(stream.getvalue())
+    return "---\n".join(texts)
