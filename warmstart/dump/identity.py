@@ -11,6 +11,11 @@ import hashlib
 import struct
 from pathlib import Path
 
+from warmstart.core.errors import ArchiveError
+from warmstart.dump import protos
+from warmstart.dump.contents import read_memory, read_processes
+from warmstart.dump.images import decode, read_only_entry
+
 AT_RANDOM = 25
 RANDOM_BYTES = 16
 _PAIR = struct.Struct("NN")
@@ -34,4 +39,24 @@ def read_identity(proc: Path, pid: int) -> str:
     with (proc / str(pid) / "mem").open("rb", buffering=0) as memory:
         memory.seek(address)
         random = memory.read(RANDOM_BYTES)
+    return _digest(address, random)
+
+
+def find_identity(directory: Path) -> str:
+    """The same digest of the first process of a dump.
+
+    Raises:
+        ArchiveError: a file is missing or not understood, or the dump does not hold the random bytes.
+    """
+    pid = read_processes(directory)[0].pid
+    path = directory / f"mm-{pid}.img"
+    values = decode(path, read_only_entry(path), protos.Mm).mm_saved_auxv
+    vector = dict(zip(values[::2], values[1::2], strict=False))
+    random = read_memory(directory, pid, vector.get(AT_RANDOM, 0), RANDOM_BYTES)
+    if random is None:
+        raise ArchiveError(f"{path}: the dump does not hold the random bytes of process {pid}")
+    return _digest(vector[AT_RANDOM], random)
+
+
+def _digest(address: int, random: bytes) -> str:
     return hashlib.sha256(struct.pack("=Q", address) + random).hexdigest()

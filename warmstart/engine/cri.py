@@ -232,7 +232,7 @@ class CriContainer:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 hint = "give it longer with --checkpoint-timeout"
                 raise CheckpointError(f"the checkpoint took longer than {timeout_s:g} s", hint=hint) from error
-            raise _checkpoint_error(str(error.details())) from error
+            raise checkpoint_error(str(error.details())) from error
 
     def _status(self, *, verbose: bool) -> cri.ContainerStatusResponse:
         request = cri.ContainerStatusRequest(container_id=self.container_id, verbose=verbose)
@@ -253,7 +253,8 @@ def _call(what: str, method: Any, request: Any, timeout_s: float) -> Any:
         raise _engine_error(what, error) from error
 
 
-def _checkpoint_error(message: str) -> CheckpointError:
+def checkpoint_error(message: str) -> CheckpointError:
+    """What a runtime says when it could not make a checkpoint, cut down to CRIU's own reasons where there are some."""
     reasons = _find_reasons(message)
     if reasons:
         return CheckpointError(f"CRIU could not dump the container: {reasons[0]}", details=reasons[1:])

@@ -2,6 +2,7 @@
 
 What that package does here is to read the user's kubeconfig, with all ways there are to authenticate, and to open web
 sockets. Requests are plain JSON: objects of the API have fields that no client knows yet, and must keep them.
+It takes half a second to load, so it is loaded when it is needed.
 API: https://kubernetes.io/docs/reference/kubernetes-api/; channels of a command over a web socket: StreamProtocolV4Name
 in k8s.io/apimachinery/pkg/util/remotecommand/constants.go.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +22,6 @@ from urllib.parse import quote, urlencode
 
 import urllib3
 import websocket
-from kubernetes import client, config
-from kubernetes.stream.ws_client import PortForward, create_websocket, get_websocket_url
 
 from warmstart.core.errors import ClusterError, HostError
 from warmstart.kube.pods import Pod, parse_pod
@@ -52,17 +52,19 @@ class Cluster:
     """
 
     def __init__(self, configuration: Any, namespace: str) -> None:
+        from kubernetes.client import ApiClient
+
         self._configuration = configuration
         # What is not answered is told, not asked again: a checkpoint must not be taken twice.
         configuration.retries = False
-        self._api = client.ApiClient(configuration)
+        self._pool = ApiClient(configuration).rest_client.pool_manager
         self.namespace = namespace
 
     def __enter__(self) -> Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._api.rest_client.pool_manager.clear()
+        self._pool.clear()
 
     def request(
         self,
@@ -91,7 +93,7 @@ class Cluster:
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
         headers = {**self._headers(), "Accept": "application/json", "Content-Type": content_type}
         data = None if body is None else json.dumps(body).encode()
-        return _ask(self._api.rest_client.pool_manager, method, url, headers, data, timeout_s)
+        return _ask(self._pool, method, url, headers, data, timeout_s)
 
     def get_pod(self, namespace: str, name: str) -> Pod:
         """A pod as it is now; errors as `request`."""
@@ -115,13 +117,11 @@ class Cluster:
         kind = "application/merge-patch+json"
         return parse_pod(self.request("PATCH", _pod_path(namespace, name), patch, content_type=kind))
 
-    def delete_pod(self, pod: Pod, *, grace_s: int | None = None) -> None:
-        """Have a pod removed, but no other one of its name; one that is gone is no error."""
-        options: dict[str, Any] = {"preconditions": {"uid": pod.uid}}
-        if grace_s is not None:
-            options["gracePeriodSeconds"] = grace_s
+    def delete_pod(self, namespace: str, name: str, *, uid: str | None = None) -> None:
+        """Have a pod removed; only the one with this `uid`, if it is given. One that is gone is no error."""
+        options = {"preconditions": {"uid": uid}} if uid else {}
         with ignoring_absence():
-            self.request("DELETE", _pod_path(pod.namespace, pod.name), options)
+            self.request("DELETE", _pod_path(namespace, name), options)
 
     def wait_pod(self, pod: Pod, until: Callable[[Pod], bool], timeout_s: float) -> Pod:
         """Wait for a pod to come into a state.
@@ -155,7 +155,7 @@ class Cluster:
         query = urlencode({"container": container, "tailLines": lines})
         url = f"{self._configuration.host}{_pod_path(pod.namespace, pod.name)}/log?{query}"
         try:
-            answer = self._api.rest_client.pool_manager.request(
+            answer = self._pool.request(
                 "GET", url, headers=self._headers(), timeout=urllib3.Timeout(CONNECT_S, CALL_S), retries=False
             )
         except urllib3.exceptions.HTTPError:
@@ -170,7 +170,8 @@ class Cluster:
         command: Sequence[str],
         *,
         write: Callable[[bytes], object],
-        timeout_s: float,
+        timeout_s: float = math.inf,
+        silence_s: float = math.inf,
     ) -> ExecEnd:
         """Run a command in a container to its end, with nothing on its standard input.
 
@@ -180,9 +181,10 @@ class Cluster:
             command: the program and its arguments.
             write: is given what it writes to its standard output, piece by piece.
             timeout_s: for all of it.
+            silence_s: for how long nothing may come.
 
         Raises:
-            TimeoutError: it had not ended in time.
+            TimeoutError: it had not ended in time, or nothing came for too long.
             RefusedError: the API server refused.
             ClusterError: it could not be run, or the connection broke.
         """
@@ -191,7 +193,7 @@ class Cluster:
         what = f"run {command[0]} in the pod {pod.namespace}/{pod.name}"
         deadline = time.monotonic() + timeout_s
         with self._socket(f"{_pod_path(pod.namespace, pod.name)}/exec", query, what) as wire:
-            stderr, status = _read_streams(wire, write, deadline, what)
+            stderr, status = _read_streams(_read_frames(wire, deadline, silence_s), write, what)
         return ExecEnd(_exit_code(status, what), stderr)
 
     def connect(self, pod: Pod, port: int) -> socket.socket:
@@ -201,6 +203,8 @@ class Cluster:
             RefusedError: the API server refused.
             ClusterError: it could not be reached.
         """
+        from kubernetes.stream.ws_client import PortForward
+
         path, what = f"{_pod_path(pod.namespace, pod.name)}/portforward", f"reach port {port} of the pod {pod.name}"
         with contextlib.ExitStack() as undo:
             wire = undo.enter_context(self._socket(path, [("ports", str(port))], what))
@@ -265,6 +269,8 @@ class Cluster:
 
     @contextlib.contextmanager
     def _socket(self, path: str, query: Sequence[tuple[str, str]], what: str) -> Iterator[websocket.WebSocket]:
+        from kubernetes.stream.ws_client import create_websocket, get_websocket_url
+
         url = get_websocket_url(f"{self._configuration.host}{path}?{urlencode(query)}")
         try:
             wire = create_websocket(self._configuration, url, self._headers())
@@ -290,9 +296,16 @@ def connect_cluster(context: str | None = None, namespace: str | None = None) ->
     Raises:
         HostError: there is no kubeconfig, no such context, or it cannot be used.
     """
-    settings = client.Configuration()
+    from kubernetes import config
+    from kubernetes.client import Configuration
+
+    settings = Configuration()
     try:
-        if context is None and not _has_kubeconfig() and _IN_CLUSTER_NAMESPACE.exists():
+        if (
+            context is None
+            and not _has_kubeconfig(config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION)
+            and _IN_CLUSTER_NAMESPACE.exists()
+        ):
             config.load_incluster_config(client_configuration=settings)
             return Cluster(settings, namespace or _IN_CLUSTER_NAMESPACE.read_text().strip())
         config.load_kube_config(context=context, client_configuration=settings)
@@ -304,9 +317,8 @@ def connect_cluster(context: str | None = None, namespace: str | None = None) ->
     return Cluster(settings, namespace or chosen["context"].get("namespace") or "default")
 
 
-def _has_kubeconfig() -> bool:
-    places = config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION.split(":")
-    return any(Path(place).expanduser().exists() for place in places if place)
+def _has_kubeconfig(places: str) -> bool:
+    return any(Path(place).expanduser().exists() for place in places.split(":") if place)
 
 
 def _pod_path(namespace: str, name: str) -> str:
@@ -341,12 +353,12 @@ def _text(data: bytes | str | None) -> str:
 
 
 def _read_streams(
-    wire: websocket.WebSocket, write: Callable[[bytes], object], deadline: float, what: str
+    frames: Iterator[tuple[int, bytes]], write: Callable[[bytes], object], what: str
 ) -> tuple[str, bytes]:
     """Pass on what a command writes; its standard error, and how it ended as the server says it."""
     stderr, status = b"", b""
     try:
-        for channel, data in _read_frames(wire, deadline):
+        for channel, data in frames:
             if channel == _STDOUT:
                 write(data)
             elif channel == _STDERR:
@@ -361,13 +373,14 @@ def _read_streams(
     return stderr.decode(errors="replace"), status
 
 
-def _read_frames(wire: websocket.WebSocket, deadline: float) -> Iterator[tuple[int, bytes]]:
+def _read_frames(wire: websocket.WebSocket, deadline: float, silence_s: float) -> Iterator[tuple[int, bytes]]:
     """What arrives until the other end closes: numbers of channels, and data."""
     while True:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise websocket.WebSocketTimeoutException
-        wire.settimeout(left_s)
+        limit_s = min(left_s, silence_s)
+        wire.settimeout(None if math.isinf(limit_s) else limit_s)
         opcode, frame = wire.recv_data_frame(True)
         if opcode == websocket.ABNF.OPCODE_CLOSE:
             return

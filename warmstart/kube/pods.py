@@ -90,6 +90,12 @@ class Pod:
                 return owner["kind"], owner["name"]
         return None
 
+    @property
+    def stuck(self) -> bool:
+        """Whether it has ended, or a container of it cannot start as things are."""
+        hopeless = ("ErrImage", "ImagePull", "InvalidImage", "CreateContainer", "CrashLoop", "RunContainer")
+        return self.phase in ("Failed", "Succeeded") or any(one.why.startswith(hopeless) for one in self.containers)
+
     def explain(self) -> list[str]:
         """Why it is not ready, as far as its status tells."""
         conditions = (self.manifest.get("status") or {}).get("conditions") or ()

@@ -1,0 +1,217 @@
+"""Taking a checkpoint of a container in a cluster, and getting its archive off the node.
+
+The kubelet makes the checkpoint; the container goes on afterwards. The helper is started before, so that nothing is
+frozen for an archive that could then not be fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from warmstart.core.errors import ArchiveError, ClusterError, HostError, WarmstartError
+from warmstart.core.steps import Steps
+from warmstart.core.text import format_bytes
+from warmstart.core.undo import undoing
+from warmstart.dump.archive import STATS_DUMP, Contents, open_tar, read_contents
+from warmstart.dump.stats import read_frozen_s
+from warmstart.engine.cri import checkpoint_error
+from warmstart.kube.client import Cluster
+from warmstart.kube.helper import Errand, Helper, open_helper
+from warmstart.kube.pods import ContainerState, Pod
+from warmstart.kube.refusal import RefusedError
+
+FORBIDDEN = 403
+NOT_FOUND = 404
+STATS_LIMIT_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """How checkpoints are taken.
+
+    Attributes:
+        errand: how archives are fetched.
+        timeout_s: how long the kubelet may take.
+        kubelet_ca: the authority of the kubelets' certificates, should they have to be asked themselves; that of the
+            cluster when None.
+        keep: whether the archive stays on the node, too; the helper then sees it read-only.
+    """
+
+    errand: Errand = field(default_factory=Errand)
+    timeout_s: float = 120.0
+    kubelet_ca: Path | None = None
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A checkpoint that was taken and fetched.
+
+    Attributes:
+        pod: whose container it is.
+        container: the container.
+        archive: the file.
+        size_bytes: its size.
+        on_node: its path on the node, where it was left there.
+        asked: `time.monotonic()` when the kubelet was asked.
+        stopped_s: how long the kubelet took; the container stood still for no longer. CRI-O keeps it paused until its
+            files are packed, too.
+        frozen_s: how long CRIU says that it held the processes; None when it does not say.
+    """
+
+    pod: Pod
+    container: ContainerState
+    archive: Path
+    size_bytes: int
+    on_node: str | None
+    asked: float
+    stopped_s: float
+    frozen_s: float | None
+
+
+def find_target(cluster: Cluster, name: str, container: str | None) -> tuple[Pod, ContainerState]:
+    """A pod and a container of it that runs.
+
+    Raises:
+        ClusterError: there is no such pod or container, or it does not run.
+    """
+    try:
+        pod = cluster.get_pod(cluster.namespace, name)
+    except RefusedError as refusal:
+        if refusal.status == NOT_FOUND:
+            hint = "name its namespace with --namespace"
+            raise ClusterError(f"there is no pod {name} in the namespace {cluster.namespace}", hint=hint) from refusal
+        raise
+    found = pod.find_container(container)
+    if not found.running:
+        why = found.why or f"the pod is {pod.phase}"
+        raise ClusterError(f"the container {found.name} of the pod {pod.namespace}/{name} does not run: {why}")
+    return pod, found
+
+
+def take_checkpoint(
+    cluster: Cluster, pod: Pod, container: ContainerState, archive: Path, options: CheckpointOptions, steps: Steps
+) -> Taken:
+    """Take a checkpoint of a container and fetch it; `archive` appears whole or not at all.
+
+    Raises:
+        CheckpointError: the kubelet or the runtime could not make it.
+        ArchiveError: what came is not a checkpoint archive, or is not to be trusted.
+        ClusterError: the cluster refused, or could not be reached.
+    """
+    with contextlib.ExitStack() as stack:
+        with steps.step("helper"):
+            helper = stack.enter_context(open_helper(cluster, pod.node, options.errand, writable=not options.keep))
+        with steps.step("checkpoint"):
+            asked = time.monotonic()
+            on_node = ask_kubelet(cluster, pod, container.name, options)
+            stopped_s = time.monotonic() - asked
+        with steps.step("fetch"), told_where(pod.node, on_node), _left_alone(helper, on_node, keep=options.keep):
+            contents = fetch_archive(helper, on_node, archive, steps)
+    return Taken(
+        pod=pod,
+        container=container,
+        archive=archive,
+        size_bytes=archive.stat().st_size,
+        on_node=on_node if options.keep else None,
+        asked=asked,
+        stopped_s=stopped_s,
+        frozen_s=_find_frozen(archive, contents),
+    )
+
+
+def ask_kubelet(cluster: Cluster, pod: Pod, container: str, options: CheckpointOptions) -> str:
+    """Have the kubelet take the checkpoint; where the archive is on the node.
+
+    Raises:
+        CheckpointError: the runtime could not.
+        ClusterError: the kubelet may not be asked, or does not answer.
+    """
+    try:
+        return cluster.checkpoint(pod, container, options.timeout_s, options.kubelet_ca)
+    except RefusedError as refusal:
+        if refusal.status == FORBIDDEN:
+            raise
+        if refusal.status == NOT_FOUND and "does not exist" not in refusal.brief:
+            hint = "Kubernetes has it since 1.25, on by default since 1.30 (feature gate ContainerCheckpoint)"
+            brief = f"the kubelet of {pod.node} has no checkpoint API"
+            raise ClusterError(brief, details=[refusal.brief], hint=hint) from refusal
+        raise checkpoint_error("\n".join([refusal.brief, *refusal.details])) from refusal
+
+
+def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Steps) -> Contents:
+    """Copy an archive from the node to `archive`, where it appears when all of it is there and was judged.
+
+    Raises:
+        ArchiveError: it is not a checkpoint archive, or is not to be trusted.
+        ClusterError: it could not be read to its end.
+        HostError: `archive` cannot be written.
+    """
+    size_bytes = helper.read_size(on_node)
+    with _beside(archive) as file:
+        done = 0
+
+        def write(data: bytes) -> None:
+            nonlocal done
+            file.write(data)
+            done += len(data)
+            steps.note(f"{format_bytes(done)} of {format_bytes(size_bytes)}")
+
+        try:
+            helper.read(on_node, write)
+        except TimeoutError as late:
+            raise ClusterError(f"nothing more came of the archive after {format_bytes(done)}") from late
+        if done != size_bytes:
+            raise ClusterError(f"the archive has {size_bytes} bytes, but {done} came")
+        file.flush()
+        return read_contents(Path(file.name))
+
+
+@contextlib.contextmanager
+def told_where(node: str, on_node: str) -> Iterator[None]:
+    """Where an archive lies that could not be fetched or removed: it holds the container's memory."""
+    try:
+        yield
+    except WarmstartError as error:
+        error.details = (*error.details, f"the checkpoint may still be on the node {node}: {on_node}")
+        raise
+
+
+@contextlib.contextmanager
+def _left_alone(helper: Helper, on_node: str, *, keep: bool) -> Iterator[None]:
+    """Remove the archive from the node at the end, unless it is to be kept."""
+    with contextlib.nullcontext() if keep else undoing(lambda: helper.remove(on_node)):
+        yield
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[BinaryIO]:
+    """A file that becomes `target` at the end of the block, and is removed when that fails; only we may read it."""
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+            yield file
+        partial.rename(target)
+    except OSError as error:
+        raise HostError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _find_frozen(archive: Path, contents: Contents) -> float | None:
+    member = next((member for member in contents.members if member.name == STATS_DUMP), None)
+    if member is None:
+        return None
+    with open_tar(archive) as tar, tempfile.TemporaryDirectory() as directory, contextlib.suppress(ArchiveError):
+        file = Path(directory) / STATS_DUMP
+        file.write_bytes(tar.read(member.offset, min(member.size_bytes, STATS_LIMIT_BYTES)))
+        return read_frozen_s(file)
+    return None

@@ -1,0 +1,131 @@
+"""A pod on a node, for as long as it takes, through which a checkpoint gets off the node.
+
+The kubelet leaves the archive in a directory that only the node's root may read. Nothing of the API reads it from
+there; so a pod is pinned to the node, with this one directory, and `cat` in it writes the archive to us. It comes
+through the API server, like the output of any command, and through no network that a container is in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from warmstart.core.errors import ClusterError
+from warmstart.core.undo import undoing
+from warmstart.kube.client import Cluster
+from warmstart.kube.pods import Pod, make_helper
+from warmstart.kube.refusal import RefusedError
+
+DEFAULT_IMAGE = "docker.io/library/busybox:1.37"
+DEFAULT_NAMESPACE = "warmstart"
+DEFAULT_DIRECTORY = "/var/lib/kubelet/checkpoints"
+START_S = 120.0
+SILENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Errand:
+    """How archives are fetched from a node.
+
+    Attributes:
+        image: of the pod; it has `cat`, `stat`, `rm` and `sleep`.
+        namespace: of the pod.
+        directory: where the kubelet of the node leaves archives.
+    """
+
+    image: str = DEFAULT_IMAGE
+    namespace: str = DEFAULT_NAMESPACE
+    directory: str = DEFAULT_DIRECTORY
+
+
+@dataclass(frozen=True)
+class Helper:
+    """The pod, while it runs."""
+
+    cluster: Cluster
+    pod: Pod
+    directory: str
+
+    def read_size(self, path: str) -> int:
+        """The size in bytes of an archive that has this path on the node.
+
+        Raises:
+            ClusterError: it is not there, or in another directory.
+        """
+        lines: list[bytes] = []
+        self._run(["stat", "-c", "%s", self._find(path)], lines.append)
+        return int(b"".join(lines))
+
+    def read(self, path: str, write: Callable[[bytes], object]) -> None:
+        """Pass on an archive, piece by piece.
+
+        Raises:
+            TimeoutError: nothing came for too long.
+            ClusterError: it could not be read to its end.
+        """
+        self._run(["cat", self._find(path)], write)
+
+    def remove(self, path: str) -> None:
+        """Remove an archive from the node."""
+        self._run(["rm", self._find(path)], lambda _: None)
+
+    def _find(self, path: str) -> str:
+        where = PurePosixPath(path)
+        if str(where.parent) != self.directory:
+            hint = f"name that directory with --checkpoints-dir {where.parent}"
+            raise ClusterError(f"the kubelet left the archive at {path}, not in {self.directory}", hint=hint)
+        return f"/checkpoints/{where.name}"
+
+    def _run(self, command: Sequence[str], write: Callable[[bytes], object]) -> None:
+        end = self.cluster.exec(self.pod, "helper", command, write=write, silence_s=SILENCE_S)
+        if end.exit_code:
+            brief = f"{command[0]} failed on the node {self.pod.node}, with exit code {end.exit_code}"
+            raise ClusterError(brief, details=end.stderr.splitlines()[-5:])
+
+
+@contextlib.contextmanager
+def open_helper(cluster: Cluster, node: str, errand: Errand, *, writable: bool) -> Iterator[Helper]:
+    """Run a helper on a node, for the length of a `with` block.
+
+    Args:
+        cluster: the cluster.
+        node: the node.
+        errand: which image, and where.
+        writable: whether it may remove archives.
+
+    Raises:
+        RefusedError: it may not be created.
+        ClusterError: it does not start.
+    """
+    name = f"warmstart-helper-{secrets.token_hex(4)}"
+    manifest = make_helper(name, errand.namespace, node, errand.image, errand.directory, writable=writable)
+    with undoing(lambda: cluster.delete_pod(errand.namespace, name)):
+        try:
+            pod = cluster.create_pod(manifest)
+        except RefusedError as refusal:
+            raise _explain(refusal, errand) from refusal
+        yield Helper(cluster, _await(cluster, pod, errand), errand.directory)
+
+
+def _await(cluster: Cluster, pod: Pod, errand: Errand) -> Pod:
+    hint = f"the cluster must be able to pull {errand.image}; name another one with --helper-image"
+    try:
+        pod = cluster.wait_pod(pod, lambda now: now.ready or now.stuck, START_S)
+    except TimeoutError as late:
+        brief = f"the helper did not start on the node {pod.node} within {START_S:g} s"
+        raise ClusterError(brief, details=late.args[0].explain(), hint=hint) from late
+    if not pod.ready:
+        raise ClusterError(f"the helper does not start on the node {pod.node}", details=pod.explain(), hint=hint)
+    return pod
+
+
+def _explain(refusal: RefusedError, errand: Errand) -> RefusedError:
+    """What to do about the two reasons that only an administrator can do something about."""
+    if refusal.status == 404:
+        refusal.hint = "make the namespace with `warmstart rbac`, or name another with --helper-namespace"
+    elif "violates PodSecurity" in refusal.brief:
+        refusal.hint = f"the namespace {errand.namespace} must admit privileged pods, for the helper's hostPath"
+    return refusal
