@@ -21,6 +21,7 @@ from warmstart.bench_page import write_page
 from warmstart.bench_report import find_verdict, list_bench_sections, list_facts, make_bench_document
 from warmstart.bench_result import Load
 from warmstart.build import Options, build_image
+from warmstart.cli_deploy import deploy
 from warmstart.cli_kube import COMMANDS
 from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
@@ -344,7 +345,7 @@ def schema(shell: Shell) -> None:
     shell.out.out(schema_text())
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, deploy):
     cli.add_command(command)
 
 
@@ -356,7 +357,7 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # click answers with the exit code of what ends early, such as --help.
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        sys.exit(cli.main(prog_name=_find_own_name(sys.argv[0]), standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -367,6 +368,12 @@ def main() -> NoReturn:
         shown = _explain(error)
         show_error(Console(stderr=True, emoji=False), shown, debug="--debug" in sys.argv)
         sys.exit(shown.exit_code)
+
+
+def _find_own_name(program: str) -> str | None:
+    """What the user called us: kubectl runs kubectl-warmstart for `kubectl warmstart`; None for what it looks like."""
+    name = Path(program).name
+    return name.replace("-", " ", 1) if name.startswith("kubectl-") else None
 
 
 def _explain(error: Exception) -> WarmstartError:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from warmstart.kube.match import Build, Setting, list_settings
-from warmstart.recipe.pods import Block, PodContainer, mapping_at
+from warmstart.recipe.pods import Block, PodContainer, find_containers, mapping_at
 
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
 _NAME_LABEL = "app.kubernetes.io/name"
@@ -33,6 +33,13 @@ def make_deployment(build: Build, name: str, *, replicas: int = 1, namespace: st
             "template": {"metadata": {"labels": dict(labels)}, "spec": make_pod_spec(build)},
         },
     }
+
+
+def make_manifests(build: Build, name: str, *, replicas: int = 1, namespace: str | None = None) -> list[Block]:
+    """The Deployment, and a Service where the container names ports."""
+    service = make_service(build, name, namespace=namespace)
+    deployment = make_deployment(build, name, replicas=replicas, namespace=namespace)
+    return [deployment, *([service] if service else [])]
 
 
 def make_service(build: Build, name: str, *, namespace: str | None = None) -> Block | None:
@@ -106,6 +113,12 @@ def make_patch(target: PodContainer, settings: Sequence[Setting]) -> Block:
         inner = {key: inner}
     metadata = {key: value for key, value in mapping_at(target.manifest, "metadata").items() if key in _IDENTITY}
     return {"apiVersion": target.manifest.get("apiVersion"), "kind": target.kind, "metadata": metadata, **inner}
+
+
+def make_whole_patch(build: Build, name: str, *, namespace: str | None = None) -> Block:
+    """A patch with all that must be, for a Deployment of this name and its container of the recipe's name."""
+    target = next(find_containers(make_deployment(build, name, namespace=namespace)))
+    return make_patch(target, [setting for setting in list_settings(build) if not setting.by_default])
 
 
 def put_settings(pod: Block, container: Block, settings: Iterable[Setting]) -> None:

@@ -1,0 +1,158 @@
+"""The command that deploys: `warmstart.cli` registers it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from warmstart.cli_kube import cluster_options
+from warmstart.core.errors import RecipeError
+from warmstart.deploy import read_build
+from warmstart.kube.apply import apply_manifests
+from warmstart.kube.client import connect_cluster
+from warmstart.kube.manifests import PAUSE_IMAGE, make_manifests, make_pre_pull, make_whole_patch
+from warmstart.kube.match import Build
+from warmstart.kube.patch import Patched, patch_manifest
+from warmstart.recipe.document import read_documents
+from warmstart.recipe.load import STDIN, read_input
+from warmstart.recipe.writing import write_yaml
+from warmstart.shell import Shell, pass_shell
+
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be made of a build.
+
+    Attributes:
+        name: of the objects; the recipe's when None.
+        replicas: how many pods.
+        namespace: what the manifests are to name; None to leave that to whoever applies them.
+        manifest: an existing manifest that is to match.
+        container: which of its containers.
+        output: `manifest`, or `patch`.
+        only_diff: show only what must differ.
+        pre_pull: the image that waits in the pods of a DaemonSet which pulls ahead; None for no such thing.
+    """
+
+    name: str | None
+    replicas: int
+    namespace: str | None
+    manifest: Path | None
+    container: str | None
+    output: str
+    only_diff: bool
+    pre_pull: str | None
+
+
+@click.command()
+@click.argument("target", metavar="RECIPE|IMAGE")
+@click.option("-f", "--from", "manifest", type=click.Path(path_type=Path), help="A manifest that is to match.")
+@click.option("-c", "--container", help="Which container of the manifest, by NAME or OBJECT/NAME.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["manifest", "patch"]),
+    default="manifest",
+    show_default=True,
+    help="A whole manifest, or a strategic merge patch, as Kustomize takes it.",
+)
+@click.option("--diff", "only_diff", is_flag=True, help="With --from: print what must differ, and why, alone.")
+@click.option("--name", help="The name of what is made; the recipe's if not given.")
+@click.option("--replicas", type=click.IntRange(0), help="How many pods.  [default: 1]")
+@click.option("--match-cpu", is_flag=True, help="Only on nodes with the processor's features of the build.")
+@click.option("--pre-pull", is_flag=True, help="Make a DaemonSet that has all nodes pull the image, instead.")
+@click.option("--pause-image", default=PAUSE_IMAGE, show_default=True, help="What waits in the pods of --pre-pull.")
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
+@click.option("-t", "--tag", help="The tag, or the whole name, of the image, as at the build.")
+@click.option("--apply", is_flag=True, help="Apply it to the cluster, server-side.")
+@click.option("--force-conflicts", is_flag=True, help="With --apply: take over fields that others have set.")
+@cluster_options
+@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
+@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@pass_shell
+def deploy(shell: Shell, /, target: str, **options: Any) -> None:
+    """Print what runs an image in Kubernetes, so that it is restored there: a Deployment and a Service.
+
+    Of RECIPE, or of IMAGE, which warmstart built and which says more. With --from, an existing manifest is changed
+    where it must be, and the changes with their reasons are shown on standard error.
+    """
+    _refuse_contradictions(options)
+    known = read_build(
+        target,
+        overrides=options["overrides"],
+        tag=options["tag"],
+        plain_http=options["plain_http"],
+        auth_file=options["authfile"],
+        match_cpu=options["match_cpu"],
+    )
+    wanted = Wanted(
+        name=options["name"],
+        replicas=1 if options["replicas"] is None else options["replicas"],
+        namespace=options["namespace"],
+        manifest=options["manifest"],
+        container=options["container"],
+        output=options["output"],
+        only_diff=options["only_diff"],
+        pre_pull=options["pause_image"] if options["pre_pull"] else None,
+    )
+    for warning in known.warnings:
+        shell.steps().warn(warning)
+    text = _make(shell, known.build, wanted)
+    if not options["apply"]:
+        shell.out.out(text, end="", highlight=False)
+        return
+    cluster = connect_cluster(options["context"], options["namespace"])
+    manifests = [document.value for document in read_documents(text, target)]
+    with cluster:
+        for applied in apply_manifests(cluster, manifests, force=options["force_conflicts"]):
+            shell.out.out(f"{applied} applied", highlight=False)
+
+
+def _refuse_contradictions(options: dict[str, Any]) -> None:
+    """Options that mean nothing beside each other."""
+    made = [
+        f"--{key.replace('_', '-')}" for key in ("name", "replicas", "pre_pull") if options[key] not in (None, False)
+    ]
+    if options["manifest"] is not None and made:
+        raise click.UsageError(f"{made[0]} is for what is made anew, not for --from")
+    if options["manifest"] is None and (options["container"] or options["only_diff"]):
+        raise click.UsageError("--container and --diff need a manifest: --from")
+    if options["apply"] and (options["output"] == "patch" or options["only_diff"]):
+        raise click.UsageError("--apply applies whole manifests")
+    if options["name"] and not _NAME.fullmatch(options["name"]):
+        raise click.UsageError(f"--name {options['name']}: lower case letters, digits and -, from a letter on")
+
+
+def _make(shell: Shell, build: Build, wanted: Wanted) -> str:
+    if wanted.manifest is not None:
+        return _change(shell, build, wanted, wanted.manifest)
+    name = wanted.name or build.name
+    if wanted.pre_pull is not None:
+        return write_yaml(make_pre_pull(build, name, wanted.pre_pull, namespace=wanted.namespace))
+    if wanted.output == "patch":
+        return write_yaml(make_whole_patch(build, name, namespace=wanted.namespace))
+    return write_yaml(*make_manifests(build, name, replicas=wanted.replicas, namespace=wanted.namespace))
+
+
+def _change(shell: Shell, build: Build, wanted: Wanted, manifest: Path) -> str:
+    """The manifest, changed, or what changes it; what was changed is shown."""
+    name = "<stdin>" if manifest == STDIN else str(manifest)
+    patched = patch_manifest(read_input(manifest), name, wanted.container, build)
+    for warning in patched.warnings:
+        shell.steps().warn(warning)
+    if wanted.only_diff:
+        return patched.diff
+    shell.err.out(patched.diff or f"{name}: nothing must differ\n", end="", highlight=False)
+    return _as_patch(patched, name) if wanted.output == "patch" else patched.text
+
+
+def _as_patch(patched: Patched, name: str) -> str:
+    if patched.patch is None:
+        raise RecipeError(f"{name}: nothing must differ, so that there is no patch")
+    return write_yaml(patched.patch)

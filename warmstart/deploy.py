@@ -1,0 +1,114 @@
+"""What an image was built from, as far as the pods that run it must match it."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.core.errors import ImageError, RecipeError
+from warmstart.image.reference import parse_reference, parse_source
+from warmstart.inspection import CheckpointFacts, ImageFacts, inspect_target
+from warmstart.kube.match import CPU_LABELS, KUBELET_MOUNTS, Build
+from warmstart.recipe.load import STDIN, load_recipe, parse_recipe
+from warmstart.recipe.model import Recipe, Restorer
+
+#: The annotation, below `dev.warmstart.`, with the features of the build's processor.
+CPU_NOTE = "cpu"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a build, and what is to be said of it.
+
+    Attributes:
+        build: what pods must match.
+        warnings: a sentence each.
+    """
+
+    build: Build
+    warnings: tuple[str, ...] = ()
+
+
+def read_build(
+    target: str,
+    *,
+    overrides: Sequence[str] = (),
+    tag: str | None = None,
+    plain_http: Sequence[str] = (),
+    auth_file: Path | None = None,
+    match_cpu: bool = False,
+) -> Known:
+    """Find out what an image was built from.
+
+    Args:
+        target: the recipe's file, or `-`; or the image, as for `inspect_target`, which says more: whom the process runs
+            as, its mounts, its architecture.
+        overrides: values in place of the recipe's.
+        tag: as for `load_recipe`.
+        plain_http: registries (HOST[:PORT]) to speak to without TLS.
+        auth_file: the file of credentials; the usual ones when None.
+        match_cpu: whether nodes must have the processor's features of the build.
+
+    Raises:
+        RecipeError: the recipe is wrong, or does not say what is asked for.
+        ImageError: it is no image that warmstart made, or cannot be read.
+        ArchiveError: the checkpoint in the image is broken.
+        RegistryError: the registry refused, or could not be reached.
+    """
+    if target == "-" or (Path(target).is_file() and not tarfile.is_tarfile(target)):
+        if match_cpu:
+            raise RecipeError("a recipe does not say on which processor it was built: give the image instead")
+        recipe = load_recipe(STDIN if target == "-" else Path(target), overrides=overrides, tag=tag)
+        return Known(_describe_recipe(recipe, str(parse_reference(recipe.image_name))))
+    if overrides or tag:
+        raise RecipeError(f"values can be given for a recipe only, and {target} is not a file of YAML")
+    inspection = inspect_target(target, plain_http=plain_http, auth_file=auth_file)
+    if inspection.image is None or inspection.image.provenance is None or inspection.checkpoint is None:
+        raise ImageError(f"{target} has no record of how it was built; warmstart did not make it")
+    recipe = parse_recipe(inspection.image.provenance.recipe, f"the recipe in {target}")
+    return _describe_image(recipe, inspection.image, inspection.checkpoint, target, match_cpu=match_cpu)
+
+
+def _describe_recipe(recipe: Recipe, image: str) -> Build:
+    container = json.loads(recipe.document)["container"]
+    return Build(recipe.name, image, container, tuple(map(str, recipe.restore)))
+
+
+def _describe_image(
+    recipe: Recipe, image: ImageFacts, checkpoint: CheckpointFacts, target: str, *, match_cpu: bool
+) -> Known:
+    assert image.provenance is not None
+    built_as = parse_reference(recipe.image_name)
+    by_recipe = _describe_recipe(recipe, str(built_as))
+    user, mounts = checkpoint.container.user, checkpoint.container.mounts
+    build = Build(
+        name=recipe.name,
+        image=str(built_as) if Restorer.RUNTIME in recipe.restore else f"{built_as.name}@{image.digest}",
+        container=by_recipe.container,
+        restorers=by_recipe.restorers,
+        user=(user.uid, user.gid),
+        mounts=tuple(mount.destination for mount in mounts if mount.destination not in KUBELET_MOUNTS),
+        architecture=image.provenance.architecture,
+        cpu_features=_find_cpu_features(image, target) if match_cpu else (),
+    )
+    return Known(build, tuple(_list_renamed(target, str(built_as))))
+
+
+def _list_renamed(target: str, built_as: str) -> list[str]:
+    """A word on an image that is now called otherwise than it was built."""
+    if Path(target).exists():
+        return []
+    reference = parse_source(target).reference
+    if reference is None or reference.digest or str(reference) == built_as:
+        return []
+    return [f"{target} was built as {built_as}; the runtime looks it up by that name, so pods are to pull it by that"]
+
+
+def _find_cpu_features(image: ImageFacts, target: str) -> tuple[str, ...]:
+    if CPU_NOTE not in image.notes:
+        raise ImageError(f"{target} does not say on which processor it was built: build it again")
+    flags = image.notes[CPU_NOTE].split()
+    return tuple(CPU_LABELS[flag] for flag in sorted(flags) if flag in CPU_LABELS)

@@ -1,0 +1,87 @@
+"""Server-side apply of manifests, of whatever kind the API server knows.
+
+https://kubernetes.io/docs/reference/using-api/server-side-apply/; which kinds there are is asked of the server, as an
+APIResourceList (k8s.io/apimachinery, pkg/apis/meta/v1/types.go).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from warmstart.core.errors import ClusterError, RecipeError
+from warmstart.kube.client import Cluster
+from warmstart.kube.refusal import RefusedError
+from warmstart.recipe.pods import Block, mapping_at
+
+FIELD_MANAGER = "warmstart"
+
+
+def apply_manifests(cluster: Cluster, manifests: list[Any], *, force: bool = False) -> Iterator[str]:
+    """Apply manifests, one after the other; the items of a List are applied each.
+
+    Args:
+        cluster: where.
+        manifests: the documents; empty ones are passed over.
+        force: take over fields that another manager has set.
+
+    Yields:
+        What was applied, such as `deployment.apps/java-app`, right after it was.
+
+    Raises:
+        RecipeError: a document is not an object of Kubernetes.
+        ClusterError: the server does not know its kind, refused, or could not be reached.
+    """
+    for manifest in manifests:
+        if isinstance(manifest, dict) and isinstance(manifest.get("items"), list):
+            yield from apply_manifests(cluster, manifest["items"], force=force)
+        elif manifest is not None:
+            yield _apply(cluster, manifest, force=force)
+
+
+def _apply(cluster: Cluster, manifest: Any, *, force: bool) -> str:
+    version, kind, name = _identify(manifest)
+    resource = _find_resource(cluster, version, kind)
+    path = _group_path(version)
+    if resource["namespaced"]:
+        path += f"/namespaces/{quote(mapping_at(manifest, 'metadata').get('namespace') or cluster.namespace)}"
+    path += f"/{resource['name']}/{quote(name)}"
+    query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
+    try:
+        # A patch of this type is YAML, and so may be JSON.
+        cluster.request("PATCH", path, manifest, query=query, content_type="application/apply-patch+yaml")
+    except RefusedError as refusal:
+        if refusal.status == 409:
+            refusal.hint = "with --force-conflicts, warmstart takes these fields over"
+        raise
+    group = version.rpartition("/")[0]
+    return f"{kind.lower()}{'.' if group else ''}{group}/{name}"
+
+
+def _identify(manifest: Any) -> tuple[str, str, str]:
+    """Version, kind and name of an object."""
+    named = mapping_at(manifest, "metadata").get("name")
+    found = (manifest.get("apiVersion"), manifest.get("kind"), named) if isinstance(manifest, dict) else ()
+    if not found or not all(found):
+        raise RecipeError("there is a document without apiVersion, kind or metadata.name, which cannot be applied")
+    version, kind, name = map(str, found)
+    return version, kind, name
+
+
+def _group_path(version: str) -> str:
+    """Where the API of a group and version is; the core group has no name."""
+    return f"/apis/{quote(version)}" if "/" in version else f"/api/{quote(version)}"
+
+
+def _find_resource(cluster: Cluster, version: str, kind: str) -> Block:
+    try:
+        known = cluster.request("GET", _group_path(version))["resources"]
+    except RefusedError as refusal:
+        if refusal.status != 404:
+            raise
+        known = []
+    for resource in known:
+        if resource["kind"] == kind and "/" not in resource["name"]:
+            return dict(resource)
+    raise ClusterError(f"the API server knows no {kind} of {version}")
