@@ -40,8 +40,9 @@ def list_warnings(build: Build, pod: Block, container: Block) -> Iterator[str]:
     yield from _list_command(build, container)
     yield from _list_environment(build, container)
     yield from _list_privileges(build, pod, container)
-    if mapping_at(container, "resources", "limits").keys() - mapping_at(build.container, "resources", "limits").keys():
-        yield "resources.limits: the build had no such limit, and the application sized itself without it"
+    had = mapping_at(build.container, "resources", "limits")
+    if others := [shown(name) for name in mapping_at(container, "resources", "limits") if name not in had]:
+        yield f"resources.limits: the build had none of {', '.join(others)}, and the application started without"
     if delay := mapping_at(container, "readinessProbe").get("initialDelaySeconds"):
         yield f"readinessProbe.initialDelaySeconds: a restored container, ready at once, waits {delay} s to be asked"
 
@@ -85,7 +86,7 @@ def _list_environment(build: Build, container: Block) -> Iterator[str]:
     if container.get("envFrom"):
         yield "envFrom: a restored container has the environment of the build, without these"
     had = {variable["name"]: variable.get("value", "") for variable in build.container.get("env") or ()}
-    others = [name for name, value in _variables(container) if value != had.get(name)]
+    others = [name for name, value in _variables(container) if name not in had or value != had[name]]
     if others:
         names = shown(", ".join(others), 400)
         yield f"env: a restored container has the environment of the build; not heeded: {names}"

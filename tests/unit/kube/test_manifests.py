@@ -1,0 +1,98 @@
+"""Manifests that are made anew: they say what the build had, and what belongs to a pod is put there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from warmstart.kube.manifests import make_manifests, make_pod_spec, make_pre_pull, make_service, make_whole_patch
+from warmstart.kube.match import Build, find_changes
+from warmstart.kube.mismatch import list_warnings
+
+BUILD = Build(
+    name="shop",
+    image="registry.example.com/shop:1-warm",
+    container={
+        "image": "registry.example.com/shop:1",
+        "args": ["--port=$(PORT)"],
+        "env": [{"name": "PORT", "value": "8080"}],
+        "ports": [{"containerPort": 8080, "name": "http"}, {"containerPort": 9090, "protocol": "UDP"}],
+        "resources": {"limits": {"memory": "512Mi"}},
+        "readinessProbe": {"httpGet": {"port": "http"}},
+        "livenessProbe": {"tcpSocket": {"port": 8080}},
+        "securityContext": {"runAsNonRoot": True, "supplementalGroups": [2000]},
+    },
+    user=(1000, 1001),
+    architecture="arm64",
+    cpu_features=("AVX2",),
+)
+
+
+def test_a_pod_has_what_the_build_had() -> None:
+    pod = make_pod_spec(BUILD)
+    (container,) = pod["containers"]
+
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"] == {"supplementalGroups": [2000]}
+    assert pod["nodeSelector"] == {
+        "kubernetes.io/arch": "arm64",
+        "feature.node.kubernetes.io/cpu-cpuid.AVX2": "true",
+    }
+    assert container["name"] == "shop"
+    assert container["image"] == BUILD.image
+    assert container["securityContext"] == {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1001}
+    kept = ("args", "env", "ports", "resources", "readinessProbe", "livenessProbe")
+    assert {key: container[key] for key in kept} == {key: BUILD.container[key] for key in kept}
+
+
+def test_nothing_of_a_pod_that_is_made_must_differ() -> None:
+    pod = make_pod_spec(BUILD)
+
+    assert find_changes(BUILD, pod, pod["containers"][0]) == []
+    assert list(list_warnings(BUILD, pod, pod["containers"][0])) == []
+
+
+def test_a_recipe_alone_does_not_say_who_the_process_runs_as_and_where() -> None:
+    pod = make_pod_spec(replace(BUILD, user=None, architecture="", cpu_features=()))
+
+    assert "nodeSelector" not in pod
+    assert "runAsUser" not in pod["containers"][0]["securityContext"]
+
+
+def test_the_deployment_and_its_service_find_each_other() -> None:
+    deployment, service = make_manifests(BUILD, "front", replicas=4, namespace="prod")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+
+    assert deployment["metadata"]["name"] == service["metadata"]["name"] == "front"
+    assert deployment["metadata"]["namespace"] == service["metadata"]["namespace"] == "prod"
+    assert deployment["spec"]["replicas"] == 4
+    assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"] == labels
+    assert service["spec"]["ports"] == [
+        {"name": "http", "port": 8080, "targetPort": "http", "protocol": "TCP"},
+        {"name": "udp-9090", "port": 9090, "targetPort": 9090, "protocol": "UDP"},
+    ]
+
+
+def test_without_ports_there_is_no_service() -> None:
+    build = replace(BUILD, container={"image": "x"})
+
+    assert make_service(build, "shop") is None
+    assert [manifest["kind"] for manifest in make_manifests(build, "shop")] == ["Deployment"]
+
+
+def test_pulling_ahead_does_not_run_the_image() -> None:
+    daemon_set = make_pre_pull(BUILD, "shop", "pause:1")
+    pod = daemon_set["spec"]["template"]["spec"]
+
+    assert [container["image"] for container in pod["containers"]] == ["pause:1"]
+    assert [volume["image"]["reference"] for volume in pod["volumes"]] == [BUILD.image]
+    assert pod["nodeSelector"]["kubernetes.io/arch"] == "arm64"
+    assert "securityContext" not in pod
+
+
+def test_a_patch_of_a_recipe_has_no_more_than_must_be() -> None:
+    patch = make_whole_patch(BUILD, "front", namespace="prod")
+    (container,) = patch["spec"]["template"]["spec"]["containers"]
+
+    assert patch["metadata"] == {"name": "front", "namespace": "prod"}
+    assert patch["spec"].keys() == {"template"}
+    assert container.keys() == {"name", "image", "resources", "readinessProbe", "securityContext"}

@@ -1,0 +1,145 @@
+"""What of an existing pod must differ, and what is the same in other words."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+
+from warmstart.kube.match import CPU_LABELS, Build, find_changes, list_settings
+from warmstart.kube.mismatch import list_warnings
+
+BUILD = Build(
+    name="shop",
+    image="registry.example.com/shop:1-warm",
+    container={
+        "image": "registry.example.com/shop:1",
+        "args": ["--fast"],
+        "env": [{"name": "MODE", "value": "prod"}],
+        "resources": {"limits": {"memory": "512Mi", "cpu": "1"}},
+        "readinessProbe": {"httpGet": {"port": 8080}},
+        "securityContext": {"capabilities": {"drop": ["NET_RAW", "CHOWN"]}, "supplementalGroups": [2000, 3000]},
+    },
+)
+CONTAINER = {
+    "name": "shop",
+    "image": BUILD.image,
+    "args": ["--fast"],
+    "env": [{"name": "MODE", "value": "prod"}],
+    "resources": {"limits": {"memory": "536870912", "cpu": "1000m"}},
+    "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 5},
+    "securityContext": {"capabilities": {"add": [], "drop": ["CHOWN", "NET_RAW"]}},
+}
+POD = {"automountServiceAccountToken": False, "securityContext": {"supplementalGroups": [3000, 2000]}}
+
+
+def changed(pod: dict | None = None, build: Build = BUILD, **container: object) -> dict[str, object]:
+    found = find_changes(build, {**POD, **(pod or {})}, {**copy.deepcopy(CONTAINER), **container})
+    assert all(change.reason for change in found)
+    return {".".join(change.keys): change.value for change in found}
+
+
+def warned(pod: dict | None = None, build: Build = BUILD, **container: object) -> list[str]:
+    return list(list_warnings(build, {**POD, **(pod or {})}, {**copy.deepcopy(CONTAINER), **container}))
+
+
+def test_what_means_the_same_is_left() -> None:
+    assert changed() == {}
+    assert warned() == []
+
+
+@pytest.mark.parametrize(
+    ("pod", "container", "expected"),
+    [
+        ({"automountServiceAccountToken": True}, {}, {"automountServiceAccountToken": False}),
+        ({"securityContext": {}}, {}, {"securityContext.supplementalGroups": [2000, 3000]}),
+        ({}, {"image": "other@sha256:00"}, {"image": BUILD.image}),
+        ({}, {"readinessProbe": None}, {"readinessProbe": {"httpGet": {"port": 8080}}}),
+        ({}, {"terminationMessagePath": "/tmp/end"}, {"terminationMessagePath": "/dev/termination-log"}),
+        ({}, {"terminationMessagePath": "/dev/termination-log"}, {}),
+        ({}, {"resources": {}}, {"resources.limits.memory": "512Mi", "resources.limits.cpu": "1"}),
+        (
+            {},
+            {"resources": {"limits": {"memory": "1Gi", "cpu": 1}, "requests": {"memory": "1Gi", "cpu": "1"}}},
+            {"resources.limits.memory": "512Mi", "resources.requests.memory": "512Mi"},
+        ),
+        (
+            {},
+            {"securityContext": {"capabilities": {"drop": ["ALL"]}}},
+            {"securityContext.capabilities": {"drop": ["NET_RAW", "CHOWN"]}},
+        ),
+        ({}, {"resources": {"limits": {"memory": "x", "cpu": 1}}}, {"resources.limits.memory": "512Mi"}),
+    ],
+)
+def test_what_is_not_as_in_the_build_must_differ(pod, container, expected) -> None:
+    assert changed(pod, **container) == expected
+
+
+def test_a_value_of_the_pod_holds_for_its_container() -> None:
+    build = replace(BUILD, user=(1000, 1000))
+
+    same = {"securityContext": {**POD["securityContext"], "runAsUser": 1000, "runAsGroup": 1000}}
+    assert changed(same, build) == {}
+    other = {"securityContext": {**same["securityContext"], "runAsGroup": 0}}
+    assert changed(other, build) == {"securityContext.runAsGroup": 1000}
+
+
+def test_an_image_that_restores_itself_asks_for_less() -> None:
+    by_runtime = {setting.keys[0] for setting in list_settings(BUILD)}
+    by_itself = {setting.keys[0] for setting in list_settings(replace(BUILD, restorers=("self",)))}
+
+    assert by_runtime - by_itself == {"automountServiceAccountToken", "terminationMessagePath"}
+    mounts = [{"name": "data", "mountPath": "/data"}]
+    assert warned(volumeMounts=mounts)
+    assert not warned(build=replace(BUILD, restorers=("self",)), volumeMounts=mounts)
+
+
+@pytest.mark.parametrize(
+    ("pod", "container", "word"),
+    [
+        ({"hostNetwork": True}, {}, "hostNetwork"),
+        ({"shareProcessNamespace": True}, {}, "shareProcessNamespace"),
+        ({"hostUsers": False}, {}, "hostUsers"),
+        ({"runtimeClassName": "kata"}, {}, "kata"),
+        ({}, {"volumeMounts": [{"name": "data", "mountPath": "/data/"}]}, "/data/"),
+        ({}, {"volumeDevices": [{"name": "disk"}]}, "volumeDevices"),
+        ({}, {"command": ["sh"]}, "command"),
+        ({}, {"args": ["--slow"]}, "args"),
+        ({}, {"workingDir": "/srv"}, "workingDir"),
+        ({}, {"tty": True}, "tty"),
+        ({}, {"envFrom": [{"secretRef": {"name": "s"}}]}, "envFrom"),
+        ({}, {"env": [{"name": "MODE", "value": "test"}]}, "MODE"),
+        ({}, {"env": [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}, "KEY"),
+        ({}, {"securityContext": {**CONTAINER["securityContext"], "runAsUser": 5}}, "runAsUser"),
+        ({}, {"securityContext": {**CONTAINER["securityContext"], "readOnlyRootFilesystem": True}}, "readOnly"),
+        ({"securityContext": {**POD["securityContext"], "fsGroup": 77}}, {}, "77"),
+        ({"securityContext": {**POD["securityContext"], "seccompProfile": {"type": "Unconfined"}}}, {}, "seccomp"),
+        ({}, {"resources": {"limits": {"memory": "512Mi", "cpu": 1, "nvidia.com/gpu": 1}}}, "resources.limits"),
+        ({}, {"readinessProbe": {"tcpSocket": {"port": 1}, "initialDelaySeconds": 30}}, "30 s"),
+    ],
+)
+def test_what_is_not_heeded_is_said(pod, container, word) -> None:
+    (warning,) = warned(pod, **container)
+    assert word in warning
+    assert changed(pod, **container) == {}
+
+
+def test_values_of_variables_are_not_shown() -> None:
+    (warning,) = warned(env=[{"name": "PASSWORD", "value": "hunter2"}])
+    assert "PASSWORD" in warning
+    assert "hunter2" not in warning
+
+
+def test_a_mount_of_the_build_is_missed() -> None:
+    build = replace(BUILD, mounts=("/data",))
+
+    (warning,) = warned(build=build)
+    assert "/data" in warning
+    assert warned(build=build, volumeMounts=[{"name": "data", "mountPath": "/data/"}]) == []
+
+
+def test_labels_of_processors_are_made_of_known_flags() -> None:
+    assert CPU_LABELS["fma"] == "FMA3"
+    assert all(label.isalnum() and label.isupper() for label in CPU_LABELS.values())
+    assert len(set(CPU_LABELS.values())) == len(CPU_LABELS)

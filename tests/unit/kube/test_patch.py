@@ -1,0 +1,197 @@
+"""Manifests that a person wrote: what must differ is changed, and all else stays as it was written."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from ruamel.yaml import YAML
+
+from warmstart.core.errors import RecipeError
+from warmstart.kube.match import Build
+from warmstart.kube.patch import patch_manifest
+from warmstart.recipe.document import read_documents
+
+BUILD = Build(
+    name="shop",
+    image="registry.example.com/shop:1-warm",
+    container={
+        "image": "x",
+        "resources": {"limits": {"memory": "512Mi"}},
+        "readinessProbe": {"httpGet": {"port": 8080, "httpHeaders": [{"name": "Accept", "value": "yes"}]}},
+    },
+    user=(1000, 1000),
+)
+SERVICE = """\
+# the shop
+apiVersion: v1
+kind: Service
+metadata: {name:   shop}   # odd spaces
+"""
+WORKLOAD = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: shop
+spec:
+  template:
+    spec:
+      # what runs
+      containers:
+        - name: shop  # it
+          image: registry.example.com/shop:1
+          args:
+            - 'on'
+            - "8080"
+          env:
+            - {name: MODE, value: no}
+          resources: {limits: {memory: 1Gi}}  # plenty
+
+        # beside it
+        - name: proxy
+          image: envoy:1
+"""
+LAST = "# end\nkind: Other\n"
+FILE = f"{SERVICE}--- # next\n{WORKLOAD}---\n{LAST}"
+
+
+def patched(text: str, container: str | None = "shop", build: Build = BUILD):
+    return patch_manifest(text.encode(), "shop.yaml", container, build)
+
+
+def loaded(text: str):
+    return [document.value for document in read_documents(text, "x")]
+
+
+def test_other_documents_are_left_byte_for_byte() -> None:
+    text = patched(FILE).text
+
+    assert text.startswith(f"{SERVICE}--- # next\n")
+    assert text.endswith(f"---\n{LAST}")
+
+
+def test_only_what_must_differ_is_changed() -> None:
+    before, after = WORKLOAD.splitlines(), patched(FILE).text.splitlines()
+
+    gone = [line for line in before if line not in after]
+    assert gone == [
+        "          image: registry.example.com/shop:1",
+        "          resources: {limits: {memory: 1Gi}}  # plenty",
+    ]
+    for comment in ("# what runs", "# it", "# plenty", "# beside it"):
+        assert sum(comment in line for line in after) == 1
+
+
+def test_what_was_changed_is_what_a_pod_must_have() -> None:
+    _, deployment, _ = loaded(patched(FILE).text)
+    pod = deployment["spec"]["template"]["spec"]
+    shop, proxy = pod["containers"]
+
+    assert pod["automountServiceAccountToken"] is False
+    assert shop["image"] == BUILD.image
+    assert shop["args"] == ["on", "8080"]
+    assert shop["resources"] == BUILD.container["resources"]
+    # Read as kubectl reads it, where a plain yes is a boolean.
+    assert shop["readinessProbe"] == BUILD.container["readinessProbe"]
+    assert shop["securityContext"] == {"runAsUser": 1000, "runAsGroup": 1000}
+    assert proxy == {"name": "proxy", "image": "envoy:1"}
+
+
+def test_a_second_time_nothing_must_differ() -> None:
+    first = patched(FILE)
+    second = patched(first.text)
+
+    assert (second.text, second.diff, second.patch) == (first.text, "", None)
+
+
+def test_each_hunk_of_the_diff_says_why() -> None:
+    diff = patched(FILE).diff
+    hunks = re.findall(r"^@@ -\d+(?:,\d+)? \+\d+(?:,\d+)? @@ (.+)$", diff, re.MULTILINE)
+
+    assert diff.startswith("--- shop.yaml\n+++ shop.yaml, restored\n")
+    assert len(hunks) == diff.count("\n@@ ") == 6
+    assert "the runtime looks the image up by the name that it was built with" in hunks
+    assert "-          image: registry.example.com/shop:1\n" in diff
+    assert "+          image: registry.example.com/shop:1-warm\n" in diff
+
+
+def test_what_is_not_heeded_is_said() -> None:
+    assert [warning.partition(":")[0] for warning in patched(FILE).warnings] == ["args", "env"]
+
+
+def test_lists_are_indented_as_they_were() -> None:
+    shorter = {12: 8, 10: 8, 8: 6}
+    beside = re.sub(r"^ {8,}", lambda spaces: " " * shorter[len(spaces[0])], WORKLOAD, flags=re.MULTILINE)
+    text = patched(beside).text
+
+    assert "\n      containers:\n      - name: shop  # it\n" in text
+    assert "\n        args:\n        - 'on'\n" in text
+
+
+@pytest.mark.parametrize(
+    ("head", "path"),
+    [
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: shop\n    image: x\n",
+            ["spec"],
+        ),
+        (
+            "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: a, namespace: b}\nspec:\n  jobTemplate:\n    spec:\n"
+            "      template:\n        spec:\n          containers:\n          - name: shop\n            image: x\n",
+            ["spec", "jobTemplate", "spec", "template", "spec"],
+        ),
+    ],
+)
+def test_the_patch_has_what_was_changed_at_its_place(head, path) -> None:
+    patch = patched(head).patch
+    (manifest,) = loaded(head)
+    assert patch is not None
+    assert {key: patch[key] for key in ("apiVersion", "kind", "metadata")} == {
+        key: manifest[key] for key in ("apiVersion", "kind", "metadata")
+    }
+    for key in path:
+        patch = patch[key]
+    assert patch["automountServiceAccountToken"] is False
+    assert patch["containers"][0]["name"] == "shop"
+    assert patch["containers"][0]["image"] == BUILD.image
+
+
+def test_a_list_of_objects() -> None:
+    items = "".join(f"- {line}\n" if not i else f"  {line}\n" for i, line in enumerate(WORKLOAD.splitlines()))
+    (document,) = loaded(patched(f"apiVersion: v1\nkind: List\nitems:\n{items}", "shop/shop").text)
+
+    (deployment,) = document["items"]
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == BUILD.image
+
+
+def test_a_manifest_in_json() -> None:
+    text = '{"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": "a", "image": "x"}]}}'
+    (pod,) = loaded(patched(text, None).text)
+
+    assert pod["spec"]["containers"][0]["image"] == BUILD.image
+
+
+@pytest.mark.parametrize(
+    ("text", "container", "message"),
+    [
+        (FILE, None, "2 containers to choose from"),
+        (FILE, "other", "no container named other"),
+        (SERVICE, None, "has no container"),
+        ("a: [", None, "not valid YAML"),
+        (WORKLOAD.replace("          image: envoy:1", "          image: a\n          image: b"), "shop", "a mistake"),
+        ("kind: Pod\nspec:\n  containers:\n  - &a !odd {name: shop}\n", None, "a mistake"),
+    ],
+)
+def test_one_clear_error(text, container, message) -> None:
+    with pytest.raises(RecipeError, match=message):
+        patched(text, container)
+
+
+def test_anchors_stay() -> None:
+    text = WORKLOAD.replace("image: envoy:1", "image: envoy:1\n          resources: *r").replace(
+        "resources: {limits: {memory: 1Gi}}", "resources: &r {limits: {memory: 512Mi}}"
+    )
+    after = patched(text).text
+    assert "resources: &r {limits: {memory: 512Mi}}" in after
+    assert "resources: *r" in after
+    assert YAML(typ="safe").load(after)
