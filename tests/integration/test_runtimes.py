@@ -18,9 +18,6 @@ pytestmark = pytest.mark.node
 
 SUBNET = "10.77.0.0/24"
 IMAGE = "localhost/tests/runtimes:1"
-# Unless told otherwise, crun has CRIU make the cgroups of the build again, which cannot be done where the host has
-# hierarchies of both versions.
-CRIU_OPTIONS = ["manage-cgroups ignore"]
 SETTINGS = {"env": [{"name": "FILL_MB", "value": "8"}]}
 
 
@@ -35,7 +32,7 @@ def test_an_image_restores_under_the_other_one_too(builder, base_archive, cache,
     container = load_recipe(recipe).container
     with open_node() as session:
         layout = (tmp_path / "out").rename(session.workspace / "layout")
-        with start_engine(session, "other", subnet=SUBNET, runtime="crun", criu_options=CRIU_OPTIONS) as engine:
+        with start_engine(session, "other", subnet=SUBNET, runtime="crun") as engine:
             engine.import_image(layout, IMAGE)
             with engine.cri.start(container, IMAGE, "pod") as running:
                 assert running.restored

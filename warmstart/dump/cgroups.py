@@ -6,12 +6,13 @@ mountpoint` (`Restore` in libcontainer/criu_linux.go of https://github.com/openc
 criu/mount.c of https://github.com/checkpoint-restore/criu, 4.2). Nor could it mount the controllers in order to move
 the processes (`prepare_cgroup_sfd` in criu/cgroup.c).
 
-Neither is needed. The runtime puts CRIU itself into the cgroup of the new container, and what CRIU restores is there
-too, unless the dump says that it was elsewhere than CRIU (`restore_task_cgroup`). In place of the hierarchies the tmpfs
-gets files with the settings as they were, so that a program that reads its limits again finds those that it was built
-with.
+So the dump is made to say what one of cgroup v2 says: that the processes are in one cgroup of the v2 hierarchy, the
+root of their namespace, in whose place the runtime names the new container's (`rewrite_cgsets`). Every kernel with
+cgroups has that hierarchy. On v1, runc itself puts CRIU into the container's cgroups, and what CRIU restores stays
+there; crun leaves that to CRIU, and so to nobody.
 
-A dump of cgroup v2 has a cgroup namespace and mounts of its own in it, which CRIU makes on any Linux.
+In place of the mounts the tmpfs gets files with the settings as they were, so that a program that reads its limits
+again finds those that it was built with.
 """
 
 from __future__ import annotations
@@ -59,8 +60,7 @@ def free_cgroups(directory: Path) -> bool:
         _write_tmpfs(directory / f"tmpfs-dev-{device}.tar.gz.img", files)
     for path, table in tables.items():
         write_image(path, [entry for entry, mount in table if mount.mnt_id not in gone])
-    write_image(directory / "cgroup.img", [])
-    _share_cgroup(directory / "inventory.img", sets.pop())
+    write_image(directory / "cgroup.img", [_place_in_v2(sets.pop())])
     return True
 
 
@@ -156,9 +156,12 @@ def _member(name: PurePosixPath, kind: bytes, mode: int) -> tarfile.TarInfo:
     return member
 
 
-def _share_cgroup(path: Path, number: int) -> None:
-    """Say that CRIU was in the cgroup of this number, and so were the processes."""
-    entry = read_only_entry(path)
-    inventory = decode(path, entry, protos.Inventory)
-    inventory.root_cg_set = number
-    write_image(path, [entry.replaced_by(inventory)])
+def _place_in_v2(number: int) -> Entry:
+    """The cgroup that the dump knows by this number as one of v2; its name stands for what the runtime will name."""
+    name = b"container"
+    path = b"/" + name
+    member = {"name": b"", "path": path, "cgns_prefix": len(path)}
+    cgroups = protos.Cgroups(
+        sets=[{"id": number, "ctls": [member]}], controllers=[{"cnames": [b""], "dirs": [{"dir_name": name}]}]
+    )
+    return Entry(cgroups.SerializeToString())

@@ -34,7 +34,6 @@ message kernel_ids {
 message inventory {
     required uint32 img_version = 1;
     optional kernel_ids root_ids = 3;
-    optional uint32 root_cg_set = 5;
     optional bool tcp_close = 10;
     optional uint32 network_lock_method = 11;
     optional bytes dump_criu_run_id = 13;
@@ -154,7 +153,17 @@ message cgroup_controller {
     repeated bytes cnames = 1;
     repeated cgroup_directory dirs = 2;
 }
+message cgroup_member {
+    required bytes name = 1;
+    required bytes path = 2;
+    optional uint32 cgns_prefix = 3;
+}
+message cgroup_set {
+    required uint32 id = 1;
+    repeated cgroup_member ctls = 2;
+}
 message cgroups {
+    repeated cgroup_set sets = 1;
     repeated cgroup_controller controllers = 2;
 }
 message pipe_data {

@@ -62,9 +62,6 @@ def make_dump(directory: Path, *, mounts: tuple[Entry, ...] = MOUNTS, sets: tupl
     write_image(directory / "mountpoints-13.img", mounts)
     write_image(directory / "cgroup.img", [Entry(protos.Cgroups(controllers=controllers).SerializeToString())])
     write_image(directory / "files.img", files)
-    write_image(
-        directory / "inventory.img", [Entry(protos.Inventory(img_version=2, root_cg_set=1).SerializeToString())]
-    )
     for pid, number in enumerate(sets, start=1):
         core = protos.Core(tc={"comm": b"app"}, thread_core={"cg_set": number})
         write_image(directory / f"core-{pid}.img", [Entry(core.SerializeToString())])
@@ -80,9 +77,12 @@ def test_mounts_and_cgroups_are_taken_out(tmp_path: Path) -> None:
     make_dump(tmp_path)
     assert free_cgroups(tmp_path)
     assert list(read_image(tmp_path / "mountpoints-13.img")) == list(MOUNTS[2:])
-    assert list(read_image(tmp_path / "cgroup.img")) == []
-    inventory = tmp_path / "inventory.img"
-    assert decode(inventory, read_only_entry(inventory), protos.Inventory).root_cg_set == 2
+    path = tmp_path / "cgroup.img"
+    found = decode(path, read_only_entry(path), protos.Cgroups)
+    assert [(one.id, [(member.name, member.path) for member in one.ctls]) for one in found.sets] == [
+        (2, [(b"", b"/container")])
+    ]
+    assert [list(controller.cnames) for controller in found.controllers] == [[b""]]
     before = read_all(tmp_path)
     assert free_cgroups(tmp_path)
     assert read_all(tmp_path) == before

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from support.unified import run_unified
 
 from warmstart.core.errors import HostError, WarmstartError
 from warmstart.core.process import ProgramError
@@ -233,18 +234,6 @@ def test_the_tree_may_have_any_name(scratch):
         assert shell(session, "echo works") == "works"
 
 
-# Makes of a hybrid host one that has cgroup v2 alone, for what is started in this script, as far as the kernel lets a
-# test: with the one controller that v1 does not hold, and with nsdelegate as systemd mounts it.
-UNIFIED = """
-set -eu
-mount --make-rprivate /
-restore() { echo -hugetlb > /sys/fs/cgroup/cgroup.subtree_control; mount -t cgroup2 -o remount cgroup2 /sys/fs/cgroup; }
-umount -R /sys/fs/cgroup
-mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
-trap restore EXIT
-echo +hugetlb > /sys/fs/cgroup/cgroup.subtree_control
-"$@"
-"""
 SHOW_CGROUP = """
 from pathlib import Path
 from warmstart.core.workspace import open_workspace
@@ -263,25 +252,11 @@ assert not Path("/sys/fs/cgroup", workspace.name).exists()
 
 
 def test_a_host_with_cgroup_v2_alone_hands_its_controllers_on():
-    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    root = next((Path(line.split()[4]) for line in mounts if " - cgroup2 " in line), Path("/nonexistent"))
-    enabled = root / "cgroup.subtree_control"
-    if (
-        not enabled.exists()
-        or "hugetlb" not in (root / "cgroup.controllers").read_text()
-        or enabled.read_text().strip()
-    ):
-        pytest.skip(
-            "needs a hybrid host whose cgroup v2 has the hugetlb controller; on a unified one, all tests show it"
-        )
-    command = ["unshare", "--mount", "sh", "-c", UNIFIED, "sh", sys.executable, "-c", SHOW_CGROUP]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    output = run_unified([sys.executable, "-c", SHOW_CGROUP])
     # A program inside starts in the leaf, what its siblings are handed is the controller, a runtime's process can move
     # to one of them, and then PID 1 is in the leaf, with `cat`.
-    lines = [line for line in done.stdout.splitlines() if line.startswith("0::") or ":" not in line]
+    lines = [line for line in output.splitlines() if line.startswith("0::") or ":" not in line]
     assert lines[:4] == ["0::/node", "hugetlb", "0::/pod", "1"]
-    assert enabled.read_text().strip() == ""
 
 
 # Programs

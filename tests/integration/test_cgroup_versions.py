@@ -1,0 +1,22 @@
+"""Images cross between hosts with cgroup v1, or both versions, and hosts with v2 alone."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from support.builds import build, write_recipe
+from support.unified import run_unified
+
+from warmstart.build import Options
+from warmstart.image.reference import Transport
+from warmstart.publish import Output
+
+pytestmark = pytest.mark.node
+
+
+def test_what_was_built_here_restores_where_there_is_only_v2(base_archive, cache, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, "localhost/tests/cgroup:1")
+    build(recipe, Options(cache, Output(Transport.OCI, tmp_path / "image")))
+    verify = [sys.executable, "-m", "warmstart", "--cache-dir", cache, "verify", f"oci:{tmp_path}/image"]
+    assert run_unified(verify).count("restored, ready after") == 2
