@@ -7,16 +7,18 @@ frozen for an archive that could then not be fetched.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 
-from warmstart.core.errors import ArchiveError, ClusterError, HostError, WarmstartError
+from warmstart.core.errors import ArchiveError, CheckpointError, ClusterError, HostError, WarmstartError
 from warmstart.core.steps import Steps
 from warmstart.core.text import format_bytes
 from warmstart.core.undo import undoing
@@ -28,8 +30,6 @@ from warmstart.kube.helper import Errand, Helper, open_helper
 from warmstart.kube.pods import ContainerState, Pod
 from warmstart.kube.refusal import RefusedError
 
-FORBIDDEN = 403
-NOT_FOUND = 404
 STATS_LIMIT_BYTES = 1 << 16
 
 
@@ -86,7 +86,7 @@ def find_target(cluster: Cluster, name: str, container: str | None) -> tuple[Pod
     try:
         pod = cluster.get_pod(cluster.namespace, name)
     except RefusedError as refusal:
-        if refusal.status == NOT_FOUND:
+        if refusal.status == HTTPStatus.NOT_FOUND:
             hint = "name its namespace with --namespace"
             raise ClusterError(f"there is no pod {name} in the namespace {cluster.namespace}", hint=hint) from refusal
         raise
@@ -110,12 +110,25 @@ def take_checkpoint(
     with contextlib.ExitStack() as stack:
         with steps.step("helper"):
             helper = stack.enter_context(open_helper(cluster, pod.node, options.errand, writable=not options.keep))
-        with steps.step("checkpoint"):
-            asked = time.monotonic()
-            on_node = ask_kubelet(cluster, pod, container.name, options)
-            stopped_s = time.monotonic() - asked
-        with steps.step("fetch"), told_where(pod.node, on_node), _left_alone(helper, on_node, keep=options.keep):
-            contents = fetch_archive(helper, on_node, archive, steps)
+        return take_with(helper, pod, container, archive, options, steps)
+
+
+def take_with(
+    helper: Helper,
+    pod: Pod,
+    container: ContainerState,
+    archive: Path,
+    options: CheckpointOptions,
+    steps: Steps,
+    deadline: float = math.inf,
+) -> Taken:
+    """As `take_checkpoint`, with a helper that runs already; until `time.monotonic()` is `deadline`."""
+    with steps.step("checkpoint"):
+        asked = time.monotonic()
+        on_node = ask_kubelet(helper.cluster, pod, container.name, options)
+        stopped_s = time.monotonic() - asked
+    with steps.step("fetch"), told_where(pod.node, on_node), _left_alone(helper, on_node, keep=options.keep):
+        contents = fetch_archive(helper, on_node, archive, steps, deadline)
     return Taken(
         pod=pod,
         container=container,
@@ -138,16 +151,23 @@ def ask_kubelet(cluster: Cluster, pod: Pod, container: str, options: CheckpointO
     try:
         return cluster.checkpoint(pod, container, options.timeout_s, options.kubelet_ca)
     except RefusedError as refusal:
-        if refusal.status == FORBIDDEN:
+        if refusal.status == HTTPStatus.FORBIDDEN:
             raise
-        if refusal.status == NOT_FOUND and "does not exist" not in refusal.brief:
+        if refusal.status == HTTPStatus.NOT_FOUND and "does not exist" not in refusal.brief:
             hint = "Kubernetes has it since 1.25, on by default since 1.30 (feature gate ContainerCheckpoint)"
             brief = f"the kubelet of {pod.node} has no checkpoint API"
             raise ClusterError(brief, details=[refusal.brief], hint=hint) from refusal
-        raise checkpoint_error("\n".join([refusal.brief, *refusal.details])) from refusal
+        raise _explain("\n".join([refusal.brief, *refusal.details])) from refusal
 
 
-def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Steps) -> Contents:
+def _explain(message: str) -> CheckpointError:
+    error = checkpoint_error(message)
+    if "--tcp-established" in message:
+        error.hint = "it has open connections: a node dumps them when /etc/criu/runc.conf on it says tcp-established"
+    return error
+
+
+def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Steps, deadline: float = math.inf) -> Contents:
     """Copy an archive from the node to `archive`, where it appears when all of it is there and was judged.
 
     Raises:
@@ -166,9 +186,9 @@ def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Steps) -> 
             steps.note(f"{format_bytes(done)} of {format_bytes(size_bytes)}")
 
         try:
-            helper.read(on_node, write)
+            helper.read(on_node, write, deadline - time.monotonic())
         except TimeoutError as late:
-            raise ClusterError(f"nothing more came of the archive after {format_bytes(done)}") from late
+            raise ClusterError(f"only {format_bytes(done)} of the archive came in time") from late
         if done != size_bytes:
             raise ClusterError(f"the archive has {size_bytes} bytes, but {done} came")
         file.flush()

@@ -11,10 +11,16 @@ from typing import Any
 import click
 
 from warmstart.checkpoint import CheckpointOptions, Taken, find_target, take_checkpoint
+from warmstart.core.errors import ClusterError
 from warmstart.core.text import format_bytes, format_seconds
+from warmstart.image.reference import parse_reference
 from warmstart.kube.client import connect_cluster
 from warmstart.kube.helper import DEFAULT_DIRECTORY, DEFAULT_IMAGE, DEFAULT_NAMESPACE, Errand
+from warmstart.kube.pods import make_copy, place_pod
 from warmstart.kube.rbac import TASKS, read_role
+from warmstart.migrate import Fate, Migrated, check_movable, drain_node, migrate_pod
+from warmstart.publish import REGISTRY, parse_output
+from warmstart.save import Restored, Saved, SaveOptions, find_saved_container, read_saved, restore_pod, save_pod
 from warmstart.shell import Shell, pass_shell
 from warmstart.terminal import make_table
 
@@ -175,3 +181,263 @@ def list_taken(taken: Taken) -> list[tuple[str, str]]:
         ("frozen", f"{frozen}no longer than {format_seconds(taken.stopped_s)} in all"),
     ]
     return [*rows, ("on the node", taken.on_node)] if taken.on_node else rows
+
+
+def registry_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how to speak to registries: `plain_http` and `authfile`."""
+    function = click.option(
+        "--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries."
+    )(function)
+    return click.option(
+        "--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS."
+    )(function)
+
+
+def ready_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that says how long a restored pod may take: `ready_timeout`."""
+    return click.option(
+        "--ready-timeout",
+        type=click.FloatRange(min=1),
+        default=120.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long the restored pod may take until it is ready.",
+    )(function)
+
+
+@command()
+@click.argument("pod")
+@click.option("-c", "--container", help="Which container of the pod.")
+@click.option("--image", required=True, metavar="NAME", help="What the image is to be called.")
+@click.option("-o", "--output", metavar="KIND:PATH", help="oci:DIRECTORY or oci-archive:FILE instead of a registry.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@registry_options
+@cluster_options
+@checkpoint_options
+@pass_shell
+def save(
+    shell: Shell,
+    pod: str,
+    container: str | None,
+    image: str,
+    output: str | None,
+    as_json: bool,
+    plain_http: tuple[str, ...],
+    authfile: Path | None,
+    context: str | None,
+    namespace: str | None,
+    how: CheckpointOptions,
+) -> None:
+    """Save the state of a container of POD, which goes on, as an image that `warmstart restore` makes a pod of."""
+    options = SaveOptions(shell.cache, how, parse_output(output) if output else REGISTRY, plain_http, authfile)
+    with connect_cluster(context, namespace) as cluster:
+        saved = save_pod(cluster, *find_target(cluster, pod, container), image, options, shell.steps())
+    if as_json:
+        shell.print_json(describe_saved(saved))
+    else:
+        shell.out.print(make_table(list_saved(saved)))
+
+
+@command()
+@click.argument("image")
+@click.option("--name", help="What the pod is to be called; as the one that was saved if it is not given.")
+@click.option("--to", "node", metavar="NODE", help="Where it is to run; anywhere if it is not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@ready_option
+@registry_options
+@cluster_options
+@pass_shell
+def restore(
+    shell: Shell,
+    image: str,
+    name: str | None,
+    node: str | None,
+    as_json: bool,
+    ready_timeout: float,
+    plain_http: tuple[str, ...],
+    authfile: Path | None,
+    context: str | None,
+    namespace: str | None,
+) -> None:
+    """Make a pod of IMAGE, which `warmstart save` made, and see that it is restored and ready."""
+    reference = parse_reference(image)
+    saved = read_saved(reference, plain_http=reference.registry in plain_http, auth_file=authfile)
+    container = find_saved_container(saved, reference)
+    manifest = make_copy(saved, container, str(reference), name=name or "")
+    if node is not None:
+        place_pod(manifest, node, there=True)
+    with connect_cluster(context, namespace) as cluster:
+        if namespace is not None:
+            manifest["metadata"]["namespace"] = namespace
+        restored = restore_pod(cluster, manifest, container, ready_timeout, shell.steps())
+    if as_json:
+        shell.print_json(describe_restored(restored))
+    else:
+        shell.out.print(make_table(list_restored(restored)))
+
+
+@command()
+@click.argument("pod")
+@click.option("-c", "--container", help="Which container of the pod.")
+@click.option("--to", "node", required=True, metavar="NODE", help="The node to move it to.")
+@click.option("--image", required=True, metavar="NAME", help="What the image on the way is to be called.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@ready_option
+@registry_options
+@cluster_options
+@checkpoint_options
+@pass_shell
+def migrate(
+    shell: Shell,
+    pod: str,
+    container: str | None,
+    node: str,
+    image: str,
+    as_json: bool,
+    ready_timeout: float,
+    plain_http: tuple[str, ...],
+    authfile: Path | None,
+    context: str | None,
+    namespace: str | None,
+    how: CheckpointOptions,
+) -> None:
+    """Move POD to another node with its state: a new pod is restored there, and then the old one is removed.
+
+    Connections of the old pod are closed, and what it does between the checkpoint and its end is lost.
+    """
+    options = SaveOptions(shell.cache, how, REGISTRY, plain_http, authfile, ready_timeout)
+    with connect_cluster(context, namespace) as cluster:
+        found = find_target(cluster, pod, container)
+        check_movable(found[0])
+        migrated = migrate_pod(cluster, *found, node, image, options, shell.steps())
+    if as_json:
+        shell.print_json(describe_migrated(migrated))
+    else:
+        shell.out.print(make_table(list_migrated(migrated)))
+
+
+@command("drain-save")
+@click.argument("node")
+@click.option("-l", "--selector", required=True, help="Which pods of the namespace, by their labels.")
+@click.option("--image", required=True, metavar="REPOSITORY", help="Where images go; pods' names become tags.")
+@click.option(
+    "--deadline", type=click.FloatRange(min=1), required=True, metavar="SECONDS", help="When the node may be gone."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@ready_option
+@registry_options
+@cluster_options
+@checkpoint_options
+@pass_shell
+def drain_save(
+    shell: Shell,
+    node: str,
+    selector: str,
+    image: str,
+    deadline: float,
+    as_json: bool,
+    ready_timeout: float,
+    plain_http: tuple[str, ...],
+    authfile: Path | None,
+    context: str | None,
+    namespace: str | None,
+    how: CheckpointOptions,
+) -> None:
+    """Save pods of NODE before it goes away, then restore them on other nodes.
+
+    All checkpoints are off the node before the deadline; what could not be is told, and the exit code is not 0.
+    """
+    options = SaveOptions(shell.cache, how, REGISTRY, plain_http, authfile, ready_timeout)
+    with connect_cluster(context, namespace) as cluster:
+        fates = drain_node(cluster, node, selector, image, deadline, options, shell.steps())
+    if as_json:
+        shell.print_json([describe_fate(fate) for fate in fates])
+    else:
+        shell.out.print(make_table([(fate.pod.name, tell_fate(fate)) for fate in fates]))
+    lost = [fate for fate in fates if fate.error is not None]
+    if lost:
+        brief = f"{len(lost)} of {len(fates)} pods of {node} are not on another node"
+        raise ClusterError(brief, details=[f"{fate.pod.name}: {fate.error}" for fate in lost])
+
+
+def describe_saved(saved: Saved) -> dict[str, Any]:
+    """A container that was saved, as a document."""
+    return {
+        "image": saved.name,
+        "digest": saved.image.manifest.digest,
+        "destination": saved.destination,
+        "closedSockets": saved.closed,
+        "checkpoint": {**describe_taken(saved.taken), "archive": None},
+    }
+
+
+def list_saved(saved: Saved) -> list[tuple[str, str]]:
+    """A container that was saved, as rows of a table."""
+    return [
+        ("image", saved.name),
+        ("digest", saved.image.manifest.digest),
+        ("published", saved.destination),
+        *list_taken(saved.taken)[1:],
+        ("closed", f"{saved.closed} sockets that were connected"),
+    ]
+
+
+def describe_restored(restored: Restored) -> dict[str, Any]:
+    """A pod that was restored, as a document."""
+    pod = restored.pod
+    return {
+        "namespace": pod.namespace,
+        "pod": pod.name,
+        "node": pod.node,
+        "address": pod.ip,
+        "readySeconds": restored.ready_s,
+    }
+
+
+def list_restored(restored: Restored) -> list[tuple[str, str]]:
+    """A pod that was restored, as rows of a table."""
+    pod = restored.pod
+    return [
+        ("pod", f"{pod.namespace}/{pod.name}"),
+        ("node", pod.node),
+        ("ready", f"{format_seconds(restored.ready_s)} after it was created"),
+    ]
+
+
+def describe_migrated(migrated: Migrated) -> dict[str, Any]:
+    """A pod that was moved, as a document."""
+    return {
+        "from": migrated.saved.taken.pod.name,
+        "saved": describe_saved(migrated.saved),
+        "restored": describe_restored(migrated.restored),
+        "gapSeconds": migrated.gap_s,
+    }
+
+
+def list_migrated(migrated: Migrated) -> list[tuple[str, str]]:
+    """A pod that was moved, as rows of a table."""
+    old = migrated.saved.taken.pod
+    return [
+        ("moved", f"{old.namespace}/{old.name} from {old.node}"),
+        *list_restored(migrated.restored),
+        *list_saved(migrated.saved),
+        ("gap", f"{format_seconds(migrated.gap_s)} from the checkpoint until the new pod was ready"),
+    ]
+
+
+def describe_fate(fate: Fate) -> dict[str, Any]:
+    """What became of a pod, as a document."""
+    return {
+        "pod": fate.pod.name,
+        "saved": fate.taken is not None,
+        "migrated": None if fate.migrated is None else describe_migrated(fate.migrated),
+        "error": None if fate.error is None else fate.error.brief,
+    }
+
+
+def tell_fate(fate: Fate) -> str:
+    """What became of a pod, in a line."""
+    if fate.migrated is not None:
+        new = fate.migrated.restored.pod
+        return f"{new.name} on {new.node}, {format_seconds(fate.migrated.gap_s)} after its checkpoint"
+    return "not restored elsewhere" if fate.taken is not None else "not saved"

@@ -26,6 +26,7 @@ OCI_LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 ZSTD_LEVEL = 1
 #: How the history of an image begins that speaks of a layer of ours.
 CREATED_BY = "warmstart build: "
+CHECKPOINT = f"{CREATED_BY}checkpoint"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -124,11 +125,36 @@ def compose_image(base: Path, addition: Path, layout: Path, layers: Sequence[Lay
     packed = list(layers)
     for blob in above.manifest.layers:
         with open_blob(addition, blob) as tar:
-            packed.append(pack_layer(tar, layout, f"{CREATED_BY}checkpoint"))
+            packed.append(pack_layer(tar, layout, CHECKPOINT))
     config = json.loads(read_document(base, below.manifest.config))
     _extend_config(config, json.loads(read_document(addition, above.manifest.config)), packed)
     blobs = [*below.manifest.layers, *(layer.blob for layer in packed)]
     return _write_image(layout, config, blobs, above.manifest.annotations)
+
+
+def remove_checkpoint(layout: Path, base: Path) -> Image:
+    """Make an image like another one, but without its layer with a checkpoint, if it has one; annotations go, too.
+
+    A container that was restored from it may need the memory that is in its other layers.
+
+    Args:
+        layout: the layout of the image.
+        base: where to make the other one, in the same file system.
+
+    Raises:
+        ImageError: the layout is broken.
+    """
+    image = read_image(layout)
+    config = json.loads(read_document(layout, image.manifest.config))
+    history = config.get("history") or []
+    makers = [entry.get("created_by", "") for entry in history if not entry.get("empty_layer")]
+    blobs = image.manifest.layers
+    kept = [place for place in range(len(blobs)) if len(makers) != len(blobs) or makers[place] != CHECKPOINT]
+    config["rootfs"]["diff_ids"] = [config["rootfs"]["diff_ids"][place] for place in kept]
+    config["history"] = [entry for entry in history if entry.get("created_by", "") != CHECKPOINT]
+    for place in kept:
+        _link_blob(layout, base, blobs[place])
+    return _write_image(base, config, [blobs[place] for place in kept], {})
 
 
 def take_apart(layout: Path, base: Path) -> Image:

@@ -10,6 +10,7 @@ Source: server/container_restore.go and internal/lib/restore.go of cri-o/cri-o.
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 from warmstart.dump.archive import CONFIG_DUMP, CONTAINER_LOG, DELETED_FILES, DUMP_LOG, STATS_DUMP, Archive
@@ -45,14 +46,19 @@ def list_expected_mounts(spec: Spec) -> tuple[Mount, ...]:
     return tuple(mount for mount in spec.mounts if mount.destination not in _OWN_MOUNTS)
 
 
-def prepare_checkpoint(archive: Archive, image_name: str) -> int:
+def prepare_checkpoint(archive: Archive, image_name: str, *, log_line: str = "") -> int:
     """Turn an unpacked archive into what is to be added at the root of the image called `image_name`.
+
+    CRI-O lets the log of a restored container begin with `log_line`, and that of one that starts cold not.
 
     Returns:
         The bytes that the image is to carry.
     """
     for name in LEFT_OUT:
         (archive.root / name).unlink(missing_ok=True)
+    if log_line:
+        moment = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        (archive.root / CONTAINER_LOG).write_text(f"{moment} stdout F {log_line}\n")
     _rewrite_config(archive.root / CONFIG_DUMP, image_name)
     added = sorted({*(entry.name for entry in archive.root.iterdir()), DELETED_FILES})
     deleted = [*archive.deleted_files, *(f"/{name}" for name in added)]

@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -34,6 +35,7 @@ _IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/name
 _STDOUT, _STDERR, _ERROR = 1, 2, 3
 _STDERR_LIMIT_BYTES = 1 << 16
 _POLL_S = 0.25
+_LOG_HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -152,15 +154,20 @@ class Cluster:
 
     def log_tail(self, pod: Pod, container: str, lines: int) -> list[str]:
         """The last lines that a container wrote, oldest first; none when they cannot be had."""
-        query = urlencode({"container": container, "tailLines": lines})
-        url = f"{self._configuration.host}{_pod_path(pod.namespace, pod.name)}/log?{query}"
+        return self._read_log(pod, {"container": container, "tailLines": str(lines)})
+
+    def log_head(self, pod: Pod, container: str) -> list[str]:
+        """The first lines that a container wrote; none when they cannot be had."""
+        return self._read_log(pod, {"container": container, "limitBytes": str(_LOG_HEAD_BYTES)})
+
+    def _read_log(self, pod: Pod, query: Mapping[str, str]) -> list[str]:
+        url = f"{self._configuration.host}{_pod_path(pod.namespace, pod.name)}/log?{urlencode(query)}"
+        timeout = urllib3.Timeout(connect=CONNECT_S, read=CALL_S)
         try:
-            answer = self._pool.request(
-                "GET", url, headers=self._headers(), timeout=urllib3.Timeout(CONNECT_S, CALL_S), retries=False
-            )
+            answer = self._pool.request("GET", url, headers=self._headers(), timeout=timeout, retries=False)
         except urllib3.exceptions.HTTPError:
             return []
-        text = answer.data.decode(errors="replace") if answer.status == 200 else ""
+        text = _text(answer.data) if answer.status == HTTPStatus.OK else ""
         return text.rstrip("\n").split("\n") if text else []
 
     def exec(
@@ -229,7 +236,7 @@ class Cluster:
         try:
             answer = self.request("POST", path, query=query, timeout_s=timeout_s)
         except RefusedError as refusal:
-            if refusal.status != 403:
+            if refusal.status != HTTPStatus.FORBIDDEN:
                 raise
             answer = self._ask_kubelet(pod, f"/checkpoint/{place}?{urlencode(query)}", timeout_s, kubelet_ca, refusal)
         return str(answer["items"][0])
@@ -251,14 +258,14 @@ class Cluster:
             with pool:
                 return _ask(pool, "POST", url, self._headers(), None, timeout_s)
         except RefusedError as other:
-            if other.status != 403:
+            if other.status != HTTPStatus.FORBIDDEN:
                 raise
             raise RefusedError(
                 403, refusal.brief, needs=f"{refusal.needs} or, at the kubelet itself, {other.needs}"
             ) from other
         except ClusterError as other:
             details = [f"nor could the kubelet itself be asked: {other.brief}", *other.details]
-            raise RefusedError(403, refusal.brief, needs=refusal.needs, details=details) from other
+            raise RefusedError(HTTPStatus.FORBIDDEN, refusal.brief, needs=refusal.needs, details=details) from other
 
     def _headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}

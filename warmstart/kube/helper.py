@@ -8,6 +8,7 @@ through the API server, like the output of any command, and through no network t
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -59,14 +60,14 @@ class Helper:
         self._run(["stat", "-c", "%s", self._find(path)], lines.append)
         return int(b"".join(lines))
 
-    def read(self, path: str, write: Callable[[bytes], object]) -> None:
+    def read(self, path: str, write: Callable[[bytes], object], timeout_s: float = math.inf) -> None:
         """Pass on an archive, piece by piece.
 
         Raises:
-            TimeoutError: nothing came for too long.
+            TimeoutError: it took longer than `timeout_s`, or nothing came for a minute.
             ClusterError: it could not be read to its end.
         """
-        self._run(["cat", self._find(path)], write)
+        self._run(["cat", self._find(path)], write, timeout_s)
 
     def remove(self, path: str) -> None:
         """Remove an archive from the node."""
@@ -79,8 +80,8 @@ class Helper:
             raise ClusterError(f"the kubelet left the archive at {path}, not in {self.directory}", hint=hint)
         return f"/checkpoints/{where.name}"
 
-    def _run(self, command: Sequence[str], write: Callable[[bytes], object]) -> None:
-        end = self.cluster.exec(self.pod, "helper", command, write=write, silence_s=SILENCE_S)
+    def _run(self, command: Sequence[str], write: Callable[[bytes], object], timeout_s: float = math.inf) -> None:
+        end = self.cluster.exec(self.pod, "helper", command, write=write, timeout_s=timeout_s, silence_s=SILENCE_S)
         if end.exit_code:
             brief = f"{command[0]} failed on the node {self.pod.node}, with exit code {end.exit_code}"
             raise ClusterError(brief, details=end.stderr.splitlines()[-5:])

@@ -6,6 +6,8 @@ Fields: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/p
 from __future__ import annotations
 
 import copy
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 from warmstart.core.errors import ClusterError
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "warmstart"}
+#: Labels that tie a pod to what made it.
+REPLICA_LABELS = ("pod-template-hash", "controller-revision-hash", "pod-template-generation")
 
 
 @dataclass(frozen=True)
@@ -207,3 +211,55 @@ def strip_pod(pod: Pod) -> dict[str, Any]:
 def _is_token(volume: Mapping[str, Any]) -> bool:
     """Whether the cluster added this volume (`ServiceAccount` in kubernetes/plugin/pkg/admission/serviceaccount)."""
     return "projected" in volume and str(volume["name"]).startswith("kube-api-access-")
+
+
+def make_copy(manifest: Mapping[str, Any], container: str, image: str, *, name: str = "") -> dict[str, Any]:
+    """The manifest of a pod whose container is restored from an image.
+
+    Args:
+        manifest: of a pod as `strip_pod` gives it.
+        container: which of its containers.
+        image: the image of its checkpoint.
+        name: of the new pod; that of the manifest when empty. A pod of another name is nobody's replica.
+    """
+    copied: dict[str, Any] = copy.deepcopy(dict(manifest))
+    for one in copied["spec"]["containers"]:
+        if one["name"] == container:
+            one["image"] = image
+    if name:
+        copied["metadata"]["name"] = name
+        for label in REPLICA_LABELS:
+            (copied["metadata"].get("labels") or {}).pop(label, None)
+    return copied
+
+
+def place_pod(manifest: dict[str, Any], node: str, *, there: bool) -> None:
+    """Have the scheduler put a pod on a node, or anywhere else; what the pod wants itself goes on to hold."""
+    rule = {"key": "metadata.name", "operator": "In" if there else "NotIn", "values": [node]}
+    affinity = manifest["spec"].setdefault("affinity", {}).setdefault("nodeAffinity", {})
+    required = affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {"nodeSelectorTerms": [{}]})
+    # One of the terms must hold, and of a term all.
+    for term in required["nodeSelectorTerms"]:
+        term["matchFields"] = [*(term.get("matchFields") or ()), rule]
+
+
+def name_copy(name: str) -> str:
+    """A name for a pod that takes the place of another one; the copy of a copy does not get longer."""
+    stem = re.sub("-w[0-9a-f]{6}$", "", name)[:50].rstrip("-.")
+    return f"{stem}-w{secrets.token_hex(3)}"
+
+
+def list_cautions(pod: Pod, container: str) -> list[str]:
+    """What of a pod a copy of it will not have, or have anew."""
+    spec = pod.manifest["spec"]
+    said = [
+        f"what is in its volume {volume['name']} (emptyDir) is not saved"
+        for volume in spec.get("volumes") or ()
+        if "emptyDir" in volume
+    ]
+    others = [one["name"] for one in spec["containers"] if one["name"] != container]
+    if others:
+        said.append(f"its other containers start anew: {', '.join(others)}")
+    if spec.get("initContainers"):
+        said.append("its init containers run again")
+    return said

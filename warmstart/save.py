@@ -1,0 +1,335 @@
+"""Saving the state of a container in a cluster as an image, and restoring it in a new pod.
+
+The image is made as a build makes one: the layers of the image that the container runs, and its checkpoint on top. An
+annotation has the manifest of the pod, so that nothing else is needed to restore it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from warmstart import __version__
+from warmstart.build import add_tmp, pin_source
+from warmstart.checkpoint import CheckpointOptions, Taken, take_checkpoint
+from warmstart.core.errors import ClusterError, ImageError, VerifyError
+from warmstart.core.steps import Steps
+from warmstart.core.undo import undoing
+from warmstart.core.workspace import open_workspace
+from warmstart.dump.archive import Archive, extract_archive
+from warmstart.dump.sockets import close_sockets
+from warmstart.engine.local import find_access
+from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, PREFIX
+from warmstart.image.buildah import Buildah
+from warmstart.image.compose import compose_image, remove_checkpoint
+from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
+from warmstart.image.layout import Image, read_image
+from warmstart.image.reference import Reference, Source, Transport, parse_reference, parse_source
+from warmstart.image.registry import read_manifest
+from warmstart.image.skopeo import copy_image, find_image
+from warmstart.kube.client import Cluster
+from warmstart.kube.pods import ContainerState, Pod, list_cautions, make_copy, strip_pod
+from warmstart.kube.refusal import RefusedError
+from warmstart.node.session import Session, enter
+from warmstart.node.tree import ensure_tree
+from warmstart.publish import REGISTRY, Output, describe_output, publish_image
+
+POD = f"{PREFIX}pod"
+VERSION = f"{PREFIX}version"
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """How to save, beside which container.
+
+    Attributes:
+        cache: the directory of the tree of tools.
+        checkpoint: how the checkpoint is taken.
+        output: where the image goes.
+        plain_http: registries (HOST:PORT) to speak to without TLS.
+        auth_file: the file of credentials; the usual ones when None.
+        ready_s: for how long a restored pod may take until it is ready.
+    """
+
+    cache: Path
+    checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+    output: Output = REGISTRY
+    plain_http: tuple[str, ...] = ()
+    auth_file: Path | None = None
+    ready_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A container that was saved.
+
+    Attributes:
+        name: the image's name.
+        image: its manifest and config.
+        destination: where it was put.
+        taken: the checkpoint.
+        closed: how many connections were open; they are closed in what is restored.
+        manifest: of the pod that restores it.
+    """
+
+    name: str
+    image: Image
+    destination: str
+    taken: Taken
+    closed: int
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A pod that was restored.
+
+    Attributes:
+        pod: as it was when it was ready.
+        ready_s: seconds from its creation until then.
+        ready: `time.monotonic()` at that moment.
+    """
+
+    pod: Pod
+    ready_s: float
+    ready: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where images are made: a session, and the base image in it.
+
+    Attributes:
+        session: with the tree of tools.
+        directory: a directory for one image, which the session sees.
+        base: the layout of the image that the container runs, without any checkpoint.
+        source: where that image is from.
+        digest: of its manifest.
+    """
+
+    session: Session
+    directory: Path
+    base: Path
+    source: Source
+    digest: str
+
+
+def save_pod(
+    cluster: Cluster, pod: Pod, container: ContainerState, name: str, options: SaveOptions, steps: Steps
+) -> Saved:
+    """Save a container, which goes on, as an image.
+
+    Raises:
+        WarmstartError: a step failed; nothing was published.
+    """
+    target = parse_reference(name)
+    for caution in list_cautions(pod, container.name):
+        steps.warn(f"{pod.name}: {caution}")
+    with open_session(options, steps) as session:
+        with steps.step("pull"):
+            bench = fetch_base(session, session.workspace / "image", container, options, steps)
+        archive = bench.directory / "checkpoint.tar"
+        taken = take_checkpoint(cluster, pod, container, archive, options.checkpoint, steps)
+        return publish_saved(bench, taken, target, options, steps)
+
+
+@contextlib.contextmanager
+def open_session(options: SaveOptions, steps: Steps) -> Iterator[Session]:
+    """A place to make images in."""
+    with open_workspace("save") as workspace:
+        with steps.step("tools"):
+            tree = ensure_tree(options.cache, steps.note)
+        with enter(tree, workspace) as session:
+            yield session
+
+
+def fetch_base(
+    session: Session, directory: Path, container: ContainerState, options: SaveOptions, steps: Steps
+) -> Bench:
+    """Get ready to make an image in `directory`: with what the container runs, without any checkpoint.
+
+    Raises:
+        ImageError: the image that the container runs cannot be had.
+    """
+    source = find_base(container)
+    access = find_access(session, source, options.plain_http, options.auth_file)
+    digest = find_image(session, str(source), access=access)
+    pulled, base = directory / "pulled", directory / "base"
+    base.mkdir(parents=True)
+    copy_image(session, str(pin_source(source, digest)), f"oci:{pulled}", access=access, on_line=steps.note)
+    remove_checkpoint(pulled, base)
+    return Bench(session, directory, base, source, digest)
+
+
+def find_base(container: ContainerState) -> Source:
+    """The image that a container runs, by its digest where the runtime knows it.
+
+    Raises:
+        ImageError: only the node has it.
+    """
+    name = container.image_id if "@sha256:" in container.image_id else container.image
+    source = parse_source(name.removeprefix("docker-pullable://"))
+    if source.kind is not Transport.REGISTRY:
+        hint = "push it to a registry, and have the pod run it from there"
+        raise ImageError(f"the container {container.name} runs {name}, which is in no registry", hint=hint)
+    return source
+
+
+def publish_saved(bench: Bench, taken: Taken, target: Reference, options: SaveOptions, steps: Steps) -> Saved:
+    """Make the image of a checkpoint, and put it where it is to go."""
+    with steps.step("read checkpoint"):
+        archive = extract_archive(taken.archive, bench.directory / "checkpoint")
+        taken.archive.unlink()
+    with steps.step("edit dump"):
+        closed = len(close_sockets(archive.checkpoint_dir, established=True))
+    manifest = make_copy(strip_pod(taken.pod), taken.container.name, str(target))
+    with steps.step("image"):
+        layout = make_layout(bench, taken, archive, target, manifest)
+    image = read_image(layout)
+    document = {"pod": f"{taken.pod.namespace}/{taken.pod.name}", "container": taken.container.name}
+    with steps.step("publish"):
+        publish_image(
+            layout,
+            image,
+            target,
+            options.output,
+            steps,
+            report=json.dumps(document).encode(),
+            mount_from=bench.source.reference,
+            plain_http=target.registry in options.plain_http,
+            auth_file=options.auth_file,
+        )
+    return Saved(str(target), image, describe_output(options.output, target), taken, closed, manifest)
+
+
+def make_layout(bench: Bench, taken: Taken, archive: Archive, target: Reference, manifest: Mapping[str, Any]) -> Path:
+    """Make the image, as an OCI layout in the directory of the bench."""
+    session = bench.session
+    layout, addition, store = (bench.directory / name for name in ("layout", "addition", "buildah"))
+    annotations = {
+        CHECKPOINT_NAME: taken.container.name,
+        CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
+        BASE_NAME: str(bench.source.reference),
+        BASE_DIGEST: bench.digest,
+        VERSION: __version__,
+        POD: json.dumps(manifest),
+    }
+    prepare_checkpoint(archive, str(target), log_line=find_mark(str(target)))
+    if _has_read_only_root(manifest, taken.container.name):
+        add_tmp(archive.root)
+    buildah = Buildah(session.argv(["buildah"]), session.environment, store / "root", store / "run")
+    with buildah.working_container("scratch") as scratch:
+        buildah.add_directory(scratch, archive.root, "/")
+        buildah.configure(scratch, annotations=annotations, labels={}, cmd=archive.spec.args)
+        buildah.commit(scratch, f"oci:{addition}")
+    compose_image(bench.base, addition, layout)
+    return layout
+
+
+def find_mark(name: str) -> str:
+    """The first line in the log of a container that was restored from an image of this name.
+
+    Nothing in the API tells a restored container from one that a runtime without restore has started cold.
+    """
+    return f"warmstart: restored from {name}"
+
+
+def read_saved(reference: Reference, *, plain_http: bool, auth_file: Path | None) -> dict[str, Any]:
+    """The manifest of the pod that an image restores.
+
+    Raises:
+        ImageError: it was not made by `save_pod`.
+        RegistryError: the registry refused, or could not be reached.
+    """
+    manifest = read_manifest(reference, plain_http=plain_http, auth_file=auth_file)
+    try:
+        pod: dict[str, Any] = json.loads(manifest.annotations[POD])
+    except (KeyError, ValueError) as error:
+        hint = "make one with `warmstart save`"
+        raise ImageError(f"{reference} has no record of the pod that it was saved from", hint=hint) from error
+    return pod
+
+
+def find_saved_container(manifest: Mapping[str, Any], reference: Reference) -> str:
+    """Which container of a saved pod is restored: the one whose image is that of the checkpoint.
+
+    Raises:
+        ImageError: the image has another name than it was saved under, by which the runtime looks for it.
+    """
+    names = {one["image"]: str(one["name"]) for one in manifest["spec"]["containers"]}
+    if str(reference) not in names:
+        hint = "the runtime looks the image up by that name: push it there"
+        raise ImageError(f"{reference} was saved under another name, of {', '.join(names)}", hint=hint)
+    return names[str(reference)]
+
+
+def restore_pod(
+    cluster: Cluster, manifest: Mapping[str, Any], container: str, ready_s: float, steps: Steps
+) -> Restored:
+    """Create a pod, and see it restored and ready; if it is not, it is removed again.
+
+    Raises:
+        VerifyError: its container was not restored but started cold.
+        ClusterError: it may not be created, or was not ready in time.
+    """
+    created = time.monotonic()
+    with contextlib.ExitStack() as undo:
+        with steps.step("restore"):
+            pod = _create(cluster, manifest)
+            undo.enter_context(undoing(lambda: cluster.delete_pod(pod.namespace, pod.name, uid=pod.uid)))
+            ready = await_ready(cluster, pod, ready_s)
+            restored = Restored(ready, time.monotonic() - created, time.monotonic())
+            check_restored(cluster, ready, container)
+        undo.pop_all()
+    return restored
+
+
+def await_ready(cluster: Cluster, pod: Pod, timeout_s: float) -> Pod:
+    """Wait until a pod is ready.
+
+    Raises:
+        ClusterError: it was not in time, or cannot be.
+    """
+    try:
+        now = cluster.wait_pod(pod, lambda now: now.ready or now.stuck, timeout_s)
+    except TimeoutError as late:
+        brief = f"the pod {pod.name} was not ready within {timeout_s:g} s"
+        raise ClusterError(brief, details=late.args[0].explain()) from late
+    if not now.ready:
+        details = [*now.explain(), *cluster.log_tail(now, now.containers[0].name, 10)]
+        raise ClusterError(f"the pod {pod.name} does not become ready", details=details)
+    return now
+
+
+def check_restored(cluster: Cluster, pod: Pod, container: str) -> None:
+    """See that a container was restored.
+
+    Raises:
+        VerifyError: it was started cold.
+    """
+    image = next(one["image"] for one in pod.manifest["spec"]["containers"] if one["name"] == container)
+    if find_mark(image) not in cluster.log_head(pod, container):
+        hint = "CRI-O restores where `enable_criu_support` and, in newer releases, checkpoint_restore are on"
+        raise VerifyError(f"the node {pod.node} started {image} cold instead of restoring it", hint=hint)
+
+
+def _create(cluster: Cluster, manifest: Mapping[str, Any]) -> Pod:
+    try:
+        return cluster.create_pod(manifest)
+    except RefusedError as refusal:
+        if refusal.status == HTTPStatus.CONFLICT:
+            name = manifest["metadata"]["name"]
+            raise ClusterError(f"there is a pod {name} already", hint="give the new one another --name") from refusal
+        raise
+
+
+def _has_read_only_root(manifest: Mapping[str, Any], container: str) -> bool:
+    found = next(one for one in manifest["spec"]["containers"] if one["name"] == container)
+    return bool((found.get("securityContext") or {}).get("readOnlyRootFilesystem"))
