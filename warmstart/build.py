@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from warmstart import __version__
+from warmstart.core.cpu import read_features
 from warmstart.core.errors import AppError
 from warmstart.core.steps import Steps
 from warmstart.core.undo import undoing
@@ -36,7 +37,7 @@ from warmstart.engine.local import (
     find_host_runtime,
     start_engine,
 )
-from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, Provenance, write_provenance
+from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CPU, CREATED, PREFIX, Provenance, write_provenance
 from warmstart.image.buildah import Buildah
 from warmstart.image.compose import compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
@@ -293,6 +294,7 @@ def make_layout(work: Work, dumped: Dumped, dump: Dump, base: Base, provenance: 
         CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
         BASE_NAME: str(base.source.reference or container.image),
         BASE_DIGEST: base.digest,
+        PREFIX + CPU: " ".join(read_features()),
         **write_provenance(provenance),
     }
     with work.steps.step("image"):

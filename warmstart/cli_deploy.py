@@ -116,11 +116,10 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:
     """Options that mean nothing beside each other."""
-    made = [
-        f"--{key.replace('_', '-')}" for key in ("name", "replicas", "pre_pull") if options[key] not in (None, False)
-    ]
-    if options["manifest"] is not None and made:
-        raise click.UsageError(f"{made[0]} is for what is made anew, not for --from")
+    given = {key for key, value in options.items() if value is not None and value is not False}
+    anew = [key for key in ("name", "replicas", "pre_pull") if key in given]
+    if options["manifest"] is not None and anew:
+        raise click.UsageError(f"--{anew[0].replace('_', '-')} is for what is made anew, not for --from")
     if options["manifest"] is None and (options["container"] or options["only_diff"]):
         raise click.UsageError("--container and --diff need a manifest: --from")
     if options["apply"] and (options["output"] == "patch" or options["only_diff"]):

@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmstart.core.cpu import FEATURES
 from warmstart.core.errors import ImageError, RecipeError
+from warmstart.image.annotations import CPU
 from warmstart.image.reference import parse_reference, parse_source
 from warmstart.inspection import CheckpointFacts, ImageFacts, inspect_target
-from warmstart.kube.match import CPU_LABELS, KUBELET_MOUNTS, Build
+from warmstart.kube.match import KUBELET_MOUNTS, Build
 from warmstart.recipe.load import STDIN, load_recipe, parse_recipe
 from warmstart.recipe.model import Recipe, Restorer
-
-#: The annotation, below `dev.warmstart.`, with the features of the build's processor.
-CPU_NOTE = "cpu"
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,6 @@ def _list_renamed(target: str, built_as: str) -> list[str]:
 
 
 def _find_cpu_features(image: ImageFacts, target: str) -> tuple[str, ...]:
-    if CPU_NOTE not in image.notes:
+    if CPU not in image.notes:
         raise ImageError(f"{target} does not say on which processor it was built: build it again")
-    flags = image.notes[CPU_NOTE].split()
-    return tuple(CPU_LABELS[flag] for flag in sorted(flags) if flag in CPU_LABELS)
+    return tuple(FEATURES[name] for name in image.notes[CPU].split() if name in FEATURES)

@@ -13,6 +13,8 @@ BASE_NAME = "org.opencontainers.image.base.name"
 BASE_DIGEST = "org.opencontainers.image.base.digest"
 
 PREFIX = "dev.warmstart."
+#: Below PREFIX: which of `warmstart.core.cpu.FEATURES` the processor of the build has, with spaces between them.
+CPU = "cpu"
 
 
 @dataclass(frozen=True)

@@ -17,36 +17,7 @@ TERMINATION_LOG = "/dev/termination-log"
 #: Mounts that the kubelet gives to every container.
 KUBELET_MOUNTS = frozenset({"/etc/hosts", TERMINATION_LOG})
 
-#: Features of a processor, as /proc/cpuinfo and as Node Feature Discovery name them: those that it makes labels of by
-#: default (`attributeBlacklist` in its documentation; the names are those of github.com/klauspost/cpuid).
-CPU_LABELS = {
-    "adx": "ADX",
-    "aes": "AESNI",
-    "avx": "AVX",
-    "avx2": "AVX2",
-    "avx512bw": "AVX512BW",
-    "avx512cd": "AVX512CD",
-    "avx512dq": "AVX512DQ",
-    "avx512f": "AVX512F",
-    "avx512ifma": "AVX512IFMA",
-    "avx512vbmi": "AVX512VBMI",
-    "avx512vl": "AVX512VL",
-    "avx512_bf16": "AVX512BF16",
-    "avx512_bitalg": "AVX512BITALG",
-    "avx512_fp16": "AVX512FP16",
-    "avx512_vbmi2": "AVX512VBMI2",
-    "avx512_vnni": "AVX512VNNI",
-    "avx512_vpopcntdq": "AVX512VPOPCNTDQ",
-    "avx_vnni": "AVXVNNI",
-    "amx_bf16": "AMXBF16",
-    "amx_int8": "AMXINT8",
-    "amx_tile": "AMXTILE",
-    "fma": "FMA3",
-    "gfni": "GFNI",
-    "sha_ni": "SHA",
-    "vaes": "VAES",
-    "vpclmulqdq": "VPCLMULQDQ",
-}
+#: What Node Feature Discovery puts before the name of a feature of the processor.
 CPU_LABEL_PREFIX = "feature.node.kubernetes.io/cpu-cpuid."
 
 _NO_TOKEN = "the build has no mount of a token, and a restored container would not see one"  # noqa: S105 - no password

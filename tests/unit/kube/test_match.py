@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from warmstart.kube.match import CPU_LABELS, Build, find_changes, list_settings
+from warmstart.kube.match import Build, find_changes, list_settings
 from warmstart.kube.mismatch import list_warnings
 
 BUILD = Build(
@@ -137,9 +137,3 @@ def test_a_mount_of_the_build_is_missed() -> None:
     (warning,) = warned(build=build)
     assert "/data" in warning
     assert warned(build=build, volumeMounts=[{"name": "data", "mountPath": "/data/"}]) == []
-
-
-def test_labels_of_processors_are_made_of_known_flags() -> None:
-    assert CPU_LABELS["fma"] == "FMA3"
-    assert all(label.isalnum() and label.isupper() for label in CPU_LABELS.values())
-    assert len(set(CPU_LABELS.values())) == len(CPU_LABELS)
