@@ -31,6 +31,11 @@ from warmstart.recipe.writing import write_yaml
 
 Block = dict[str, Any]
 
+_IN_A_FILE = ("oci", "oci-archive", "docker-archive")
+# Where an image is to go whose base is in no registry.
+_SOME_REGISTRY = "registry.example.com"
+_TO_BE_NAMED = "TODO: name the registry that the image is pushed to, and that the nodes pull it from."
+
 # What a pod has beside its containers that makes a restored container behave otherwise than the one that was built.
 _POD_NOTES = {
     "initContainers": "they do not run before a build; the base image must hold what they prepare",
@@ -85,8 +90,21 @@ def init_from_image(image: str, config: ImageConfig) -> str:
         names = (variable.partition("=")[0] for variable in config.env)
         about.append(f"It sets {shown(', '.join(names), 400)}; env adds to these and replaces them.")
     container = {"image": image, "ports": [_port(text) for text in config.exposed_ports]}
-    name = with_tag(image.partition("@")[0]).rpartition(":")[0].rpartition("/")[2]
-    return _write(_Draft(name, container, subject=shown(image), about=about))
+    return _write(_Draft(_short_name(image), container, subject=shown(image), about=about))
+
+
+def _short_name(image: str) -> str:
+    """What an image is called without its registry and tag, or the file that it is in."""
+    path = Path(image.partition(":")[2].partition(":")[0])
+    name = _own_name(image) or path.name.removesuffix(".gz").removesuffix(".tar")
+    return with_tag(name.partition("@")[0]).rpartition(":")[0].rpartition("/")[2]
+
+
+def _own_name(image: str) -> str:
+    """The image's own name, without a transport; empty for the only image of a file."""
+    if image.partition(":")[0] in _IN_A_FILE:
+        return "".join(image.split(":", 2)[2:])
+    return without_transport(image)
 
 
 def init_from_manifest(path: Path, *, container: str | None = None) -> str:
@@ -224,11 +242,16 @@ def _is_tcp(port: Any) -> bool:
 
 
 def _warm_name(image: str, fallback: str) -> str:
-    """A name for the image to make: that of the base image, if it has one, with a tag that says what it is."""
-    name = without_transport(image).partition("@")[0]
+    """A name for the image to make: that of the base image, if it has one, with a tag that says what it is.
+
+    What is only on this machine gets a registry that is to be replaced.
+    """
+    name = _own_name(image).partition("@")[0]
     repository, _, tag = with_tag(name).rpartition(":")
     warm = f"{repository}:{tag[:123]}-warm" if name.endswith(f":{tag}") else f"{repository}:warm"
-    return warm if re.search((schema_at(("image", "name")) or {})["pattern"], warm) else f"localhost/{fallback}:warm"
+    if not re.search((schema_at(("image", "name")) or {})["pattern"], warm):
+        return f"{_SOME_REGISTRY}/{fallback}:warm"
+    return re.sub(r"^localhost/", f"{_SOME_REGISTRY}/", warm)
 
 
 def _left_out(recipe: Block, problems: list[Problem], draft: _Draft) -> set[KeyPath]:
@@ -273,6 +296,7 @@ def _pruned(value: Any, culprits: set[KeyPath], path: KeyPath) -> Any:
 
 def _text(recipe: Block, draft: _Draft) -> str:
     left_out = [_comment(note, bullet="- ") for note in draft.notes]
+    is_made_up = _SOME_REGISTRY in recipe["image"]["name"] and _SOME_REGISTRY not in recipe["container"]["image"]
     sections = [
         _comment(f"A recipe for warmstart, made of {draft.subject}."),
         _comment("`warmstart schema` prints all that a recipe may hold."),
@@ -283,6 +307,7 @@ def _text(recipe: Block, draft: _Draft) -> str:
         *(["\n# Left out, or to be known when the image is deployed:\n"] if left_out else []),
         *left_out,
         _STEPS,
+        *([_comment(_TO_BE_NAMED)] if is_made_up else []),
         write_yaml({"image": recipe["image"]}),
     ]
     return "".join(sections)

@@ -276,14 +276,25 @@ def test_an_image_that_says_nothing(tmp_path: Path) -> None:
     [
         ("app", "app", "app:warm"),
         ("docker://quay.io/app:1", "app", "quay.io/app:1-warm"),
-        ("containers-storage:localhost/app", "app", "localhost/app:warm"),
-        ("oci-archive:out/App.tar", "app-tar", "localhost/app-tar:warm"),
+        ("containers-storage:localhost/app", "app", "registry.example.com/app:warm"),
+        ("localhost/team/app:2", "app", "registry.example.com/team/app:2-warm"),
+        ("oci-archive:out/App.tar", "app", "registry.example.com/app:warm"),
+        ("oci-archive:/out/app-1.0.tar.gz", "app-1-0", "registry.example.com/app-1-0:warm"),
+        ("oci:out/app:quay.io/team/shop:1", "shop", "quay.io/team/shop:1-warm"),
+        ("docker-archive:app.tar", "app", "registry.example.com/app:warm"),
         ("app:" + "x" * 128, "app", "app:" + "x" * 123 + "-warm"),
     ],
 )
 def test_names_for_what_is_made(tmp_path: Path, image: str, name: str, made: str) -> None:
     recipe = loaded(tmp_path, init_from_image(image, ImageConfig()))
     assert (recipe.container.image, recipe.name, recipe.image_name) == (image, name, made)
+
+
+def test_a_registry_that_is_made_up_is_to_be_replaced() -> None:
+    to_do = "# TODO: name the registry that the image is pushed to"
+    assert to_do in init_from_image("oci-archive:app.tar", ImageConfig())
+    assert to_do not in init_from_image("quay.io/team/app:1", ImageConfig())
+    assert to_do not in init_from_image("registry.example.com/team/app:1", ImageConfig())
 
 
 def test_what_is_no_image() -> None:
