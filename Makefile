@@ -11,7 +11,7 @@ IMAGE_CACHE ?= $(or $(WARMSTART_CACHE),$(HOME)/.cache/warmstart)/images
 BUILD_IMAGES = $(WARMSTART) -v node run --bind $(IMAGE_CACHE) -- \
 	env IMAGE_CACHE=$(IMAGE_CACHE) recipes/build-image.sh
 
-.PHONY: help demo test lint unit integration slow bench launcher images tools clean
+.PHONY: help demo test lint unit integration kubernetes slow bench launcher cluster images tools clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,6 +35,9 @@ unit: $(VENV)/ready tools ## Tests of each room
 integration: $(VENV)/ready tools images ## Tests of the whole, on the embedded node
 	$(BIN)/pytest tests/integration -m "not slow"
 
+kubernetes: $(VENV)/ready tools ## Tests on a Kubernetes cluster (once, Kubernetes is compiled: some minutes)
+	$(BIN)/pytest tests/kubernetes -m "not slow"
+
 slow: $(VENV)/ready tools images ## Soak tests
 	$(BIN)/pytest tests -m slow
 
@@ -43,6 +46,9 @@ bench: $(VENV)/ready tools images ## What restoring gains, measured here (half a
 
 launcher: $(VENV)/ready tools ## Tests of the launcher; they build CRIU
 	$(BIN)/pytest tests/launcher
+
+cluster: $(VENV)/ready tools ## A Kubernetes cluster to try things on, until Ctrl-C
+	@PYTHONPATH=tests $(BIN)/python -m support.cluster
 
 images: $(VENV)/ready tools ## The base images of the example and the recipes
 	@mkdir -p $(IMAGE_CACHE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from support.base_image import make_base_archive
 from support.builds import PASSWORD, PASSWORD_HASH, USER, PrivateRegistry
 
 from warmstart.cli import default_cache
@@ -20,17 +20,6 @@ from warmstart.core.workspace import open_workspace
 from warmstart.node.keeper import Bind
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
-
-SERVER_SOURCE = Path(__file__).parents[1] / "support" / "server.c"
-BASE_SCRIPT = """\
-set -eu
-tool() { buildah --storage-driver vfs --root "$PWD/store" --runroot "$PWD/run" "$@"; }
-container=$(tool from scratch)
-tool add -q "$container" server /server
-tool add -q "$container" data /data
-tool config --entrypoint '["/server"]' --cmd of-the-image --env FROM_IMAGE=yes --label made.by=tests "$container"
-tool commit -q "$container" oci-archive:base.tar
-"""
 
 
 @pytest.fixture(scope="session")
@@ -72,12 +61,7 @@ def base_archive(open_node, area) -> Path:
     """The oci-archive of an image with the server of tests/support/server.c."""
     archive = area / "base.tar"
     with open_node() as session:
-        server, data = session.workspace / "server", session.workspace / "data"
-        subprocess.run(["gcc", "-static", "-O2", "-Wall", "-Werror", "-o", server, SERVER_SOURCE], check=True)
-        data.mkdir()
-        (data / "of-the-base").touch()
-        session.run(["sh", "-c", BASE_SCRIPT], cwd=str(session.workspace), timeout_s=60)
-        shutil.copy(session.workspace / "base.tar", archive)
+        make_base_archive(session, archive)
     return archive
 
 

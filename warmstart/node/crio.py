@@ -117,6 +117,7 @@ def run_crio(
     plain_http: Sequence[str] = (),
     runtime: str = "runc",
     restore: bool = True,
+    host_network: bool = True,
 ) -> Iterator[Crio]:
     """Start a CRI-O with an empty store of its own.
 
@@ -127,6 +128,7 @@ def run_crio(
         plain_http: registries (host:port) that it may talk to without TLS.
         runtime: `runc` or `crun`.
         restore: whether it restores checkpoint images.
+        host_network: whether it runs in the host's network, or else in the session's, where a kubelet may reach it.
 
     Raises:
         EngineError: it did not start; details are the end of its log.
@@ -138,7 +140,7 @@ def run_crio(
         raise HostError(f"the path of CRI-O's socket would be too long: {crio.socket}", hint=hint)
     _write_files(crio, name, subnet, list(plain_http), runtime, restore)
     command = ["crio", "--config", f"{crio.state}/crio.conf", "--config-dir", f"{crio.state}/crio.conf.d"]
-    with session.background(command, log_file=crio.log_file, host_network=True) as running:
+    with session.background(command, log_file=crio.log_file, host_network=host_network) as running:
         _wait_until_serving(crio, running)
         yield crio
 

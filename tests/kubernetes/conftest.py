@@ -1,0 +1,53 @@
+"""What the tests on a cluster share: the cluster, with the tests' base image in it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.base_image import make_base_archive
+from support.cluster.cluster import Cluster, open_cluster
+
+from warmstart.cli import default_cache
+from warmstart.core.workspace import open_workspace
+from warmstart.node.session import enter
+from warmstart.node.tree import ensure_tree
+
+# Nodes that have it have imported it: nothing could pull it.
+BASE = "localhost/tests/base:1"
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """Where the tree of tools and Kubernetes are kept."""
+    return Path(os.environ.get("WARMSTART_CACHE") or default_cache())
+
+
+@pytest.fixture(scope="session")
+def base_archive(cache) -> Iterator[Path]:
+    """The oci-archive of an image with the server of tests/support/server.c."""
+    if os.geteuid() != 0:
+        pytest.skip("a cluster needs root")
+    tree = ensure_tree(cache, print)
+    with tempfile.TemporaryDirectory(prefix="ws-test-", dir="/var/tmp") as directory:
+        archive = Path(directory) / "base.tar"
+        with open_workspace("test") as workspace, enter(tree, workspace) as session:
+            make_base_archive(session, archive)
+        yield archive
+
+
+@pytest.fixture(scope="session")
+def cluster(cache, base_archive) -> Iterator[Cluster]:
+    """A cluster of one node, which has the base image as `BASE`."""
+    with open_cluster(cache) as cluster:
+        cluster.nodes[0].import_image(f"oci-archive:{base_archive}", BASE, base_archive)
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def base_image(cluster) -> str:
+    """What the first node of the cluster knows the base image by."""
+    return BASE

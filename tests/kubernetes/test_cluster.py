@@ -1,0 +1,163 @@
+"""The cluster that tests run on is a real one, with access control and checkpoints, and nothing stays of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import ssl
+import subprocess
+import sys
+import tarfile
+from http.client import HTTPSConnection
+from pathlib import Path
+
+import pytest
+from support.builds import STATE, build, write_recipe
+from support.cluster.network import API_ADDRESS
+from support.cluster.pods import run_pod
+from support.leaks import take_snapshot, wait_until_clean
+
+from warmstart.build import Options
+from warmstart.core.network import connect_in
+from warmstart.core.process import ProgramError
+
+pytestmark = pytest.mark.cluster
+
+WARMUPS = 7
+KEEPER_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def pod(cluster, base_image):
+    with run_pod(cluster, "server", base_image) as pod:
+        yield pod
+
+
+@pytest.fixture(scope="module")
+def warm_image(cluster, cache, base_archive, tmp_path_factory) -> str:
+    """An image in the cluster's registry that was dumped after WARMUPS requests."""
+    name = f"{cluster.registry}/tests/warm:1"
+    recipe = write_recipe(
+        tmp_path_factory.mktemp("warm") / "recipe.yaml", base_archive, name, warmup=[{**STATE, "repeat": WARMUPS}]
+    )
+    build(recipe, Options(cache, plain_http=(cluster.registry,)))
+    return name
+
+
+def fail(cluster, *words: str, **options) -> str:
+    """What kubectl complains of."""
+    with pytest.raises(ProgramError) as caught:
+        cluster.kubectl(*words, **options)
+    return caught.value.stderr
+
+
+def test_a_node_says_what_it_is(cluster):
+    information = cluster.read("node", "node-1")["status"]["nodeInfo"]
+    assert information["kubeletVersion"] == "v1.36.3"
+    assert information["containerRuntimeVersion"] == "cri-o://1.36.3"
+
+
+def test_a_pod_answers_and_logs_and_executes(cluster, pod):
+    assert pod.get("/ready")[0] == 200
+    assert cluster.kubectl("logs", pod.name) == "listening\n"
+    # The image has no other program; a second server finds its port taken.
+    assert "listen: Address already in use" in fail(cluster, "exec", pod.name, "--", "/server")
+
+
+def test_a_pod_with_guaranteed_resources_runs(cluster, base_image):
+    limits = {"resources": {"limits": {"cpu": "100m", "memory": "64Mi"}}}
+    with run_pod(cluster, "guaranteed", base_image, limits) as pod:
+        assert cluster.read("pod", pod.name)["status"]["qosClass"] == "Guaranteed"
+
+
+def test_a_pod_reaches_the_api_server_as_its_service_account(cluster, base_image):
+    cluster.kubectl("create", "serviceaccount", "caller")
+    spec = {"automountServiceAccountToken": True, "serviceAccountName": "caller"}
+    with run_pod(cluster, "caller", base_image, **spec) as pod:
+        volume = cluster.read("pod", pod.name)["spec"]["volumes"][0]["name"]
+        uid = cluster.read("pod", pod.name)["metadata"]["uid"]
+        secret = Path("var/lib/kubelet/pods") / uid / "volumes/kubernetes.io~projected" / volume
+        files = cluster.nodes[0].session.root / secret
+        context = ssl.create_default_context(cadata=(files / "ca.crt").read_text())
+        status, answer = ask_api_server(cluster, context, (files / "token").read_text(), "/api/v1/pods")
+    assert status == 403
+    assert "system:serviceaccount:default:caller" in answer
+
+
+def ask_api_server(cluster, context: ssl.SSLContext, token: str, path: str) -> tuple[int, str]:
+    """As from a pod: at the address of the service."""
+    with connect_in(cluster.nodes[0].session.network, (API_ADDRESS, 443), 5) as plain:
+        connection = HTTPSConnection(API_ADDRESS)
+        connection.sock = context.wrap_socket(plain, server_hostname=API_ADDRESS)
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def test_who_was_not_allowed_to_may_not(cluster):
+    stranger = cluster.write_kubeconfig("stranger", groups=["developers"])
+    assert 'User "stranger" cannot list resource "nodes"' in fail(cluster, "get", "nodes", kubeconfig=stranger)
+
+
+def checkpoint(pod) -> list[str]:
+    """The words for kubectl to have the kubelet take a checkpoint; it takes an empty text."""
+    return ["create", f"--raw=/api/v1/nodes/node-1/proxy/checkpoint/default/{pod.name}/{pod.name}", "--filename=-"]
+
+
+def test_the_kubelet_takes_a_checkpoint_and_the_pod_goes_on(cluster, pod):
+    before = pod.read_state()["id"]
+    (item,) = json.loads(cluster.kubectl(*checkpoint(pod), stdin=""))["items"]
+    archive = Path(item)
+    assert archive.parent == Path("/var/lib/kubelet/checkpoints")
+    with tarfile.open(cluster.nodes[0].kubelet_directory / "checkpoints" / archive.name) as tar:
+        assert "config.dump" in tar.getnames()
+    assert pod.read_state()["id"] == before
+
+
+def test_only_who_may_takes_a_checkpoint(cluster, pod):
+    with pytest.raises(ProgramError, match='cannot create resource "nodes/proxy"'):
+        checkpoint(cluster, pod, kubeconfig=cluster.write_kubeconfig("stranger"))
+
+
+def test_a_warm_image_is_restored_in_every_pod(cluster, warm_image):
+    with run_pod(cluster, "warm-1", warm_image) as one, run_pod(cluster, "warm-2", warm_image) as other:
+        first, second = one.read_state(), other.read_state()
+    assert first["id"] == second["id"]
+    assert first["requests"] >= WARMUPS
+
+
+def test_a_warm_image_is_restored_on_a_node_that_knows_nothing(cluster, warm_image):
+    with cluster.add_node() as node, run_pod(cluster, "elsewhere", warm_image, nodeName=node.name) as pod:
+        assert pod.read_state()["requests"] >= WARMUPS
+        assert cluster.kubectl("logs", pod.name) == ""
+    assert [found["metadata"]["name"] for found in cluster.read("nodes")["items"]] == ["node-1"]
+
+
+def test_a_warm_image_starts_cold_on_a_node_that_knows_no_checkpoints(cluster, warm_image):
+    with cluster.add_node(restore=False) as node, run_pod(cluster, "cold", warm_image, nodeName=node.name) as pod:
+        assert pod.read_state()["requests"] < WARMUPS
+        assert cluster.kubectl("logs", pod.name) == "listening\n"
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_stays_of_a_cluster_beside_others(cluster, tmp_path, end):
+    token = f"ws-{secrets.token_hex(4)}"
+    directory = Path("/var/tmp") / token
+    directory.mkdir()
+    before = take_snapshot(token, directory)
+    paths = {"WARMSTART_TMPDIR": str(directory), "PYTHONPATH": str(Path(__file__).parents[1])}
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "support.cluster"], env={**os.environ, **paths}, stdout=subprocess.PIPE, text=True
+        ) as running:
+            assert running.stdout is not None
+            line = running.stdout.readline()
+            assert line.startswith(f"export KUBECONFIG={directory}/")
+            assert "node-1" in cluster.kubectl("get", "nodes", kubeconfig=Path(line.split()[1].partition("=")[2]))
+            running.send_signal(end)
+            running.wait(KEEPER_S)
+        assert wait_until_clean(before, lambda: take_snapshot(token, directory), limit_s=KEEPER_S) == []
+    finally:
+        directory.rmdir()

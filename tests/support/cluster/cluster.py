@@ -1,0 +1,211 @@
+"""A real Kubernetes cluster on this machine, for the length of a `with` block.
+
+Each node is a place of its own: the namespaces, the cgroup and the tree of tools that a build has too, so that nothing
+of it stays, however it ends. The first node also has the control plane. Several clusters can run side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.cluster.authority import Authority, identify, make_kubeconfig
+from support.cluster.control_plane import API_PORT, run_control_plane
+from support.cluster.network import Place, bring_out, join_network, make_network
+from support.cluster.node import Node, run_node
+from support.cluster.part import run_part
+from support.cluster.program import ensure_kubernetes
+
+from warmstart.core import process
+from warmstart.core.workspace import open_workspace
+from warmstart.node.keeper import Bind
+from warmstart.node.session import Session, enter
+from warmstart.node.tree import Progress, ensure_tree
+
+CALL_S = 60.0
+KUBECTL = """\
+#!/bin/sh
+exec {program} kubectl "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What nodes and users of a cluster are made with.
+
+    Attributes:
+        tree: of tools.
+        program: Kubernetes.
+        registry: HOST:PORT of the cluster's registry.
+        server: the API server, seen from this machine.
+    """
+
+    tree: Path
+    program: Path
+    authority: Authority
+    registry: str
+    server: str
+
+    @property
+    def binds(self) -> tuple[Bind, ...]:
+        """What of this machine a node is to see."""
+        return (Bind(str(self.program)),)
+
+
+class Cluster:
+    """A running cluster.
+
+    Attributes:
+        registry: HOST:PORT of a registry that nodes and this machine reach by this name; it speaks plain HTTP.
+        files: a directory for kubeconfigs and what else a user needs; gone at the end.
+        kubeconfig: that of a user who may do everything; it refers to no other file.
+        bin: a directory with kubectl.
+        nodes: the nodes that there are; the first has the control plane.
+    """
+
+    def __init__(self, parts: Parts, files: Path) -> None:
+        self._parts = parts
+        self._made = 0
+        self.registry = parts.registry
+        self.files = files
+        self.bin = files / "bin"
+        self.nodes: list[Node] = []
+        self.bin.mkdir(parents=True)
+        kubectl = self.bin / "kubectl"
+        kubectl.write_text(KUBECTL.format(program=parts.program))
+        kubectl.chmod(0o755)
+        self.kubeconfig = self.write_kubeconfig("administrator", groups=["system:masters"])
+
+    def kubectl(
+        self, *words: str | Path, stdin: str | None = None, kubeconfig: Path | None = None, timeout_s: float = CALL_S
+    ) -> str:
+        """What kubectl writes; ProgramError when it fails."""
+        command = [self.bin / "kubectl", "--kubeconfig", kubeconfig or self.kubeconfig, *words]
+        return process.run(command, stdin=stdin, timeout_s=timeout_s).stdout
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """Have there be these objects."""
+        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
+    def read(self, *words: str) -> dict[str, Any]:
+        """An object, or a list of them, as `kubectl get` finds it."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", *words, "--output=json"))
+        return found
+
+    def write_kubeconfig(self, user: str, *, groups: Sequence[str] = ()) -> Path:
+        """A kubeconfig for a user, who may do what RBAC says."""
+        return self._write_kubeconfig(user, identify(self._parts.authority.issue(user, groups=groups)))
+
+    def write_account_kubeconfig(self, account: str, *, namespace: str = "default") -> Path:
+        """A kubeconfig for a service account, which must exist."""
+        token = self.kubectl("create", "token", account, f"--namespace={namespace}").strip()
+        return self._write_kubeconfig(f"{namespace}.{account}", {"token": token})
+
+    def _write_kubeconfig(self, name: str, user: dict[str, str]) -> Path:
+        path = self.files / f"{name.replace(':', '.')}.kubeconfig"
+        path.touch(mode=0o600)
+        path.write_text(make_kubeconfig(self._parts.server, self._parts.authority.certificate, user))
+        return path
+
+    @contextlib.contextmanager
+    def add_node(self, *, restore: bool = True) -> Iterator[Node]:
+        """One more node, which has never seen any image, until the end of the block.
+
+        `restore` says whether its CRI-O is to know checkpoints.
+        """
+        with (
+            open_workspace("node") as workspace,
+            enter(self._parts.tree, workspace, binds=self._parts.binds) as session,
+            self._run_node(session, restore) as node,
+        ):
+            yield node
+        self.kubectl("delete", "node", node.name)
+
+    def run_first_node(self, session: Session, *, restore: bool) -> contextlib.AbstractContextManager[Node]:
+        """The node beside the control plane."""
+        return self._run_node(session, restore)
+
+    @contextlib.contextmanager
+    def _run_node(self, session: Session, restore: bool) -> Iterator[Node]:
+        self._made += 1
+        place, name, parts = Place(self._made), f"node-{self._made}", self._parts
+        if self.nodes:
+            join_network(self.nodes[0].session, session, place)
+        with run_node(session, parts.program, name, place, parts.authority, parts.registry, restore=restore) as node:
+            self._wait_for_node(node)
+            self.nodes.append(node)
+            try:
+                yield node
+            finally:
+                self.nodes.remove(node)
+
+    def _wait_for_node(self, node: Node) -> None:
+        """Until it is ready, and pods may run there."""
+        try:
+            for condition in ("create", "condition=Ready"):
+                self.kubectl("wait", f"node/{node.name}", f"--for={condition}", f"--timeout={CALL_S:g}s")
+        except process.ProgramError as error:
+            error.details = (*error.details, *node.kubelet.read_log())
+            raise
+        node.kubelet.wait_until(lambda: "taints" not in self.read("node", node.name)["spec"])
+
+
+@contextlib.contextmanager
+def open_cluster(cache: Path, *, nodes: int = 1, restore: bool = True, progress: Progress = print) -> Iterator[Cluster]:
+    """Run a cluster for the length of a `with` block.
+
+    Args:
+        cache: where the tree of tools and Kubernetes are kept; they are made when they are missing (some minutes).
+        nodes: how many there are to begin with.
+        restore: whether their CRI-O is to know checkpoints.
+        progress: called with a line whenever something new begins.
+
+    Raises:
+        HostError: something could not be made, or did not start.
+    """
+    tree, program = ensure_tree(cache, progress), ensure_kubernetes(cache, progress)
+    with contextlib.ExitStack() as running:
+        workspace = running.enter_context(open_workspace("cluster"))
+        session = running.enter_context(enter(tree, workspace, binds=[Bind(str(program))]))
+        registry = running.enter_context(_run_registry(session))
+        authority = Authority(session, workspace / "authority")
+        make_network(session)
+        running.enter_context(run_control_plane(session, program, authority, workspace / "control-plane"))
+        port = running.enter_context(bring_out(session, Place(1).address, API_PORT))
+        parts = Parts(tree, program, authority, registry, f"https://127.0.0.1:{port}")
+        cluster = Cluster(parts, workspace / "files")
+        running.enter_context(cluster.run_first_node(session, restore=restore))
+        cluster.kubectl("wait", "serviceaccount/default", "--for=create", f"--timeout={CALL_S:g}s")
+        for _ in range(nodes - 1):
+            running.enter_context(cluster.add_node(restore=restore))
+        yield cluster
+
+
+@contextlib.contextmanager
+def _run_registry(session: Session) -> Iterator[str]:
+    """A registry in this machine's network; its HOST:PORT."""
+    home = session.workspace / "registry"
+    home.mkdir()
+    settings = {
+        "version": 0.1,
+        "log": {"accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": f"{home}/data"}, "delete": {"enabled": True}},
+        # Port 0: the kernel chooses, and the log tells.
+        "http": {"addr": "127.0.0.1:0", "secret": "cluster"},
+    }
+    (home / "config.yml").write_text(json.dumps(settings))
+    command = ["docker-registry", "serve", f"{home}/config.yml"]
+    with run_part(session, "registry", command, home, host_network=True) as part:
+        found: list[str] = []
+
+        def listens() -> bool:
+            found.extend(re.findall(r"listening on (127\.0\.0\.1:\d+)", part.log_file.read_text()))
+            return bool(found)
+
+        part.wait_until(listens)
+        yield found[0]

@@ -1,0 +1,191 @@
+"""The network of a cluster: its nodes on one bridge, in namespaces of their own, and ways in and out of it.
+
+The bridge is in the first node's namespace, so that nothing of it is to be seen on the machine. What has to pass
+between the machine and the cluster, to the API server and to registries, is handed on from socket to socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from warmstart.core import process
+from warmstart.core.network import call_in_network
+from warmstart.node.session import Session
+
+# The address of the service `kubernetes`, the first of the services' range. Without kube-proxy nobody would answer
+# there: the first node has it, and so the API server, which listens everywhere, does.
+SERVICES = "10.96.0.0/16"
+API_ADDRESS = "10.96.0.1"
+BRIDGE = "nodes"
+IP_S = 20.0
+CHUNK_BYTES = 1 << 17
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the node of this number is: the first has number 1."""
+
+    number: int
+
+    @property
+    def address(self) -> str:
+        """The node's own."""
+        return f"10.200.0.{self.number}"
+
+    @property
+    def subnet(self) -> str:
+        """Its pods'."""
+        return f"10.244.{self.number}.0/24"
+
+
+def make_network(first: Session) -> None:
+    """Make the bridge that the nodes share, in the network of the first."""
+    _script(
+        first,
+        f"""
+        echo 1 > /proc/sys/net/ipv4/ip_forward
+        ip link add {BRIDGE} type bridge
+        ip addr add {Place(1).address}/24 dev {BRIDGE}
+        ip link set {BRIDGE} up
+        ip addr add {API_ADDRESS}/32 dev lo
+        """,
+    )
+
+
+def join_network(first: Session, session: Session, place: Place) -> None:
+    """Connect another node to the bridge; when its network is gone, so is the connection."""
+    device = f"node{place.number}"
+    # Outside of the PID namespaces, where both nodes have a number.
+    inside = ["nsenter", "--target", str(first.init_pid), "--mount", "--net", "--"]
+    peer = ["peer", "name", "eth0", "netns", str(session.init_pid)]
+    words = [*inside, "ip", "link", "add", device, "type", "veth", *peer]
+    process.run(words, timeout_s=IP_S, env=session.environment)
+    _script(
+        session,
+        f"""
+        echo 1 > /proc/sys/net/ipv4/ip_forward
+        ip addr add {place.address}/24 dev eth0
+        ip link set eth0 up
+        ip route add default via {Place(1).address}
+        """,
+    )
+    _script(
+        first,
+        f"""
+        ip link set {device} master {BRIDGE} up
+        ip route replace {place.subnet} via {place.address}
+        """,
+    )
+
+
+def _script(session: Session, script: str) -> None:
+    session.run(["sh", "-euc", script], timeout_s=IP_S)
+
+
+@contextlib.contextmanager
+def bring_out(session: Session, address: str, port: int) -> Iterator[int]:
+    """A port of 127.0.0.1 on which an address of the session's network answers, for the length of a `with` block."""
+
+    def connect() -> socket.socket:
+        return call_in_network(session.network, lambda: _connect(address, port))
+
+    with _listen(0) as listener, relay(listener, connect):
+        yield int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def bring_in(session: Session, port: int) -> Iterator[None]:
+    """Have what listens on 127.0.0.1 at this port answer there in the session's network, too."""
+    with (
+        call_in_network(session.network, lambda: _listen(port)) as listener,
+        relay(listener, lambda: _connect("127.0.0.1", port)),
+    ):
+        yield
+
+
+def _listen(port: int) -> socket.socket:
+    return socket.create_server(("127.0.0.1", port), backlog=128)
+
+
+def _connect(address: str, port: int) -> socket.socket:
+    return socket.create_connection((address, port), timeout=10)
+
+
+@contextlib.contextmanager
+def relay(listener: socket.socket, connect: Callable[[], socket.socket]) -> Iterator[None]:
+    """Hand each connection to `listener` on to one that `connect` makes, for the length of a `with` block."""
+    relay = _Relay(listener, connect)
+    acceptor = threading.Thread(target=relay.accept, daemon=True)
+    acceptor.start()
+    try:
+        yield
+    finally:
+        relay.end()
+        acceptor.join()
+
+
+class _Relay:
+    def __init__(self, listener: socket.socket, connect: Callable[[], socket.socket]) -> None:
+        self._listener = listener
+        self._connect = connect
+        self._open: set[socket.socket] = set()
+        self._threads: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                worker = threading.Thread(target=self._serve, args=(client,), daemon=True)
+                with self._lock:
+                    self._threads = {thread for thread in self._threads if thread.is_alive()} | {worker}
+                    # Started under the lock: `end` must not find one that cannot be joined yet.
+                    worker.start()
+
+    def end(self) -> None:
+        with self._lock:
+            self._ended = True
+            for connection in (self._listener, *self._open):
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError), self._connect() as server:
+            server.settimeout(None)
+            with self._known(client, server):
+                back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+                back.start()
+                _pump(client, server)
+                back.join()
+
+    @contextlib.contextmanager
+    def _known(self, *connections: socket.socket) -> Iterator[None]:
+        with self._lock:
+            if self._ended:
+                raise ConnectionAbortedError
+            self._open.update(connections)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.difference_update(connections)
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    """Hand on all that comes, and then that nothing more will."""
+    try:
+        while part := source.recv(CHUNK_BYTES):
+            target.sendall(part)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        # One of the two is gone: so is the whole connection.
+        for connection in (source, target):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,194 @@
+"""A node: a CRI-O and a kubelet in namespaces of their own, as if on a machine of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+
+from support.cluster.authority import Authority, identify, make_kubeconfig
+from support.cluster.network import API_ADDRESS, Place, bring_in
+from support.cluster.part import Part, run_part
+
+from warmstart.core.network import connect_in
+from warmstart.image.skopeo import copy_image
+from warmstart.node.crio import PAUSE_IMAGE, Crio, run_crio
+from warmstart.node.session import Session
+from warmstart.node.tree import PAUSE_LAYOUT
+
+KUBELET_DIRECTORY = "/var/lib/kubelet"
+# What the kubelet would set, for the whole machine; here it finds that it need not.
+SYSCTLS = {
+    "vm/overcommit_memory": 1,
+    "vm/panic_on_oom": 0,
+    "kernel/panic": 10,
+    "kernel/panic_on_oops": 1,
+    "kernel/keys/root_maxkeys": 1_000_000,
+    "kernel/keys/root_maxbytes": 25_000_000,
+}
+# A negative oom_score_adj, which guaranteed pods get, takes CAP_SYS_RESOURCE, and root may be without it.
+RUNC = """\
+#!/bin/sh
+for word; do
+    [ "$last" != --bundle ] || sed -i 's/"oomScoreAdj":-[0-9]*/"oomScoreAdj":0/' "$word/config.json"
+    last=$word
+done
+exec /usr/sbin/runc "$@"
+"""
+# Mounts here are seen in the session alone. No huge pages: on a hybrid host, their controller is not in cgroup v1,
+# where the kubelet would look for it.
+PREPARE_SCRIPT = """\
+set -eu
+cd {state}
+mknod /dev/kmsg c 1 11
+[ ! -d /sys/kernel/mm/hugepages ] || mount -t tmpfs none /sys/kernel/mm/hugepages
+for name in {sysctls}; do
+    mount --bind "sysctls/$name" "/proc/sys/$name"
+done
+mkdir -p {kubelet} /var/log/pods
+mount --bind root {kubelet}
+mount --bind logs /var/log/pods
+rm /usr/bin/runc
+install -m 755 runc /usr/bin/runc
+"""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a running cluster.
+
+    Attributes:
+        name: as Kubernetes knows it.
+        session: the place it runs in.
+        crio: its runtime.
+        address: its own, in the cluster's network.
+        kubelet: the program that runs.
+    """
+
+    name: str
+    session: Session
+    crio: Crio
+    address: str
+    kubelet: Part
+
+    @property
+    def kubelet_directory(self) -> Path:
+        """Its /var/lib/kubelet, seen from here: pods' volumes, and `checkpoints`."""
+        return self.session.workspace / "kubelet" / "root"
+
+    def import_image(self, source: str, name: str, *files: Path) -> None:
+        """Bring an image into its store, as a pull does.
+
+        Args:
+            source: as in containers-transports(5), such as `oci-archive:/tmp/base.tar`.
+            name: what pods call it; give them `imagePullPolicy: Never`.
+            files: what `source` names of this machine, which the node does not see by itself.
+        """
+        copies = self.session.workspace / "import"
+        copies.mkdir()
+        try:
+            for file in files:
+                copy = copies / file.name
+                (shutil.copytree if file.is_dir() else shutil.copyfile)(file, copy)
+                source = source.replace(str(file), str(copy))
+            copy_image(self.session, source, self.crio.store + name)
+        finally:
+            shutil.rmtree(copies)
+
+    def http_get(self, address: str, port: int, path: str, *, timeout_s: float = 5.0) -> tuple[int, str]:
+        """The status and the body that a pod at `address` answers with."""
+        connection = HTTPConnection(address, port, timeout=timeout_s)
+        connection.sock = connect_in(self.session.network, (address, port), timeout_s)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+
+@contextlib.contextmanager
+def run_node(
+    session: Session,
+    program: Path,
+    name: str,
+    place: Place,
+    authority: Authority,
+    registry: str,
+    *,
+    restore: bool,
+) -> Iterator[Node]:
+    """Run a CRI-O and a kubelet in a session that is connected to the cluster's network.
+
+    Args:
+        session: a place that sees `program`.
+        program: Kubernetes.
+        name: what Kubernetes is to call it.
+        place: its addresses.
+        authority: that of the cluster.
+        registry: HOST:PORT of a registry of this machine.
+        restore: whether its CRI-O knows checkpoints.
+    """
+    state = session.workspace / "kubelet"
+    with contextlib.ExitStack() as running:
+        running.enter_context(bring_in(session, int(registry.rpartition(":")[2])))
+        _write_files(state, name, place, authority)
+        words = {"state": state, "kubelet": KUBELET_DIRECTORY, "sysctls": " ".join(SYSCTLS)}
+        session.run(["sh", "-c", PREPARE_SCRIPT.format(**words)], timeout_s=20)
+        crio = running.enter_context(
+            run_crio(session, "crio", subnet=place.subnet, plain_http=[registry], restore=restore, host_network=False)
+        )
+        copy_image(session, f"oci:{PAUSE_LAYOUT}", crio.store + PAUSE_IMAGE)
+        _write_configuration(state, crio)
+        arguments = [f"--config={state}/kubelet.json", f"--kubeconfig={state}/kubeconfig"]
+        arguments += [f"--hostname-override={name}", f"--node-ip={place.address}", f"--root-dir={KUBELET_DIRECTORY}"]
+        kubelet = running.enter_context(run_part(session, "kubelet", [str(program), "kubelet", *arguments], state))
+        yield Node(name, session, crio, place.address, kubelet)
+
+
+def _write_files(state: Path, name: str, place: Place, authority: Authority) -> None:
+    for directory in ("root", "logs", "sysctls"):
+        (state / directory).mkdir(parents=True)
+    for sysctl, value in SYSCTLS.items():
+        path = state / "sysctls" / sysctl
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{value}\n")
+    (state / "runc").write_text(RUNC)
+    (state / "ca.crt").write_text(authority.certificate)
+    authority.issue(name, addresses=[f"DNS:{name}", f"IP:{place.address}"]).write(state, "kubelet")
+    identity = authority.issue(f"system:node:{name}", groups=["system:nodes"])
+    kubeconfig = make_kubeconfig(f"https://{API_ADDRESS}", authority.certificate, identify(identity))
+    (state / "kubeconfig").write_text(kubeconfig)
+
+
+def _write_configuration(state: Path, crio: Crio) -> None:
+    """Reference: https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/."""
+    configuration = {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": crio.endpoint,
+        "cgroupDriver": "cgroupfs",
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True, "cacheTTL": "1s"},
+            "x509": {"clientCAFile": f"{state}/ca.crt"},
+        },
+        "authorization": {
+            "mode": "Webhook",
+            "webhook": {"cacheAuthorizedTTL": "1s", "cacheUnauthorizedTTL": "1s"},
+        },
+        "tlsCertFile": f"{state}/kubelet.crt",
+        "tlsPrivateKeyFile": f"{state}/kubelet.key",
+        # As many as we may have: more takes CAP_SYS_RESOURCE, as a negative score does.
+        "maxOpenFiles": min(1_000_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
+        "oomScoreAdj": 0,
+        # The disk and the memory are this machine's; no pod shall pay for how full they are.
+        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "imageGCHighThresholdPercent": 100,
+    }
+    (state / "kubelet.json").write_text(json.dumps(configuration, indent=1))

@@ -1,0 +1,65 @@
+"""Pods of the tests' server in a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from support.builds import PORT, READY
+from support.cluster.cluster import Cluster
+
+START_S = 60
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod that is ready; its container has its name."""
+
+    cluster: Cluster
+    name: str
+    address: str
+
+    def get(self, path: str) -> tuple[int, str]:
+        """The status and the body that its server answers with."""
+        return self.cluster.nodes[0].http_get(self.address, PORT, path)
+
+    def read_state(self) -> dict[str, Any]:
+        """What tells one server from another, and how many requests it has answered."""
+        state: dict[str, Any] = json.loads(self.get("/state")[1])
+        return state
+
+
+def describe_pod(
+    name: str, image: str, container: Mapping[str, object] | None = None, **spec: object
+) -> dict[str, Any]:
+    """A pod with one container of the tests' server, with more of the container and of the pod."""
+    server = {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "ports": [{"containerPort": PORT}],
+        "readinessProbe": READY,
+        **(container or {}),
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {"containers": [server], "automountServiceAccountToken": False, **spec},
+    }
+
+
+@contextlib.contextmanager
+def run_pod(
+    cluster: Cluster, name: str, image: str, container: Mapping[str, object] | None = None, **spec: object
+) -> Iterator[Pod]:
+    """Run such a pod for the length of a `with` block, which begins when it is ready."""
+    cluster.apply(describe_pod(name, image, container, **spec))
+    try:
+        cluster.kubectl("wait", f"pod/{name}", "--for=condition=Ready", f"--timeout={START_S}s", timeout_s=START_S + 10)
+        yield Pod(cluster, name, cluster.read("pod", name)["status"]["podIP"])
+    finally:
+        cluster.kubectl("delete", "pod", name, "--grace-period=1")

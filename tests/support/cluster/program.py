@@ -1,0 +1,58 @@
+"""Kubernetes as one program, compiled once and kept in the cache by what it is compiled from.
+
+The compiler is in a tree of its own, which is thrown away, as that of CRI-O is (`warmstart.node.tree`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from warmstart.core.workspace import open_workspace
+from warmstart.node.session import enter
+from warmstart.node.tree import CONTENTS, Progress, _as_host_error, _bootstrap, _key, _made_beside, _sole_maker
+
+SOURCES = Path(__file__).with_name("kubernetes")
+VERSION = "1.36.3"
+PACKAGES = ("ca-certificates", "golang-go")
+COMPILE_S = 3600.0
+# Without a version, the API server says that it is v0.0.0.
+COMPILE_SCRIPT = f"""\
+set -eu
+export GOPATH=$PWD/go GOCACHE=$PWD/cache GOTOOLCHAIN=local GOFLAGS=-modcacherw CGO_ENABLED=0
+variables=k8s.io/component-base/version
+cd sources
+go build -trimpath -o ../kubernetes -ldflags "-s -w -X $variables.gitVersion=v{VERSION} -X $variables.gitMajor=1 \\
+    -X $variables.gitMinor=36 -X $variables.gitTreeState=clean" .
+"""
+
+
+def ensure_kubernetes(cache: Path, progress: Progress) -> Path:
+    """The program, made now if it is not in the cache yet (some minutes).
+
+    Raises:
+        HostError: not root, or a package or module could not be had.
+    """
+    sources = {path.name: path.read_text() for path in sorted(SOURCES.iterdir())}
+    directory = cache / "programs" / f"kubernetes-{_key(sources, PACKAGES, COMPILE_SCRIPT, os.uname().machine)}"
+    program = directory / "kubernetes"
+    if not program.exists():
+        with _sole_maker(cache, progress):
+            if not program.exists():
+                with _made_beside(directory) as new:
+                    _compile(new, progress)
+    return program
+
+
+def _compile(into: Path, progress: Progress) -> None:
+    with open_workspace("kubernetes") as workspace:
+        progress(f"cluster: a compiler, from Debian {CONTENTS.suite}")
+        _bootstrap(workspace / "compiler", PACKAGES, progress)
+        inner = workspace / "compile"
+        shutil.copytree(SOURCES, inner / "sources")
+        progress(f"cluster: compiling Kubernetes {VERSION} (some minutes)")
+        hint = "the Go module proxy must be reachable; GOPROXY and https_proxy are heeded"
+        with enter(workspace / "compiler", inner) as session, _as_host_error("compile Kubernetes: the compiler", hint):
+            session.run(["sh", "-c", COMPILE_SCRIPT], cwd=str(inner), timeout_s=COMPILE_S, host_network=True)
+        shutil.copy2(inner / "kubernetes", into)
