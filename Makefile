@@ -23,11 +23,12 @@ demo: $(VENV)/ready tools ## Build the Spring Boot example into an image that CR
 
 test: lint unit integration ## Lint, types, import rules, unit and integration tests
 
-lint: $(VENV)/ready ## Style, types and import rules
+lint: $(VENV)/ready ## Style, types, import rules, templates for CI
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	scripts/lint-ci.sh $(CURDIR)/$(BIN)
 
 unit: $(VENV)/ready tools ## Tests of each room
 	$(BIN)/pytest tests/unit -m "not slow"

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Checks what ci/ has for others to use, each file by the schema of the service that it is for. actionlint, which sees
+# into expressions, and what a workflow gives to the action, is compiled from its Go module where there is a Go compiler.
+set -eu
+cd "$(dirname "$0")/.."
+bin=${1:-.venv/bin}
+
+"$bin/check-jsonschema" --builtin-schema vendor.github-actions ci/github/action.yml
+"$bin/check-jsonschema" --builtin-schema vendor.github-workflows ci/github/workflow.yml
+"$bin/check-jsonschema" --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci ci/gitlab/warmstart.yml
+
+if command -v actionlint >/dev/null; then
+    run_actionlint() { actionlint "$@"; }
+elif command -v go >/dev/null; then
+    run_actionlint() { go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 "$@"; }
+else
+    echo "ci/github: not seen by actionlint, since there is neither actionlint nor go"
+    exit 0
+fi
+# It looks at local actions only in a repository that has its workflows where GitHub wants them.
+project=$(mktemp -d)
+trap 'rm -rf "$project"' EXIT
+mkdir -p "$project/.git" "$project/.github/workflows" "$project/ci"
+cp -r ci/github "$project/ci/"
+cp ci/github/workflow.yml "$project/.github/workflows/warm.yml"
+cd "$project"
+run_actionlint .github/workflows/warm.yml
