@@ -42,7 +42,7 @@ from warmstart.image.buildah import Buildah
 from warmstart.image.compose import compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import find_partials, read_image
-from warmstart.image.manifest import find_host_platform
+from warmstart.image.manifest import check_platform, find_host_platform
 from warmstart.image.reference import Reference, Source, Transport, parse_reference, parse_source
 from warmstart.image.skopeo import copy_image, find_image
 from warmstart.node.session import Session, enter
@@ -160,7 +160,9 @@ def fetch_base(work: Work, source: Source) -> Base:
         digest = find_image(session, str(source), access=access)
         pinned = pin_source(source, digest)
         copy_image(session, str(pinned), f"oci:{layout}", access=access, zstd=plain, on_line=work.steps.note)
-    return Base(source, digest, layout, len(read_image(layout).manifest.layers))
+        image = read_image(layout)
+        check_platform(image.config.platform, str(source))
+    return Base(source, digest, layout, len(image.manifest.layers))
 
 
 def pin_source(source: Source, digest: str) -> Source:
@@ -292,7 +294,7 @@ def make_layout(work: Work, dumped: Dumped, dump: Dump, base: Base, provenance: 
     annotations = {
         CHECKPOINT_NAME: work.recipe.name,
         CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
-        BASE_NAME: str(base.source.reference or container.image),
+        BASE_NAME: base.source.label,
         BASE_DIGEST: base.digest,
         PREFIX + CPU: " ".join(read_features()),
         **write_provenance(provenance),

@@ -312,11 +312,12 @@ def _describe_checkpoint(archive: Archive, label: str) -> CheckpointFacts:
 
 def _describe_container(archive: Archive) -> ContainerFacts:
     spec, config = archive.spec, archive.config
-    variables = [variable.partition("=") for variable in spec.env]
+    # The runtime's defaults come before the image's own, of the same name; runc takes the last.
+    variables = {name: value for name, _, value in (variable.partition("=") for variable in spec.env)}
     return ContainerFacts(
         name=archive.container_name,
         args=spec.args,
-        env=tuple((name, value) for name, _, value in variables),
+        env=tuple(variables.items()),
         cwd=spec.cwd,
         user=spec.user,
         mounts=list_expected_mounts(spec),

@@ -130,7 +130,7 @@ def make_document(built: Built, steps: Steps) -> Mapping[str, Any]:
             {"digest": layer.digest, "mediaType": layer.media_type, "sizeBytes": layer.size_bytes}
             for layer in built.image.manifest.layers
         ],
-        "base": {"name": str(built.base.source), "digest": built.base.digest},
+        "base": {"name": built.base.source.label, "digest": built.base.digest},
         "provenance": {name: value for name, value in asdict(built.provenance).items() if name != "recipe"},
         "stepSeconds": steps.durations_s,
         "warnings": steps.warnings,

@@ -20,6 +20,7 @@ from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, find_access, find_binds, start_engine
 from warmstart.image.annotations import read_provenance
 from warmstart.image.layout import read_image
+from warmstart.image.manifest import check_platform
 from warmstart.image.reference import Source, parse_reference
 from warmstart.image.skopeo import copy_image
 from warmstart.node.session import Session, enter
@@ -105,7 +106,9 @@ def verify_source(
             access = find_access(session, source, plain_http, auth_file)
             with steps.step("pull"):
                 copy_image(session, str(source), f"oci:{layout}", access=access, on_line=steps.note)
-            provenance = read_provenance(read_image(layout).manifest.annotations)
+            image = read_image(layout)
+            check_platform(image.config.platform, str(source))
+            provenance = read_provenance(image.manifest.annotations)
             if provenance is None:
                 raise ImageError(f"{source} has no record of how it was built; warmstart did not make it")
             recipe = parse_recipe(provenance.recipe, f"the recipe in {source}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,9 @@ import pytest
 from support.builds import READY, write_recipe
 from support.leaks import take_snapshot, wait_until_clean
 
-from warmstart.core.errors import AppError
+from warmstart.core.errors import AppError, ImageError
+from warmstart.image.manifest import find_host_platform
+from warmstart.node.keeper import Bind
 
 pytestmark = pytest.mark.node
 
@@ -63,3 +66,17 @@ def test_a_warm_up_step_fails(run_build):
     assert "warmup[0]" in done.stderr
     assert "404" in done.stderr
     assert "go 1 of 3" in done.stderr
+
+
+def test_the_base_image_is_for_another_machine(run_build, open_node, base_archive, tmp_path):
+    script = """set -eu
+    tool() { buildah --storage-driver vfs --root "$PWD/store" --runroot "$PWD/run" "$@"; }
+    tool config --arch s390x "$(tool from --name foreign oci-archive:$1)"
+    tool commit -q foreign oci-archive:foreign.tar
+    """
+    with open_node(Bind(str(base_archive))) as session:
+        session.run(["sh", "-c", script, "sh", base_archive], cwd=str(session.workspace), timeout_s=60)
+        shutil.copy(session.workspace / "foreign.tar", tmp_path)
+    done = run_build({"image": f"oci-archive:{tmp_path}/foreign.tar"})
+    assert done.returncode == ImageError.exit_code
+    assert f"foreign.tar is for linux/s390x, and this machine is {find_host_platform()}" in done.stderr

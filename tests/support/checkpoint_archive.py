@@ -34,7 +34,7 @@ SPEC = {
     "process": {
         "user": {"uid": 1000, "gid": 1000, "additionalGids": [1000, 2000]},
         "args": ["java", "-jar", "/app.jar"],
-        "env": ["PATH=/usr/bin:/bin", "GREETING=two\nlines"],
+        "env": ["PATH=/of/the/runtime", "PATH=/usr/bin:/bin", "GREETING=two\nlines"],
         "cwd": "/app/",
         "capabilities": {"bounding": ["CAP_CHOWN"], "permitted": ["CAP_CHOWN"]},
     },

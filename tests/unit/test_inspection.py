@@ -180,7 +180,7 @@ def test_an_image_in_a_registry(warm: Path, registry: str) -> None:
     assert found.name == str(reference)
     in_layout = inspect_image(Source(Transport.OCI, path=warm))
     assert (found.image, found.checkpoint) == (in_layout.image, in_layout.checkpoint)
-    with pytest.raises(RegistryError, match=r"has no .* other"):
+    with pytest.raises(RegistryError, match=r"has no .*:other"):
         inspect_target(f"{reference.name}:other", plain_http=[registry])
 
 

@@ -60,6 +60,17 @@ def find_host_platform() -> Platform:
     return Platform("linux", architecture, variant)
 
 
+def check_platform(platform: Platform, image: str) -> None:
+    """Raise ImageError unless this machine runs images for the platform; `image` is what to call the one in question.
+
+    Not even where an emulator runs them: CRIU does not dump one.
+    """
+    host_platform = find_host_platform()
+    if not host_platform.accepts(platform):
+        hint = "take an image for this one, or a machine of that platform; a checkpoint restores only on its own"
+        raise ImageError(f"{image} is for {platform}, and this machine is {host_platform}", hint=hint)
+
+
 @dataclass(frozen=True)
 class Descriptor:
     """A piece of content: its media type, its digest (ALGORITHM:HEX), its size in bytes."""

@@ -127,6 +127,14 @@ class Source:
     path: Path | None = None
     image: str = ""
 
+    @property
+    def label(self) -> str:
+        """What to call it elsewhere than on this machine: the image's name, or the file's without its directory."""
+        if self.reference is not None:
+            return str(self.reference)
+        name = self.path.name if self.path is not None else ""
+        return f"{self.kind}:{name}" + (f":{self.image}" if self.image else "")
+
     def __str__(self) -> str:
         """The source as skopeo and buildah take it."""
         if self.reference is None:

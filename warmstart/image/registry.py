@@ -224,7 +224,7 @@ def download_blob(
         RegistryError: see the module; also while reading.
     """
     with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
-        purpose = f"read {reference.name} {blob.digest}"
+        purpose = f"read {_full_name(connection, blob.digest)}"
         with connection.download(connection.url(f"blobs/{blob.digest}"), purpose) as content:
             yield CheckedReader(content, blob, reference.name)
 
@@ -321,7 +321,7 @@ def _put_manifest(connection: Connection, identifier: str, descriptor: Descripto
 
 
 def _put(connection: Connection, identifier: str, descriptor: Descriptor, document: bytes) -> Answer:
-    purpose = f"put the manifest {connection.reference.name} {identifier}"
+    purpose = f"put the manifest {_full_name(connection, identifier)}"
     url = connection.url(f"manifests/{identifier}")
     headers = {"Content-Type": descriptor.media_type}
     answer = connection.call("PUT", url, purpose, (201,), headers=headers, body=document)
@@ -336,14 +336,14 @@ def _check_echo(answer: Answer, digest: str, purpose: str) -> None:
 
 
 def _head_manifest(connection: Connection, identifier: str) -> Answer:
-    purpose = f"look for {connection.reference.name} {identifier}"
+    purpose = f"look for {_full_name(connection, identifier)}"
     url = connection.url(f"manifests/{identifier}")
     return connection.call("HEAD", url, purpose, (200, 404), headers=_ACCEPT)
 
 
 def _find_manifest(connection: Connection, identifier: str) -> tuple[Descriptor, bytes] | None:
     """The manifest or index that has this tag or digest, checked; None when there is none."""
-    purpose = f"read {connection.reference.name} {identifier}"
+    purpose = f"read {_full_name(connection, identifier)}"
     answer = connection.call(
         "GET",
         connection.url(f"manifests/{identifier}"),
@@ -365,7 +365,7 @@ def _get_manifest(connection: Connection, identifier: str) -> tuple[Descriptor, 
     found = _find_manifest(connection, identifier)
     if found is None:
         raise RegistryError(
-            f"the registry has no {connection.reference.name} {identifier}",
+            f"the registry has no {_full_name(connection, identifier)}",
             hint="check the name; a registry may also say this to those who have not logged in",
         )
     return found
@@ -381,7 +381,7 @@ def _get_image(connection: Connection, identifier: str, platform: Platform | Non
 
 
 def _get_blob(connection: Connection, blob: Descriptor) -> bytes:
-    purpose = f"read {connection.reference.name} {blob.digest}"
+    purpose = f"read {_full_name(connection, blob.digest)}"
     url = connection.url(f"blobs/{blob.digest}")
     answer = connection.call("GET", url, purpose, (200,), limit_bytes=DOCUMENT_LIMIT_BYTES)
     _check_content(answer.body, blob.digest, purpose)
@@ -397,7 +397,7 @@ def _list_referrers(connection: Connection, digest: str) -> tuple[Descriptor, ..
     answer = connection.call(
         "GET",
         connection.url(f"referrers/{digest}"),
-        f"list what is attached to {connection.reference.name} {digest}",
+        f"list what is attached to {_full_name(connection, digest)}",
         (200, 404),
         limit_bytes=DOCUMENT_LIMIT_BYTES,
     )
@@ -418,6 +418,11 @@ def _list_under_tag(connection: Connection, digest: str, descriptor: Descriptor)
     manifests = [entry.to_json() for entry in (*referrers, descriptor)]
     index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}).encode()
     _put(connection, digest.replace(":", "-"), _describe(index, OCI_INDEX), index)
+
+
+def _full_name(connection: Connection, identifier: str) -> str:
+    """What of the repository has this tag or digest, for messages."""
+    return f"{connection.reference.name}{'@' if is_digest(identifier) else ':'}{identifier}"
 
 
 def _identify(reference: Reference) -> str:

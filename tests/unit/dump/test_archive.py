@@ -57,7 +57,7 @@ def test_reads_what_crio_writes(place: Path) -> None:
     assert unpacked.config.rootfs_image_ref == ROOTFS_REF
     assert unpacked.config.runtime == "runc"
     assert unpacked.spec.args == ("java", "-jar", "/app.jar")
-    assert unpacked.spec.env == ("PATH=/usr/bin:/bin", "GREETING=two\nlines")
+    assert unpacked.spec.env == ("PATH=/of/the/runtime", "PATH=/usr/bin:/bin", "GREETING=two\nlines")
     assert unpacked.spec.cwd == "/app/"
     assert unpacked.spec.user == User(1000, 1000, (1000, 2000))
     assert unpacked.spec.capabilities.bounding == ("CAP_CHOWN",)

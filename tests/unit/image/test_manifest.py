@@ -13,6 +13,7 @@ from warmstart.image.manifest import (
     OCI_MANIFEST,
     Descriptor,
     Platform,
+    check_platform,
     choose_platform,
     find_digest,
     find_host_platform,
@@ -173,3 +174,12 @@ def test_digests_are_those_of_sha256sum_and_sha512sum():
 
 def test_this_machine_has_a_platform():
     assert find_host_platform().os == "linux"
+
+
+def test_an_image_for_another_machine_is_refused():
+    own = find_host_platform()
+    check_platform(own, "app:1")
+    foreign = Platform("linux", "s390x" if own.architecture != "s390x" else "amd64")
+    with pytest.raises(ImageError, match=f"^app:1 is for {foreign}, and this machine is {own}$") as caught:
+        check_platform(foreign, "app:1")
+    assert "machine of that platform" in caught.value.hint

@@ -150,3 +150,16 @@ def test_a_bad_source_is_refused(text, wrong):
         parse_source(text)
     assert wrong in caught.value.brief
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("alpine", "docker.io/library/alpine:latest"),
+        ("localhost/app:1", "localhost/app:1"),
+        ("oci-archive:/builds/17/app.tar", "oci-archive:app.tar"),
+        ("oci:../out:app:1", "oci:out:app:1"),
+    ],
+)
+def test_a_label_says_nothing_of_where_files_lie(text, label):
+    assert parse_source(text).label == label

@@ -91,7 +91,7 @@ def test_a_tag_moves(image, target):
 
 def test_what_is_not_there_cannot_be_tagged(image, target):
     digest = push_layout(image.path, target, **HTTP)
-    with pytest.raises(RegistryError, match=f"has no {target.name} sha256:0000") as caught:
+    with pytest.raises(RegistryError, match=f"has no {target.name}@sha256:0000") as caught:
         tag_manifest(target, "sha256:" + "0" * 64, **HTTP)
     assert "check the name" in caught.value.hint
     with pytest.raises(RegistryError, match="has no tag to set"):
@@ -100,7 +100,7 @@ def test_what_is_not_there_cannot_be_tagged(image, target):
 
 def test_an_image_that_is_not_there_is_told_of(target):
     assert not exists(target, **HTTP)
-    with pytest.raises(RegistryError, match=f"has no {target.name} 1.0"):
+    with pytest.raises(RegistryError, match=f"has no {target.name}:1.0"):
         read_manifest(target, **HTTP)
 
 
