@@ -89,8 +89,11 @@ def measure_spring(run: Run) -> tuple[list[Row], Bench]:
         rows = [*list_start_rows(bench), list_latency_row(bench)]
         with steps.step("pull and start"):
             cold_s, restored_s = compare_pulls(session, subject, max(3, run.rounds // 4), steps.note)
+        with steps.step("pack as upstream"):
+            theirs = pack_upstream(session, subject.archive, recipe.name)
+        packing = list_packing_rows(f"Spring Boot, {format_bytes(bench.pages_bytes)}", theirs, describe_ours(subject))
     what = f"pull over 1 Gb/s and restore ({format_seconds(restored_s)}) ÷ pull and cold ({format_seconds(cold_s)})"
-    return [*rows, Row(what, "< 1", *judge(restored_s / cold_s, below=1))], bench
+    return [*rows, Row(what, "< 1", *judge(restored_s / cold_s, below=1)), *packing], bench
 
 
 def measure_packing(run: Run) -> list[Row]:
