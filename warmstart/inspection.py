@@ -7,11 +7,11 @@ found: whoever shows it has to see to characters that a terminal would obey (`wa
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from warmstart.core.errors import ArchiveError, ImageError
+from warmstart.core.errors import ArchiveError, ImageError, RegistryError
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive import CHECKPOINT_DIRECTORY, CONFIG_DUMP, DELETED_FILES, Archive, RootfsDiff
 from warmstart.dump.contents import Process, Socket, read_inventory, read_processes, read_sockets, sum_pages_bytes
@@ -23,7 +23,10 @@ from warmstart.image.crio import CHECKPOINT_NAME, list_expected_mounts
 from warmstart.image.layout import Image
 from warmstart.image.manifest import Platform
 from warmstart.image.opened import OpenedImage, is_oci_archive, open_image
-from warmstart.image.reference import Source, Transport, parse_source
+from warmstart.image.reference import Reference, Source, Transport, parse_source
+from warmstart.image.registry import read_reports
+from warmstart.publish import REPORT_TYPE
+from warmstart.result import Report, parse_report
 
 #: Who restores an image, by the annotation that they look for in its manifest. containerd's is checkpointctl's
 #: (`lib/annotations.go` of https://github.com/checkpoint-restore/checkpointctl).
@@ -159,12 +162,16 @@ class Inspection:
         image: None for an archive.
         checkpoint: None where it could not be read.
         unread: why it could not be read, for an image that warmstart did not make; else empty.
+        reports: what is attached to an image in a registry, of how it was seen to restore.
+        reports_unread: why they could not be read; empty when they could, and where there are none.
     """
 
     name: str
     image: ImageFacts | None
     checkpoint: CheckpointFacts | None
     unread: str = ""
+    reports: tuple[Report, ...] = ()
+    reports_unread: str = ""
 
 
 def inspect_target(target: str, *, plain_http: Collection[str] = (), auth_file: Path | None = None) -> Inspection:
@@ -225,11 +232,23 @@ def inspect_image(source: Source, *, plain_http: bool = False, auth_file: Path |
         facts = _describe_image(opened.image, name)
         try:
             layer, archive = _find_checkpoint(opened, facts, workspace)
-            return Inspection(name, facts, _describe_checkpoint(archive, layer))
+            found = Inspection(name, facts, _describe_checkpoint(archive, layer))
         except ArchiveError as error:
             if facts.provenance is not None:
                 raise
-            return Inspection(name, facts, None, error.brief)
+            found = Inspection(name, facts, None, error.brief)
+        if source.kind is not Transport.REGISTRY or source.reference is None:
+            return found
+        try:
+            return replace(found, reports=_read_reports(source.reference, facts.digest, plain_http, auth_file))
+        except (ImageError, RegistryError) as error:
+            # Anybody who may push can attach what they like; the image is none the worse for it.
+            return replace(found, reports_unread=error.brief)
+
+
+def _read_reports(reference: Reference, digest: str, plain_http: bool, auth_file: Path | None) -> tuple[Report, ...]:
+    documents = read_reports(reference, digest, artifact_type=REPORT_TYPE, plain_http=plain_http, auth_file=auth_file)
+    return tuple(map(parse_report, documents))
 
 
 def _describe_image(image: Image, name: str) -> ImageFacts:

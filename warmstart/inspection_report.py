@@ -16,12 +16,13 @@ from datetime import datetime
 from typing import Any
 
 from warmstart.core.errors import ArchiveError
-from warmstart.core.text import Section, format_bytes, printable
+from warmstart.core.text import Section, format_bytes, format_seconds, printable
 from warmstart.dump.contents import Endpoint, Socket, TcpState
 from warmstart.dump.metadata import Mount, User, load_json
 from warmstart.image.annotations import Provenance
 from warmstart.image.compose import CREATED_BY
 from warmstart.inspection import CheckpointFacts, ContainerFacts, ImageFacts, Inspection, Layer
+from warmstart.result import Report
 
 _PROTOCOLS = {
     socket.IPPROTO_TCP: "TCP",
@@ -53,6 +54,10 @@ def list_sections(inspection: Inspection, *, show_env: bool = False) -> tuple[Se
         ]
         if image.provenance:
             sections.append(_section("edits", (), _list_edits(image.provenance)))
+        reports = ("verified", "with", "cold start", "restored start")
+        sections.append(_section("reports", reports, map(_list_report, inspection.reports)))
+        if inspection.reports_unread:
+            sections.append(_section("reports", (), [("not read", inspection.reports_unread)]))
     if checkpoint:
         sections += [
             _section("container", (), _list_container(checkpoint.container, show_env=show_env)),
@@ -80,6 +85,18 @@ def to_document(inspection: Inspection, *, show_env: bool = False) -> dict[str, 
         "image": image and _image_document(image, show_env=show_env),
         "checkpoint": checkpoint and _checkpoint_document(checkpoint, show_env=show_env),
         "unread": inspection.unread,
+        "reports": [
+            {
+                "verified": report.verified,
+                "runtime": report.runtime,
+                "criu": report.criu,
+                "kernel": report.kernel,
+                "coldStartSeconds": report.cold_s,
+                "restoredStartSeconds": list(report.restored_s),
+            }
+            for report in inspection.reports
+        ],
+        "reportsUnread": inspection.reports_unread,
     }
 
 
@@ -118,6 +135,15 @@ def _list_layer(layer: Layer) -> tuple[str, ...]:
         "tar" + layer.media_type.rpartition("tar")[2] if "tar" in layer.media_type else layer.media_type,
         origin,
         made if len(made) <= _MADE_CHARS else f"{made[: _MADE_CHARS - 1]}…",
+    )
+
+
+def _list_report(report: Report) -> tuple[str, ...]:
+    return (
+        report.verified,
+        f"{report.runtime}, CRIU {report.criu}, Linux {report.kernel}",
+        format_seconds(report.cold_s),
+        ", ".join(map(format_seconds, report.restored_s)),
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.core.steps import Steps
 from warmstart.dump.archive import Archive
 from warmstart.dump.memory import MappedMemory
+from warmstart.dump.metadata import load_json
 from warmstart.dump.programs import Programs
 from warmstart.image.annotations import Provenance
 from warmstart.image.layout import Image
@@ -115,6 +119,7 @@ def make_document(built: Built, steps: Steps) -> Mapping[str, Any]:
         "image": built.name,
         "digest": built.image.manifest.digest,
         "destination": built.destination,
+        "verified": datetime.now(UTC).isoformat(timespec="seconds"),
         "coldStartSeconds": built.cold_s,
         "restores": [
             {
@@ -135,3 +140,53 @@ def make_document(built: Built, steps: Steps) -> Mapping[str, Any]:
         "stepSeconds": steps.durations_s,
         "warnings": steps.warnings,
     }
+
+
+@dataclass(frozen=True)
+class Report:
+    """How an image was seen to restore, as the document says that is attached to it in a registry.
+
+    Attributes:
+        verified: when, as in RFC 3339; may be empty.
+        runtime: name and version of the runtime that restored it.
+        criu: version of CRIU.
+        kernel: release of the kernel.
+        cold_s: seconds of the cold start that was measured beside it.
+        restored_s: of each restore, until the first success of the probe.
+    """
+
+    verified: str
+    runtime: str
+    criu: str
+    kernel: str
+    cold_s: float
+    restored_s: tuple[float, ...]
+
+
+def parse_report(document: bytes) -> Report:
+    """Read what `make_document` made, of which anybody may have made another thing.
+
+    Raises:
+        ImageError: it is not such a document.
+    """
+    try:
+        found: Any = load_json(document, "the report")
+        made = found["provenance"]
+        return Report(
+            verified=str(found.get("verified", "")),
+            runtime=str(made["runtime"]),
+            criu=str(made["criu"]),
+            kernel=str(made["kernel"]),
+            cold_s=_read_seconds(found["coldStartSeconds"]),
+            restored_s=tuple(_read_seconds(restore["firstSuccessSeconds"]) for restore in found["restores"]),
+        )
+    except ArchiveError as error:
+        raise ImageError(error.brief) from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ImageError(f"the report is not one of warmstart's: {error!r}") from error
+
+
+def _read_seconds(value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a number of seconds")
+    return float(value)

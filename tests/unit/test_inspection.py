@@ -8,6 +8,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,8 +25,10 @@ from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.layout import read_image, write_archive
 from warmstart.image.manifest import Platform
 from warmstart.image.reference import Reference, Source, Transport
-from warmstart.image.registry import push_layout
+from warmstart.image.registry import attach_report, push_layout
 from warmstart.inspection import inspect_archive, inspect_image, inspect_target
+from warmstart.publish import REPORT_TYPE
+from warmstart.result import Report
 
 CRIO = {CHECKPOINT_NAME: "app"}
 CONTAINERD = {"org.criu.checkpoint.container.name": "app"}
@@ -182,6 +185,30 @@ def test_an_image_in_a_registry(warm: Path, registry: str) -> None:
     assert (found.image, found.checkpoint) == (in_layout.image, in_layout.checkpoint)
     with pytest.raises(RegistryError, match=r"has no .*:other"):
         inspect_target(f"{reference.name}:other", plain_http=[registry])
+
+
+def test_reports_that_are_attached_in_a_registry(warm: Path, registry: str) -> None:
+    reference = Reference(registry, f"team/{uuid4().hex}", "warm")
+    digest = push_layout(warm, reference, plain_http=True)
+    attach = partial(attach_report, reference, digest, plain_http=True)
+    attach(b"{}", artifact_type="application/vnd.example.other+json")
+    assert inspect_target(str(reference), plain_http=[registry]).reports == ()
+    report = {
+        "verified": "2026-03-01T10:00:00+00:00",
+        "coldStartSeconds": 3,
+        "restores": [{"firstSuccessSeconds": 0.25}],
+        "provenance": {"runtime": "cri-o 1.36.3", "criu": "4.2.1", "kernel": "6.18"},
+    }
+    attach(json.dumps(report).encode(), artifact_type=REPORT_TYPE)
+    found = inspect_target(str(reference), plain_http=[registry])
+    assert (found.reports, found.reports_unread) == (
+        (Report(report["verified"], "cri-o 1.36.3", "4.2.1", "6.18", 3.0, (0.25,)),),
+        "",
+    )
+    attach(b"{}", artifact_type=REPORT_TYPE)
+    found = inspect_target(str(reference), plain_http=[registry])
+    assert (found.reports, found.checkpoint is None) == ((), False)
+    assert "not one of warmstart's" in found.reports_unread
 
 
 @pytest.mark.parametrize(

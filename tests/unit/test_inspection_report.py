@@ -16,6 +16,7 @@ from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.reference import Source, Transport
 from warmstart.inspection import Inspection, inspect_archive, inspect_image
 from warmstart.inspection_report import list_sections, to_document
+from warmstart.result import Report
 
 EVIL = "\x1b]0;owned\x07\x9b2J\r\n\u202e[bold]\ud800"
 
@@ -133,6 +134,17 @@ def test_what_could_not_be_read_is_said(tmp_path: Path) -> None:
     assert values(sections_of(found)["checkpoint"]) == {"not read": "none of its layers holds a checkpoint"}
     assert to_document(found)["checkpoint"] is None
     assert to_document(found)["unread"] == "none of its layers holds a checkpoint"
+
+
+def test_reports(warm: Inspection) -> None:
+    report = Report("2026-03-01T10:00:00+00:00", "cri-o 1.36.3", "4.2.1", "6.18\x1b", 3.0, (0.25, 0.2))
+    found = replace(warm, reports=(report,))
+    assert sections_of(found)["reports"].rows == (
+        ("2026-03-01T10:00:00+00:00", r"cri-o 1.36.3, CRIU 4.2.1, Linux 6.18\x1b", "3.00 s", "250 ms, 200 ms"),
+    )
+    assert to_document(found)["reports"][0]["restoredStartSeconds"] == [0.25, 0.2]
+    unread = replace(warm, reports_unread="refused")
+    assert values(sections_of(unread)["reports"]) == {"not read": "refused"}
 
 
 def test_many_deleted_files_are_counted(tmp_path: Path) -> None:

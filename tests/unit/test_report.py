@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from warmstart.core.errors import ImageError
 from warmstart.core.steps import Silent, Steps
 from warmstart.dump.memory import MappedMemory
 from warmstart.image.annotations import Provenance
@@ -15,7 +17,7 @@ from warmstart.image.layout import Image
 from warmstart.image.manifest import Config, Descriptor, Manifest, Platform
 from warmstart.image.reference import parse_source
 from warmstart.report import list_rows
-from warmstart.result import Base, Built, Dump, make_document
+from warmstart.result import Base, Built, Dump, Report, make_document, parse_report
 from warmstart.verify import Restore
 
 
@@ -83,3 +85,29 @@ def test_a_document_holds_all_of_it(built, steps):
 
 def test_a_document_does_not_repeat_the_recipe_which_may_hold_secrets(built, steps):
     assert "a recipe" not in json.dumps(make_document(built, steps))
+
+
+def test_what_a_document_says_of_the_verification_is_read_again(built, steps):
+    report = parse_report(json.dumps(make_document(built, steps)).encode())
+    assert report == Report(report.verified, "cri-o 1.36.3", "4.2.1", "6.18", 3.0, (0.2, 0.4))
+    assert datetime.now(UTC) - datetime.fromisoformat(report.verified) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        (b"\xff", "is not UTF-8"),
+        (b"[]", "not one of warmstart's"),
+        (b"{}", "not one of warmstart's: KeyError"),
+        ({"provenance": "mine"}, "not one of warmstart's"),
+        ({"restores": 5}, "not one of warmstart's"),
+        ({"restores": [{"firstSuccessSeconds": "soon"}]}, "'soon' is not a number of seconds"),
+        (b'{"coldStartSeconds": 1e999, "provenance": {"runtime": 1, "criu": 1, "kernel": 1}}', "inf is not a number"),
+    ],
+)
+def test_another_document_is_refused(built, steps, changed, problem):
+    document = (
+        changed if isinstance(changed, bytes) else json.dumps({**make_document(built, steps), **changed}).encode()
+    )
+    with pytest.raises(ImageError, match=problem):
+        parse_report(document)
