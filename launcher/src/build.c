@@ -55,19 +55,19 @@ static void start_clocks(void)
 }
 
 /* A runtime gives root's home to whom it started as root, unless the image has one of its own. */
-static void set_home(const struct identity *identity)
+void set_home(const char *home)
 {
 	struct identity root;
 	struct reason ignored;
 	char *passwd = read_file("/etc/passwd"), none[] = "";
-	const char *home = getenv("HOME");
+	const char *given = getenv("HOME");
 
-	if (resolve_user("0", passwd ? passwd : none, none, &root, &ignored) && home && strcmp(home, root.home))
+	if (resolve_user("0", passwd ? passwd : none, none, &root, &ignored) && given && strcmp(given, root.home))
 		return;
-	setenv("HOME", identity->home, 1);
+	setenv("HOME", home, 1);
 }
 
-static void drop_privileges(const struct identity *identity)
+void drop_privileges(const struct identity *identity)
 {
 	for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++)
 		if (prctl(PR_CAPBSET_DROP, capability) < 0)
@@ -83,7 +83,7 @@ static _Noreturn void be_application(char **command, const struct identity *iden
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
 	setsid();
-	set_home(identity);
+	set_home(identity->home);
 	drop_privileges(identity);
 	give_back_signals();
 	dup2(out, STDOUT_FILENO);

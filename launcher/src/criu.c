@@ -125,13 +125,23 @@ static int run_within_clocks(const struct manifest *manifest, int log)
 	return WEXITSTATUS(status);
 }
 
+static _Noreturn void run_with_clocks_of_node(const struct manifest *manifest, int log)
+{
+	if (clock_ns(CLOCK_MONOTONIC) >= manifest->monotonic_ns)
+		run_criu(manifest, log);
+	dprintf(log, "Error (launcher): the monotonic clock would go back\n");
+	_exit(EXIT_FAILED);
+}
+
 /* The clocks are tried in a process of its own, since half-made namespaces cannot be left again. */
-static _Noreturn void be_restorer(const struct manifest *manifest, int log)
+static _Noreturn void be_restorer(const struct manifest *manifest, enum clocks clocks, int log)
 {
 	int status;
 	pid_t pid;
 
 	give_back_signals();
+	if (clocks == CLOCKS_OF_NODE)
+		run_with_clocks_of_node(manifest, log);
 	pid = fork();
 	if (!pid)
 		_exit(run_within_clocks(manifest, log));
@@ -139,10 +149,7 @@ static _Noreturn void be_restorer(const struct manifest *manifest, int log)
 		_exit(EXIT_FAILED);
 	if (WEXITSTATUS(status) != NO_CLOCKS)
 		_exit(WEXITSTATUS(status));
-	if (clock_ns(CLOCK_MONOTONIC) >= manifest->monotonic_ns)
-		run_criu(manifest, log);
-	dprintf(log, "Error (launcher): the monotonic clock would go back\n");
-	_exit(EXIT_FAILED);
+	run_with_clocks_of_node(manifest, log);
 }
 
 static bool drain(int fd, struct criu_log *log)
@@ -196,7 +203,7 @@ static bool watch(pid_t restorer, int log_fd, int signals, uint64_t limit, struc
 	return because(reason, "CRIU failed without a word");
 }
 
-bool restore(const struct manifest *manifest, int signals, struct reason *reason)
+bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason)
 {
 	int pipes[2];
 	bool restored;
@@ -207,7 +214,7 @@ bool restore(const struct manifest *manifest, int signals, struct reason *reason
 	fcntl(pipes[0], F_SETFL, O_NONBLOCK);
 	restorer = fork();
 	if (!restorer)
-		be_restorer(manifest, pipes[1]);
+		be_restorer(manifest, clocks, pipes[1]);
 	close(pipes[1]);
 	if (restorer < 0) {
 		close(pipes[0]);

@@ -70,6 +70,7 @@ struct manifest {
 	const char **cpu;
 	size_t cpu_count;
 	uint64_t monotonic_ns, boottime_ns;
+	int signal; /* for the restored application, or 0 */
 	bool complete;
 };
 bool parse_manifest(char *text, struct manifest *manifest, struct reason *reason);
@@ -105,7 +106,8 @@ struct criu_log {
 	char error[300];
 };
 bool read_log(struct criu_log *log, const char *bytes, size_t count); /* whether an error has been seen */
-bool restore(const struct manifest *manifest, int signals, struct reason *reason);
+enum clocks { CLOCKS_OF_CHECKPOINT, CLOCKS_OF_NODE };
+bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason);
 
 /* seed.c: the application's files in /tmp and the like. */
 const char *parse_tmpfs(char *line); /* where a tmpfs is mounted, or NULL */
@@ -114,9 +116,14 @@ void put_back_files(void);
 void put_environment(char **environment);
 void remove_files(void);
 
+/* build.c */
+void set_home(const char *home);
+void drop_privileges(const struct identity *identity);
+
 /* The modes. */
 int build_mode(const char *user, const char *groups, char **command);
+int exec_mode(char **command);
 int dump_mode(void);
-int start_mode(char **command);
+int start_mode(enum clocks clocks, char **command);
 
 #endif

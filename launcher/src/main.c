@@ -5,8 +5,9 @@
 
 #include "launcher.h"
 
-static const char usage[] = "usage: launcher start -- COMMAND [ARGUMENT]...\n"
+static const char usage[] = "usage: launcher start [--clocks node] -- COMMAND [ARGUMENT]...\n"
 			    "       launcher build [--user USER[:GROUP]] [--groups GID,...] -- COMMAND [ARGUMENT]...\n"
+			    "       launcher exec -- COMMAND [ARGUMENT]...\n"
 			    "       launcher dump\n";
 
 static int misused(void)
@@ -15,26 +16,41 @@ static int misused(void)
 	return EXIT_USAGE;
 }
 
+/* The options up to `--` come in pairs; which of them the mode has. Returns the command, or NULL. */
+static char **parse_options(const char *mode, char **words, const char **user, const char **groups,
+			    enum clocks *clocks)
+{
+	for (; *words && strcmp(*words, "--"); words += 2) {
+		bool is_build = !strcmp(mode, "build");
+
+		if (!words[1])
+			return NULL;
+		if (is_build && !strcmp(*words, "--user"))
+			*user = words[1];
+		else if (is_build && !strcmp(*words, "--groups"))
+			*groups = words[1];
+		else if (!strcmp(mode, "start") && !strcmp(*words, "--clocks") && !strcmp(words[1], "node"))
+			*clocks = CLOCKS_OF_NODE;
+		else
+			return NULL;
+	}
+	return *words && words[1] ? words + 1 : NULL;
+}
+
 int main(int count, char **arguments)
 {
 	const char *user = "", *groups = "", *mode = count > 1 ? arguments[1] : "";
-	bool is_build = !strcmp(mode, "build");
+	enum clocks clocks = CLOCKS_OF_CHECKPOINT;
+	char **command;
 
 	if (!strcmp(mode, "dump"))
 		return count == 2 ? dump_mode() : misused();
-	if (!is_build && strcmp(mode, "start"))
+	command = count > 1 ? parse_options(mode, arguments + 2, &user, &groups, &clocks) : NULL;
+	if (!command)
 		return misused();
-	for (arguments += 2; *arguments && strcmp(*arguments, "--"); arguments += 2) {
-		if (!is_build || !arguments[1])
-			return misused();
-		if (!strcmp(*arguments, "--user"))
-			user = arguments[1];
-		else if (!strcmp(*arguments, "--groups"))
-			groups = arguments[1];
-		else
-			return misused();
-	}
-	if (!*arguments || !arguments[1])
-		return misused();
-	return is_build ? build_mode(user, groups, arguments + 1) : start_mode(arguments + 1);
+	if (!strcmp(mode, "build"))
+		return build_mode(user, groups, command);
+	if (!strcmp(mode, "exec"))
+		return exec_mode(command);
+	return strcmp(mode, "start") ? misused() : start_mode(clocks, command);
 }

@@ -16,6 +16,7 @@
 
 #define VERSION "1"
 #define MOST_PID 0x7fffffff
+#define MOST_SIGNAL 64
 
 static bool parse_numbers(char *words, struct identity *identity)
 {
@@ -69,6 +70,8 @@ static bool parse_line(const char *key, char *value, struct manifest *m)
 		return is_id && (m->identity.group = number, true);
 	if (!strcmp(key, "pid"))
 		return is_number && number && number <= MOST_PID && (m->pid = number, true);
+	if (!strcmp(key, "signal"))
+		return is_number && number && number <= MOST_SIGNAL && (m->signal = number, true);
 	if (!strcmp(key, "stdout"))
 		return is_number && (m->stdout_inode = number, true);
 	if (!strcmp(key, "stderr"))

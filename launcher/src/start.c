@@ -1,6 +1,7 @@
 /* Start: restore the application, or start it cold. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,7 +135,7 @@ static void describe_crash(int status, struct reason *reason)
 			strsignal(WTERMSIG(status)));
 }
 
-int start_mode(char **command)
+int start_mode(enum clocks clocks, char **command)
 {
 	uint64_t restored_ns;
 	struct manifest manifest;
@@ -149,11 +150,13 @@ int start_mode(char **command)
 		start_cold(command, &reason);
 	put_back_files();
 	put_environment(environ);
-	if (!restore(&manifest, signals, &reason))
+	if (!restore(&manifest, clocks, signals, &reason))
 		start_cold(command, &reason);
 
 	say("restored in %u ms", elapsed_ms());
 	restored_ns = clock_ns(CLOCK_MONOTONIC);
+	if (manifest.signal)
+		kill(manifest.pid, manifest.signal);
 	end = attend(manifest.pid, signals, NULL, 0);
 	if (is_crash(end, restored_ns)) {
 		kill_descendants();

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 from launcher.bundle import BUILD, DOCKER_CAPABILITIES, Setup, configure, like_docker, resolve_profile
-from launcher.programs import build_programs
 
 from warmstart.cli import default_cache
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.memory import map_memory
+from warmstart.node.launcher import ensure_launcher
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 
@@ -150,7 +150,7 @@ def cache() -> Path:
 @pytest.fixture(scope="session")
 def programs(cache) -> Path:
     """The launcher and criu."""
-    return build_programs(cache)
+    return ensure_launcher(cache, print).directory
 
 
 @pytest.fixture(scope="session")

@@ -7,23 +7,23 @@ that is then thrown away.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from warmstart.core import process
-from warmstart.core.errors import HostError
 from warmstart.core.workspace import open_workspace
-from warmstart.node.session import enter, require_root
-
-Progress = Callable[[str], None]
+from warmstart.node.making import (
+    SUITE,
+    Progress,
+    as_host_error,
+    bootstrap,
+    key_of,
+    made_beside,
+    require_makers,
+    sole_maker,
+)
+from warmstart.node.session import enter
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Contents:
 
 
 CONTENTS = Contents(
-    suite="forky",
+    suite=SUITE,
     packages=(
         "buildah",
         "ca-certificates",
@@ -95,11 +95,7 @@ CRIU_WRAPPER = f"""\
 LD_PRELOAD=/usr/local/lib/{SHIM} exec /usr/sbin/criu "$@"
 """
 
-MIRROR = "http://deb.debian.org/debian"
-# A suite under development is served with a Release file that may be past its date.
-APT_OPTION = 'Acquire::Check-Valid-Until "false"'
 PAUSE_LAYOUT = "/usr/share/warmstart/pause"
-BOOTSTRAP_S = 1200.0
 COMPILE_S = 2400.0
 
 COMPILE_SCRIPT = """\
@@ -125,7 +121,7 @@ tool commit -q "$container" oci:layout
 
 def tree_key(contents: Contents = CONTENTS) -> str:
     """Twelve hexadecimal digits that change with the contents."""
-    return _key(
+    return key_of(
         asdict(contents), COMPILE_SCRIPT, SHIM_SOURCE.read_text(), CRIU_WRAPPER, PAUSE_SCRIPT, os.uname().machine
     )
 
@@ -149,16 +145,13 @@ def ensure_tree(cache: Path, progress: Progress) -> Path:
     tree = tree_path(cache)
     if tree.is_dir():
         return tree
-    require_root()
-    if shutil.which("mmdebstrap") is None:
-        hint = "apt-get install mmdebstrap (or your distribution's package of that name)"
-        raise HostError("mmdebstrap is needed to make the tree of tools, and is not on this machine", hint=hint)
-    with _sole_maker(cache, progress):
+    require_makers()
+    with sole_maker(cache, progress):
         if not tree.is_dir():
             programs = _ensure_programs(cache, progress)
-            with _made_beside(tree) as new:
+            with made_beside(tree) as new:
                 progress(f"tools: Debian {CONTENTS.suite} packages")
-                _bootstrap(new, CONTENTS.packages, progress)
+                bootstrap(new, CONTENTS.suite, CONTENTS.packages, progress)
                 _install_programs(programs, new)
                 _add_pause_image(new)
     return tree
@@ -172,7 +165,7 @@ def remove_trees(cache: Path) -> None:
     """
     made = [directory for name in ("trees", "programs") if (directory := cache / name).is_dir()]
     if made:
-        with _sole_maker(cache, lambda _: None):
+        with sole_maker(cache, lambda _: None):
             for directory in made:
                 shutil.rmtree(directory)
 
@@ -180,32 +173,16 @@ def remove_trees(cache: Path) -> None:
 def _ensure_programs(cache: Path, progress: Progress) -> Path:
     program = CONTENTS.program
     parts = (asdict(program), CONTENTS.suite, CONTENTS.build_packages, COMPILE_SCRIPT, SHIM_SOURCE.read_text())
-    key = _key(*parts, os.uname().machine)
+    key = key_of(*parts, os.uname().machine)
     directory = cache / "programs" / key
     if not directory.is_dir():
-        with open_workspace("tools") as workspace, _made_beside(directory) as new:
+        with open_workspace("tools") as workspace, made_beside(directory) as new:
             progress(f"tools: a compiler for {program.name}")
             compiler = workspace / "compiler"
-            _bootstrap(compiler, CONTENTS.build_packages, progress)
+            bootstrap(compiler, CONTENTS.suite, CONTENTS.build_packages, progress)
             progress(f"tools: compiling {program.name} {program.version} (some minutes)")
             _compile(program, compiler, new)
     return directory
-
-
-def _bootstrap(target: Path, packages: tuple[str, ...], progress: Progress) -> None:
-    mirror = os.environ.get("WARMSTART_DEBIAN_MIRROR") or MIRROR
-    command = ["mmdebstrap", "--mode=root", "--variant=essential", f"--aptopt={APT_OPTION}"]
-    command += [f"--include={','.join(packages)}", "--format=directory", CONTENTS.suite, str(target), mirror]
-    hint = f"{mirror} must be reachable; http_proxy and WARMSTART_DEBIAN_MIRROR are heeded"
-    with _as_host_error(f"get the packages of Debian {CONTENTS.suite}: mmdebstrap", hint):
-        # mmdebstrap says what it begins in lines `I: downloading packages with apt...`.
-        process.stream(
-            command,
-            on_line=lambda line: progress(f"tools: {line[3:].rstrip('.')}") if line.startswith("I: ") else None,
-            timeout_s=BOOTSTRAP_S,
-        )
-    # A mode of 0700 from the temporary directory would lock other users out of the tree's root.
-    target.chmod(0o755)
 
 
 def _compile(program: GoProgram, compiler: Path, into: Path) -> None:
@@ -226,7 +203,7 @@ def _compile(program: GoProgram, compiler: Path, into: Path) -> None:
         )
         shutil.copy(SHIM_SOURCE, inner)
         hint = "the Go module proxy must be reachable; GOPROXY and https_proxy are heeded"
-        with _as_host_error(f"compile {program.name} {program.version}: the compiler", hint):
+        with as_host_error(f"compile {program.name} {program.version}: the compiler", hint):
             session.run(["sh", "-c", script], cwd=str(inner), timeout_s=COMPILE_S, host_network=True)
         for built in (inner / "out").iterdir():
             shutil.copy2(built, into / built.name)
@@ -245,47 +222,6 @@ def _install_programs(programs: Path, tree: Path) -> None:
 def _add_pause_image(tree: Path) -> None:
     """CRI-O wants a pause image to exist, but never runs it unless a pod shares a PID namespace; an empty one does."""
     with open_workspace("pause") as workspace, enter(tree, workspace) as session:
-        with _as_host_error("make the pause image: buildah"):
+        with as_host_error("make the pause image: buildah"):
             session.run(["sh", "-c", PAUSE_SCRIPT], cwd=str(workspace), timeout_s=120)
         shutil.copytree(workspace / "layout", tree / PAUSE_LAYOUT.lstrip("/"))
-
-
-@contextlib.contextmanager
-def _as_host_error(task: str, hint: str = "") -> Iterator[None]:
-    """A program that fails in this block fails for want of something that the machine should have."""
-    try:
-        yield
-    except process.ProgramError as error:
-        raise HostError(f"could not {task} {error.end}", details=error.details, hint=hint) from error
-
-
-def _key(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-
-
-@contextlib.contextmanager
-def _made_beside(target: Path) -> Iterator[Path]:
-    """A new directory that becomes `target` when the block ends well, and is removed otherwise."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
-    try:
-        yield new
-        new.chmod(0o755)
-        new.rename(target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _sole_maker(cache: Path, progress: Progress) -> Iterator[None]:
-    """One maker at a time; what a killed one left half-made is removed."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("tools: another command is making them")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in cache.glob("*/.making-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        yield

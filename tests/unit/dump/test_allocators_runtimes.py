@@ -6,6 +6,7 @@ They come from Debian, in a tree that is made when these tests first run, and ke
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from warmstart.dump.memory import choose_all
 pytestmark = [pytest.mark.node, pytest.mark.slow]
 
 SUITE = "forky"
-MIRROR = "http://deb.debian.org/debian"
+MIRROR = os.environ.get("WARMSTART_DEBIAN_MIRROR")
 PACKAGES = (
     "criu",
     "gcc",
@@ -65,7 +66,8 @@ def tree() -> Path:
         shutil.rmtree(new, ignore_errors=True)
         options = ["--mode=root", "--variant=essential", '--aptopt=Acquire::Check-Valid-Until "false"']
         include = f"--include={','.join(PACKAGES)}"
-        subprocess.run(["mmdebstrap", *options, include, "--format=directory", SUITE, new, MIRROR], check=True)
+        mirror = [MIRROR] if MIRROR else []
+        subprocess.run(["mmdebstrap", *options, include, "--format=directory", SUITE, new, *mirror], check=True)
         new.chmod(0o755)
         new.rename(tree)
     return tree

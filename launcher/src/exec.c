@@ -1,0 +1,27 @@
+/* Exec: run a command in the build container as the application's user, and with no more privileges than it has. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "launcher.h"
+
+int exec_mode(char **command)
+{
+	char *text = read_file(MANIFEST), *passwd = read_file("/etc/passwd"), none[] = "", user[16];
+	struct manifest manifest;
+	struct identity named;
+	struct reason reason;
+
+	if (!text)
+		fail("cannot read " MANIFEST ", which build writes: %s", strerror(errno));
+	if (!parse_manifest(text, &manifest, &reason))
+		fail("%s", reason.text);
+	snprintf(user, sizeof user, "%u", manifest.identity.user);
+	if (resolve_user(user, passwd ? passwd : none, none, &named, &reason))
+		set_home(named.home);
+	drop_privileges(&manifest.identity);
+	execvp(*command, command);
+	say("%s: %s", *command, strerror(errno));
+	return errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
+}
