@@ -217,7 +217,7 @@ def _beside(target: Path) -> Iterator[BinaryIO]:
     """A file that becomes `target` at the end of the block, and is removed when that fails; only we may read it."""
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+        with open(partial, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             yield file
         partial.rename(target)
     except OSError as error:

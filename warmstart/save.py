@@ -21,7 +21,7 @@ from warmstart.build import add_tmp, pin_source
 from warmstart.checkpoint import CheckpointOptions, Taken, take_checkpoint
 from warmstart.core.errors import ClusterError, ImageError, VerifyError
 from warmstart.core.steps import Steps
-from warmstart.core.undo import undoing
+from warmstart.core.undo import undoing_on_error
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive import Archive, extract_archive
 from warmstart.dump.sockets import close_sockets
@@ -280,14 +280,12 @@ def restore_pod(
         ClusterError: it may not be created, or was not ready in time.
     """
     created = time.monotonic()
-    with contextlib.ExitStack() as undo:
-        with steps.step("restore"):
-            pod = _create(cluster, manifest)
-            undo.enter_context(undoing(lambda: cluster.delete_pod(pod.namespace, pod.name, uid=pod.uid)))
+    with steps.step("restore"):
+        pod = _create(cluster, manifest)
+        with undoing_on_error(lambda: cluster.delete_pod(pod.namespace, pod.name, uid=pod.uid)):
             ready = await_ready(cluster, pod, ready_s)
             restored = Restored(ready, time.monotonic() - created, time.monotonic())
             check_restored(cluster, ready, container)
-        undo.pop_all()
     return restored
 
 

@@ -15,6 +15,14 @@ def undoing(undo: Callable[[], object]) -> Iterator[None]:
 
     When the block has failed, a failure of `undo` is only logged: most likely it has the same reason.
     """
+    with undoing_on_error(undo):
+        yield
+    undo()
+
+
+@contextlib.contextmanager
+def undoing_on_error(undo: Callable[[], object]) -> Iterator[None]:
+    """As `undoing`, but what was done stays when the block succeeds."""
     try:
         yield
     except BaseException:
@@ -23,4 +31,3 @@ def undoing(undo: Callable[[], object]) -> Iterator[None]:
         except Exception as error:
             log.debug("and then: %s", error)
         raise
-    undo()

@@ -199,8 +199,13 @@ class Cluster:
         query = [*words, ("container", container), ("stdout", "true"), ("stderr", "true")]
         what = f"run {command[0]} in the pod {pod.namespace}/{pod.name}"
         deadline = time.monotonic() + timeout_s
-        with self._socket(f"{_pod_path(pod.namespace, pod.name)}/exec", query, what) as wire:
+        wire = self._open_socket(f"{_pod_path(pod.namespace, pod.name)}/exec", query, what)
+        try:
             stderr, status = _read_streams(_read_frames(wire, deadline, silence_s), write, what)
+        finally:
+            # Without a time limit it would wait three seconds for an answer that may never come.
+            with contextlib.suppress(websocket.WebSocketException, OSError):
+                wire.close(timeout=0)
         return ExecEnd(_exit_code(status, what), stderr)
 
     def connect(self, pod: Pod, port: int) -> socket.socket:
@@ -213,12 +218,9 @@ class Cluster:
         from kubernetes.stream.ws_client import PortForward
 
         path, what = f"{_pod_path(pod.namespace, pod.name)}/portforward", f"reach port {port} of the pod {pod.name}"
-        with contextlib.ExitStack() as undo:
-            wire = undo.enter_context(self._socket(path, [("ports", str(port))], what))
-            # From here on a thread of the package moves the bytes, and closes the web socket when we close ours.
-            undo.pop_all()
-            wrapped = PortForward(wire, [port]).socket(port)
-        return socket.socket(fileno=wrapped.detach())
+        wire = self._open_socket(path, [("ports", str(port))], what)
+        # From here on a thread of the package moves the bytes; it closes the web socket when we close ours.
+        return socket.socket(fileno=PortForward(wire, [port]).socket(port).detach())
 
     def checkpoint(self, pod: Pod, container: str, timeout_s: float, kubelet_ca: Path | None = None) -> str:
         """Have the kubelet take a checkpoint of a container, which goes on; the archive's path on the node.
@@ -274,23 +276,17 @@ class Cluster:
                 headers[setting["key"]] = setting["value"]
         return headers
 
-    @contextlib.contextmanager
-    def _socket(self, path: str, query: Sequence[tuple[str, str]], what: str) -> Iterator[websocket.WebSocket]:
+    def _open_socket(self, path: str, query: Sequence[tuple[str, str]], what: str) -> websocket.WebSocket:
         from kubernetes.stream.ws_client import create_websocket, get_websocket_url
 
         url = get_websocket_url(f"{self._configuration.host}{path}?{urlencode(query)}")
         try:
-            wire = create_websocket(self._configuration, url, self._headers())
+            wire: websocket.WebSocket = create_websocket(self._configuration, url, self._headers())
         except websocket.WebSocketBadStatusException as error:
             raise make_refusal(error.status_code, _text(error.resp_body), what) from error
         except (websocket.WebSocketException, OSError) as error:
             raise ClusterError(f"could not {what}: the API server cannot be reached: {error}") from error
-        try:
-            yield wire
-        finally:
-            # Politely: without a time limit it would wait three seconds for an answer that may never come.
-            with contextlib.suppress(websocket.WebSocketException, OSError):
-                wire.close(timeout=0)
+        return wire
 
 
 def connect_cluster(context: str | None = None, namespace: str | None = None) -> Cluster:

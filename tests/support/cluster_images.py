@@ -1,0 +1,39 @@
+"""Images in the registry of a cluster, from where its nodes pull them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from support.cluster.cluster import Cluster
+
+from warmstart.node.session import Session
+
+HELPER_SCRIPT = """\
+set -eu
+tool() { buildah --storage-driver vfs --root "$PWD/store" --runroot "$PWD/run" "$@"; }
+for program in cat rm sleep stat; do
+    cp --dereference --parents $(command -v $program) $(ldd $(command -v $program) | grep -o '/[^ ]*') "$PWD/root"
+done
+container=$(tool from scratch)
+tool add -q "$container" root /
+tool commit -q "$container" oci-archive:helper.tar
+"""
+
+
+def push_image(cluster: Cluster, session: Session, archive: Path, repository: str) -> str:
+    """Push the image of an oci-archive to the cluster's registry; its name there."""
+    copy = session.workspace / archive.name
+    if copy != archive:
+        shutil.copyfile(archive, copy)
+    name = f"{cluster.registry}/{repository}"
+    command = ["skopeo", "copy", "--dest-tls-verify=false", f"oci-archive:{copy}", f"docker://{name}"]
+    session.run(command, host_network=True, timeout_s=120)
+    return name
+
+
+def make_helper_image(cluster: Cluster, session: Session) -> str:
+    """An image in the cluster's registry with what a helper pod needs, from the tree of tools."""
+    (session.workspace / "root").mkdir()
+    session.run(["sh", "-c", HELPER_SCRIPT], cwd=str(session.workspace), timeout_s=60)
+    return push_image(cluster, session, session.workspace / "helper.tar", "tests/helper:1")
