@@ -24,6 +24,7 @@ from warmstart.core.steps import Steps
 from warmstart.core.undo import undoing_on_error
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive import Archive, extract_archive
+from warmstart.dump.cgroups import free_cgroups
 from warmstart.dump.sockets import close_sockets
 from warmstart.engine.local import find_access
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, PREFIX
@@ -189,6 +190,7 @@ def publish_saved(bench: Bench, taken: Taken, target: Reference, options: SaveOp
         taken.archive.unlink()
     with steps.step("edit dump"):
         closed = len(close_sockets(archive.checkpoint_dir, established=True))
+        free_cgroups(archive.checkpoint_dir)
     manifest = make_copy(strip_pod(taken.pod), taken.container.name, str(target))
     with steps.step("image"):
         layout = make_layout(bench, taken, archive, target, manifest)

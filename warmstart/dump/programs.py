@@ -77,24 +77,25 @@ def read_programs(proc: Path, init_pid: int) -> dict[str, Program]:
     found: dict[str, Program] = {}
     for process, mapped in container.each_mapped_file():
         with contextlib.suppress(*GONE):
-            keeps_no_zeros = _GO_SETTING in _read_go_settings(proc, process.pid)
-            _add(found, mapped.target.removeprefix(root), mapped.path, keeps_no_zeros=keeps_no_zeros)
+            keeps = keeps_no_zeros((proc / str(process.pid) / "environ").read_bytes())
+            _add(found, mapped.target.removeprefix(root), mapped.path, keeps=keeps)
     return found
 
 
-def _add(found: dict[str, Program], name: str, path: Path, *, keeps_no_zeros: bool) -> None:
+def _add(found: dict[str, Program], name: str, path: Path, *, keeps: bool) -> None:
     if name not in found:
         with contextlib.suppress(ValueError, struct.error):
-            found[name] = replace(read_program(path), go_keeps_no_zeros=keeps_no_zeros)
-    elif not keeps_no_zeros:
+            found[name] = replace(read_program(path), go_keeps_no_zeros=keeps)
+    elif not keeps:
         found[name] = replace(found[name], go_keeps_no_zeros=False)
 
 
-def _read_go_settings(proc: Path, pid: int) -> list[bytes]:
-    for variable in (proc / str(pid) / "environ").read_bytes().split(b"\0"):
+def keeps_no_zeros(environment: bytes) -> bool:
+    """Whether an environment, as /proc/PID/environ has it, tells Go not to rely on zeros."""
+    for variable in environment.split(b"\0"):
         if variable.startswith(b"GODEBUG="):
-            return variable.removeprefix(b"GODEBUG=").split(b",")
-    return []
+            return _GO_SETTING in variable.removeprefix(b"GODEBUG=").split(b",")
+    return False
 
 
 def read_program(path: Path) -> Program:

@@ -1,0 +1,125 @@
+"""What the processes of a dump execute, read from the layers of the image that their container runs.
+
+Where a container is out of reach, as on the node of a cluster, this stands in for a look into /proc
+(`warmstart.dump.programs.read_programs`). A file that is not found where the dump says is left out, and is then taken
+for one that nothing is known of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import shutil
+import struct
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from warmstart.core.errors import ImageError
+from warmstart.dump import protos
+from warmstart.dump.archive import ROOTFS_DIFF, Archive
+from warmstart.dump.contents import has_memory, read_mappings, read_memory, read_processes
+from warmstart.dump.images import decode, read_only_entry
+from warmstart.dump.programs import Program, keeps_no_zeros, read_program
+from warmstart.image.layout import Readable
+from warmstart.image.opened import open_image
+from warmstart.image.reference import Source, Transport
+
+_MOST_OF_A_FILE = 1 << 30
+_MOST_OF_AN_ENVIRONMENT = 1 << 20
+
+
+def find_programs(archive: Archive, layout: Path) -> dict[str, Program]:
+    """Programs by their path in the container, as `read_programs` finds them.
+
+    Args:
+        archive: the unpacked checkpoint archive.
+        layout: of the image that the container runs.
+
+    Raises:
+        ArchiveError: the dump is not understood.
+        ImageError: the image is broken.
+    """
+    users = _find_users(archive.checkpoint_dir)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = _Files(set(users), Path(scratch))
+        for tar in _list_tars(archive, layout):
+            with tar as content:
+                files.collect(content)
+        found: dict[str, Program] = {}
+        for path, file in files.found.items():
+            with contextlib.suppress(ValueError, struct.error):
+                keeps = all(users[path])
+                found[path] = replace(read_program(file), go_keeps_no_zeros=keeps)
+    return found
+
+
+def _find_users(directory: Path) -> dict[str, list[bool]]:
+    """What is mapped to be executed; for each process that has it so, whether Go relies on no zeros in it."""
+    users: dict[str, list[bool]] = {}
+    for process in read_processes(directory):
+        if not has_memory(directory, process.pid):
+            continue
+        keeps = keeps_no_zeros(_read_environment(directory, process.pid))
+        executed = {one.file for one in read_mappings(directory, process.pid) if one.file and one.prot & mmap.PROT_EXEC}
+        for path in executed:
+            users.setdefault(path, []).append(keeps)
+    return users
+
+
+def _read_environment(directory: Path, pid: int) -> bytes:
+    """As /proc/PID/environ has it; empty where the dump does not hold it."""
+    path = directory / f"mm-{pid}.img"
+    mm = decode(path, read_only_entry(path), protos.Mm)
+    size = mm.mm_env_end - mm.mm_env_start
+    if not 0 < size <= _MOST_OF_AN_ENVIRONMENT:
+        return b""
+    return read_memory(directory, pid, mm.mm_env_start, size) or b""
+
+
+def _list_tars(archive: Archive, layout: Path) -> Iterator[contextlib.AbstractContextManager[Readable]]:
+    """What the container changed, then the layers from the top: what is found first is what the container saw."""
+    diff = archive.find(ROOTFS_DIFF)
+    if diff is not None:
+        yield diff.open("rb")
+    with open_image(Source(Transport.OCI, path=layout)) as opened:
+        for layer in reversed(opened.image.manifest.layers):
+            yield opened.open_layer(layer)
+
+
+class _Files:
+    """Copies of files of a container in a directory of ours; `found` has them by their path in the container."""
+
+    def __init__(self, wanted: set[str], scratch: Path) -> None:
+        self._wanted = wanted
+        self._scratch = scratch
+        self.found: dict[str, Path] = {}
+
+    def collect(self, content: Readable) -> None:
+        """Copy what is wanted and in this tar."""
+        missing = self._wanted - set(self.found)
+        if not missing:
+            return
+        try:
+            with tarfile.open(fileobj=cast(BinaryIO, content), mode="r|") as tar:
+                for member in tar:
+                    path = "/" + member.name.removeprefix("./").lstrip("/")
+                    if path in missing:
+                        self._take(tar, member, path)
+        except tarfile.TarError as error:
+            raise ImageError(f"a layer of the image is not a tar: {error}") from error
+
+    def _take(self, tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
+        if not member.isreg() or member.size > _MOST_OF_A_FILE:
+            # A link, most often; what a layer below has under this name is not what was executed.
+            self._wanted.discard(path)
+            return
+        content = tar.extractfile(member)
+        assert content is not None
+        file = self._scratch / str(len(self.found))
+        with file.open("wb") as out:
+            shutil.copyfileobj(content, out)
+        self.found[path] = file
