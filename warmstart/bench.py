@@ -32,6 +32,7 @@ from warmstart.image.layout import read_image
 from warmstart.image.reference import Source, parse_reference
 from warmstart.image.skopeo import copy_image
 from warmstart.measure import Burst, Start, Way, measure_burst, measure_start, read_available_bytes, time_requests
+from warmstart.node.network import connect_network
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.recipe.load import parse_recipe
@@ -106,7 +107,10 @@ def open_session(source: Source, options: Options, steps: Steps) -> Iterator[Ses
     with open_workspace("bench", keep_evidence=options.keep) as workspace:
         with steps.step("tools"):
             tree = ensure_tree(options.cache, steps.note)
-        with enter(tree, workspace, binds=find_binds(source)) as session:
+        with (
+            enter(tree, workspace, binds=find_binds(source)) as node,
+            connect_network(node, options.network) as session,
+        ):
             yield session
 
 

@@ -45,6 +45,7 @@ from warmstart.image.layout import find_partials, read_image
 from warmstart.image.manifest import check_platform, find_host_platform
 from warmstart.image.reference import Reference, Source, Transport, parse_reference, parse_source
 from warmstart.image.skopeo import copy_image, find_image
+from warmstart.node.network import Network, connect_network
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.probe import wait_first_success, wait_ready
@@ -74,6 +75,7 @@ class Options:
         force: go on where preflight finds errors.
         keep: leave the workspace when something fails.
         runtime_endpoint: the socket of the host's CRI-O to build on; the embedded one when None.
+        network: what containers on the embedded node reach.
     """
 
     cache: Path
@@ -84,6 +86,7 @@ class Options:
     force: bool = False
     keep: bool = False
     runtime_endpoint: str | None = None
+    network: Network = Network.NONE
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,10 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
             host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
         binds = [*find_binds(source), *(host.binds if host else ())]
         leftovers = find_partials(options.output.path) if options.output.path else ()
-        with enter(tree, workspace, binds=binds, leftovers=leftovers) as session:
+        with (
+            enter(tree, workspace, binds=binds, leftovers=leftovers) as node,
+            connect_network(node, options.network) as session,
+        ):
             work = Work(recipe, options, steps, session)
             base = fetch_base(work, source)
             with open_engine(work, host) as engine:

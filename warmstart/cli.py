@@ -34,6 +34,7 @@ from warmstart.inspection import inspect_target
 from warmstart.inspection_report import list_sections, to_document
 from warmstart.node.doctor import examine_host, require
 from warmstart.node.keeper import Bind
+from warmstart.node.network import Network
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree, remove_trees
 from warmstart.publish import REGISTRY, parse_output
@@ -54,6 +55,15 @@ PIPE_WIDTH = 200
 def default_cache() -> Path:
     """The user's cache directory, as the XDG base directory specification has it."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "warmstart"
+
+
+network_option = click.option(
+    "--network",
+    type=click.Choice([network.value for network in Network]),
+    default=Network.NONE.value,
+    show_default=True,
+    help="What the container reaches on the embedded node: nothing, or all that this machine does.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -103,6 +113,7 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
     metavar="SECONDS",
     help="How long the checkpoint may take.",
 )
+@network_option
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -117,6 +128,7 @@ def build(
     authfile: Path | None,
     runtime_endpoint: str | None,
     checkpoint_timeout: float,
+    network: str,
     force: bool,
     keep: bool,
     as_json: bool,
@@ -131,6 +143,7 @@ def build(
         force=force,
         keep=keep,
         runtime_endpoint=runtime_endpoint,
+        network=Network(network),
     )
     steps = shell.steps()
     built = build_image(load_recipe(recipe, overrides=overrides, tag=tag), options, steps)
@@ -144,11 +157,15 @@ def build(
 @click.argument("image")
 @click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
 @click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@network_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @pass_shell
-def verify(shell: Shell, image: str, plain_http: tuple[str, ...], authfile: Path | None, as_json: bool) -> None:
+def verify(
+    shell: Shell, image: str, plain_http: tuple[str, ...], authfile: Path | None, network: str, as_json: bool
+) -> None:
     """Restore IMAGE, which warmstart built, on an empty node under another address, twice."""
-    restores = verify_source(parse_source(image), shell.cache, plain_http, authfile, shell.steps())
+    source = parse_source(image)
+    restores = verify_source(source, shell.cache, plain_http, authfile, shell.steps(), Network(network))
     if as_json:
         shell.print_json([asdict(restore) for restore in restores])
     else:
@@ -164,6 +181,7 @@ def verify(shell: Shell, image: str, plain_http: tuple[str, ...], authfile: Path
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
 @click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
 @click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@network_option
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -178,6 +196,7 @@ def bench(
     overrides: tuple[str, ...],
     plain_http: tuple[str, ...],
     authfile: Path | None,
+    network: str,
     force: bool,
     keep: bool,
     as_json: bool,
@@ -189,7 +208,14 @@ def bench(
     """
     if html is not None and not html.absolute().parent.is_dir():
         raise click.UsageError(f"--html {html}: there is no such directory")
-    options = Options(cache=shell.cache, plain_http=plain_http, auth_file=authfile, force=force, keep=keep)
+    options = Options(
+        cache=shell.cache,
+        plain_http=plain_http,
+        auth_file=authfile,
+        force=force,
+        keep=keep,
+        network=Network(network),
+    )
     load, steps = Load(rounds, replicas, requests), shell.steps()
     if target == "-" or Path(target).is_file():
         result = bench_recipe(load_recipe(Path(target), overrides=overrides), options, load, steps)

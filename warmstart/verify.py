@@ -23,6 +23,7 @@ from warmstart.image.layout import read_image
 from warmstart.image.manifest import check_platform
 from warmstart.image.reference import Source, parse_reference
 from warmstart.image.skopeo import copy_image
+from warmstart.node.network import Network, connect_network
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.probe import wait_first_success
@@ -80,7 +81,12 @@ def verify_image(
 
 
 def verify_source(
-    source: Source, cache: Path, plain_http: Sequence[str], auth_file: Path | None, steps: Steps
+    source: Source,
+    cache: Path,
+    plain_http: Sequence[str],
+    auth_file: Path | None,
+    steps: Steps,
+    network: Network = Network.NONE,
 ) -> tuple[Restore, ...]:
     """Restore an image that warmstart made earlier, from wherever it is now, as `verify_image` does.
 
@@ -90,6 +96,7 @@ def verify_source(
         plain_http: registries (HOST:PORT) to speak to without TLS.
         auth_file: the file of credentials; the usual ones when None.
         steps: is told how far it is.
+        network: what the restored containers reach.
 
     Raises:
         ImageError: it is not there, or warmstart did not make it.
@@ -101,7 +108,7 @@ def verify_source(
     with open_workspace("verify") as workspace:
         with steps.step("tools"):
             tree = ensure_tree(cache, steps.note)
-        with enter(tree, workspace, binds=find_binds(source)) as session:
+        with enter(tree, workspace, binds=find_binds(source)) as node, connect_network(node, network) as session:
             layout = workspace / "layout"
             access = find_access(session, source, plain_http, auth_file)
             with steps.step("pull"):

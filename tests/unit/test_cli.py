@@ -23,6 +23,7 @@ from warmstart.core.errors import EngineError, HostError, WarmstartError
 from warmstart.image.manifest import Config, Platform
 from warmstart.image.reference import Transport
 from warmstart.node.doctor import Check
+from warmstart.node.network import Network
 from warmstart.publish import Output
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
@@ -341,6 +342,7 @@ def test_options_of_a_build(warmstart, monkeypatch, recipe, tmp_path):
     monkeypatch.setattr(cli, "build_image", build_image)
     plain = ["--plain-http", "a:1", "--plain-http", "b"]
     more = ["--authfile", "auth.json", "--checkpoint-timeout", "5", "--force", "--keep", "-t", "2-warm"]
+    more += ["--network", "outside"]
     assert warmstart("build", recipe).status == EngineError.exit_code
     assert warmstart("build", recipe, *plain, *more, "-o", "oci-archive:x.tar").status == EngineError.exit_code
     default = Options(cache=tmp_path / "cache")
@@ -355,6 +357,7 @@ def test_options_of_a_build(warmstart, monkeypatch, recipe, tmp_path):
                 checkpoint_timeout_s=5.0,
                 force=True,
                 keep=True,
+                network=Network.OUTSIDE,
                 output=Output(Transport.OCI_ARCHIVE, Path("x.tar")),
             ),
         ),
@@ -390,8 +393,8 @@ def test_a_verification_as_a_table(warmstart, monkeypatch):
 
 
 def test_a_verification_as_json(warmstart, monkeypatch):
-    def verify(source: object, cache: object, plain_http: object, auth_file: object, steps: object) -> object:
-        assert plain_http == ("localhost:5000",)
+    def verify(source: object, cache: object, plain: object, auth: object, steps: object, network: object) -> object:
+        assert (plain, network) == (("localhost:5000",), Network.NONE)
         steps.warn("careful")
         return RESTORES
 
@@ -402,7 +405,7 @@ def test_a_verification_as_json(warmstart, monkeypatch):
 
 
 def test_steps_are_shown_where_it_is_asked_for(warmstart, monkeypatch):
-    def verify(_source: object, _cache: object, _plain: object, _auth: object, steps: object) -> object:
+    def verify(_source: object, _cache: object, _plain: object, _auth: object, steps: object, *_: object) -> object:
         with steps.step("pull"):
             return RESTORES
 

@@ -45,11 +45,14 @@ class CriEngine:
         scratch: a directory that it sees at the same path as we do, for logs, mounts and archives.
     """
 
-    def __init__(self, endpoint: str, *, proc: Path, network: Path | None, scratch: Path) -> None:
+    def __init__(
+        self, endpoint: str, *, proc: Path, network: Path | None, scratch: Path, name_servers: Sequence[str] = ()
+    ) -> None:
         self.endpoint = endpoint
         self.proc = proc
         self.network = network
         self.scratch = scratch
+        self.name_servers = name_servers
         self._channel = grpc.insecure_channel(endpoint)
         self.runtime = RuntimeServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self.images = ImageServiceStub(self._channel)  # type: ignore[no-untyped-call]
@@ -90,6 +93,7 @@ class CriEngine:
             EngineError: the runtime refused.
         """
         pod = pod_config(name, self.scratch)
+        pod.dns_config.servers.extend(self.name_servers)
         asked = time.monotonic()
         # Should the answer be lost, by an interruption for one, the pod is there all the same.
         with undoing(lambda: self._remove_pod(pod.metadata.uid)):

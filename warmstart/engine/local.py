@@ -92,7 +92,13 @@ def start_engine(
     with (
         _configured_criu(session, runtime, criu_options),
         run_crio(session, name, subnet=subnet, runtime=runtime) as crio,
-        CriEngine(crio.endpoint, proc=session.proc, network=session.network, scratch=crio.state / "pods") as cri,
+        CriEngine(
+            crio.endpoint,
+            proc=session.proc,
+            network=session.network,
+            scratch=crio.state / "pods",
+            name_servers=session.name_servers,
+        ) as cri,
     ):
         engine = LocalEngine(cri, session, crio.state / "storage", crio.state / "runroot")
         engine.import_image(Path(PAUSE_LAYOUT), PAUSE_IMAGE)

@@ -41,11 +41,13 @@ class Session:
         init_pid: its first process, in our own PID namespace.
         workspace: the directory it shares with us.
         environment: what its programs are given.
+        name_servers: whom its containers ask for names; whom this machine asks when empty.
     """
 
     init_pid: int
     workspace: Path
     environment: Mapping[str, str] = field(repr=False)
+    name_servers: tuple[str, ...] = ()
 
     @property
     def proc(self) -> Path:

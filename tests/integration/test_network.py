@@ -1,0 +1,100 @@
+"""What an application reaches during its build: nothing, or what this machine does."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from support.builds import build, write_recipe
+
+from warmstart.build import Options
+from warmstart.core.errors import AppError
+from warmstart.engine.local import start_engine
+from warmstart.image.reference import Transport
+from warmstart.image.skopeo import copy_image
+from warmstart.node.keeper import Bind
+from warmstart.node.network import NAME_SERVER, ROUTER, Network, connect_network
+from warmstart.publish import Output
+from warmstart.recipe.load import load_recipe
+
+pytestmark = pytest.mark.node
+
+NAME = "localhost/tests/network:1"
+
+
+class Page(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serve(address: str) -> Iterator[int]:
+    """A server on this machine, at a port."""
+    with ThreadingHTTPServer((address, 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def outside() -> Iterator[str]:
+    """ADDRESS:PORT of a server at the address that this machine has for others."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("needs a network")
+        address = probe.getsockname()[0]
+    with serve(address) as port:
+        yield f"{address}:{port}"
+
+
+@pytest.fixture
+def make_recipe(base_archive, tmp_path):
+    def make(fetch: str):
+        return write_recipe(tmp_path / "recipe.yaml", base_archive, NAME, {"env": [{"name": "FETCH", "value": fetch}]})
+
+    return make
+
+
+def test_an_application_that_fetches_something_at_its_start(outside, make_recipe, cache, tmp_path):
+    recipe, output = make_recipe(outside), Output(Transport.OCI, tmp_path / "out")
+    with pytest.raises(AppError) as caught:
+        build(recipe, Options(cache, output))
+    assert "Network is unreachable" in "\n".join(caught.value.details)
+    built, _ = build(recipe, Options(cache, output, network=Network.OUTSIDE))
+    assert len(built.restores) == 2
+
+
+def test_what_this_machine_serves_only_to_itself_is_not_reached(outside, make_recipe, cache, tmp_path):
+    # pasta would take its router for this machine's loopback, unless told otherwise.
+    options = Options(cache, Output(Transport.OCI, tmp_path / "out"), network=Network.OUTSIDE)
+    with serve("127.0.0.1") as port:
+        recipe = make_recipe(f"{ROUTER}:{port}")
+        with pytest.raises(AppError):
+            build(recipe, options)
+
+
+def test_names_are_asked_of_this_machine(base_archive, make_recipe, open_node):
+    container = replace(load_recipe(make_recipe("")).container, env=())
+    with open_node(Bind(str(base_archive))) as node, connect_network(node, Network.OUTSIDE) as session:
+        layout = session.workspace / "layout"
+        copy_image(session, f"oci-archive:{base_archive}", f"oci:{layout}")
+        with start_engine(session, "names", subnet="10.77.0.0/24") as engine:
+            engine.import_image(layout, NAME)
+            with engine.cri.start(container, NAME, "pod") as running:
+                asked = (session.proc / str(running.pid) / "root/etc/resolv.conf").read_text()
+                assert asked.split() == ["nameserver", NAME_SERVER]

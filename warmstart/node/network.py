@@ -1,0 +1,78 @@
+"""A way out of a session's network, for applications that need a database or another service to start.
+
+pasta (https://passt.top) carries connections from the network namespace to sockets of its own in the host's: nothing of
+the host's configuration is changed, and nobody outside can connect to what is inside. The host's loopback addresses are
+not reached. The addresses inside are link-local ones, which nobody has who could be wanted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+
+from warmstart.core.errors import HostError
+from warmstart.core.process import Running
+from warmstart.node.session import Session
+
+START_S = 10.0
+INTERFACE = "outside"
+ADDRESS, ROUTER, NAME_SERVER = "169.254.87.2", "169.254.87.1", "169.254.87.53"
+# A namespace below /proc may be opened only with CAP_SYS_PTRACE, which root does not have in many sandboxes.
+NAMESPACE = "/run/outside-network"
+PREPARE = f"""
+mkdir -p /dev/net
+[ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
+touch {NAMESPACE} && mount --bind /proc/1/ns/net {NAMESPACE}
+"""
+PASTA = (
+    *("pasta", "--foreground", "--runas", "0:0", "--netns", NAMESPACE, "--netns-only", "--config-net", "--ipv4-only"),
+    *("--ns-ifname", INTERFACE, "--address", ADDRESS, "--netmask", "24", "--gateway", ROUTER, "--no-map-gw"),
+    *("--dns-forward", NAME_SERVER),
+    *("--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"),
+)
+
+
+class Network(StrEnum):
+    """What containers reach beside the other containers of their node."""
+
+    NONE = "none"
+    OUTSIDE = "outside"
+
+
+@contextlib.contextmanager
+def connect_network(session: Session, network: Network) -> Iterator[Session]:
+    """Connect a session's network, for the length of a `with` block: to nothing, or to all that the host reaches.
+
+    Yields:
+        The session, with the name servers that its containers are to ask.
+
+    Raises:
+        HostError: this machine has no network, or does not let us make an interface.
+    """
+    if network is Network.NONE:
+        yield session
+        return
+    session.run(["sh", "-ec", PREPARE], timeout_s=START_S)
+    log_file = session.workspace / "pasta.log"
+    with session.background(PASTA, log_file=log_file, host_network=True) as running:
+        _wait_for_route(session, running, log_file)
+        yield replace(session, name_servers=(NAME_SERVER,))
+
+
+def _wait_for_route(session: Session, running: Running, log_file: Path) -> None:
+    """Wait for a default route in the session's network; the table is that of proc_pid_net(5)."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and running.poll() is None:
+        routes = (line.split() for line in Path(f"/proc/{session.init_pid}/net/route").read_text().splitlines())
+        if any(fields[:2] == [INTERFACE, "00000000"] for fields in routes):
+            return
+        time.sleep(0.02)
+    raise HostError(
+        "the node's network could not be connected to the outside",
+        details=log_file.read_text(errors="replace").splitlines()[-5:],
+        hint="it takes a default route and /dev/net/tun (in a container, --device /dev/net/tun)",
+    )
