@@ -13,13 +13,25 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from warmstart.dump.archive import CONFIG_DUMP, CONTAINER_LOG, DELETED_FILES, DUMP_LOG, STATS_DUMP, Archive
+from warmstart.core.errors import ArchiveError
+from warmstart.dump.archive import CONFIG_DUMP, CONTAINER_LOG, DELETED_FILES, DUMP_LOG, SPEC_DUMP, STATS_DUMP, Archive
 from warmstart.dump.metadata import Mount, Spec
 
 CHECKPOINT_NAME = "io.kubernetes.cri-o.annotations.checkpoint.name"
 
 # Logs of the build: nobody who pulls the image has a use for them, and they may hold what is nobody else's business.
 LEFT_OUT = (DUMP_LOG, STATS_DUMP, CONTAINER_LOG)
+
+# In spec.dump: the annotations that the runtime was given for the container, as JSON in a string.
+_GIVEN = "io.kubernetes.cri-o.Annotations"
+# What the kubelet notes on a container (pkg/kubelet/kuberuntime/labels.go of kubernetes/kubernetes). It restarts one
+# whose hash is not that of its pod, and CRI-O hands on the pod's only where the checkpoint has one.
+_KUBELET_ANNOTATIONS = {
+    "io.kubernetes.container.hash": "0",
+    "io.kubernetes.container.restartCount": "0",
+    "io.kubernetes.container.terminationMessagePath": "/dev/termination-log",
+    "io.kubernetes.container.terminationMessagePolicy": "File",
+}
 
 # `ignoreMounts` in CRI-O's server/container_restore.go.
 _OWN_MOUNTS = frozenset(
@@ -53,6 +65,9 @@ def prepare_checkpoint(archive: Archive, image_name: str, *, log_line: str = "")
 
     Returns:
         The bytes that the image is to carry.
+
+    Raises:
+        ArchiveError: CRI-O could not read the archive.
     """
     for name in LEFT_OUT:
         (archive.root / name).unlink(missing_ok=True)
@@ -60,6 +75,7 @@ def prepare_checkpoint(archive: Archive, image_name: str, *, log_line: str = "")
         moment = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         (archive.root / CONTAINER_LOG).write_text(f"{moment} stdout F {log_line}\n")
     _rewrite_config(archive.root / CONFIG_DUMP, image_name)
+    _rewrite_spec(archive.root / SPEC_DUMP)
     added = sorted({*(entry.name for entry in archive.root.iterdir()), DELETED_FILES})
     deleted = [*archive.deleted_files, *(f"/{name}" for name in added)]
     (archive.root / DELETED_FILES).write_text(json.dumps(deleted))
@@ -75,3 +91,20 @@ def _rewrite_config(path: Path, image_name: str) -> None:
     config.pop("rootfsImageRef", None)
     config["rootfsImageName"] = config["rootfsImage"] = image_name
     path.write_text(json.dumps(config))
+
+
+def _rewrite_spec(path: Path) -> None:
+    """Let a kubelet take the restored container for its own.
+
+    Raises:
+        ArchiveError: the annotations are not as CRI-O writes them.
+    """
+    spec = json.loads(path.read_text())
+    annotations = spec.setdefault("annotations", {})
+    try:
+        # A runtime that was given none writes null.
+        given = dict(json.loads(annotations.get(_GIVEN, "null")) or {})
+    except (ValueError, TypeError) as error:
+        raise ArchiveError(f"{path.name}: the annotation {_GIVEN} is no JSON object") from error
+    annotations[_GIVEN] = json.dumps({**_KUBELET_ANNOTATIONS, **given})
+    path.write_text(json.dumps(spec))
