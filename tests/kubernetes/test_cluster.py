@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import tarfile
+from contextlib import closing
 from http.client import HTTPSConnection
 from pathlib import Path
 
@@ -91,9 +92,10 @@ def ask_api_server(cluster, context: ssl.SSLContext, token: str, path: str) -> t
     with connect_in(cluster.nodes[0].session.network, (API_ADDRESS, 443), 5) as plain:
         connection = HTTPSConnection(API_ADDRESS)
         connection.sock = context.wrap_socket(plain, server_hostname=API_ADDRESS)
-        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
+        with closing(connection):
+            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
 
 
 def test_who_was_not_allowed_to_may_not(cluster):
@@ -101,14 +103,14 @@ def test_who_was_not_allowed_to_may_not(cluster):
     assert 'User "stranger" cannot list resource "nodes"' in fail(cluster, "get", "nodes", kubeconfig=stranger)
 
 
-def checkpoint(pod) -> list[str]:
+def checkpoint_words(pod) -> list[str]:
     """The words for kubectl to have the kubelet take a checkpoint; it takes an empty text."""
     return ["create", f"--raw=/api/v1/nodes/node-1/proxy/checkpoint/default/{pod.name}/{pod.name}", "--filename=-"]
 
 
 def test_the_kubelet_takes_a_checkpoint_and_the_pod_goes_on(cluster, pod):
     before = pod.read_state()["id"]
-    (item,) = json.loads(cluster.kubectl(*checkpoint(pod), stdin=""))["items"]
+    (item,) = json.loads(cluster.kubectl(*checkpoint_words(pod), stdin=""))["items"]
     archive = Path(item)
     assert archive.parent == Path("/var/lib/kubelet/checkpoints")
     with tarfile.open(cluster.nodes[0].kubelet_directory / "checkpoints" / archive.name) as tar:
@@ -117,8 +119,8 @@ def test_the_kubelet_takes_a_checkpoint_and_the_pod_goes_on(cluster, pod):
 
 
 def test_only_who_may_takes_a_checkpoint(cluster, pod):
-    with pytest.raises(ProgramError, match='cannot create resource "nodes/proxy"'):
-        checkpoint(cluster, pod, kubeconfig=cluster.write_kubeconfig("stranger"))
+    words, stranger = checkpoint_words(pod), cluster.write_kubeconfig("stranger")
+    assert 'cannot create resource "nodes/proxy"' in fail(cluster, *words, stdin="", kubeconfig=stranger)
 
 
 def test_a_warm_image_is_restored_in_every_pod(cluster, warm_image):

@@ -24,8 +24,9 @@ from support.cluster.program import ensure_kubernetes
 from warmstart.core import process
 from warmstart.core.workspace import open_workspace
 from warmstart.node.keeper import Bind
+from warmstart.node.making import Progress
 from warmstart.node.session import Session, enter
-from warmstart.node.tree import Progress, ensure_tree
+from warmstart.node.tree import ensure_tree
 
 CALL_S = 60.0
 KUBECTL = """\
@@ -86,7 +87,11 @@ class Cluster:
     ) -> str:
         """What kubectl writes; ProgramError when it fails."""
         command = [self.bin / "kubectl", "--kubeconfig", kubeconfig or self.kubeconfig, *words]
-        return process.run(command, stdin=stdin, timeout_s=timeout_s).stdout
+        try:
+            return process.run(command, stdin=stdin, timeout_s=timeout_s).stdout
+        except process.ProgramError as error:
+            error.add_note(error.stderr)
+            raise
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """Have there be these objects."""
@@ -150,7 +155,7 @@ class Cluster:
             for condition in ("create", "condition=Ready"):
                 self.kubectl("wait", f"node/{node.name}", f"--for={condition}", f"--timeout={CALL_S:g}s")
         except process.ProgramError as error:
-            error.details = (*error.details, *node.kubelet.read_log())
+            error.add_note("\n".join(node.kubelet.read_log()))
             raise
         node.kubelet.wait_until(lambda: "taints" not in self.read("node", node.name)["spec"])
 

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from warmstart.core import process
+from support.cluster.veth import add_veth
+
 from warmstart.core.network import call_in_network
 from warmstart.node.session import Session
 
@@ -59,11 +60,7 @@ def make_network(first: Session) -> None:
 def join_network(first: Session, session: Session, place: Place) -> None:
     """Connect another node to the bridge; when its network is gone, so is the connection."""
     device = f"node{place.number}"
-    # Outside of the PID namespaces, where both nodes have a number.
-    inside = ["nsenter", "--target", str(first.init_pid), "--mount", "--net", "--"]
-    peer = ["peer", "name", "eth0", "netns", str(session.init_pid)]
-    words = [*inside, "ip", "link", "add", device, "type", "veth", *peer]
-    process.run(words, timeout_s=IP_S, env=session.environment)
+    call_in_network(first.network, lambda: add_veth(device, "eth0", session.init_pid))
     _script(
         session,
         f"""

@@ -35,7 +35,7 @@ SYSCTLS = {
 RUNC = """\
 #!/bin/sh
 for word; do
-    [ "$last" != --bundle ] || sed -i 's/"oomScoreAdj":-[0-9]*/"oomScoreAdj":0/' "$word/config.json"
+    [ "$last" != --bundle ] || sed -i 's/"oomScoreAdj": *-[0-9]*/"oomScoreAdj": 0/' "$word/config.json"
     last=$word
 done
 exec /usr/sbin/runc "$@"
@@ -135,11 +135,12 @@ def run_node(
     state = session.workspace / "kubelet"
     with contextlib.ExitStack() as running:
         running.enter_context(bring_in(session, int(registry.rpartition(":")[2])))
+        _allow_plain_http(session, registry)
         _write_files(state, name, place, authority)
         words = {"state": state, "kubelet": KUBELET_DIRECTORY, "sysctls": " ".join(SYSCTLS)}
         session.run(["sh", "-c", PREPARE_SCRIPT.format(**words)], timeout_s=20)
         crio = running.enter_context(
-            run_crio(session, "crio", subnet=place.subnet, plain_http=[registry], restore=restore, host_network=False)
+            run_crio(session, "crio", subnet=place.subnet, restore=restore, host_network=False)
         )
         copy_image(session, f"oci:{PAUSE_LAYOUT}", crio.store + PAUSE_IMAGE)
         _write_configuration(state, crio)
@@ -147,6 +148,13 @@ def run_node(
         arguments += [f"--hostname-override={name}", f"--node-ip={place.address}", f"--root-dir={KUBELET_DIRECTORY}"]
         kubelet = running.enter_context(run_part(session, "kubelet", [str(program), "kubelet", *arguments], state))
         yield Node(name, session, crio, place.address, kubelet)
+
+
+def _allow_plain_http(session: Session, registry: str) -> None:
+    """See containers-registries.conf(5); of CRI-O's own setting, `insecure_registries`, nothing is left to be seen."""
+    path = session.root / "etc/containers/registries.conf.d/cluster.conf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
 
 
 def _write_files(state: Path, name: str, place: Place, authority: Authority) -> None:

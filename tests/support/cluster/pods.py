@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from support.builds import PORT, READY
-from support.cluster.cluster import Cluster
+from support.cluster.cluster import CALL_S, Cluster
+
+from warmstart.core.process import ProgramError
 
 START_S = 60
 
@@ -59,7 +61,16 @@ def run_pod(
     """Run such a pod for the length of a `with` block, which begins when it is ready."""
     cluster.apply(describe_pod(name, image, container, **spec))
     try:
-        cluster.kubectl("wait", f"pod/{name}", "--for=condition=Ready", f"--timeout={START_S}s", timeout_s=START_S + 10)
+        _wait_until_ready(cluster, name)
         yield Pod(cluster, name, cluster.read("pod", name)["status"]["podIP"])
     finally:
         cluster.kubectl("delete", "pod", name, "--grace-period=1")
+
+
+def _wait_until_ready(cluster: Cluster, name: str) -> None:
+    limit = f"--timeout={START_S}s"
+    try:
+        cluster.kubectl("wait", f"pod/{name}", "--for=condition=Ready", limit, timeout_s=START_S + CALL_S)
+    except ProgramError as error:
+        error.add_note(cluster.kubectl("describe", "pod", name))
+        raise

@@ -10,8 +10,17 @@ import shutil
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
+from warmstart.node.making import (
+    SUITE,
+    Progress,
+    as_host_error,
+    bootstrap,
+    key_of,
+    made_beside,
+    require_makers,
+    sole_maker,
+)
 from warmstart.node.session import enter
-from warmstart.node.tree import CONTENTS, Progress, _as_host_error, _bootstrap, _key, _made_beside, _sole_maker
 
 SOURCES = Path(__file__).with_name("kubernetes")
 VERSION = "1.36.3"
@@ -35,24 +44,25 @@ def ensure_kubernetes(cache: Path, progress: Progress) -> Path:
         HostError: not root, or a package or module could not be had.
     """
     sources = {path.name: path.read_text() for path in sorted(SOURCES.iterdir())}
-    directory = cache / "programs" / f"kubernetes-{_key(sources, PACKAGES, COMPILE_SCRIPT, os.uname().machine)}"
+    directory = cache / "programs" / f"kubernetes-{key_of(sources, PACKAGES, COMPILE_SCRIPT, os.uname().machine)}"
     program = directory / "kubernetes"
     if not program.exists():
-        with _sole_maker(cache, progress):
+        require_makers()
+        with sole_maker(cache, progress):
             if not program.exists():
-                with _made_beside(directory) as new:
+                with made_beside(directory) as new:
                     _compile(new, progress)
     return program
 
 
 def _compile(into: Path, progress: Progress) -> None:
     with open_workspace("kubernetes") as workspace:
-        progress(f"cluster: a compiler, from Debian {CONTENTS.suite}")
-        _bootstrap(workspace / "compiler", PACKAGES, progress)
+        progress(f"cluster: a compiler, from Debian {SUITE}")
+        bootstrap(workspace / "compiler", SUITE, PACKAGES, progress)
         inner = workspace / "compile"
         shutil.copytree(SOURCES, inner / "sources")
         progress(f"cluster: compiling Kubernetes {VERSION} (some minutes)")
         hint = "the Go module proxy must be reachable; GOPROXY and https_proxy are heeded"
-        with enter(workspace / "compiler", inner) as session, _as_host_error("compile Kubernetes: the compiler", hint):
+        with enter(workspace / "compiler", inner) as session, as_host_error("compile Kubernetes: the compiler", hint):
             session.run(["sh", "-c", COMPILE_SCRIPT], cwd=str(inner), timeout_s=COMPILE_S, host_network=True)
         shutil.copy2(inner / "kubernetes", into)
