@@ -69,9 +69,8 @@ void set_home(const char *home)
 
 void drop_privileges(const struct identity *identity)
 {
-	for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++)
-		if (prctl(PR_CAPBSET_DROP, capability) < 0)
-			fail("cannot drop capabilities, which takes CAP_SETPCAP: %s", strerror(errno));
+	if (!drop_bounding_set())
+		fail("cannot drop capabilities, which takes CAP_SETPCAP: %s", strerror(errno));
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	become(identity);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)

@@ -86,8 +86,11 @@ static bool set_clocks(const struct manifest *manifest)
 	bool written;
 	int fd;
 
-	if (unshare(CLONE_NEWTIME) < 0 && (!enter_user_namespace(manifest) || unshare(CLONE_NEWTIME) < 0))
-		return false;
+	if (unshare(CLONE_NEWTIME) < 0) {
+		if (!enter_user_namespace(manifest) || unshare(CLONE_NEWTIME) < 0)
+			return false;
+		drop_bounding_set(); /* of which a new user namespace has all, whatever its maker has */
+	}
 	fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
 	written = fd >= 0 && write_offset(fd, "monotonic", manifest->monotonic_ns, clock_ns(CLOCK_MONOTONIC)) &&
 		  write_offset(fd, "boottime", manifest->boottime_ns, clock_ns(CLOCK_BOOTTIME));

@@ -8,6 +8,7 @@
 #include <grp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "launcher.h"
@@ -151,6 +152,15 @@ void become(const struct identity *identity)
 	if (setgroups(identity->group_count, identity->groups) < 0 || setresgid(group, group, group) < 0 ||
 	    setresuid(user, user, user) < 0)
 		fail("cannot become user %u, which takes CAP_SETUID and CAP_SETGID: %s", user, strerror(errno));
+}
+
+/* After this no capability can be had by running a program, whoever runs it. */
+bool drop_bounding_set(void)
+{
+	for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++)
+		if (prctl(PR_CAPBSET_DROP, capability) < 0)
+			return false;
+	return true;
 }
 
 static bool within(const struct identity *small, const struct identity *large)

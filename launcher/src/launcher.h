@@ -47,6 +47,7 @@ bool resolve_user(const char *user, char *passwd, char *group, struct identity *
 bool add_groups(const char *list, struct identity *identity);
 void own_identity(struct identity *identity);
 void become(const struct identity *identity);
+bool drop_bounding_set(void);
 bool same_groups(const struct identity *a, const struct identity *b);
 
 /* cpu.c: what compiled code may find out about the processor, by name. */

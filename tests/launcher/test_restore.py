@@ -242,6 +242,16 @@ def test_the_clock_goes_on_where_the_kernel_allows_it(machine):
     assert 0 <= int(field("clock", after)) - int(field("clock", before)) < 30
 
 
+def test_a_user_namespace_of_its_own_gives_it_no_capability(machine):
+    before = machine.build("")
+    with machine.start("", seccomp=machine.profile("none")) as container:
+        assert_restored(container, before)
+        first_pid = json.loads(machine.session.run(["runc", "state", container.name], timeout_s=20).stdout)["pid"]
+        application = (machine.session.proc / f"{first_pid}/task/{first_pid}/children").read_text().strip()
+        status = (machine.session.proc / application / "status").read_text()
+    assert set(re.findall(r"^Cap\w+:\t(\w+)$", status, re.MULTILINE)) == {"0" * 16}
+
+
 def test_starts_cold_where_the_clock_would_go_back(machine):
     before = machine.build("")
     machine.edit_manifest("^monotonic .*", f"monotonic {int((time.monotonic() + 3600) * 1e9)}")
