@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from unittest.mock import patch
 
-from warmstart import cli
+from warmstart import cli, shell
 from warmstart.core import workspace
 from warmstart.core.steps import Silent
 
@@ -57,7 +57,7 @@ def main() -> None:
     sys.argv[1:] = arguments
     with (
         patch.object(workspace, "PREFIX", prefix),
-        patch.object(cli, "TerminalListener", lambda *_, **__: Striker(step, send)),
+        patch.object(shell, "TerminalListener", lambda *_, **__: Striker(step, send)),
     ):
         cli.main()
 
