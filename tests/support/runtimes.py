@@ -1,0 +1,461 @@
+"""Container runtimes that know nothing of checkpoints, each running one image as a pod under the *restricted* standard.
+
+That is: nobody's root, no capability, no_new_privs, the runtime's own default seccomp profile, and a root filesystem
+that is read-only. See https://kubernetes.io/docs/concepts/security/pod-security-standards/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import platform
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from cri_api.v1 import api_pb2 as cri
+from launcher.bundle import Setup, configure, like_docker, resolve_profile
+
+from warmstart.core.network import connect_in
+from warmstart.engine.cri import CriContainer, CriEngine
+from warmstart.engine.cri_messages import container_config, log_message
+from warmstart.image.skopeo import copy_image
+from warmstart.node.crio import CNI_PLUGINS, PAUSE_IMAGE, run_crio
+from warmstart.node.session import Session
+from warmstart.node.tree import PAUSE_LAYOUT
+from warmstart.recipe.model import Container, SecurityContext
+
+IMAGE = "localhost/tests/self:1"
+RESTRICTED = SecurityContext(
+    capabilities_drop=("ALL",),
+    read_only_root_filesystem=True,
+    allow_privilege_escalation=False,
+    run_as_non_root=True,
+)
+CONTAINER = Container(image=IMAGE, security_context=RESTRICTED)
+PROFILE = "/usr/share/containers/seccomp.json"
+CALL_S = 60.0
+END_S = 20.0
+LAUNCHER = Path("/.warmstart/launcher")
+SUBNETS = {"containerd": "10.71.0.0/24", "crio": "10.72.0.0/24"}
+
+
+class Started(Protocol):
+    """A container that runs."""
+
+    @property
+    def pid(self) -> int:
+        """Its first process, as numbered in the runtime's `proc`."""
+        ...
+
+    def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
+        """A TCP connection to it."""
+        ...
+
+    def log(self) -> str:
+        """All that it has written since it was started, or started again."""
+        ...
+
+    def stop(self) -> int:
+        """Have it stopped as the runtime stops containers, with SIGTERM; its exit status."""
+        ...
+
+    def restart(self) -> None:
+        """Kill it, and have the runtime start it again."""
+        ...
+
+
+class Runtime(Protocol):
+    """A runtime that has the image."""
+
+    @property
+    def proc(self) -> Path:
+        """A /proc in which its processes are numbered as it numbers them."""
+        ...
+
+    def start(self, **env: str) -> contextlib.AbstractContextManager[Started]:
+        """Run the image, with these variables, for the length of a `with` block."""
+        ...
+
+
+def find_application(proc: Path, first_pid: int) -> int:
+    """The application's first process: the container's own, or what the launcher has restored."""
+    if (proc / str(first_pid) / "exe").readlink() != LAUNCHER:
+        return first_pid
+    children = (proc / str(first_pid) / "task" / str(first_pid) / "children").read_text().split()
+    assert len(children) == 1, children
+    return int(children[0])
+
+
+# Podman ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Podman:
+    """Podman, with an OCI runtime; `options` are more of those of `podman run`."""
+
+    session: Session
+    directory: Path
+    oci_runtime: str
+    options: tuple[str, ...] = ()
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def proc(self) -> Path:
+        return self.session.proc
+
+    def call(self, *arguments: str | Path, check: bool = True) -> str:
+        """Run podman; what it has said on its standard output."""
+        places = ["--root", self.directory / "root", "--runroot", self.directory / "run"]
+        places += ["--tmpdir", self.directory / "tmp", "--network-config-dir", self.directory / "networks"]
+        # Debian's podman 5.8 warns of cgroup v1, where this machine has it.
+        command = ["env", "PODMAN_IGNORE_CGROUPSV1_WARNING=1", "podman", *places, "--cgroup-manager=cgroupfs"]
+        command += ["--events-backend=file", f"--runtime={self.oci_runtime}", *arguments]
+        return self.session.run(command, timeout_s=CALL_S, check=check).stdout
+
+    def with_options(self, *options: str) -> Podman:
+        """The same, with more options for containers."""
+        return replace(self, options=self.options + options)
+
+    @contextlib.contextmanager
+    def start(self, **env: str) -> Iterator[Started]:
+        name = f"container-{next(self.numbers)}"
+        command = ["run", "--detach", "--name", name, "--read-only", "--cap-drop=ALL"]
+        command += ["--security-opt=no-new-privileges", "--log-driver=k8s-file"]
+        command += [f"--env={key}={value}" for key, value in env.items()]
+        try:
+            self.call(*command, *self.options, IMAGE)
+            yield PodmanContainer(self, name)
+        finally:
+            self.call("rm", "--force", "--ignore", "--time=0", name)
+
+
+@dataclass
+class PodmanContainer:
+    """A container of Podman's."""
+
+    podman: Podman
+    name: str
+    seen: int = 0
+
+    @property
+    def pid(self) -> int:
+        return int(self._inspect("{{.State.Pid}}"))
+
+    def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
+        address = host or self._inspect("{{.NetworkSettings.IPAddress}}")
+        return connect_in(self.podman.session.network, (address, port), timeout_s)
+
+    def log(self) -> str:
+        return self._whole_log()[self.seen :]
+
+    def stop(self) -> int:
+        self.podman.call("stop", f"--time={END_S:.0f}", self.name)
+        return int(self.podman.call("wait", self.name))
+
+    def restart(self) -> None:
+        self.podman.call("kill", self.name)
+        self.podman.call("wait", self.name)
+        self.seen = len(self._whole_log())
+        self.podman.call("start", self.name)
+
+    def _whole_log(self) -> str:
+        path = self._inspect("{{.HostConfig.LogConfig.Path}}")
+        return _read_cri_log(Path(path))
+
+    def _inspect(self, template: str) -> str:
+        return self.podman.call("inspect", "--format", template, self.name).strip()
+
+
+@contextlib.contextmanager
+def open_podman(session: Session, archive: Path, oci_runtime: str) -> Iterator[Podman]:
+    """Podman, with the image of an OCI archive that the session sees."""
+    podman = Podman(session, session.workspace / f"podman-{oci_runtime}", oci_runtime)
+    found = podman.call("pull", "--quiet", f"oci-archive:{archive}").strip()
+    podman.call("tag", found, IMAGE)
+    yield podman
+
+
+# CRI -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CriRuntime:
+    """A runtime that is spoken to as the kubelet does."""
+
+    engine: CriEngine
+    container: Container = CONTAINER
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def proc(self) -> Path:
+        return self.engine.proc
+
+    @contextlib.contextmanager
+    def start(self, **env: str) -> Iterator[Started]:
+        container = replace(self.container, env=tuple(env.items()))
+        with self.engine.start(container, IMAGE, f"pod-{next(self.numbers)}") as running:
+            yield CriStarted(container, running)
+
+
+@dataclass
+class CriStarted:
+    """A container in a pod of its own."""
+
+    container: Container
+    running: CriContainer
+    attempt: int = 0
+
+    @property
+    def pid(self) -> int:
+        return self.running.pid
+
+    def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
+        return self.running.connect(port, host, timeout_s)
+
+    def log(self) -> str:
+        return _read_cri_log(self.running.log_file)
+
+    def stop(self) -> int:
+        return self._stop(END_S)
+
+    def restart(self) -> None:
+        """As the kubelet does: a new container in the same pod."""
+        self._stop(0)
+        runtime, old = self.running.engine.runtime, self.running.container_id
+        pod = (
+            runtime.ListContainers(cri.ListContainersRequest(filter=cri.ContainerFilter(id=old)), timeout=CALL_S)
+            .containers[0]
+            .pod_sandbox_id
+        )
+        status = runtime.PodSandboxStatus(cri.PodSandboxStatusRequest(pod_sandbox_id=pod), timeout=CALL_S).status
+        directory = self.running.log_file.parent
+        self.attempt += 1
+        config = container_config(self.container, IMAGE, status.metadata.name, self.running.address, directory)
+        config.metadata.attempt = self.attempt
+        config.log_path = f"container-{self.attempt}.log"
+        sandbox = cri.PodSandboxConfig(metadata=status.metadata, log_directory=str(directory))
+        sandbox.linux.security_context.namespace_options.CopyFrom(status.linux.namespaces.options)
+        create = cri.CreateContainerRequest(pod_sandbox_id=pod, config=config, sandbox_config=sandbox)
+        new = runtime.CreateContainer(create, timeout=CALL_S).container_id
+        runtime.StartContainer(cri.StartContainerRequest(container_id=new), timeout=CALL_S)
+        self.running = replace(self.running, container_id=new, log_file=directory / config.log_path)
+
+    def _stop(self, grace_s: float) -> int:
+        request = cri.StopContainerRequest(container_id=self.running.container_id, timeout=int(grace_s))
+        self.running.engine.runtime.StopContainer(request, timeout=CALL_S)
+        exit_code = self.running.state().exit_code
+        assert exit_code is not None
+        return exit_code
+
+
+@contextlib.contextmanager
+def open_crio(session: Session, archive: Path) -> Iterator[CriRuntime]:
+    """CRI-O without support for checkpoints, with the image of an OCI archive."""
+    with (
+        run_crio(session, "crio", subnet=SUBNETS["crio"], restore=False) as crio,
+        CriEngine(crio.endpoint, proc=session.proc, network=session.network, scratch=crio.state / "pods") as engine,
+    ):
+        copy_image(session, f"oci:{PAUSE_LAYOUT}", crio.store + PAUSE_IMAGE)
+        copy_image(session, f"oci-archive:{archive}", crio.store + IMAGE)
+        yield CriRuntime(engine)
+
+
+PAUSE_SOURCE = """\
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int main(void)
+{
+    signal(SIGTERM, exit);
+    for (;;)
+        pause();
+}
+"""
+PAUSE_SCRIPT = """\
+set -eu
+tool() { buildah --storage-driver vfs --root "$PWD/store" --runroot "$PWD/run" "$@"; }
+container=$(tool from scratch)
+tool add -q "$container" pause /pause
+tool config --entrypoint '["/pause"]' "$container"
+tool commit -q "$container" oci-archive:pause.tar:NAME
+"""
+# Negative values of oom_score_adj take CAP_SYS_RESOURCE, which root does not have everywhere.
+CONTAINERD_CONFIG = """\
+version = 3
+root = "{state}/root"
+state = "{state}/state"
+oom_score = 0
+
+[grpc]
+address = "{state}/containerd.sock"
+
+[plugins.'io.containerd.cri.v1.runtime']
+restrict_oom_score_adj = true
+
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+bin_dirs = ["{plugins}"]
+conf_dir = "{state}/net.d"
+
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+sandbox = "{pause}"
+
+[plugins.'io.containerd.internal.v1.opt']
+path = "{state}/opt"
+"""
+
+
+@contextlib.contextmanager
+def open_containerd(session: Session, archive: Path) -> Iterator[CriRuntime]:
+    """containerd, with the image of an OCI archive that has IMAGE for its name."""
+    state = session.workspace / "containerd"
+    _write_containerd_files(state)
+    endpoint = state / "containerd.sock"
+    _make_pause_image(session, state)
+    with session.background(["containerd", "--config", state / "config.toml"], log_file=state / "log") as containerd:
+        _wait_for(lambda: endpoint.is_socket(), containerd, state / "log")
+        for image in (state / "pause.tar", archive):
+            session.run(
+                ["ctr", "--address", endpoint, "--namespace=k8s.io", "images", "import", image], timeout_s=CALL_S
+            )
+        with CriEngine(
+            f"unix://{endpoint}", proc=session.proc, network=session.network, scratch=state / "pods"
+        ) as engine:
+            yield CriRuntime(engine)
+
+
+def _write_containerd_files(state: Path) -> None:
+    (state / "net.d").mkdir(parents=True)
+    config = CONTAINERD_CONFIG.format(state=state, plugins=CNI_PLUGINS, pause=PAUSE_IMAGE)
+    (state / "config.toml").write_text(config)
+    ipam = {"type": "host-local", "ranges": [[{"subnet": SUBNETS["containerd"]}]], "dataDir": str(state / "addresses")}
+    bridge = {"type": "bridge", "bridge": "containerd", "isGateway": True, "ipam": ipam}
+    network = {"cniVersion": "1.0.0", "name": "containerd", "plugins": [bridge]}
+    (state / "net.d" / "10-tests.conflist").write_text(json.dumps(network))
+
+
+def _make_pause_image(session: Session, directory: Path) -> None:
+    """containerd runs it in each pod, where CRI-O only wants it to be there."""
+    (directory / "pause.c").write_text(PAUSE_SOURCE)
+    compile_static(directory / "pause.c", directory / "pause")
+    session.run(["sh", "-c", PAUSE_SCRIPT.replace("NAME", PAUSE_IMAGE)], cwd=str(directory), timeout_s=CALL_S)
+
+
+def compile_static(source: Path, program: Path) -> None:
+    """Compile one C source with this machine's compiler."""
+    subprocess.run(["gcc", "-static", "-O1", "-Wall", "-Werror", "-o", program, source], check=True)
+
+
+# runc ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Runc:
+    """runc and nothing else, with a seccomp filter as strict as Docker's; Podman only unpacks the image."""
+
+    podman: Podman
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def proc(self) -> Path:
+        return self.podman.proc
+
+    @contextlib.contextmanager
+    def start(self, **env: str) -> Iterator[Started]:
+        name = f"runc-{next(self.numbers)}"
+        self.podman.call("create", "--name", name, IMAGE)
+        try:
+            root = Path(self.podman.call("mount", name).strip())
+            with RuncContainer(self.podman, name, self._configure(root, env)) as container:
+                yield container
+        finally:
+            self.podman.call("rm", "--force", name)
+
+    def _configure(self, root: Path, env: Mapping[str, str]) -> str:
+        image = json.loads(self.podman.call("image", "inspect", "--format", "{{json .Config}}", IMAGE))
+        command = [*image["Entrypoint"], *(image.get("Cmd") or [])]
+        profile = json.loads((self.podman.session.root / PROFILE.lstrip("/")).read_text())
+        user, group = map(int, image["User"].split(":"))
+        setup = Setup(
+            user=user,
+            group=group,
+            seccomp=like_docker(resolve_profile(profile, (), platform.machine())),
+            namespaces=("pid", "ipc", "uts", "mount", "network"),
+            environment=(*image["Env"], *(f"{key}={value}" for key, value in env.items())),
+        )
+        return configure(root, command, setup)
+
+
+class RuncContainer:
+    """A container that runs until the end of a `with` block."""
+
+    def __init__(self, podman: Podman, name: str, configuration: str) -> None:
+        self._session = podman.session
+        self._name = name
+        self._bundle = podman.session.workspace / name
+        self._bundle.mkdir()
+        (self._bundle / "config.json").write_text(configuration)
+        self._undo = contextlib.ExitStack()
+        self._attempt = 0
+
+    def __enter__(self) -> RuncContainer:
+        self._run()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._delete()
+        self._undo.close()
+
+    def _run(self) -> None:
+        self._attempt += 1
+        self._log = self._bundle / f"log-{self._attempt}"
+        command = ["runc", "run", "--bundle", self._bundle, self._name]
+        self._process = self._undo.enter_context(self._session.background(command, log_file=self._log))
+        _wait_for(lambda: bool(self._log.read_text()), self._process, self._log)
+
+    def _delete(self) -> None:
+        self._session.run(["runc", "delete", "--force", self._name], timeout_s=CALL_S, check=False)
+
+    @property
+    def pid(self) -> int:
+        return int(json.loads(self._session.run(["runc", "state", self._name], timeout_s=CALL_S).stdout)["pid"])
+
+    def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
+        network = self._session.proc / str(self.pid) / "ns/net"
+        return connect_in(network, (host or "127.0.0.1", port), timeout_s)
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def stop(self) -> int:
+        self._session.run(["runc", "kill", self._name, "TERM"], timeout_s=CALL_S)
+        return self._process.wait(END_S)
+
+    def restart(self) -> None:
+        self._session.run(["runc", "kill", self._name, "KILL"], timeout_s=CALL_S)
+        assert self._process.wait(END_S) == 128 + signal.SIGKILL
+        self._delete()
+        self._run()
+
+
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def _read_cri_log(path: Path) -> str:
+    return "".join(f"{log_message(line)}\n" for line in path.read_text(errors="replace").splitlines())
+
+
+def _wait_for(condition, running: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        assert running.poll() is None, log.read_text()
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
