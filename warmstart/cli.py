@@ -9,7 +9,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from click.shell_completion import get_completion_class
@@ -21,8 +21,8 @@ from warmstart.bench_page import write_page
 from warmstart.bench_report import find_verdict, list_bench_sections, list_facts, make_bench_document
 from warmstart.bench_result import Load
 from warmstart.build import Options, build_image
-from warmstart.cli_deploy import deploy
-from warmstart.cli_kube import COMMANDS
+from warmstart.cli_deploy import deploy, examine_cluster
+from warmstart.cli_kube import COMMANDS, cluster_options
 from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
 from warmstart.core.text import format_seconds
@@ -267,13 +267,27 @@ def completion(shell: Shell, shell_name: str) -> None:
 @click.option(
     "--runtime-endpoint", metavar="SOCKET", envvar="CONTAINER_RUNTIME_ENDPOINT", help="A CRI-O to ask as well."
 )
+@click.option("--cluster", is_flag=True, help="Look at a cluster instead: run --image on a node of each kind.")
+@click.option("--image", help="An image that warmstart built, which the cluster can pull.")
+@cluster_options
+@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
+@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @pass_shell
-def doctor(shell: Shell, runtime_endpoint: str | None, as_json: bool) -> None:
+def doctor(
+    shell: Shell, /, runtime_endpoint: str | None, cluster: bool, image: str | None, as_json: bool, **options: Any
+) -> None:
     """Say what this machine has for a build, what is missing, and what to do about it.
 
     A small process is dumped and restored to find out. The exit code is 0 when a build would work.
+
+    With --cluster, say which nodes of a cluster restore an image. The exit code is 0 when all do.
     """
+    if cluster != (image is not None):
+        raise click.UsageError("--cluster and --image belong together")
+    if image is not None:
+        examine_cluster(shell, image, options, as_json=as_json)
+        return
     checks = examine_host(shell.cache)
     if runtime_endpoint is not None:
         checks.append(examine_runtime(runtime_endpoint))

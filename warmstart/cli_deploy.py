@@ -1,8 +1,9 @@
-"""The command that deploys: `warmstart.cli` registers it."""
+"""The command that deploys, and the part of `doctor` that looks at a cluster: `warmstart.cli` registers them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,19 @@ import click
 
 from warmstart.cli_kube import cluster_options
 from warmstart.core.errors import RecipeError
-from warmstart.deploy import read_build
+from warmstart.core.text import Section, printable
+from warmstart.deploy import read_build, require_restored, try_cluster
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import connect_cluster
 from warmstart.kube.manifests import PAUSE_IMAGE, make_manifests, make_pre_pull, make_whole_patch
 from warmstart.kube.match import Build
 from warmstart.kube.patch import Patched, patch_manifest
+from warmstart.kube.probe import Verdict, make_document
 from warmstart.recipe.document import read_documents
 from warmstart.recipe.load import STDIN, read_input
 from warmstart.recipe.writing import write_yaml
 from warmstart.shell import Shell, pass_shell
+from warmstart.terminal import make_section
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
 
@@ -155,3 +159,34 @@ def _as_patch(patched: Patched, name: str) -> str:
     if patched.patch is None:
         raise RecipeError(f"{name}: nothing must differ, so that there is no patch")
     return write_yaml(patched.patch)
+
+
+def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_json: bool) -> None:
+    """Show which nodes of a cluster restore an image.
+
+    Raises:
+        ClusterError: some do not.
+    """
+    known = read_build(image, plain_http=options["plain_http"], auth_file=options["authfile"])
+    if not known.identity:
+        raise click.UsageError(f"--image {image}: give an image that warmstart built, not a recipe")
+    with connect_cluster(options["context"], options["namespace"]) as cluster:
+        verdicts = try_cluster(cluster, known, shell.steps())
+    if as_json:
+        shell.print_json([make_document(verdict) for verdict in verdicts])
+    else:
+        shell.out.print(make_section(list_verdicts(verdicts)))
+    require_restored(verdicts)
+
+
+def list_verdicts(verdicts: Sequence[Verdict]) -> Section:
+    """Verdicts as a table."""
+    columns = ("nodes", "runtime", "kubelet", "system", "architecture", "restored by", "why not")
+    rows = []
+    for verdict in verdicts:
+        pool = verdict.pool
+        names = pool.nodes[0] if len(pool.nodes) == 1 else f"{pool.nodes[0]} and {len(pool.nodes) - 1} more"
+        by = verdict.how if verdict.restored else f"nobody: {verdict.how}"
+        cells = (names, pool.runtime, pool.kubelet, pool.os_image, pool.architecture, by, verdict.reason)
+        rows.append(tuple(map(printable, cells)))
+    return Section("", columns, tuple(rows))

@@ -1,4 +1,4 @@
-"""What an image was built from, as far as the pods that run it must match it."""
+"""What an image was built from, as far as the pods that run it must match it; and where it is restored."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.cpu import FEATURES
-from warmstart.core.errors import ImageError, RecipeError
+from warmstart.core.errors import ClusterError, ImageError, RecipeError
+from warmstart.core.steps import Steps
 from warmstart.image.annotations import CPU
 from warmstart.image.reference import parse_reference, parse_source
 from warmstart.inspection import CheckpointFacts, ImageFacts, inspect_target
+from warmstart.kube.client import Cluster
 from warmstart.kube.match import KUBELET_MOUNTS, Build
+from warmstart.kube.probe import Verdict, find_pools, try_pool
 from warmstart.recipe.load import STDIN, load_recipe, parse_recipe
 from warmstart.recipe.model import Recipe, Restorer
+
+_MOST_NODES = 20
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,12 @@ class Known:
     Attributes:
         build: what pods must match.
         warnings: a sentence each.
+        identity: of the process that was dumped; empty when only the recipe is known.
     """
 
     build: Build
     warnings: tuple[str, ...] = ()
+    identity: str = ""
 
 
 def read_build(
@@ -93,7 +100,7 @@ def _describe_image(
         architecture=image.provenance.architecture,
         cpu_features=_find_cpu_features(image, target) if match_cpu else (),
     )
-    return Known(build, tuple(_list_renamed(target, str(built_as))))
+    return Known(build, tuple(_list_renamed(target, str(built_as))), image.provenance.identity)
 
 
 def _list_renamed(target: str, built_as: str) -> list[str]:
@@ -110,3 +117,27 @@ def _find_cpu_features(image: ImageFacts, target: str) -> tuple[str, ...]:
     if CPU not in image.notes:
         raise ImageError(f"{target} does not say on which processor it was built: build it again")
     return tuple(FEATURES[name] for name in image.notes[CPU].split() if name in FEATURES)
+
+
+def try_cluster(cluster: Cluster, known: Known, steps: Steps) -> list[Verdict]:
+    """See on one node of each kind who restores an image.
+
+    Raises:
+        ClusterError: nodes may not be listed or pods not be made, or the API server could not be reached.
+    """
+    verdicts = []
+    for pool in find_pools(cluster):
+        with steps.step(pool.runtime):
+            verdicts.append(try_pool(cluster, pool, known.build, known.identity, steps.note))
+    return verdicts
+
+
+def require_restored(verdicts: Sequence[Verdict]) -> None:
+    """Raise where an image was not restored.
+
+    Raises:
+        ClusterError: naming on which nodes.
+    """
+    failed = [node for verdict in verdicts if not verdict.restored for node in verdict.pool.nodes]
+    if failed:
+        raise ClusterError(f"the image is not restored on {len(failed)} nodes", details=failed[:_MOST_NODES])

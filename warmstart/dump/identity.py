@@ -32,14 +32,26 @@ def read_identity(proc: Path, pid: int) -> str:
         OSError: there is no such process, or its memory may not be read.
         ValueError: its auxiliary vector has no AT_RANDOM.
     """
-    vector = dict(_PAIR.iter_unpack((proc / str(pid) / "auxv").read_bytes()))
-    if AT_RANDOM not in vector:
-        raise ValueError(f"the auxiliary vector of process {pid} has no AT_RANDOM")
-    address = vector[AT_RANDOM]
+    address = find_random((proc / str(pid) / "auxv").read_bytes(), pid)
     with (proc / str(pid) / "mem").open("rb", buffering=0) as memory:
         memory.seek(address)
         random = memory.read(RANDOM_BYTES)
-    return _digest(address, random)
+    return make_identity(address, random)
+
+
+def find_random(auxv: bytes, pid: int) -> int:
+    """Where the random bytes of process `pid` of this machine's word size lie, by what its /proc/PID/auxv holds.
+
+    Raises:
+        ValueError: its auxiliary vector has no AT_RANDOM, or is none.
+    """
+    try:
+        vector: dict[int, int] = dict(_PAIR.iter_unpack(auxv))
+    except struct.error as error:
+        raise ValueError(f"the auxiliary vector of process {pid} is cut off") from error
+    if AT_RANDOM not in vector:
+        raise ValueError(f"the auxiliary vector of process {pid} has no AT_RANDOM")
+    return vector[AT_RANDOM]
 
 
 def find_identity(directory: Path) -> str:
@@ -55,8 +67,9 @@ def find_identity(directory: Path) -> str:
     random = read_memory(directory, pid, vector.get(AT_RANDOM, 0), RANDOM_BYTES)
     if random is None:
         raise ArchiveError(f"{path}: the dump does not hold the random bytes of process {pid}")
-    return _digest(vector[AT_RANDOM], random)
+    return make_identity(vector[AT_RANDOM], random)
 
 
-def _digest(address: int, random: bytes) -> str:
+def make_identity(address: int, random: bytes) -> str:
+    """The digest of a process's random bytes and where they lie."""
     return hashlib.sha256(struct.pack("=Q", address) + random).hexdigest()
