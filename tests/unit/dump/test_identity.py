@@ -47,18 +47,26 @@ def go_on(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
+def echo(cat: subprocess.Popen[str]) -> None:
+    """Have cat answer: for a moment after Popen the new program's auxiliary vector is still empty."""
+    cat.stdin.write("x\n")
+    cat.stdin.flush()
+    assert cat.stdout.readline() == "x\n"
+
+
 def test_it_lasts_as_long_as_the_program():
     with start("cat") as process:
+        echo(process)
         first = read_identity(PROC, process.pid)
-        process.stdin.write("x\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "x\n"
+        echo(process)
         assert read_identity(PROC, process.pid) == first
     assert re.fullmatch("[0-9a-f]{64}", first)
 
 
 def test_each_start_has_another():
     with start("cat") as one, start("cat") as two:
+        echo(one)
+        echo(two)
         assert read_identity(PROC, one.pid) != read_identity(PROC, two.pid)
 
 
