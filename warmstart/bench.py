@@ -271,11 +271,12 @@ def _make_image(work: Work, engine: LocalEngine, base: Base, dumped: Dumped, nam
     archive = build.read_archive(own, own_dumped)
     began = time.monotonic()
     dump = build.edit_dump(own, dumped, archive)
-    layout = build.make_layout(own, dumped, dump, base, build.describe(own, engine, dumped, dump))
+    provenance = build.describe(own, engine, dumped.warm, dump)
+    layout = build.make_layout(own, dumped, archive, dump, base, provenance)
     pack_s = time.monotonic() - began
     for path in (archive.root, dump.memory_file, directory / "addition", directory / "buildah"):
         _discard(path)
-    return Candidate(Way(name, f"{IMAGE}:{name}", dumped.identity), layout, pack_s), dump
+    return Candidate(Way(name, f"{IMAGE}:{name}", dumped.warm.identity), layout, pack_s), dump
 
 
 def _discard(path: Path | None) -> None:

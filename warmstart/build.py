@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from signal import Signals
 
 from warmstart import __version__
 from warmstart.core.cpu import read_features
@@ -22,11 +24,12 @@ from warmstart.dump.allocators import choose_none, choose_safe
 from warmstart.dump.archive import Archive, extract_archive
 from warmstart.dump.cgroups import free_cgroups
 from warmstart.dump.contents import sum_pages_bytes
+from warmstart.dump.directories import forget_directory_modes
 from warmstart.dump.identity import read_identity
 from warmstart.dump.memory import choose_all, map_memory
 from warmstart.dump.preflight import check_processes, raise_on_errors
 from warmstart.dump.programs import read_programs
-from warmstart.dump.sockets import close_sockets
+from warmstart.dump.sockets import close_sockets, forget_owners
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import (
     HostRuntime,
@@ -39,24 +42,33 @@ from warmstart.engine.local import (
 )
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CPU, CREATED, PREFIX, Provenance, write_provenance
 from warmstart.image.buildah import Buildah
-from warmstart.image.compose import compose_image, pack_file
+from warmstart.image.compose import Layer, add_layers, compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import find_partials, read_image
 from warmstart.image.manifest import check_platform, find_host_platform
 from warmstart.image.reference import Reference, Source, Transport, parse_reference, parse_source
+from warmstart.image.selfrestore import (
+    MEMORY,
+    find_run,
+    pack_changes,
+    pack_checkpoint,
+    pack_programs,
+    update_manifest,
+)
 from warmstart.image.skopeo import copy_image, find_image
+from warmstart.launched import LaunchedContainer, await_application, make_directory, wrap_container
+from warmstart.node.launcher import ensure_launcher
 from warmstart.node.network import Network, connect_network
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.probe import wait_first_success, wait_ready
 from warmstart.publish import REGISTRY, Output, describe_output, publish_image
-from warmstart.recipe.model import Container, Mapped, Recipe
-from warmstart.result import Base, Built, Dump, Dumped, make_document
+from warmstart.recipe.model import Container, Mapped, Recipe, Restorer
+from warmstart.result import Base, Built, Dump, Dumped, Launched, Made, Warm, make_document
 from warmstart.verify import Restore, first_probe, verify_image
 from warmstart.warmup import run_steps
 
 SUBNET = "10.88.0.0/24"
-MEMORY_NAME = ".warmstart/memory"
 CLOSING_S = 3.0
 # Where images are kept with their layers not compressed.
 PLAIN_LAYERS = (Transport.CONTAINERS_STORAGE, Transport.DOCKER_DAEMON, Transport.DOCKER_ARCHIVE)
@@ -113,8 +125,11 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
     target = parse_reference(recipe.image_name)
     source = find_source(recipe)
     with open_workspace("build", keep_evidence=options.keep) as workspace:
+        by_itself = Restorer.SELF in recipe.restore
         with steps.step("tools"):
             tree = ensure_tree(options.cache, steps.note)
+            if by_itself:
+                ensure_launcher(options.cache, steps.note)
             host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
         binds = [*find_binds(source), *(host.binds if host else ())]
         leftovers = find_partials(options.output.path) if options.output.path else ()
@@ -125,15 +140,34 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
             work = Work(recipe, options, steps, session)
             base = fetch_base(work, source)
             with open_engine(work, host) as engine:
-                dumped = run_and_checkpoint(work, engine, base)
-                dump = edit_dump(work, dumped, read_archive(work, dumped))
-                provenance = describe(work, engine, dumped, dump)
-                layout = make_layout(work, dumped, dump, base, provenance)
-            restores = see_it_restore(work, layout, dumped)
-            destination = describe_output(options.output, target)
-            built = Built(str(target), destination, dumped.cold_s, restores, dump, read_image(layout), base, provenance)
-            publish(work, layout, built, target)
+                made = make_self_restoring(work, engine, base) if by_itself else make_restored(work, engine, base)
+            restores = see_it_restore(work, made)
+            destination, image = describe_output(options.output, target), read_image(made.layout)
+            built = Built(str(target), destination, made.warm.cold_s, restores, made.dump, image, base, made.provenance)
+            publish(work, made.layout, built, target)
     return built
+
+
+def make_restored(work: Work, engine: LocalEngine, base: Base) -> Made:
+    """Make an image that the runtime restores."""
+    dumped = run_and_checkpoint(work, engine, base)
+    archive = read_archive(work, dumped)
+    dump = edit_dump(work, dumped, archive)
+    provenance = describe(work, engine, dumped.warm, dump)
+    return Made(make_layout(work, dumped, archive, dump, base, provenance), dumped.warm, dump, provenance)
+
+
+def make_self_restoring(work: Work, engine: LocalEngine, base: Base) -> Made:
+    """Make an image that restores itself."""
+    layout = work.workspace / "layout"
+    launched = run_and_dump(work, engine, base, layout)
+    dump = edit_launched(work, launched)
+    provenance = describe(work, engine, launched.warm, dump)
+    annotations = annotate(base, provenance)
+    with work.steps.step("image"):
+        layers = pack_launched(launched, dump, layout)
+        add_layers(base.layout, layout, layers, launched.run, annotations, work.recipe.labels)
+    return Made(layout, launched.warm, dump, provenance)
 
 
 def open_engine(work: Work, host: HostRuntime | None) -> contextlib.AbstractContextManager[LocalEngine]:
@@ -181,36 +215,70 @@ def pin_source(source: Source, digest: str) -> Source:
 def run_and_checkpoint(
     work: Work, engine: LocalEngine, base: Base, on_dumped: Callable[[CriContainer], object] = lambda _: None
 ) -> Dumped:
-    """Start the container, bring it to the state it is to be restored in, and take its checkpoint.
+    """Start the container, bring it to the state it is to be restored in, and have the runtime take its checkpoint.
 
     `on_dumped` is called with the container when that is done; until then it goes on.
     """
-    recipe, steps = work.recipe, work.steps
     archive = work.workspace / "checkpoint.tar"
-    with contextlib.ExitStack() as container:
-        with steps.step("start"):
-            image = f"localhost/warmstart/base:{work.workspace.name}"
-            container.enter_context(undoing(partial(engine.cri.remove_image, image)))
-            engine.import_image(base.layout, image, steps.note)
-            running = container.enter_context(engine.cri.start(recipe.container, image, recipe.name))
-            check_user(engine, running, recipe.container)
-        with steps.step("ready"):
-            cold_s = await_ready(running, recipe.container)
-        with steps.step("warm up"):
-            run_steps(running, recipe.warmup, on_progress=lambda p: steps.note(f"{p.done} of {p.step.repeat}"))
-            run_steps(running, recipe.before_checkpoint, field="beforeCheckpoint")
-        with steps.step("preflight"):
-            check_before_dump(work, engine, running)
-            identity = read_identity(engine.cri.proc, running.pid)
-            has_tmp = (engine.cri.proc / str(running.pid) / "root/tmp").is_dir()
-            programs = read_programs(engine.cri.proc, running.pid)
-        with steps.step("checkpoint"):
+    with contextlib.ExitStack() as undo:
+        with work.steps.step("start"):
+            running = start_container(work, engine, base.layout, work.recipe.container, undo)
+            check_user(engine, running, work.recipe.container)
+        warm = warm_up(work, engine, running)
+        has_tmp = (engine.cri.proc / str(running.pid) / "root/tmp").is_dir()
+        with work.steps.step("checkpoint"):
             running.checkpoint(archive, work.options.checkpoint_timeout_s)
         on_dumped(running)
-    return Dumped(archive, identity, cold_s, has_tmp, programs)
+    return Dumped(archive, warm, has_tmp)
 
 
-def check_user(engine: LocalEngine, running: CriContainer, container: Container) -> None:
+def run_and_dump(work: Work, engine: LocalEngine, base: Base, layout: Path) -> Launched:
+    """Start the container below the launcher, bring it to the state it is to be restored in, and have it dumped.
+
+    What it has changed in its file system becomes a layer in `layout`, for that is gone with the container.
+    """
+    container, config = work.recipe.container, read_image(base.layout).config
+    directory, programs = work.workspace / "launched", ensure_launcher(work.options.cache, work.steps.note)
+    make_directory(directory, programs)
+    with contextlib.ExitStack() as undo:
+        with work.steps.step("start"):
+            wrapped = wrap_container(container, config, directory)
+            launched = await_application(start_container(work, engine, base.layout, wrapped, undo), directory)
+            check_user(engine, launched, container)
+        warm = warm_up(work, engine, launched, launched.inner_pid)
+        with work.steps.step("checkpoint"):
+            launched.dump(work.options.checkpoint_timeout_s)
+            changes = pack_changes((engine.cri.proc / str(launched.pid) / "mountinfo").read_text(), layout)
+    return Launched(directory, programs, find_run(container, config), changes, warm)
+
+
+def start_container(
+    work: Work, engine: LocalEngine, layout: Path, container: Container, undo: contextlib.ExitStack
+) -> CriContainer:
+    """Start a container of the image in a layout; `undo` ends it, and makes the engine forget the image."""
+    image = f"localhost/warmstart/base:{work.workspace.name}"
+    undo.enter_context(undoing(partial(engine.cri.remove_image, image)))
+    engine.import_image(layout, image, work.steps.note)
+    return undo.enter_context(engine.cri.start(container, image, work.recipe.name))
+
+
+def warm_up(work: Work, engine: LocalEngine, running: CriContainer | LaunchedContainer, inner_pid: int = 1) -> Warm:
+    """Bring a container that was started to the state it is to be restored in; `inner_pid` is the application's."""
+    recipe, steps = work.recipe, work.steps
+    with steps.step("ready"):
+        cold_s = await_ready(running, recipe.container)
+    with steps.step("warm up"):
+        run_steps(
+            running, recipe.warmup, pid=inner_pid, on_progress=lambda p: steps.note(f"{p.done} of {p.step.repeat}")
+        )
+        run_steps(running, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
+    with steps.step("preflight"):
+        check_before_dump(work, engine, running)
+        identity = read_identity(engine.cri.proc, running.pid)
+        return Warm(identity, cold_s, read_programs(engine.cri.proc, running.pid))
+
+
+def check_user(engine: LocalEngine, running: CriContainer | LaunchedContainer, container: Container) -> None:
     """Hold the container to its runAsNonRoot, which CRI leaves to whoever calls it.
 
     Raises:
@@ -221,7 +289,7 @@ def check_user(engine: LocalEngine, running: CriContainer, container: Container)
         raise AppError(brief, hint="set runAsUser, or give the image another user")
 
 
-def await_ready(running: CriContainer, container: Container) -> float:
+def await_ready(running: CriContainer | LaunchedContainer, container: Container) -> float:
     """Wait as the kubelet would; seconds from the request to create the container until its probe first succeeded.
 
     The probes' own periods are too coarse to measure with, so the first success is awaited on its own before.
@@ -234,7 +302,7 @@ def await_ready(running: CriContainer, container: Container) -> float:
     return cold_s
 
 
-def check_before_dump(work: Work, engine: LocalEngine, running: CriContainer) -> None:
+def check_before_dump(work: Work, engine: LocalEngine, running: CriContainer | LaunchedContainer) -> None:
     """Say what would keep the container from being dumped or restored.
 
     Connections of the probe and the warm-up may still be closing; those are given a moment.
@@ -264,19 +332,38 @@ def read_archive(work: Work, dumped: Dumped) -> Archive:
 
 def edit_dump(work: Work, dumped: Dumped, archive: Archive) -> Dump:
     """Make of the dump one that restores under any address, and whose memory is mapped from a file of the image."""
-    directory, memory_file = archive.checkpoint_dir, work.workspace / "memory"
+    directory = archive.checkpoint_dir
     with work.steps.step("edit dump"):
-        pages_bytes = sum_pages_bytes(directory)
-        sockets = close_sockets(directory, established=work.recipe.close_tcp)
         if not free_cgroups(directory):
             work.steps.warn("processes are in several cgroups: the image restores only on nodes with cgroup v1")
-        policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(dumped.programs), Mapped.NONE: choose_none}
-        choose = policies[work.recipe.mapped]
-        memory = map_memory(directory, memory_file, path_in_image=f"/{MEMORY_NAME}", choose=choose)
-    return Dump(archive, pages_bytes, len(sockets), memory, memory_file if memory.size_bytes else None)
+        return edit_images(work, directory, dumped.warm)
 
 
-def describe(work: Work, engine: LocalEngine, dumped: Dumped, dump: Dump) -> Provenance:
+def edit_launched(work: Work, launched: Launched) -> Dump:
+    """The same, of a dump that the launcher made; its manifest is brought up to date."""
+    directory, signal = launched.directory / "checkpoint", work.recipe.restored_signal
+    with work.steps.step("edit dump"):
+        dump = edit_images(work, directory, launched.warm)
+        forget_directory_modes(directory)
+        forget_owners(directory)
+        for path in directory.iterdir():
+            os.chown(path, launched.identity.user, launched.identity.group)
+        update_manifest(launched.directory, dump.memory_file, Signals[signal] if signal else 0)
+    return dump
+
+
+def edit_images(work: Work, directory: Path, warm: Warm) -> Dump:
+    """Close the sockets in a dump, and move its memory to a file."""
+    memory_file = work.workspace / "memory"
+    pages_bytes = sum_pages_bytes(directory)
+    sockets = close_sockets(directory, established=work.recipe.close_tcp)
+    policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(warm.programs), Mapped.NONE: choose_none}
+    choose = policies[work.recipe.mapped]
+    memory = map_memory(directory, memory_file, path_in_image=f"/{MEMORY}", choose=choose)
+    return Dump(pages_bytes, len(sockets), memory, memory_file if memory.size_bytes else None)
+
+
+def describe(work: Work, engine: LocalEngine, warm: Warm, dump: Dump) -> Provenance:
     """What the image is to say of how it was made."""
     criu = work.session.run(["criu", "--version"], timeout_s=10).stdout
     return Provenance(
@@ -285,38 +372,53 @@ def describe(work: Work, engine: LocalEngine, dumped: Dumped, dump: Dump) -> Pro
         runtime=engine.cri.version(),
         kernel=platform.release(),
         architecture=find_host_platform().architecture,
-        identity=dumped.identity,
+        identity=warm.identity,
         recipe=work.recipe.document,
         edits=json.dumps(dump.edits),
     )
 
 
-def make_layout(work: Work, dumped: Dumped, dump: Dump, base: Base, provenance: Provenance) -> Path:
-    """Make the image, as an OCI layout in the workspace."""
-    layout, addition = work.workspace / "layout", work.workspace / "addition"
-    store = work.workspace / "buildah"
-    buildah = Buildah(work.session.argv(["buildah"]), work.session.environment, store / "root", store / "run")
-    container = work.recipe.container
-    annotations = {
-        CHECKPOINT_NAME: work.recipe.name,
+def annotate(base: Base, provenance: Provenance) -> dict[str, str]:
+    """The annotations of an image, whoever restores it."""
+    return {
         CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
         BASE_NAME: base.source.label,
         BASE_DIGEST: base.digest,
         PREFIX + CPU: " ".join(read_features()),
         **write_provenance(provenance),
     }
+
+
+def pack_launched(launched: Launched, dump: Dump, layout: Path) -> list[Layer]:
+    """Make the layers of an image that restores itself, the lowest first."""
+    owner = (launched.identity.user, launched.identity.group)
+    memory = [pack_file(dump.memory_file, MEMORY, layout, owner)] if dump.memory_file else []
+    programs, checkpoint = (
+        pack_programs(launched.programs.directory, layout),
+        pack_checkpoint(launched.directory, layout),
+    )
+    return [programs, *memory, launched.changes, checkpoint]
+
+
+def make_layout(work: Work, dumped: Dumped, archive: Archive, dump: Dump, base: Base, provenance: Provenance) -> Path:
+    """Make the image that the runtime restores, as an OCI layout in the workspace."""
+    layout, addition = work.workspace / "layout", work.workspace / "addition"
+    store = work.workspace / "buildah"
+    buildah = Buildah(work.session.argv(["buildah"]), work.session.environment, store / "root", store / "run")
+    container = work.recipe.container
+    annotations = {CHECKPOINT_NAME: work.recipe.name, **annotate(base, provenance)}
     with work.steps.step("image"):
-        prepare_checkpoint(dump.archive, str(parse_reference(work.recipe.image_name)))
+        prepare_checkpoint(archive, str(parse_reference(work.recipe.image_name)))
         if not dumped.has_tmp and container.security_context.read_only_root_filesystem:
-            add_tmp(dump.archive.root)
+            add_tmp(archive.root)
         with buildah.working_container("scratch") as scratch:
-            buildah.add_directory(scratch, dump.archive.root, "/")
+            buildah.add_directory(scratch, archive.root, "/")
             cmd = container.command + container.args
             buildah.configure(scratch, annotations=annotations, labels=work.recipe.labels, cmd=cmd or None)
             buildah.commit(scratch, f"oci:{addition}")
-        user = dump.archive.spec.user
+        user = archive.spec.user
         owner = (user.uid, user.gid)
-        layers = [pack_file(dump.memory_file, MEMORY_NAME, layout, owner)] if dump.memory_file else []
+        layers = [pack_file(dump.memory_file, MEMORY, layout, owner)] if dump.memory_file else []
         compose_image(base.layout, addition, layout, layers)
     return layout
 
@@ -330,11 +432,14 @@ def add_tmp(root: Path) -> None:
     (root / "tmp").chmod(0o1777)
 
 
-def see_it_restore(work: Work, layout: Path, dumped: Dumped) -> tuple[Restore, ...]:
+def see_it_restore(work: Work, made: Made) -> tuple[Restore, ...]:
     """Have a second CRI-O, with nothing in its store, restore the image."""
+    recipe = work.recipe
     with work.steps.step("verify"):
-        name = str(parse_reference(work.recipe.image_name))
-        return verify_image(work.session, layout, name, work.recipe.container, dumped.identity, work.steps)
+        name = str(parse_reference(recipe.image_name))
+        return verify_image(
+            work.session, made.layout, name, recipe.container, made.warm.identity, work.steps, recipe.restore
+        )
 
 
 def publish(work: Work, layout: Path, built: Built, target: Reference) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 
 from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.core.steps import Steps
-from warmstart.dump.archive import Archive
 from warmstart.dump.memory import MappedMemory
 from warmstart.dump.metadata import load_json
 from warmstart.dump.programs import Programs
 from warmstart.image.annotations import Provenance
+from warmstart.image.compose import Layer, Run
 from warmstart.image.layout import Image
 from warmstart.image.reference import Source
+from warmstart.image.selfrestore import Identity, read_manifest
+from warmstart.node.launcher import LauncherPrograms
 from warmstart.verify import Restore
 
 
@@ -32,22 +34,57 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Dumped:
-    """A checkpoint that was taken.
+class Warm:
+    """An application that is ready to be checkpointed.
 
     Attributes:
-        archive: the file.
-        identity: of the process in it; see `warmstart.dump.identity`.
+        identity: of its process; see `warmstart.dump.identity`.
         cold_s: seconds from the request to create the container until its probe first succeeded.
-        has_tmp: whether there is a directory /tmp in the container.
         programs: what its processes execute.
     """
 
-    archive: Path
     identity: str
     cold_s: float
-    has_tmp: bool
     programs: Programs
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """A checkpoint that the runtime took.
+
+    Attributes:
+        archive: the file.
+        warm: what was checkpointed.
+        has_tmp: whether there is a directory /tmp in the container.
+    """
+
+    archive: Path
+    warm: Warm
+    has_tmp: bool
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A dump that the launcher took.
+
+    Attributes:
+        directory: what the container had as /.warmstart.
+        programs: the launcher and its CRIU.
+        run: how the image is to be started.
+        changes: the layer of what the application had changed in its root file system.
+        warm: what was dumped.
+    """
+
+    directory: Path
+    programs: LauncherPrograms
+    run: Run
+    changes: Layer
+    warm: Warm
+
+    @property
+    def identity(self) -> Identity:
+        """Whom it was dumped as."""
+        return read_manifest(self.directory)
 
 
 @dataclass(frozen=True)
@@ -55,14 +92,12 @@ class Dump:
     """A dump that has been edited.
 
     Attributes:
-        archive: where it is, and what is beside it.
         pages_bytes: the memory that it held before.
         closed_sockets: how many sockets were made plain.
         memory: what became of the memory.
         memory_file: the memory that was moved out of it; None when none was.
     """
 
-    archive: Archive
     pages_bytes: int
     closed_sockets: int
     memory: MappedMemory
@@ -84,13 +119,23 @@ class Dump:
 
 
 @dataclass(frozen=True)
+class Made:
+    """An image that was made, and not seen to restore yet: the layout it is in, what was checkpointed, and how."""
+
+    layout: Path
+    warm: Warm
+    dump: Dump
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
 class Built:
     """An image that was built, seen to restore, and published.
 
     Attributes:
         name: the image's name.
         destination: where it was put.
-        cold_s: as in `Dumped`.
+        cold_s: as in `Warm`.
         restores: the restores that were seen.
         dump: what was dumped, and how it was edited.
         image: its manifest and config.
@@ -126,6 +171,8 @@ def make_document(built: Built, steps: Steps) -> Mapping[str, Any]:
                 "address": restore.address,
                 "runtimeSeconds": restore.runtime_s,
                 "firstSuccessSeconds": restore.first_success_s,
+                "restorer": restore.restorer,
+                **({} if restore.launcher_ms is None else {"launcherMilliseconds": restore.launcher_ms}),
             }
             for restore in built.restores
         ],

@@ -1,21 +1,25 @@
 """Seeing an image restore before anybody else has to.
 
 It is restored by a CRI-O that has never seen the base image, in pods with other addresses than the build's, more than
-once. A restore counts when the runtime says that it restored, the readiness probe succeeds, and the process is the one
-that was dumped.
+once. A restore counts when who restores says that it did, the readiness probe succeeds, and the process is the one that
+was dumped. An image that restores itself is seen to do so where the runtime does not restore, in pods that are granted
+nothing, and to start cold when it is told to.
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from warmstart.core.errors import AppError, EngineError, ImageError, VerifyError, WarmstartError
 from warmstart.core.steps import Steps
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.identity import read_identity
+from warmstart.dump.proc import list_children
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, find_access, find_binds, start_engine
 from warmstart.image.annotations import read_provenance
@@ -28,11 +32,19 @@ from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.probe import wait_first_success
 from warmstart.recipe.load import parse_recipe
-from warmstart.recipe.model import Container, Probe
+from warmstart.recipe.model import Container, Probe, Restorer
 
 SUBNET = "10.89.0.0/24"
 RESTORES = 2
 LIMIT_S = 60.0
+# What tells the launcher not to restore, and what it writes (launcher/src/start.c).
+COLD = ("WARMSTART", "off")
+RESTORED = re.compile(r"warmstart: restored in (\d+) ms$")
+COLD_START = re.compile(r"warmstart: cold start: (.*) \(\d+ ms\)$")
+LOG_LINES = 1000
+LOG_S = 5.0
+
+_Seen = TypeVar("_Seen")
 
 
 @dataclass(frozen=True)
@@ -43,11 +55,15 @@ class Restore:
         address: the pod's IP address.
         runtime_s: seconds from the request to create the container until the runtime said that it runs.
         first_success_s: seconds from the same moment until the readiness probe first succeeded.
+        restorer: who restored.
+        launcher_ms: how long the launcher took, by its own clock; None where the runtime restored.
     """
 
     address: str
     runtime_s: float
     first_success_s: float
+    restorer: Restorer = Restorer.RUNTIME
+    launcher_ms: int | None = None
 
 
 def verify_image(
@@ -57,8 +73,9 @@ def verify_image(
     container: Container,
     identity: str,
     steps: Steps,
+    restorers: Sequence[Restorer] = (Restorer.RUNTIME,),
 ) -> tuple[Restore, ...]:
-    """Restore an image on an empty store, RESTORES times.
+    """Restore an image on an empty store, RESTORES times by each restorer.
 
     Args:
         session: where to run the CRI-O that restores.
@@ -67,17 +84,31 @@ def verify_image(
         container: what the pod is to ask for; it has at least one probe.
         identity: of the process that was dumped; see `warmstart.dump.identity`.
         steps: is told how far it is.
+        restorers: who is to restore it.
 
     Raises:
         VerifyError: it did not restore, or what runs is not the process that was dumped.
         ImageError: it could not be read.
     """
-    with start_engine(session, "verify", subnet=SUBNET) as engine:
-        steps.note("bringing the image to an empty store")
-        engine.import_image(layout, image_name, steps.note)
-        return tuple(
-            _restore_once(engine, image_name, container, identity, number, steps) for number in range(RESTORES)
-        )
+    if Restorer.SELF in restorers:
+        # What the recipe says of the command is in the image, behind the launcher.
+        container = replace(container, command=(), args=())
+    seen: list[Restore] = []
+    for restorer in restorers:
+        by_runtime = restorer is Restorer.RUNTIME
+        name = "verify" if by_runtime else "verify-self"
+        with start_engine(session, name, subnet=SUBNET, restore=by_runtime) as engine:
+            steps.note("bringing the image to an empty store")
+            engine.import_image(layout, image_name, steps.note)
+            pod = _Pod(engine, image_name, container, identity, restorer)
+            for number in range(RESTORES):
+                steps.note(f"restore {number + 1} of {RESTORES}")
+                seen.append(pod.see(f"verify-{number}", _see_it_restore))
+            if not by_runtime:
+                steps.note("a cold start")
+                cold = replace(pod, container=replace(container, env=(*container.env, COLD)))
+                cold.see("verify-cold", _see_it_start_cold)
+    return tuple(seen)
 
 
 def verify_source(
@@ -121,33 +152,81 @@ def verify_source(
             recipe = parse_recipe(provenance.recipe, f"the recipe in {source}")
             name = str(source.reference or parse_reference(recipe.image_name))
             with steps.step("verify"):
-                return verify_image(session, layout, name, recipe.container, provenance.identity, steps)
+                return verify_image(session, layout, name, recipe.container, provenance.identity, steps, recipe.restore)
 
 
-def _restore_once(
-    engine: LocalEngine, image_name: str, container: Container, identity: str, number: int, steps: Steps
-) -> Restore:
-    steps.note(f"restore {number + 1} of {RESTORES}")
-    try:
-        with engine.cri.start(container, image_name, f"verify-{number}") as running:
-            return _see_it_run(engine, running, container, identity)
-    except (AppError, EngineError) as error:
-        raise _verify_error(error) from error
+@dataclass(frozen=True)
+class _Pod:
+    """A pod before it is started: where, of which image, what it asks for, and what is to be seen of it."""
+
+    engine: LocalEngine
+    image_name: str
+    container: Container
+    identity: str
+    restorer: Restorer
+
+    def see(self, name: str, look: Callable[[_Pod, CriContainer, float], _Seen]) -> _Seen:
+        """Start it, wait until its probe succeeds, and look at it."""
+        try:
+            with self.engine.cri.start(self.container, self.image_name, name) as running:
+                wait_first_success(running, first_probe(self.container), limit_s=LIMIT_S)
+                return look(self, running, time.monotonic() - running.started)
+        except (AppError, EngineError) as error:
+            raise _verify_error(error) from error
 
 
-def _see_it_run(engine: LocalEngine, running: CriContainer, container: Container, identity: str) -> Restore:
-    probe = first_probe(container)
-    wait_first_success(running, probe, limit_s=LIMIT_S)
-    first_success_s = time.monotonic() - running.started
-    if not running.restored:
+def _see_it_restore(pod: _Pod, running: CriContainer, first_success_s: float) -> Restore:
+    launcher_ms = None
+    if pod.restorer is Restorer.SELF:
+        launcher_ms = _read_launcher_ms(running)
+    elif not running.restored:
         raise VerifyError("the runtime started the image cold instead of restoring it")
     try:
-        found = read_identity(engine.cri.proc, running.pid)
+        found = _read_identities(pod.engine.cri.proc, running.pid)
     except OSError as error:
         raise VerifyError("the restored process ended right after its first answer") from error
-    if found != identity:
+    if pod.identity not in found:
         raise VerifyError("what runs is not the process that was dumped, but a new one")
-    return Restore(running.address, running.running - running.started, first_success_s)
+    runtime_s = running.running - running.started
+    return Restore(running.address, runtime_s, first_success_s, pod.restorer, launcher_ms)
+
+
+def _read_launcher_ms(running: CriContainer) -> int:
+    """How long the launcher says that it took.
+
+    Raises:
+        VerifyError: it started the application cold.
+    """
+    said = _await_launcher(running)
+    if match := RESTORED.match(said):
+        return int(match[1])
+    raise VerifyError(f"the image started cold instead of restoring itself: {said}", details=running.log_tail(10))
+
+
+def _await_launcher(running: CriContainer) -> str:
+    """What the launcher says that it did. The log may be behind: other processes write it.
+
+    Raises:
+        VerifyError: it says nothing.
+    """
+    deadline = time.monotonic() + LOG_S
+    while time.monotonic() < deadline:
+        for line in running.log_tail(LOG_LINES):
+            if RESTORED.match(line) or COLD_START.match(line):
+                return line
+        time.sleep(0.02)
+    raise VerifyError("the launcher does not say what it did", details=running.log_tail(10))
+
+
+def _read_identities(proc: Path, pid: int) -> set[str]:
+    """Of the first process and of its children, of which one is the application where the first is the launcher."""
+    return {read_identity(proc, each) for each in (pid, *list_children(proc, pid))}
+
+
+def _see_it_start_cold(pod: _Pod, running: CriContainer, first_success_s: float) -> None:
+    del pod, first_success_s
+    if RESTORED.match(_await_launcher(running)):
+        raise VerifyError("the image did not start cold when it was told to", details=running.log_tail(10))
 
 
 def first_probe(container: Container) -> Probe:

@@ -11,16 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from warmstart.action.diagnosis import describe_end, read_log_end, settle_state, suggest_cure
 from warmstart.action.limit import Cancelled, Outcome, TimeLimit
 from warmstart.action.perform import describe, perform
 from warmstart.core.errors import AppError
 from warmstart.engine.base import Target
-from warmstart.recipe.model import Step
+from warmstart.recipe.model import Exec, Step
 
 log = logging.getLogger(__name__)
+
+#: What stands for the application's process number in a command. It is not 1 where the launcher is the first process.
+PID_REFERENCE = "$(APP_PID)"
 
 # How long to wait for threads that have been told to stop. Only a command that runs in the container can take
 # longer; it ends with the container, and its thread with it.
@@ -50,6 +53,7 @@ def run_steps(
     steps: Sequence[Step],
     *,
     field: str = "warmup",
+    pid: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> tuple[StepResult, ...]:
     """Carry out steps one after the other, each as often and as many at once as it says.
@@ -58,12 +62,20 @@ def run_steps(
         target: the container.
         steps: what to do.
         field: where the steps come from in the recipe, for errors.
+        pid: the application's process number in the container, for commands that have PID_REFERENCE in them.
         on_progress: called in the caller's thread after each go.
 
     Raises:
         AppError: a go failed; the first failure ends the step.
     """
-    return tuple(_run_step(target, step, index, field, on_progress) for index, step in enumerate(steps))
+    known = [_tell_pid(step, pid) for step in steps]
+    return tuple(_run_step(target, step, index, field, on_progress) for index, step in enumerate(known))
+
+
+def _tell_pid(step: Step, pid: int) -> Step:
+    if not isinstance(step.action, Exec):
+        return step
+    return replace(step, action=Exec(tuple(word.replace(PID_REFERENCE, str(pid)) for word in step.action.command)))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def built() -> Built:
         destination="docker://registry.example.com/app:1-warm",
         cold_s=3.0,
         restores=(Restore("10.89.0.2", 0.1, 0.2), Restore("10.89.0.3", 0.2, 0.4)),
-        dump=Dump(cast(Any, None), 100 << 20, 2, memory, Path("memory")),
+        dump=Dump(100 << 20, 2, memory, Path("memory")),
         image=Image(manifest, Config(Platform("linux", "amd64"))),
         base=Base(parse_source("registry.example.com/app:1"), "sha256:base", Path("base"), layers=1),
         provenance=Provenance("0.1", "4.2.1", "cri-o 1.36.3", "6.18", "amd64", "identity", "a recipe", "{}"),
@@ -72,8 +72,8 @@ def test_a_document_holds_all_of_it(built, steps):
     assert document["digest"] == f"sha256:{9:064}"
     assert document["coldStartSeconds"] == 3.0
     assert document["restores"] == [
-        {"address": "10.89.0.2", "runtimeSeconds": 0.1, "firstSuccessSeconds": 0.2},
-        {"address": "10.89.0.3", "runtimeSeconds": 0.2, "firstSuccessSeconds": 0.4},
+        {"address": "10.89.0.2", "runtimeSeconds": 0.1, "firstSuccessSeconds": 0.2, "restorer": "runtime"},
+        {"address": "10.89.0.3", "runtimeSeconds": 0.2, "firstSuccessSeconds": 0.4, "restorer": "runtime"},
     ]
     assert document["addedBytes"] == 3 << 20
     assert [layer["sizeBytes"] for layer in document["layers"]] == [5 << 20, 2 << 20, 1 << 20]

@@ -188,6 +188,11 @@ def read_process(proc: Path, pid: int) -> Process:
     )
 
 
+def list_children(proc: Path, pid: int) -> list[int]:
+    """The children of a process's first thread."""
+    return [int(word) for word in (proc / str(pid) / "task" / str(pid) / "children").read_text().split()]
+
+
 def read_namespace(proc: Path, pid: int, kind: str) -> str:
     """The identity of one of a process's namespaces."""
     return os.readlink(proc / str(pid) / "ns" / kind)  # noqa: PTH115  (it is no path)

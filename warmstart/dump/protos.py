@@ -126,11 +126,20 @@ message inet_socket {
     optional bytes ifname = 17;
     optional uint32 shutdown = 19;
 }
+message file_permissions {
+    required uint32 uid = 2;
+    required uint32 gid = 3;
+}
+message unix_socket {
+    optional file_permissions file_perms = 13;
+    optional bool deleted = 15;
+}
 message file {
     required uint32 type = 1;
     required uint32 id = 2;
     optional regular_file reg = 3;
     optional inet_socket isk = 4;
+    optional unix_socket usk = 16;
 }
 message mount {
     required uint32 fstype = 1;

@@ -61,6 +61,34 @@ def close_sockets(directory: Path, *, established: bool) -> tuple[Socket, ...]:
     return tuple(closed)
 
 
+def forget_owners(directory: Path) -> int:
+    """Have no owner restored for the files of unix sockets that are no more, or have another name by now.
+
+    Where CRIU cannot ask the kernel for the file, it says that root owned it, and only root can restore that
+    (`unix_resolve_name_old` in criu/sk-unix.c). A JVM has such a socket once somebody has attached to it.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        ArchiveError: a file of the dump is missing or not understood.
+    """
+    path = directory / "files.img"
+    entries = list(read_image(path))
+    edited: list[Entry] = []
+    for entry in entries:
+        file = decode(path, entry, protos.File)
+        if file.usk.deleted and file.usk.HasField("file_perms"):
+            file.usk.ClearField("file_perms")
+            edited.append(entry.replaced_by(file))
+        else:
+            edited.append(entry)
+    changed = sum(before is not after for before, after in zip(entries, edited, strict=True))
+    if changed:
+        write_image(path, edited)
+    return changed
+
+
 def _is_connection(found: Socket) -> bool:
     is_tcp = found.kind == socket.SOCK_STREAM and found.protocol == socket.IPPROTO_TCP
     return is_tcp and found.destination.port != 0

@@ -40,7 +40,8 @@ def container_config(container: Container, image: str, name: str, address: str, 
     (directory / "hosts").write_text(f"127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{name}\n")
     (directory / "termination-log").touch(mode=0o666)
     (directory / "termination-log").chmod(0o666)
-    mounts = [cri.Mount(container_path=path, host_path=str(directory / Path(path).name)) for path in KUBELET_FILES]
+    mounts = [(path, directory / Path(path).name) for path in KUBELET_FILES]
+    mounts += container.mounts
     return cri.ContainerConfig(
         metadata=cri.ContainerMetadata(name=name),
         image=cri.ImageSpec(image=image, user_specified_image=image),
@@ -48,7 +49,7 @@ def container_config(container: Container, image: str, name: str, address: str, 
         args=container.args,
         working_dir=container.working_dir,
         envs=[cri.KeyValue(key=key, value=value) for key, value in container.env],
-        mounts=mounts,
+        mounts=[cri.Mount(container_path=path, host_path=str(source)) for path, source in mounts],
         log_path="container.log",
         linux=cri.LinuxContainerConfig(
             resources=_resources(container.resources),
@@ -87,7 +88,11 @@ def _security_context(context: SecurityContext) -> cri.LinuxContainerSecurityCon
         readonly_rootfs=context.read_only_root_filesystem,
         no_new_privs=not context.allow_privilege_escalation,
         supplemental_groups=context.supplemental_groups,
-        seccomp=cri.SecurityProfile(profile_type=cri.SecurityProfile.RuntimeDefault),
+        seccomp=cri.SecurityProfile(
+            profile_type=cri.SecurityProfile.Unconfined
+            if context.seccomp_unconfined
+            else cri.SecurityProfile.RuntimeDefault
+        ),
     )
     if context.run_as_user is not None:
         message.run_as_user.value = context.run_as_user

@@ -82,7 +82,13 @@ def _finish(call: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def start_engine(
-    session: Session, name: str, *, subnet: str, runtime: str = "runc", criu_options: Sequence[str] = ()
+    session: Session,
+    name: str,
+    *,
+    subnet: str,
+    runtime: str = "runc",
+    restore: bool = True,
+    criu_options: Sequence[str] = (),
 ) -> Iterator[LocalEngine]:
     """A CRI-O of our own with an empty store, for the length of a `with` block.
 
@@ -91,7 +97,7 @@ def start_engine(
     """
     with (
         _configured_criu(session, runtime, criu_options),
-        run_crio(session, name, subnet=subnet, runtime=runtime) as crio,
+        run_crio(session, name, subnet=subnet, runtime=runtime, restore=restore) as crio,
         CriEngine(
             crio.endpoint,
             proc=session.proc,

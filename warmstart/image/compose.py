@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 
 import zstandard
 
+from warmstart.image.annotations import CREATED
 from warmstart.image.layout import CheckedReader, Image, open_blob, read_document, read_image, write_index
 from warmstart.image.manifest import OCI_MANIFEST, Descriptor, find_digest
 
@@ -37,6 +38,15 @@ class Layer:
     blob: Descriptor
     diff_id: str
     created_by: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """How an image is started, where that is not as its base image is: its Entrypoint, Cmd and User."""
+
+    entrypoint: tuple[str, ...]
+    cmd: tuple[str, ...]
+    user: str
 
 
 class LayerWriter:
@@ -106,7 +116,9 @@ def pack_file(file: Path, name: str, layout: Path, owner: tuple[int, int]) -> La
     return writer.finish()
 
 
-def compose_image(base: Path, addition: Path, layout: Path, layers: Sequence[Layer] = ()) -> Image:
+def compose_image(
+    base: Path, addition: Path, layout: Path, layers: Sequence[Layer] = (), run: Run | None = None
+) -> Image:
     """Make an image of a base image, `layers`, and an addition on top.
 
     Args:
@@ -115,21 +127,63 @@ def compose_image(base: Path, addition: Path, layout: Path, layers: Sequence[Lay
             added to the base's; its Cmd is taken where the base has neither Entrypoint nor Cmd.
         layout: where to make the image; may hold the blobs of `layers` already.
         layers: what goes between base and addition.
+        run: how it is started; as the base image when None.
 
     Raises:
         ImageError: one of the layouts is broken.
     """
-    below, above = read_image(base), read_image(addition)
-    for blob in below.manifest.layers:
-        _link_blob(base, layout, blob)
+    above = read_image(addition)
     packed = list(layers)
     for blob in above.manifest.layers:
         with open_blob(addition, blob) as tar:
             packed.append(pack_layer(tar, layout, CHECKPOINT))
+    added = json.loads(read_document(addition, above.manifest.config))
+    return _put_together(base, layout, packed, added, above.manifest.annotations, run)
+
+
+def add_layers(
+    base: Path,
+    layout: Path,
+    layers: Sequence[Layer],
+    run: Run,
+    annotations: Mapping[str, str],
+    labels: Mapping[str, str],
+) -> Image:
+    """Make an image of a base image and `layers` alone.
+
+    Args:
+        base: the layout of the base image.
+        layout: where to make the image; holds the blobs of `layers` already.
+        layers: what goes on top.
+        run: how it is started.
+        annotations: of the manifest; CREATED is one.
+        labels: added to those of the base image.
+
+    Raises:
+        ImageError: the layout of the base image is broken.
+    """
+    added = {"created": annotations[CREATED], "config": {"Labels": dict(labels)}}
+    return _put_together(base, layout, layers, added, annotations, run)
+
+
+def _put_together(
+    base: Path,
+    layout: Path,
+    layers: Sequence[Layer],
+    added: Mapping[str, Any],
+    annotations: Mapping[str, str],
+    run: Run | None,
+) -> Image:
+    below = read_image(base)
+    for blob in below.manifest.layers:
+        _link_blob(base, layout, blob)
     config = json.loads(read_document(base, below.manifest.config))
-    _extend_config(config, json.loads(read_document(addition, above.manifest.config)), packed)
-    blobs = [*below.manifest.layers, *(layer.blob for layer in packed)]
-    return _write_image(layout, config, blobs, above.manifest.annotations)
+    _extend_config(config, added, layers)
+    if run is not None:
+        how = {"Entrypoint": list(run.entrypoint), "Cmd": list(run.cmd), "User": run.user}
+        config["config"] = {**config["config"], **how}
+    blobs = [*below.manifest.layers, *(layer.blob for layer in layers)]
+    return _write_image(layout, config, blobs, annotations)
 
 
 def remove_checkpoint(layout: Path, base: Path) -> Image:

@@ -32,6 +32,7 @@ def _findings(recipe: dict[str, Any]) -> Iterator[Finding]:
     yield from _unnamed_ports(recipe, container)
     yield from _amounts(container.get("resources", {}))
     yield from _privileges(container.get("securityContext", {}))
+    yield from _self_restoring(recipe)
     yield from _image_name(recipe.get("image", {}).get("name"), container.get("image"))
 
 
@@ -96,6 +97,15 @@ def _privileges(context: dict[str, Any]) -> Iterator[Finding]:
         yield (*path, "runAsGroup"), "expected runAsUser beside it: a runtime takes a group only together with a user"
     if context.get("privileged") and not context.get("allowPrivilegeEscalation", True):
         yield (*path, "allowPrivilegeEscalation"), "expected true, because privileged is true"
+
+
+def _self_restoring(recipe: dict[str, Any]) -> Iterator[Finding]:
+    by_itself = "self" in recipe.get("restore", [])
+    if recipe.get("afterRestore", {}).get("signal") and not by_itself:
+        yield ("afterRestore", "signal"), "expected nothing, because `restore` has no self: a runtime sends no signal"
+    if by_itself and recipe.get("container", {}).get("securityContext", {}).get("privileged"):
+        path: KeyPath = ("container", "securityContext", "privileged")
+        yield path, "expected false, because `restore` has self: an image that restores itself runs without privileges"
 
 
 def _image_name(made: str | None, base: str | None) -> Iterator[Finding]:

@@ -51,6 +51,7 @@ def make_recipe(document: Block, source: Path | None) -> Recipe:
         document=json.dumps(document),
         mapped=Mapped(document.get("memory", {}).get("mapped", Mapped.AUTO)),
         close_tcp=document.get("tcp") == "close",
+        restored_signal=document.get("afterRestore", {}).get("signal", ""),
         **({"restore": tuple(map(Restorer, document["restore"]))} if "restore" in document else {}),
     )
 

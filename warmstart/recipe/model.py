@@ -12,9 +12,10 @@ from pathlib import Path
 
 
 class Restorer(StrEnum):
-    """Who restores the image."""
+    """Who restores the image: the node's container runtime, or the image itself."""
 
     RUNTIME = "runtime"
+    SELF = "self"
 
 
 class Mapped(StrEnum):
@@ -114,6 +115,7 @@ class SecurityContext:
     """Who the container runs as and what it may do. None means what the image or the runtime says.
 
     `run_as_non_root` means that a container whose user, given here or by the image, is 0 must not be started.
+    `seccomp_unconfined`, which no recipe can ask for, means that no system call is filtered.
     """
 
     run_as_user: int | None = None
@@ -125,13 +127,15 @@ class SecurityContext:
     read_only_root_filesystem: bool = False
     allow_privilege_escalation: bool = True
     run_as_non_root: bool = False
+    seccomp_unconfined: bool = False
 
 
 @dataclass(frozen=True)
 class Container:
     """The container to checkpoint.
 
-    Empty `command` and `args` mean the image's own Entrypoint and Cmd, as in Kubernetes. References `$(NAME)` have been
+    `mounts`, which no recipe can ask for, are (path in the container, directory that the engine sees) pairs. Empty
+    `command` and `args` mean the image's own Entrypoint and Cmd, as in Kubernetes. References `$(NAME)` have been
     replaced, and `$$` is `$`, in `command`, `args`, `env` and every Exec: what goes into a pod's manifest must have
     each `$` doubled.
     """
@@ -146,6 +150,7 @@ class Container:
     security_context: SecurityContext = SecurityContext()
     readiness_probe: Probe | None = None
     startup_probe: Probe | None = None
+    mounts: tuple[tuple[str, Path], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,9 +158,10 @@ class Recipe:
     """A whole recipe.
 
     `image_name` is the image to make (repository and tag). `close_tcp`: whether connections that are open at the
-    checkpoint are closed in the restored container, instead of failing the build. `source` is the file it was read
-    from, if any; relative paths in the recipe start at its directory. `document` is the recipe as JSON, with what was
-    overridden.
+    checkpoint are closed in the restored container, instead of failing the build. `restored_signal` is the name of a
+    signal that an image that restores itself sends to the application after each restore; empty for none. `source` is
+    the file it was read from, if any; relative paths in the recipe start at its directory. `document` is the recipe as
+    JSON, with what was overridden.
     """
 
     name: str
@@ -166,6 +172,7 @@ class Recipe:
     restore: tuple[Restorer, ...] = (Restorer.RUNTIME,)
     mapped: Mapped = Mapped.AUTO
     close_tcp: bool = False
+    restored_signal: str = ""
     source: Path | None = None
     document: str = ""
     labels: dict[str, str] = field(default_factory=dict)

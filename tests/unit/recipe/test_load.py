@@ -370,18 +370,18 @@ BAD = {
     ),
     "restorer": (
         BASE + "restore: [docker]\n",
-        ["recipe.yaml:13: restore[0]: expected runtime, got 'docker'"],
+        ["recipe.yaml:13: restore[0]: expected runtime or self, got 'docker'"],
     ),
     "restorer twice": (
         BASE + "restore: [runtime, runtime]\n",
         [
-            "recipe.yaml:13: restore: expected a list of restorers without repetition: runtime, "
+            "recipe.yaml:13: restore: expected a list of restorers without repetition: runtime, self, "
             'got ["runtime", "runtime"]'
         ],
     ),
     "no restorer": (
         BASE + "restore: []\n",
-        ["recipe.yaml:13: restore: expected a list of restorers without repetition: runtime, got an empty list"],
+        ["recipe.yaml:13: restore: expected a list of restorers without repetition: runtime, self, got an empty list"],
     ),
     "label": (
         BASE + "  labels: {a: 1}\n",
