@@ -130,6 +130,19 @@ def test_a_warm_image_is_restored_in_every_pod(cluster, warm_image):
     assert first["requests"] >= WARMUPS
 
 
+def test_a_restored_container_that_ends_is_restored_again(cluster, warm_image):
+    with run_pod(cluster, "killed", warm_image) as pod:
+        before = pod.read_state()["id"]
+        (process,) = pod.find_processes()
+        os.kill(process, signal.SIGKILL)
+        count = "{.status.containerStatuses[0].restartCount}"
+        cluster.kubectl("wait", "pod/killed", f"--for=jsonpath={count}=1", "--timeout=60s", timeout_s=70)
+        cluster.kubectl("wait", "pod/killed", "--for=condition=Ready", "--timeout=60s", timeout_s=70)
+        assert pod.read_state()["id"] == before
+        # The kubelet lets it be: it was not restarted for a reason of its own.
+        assert cluster.read("pod", pod.name)["status"]["containerStatuses"][0]["restartCount"] == 1
+
+
 def test_a_warm_image_is_restored_on_a_node_that_knows_nothing(cluster, warm_image):
     with cluster.add_node() as node, run_pod(cluster, "elsewhere", warm_image, nodeName=node.name) as pod:
         assert pod.read_state()["requests"] >= WARMUPS
@@ -158,6 +171,7 @@ def test_nothing_stays_of_a_cluster_beside_others(cluster, tmp_path, end):
             line = running.stdout.readline()
             assert line.startswith(f"export KUBECONFIG={directory}/")
             assert "node-1" in cluster.kubectl("get", "nodes", kubeconfig=Path(line.split()[1].partition("=")[2]))
+            assert take_snapshot(token, directory) > before
             running.send_signal(end)
             running.wait(KEEPER_S)
         assert wait_until_clean(before, lambda: take_snapshot(token, directory), limit_s=KEEPER_S) == []

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from support.builds import PORT, READY
@@ -22,6 +23,7 @@ class Pod:
 
     cluster: Cluster
     name: str
+    uid: str
     address: str
 
     def get(self, path: str) -> tuple[int, str]:
@@ -32,6 +34,11 @@ class Pod:
         """What tells one server from another, and how many requests it has answered."""
         state: dict[str, Any] = json.loads(self.get("/state")[1])
         return state
+
+    def find_processes(self) -> list[int]:
+        """The processes of its server, numbered as on this machine."""
+        found = [path for path in Path("/proc").glob("[0-9]*") if f"/pod{self.uid}/" in _read(path / "cgroup")]
+        return [int(path.name) for path in found if _read(path / "comm") == "server\n"]
 
 
 def describe_pod(
@@ -62,7 +69,8 @@ def run_pod(
     cluster.apply(describe_pod(name, image, container, **spec))
     try:
         _wait_until_ready(cluster, name)
-        yield Pod(cluster, name, cluster.read("pod", name)["status"]["podIP"])
+        pod = cluster.read("pod", name)
+        yield Pod(cluster, name, pod["metadata"]["uid"], pod["status"]["podIP"])
     finally:
         cluster.kubectl("delete", "pod", name, "--grace-period=1")
 
@@ -74,3 +82,11 @@ def _wait_until_ready(cluster: Cluster, name: str) -> None:
     except ProgramError as error:
         error.add_note(cluster.kubectl("describe", "pod", name))
         raise
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        # Its process has just ended.
+        return ""
