@@ -5,9 +5,11 @@
  * GET /check    200 when the FILL_MB megabytes filled at the start still hold what they should
  * anything else 404
  *
- * With FETCH=ADDRESS:PORT, it first gets / there, and ends with 8 when it cannot.
+ * With FETCH=ADDRESS:PORT, it first gets / there, and ends with 8 when it cannot. With HOLD=FILE, it opens the file and
+ * keeps it open, and ends with 9 when it cannot.
  */
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -85,6 +87,8 @@ int main(void)
         filled[i] = i * 0x9E3779B97F4A7C15ull;
     if (getenv("FETCH") && !fetch(getenv("FETCH")))
         return 8;
+    if (getenv("HOLD") && open(getenv("HOLD"), O_RDONLY) < 0)
+        return 9;
     if (number("EXIT_MS", 0)) {
         usleep(number("EXIT_MS", 0) * 1000);
         fprintf(stderr, "giving up, as I was told\n");

@@ -22,8 +22,8 @@ echo +hugetlb > /sys/fs/cgroup/cgroup.subtree_control
 """
 
 
-def run_unified(command: Sequence[str | Path]) -> str:
-    """Run a command as on such a host, and answer what it wrote; the test is skipped where that cannot be."""
+def require_hybrid() -> Path:
+    """Skip the test where such a host cannot be made; else what says which controllers cgroup v2 hands on, none now."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     root = next((Path(line.split()[4]) for line in mounts if " - cgroup2 " in line), Path("/nonexistent"))
     enabled = root / "cgroup.subtree_control"
@@ -35,6 +35,12 @@ def run_unified(command: Sequence[str | Path]) -> str:
         pytest.skip(
             "needs a hybrid host whose cgroup v2 has the hugetlb controller; on a unified one, all tests show it"
         )
+    return enabled
+
+
+def run_unified(command: Sequence[str | Path]) -> str:
+    """Run a command as on such a host, and answer what it wrote."""
+    enabled = require_hybrid()
     argv = ["unshare", "--mount", "sh", "-c", SCRIPT, "sh", *command]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
