@@ -31,6 +31,11 @@ from warmstart.kube.pods import ContainerState, Pod
 from warmstart.kube.refusal import RefusedError
 
 STATS_LIMIT_BYTES = 1 << 16
+# What CRIU says of connections, open and about to be; those of probes last no longer than CLOSING_S, as a rule.
+OPEN_CONNECTION = "--tcp-established"
+PASSING = (OPEN_CONNECTION, "In-flight connection")
+CLOSING_S = 0.7
+TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,7 @@ def take_with(
 ) -> Taken:
     """As `take_checkpoint`, with a helper that runs already; until `time.monotonic()` is `deadline`."""
     with steps.step("checkpoint"):
-        asked = time.monotonic()
-        on_node = ask_kubelet(helper.cluster, pod, container.name, options)
+        asked, on_node = checkpoint_at_rest(helper.cluster, pod, container.name, options, steps)
         stopped_s = time.monotonic() - asked
     with steps.step("fetch"), told_where(pod.node, on_node), _left_alone(helper, on_node, keep=options.keep):
         contents = fetch_archive(helper, on_node, archive, steps, deadline)
@@ -139,6 +143,23 @@ def take_with(
         stopped_s=stopped_s,
         frozen_s=_find_frozen(archive, contents),
     )
+
+
+def checkpoint_at_rest(
+    cluster: Cluster, pod: Pod, container: str, options: CheckpointOptions, steps: Steps
+) -> tuple[float, str]:
+    """As `ask_kubelet`, and when it was asked; again where a connection was open, such as of the kubelet's probe."""
+    for left in reversed(range(TRIES)):
+        asked = time.monotonic()
+        try:
+            return asked, ask_kubelet(cluster, pod, container, options)
+        except CheckpointError as error:
+            said = "\n".join([error.brief, *error.details])
+            if not left or not any(text in said for text in PASSING):
+                raise
+        steps.note("a connection was open; once more")
+        time.sleep(CLOSING_S)
+    raise AssertionError
 
 
 def ask_kubelet(cluster: Cluster, pod: Pod, container: str, options: CheckpointOptions) -> str:
@@ -162,7 +183,7 @@ def ask_kubelet(cluster: Cluster, pod: Pod, container: str, options: CheckpointO
 
 def _explain(message: str) -> CheckpointError:
     error = checkpoint_error(message)
-    if "--tcp-established" in message:
+    if OPEN_CONNECTION in message:
         error.hint = "it has open connections: a node dumps them when /etc/criu/runc.conf on it says tcp-established"
     return error
 

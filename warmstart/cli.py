@@ -21,8 +21,10 @@ from warmstart.bench_page import write_page
 from warmstart.bench_report import find_verdict, list_bench_sections, list_facts, make_bench_document
 from warmstart.bench_result import Load
 from warmstart.build import Options, build_image
+from warmstart.build_kubernetes import Place, build_in_cluster
+from warmstart.checkpoint import CheckpointOptions
 from warmstart.cli_deploy import deploy, examine_cluster
-from warmstart.cli_kube import COMMANDS, cluster_options
+from warmstart.cli_kube import COMMANDS, cluster_options, helper_options
 from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
 from warmstart.core.text import format_seconds
@@ -32,6 +34,7 @@ from warmstart.image.opened import open_image
 from warmstart.image.reference import parse_source
 from warmstart.inspection import inspect_target
 from warmstart.inspection_report import list_sections, to_document
+from warmstart.kube.client import connect_cluster
 from warmstart.node.doctor import examine_host, require
 from warmstart.node.keeper import Bind
 from warmstart.node.network import Network
@@ -106,6 +109,15 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
     help="Build on the CRI-O that listens here instead of the embedded one, such as unix:///run/crio/crio.sock.",
 )
 @click.option(
+    "--engine",
+    type=click.Choice(["cri", "kubernetes"]),
+    default="cri",
+    show_default=True,
+    help="Where the container runs: on this machine, or in a pod of a cluster.",
+)
+@cluster_options
+@helper_options
+@click.option(
     "--checkpoint-timeout",
     type=click.FloatRange(min=1),
     default=120.0,
@@ -127,6 +139,10 @@ def build(
     plain_http: tuple[str, ...],
     authfile: Path | None,
     runtime_endpoint: str | None,
+    engine: str,
+    context: str | None,
+    namespace: str | None,
+    how: CheckpointOptions,
     checkpoint_timeout: float,
     network: str,
     force: bool,
@@ -146,7 +162,12 @@ def build(
         network=Network(network),
     )
     steps = shell.steps()
-    built = build_image(load_recipe(recipe, overrides=overrides, tag=tag), options, steps)
+    loaded = load_recipe(recipe, overrides=overrides, tag=tag)
+    if engine == "kubernetes":
+        with connect_cluster(context, namespace) as cluster:
+            built = build_in_cluster(loaded, options, Place(cluster, how), steps)
+    else:
+        built = build_image(loaded, options, steps)
     if as_json:
         shell.print_json(make_document(built, steps))
     else:

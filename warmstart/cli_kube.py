@@ -57,17 +57,9 @@ def rbac(shell: Shell, task: str) -> None:
     shell.out.out(read_role(task), end="")
 
 
-def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how a checkpoint is taken and fetched; the function is given `how`."""
+def helper_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how a checkpoint is fetched from its node; the function is given `how`."""
     options = [
-        click.option(
-            "--checkpoint-timeout",
-            type=click.FloatRange(min=1),
-            default=120.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="How long the checkpoint may take.",
-        ),
         click.option(
             "--helper-image",
             default=DEFAULT_IMAGE,
@@ -97,7 +89,6 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapped(
         *args: Any,
-        checkpoint_timeout: float,
         helper_image: str,
         helper_namespace: str,
         checkpoints_dir: str,
@@ -105,11 +96,29 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         errand = Errand(helper_image, helper_namespace, checkpoints_dir.rstrip("/"))
-        how = CheckpointOptions(errand, checkpoint_timeout, kubelet_ca)
-        return function(*args, how=how, **kwargs)
+        return function(*args, how=CheckpointOptions(errand, kubelet_ca=kubelet_ca), **kwargs)
 
     for option in reversed(options):
         wrapped = option(wrapped)
+    return wrapped
+
+
+def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Those, and how long the checkpoint may take."""
+
+    @helper_options
+    @click.option(
+        "--checkpoint-timeout",
+        type=click.FloatRange(min=1),
+        default=120.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long the checkpoint may take.",
+    )
+    @functools.wraps(function)
+    def wrapped(*args: Any, how: CheckpointOptions, checkpoint_timeout: float, **kwargs: Any) -> Any:
+        return function(*args, how=replace(how, timeout_s=checkpoint_timeout), **kwargs)
+
     return wrapped
 
 

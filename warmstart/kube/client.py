@@ -154,20 +154,18 @@ class Cluster:
 
     def log_tail(self, pod: Pod, container: str, lines: int) -> list[str]:
         """The last lines that a container wrote, oldest first; none when they cannot be had."""
-        return self._read_log(pod, {"container": container, "tailLines": str(lines)})
+        try:
+            return self._read_log(pod, {"container": container, "tailLines": str(lines)})
+        except ClusterError:
+            return []
 
     def log_head(self, pod: Pod, container: str) -> list[str]:
-        """The first lines that a container wrote; none when they cannot be had."""
+        """The first lines that a container wrote; errors as `request`."""
         return self._read_log(pod, {"container": container, "limitBytes": str(_LOG_HEAD_BYTES)})
 
     def _read_log(self, pod: Pod, query: Mapping[str, str]) -> list[str]:
         url = f"{self._configuration.host}{_pod_path(pod.namespace, pod.name)}/log?{urlencode(query)}"
-        timeout = urllib3.Timeout(connect=CONNECT_S, read=CALL_S)
-        try:
-            answer = self._pool.request("GET", url, headers=self._headers(), timeout=timeout, retries=False)
-        except urllib3.exceptions.HTTPError:
-            return []
-        text = _text(answer.data) if answer.status == HTTPStatus.OK else ""
+        text = _text(_fetch(self._pool, "GET", url, self._headers(), None, CALL_S))
         return text.rstrip("\n").split("\n") if text else []
 
     def exec(
@@ -329,6 +327,15 @@ def _pod_path(namespace: str, name: str) -> str:
 
 
 def _ask(pool: Any, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float) -> Any:
+    data = _fetch(pool, method, url, headers, body, timeout_s)
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        path = urllib3.util.parse_url(url).path
+        raise ClusterError(f"{method} {path}: the answer is not JSON: {_text(data)[:80]!r}") from error
+
+
+def _fetch(pool: Any, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float) -> bytes:
     what = f"{method} {urllib3.util.parse_url(url).path}"
     timeout = urllib3.Timeout(connect=CONNECT_S, read=timeout_s)
     try:
@@ -339,10 +346,8 @@ def _ask(pool: Any, method: str, url: str, headers: Mapping[str, str], body: byt
         raise ClusterError(f"{what}: the connection failed: {_last_reason(error)}") from error
     if answer.status >= 400:
         raise make_refusal(answer.status, _text(answer.data), what)
-    try:
-        return json.loads(answer.data)
-    except ValueError as error:
-        raise ClusterError(f"{what}: the answer is not JSON: {_text(answer.data)[:80]!r}") from error
+    data: bytes = answer.data
+    return data
 
 
 def _last_reason(error: Exception) -> str:

@@ -205,7 +205,24 @@ def strip_pod(pod: Pod) -> dict[str, Any]:
     for container in [*spec["containers"], *(spec.get("initContainers") or ())]:
         mounts = container.get("volumeMounts") or ()
         container["volumeMounts"] = [mount for mount in mounts if mount["name"] not in tokens]
+    _free_from_node(spec)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": kept, "spec": spec}
+
+
+def _free_from_node(spec: dict[str, Any]) -> None:
+    """Forget which node a pod was put on by its name, as `place_pod` does it; what else it wants of nodes stays."""
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    if required is None:
+        return
+    for term in required["nodeSelectorTerms"]:
+        rules = [rule for rule in term.pop("matchFields", None) or () if rule["key"] != "metadata.name"]
+        if rules:
+            term["matchFields"] = rules
+    # A term without any rule would match no node.
+    required["nodeSelectorTerms"] = [term for term in required["nodeSelectorTerms"] if term]
+    if not required["nodeSelectorTerms"]:
+        del affinity["requiredDuringSchedulingIgnoredDuringExecution"]
 
 
 def _is_token(volume: Mapping[str, Any]) -> bool:

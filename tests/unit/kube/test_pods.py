@@ -170,3 +170,15 @@ def test_a_helper_is_granted_one_directory_and_no_capability():
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert pod["spec"]["automountServiceAccountToken"] is False
     assert pod["spec"]["activeDeadlineSeconds"] > 0
+
+
+def test_where_a_pod_was_put_by_name_is_forgotten(document):
+    wish = {"key": "disk", "operator": "In", "values": ["ssd"]}
+    required = {"nodeSelectorTerms": [{"matchExpressions": [wish]}]}
+    document["spec"]["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    before = strip_pod(parse_pod(document))
+    place_pod(document, "node-2", there=True)
+    assert strip_pod(parse_pod(document)) == before
+    del document["spec"]["affinity"]
+    place_pod(document, "node-2", there=True)
+    assert strip_pod(parse_pod(document))["spec"]["affinity"] == {"nodeAffinity": {}}
