@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,6 @@ monitor_path = "/usr/bin/conmon"
 
 [crio.image]
 pause_image = "{pause}"
-insecure_registries = {insecure}
 
 [crio.network]
 network_dir = "{state}/net.d"
@@ -114,7 +113,6 @@ def run_crio(
     name: str,
     *,
     subnet: str,
-    plain_http: Sequence[str] = (),
     runtime: str = "runc",
     restore: bool = True,
     host_network: bool = True,
@@ -125,7 +123,6 @@ def run_crio(
         session: where it runs.
         name: keeps several in one session apart.
         subnet: its pods' addresses, such as `10.88.0.0/24`.
-        plain_http: registries (host:port) that it may talk to without TLS.
         runtime: `runc` or `crun`.
         restore: whether it restores checkpoint images.
         host_network: whether it runs in the host's network, or else in the session's, where a kubelet may reach it.
@@ -138,14 +135,14 @@ def run_crio(
     if len(os.fsencode(crio.socket)) > SOCKET_PATH_BYTES:
         hint = "point WARMSTART_TMPDIR at a directory with a shorter path"
         raise HostError(f"the path of CRI-O's socket would be too long: {crio.socket}", hint=hint)
-    _write_files(crio, name, subnet, list(plain_http), runtime, restore)
+    _write_files(crio, name, subnet, runtime, restore)
     command = ["crio", "--config", f"{crio.state}/crio.conf", "--config-dir", f"{crio.state}/crio.conf.d"]
     with session.background(command, log_file=crio.log_file, host_network=host_network) as running:
         _wait_until_serving(crio, running)
         yield crio
 
 
-def _write_files(crio: Crio, name: str, subnet: str, plain_http: list[str], runtime: str, restore: bool) -> None:
+def _write_files(crio: Crio, name: str, subnet: str, runtime: str, restore: bool) -> None:
     state = crio.state
     for directory in ("net.d", "cni", "log", "crio.conf.d"):
         (state / directory).mkdir(parents=True)
@@ -154,7 +151,6 @@ def _write_files(crio: Crio, name: str, subnet: str, plain_http: list[str], runt
         runtime=runtime,
         restore=json.dumps(restore),
         pause=PAUSE_IMAGE,
-        insecure=json.dumps(plain_http),
     )
     (state / "crio.conf").write_text(config)
     (state / "net.d" / "10-warmstart.conflist").write_text(json.dumps(_network(name, state, subnet)))

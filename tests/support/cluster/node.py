@@ -151,7 +151,7 @@ def run_node(
 
 
 def _allow_plain_http(session: Session, registry: str) -> None:
-    """See containers-registries.conf(5); of CRI-O's own setting, `insecure_registries`, nothing is left to be seen."""
+    """See containers-registries.conf(5); the setting in CRI-O's own configuration has no effect any more."""
     path = session.root / "etc/containers/registries.conf.d/cluster.conf"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')

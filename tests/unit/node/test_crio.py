@@ -37,11 +37,12 @@ class FakeSession:
         self.workspace = workspace
         self._command = command
         self.asked: list[str] = []
+        self.host_network: bool | None = None
 
     def background(
         self, command: Sequence[str], *, log_file: Path, host_network: bool
     ) -> AbstractContextManager[process.Running]:
-        assert host_network
+        self.host_network = host_network
         self.asked = list(command)
         return process.background([*self._command, str(log_file.parent)], log_file=log_file)
 
@@ -114,16 +115,22 @@ def test_it_keeps_everything_in_the_workspace(workspace):
 def test_it_restores_unless_it_is_not_to(workspace):
     config = configure(workspace)
     assert config["runtime"]["enable_criu_support"] is True
-    assert config["image"]["insecure_registries"] == []
     assert config["runtime"]["default_runtime"] == "runc"
 
 
 def test_it_is_configured_as_it_is_asked_for(workspace):
-    config = configure(workspace, restore=False, plain_http=["localhost:5000", 'we"ird'], runtime="crun")
+    config = configure(workspace, restore=False, runtime="crun")
     assert config["runtime"]["enable_criu_support"] is False
-    assert config["image"]["insecure_registries"] == ["localhost:5000", 'we"ird']
     assert config["runtime"]["default_runtime"] == "crun"
     assert config["runtime"]["runtimes"]["crun"]["runtime_path"] == "/usr/bin/crun"
+
+
+@pytest.mark.parametrize("options", [{}, {"host_network": False}])
+def test_it_is_in_the_network_that_is_asked_for(workspace, options):
+    session = FakeSession(workspace, "false")
+    with pytest.raises(EngineError), run_crio(session, "build", subnet="10.88.0.0/24", **options):
+        pass
+    assert session.host_network is not bool(options)
 
 
 def test_its_pods_are_on_a_bridge_in_the_sessions_network(workspace):
