@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -42,13 +42,16 @@ from warmstart.engine.local import (
 )
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CPU, CREATED, PREFIX, Provenance, write_provenance
 from warmstart.image.buildah import Buildah
-from warmstart.image.compose import Layer, add_layers, compose_image, pack_file
+from warmstart.image.compose import Layer, Run, add_layers, compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import find_partials, read_image
 from warmstart.image.manifest import check_platform, find_host_platform
 from warmstart.image.reference import Reference, Source, Transport, parse_reference, parse_source
 from warmstart.image.selfrestore import (
+    DIRECTORY,
+    ENTRYPOINT,
     MEMORY,
+    MEMORY_OF_RUNTIME,
     find_run,
     pack_changes,
     pack_checkpoint,
@@ -57,6 +60,7 @@ from warmstart.image.selfrestore import (
 )
 from warmstart.image.skopeo import copy_image, find_image
 from warmstart.launched import LaunchedContainer, await_application, make_directory, wrap_container
+from warmstart.measure import find_limit_s
 from warmstart.node.launcher import ensure_launcher
 from warmstart.node.network import Network, connect_network
 from warmstart.node.session import Session, enter
@@ -65,7 +69,7 @@ from warmstart.probe import wait_first_success, wait_ready
 from warmstart.publish import REGISTRY, Output, describe_output, publish_image
 from warmstart.recipe.model import Container, Mapped, Recipe, Restorer
 from warmstart.result import Base, Built, Dump, Dumped, Launched, Made, Warm, make_document
-from warmstart.verify import Restore, first_probe, verify_image
+from warmstart.verify import Restore, first_probe, read_launcher_ms, verify_image
 from warmstart.warmup import run_steps
 
 SUBNET = "10.88.0.0/24"
@@ -158,16 +162,35 @@ def make_restored(work: Work, engine: LocalEngine, base: Base) -> Made:
 
 
 def make_self_restoring(work: Work, engine: LocalEngine, base: Base) -> Made:
-    """Make an image that restores itself."""
+    """Make an image that restores itself; where the runtime is to restore it, too, also one that it can restore."""
     layout = work.workspace / "layout"
     launched = run_and_dump(work, engine, base, layout)
     dump = edit_launched(work, launched)
     provenance = describe(work, engine, launched.warm, dump)
-    annotations = annotate(base, provenance)
     with work.steps.step("image"):
         layers = pack_launched(launched, dump, layout)
-        add_layers(base.layout, layout, layers, launched.run, annotations, work.recipe.labels)
+        add_layers(base.layout, layout, layers, launched.run, annotate(base, provenance), work.recipe.labels)
+    if Restorer.RUNTIME in work.recipe.restore:
+        add_checkpoint(work, engine, base, launched, layers, provenance)
     return Made(layout, launched.warm, dump, provenance)
+
+
+def add_checkpoint(
+    work: Work,
+    engine: LocalEngine,
+    base: Base,
+    launched: Launched,
+    layers: Sequence[Layer],
+    provenance: Provenance,
+) -> None:
+    """Add to an image that restores itself what the runtime restores: the checkpoint of a container that it restored.
+
+    Memory that is mapped from the image is not in that checkpoint, but for what has changed since.
+    """
+    dumped = restore_and_checkpoint(work, engine, launched)
+    archive = read_archive(work, dumped)
+    dump = edit_dump(work, dumped, archive, MEMORY_OF_RUNTIME)
+    make_layout(work, dumped, archive, dump, base, provenance, layers, launched.run)
 
 
 def open_engine(work: Work, host: HostRuntime | None) -> contextlib.AbstractContextManager[LocalEngine]:
@@ -252,6 +275,27 @@ def run_and_dump(work: Work, engine: LocalEngine, base: Base, layout: Path) -> L
     return Launched(directory, programs, find_run(container, config), changes, warm)
 
 
+def restore_and_checkpoint(work: Work, engine: LocalEngine, launched: Launched) -> Dumped:
+    """Have the image in the workspace restore itself, and the runtime take the checkpoint of what runs then.
+
+    Its clocks are the node's: a runtime cannot dump namespaces that the launcher would make to keep them.
+    """
+    archive = work.workspace / "checkpoint.tar"
+    command = (*ENTRYPOINT[:-1], "--clocks", "node", *launched.run.entrypoint[len(ENTRYPOINT) - 1 :], *launched.run.cmd)
+    container = replace(work.recipe.container, command=command, args=())
+    with contextlib.ExitStack() as undo:
+        with work.steps.step("restore"):
+            running = start_container(work, engine, work.workspace / "layout", container, undo)
+            wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
+            read_launcher_ms(running)
+        with work.steps.step("second preflight"):
+            check_before_dump(work, engine, running)
+        has_tmp = (engine.cri.proc / str(running.pid) / "root/tmp").is_dir()
+        with work.steps.step("second checkpoint"):
+            running.checkpoint(archive, work.options.checkpoint_timeout_s)
+    return Dumped(archive, launched.warm, has_tmp)
+
+
 def start_container(
     work: Work, engine: LocalEngine, layout: Path, container: Container, undo: contextlib.ExitStack
 ) -> CriContainer:
@@ -294,9 +338,7 @@ def await_ready(running: CriContainer | LaunchedContainer, container: Container)
 
     The probes' own periods are too coarse to measure with, so the first success is awaited on its own before.
     """
-    probes = [probe for probe in (container.startup_probe, container.readiness_probe) if probe is not None]
-    limit_s = sum(probe.initial_delay_s + probe.period_s * probe.failure_threshold for probe in probes)
-    wait_first_success(running, first_probe(container), limit_s=limit_s)
+    wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
     cold_s = time.monotonic() - running.started
     wait_ready(running, container.startup_probe, container.readiness_probe, started=running.running)
     return cold_s
@@ -330,20 +372,20 @@ def read_archive(work: Work, dumped: Dumped) -> Archive:
     return archive
 
 
-def edit_dump(work: Work, dumped: Dumped, archive: Archive) -> Dump:
+def edit_dump(work: Work, dumped: Dumped, archive: Archive, memory: str = MEMORY) -> Dump:
     """Make of the dump one that restores under any address, and whose memory is mapped from a file of the image."""
     directory = archive.checkpoint_dir
     with work.steps.step("edit dump"):
         if not free_cgroups(directory):
             work.steps.warn("processes are in several cgroups: the image restores only on nodes with cgroup v1")
-        return edit_images(work, directory, dumped.warm)
+        return edit_images(work, directory, dumped.warm, memory)
 
 
 def edit_launched(work: Work, launched: Launched) -> Dump:
     """The same, of a dump that the launcher made; its manifest is brought up to date."""
     directory, signal = launched.directory / "checkpoint", work.recipe.restored_signal
     with work.steps.step("edit dump"):
-        dump = edit_images(work, directory, launched.warm)
+        dump = edit_images(work, directory, launched.warm, MEMORY)
         forget_directory_modes(directory)
         forget_owners(directory)
         for path in directory.iterdir():
@@ -352,14 +394,14 @@ def edit_launched(work: Work, launched: Launched) -> Dump:
     return dump
 
 
-def edit_images(work: Work, directory: Path, warm: Warm) -> Dump:
-    """Close the sockets in a dump, and move its memory to a file."""
-    memory_file = work.workspace / "memory"
+def edit_images(work: Work, directory: Path, warm: Warm, name: str) -> Dump:
+    """Close the sockets in a dump, and move its memory to a file, which is to have that name in the image."""
+    memory_file = work.workspace / Path(name).name
     pages_bytes = sum_pages_bytes(directory)
     sockets = close_sockets(directory, established=work.recipe.close_tcp)
     policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(warm.programs), Mapped.NONE: choose_none}
     choose = policies[work.recipe.mapped]
-    memory = map_memory(directory, memory_file, path_in_image=f"/{MEMORY}", choose=choose)
+    memory = map_memory(directory, memory_file, path_in_image=f"/{name}", choose=choose)
     return Dump(pages_bytes, len(sockets), memory, memory_file if memory.size_bytes else None)
 
 
@@ -400,8 +442,20 @@ def pack_launched(launched: Launched, dump: Dump, layout: Path) -> list[Layer]:
     return [programs, *memory, launched.changes, checkpoint]
 
 
-def make_layout(work: Work, dumped: Dumped, archive: Archive, dump: Dump, base: Base, provenance: Provenance) -> Path:
-    """Make the image that the runtime restores, as an OCI layout in the workspace."""
+def make_layout(
+    work: Work,
+    dumped: Dumped,
+    archive: Archive,
+    dump: Dump,
+    base: Base,
+    provenance: Provenance,
+    below: Sequence[Layer] = (),
+    run: Run | None = None,
+) -> Path:
+    """Make the image that the runtime restores, as an OCI layout in the workspace.
+
+    `below` are layers under those of the checkpoint, and `run` is how it is started; as the base image when None.
+    """
     layout, addition = work.workspace / "layout", work.workspace / "addition"
     store = work.workspace / "buildah"
     buildah = Buildah(work.session.argv(["buildah"]), work.session.environment, store / "root", store / "run")
@@ -416,10 +470,11 @@ def make_layout(work: Work, dumped: Dumped, archive: Archive, dump: Dump, base: 
             cmd = container.command + container.args
             buildah.configure(scratch, annotations=annotations, labels=work.recipe.labels, cmd=cmd or None)
             buildah.commit(scratch, f"oci:{addition}")
-        user = archive.spec.user
-        owner = (user.uid, user.gid)
-        layers = [pack_file(dump.memory_file, MEMORY, layout, owner)] if dump.memory_file else []
-        compose_image(base.layout, addition, layout, layers)
+        layers = list(below)
+        if dump.memory_file:
+            owner, name = (archive.spec.user.uid, archive.spec.user.gid), f"{DIRECTORY}/{dump.memory_file.name}"
+            layers.append(pack_file(dump.memory_file, name, layout, owner))
+        compose_image(base.layout, addition, layout, layers, run)
     return layout
 
 

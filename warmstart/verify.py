@@ -34,7 +34,8 @@ from warmstart.probe import wait_first_success
 from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Container, Probe, Restorer
 
-SUBNET = "10.89.0.0/24"
+# The bridge of a CRI-O outlives it, so each has addresses of its own.
+SUBNETS = {Restorer.RUNTIME: "10.89.0.0/24", Restorer.SELF: "10.89.1.0/24"}
 RESTORES = 2
 LIMIT_S = 60.0
 # What tells the launcher not to restore, and what it writes (launcher/src/start.c).
@@ -97,7 +98,7 @@ def verify_image(
     for restorer in restorers:
         by_runtime = restorer is Restorer.RUNTIME
         name = "verify" if by_runtime else "verify-self"
-        with start_engine(session, name, subnet=SUBNET, restore=by_runtime) as engine:
+        with start_engine(session, name, subnet=SUBNETS[restorer], restore=by_runtime) as engine:
             steps.note("bringing the image to an empty store")
             engine.import_image(layout, image_name, steps.note)
             pod = _Pod(engine, image_name, container, identity, restorer)
@@ -178,7 +179,7 @@ class _Pod:
 def _see_it_restore(pod: _Pod, running: CriContainer, first_success_s: float) -> Restore:
     launcher_ms = None
     if pod.restorer is Restorer.SELF:
-        launcher_ms = _read_launcher_ms(running)
+        launcher_ms = read_launcher_ms(running)
     elif not running.restored:
         raise VerifyError("the runtime started the image cold instead of restoring it")
     try:
@@ -191,7 +192,7 @@ def _see_it_restore(pod: _Pod, running: CriContainer, first_success_s: float) ->
     return Restore(running.address, runtime_s, first_success_s, pod.restorer, launcher_ms)
 
 
-def _read_launcher_ms(running: CriContainer) -> int:
+def read_launcher_ms(running: CriContainer) -> int:
     """How long the launcher says that it took.
 
     Raises:

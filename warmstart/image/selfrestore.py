@@ -18,6 +18,8 @@ from warmstart.recipe.model import Container
 
 DIRECTORY = ".warmstart"
 MEMORY = f"{DIRECTORY}/memory"
+# What has changed of it, and is mapped where a runtime restores an image that can also restore itself.
+MEMORY_OF_RUNTIME = f"{DIRECTORY}/memory-runtime"
 LAUNCHER = f"/{DIRECTORY}/launcher"
 ENTRYPOINT = (LAUNCHER, "start", "--")
 # What the launcher itself keeps of the application's files, in `seed`, and puts back when it restores.
