@@ -15,7 +15,7 @@ import zstandard
 from support.builds import STATE, PrivateRegistry, build, get, read_state, write_recipe
 
 from warmstart import __version__
-from warmstart.build import MEMORY_NAME, SUBNET, Built, Options
+from warmstart.build import SUBNET, Built, Options
 from warmstart.core.steps import Steps
 from warmstart.engine.cri import CriEngine
 from warmstart.engine.local import LocalEngine, start_engine
@@ -23,6 +23,7 @@ from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, read_pr
 from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.layout import Image, open_blob, read_image
 from warmstart.image.manifest import find_host_platform
+from warmstart.image.selfrestore import MEMORY
 from warmstart.image.skopeo import Access, copy_image
 from warmstart.node.crio import PAUSE_IMAGE, run_crio
 from warmstart.node.session import Session
@@ -205,10 +206,10 @@ def test_no_log_of_the_build_is_in_it(image, layout):
 def test_memory_is_in_a_layer_of_its_own_and_nowhere_else(pushed, image, layout):
     assert FILL_MB << 20 < pushed.built.dump.pages_bytes < (FILL_MB + 4) << 20
     *_, memory, checkpoint = list_layers(image, layout)
-    assert [name for name in memory if not name.endswith("warmstart")] == [MEMORY_NAME]
+    assert [name for name in memory if not name.endswith("warmstart")] == [MEMORY]
     pages_bytes = sum(size for name, size in checkpoint.items() if "/pages-" in name)
     assert pages_bytes < 1 << 20
-    assert memory[MEMORY_NAME] + pages_bytes < (FILL_MB + 4) << 20
+    assert memory[MEMORY] + pages_bytes < (FILL_MB + 4) << 20
 
 
 def list_layers(image: Image, layout: Path) -> Iterator[dict[str, int]]:
