@@ -21,7 +21,7 @@ from typing import BinaryIO
 from warmstart.core.errors import ArchiveError, CheckpointError, ClusterError, HostError, WarmstartError
 from warmstart.core.steps import Steps
 from warmstart.core.text import format_bytes
-from warmstart.core.undo import undoing
+from warmstart.core.undo import call_to_the_end, undoing
 from warmstart.dump.archive import STATS_DUMP, Contents, open_tar, read_contents
 from warmstart.dump.stats import read_frozen_s
 from warmstart.engine.cri import checkpoint_error
@@ -129,7 +129,11 @@ def take_with(
 ) -> Taken:
     """As `take_checkpoint`, with a helper that runs already; until `time.monotonic()` is `deadline`."""
     with steps.step("checkpoint"):
-        asked, on_node = checkpoint_at_rest(helper.cluster, pod, container.name, options, steps)
+        # The kubelet makes the archive even when nobody waits for it, and only its answer says what it is called.
+        asked, on_node = call_to_the_end(
+            lambda: checkpoint_at_rest(helper.cluster, pod, container.name, options, steps),
+            lambda answer: None if options.keep else helper.remove(answer[1]),
+        )
         stopped_s = time.monotonic() - asked
     with steps.step("fetch"), told_where(pod.node, on_node), _left_alone(helper, on_node, keep=options.keep):
         contents = fetch_archive(helper, on_node, archive, steps, deadline)

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from support.base_image import make_base_archive
 from support.cluster.cluster import Cluster, open_cluster
+from support.cluster.node import Node
+from support.cluster_images import make_helper_image, push_image
+from support.cluster_user import User
 
 from warmstart.cli import default_cache
 from warmstart.core.workspace import open_workspace
@@ -51,3 +54,19 @@ def cluster(cache, base_archive) -> Iterator[Cluster]:
 def base_image(cluster) -> str:
     """What the first node of the cluster knows the base image by."""
     return BASE
+
+
+@pytest.fixture(scope="session")
+def second_node(cluster) -> Iterator[Node]:
+    """One more node, which has no images."""
+    with cluster.add_node() as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def user(cluster, cache, base_archive) -> User:
+    """The administrator of the cluster, who calls warmstart; the images are in the cluster's registry."""
+    with open_workspace("test") as workspace, enter(ensure_tree(cache, print), workspace) as session:
+        base = push_image(cluster, session, base_archive, "tests/base:1")
+        helper = make_helper_image(cluster, session)
+    return User(cluster, cache, base, helper)

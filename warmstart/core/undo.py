@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -31,3 +35,37 @@ def undoing_on_error(undo: Callable[[], object]) -> Iterator[None]:
         except Exception as error:
             log.debug("and then: %s", error)
         raise
+
+
+def call_to_the_end(call: Callable[[], T], undo: Callable[[T], object] = lambda _: None) -> T:
+    """Call what must not be cut short; where we are interrupted, its end is awaited, and its result is undone."""
+    done = threading.Event()
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    worker = threading.Thread(target=work, daemon=True)
+    try:
+        worker.start()
+        # Not `join`: once that has been interrupted, Python 3.11 takes the thread for one that has ended.
+        done.wait()
+    except BaseException:
+        if worker.ident is not None:
+            done.wait()
+        for result in results:
+            try:
+                undo(result)
+            except Exception as error:
+                log.debug("and then: %s", error)
+        raise
+    worker.join()
+    if errors:
+        raise errors[0]
+    return results[0]

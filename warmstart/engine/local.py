@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.errors import HostError, ImageError, WarmstartError
-from warmstart.core.undo import undoing
+from warmstart.core.undo import call_to_the_end, undoing
 from warmstart.engine.cri import CriEngine
 from warmstart.image.credentials import Credentials, find_credentials
 from warmstart.image.reference import Source, Transport
@@ -56,28 +55,7 @@ class LocalEngine:
             copy_image(self.session, f"oci:{layout}", store, on_line=on_line)
             return
         # A copy that is cut short can leave an image in the store with which nobody can list its images any more.
-        _finish(lambda: copy_image(self.session, f"oci:{layout}", store))
-
-
-def _finish(call: Callable[[], object]) -> None:
-    """Call something, and wait for its end even when we are interrupted before."""
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            call()
-        except BaseException as error:
-            errors.append(error)
-
-    worker = threading.Thread(target=work)
-    try:
-        worker.start()
-        worker.join()
-    finally:
-        if worker.ident is not None:
-            worker.join()
-    if errors:
-        raise errors[0]
+        call_to_the_end(lambda: copy_image(self.session, f"oci:{layout}", store))
 
 
 @contextlib.contextmanager

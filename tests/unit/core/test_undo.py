@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import pytest
 
-from warmstart.core.undo import undoing
+from warmstart.core.undo import call_to_the_end, undoing, undoing_on_error
 
 
 def fail() -> None:
@@ -46,3 +50,37 @@ def test_all_of_several_are_undone():
     with pytest.raises(ZeroDivisionError), undoing(lambda: done.append("first")), undoing(fail):
         done.append("block")
     assert done == ["block", "first"]
+
+
+def test_what_was_done_stays_unless_there_is_an_error():
+    done: list[str] = []
+    with undoing_on_error(lambda: done.append("undone")):
+        done.append("block")
+    assert done == ["block"]
+    with pytest.raises(ValueError), undoing_on_error(lambda: done.append("undone")):  # noqa: PT011
+        raise ValueError
+    assert done == ["block", "undone"]
+
+
+def test_a_call_to_the_end_gives_its_result_or_its_error():
+    assert call_to_the_end(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        call_to_the_end(fail)
+
+
+def test_an_interruption_waits_for_the_end_and_undoes_it():
+    done: list[str] = []
+
+    def work() -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        done.append("work")
+        return "result"
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call_to_the_end(work, lambda result: done.append(f"undo {result}"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done == ["work", "undo result"]

@@ -1,0 +1,218 @@
+"""`warmstart checkpoint` on a real cluster: the archive is fetched, the container goes on, and nothing stays."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from support.cluster.cluster import Cluster
+from support.cluster_user import list_checkpoints
+
+from warmstart.dump.archive import read_contents
+
+pytestmark = pytest.mark.cluster
+
+# Long enough to do something while it is fetched.
+LARGE = {"env": [{"name": "FILL_MB", "value": "300"}]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def account(user):
+    """The kubeconfig of an account that may take checkpoints, and the namespace for helpers."""
+    return user.grant("checkpoint")
+
+
+@pytest.fixture(scope="module")
+def pod(user, account):
+    with user.pod("checkpointed", LARGE) as name:
+        yield name
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(user, cluster, account):
+    """Whatever happens, no helper and no archive is left."""
+    yield
+    user.wait_no_helpers()
+    assert list_checkpoints(cluster.nodes[0]) == []
+
+
+def test_a_checkpoint_is_fetched_and_the_container_goes_on(user, pod, account, tmp_path):
+    before = user.read_state(pod)
+    result = user.call(
+        "checkpoint", pod, "-n", "default", "-o", tmp_path / "c.tar", "--json", kubeconfig=account
+    ).result
+    after = user.read_state(pod)
+    assert after["id"] == before["id"]
+    assert after["requests"] > before["requests"]
+    assert [path.name for path in tmp_path.iterdir()] == ["c.tar"]
+    assert (tmp_path / "c.tar").stat().st_mode & 0o777 == 0o600
+    assert result["sizeBytes"] == (tmp_path / "c.tar").stat().st_size > 300 << 20
+    assert 0 < result["frozenSeconds"] <= result["stoppedAtMostSeconds"]
+    assert result["image"].startswith(user.base.rpartition(":")[0] + "@sha256:")
+    assert read_contents(tmp_path / "c.tar").container_name == pod
+
+
+def test_the_archive_can_be_kept_on_the_node(user, pod, cluster, tmp_path):
+    result = user.call("checkpoint", pod, "-o", tmp_path / "c.tar", "--keep", "--json").result
+    [kept] = (cluster.nodes[0].kubelet_directory / "checkpoints").iterdir()
+    try:
+        assert result["onNode"] == f"/var/lib/kubelet/checkpoints/{kept.name}"
+        assert kept.read_bytes() == (tmp_path / "c.tar").read_bytes()
+    finally:
+        kept.unlink()
+
+
+def test_what_is_not_there_is_said(user, pod, tmp_path):
+    missing = user.call("checkpoint", "nobody", "-o", tmp_path / "c.tar")
+    assert missing.code == 13
+    assert "there is no pod nobody in the namespace default" in missing.err
+    other = user.call("checkpoint", pod, "-c", "sidecar", "-o", tmp_path / "c.tar")
+    assert f"the pod default/{pod} has no container sidecar; it has {pod}" in other.err
+    assert list(tmp_path.iterdir()) == []
+
+
+RULES = {
+    "get pods": {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+    "create pods": {"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "delete"]},
+    "create nodes/proxy": {"apiGroups": [""], "resources": ["nodes/proxy"], "verbs": ["create"]},
+    "pods/exec": {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create", "get"]},
+}
+
+
+@contextmanager
+def limited_account(cluster: Cluster, rules: list[object]) -> Iterator[object]:
+    name = "limited"
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": "default"}
+    api = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": name}}
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "default"}},
+        {**api, "kind": "ClusterRole", "rules": rules},
+        {**api, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [subject]},
+    )
+    yield cluster.write_account_kubeconfig(name)
+    for kind in ("clusterrolebinding", "clusterrole", "serviceaccount"):
+        cluster.kubectl("delete", kind, name)
+
+
+@pytest.mark.parametrize("missing", RULES)
+def test_the_right_that_is_missing_is_named(user, pod, cluster, missing, tmp_path):
+    rules = [rule for name, rule in RULES.items() if name != missing]
+    with limited_account(cluster, rules) as kubeconfig:
+        done = user.call("checkpoint", pod, "-n", "default", "-o", tmp_path / "c.tar", kubeconfig=kubeconfig)
+    assert done.code == 13
+    [hint] = [line for line in done.err.splitlines() if line.startswith("hint: ")]
+    assert hint.startswith("hint: needs: ")
+    assert missing in hint
+    assert list(tmp_path.iterdir()) == []
+    # What was made on the node could not be removed without pods/exec, which is said.
+    if missing == "pods/exec":
+        [left] = (cluster.nodes[0].kubelet_directory / "checkpoints").iterdir()
+        assert left.name in done.err
+        left.unlink()
+
+
+def test_the_namespace_for_helpers_is_missing(user, pod, tmp_path):
+    done = user.call("checkpoint", pod, "-o", tmp_path / "c.tar", "--helper-namespace", "nowhere")
+    assert done.code == 13
+    assert "make the namespace with `warmstart rbac`" in done.err
+
+
+def test_a_namespace_that_admits_no_helpers(user, pod, cluster, tmp_path):
+    cluster.kubectl("create", "namespace", "strict")
+    cluster.kubectl("label", "namespace", "strict", "pod-security.kubernetes.io/enforce=baseline")
+    done = user.call("checkpoint", pod, "-o", tmp_path / "c.tar", "--helper-namespace", "strict")
+    cluster.kubectl("delete", "namespace", "strict")
+    assert done.code == 13
+    assert "the namespace strict must admit privileged pods" in done.err
+
+
+def test_the_helper_has_an_image_that_cannot_be_had(user, pod, cluster, tmp_path):
+    done = user.call("checkpoint", pod, "-o", tmp_path / "c.tar", helper=f"{cluster.registry}/no/such:1")
+    assert done.code == 13
+    assert "name another one with --helper-image" in done.err
+
+
+@pytest.mark.parametrize("step", ["helper", "checkpoint", "fetch"])
+def test_an_interruption_leaves_nothing(user, pod, step, tmp_path):
+    before = user.read_state(pod)["id"]
+    done = user.interrupt("SIGINT", step, 0.1, "checkpoint", pod, "-o", tmp_path / "c.tar")
+    assert done.code == 130
+    assert list(tmp_path.iterdir()) == []
+    assert user.read_state(pod)["id"] == before
+
+
+CUT_BYTES = 100 << 20
+
+
+class Cut:
+    """A way to the API server, in a `with` block; it is cut when CUT_BYTES have passed."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.passed_bytes = 0
+
+    def __enter__(self) -> Cut:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cut()
+        for thread in self._threads:
+            thread.join()
+        for each in (self._listener, *self._sockets):
+            each.close()
+
+    def _start(self, call: Callable[..., None], *arguments: socket.socket) -> None:
+        thread = threading.Thread(target=call, args=arguments)
+        self._threads.append(thread)
+        thread.start()
+
+    def _cut(self) -> None:
+        for each in (self._listener, *self._sockets):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._target)
+                self._sockets += [near, far]
+                self._start(self._pass, near, far)
+                self._start(self._pass, far, near)
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                self.passed_bytes += len(data)
+                if self.passed_bytes > CUT_BYTES:
+                    self._cut()
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+def test_the_api_server_goes_away_while_it_is_fetched(user, pod, cluster, tmp_path):
+    text = cluster.kubeconfig.read_text()
+    port = int(text.partition("https://127.0.0.1:")[2].partition('"')[0].split()[0])
+    kubeconfig = tmp_path / "kubeconfig"
+    with Cut(("127.0.0.1", port)) as way:
+        kubeconfig.write_text(text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{way.port}"))
+        done = user.call("checkpoint", pod, "-n", "default", "-o", tmp_path / "c.tar", kubeconfig=kubeconfig)
+    assert way.passed_bytes > CUT_BYTES
+    assert done.code == 13
+    assert "the connection" in done.err
+    [left] = (cluster.nodes[0].kubelet_directory / "checkpoints").iterdir()
+    assert f"the checkpoint may still be on the node node-1: /var/lib/kubelet/checkpoints/{left.name}" in done.err
+    left.unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["kubeconfig"]
+    for helper in user.list_pods(namespace="warmstart"):
+        cluster.kubectl("delete", "pod", helper, "-n", "warmstart")
+    assert user.call("checkpoint", pod, "-o", tmp_path / "c.tar").code == 0
