@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from warmstart.core.errors import ArchiveError, ImageError, RegistryError
+from warmstart.core.errors import ArchiveError, CheckpointError, ImageError, RegistryError
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive import CHECKPOINT_DIRECTORY, CONFIG_DUMP, DELETED_FILES, Archive, RootfsDiff
 from warmstart.dump.contents import Process, Socket, read_inventory, read_processes, read_sockets, sum_pages_bytes
@@ -25,12 +25,17 @@ from warmstart.image.manifest import Platform
 from warmstart.image.opened import OpenedImage, is_oci_archive, open_image
 from warmstart.image.reference import Reference, Source, Transport, parse_source
 from warmstart.image.registry import read_reports
+from warmstart.image.selfinspect import unpack_launched
+from warmstart.image.selfrestore import read_manifest, restores_itself
 from warmstart.publish import REPORT_TYPE
 from warmstart.result import Report, parse_report
 
 #: Who restores an image, by the annotation that they look for in its manifest. containerd's is checkpointctl's
 #: (`lib/annotations.go` of https://github.com/checkpoint-restore/checkpointctl).
 RESTORERS = {CHECKPOINT_NAME: "CRI-O", "org.criu.checkpoint.container.name": "containerd"}
+
+#: The same, of an image whose entrypoint is the launcher.
+ITSELF = "itself"
 
 # Files that hide in a layer what the layers below have in their place: layer.md of the image specification.
 _HIDING = {f".wh.{CONFIG_DUMP}", f".wh.{CHECKPOINT_DIRECTORY}", ".wh..wh..opq"}
@@ -65,7 +70,7 @@ class ImageFacts:
         created: when, as the image writes it; empty where it does not say.
         base_name: the image that it was made from; empty where it does not say.
         base_digest: the digest of that image's manifest; empty where it does not say.
-        restorers: who restores it, in the words of RESTORERS.
+        restorers: who restores it, in the words of RESTORERS, and ITSELF.
         provenance: how warmstart made it; None for an image that warmstart did not make.
         notes: warmstart's annotations beside those of the provenance, without their prefix.
         layers: from the lowest.
@@ -231,8 +236,11 @@ def inspect_image(source: Source, *, plain_http: bool = False, auth_file: Path |
     ):
         facts = _describe_image(opened.image, name)
         try:
-            layer, archive = _find_checkpoint(opened, facts, workspace)
-            found = Inspection(name, facts, _describe_checkpoint(archive, layer))
+            if facts.restorers == (ITSELF,):
+                found = Inspection(name, facts, _describe_launched(opened, facts, workspace))
+            else:
+                layer, archive = _find_checkpoint(opened, facts, workspace)
+                found = Inspection(name, facts, _describe_checkpoint(archive, layer))
         except ArchiveError as error:
             if facts.provenance is not None:
                 raise
@@ -254,6 +262,7 @@ def _read_reports(reference: Reference, digest: str, plain_http: bool, auth_file
 def _describe_image(image: Image, name: str) -> ImageFacts:
     annotations = image.manifest.annotations
     restorers = tuple(restorer for annotation, restorer in RESTORERS.items() if annotation in annotations)
+    restorers += (ITSELF,) if restores_itself(image.config) else ()
     if not restorers:
         raise ImageError(
             f"{name} is not the image of a checkpoint: its manifest has none of the annotations {', '.join(RESTORERS)}",
@@ -344,4 +353,49 @@ def _describe_container(archive: Archive) -> ContainerFacts:
         root_image=config.rootfs_image_name or config.rootfs_image,
         created=config.created,
         checkpointed=config.checkpointed,
+    )
+
+
+def _describe_launched(opened: OpenedImage, facts: ImageFacts, workspace: Path) -> CheckpointFacts:
+    """The checkpoint of an image that restores itself, in the topmost layer that has one."""
+    for place, layer in reversed(list(enumerate(opened.image.manifest.layers))):
+        if not facts.layers[place].added:
+            continue
+        directory, label = workspace / f"layer-{place}", f"layer {layer.digest}"
+        directory.mkdir()
+        with opened.open_layer(layer) as tar:
+            if not unpack_launched(tar, directory, label):
+                continue
+        images = directory / "checkpoint"
+        processes, sockets = read_processes(images), read_sockets(images)
+        return CheckpointFacts(
+            container=_describe_launched_container(opened.image, facts, directory),
+            processes=processes,
+            sockets=sockets,
+            closes_tcp=True,
+            memory_bytes=sum_pages_bytes(images),
+            size_bytes=sum(file.stat().st_size for file in images.iterdir()),
+            rootfs_diff=None,
+            deleted_files=(),
+        )
+    raise ArchiveError("none of its layers holds a checkpoint")
+
+
+def _describe_launched_container(image: Image, facts: ImageFacts, directory: Path) -> ContainerFacts:
+    try:
+        identity = read_manifest(directory)
+        created = datetime.fromisoformat(facts.created)
+    except (CheckpointError, ValueError) as error:
+        raise ArchiveError(f"the launcher's manifest is not understood: {error}") from error
+    return ContainerFacts(
+        name="",
+        args=identity.arguments,
+        env=image.config.env,
+        cwd=image.config.working_dir,
+        user=User(identity.user, identity.group, identity.groups),
+        mounts=(),
+        runtime="",
+        root_image=facts.base_name,
+        created=created,
+        checkpointed=created,
     )

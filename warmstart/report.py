@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from warmstart.core.steps import Steps
 from warmstart.core.text import format_bytes, format_seconds
 from warmstart.result import Built
+from warmstart.verify import Restore
 
 # Steps whose length is the application's or the network's doing, not warmstart's.
 NOT_OURS = ("tools", "pull", "ready", "warm up", "publish")
@@ -15,13 +17,16 @@ NOT_OURS = ("tools", "pull", "ready", "warm up", "publish")
 def list_rows(built: Built, steps: Steps) -> list[tuple[str, str]]:
     """Names and values, the most wanted first."""
     restored_s = median(restore.first_success_s for restore in built.restores)
+    by_runtime = [restore for restore in built.restores if restore.launcher_ms is None]
+    by_itself = [restore for restore in built.restores if restore.launcher_ms is not None]
     layers = built.image.manifest.layers
     return [
         ("image", built.name),
         ("digest", built.image.manifest.digest),
         ("published", built.destination),
         ("cold start", f"{format_seconds(built.cold_s)} to the first success of the probe"),
-        ("restored start", f"{format_seconds(restored_s)} (median of {len(built.restores)})"),
+        *_list_restores("restored start", by_runtime),
+        *_list_restores("restored by itself", by_itself),
         ("ratio", f"{built.cold_s / restored_s:.1f} × faster"),
         (
             "memory",
@@ -31,6 +36,14 @@ def list_rows(built: Built, steps: Steps) -> list[tuple[str, str]]:
         ("added", f"{format_bytes(built.added_bytes)} to the base image"),
         ("own cost", _own_cost(steps)),
     ]
+
+
+def _list_restores(name: str, restores: Sequence[Restore]) -> Iterator[tuple[str, str]]:
+    if not restores:
+        return
+    value = f"{format_seconds(median(restore.first_success_s for restore in restores))} (median of {len(restores)}"
+    took = [restore.launcher_ms for restore in restores if restore.launcher_ms is not None]
+    yield name, value + (f"; of it the launcher {median(took):.0f} ms)" if took else ")")
 
 
 def _own_cost(steps: Steps) -> str:
