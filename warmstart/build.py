@@ -28,6 +28,7 @@ from warmstart.dump.directories import forget_directory_modes
 from warmstart.dump.identity import read_identity
 from warmstart.dump.memory import choose_all, map_memory
 from warmstart.dump.preflight import check_processes, raise_on_errors
+from warmstart.dump.preflight_self import check_launched
 from warmstart.dump.programs import read_programs
 from warmstart.dump.sockets import close_sockets, forget_owners
 from warmstart.engine.cri import CriContainer
@@ -354,6 +355,8 @@ def check_before_dump(work: Work, engine: LocalEngine, running: CriContainer | L
         findings = check_processes(
             engine.cri.proc, running.pid, pod_ips=[running.address], close_tcp=work.recipe.close_tcp
         )
+        if isinstance(running, LaunchedContainer):
+            findings = (*findings, *check_launched(engine.cri.proc, running.pid))
         errors = [finding for finding in findings if finding.is_error]
         if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:
             break
