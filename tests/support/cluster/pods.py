@@ -65,8 +65,12 @@ def describe_pod(
 def run_pod(
     cluster: Cluster, name: str, image: str, container: Mapping[str, object] | None = None, **spec: object
 ) -> Iterator[Pod]:
-    """Run such a pod for the length of a `with` block, which begins when it is ready."""
-    cluster.apply(describe_pod(name, image, container, **spec))
+    """Run such a pod for the length of a `with` block, which begins when it is ready.
+
+    Where no `nodeName` is given, it runs on the first node, which has the images that are imported.
+    """
+    first = {"nodeSelector": {"kubernetes.io/hostname": cluster.nodes[0].name}}
+    cluster.apply(describe_pod(name, image, container, **({} if "nodeName" in spec else first), **spec))
     try:
         _wait_until_ready(cluster, name)
         pod = cluster.read("pod", name)
