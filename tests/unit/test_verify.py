@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from warmstart.core.errors import EngineError, ImageError, VerifyError
 from warmstart.core.steps import Silent, Steps
 from warmstart.image.reference import parse_source
 from warmstart.node.tree import tree_path
-from warmstart.recipe.model import Container, Probe, TcpSocket
+from warmstart.recipe.model import Container, Probe, Restorer, TcpSocket
 from warmstart.verify import Restore, verify_image, verify_source
 
 
@@ -45,24 +45,31 @@ class FakeCri:
 
     proc = Path("/proc")
 
-    def __init__(self, *, restored: bool = True, refusal: EngineError | None = None) -> None:
-        self._restored, self._refusal = restored, refusal
+    def __init__(self, *, restored: bool = True, refusal: EngineError | None = None, said: Sequence[str] = ()) -> None:
+        self._restored, self._refusal, self._said = restored, refusal, list(said)
         self.names: list[str] = []
+        self.containers: list[Container] = []
 
     @contextmanager
     def start(self, container: Container, image: str, name: str) -> Iterator[object]:
         self.names.append(name)
+        self.containers.append(container)
         if self._refusal:
             raise self._refusal
         address = f"10.89.0.{len(self.names) + 1}"
-        yield SimpleNamespace(address=address, started=1.0, running=1.5, restored=self._restored, pid=1)
+        said = [self._said[min(len(self.names), len(self._said)) - 1]] if self._said else []
+        yield SimpleNamespace(
+            address=address, started=1.0, running=1.5, restored=self._restored, pid=1, log_tail=lambda _: said
+        )
 
 
 @pytest.fixture
 def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
     """Verify an image with a fake runtime; `found` is the identity of what runs, or the error of looking at it."""
 
-    def run(cri: FakeCri, *, found: str | OSError = "identity") -> tuple[Restore, ...]:
+    def run(
+        cri: FakeCri, *, found: str | OSError = "identity", restorers: Sequence[Restorer] = (Restorer.RUNTIME,)
+    ) -> tuple[Restore, ...]:
         @contextmanager
         def start_engine(*_: object, **__: object) -> Iterator[object]:
             yield SimpleNamespace(cri=cri, import_image=lambda *_: None)
@@ -75,7 +82,7 @@ def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
         monkeypatch.setattr(verify, "start_engine", start_engine)
         monkeypatch.setattr(verify, "read_identity", read_identity)
         monkeypatch.setattr(verify, "wait_first_success", lambda *_, **__: None)
-        return verify_image(None, tmp_path, "app:1", CONTAINER, "identity", Steps(Silent()))
+        return verify_image(None, tmp_path, "app:1", CONTAINER, "identity", Steps(Silent()), restorers)
 
     return run
 
@@ -110,3 +117,39 @@ def test_a_refusal_is_told_with_its_reasons(restore):
     assert caught.value.brief == f"the image did not restore: {refusal.brief}"
     assert caught.value.details == ("more",)
     assert "nothing was published" in caught.value.hint
+
+
+# Images that restore themselves
+
+
+RESTORED, OFF = "warmstart: restored in 47 ms", "warmstart: cold start: WARMSTART is off (0 ms)"
+
+
+def test_an_image_that_restores_itself_is_also_seen_to_start_cold(restore):
+    cri = FakeCri(restored=False, said=[RESTORED, RESTORED, OFF])
+    restores = restore(cri, restorers=(Restorer.SELF,))
+    assert [(seen.restorer, seen.launcher_ms) for seen in restores] == [(Restorer.SELF, 47)] * 2
+    assert [container.env for container in cri.containers] == [(), (), (("WARMSTART", "off"),)]
+
+
+def test_by_both_it_is_restored_by_each(restore):
+    cri = FakeCri(said=[RESTORED, RESTORED, RESTORED, RESTORED, OFF])
+    restores = restore(cri, restorers=(Restorer.RUNTIME, Restorer.SELF))
+    assert [seen.restorer for seen in restores] == [Restorer.RUNTIME] * 2 + [Restorer.SELF] * 2
+
+
+def test_a_cold_start_says_why_the_image_did_not_restore_itself(restore):
+    reason = "warmstart: cold start: uid is 0, the checkpoint was made as 1000 (0 ms)"
+    with pytest.raises(VerifyError, match=r"instead of restoring itself: .*uid is 0"):
+        restore(FakeCri(said=[reason]), restorers=(Restorer.SELF,))
+
+
+def test_an_image_that_cannot_start_cold_is_refused(restore):
+    with pytest.raises(VerifyError, match="did not start cold"):
+        restore(FakeCri(said=[RESTORED]), restorers=(Restorer.SELF,))
+
+
+def test_a_launcher_that_says_nothing_did_nothing(restore, monkeypatch):
+    monkeypatch.setattr(verify, "LOG_S", 0.1)
+    with pytest.raises(VerifyError, match="does not say what it did"):
+        restore(FakeCri(), restorers=(Restorer.SELF,))

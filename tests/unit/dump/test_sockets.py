@@ -14,7 +14,7 @@ from warmstart.core.errors import ArchiveError
 from warmstart.dump import protos
 from warmstart.dump.contents import Endpoint, TcpState, read_inventory, read_sockets
 from warmstart.dump.images import Entry, read_image, write_image
-from warmstart.dump.sockets import close_sockets
+from warmstart.dump.sockets import close_sockets, forget_owners
 
 TCP = socket.IPPROTO_TCP
 
@@ -124,6 +124,21 @@ def test_an_address_of_another_length_is_refused(tmp_path: Path) -> None:
     make_dump(tmp_path, LISTENING, Entry(message.SerializeToString()))
     with pytest.raises(ArchiveError, match=r"files\.img.*address of 12 bytes at offset \d+"):
         close_sockets(tmp_path, established=False)
+
+
+def test_sockets_whose_file_is_gone_have_no_owner(tmp_path: Path) -> None:
+    def unix(number: int, *, deleted: bool) -> Entry:
+        usk = protos.File().usk.__class__(deleted=deleted)
+        usk.file_perms.uid = usk.file_perms.gid = 0
+        return Entry(protos.File(type=6, id=number, usk=usk).SerializeToString())
+
+    there = unix(2, deleted=False)
+    make_dump(tmp_path, LISTENING, unix(1, deleted=True), there)
+    assert forget_owners(tmp_path) == 1
+    listening, gone, kept = read_image(tmp_path / "files.img")
+    assert (listening.message, kept.message) == (LISTENING.message, there.message)
+    assert not protos.File.FromString(gone.message).usk.HasField("file_perms")
+    assert forget_owners(tmp_path) == 0
 
 
 HUNG_UP = "state=7 connected=0 hung_up=1 recv=0/0 send=-1/32"
