@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -44,6 +44,7 @@ from warmstart.publish import REGISTRY, Output, describe_output, publish_image
 
 POD = f"{PREFIX}pod"
 VERSION = f"{PREFIX}version"
+IMAGE_ID_DIGITS = 64
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Bench:
         base: the layout of the image that the container runs, without any checkpoint.
         source: where that image is from.
         digest: of its manifest.
+        config_digest: of its configuration, which is what runtimes know an image by.
     """
 
     session: Session
@@ -120,6 +122,7 @@ class Bench:
     base: Path
     source: Source
     digest: str
+    config_digest: str
 
 
 def save_pod(
@@ -159,28 +162,57 @@ def fetch_base(
     Raises:
         ImageError: the image that the container runs cannot be had.
     """
-    source = find_base(container)
-    access = find_access(session, source, options.plain_http, options.auth_file)
-    digest = find_image(session, str(source), access=access)
     pulled, base = directory / "pulled", directory / "base"
     base.mkdir(parents=True)
-    copy_image(session, str(pin_source(source, digest)), f"oci:{pulled}", access=access, on_line=steps.note)
+    source, digest = _pull_any(session, find_sources(container), pulled, options, steps)
     remove_checkpoint(pulled, base)
-    return Bench(session, directory, base, source, digest)
+    return Bench(session, directory, base, source, digest, read_image(pulled).manifest.config.digest)
 
 
-def find_base(container: ContainerState) -> Source:
-    """The image that a container runs, by its digest where the runtime knows it.
+def _pull_any(
+    session: Session, sources: Sequence[Source], layout: Path, options: SaveOptions, steps: Steps
+) -> tuple[Source, str]:
+    """Pull the first of these images that there is; where it was, and its digest."""
+    for left, source in zip(reversed(range(len(sources))), sources, strict=True):
+        access = find_access(session, source, options.plain_http, options.auth_file)
+        try:
+            digest = find_image(session, str(source), access=access)
+        except ImageError:
+            if not left:
+                raise
+            continue
+        copy_image(session, str(pin_source(source, digest)), f"oci:{layout}", access=access, on_line=steps.note)
+        return source, digest
+    raise AssertionError
+
+
+def find_sources(container: ContainerState) -> list[Source]:
+    """Where the image that a container runs may be: by its digest, where the runtime knows it, and by its name.
+
+    A node may know an image by a digest that its registry does not have, when it once came to it by another way.
 
     Raises:
         ImageError: only the node has it.
     """
-    name = container.image_id if "@sha256:" in container.image_id else container.image
-    source = parse_source(name.removeprefix("docker-pullable://"))
-    if source.kind is not Transport.REGISTRY:
+    names = [name.removeprefix("docker-pullable://") for name in (container.image_id, container.image)]
+    sources = [parse_source(name) for name in names if "@sha256:" in name or name == names[-1]]
+    found = [source for source in sources if source.kind is Transport.REGISTRY]
+    if not found:
         hint = "push it to a registry, and have the pod run it from there"
-        raise ImageError(f"the container {container.name} runs {name}, which is in no registry", hint=hint)
-    return source
+        raise ImageError(f"the container {container.name} runs {names[-1]}, which is in no registry", hint=hint)
+    return found
+
+
+def check_base(bench: Bench, archive: Archive) -> None:
+    """See that the image that was pulled is the one that the container was made from: its name may be another's now.
+
+    Raises:
+        ImageError: it is not.
+    """
+    known = archive.config.rootfs_image_ref
+    if len(known) == IMAGE_ID_DIGITS and bench.config_digest != f"sha256:{known}":
+        hint = "pods run it by a digest, or a tag that nobody moves, if they are to be saved"
+        raise ImageError(f"{bench.source} is not the image any more that the container runs", hint=hint)
 
 
 def publish_saved(bench: Bench, taken: Taken, target: Reference, options: SaveOptions, steps: Steps) -> Saved:
@@ -188,6 +220,7 @@ def publish_saved(bench: Bench, taken: Taken, target: Reference, options: SaveOp
     with steps.step("read checkpoint"):
         archive = extract_archive(taken.archive, bench.directory / "checkpoint")
         taken.archive.unlink()
+        check_base(bench, archive)
     with steps.step("edit dump"):
         closed = len(close_sockets(archive.checkpoint_dir, established=True))
         free_cgroups(archive.checkpoint_dir)

@@ -1,0 +1,122 @@
+"""`warmstart build --engine kubernetes` on a real cluster."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.builds import STATE, write_recipe
+from support.cluster_user import list_checkpoints, wait_until
+
+pytestmark = pytest.mark.cluster
+
+WARMUPS = 25
+BUILD = "app.kubernetes.io/managed-by=warmstart"
+
+
+@pytest.fixture(scope="module")
+def account(user):
+    """The kubeconfig of an account that may build."""
+    return user.grant("build")
+
+
+@pytest.fixture
+def build(user, account, cluster, tmp_path):
+    """Build, with more of the container and of the recipe, and more words of the command line."""
+
+    def call(*words, container=None, interrupt=None, **more):
+        name = f"{cluster.registry}/tests/built:1"
+        recipe = write_recipe(tmp_path / "recipe.yaml", user.base, name, container, **more)
+        line = ["build", recipe, "--engine", "kubernetes", "-n", "default", "--plain-http", cluster.registry, *words]
+        if interrupt:
+            return user.interrupt(*interrupt, *line)
+        return user.call(*line, kubeconfig=account)
+
+    yield call
+    wait_until(lambda: not user.list_pods(BUILD), 30)
+    user.wait_no_helpers()
+    assert list_checkpoints(cluster.nodes[0]) == []
+
+
+def test_an_image_is_built_and_restores_in_the_cluster(build, user, cluster):
+    done = build(
+        "--json", warmup=[{**STATE, "repeat": WARMUPS}], container={"env": [{"name": "FILL_MB", "value": "32"}]}
+    )
+    built = done.result
+    assert len(built["restores"]) == 2
+    assert built["provenance"]["runtime"] == "cri-o 1.36.3"
+    assert built["edits"]["dumpedBytes"] > 32 << 20
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "warm", "labels": {"app": "warm"}},
+            "spec": {
+                "automountServiceAccountToken": False,
+                "containers": [{"name": "server", "image": built["image"], "imagePullPolicy": "Always"}],
+            },
+        }
+    )
+    try:
+        user.wait_ready("warm")
+        assert user.read_state("warm")["requests"] > WARMUPS
+    finally:
+        cluster.kubectl("delete", "pod", "warm", "--grace-period=1")
+
+
+def test_memory_is_mapped_where_the_recipe_says_so(build):
+    env = {"env": [{"name": "FILL_MB", "value": "32"}]}
+    edits = build("--json", container=env, memory={"mapped": "all"}).result["edits"]
+    assert edits["mappedBytes"] > 32 << 20
+    # The server is linked statically, and nothing is known of its allocator.
+    [process] = build("--json", container=env).result["edits"]["processes"]
+    assert any("linked statically" in reason for reason in process["left"])
+
+
+def test_an_application_that_does_not_start_is_shown(build):
+    done = build(container={"command": ["/missing"]})
+    assert done.code == 13
+    assert "does not start" in done.err
+    assert "no such file or directory" in done.err
+
+
+def test_an_application_that_does_not_become_ready_is_given_up(build):
+    probe = {"httpGet": {"path": "/nothing", "port": 8080}, "periodSeconds": 1, "failureThreshold": 3}
+    done = build(container={"readinessProbe": probe})
+    assert done.code == 6
+    assert "the pod was not ready within 3 s" in done.err
+
+
+def test_a_step_that_fails_ends_the_build(build):
+    done = build(warmup=[{"httpGet": {"path": "/nothing", "port": 8080}}])
+    assert done.code == 6
+    assert "404" in done.err
+
+
+def test_what_the_cluster_cannot_do_is_said_at_once(build, user, tmp_path):
+    done = build(restore=["self"])
+    assert done.code == 3
+    assert "images that the runtime restores" in done.err
+    local = write_recipe(tmp_path / "local.yaml", "localhost/tests/base:1", "registry.example.com/built:1")
+    done = user.call("build", local, "--engine", "kubernetes")
+    assert done.code == 3
+    assert "is not in a registry" in done.err
+
+
+def test_the_right_that_is_missing_is_named(user, cluster, tmp_path):
+    cluster.kubectl("create", "serviceaccount", "builder", "-n", "default")
+    kubeconfig = cluster.write_account_kubeconfig("builder")
+    recipe = write_recipe(tmp_path / "recipe.yaml", user.base, f"{cluster.registry}/tests/built:1")
+    line = ["build", recipe, "--engine", "kubernetes", "-n", "default", "--plain-http", cluster.registry]
+    done = user.call(*line, kubeconfig=kubeconfig)
+    assert done.code == 13
+    assert "hint: needs: create pods in the namespace default" in done.err
+
+
+@pytest.mark.parametrize(
+    ("signal", "step", "code"),
+    [("SIGINT", "start", 130), ("SIGTERM", "warm up", 143), ("SIGINT", "fetch", 130), ("SIGINT", "verify", 130)],
+)
+def test_an_interruption_leaves_nothing(build, signal, step, code):
+    done = build(interrupt=(signal, step, 0.1), warmup=[{**STATE, "repeat": WARMUPS}])
+    assert done.code == code, json.dumps(done.err)

@@ -1,0 +1,211 @@
+"""State on the move: `save`, `restore`, `migrate` and `drain-save` between two nodes of a real cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.cluster_user import list_checkpoints, wait_until
+
+pytestmark = pytest.mark.cluster
+
+# What a test puts into a server before it is saved: its number of requests tells.
+REQUESTS = 30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def account(user) -> Path:
+    """The kubeconfig of an account that may move pods."""
+    user.grant("save")
+    return user.grant("migrate")
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(user, cluster, account):
+    """Whatever happens, no helper and no archive is left."""
+    yield
+    user.wait_no_helpers()
+    assert list_checkpoints(cluster.nodes[0]) == []
+
+
+@pytest.fixture
+def call(user, cluster, account):
+    """Call with the words that all of these commands need, as that account."""
+
+    def run(*words, **options):
+        line = [*words, "-n", "default", "--plain-http", cluster.registry]
+        return user.call(*line, kubeconfig=account, **options)
+
+    return run
+
+
+@pytest.fixture
+def image(cluster, request) -> str:
+    """A name in the cluster's registry."""
+    return f"{cluster.registry}/saved/{request.node.name.partition('[')[0].replace('_', '-')}:1"
+
+
+def use(user, pod):
+    """Give a server a state, and tell what it is."""
+    for _ in range(REQUESTS):
+        state = user.read_state(pod)
+    return state
+
+
+def assert_goes_on(user, pod, before):
+    state = user.read_state(pod)
+    assert state["id"] == before["id"]
+    assert state["requests"] > before["requests"]
+
+
+def node_of(cluster, pod):
+    return cluster.read("pod", pod)["spec"]["nodeName"]
+
+
+def test_a_pod_is_saved_goes_on_and_is_restored(user, call, cluster, second_node, image):
+    with user.pod("kept", {"env": [{"name": "FILL_MB", "value": "64"}]}, nodeName="node-1") as pod:
+        before = use(user, pod)
+        saved = call("save", pod, "--image", image, "--json").result
+        assert saved["checkpoint"]["sizeBytes"] > 64 << 20
+        assert_goes_on(user, pod, before)
+        restored = call("restore", image, "--name", "again", "--to", second_node.name, "--json").result
+        assert (restored["pod"], restored["node"]) == ("again", second_node.name)
+        assert_goes_on(user, "again", before)
+        taken = call("restore", image)
+        assert "there is a pod kept already" in taken.err
+        # And so on: what was restored can be saved, and restored where the first one was.
+        second = use(user, "again")
+        assert call("save", "again", "--image", f"{image}1").code == 0
+        cluster.kubectl("delete", "pod", "again", "--grace-period=1")
+        assert call("restore", f"{image}1", "--name", "again", "--to", "node-1").code == 0
+        assert_goes_on(user, "again", second)
+
+
+def test_a_pod_moves(user, call, cluster, second_node, image):
+    with user.pod("moving", nodeName="node-1") as pod:
+        before = use(user, pod)
+        moved = call("migrate", pod, "--to", second_node.name, "--image", image, "--json").result
+        [new] = user.list_pods("app=moving")
+        assert new == moved["restored"]["pod"] != pod
+        assert node_of(cluster, new) == second_node.name
+        assert_goes_on(user, new, before)
+        assert 0 < moved["gapSeconds"] < 60
+        # And back: where it was put is not part of what it is.
+        assert call("migrate", new, "--to", "node-1", "--image", f"{image}1").code == 0
+        [newer] = user.list_pods("app=moving")
+        assert node_of(cluster, newer) == "node-1"
+        assert_goes_on(user, newer, before)
+
+
+def make_deployment(user, name, replicas):
+    server = {
+        "name": "server",
+        "image": user.base,
+        "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1},
+    }
+    pod = {"nodeName": "node-1", "terminationGracePeriodSeconds": 1, "containers": [server]}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": pod},
+        },
+    }
+
+
+def test_a_deployments_pod_moves_and_the_deployment_keeps_it(user, call, cluster, second_node, image):
+    cluster.apply(make_deployment(user, "fleet", 2))
+    try:
+        cluster.kubectl("rollout", "status", "deployment/fleet", "--timeout=60s")
+        pod, other = sorted(user.list_pods("app=fleet"))
+        before = use(user, pod)
+        moved = call("migrate", pod, "--to", second_node.name, "--image", image, "--json").result
+        new = moved["restored"]["pod"]
+        assert set(user.list_pods("app=fleet")) == {new, other}
+        assert_goes_on(user, new, before)
+        [owner] = cluster.read("pod", new)["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["controller"]) == ("ReplicaSet", True)
+    finally:
+        cluster.kubectl("delete", "deployment", "fleet")
+
+
+def test_a_pod_that_would_be_made_anew_is_left_alone(user, call, cluster, image):
+    daemon = make_deployment(user, "daemon", 1)
+    daemon["kind"] = "DaemonSet"
+    del daemon["spec"]["replicas"], daemon["spec"]["template"]["spec"]["nodeName"]
+    cluster.apply(daemon)
+    try:
+        wait_until(lambda: user.list_pods("app=daemon"), 20)
+        pod = user.list_pods("app=daemon")[0]
+        user.wait_ready(pod)
+        done = call("migrate", pod, "--to", "node-1", "--image", image)
+        assert done.code == 13
+        assert "belongs to the DaemonSet daemon, which would make it anew" in done.err
+    finally:
+        cluster.kubectl("delete", "daemonset", "daemon")
+
+
+def test_a_node_that_does_not_restore_gets_no_pod(user, call, cluster, image):
+    with user.pod("staying", nodeName="node-1") as pod, cluster.add_node(restore=False) as node:
+        before = use(user, pod)
+        done = call("migrate", pod, "--to", node.name, "--image", image)
+        assert done.code == 11
+        assert f"the node {node.name} started {image} cold instead of restoring it" in done.err
+        wait_until(lambda: user.list_pods("app=staying") == [pod], 40)
+        assert_goes_on(user, pod, before)
+
+
+def test_a_node_that_is_not_there_gets_no_pod(user, call, image):
+    with user.pod("homely", nodeName="node-1") as pod:
+        before = use(user, pod)
+        done = call("migrate", pod, "--to", "nowhere", "--image", image, "--ready-timeout", "5")
+        assert done.code == 13
+        assert "was not ready within 5 s" in done.err
+        wait_until(lambda: user.list_pods("app=homely") == [pod], 40)
+        assert_goes_on(user, pod, before)
+
+
+@pytest.mark.parametrize("step", ["image", "restore"])
+def test_an_interrupted_move_leaves_the_old_pod(user, cluster, second_node, image, step):
+    with user.pod("steady", nodeName="node-1") as pod:
+        before = use(user, pod)
+        line = ["migrate", pod, "--to", second_node.name, "--image", image, "--plain-http", cluster.registry]
+        assert user.interrupt("SIGINT", step, 0.3, *line).code == 130
+        wait_until(lambda: user.list_pods("app=steady") == [pod], 40)
+        assert_goes_on(user, pod, before)
+
+
+def test_pods_of_a_node_are_saved_and_restored_on_others(user, call, cluster, second_node, image):
+    labels = {"drain": "yes"}
+    with (
+        user.pod("first", labels=labels, nodeName="node-1") as first,
+        user.pod("second", labels=labels, nodeName="node-1") as second,
+    ):
+        before = {pod: use(user, pod) for pod in (first, second)}
+        repository = image.rpartition(":")[0]
+        words = ["drain-save", "node-1", "-l", "drain=yes", "--image", repository, "--deadline", "60", "--json"]
+        fates = {fate["pod"]: fate for fate in call(*words).result}
+        assert set(fates) == {first, second}
+        for pod, fate in fates.items():
+            new = fate["migrated"]["restored"]["pod"]
+            assert node_of(cluster, new) == second_node.name
+            assert_goes_on(user, new, before[pod])
+        assert len(user.list_pods("drain=yes")) == 2
+
+
+def test_what_is_not_saved_in_time_is_said_and_stays(user, call, image):
+    with user.pod("late", {"env": [{"name": "FILL_MB", "value": "512"}]}, nodeName="node-1") as pod:
+        before = use(user, pod)
+        words = ["drain-save", "node-1", "-l", "app=late", "--image", image.rpartition(":")[0], "--deadline", "1"]
+        done = call(*words)
+        assert done.code == 13
+        assert "1 of 1 pods of node-1 are not on another node" in done.err
+        assert user.list_pods("app=late") == [pod]
+        assert_goes_on(user, pod, before)
+        nobody = call(
+            "drain-save", "node-1", "-l", "app=nobody", "--image", "registry.example.com/x", "--deadline", "9"
+        )
+        assert "has the labels app=nobody" in nobody.err
