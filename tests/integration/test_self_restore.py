@@ -1,0 +1,147 @@
+"""Images that restore themselves, built and started as a user would, on nodes that do not restore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.builds import build, get, read_state, write_recipe
+
+from warmstart.build import Options
+from warmstart.engine.cri import CriContainer
+from warmstart.engine.local import start_engine
+from warmstart.image.layout import read_image
+from warmstart.image.reference import Transport
+from warmstart.inspection import inspect_target
+from warmstart.node.session import Session
+from warmstart.publish import Output
+from warmstart.recipe.load import load_recipe
+from warmstart.recipe.model import Container, Restorer
+from warmstart.verify import read_launcher_ms
+
+pytestmark = pytest.mark.node
+
+SUBNET = "10.78.0.0/24"
+IMAGE = "localhost/tests/self:1"
+FILLED = {"env": [{"name": "FILL_MB", "value": "8"}]}
+RESTRICTED = {
+    "runAsUser": 1000,
+    "runAsGroup": 1001,
+    "supplementalGroups": [2000],
+    "runAsNonRoot": True,
+    "readOnlyRootFilesystem": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+@pytest.fixture
+def make(base_archive, cache, tmp_path) -> Callable[..., tuple[Path, Container]]:
+    """Build an image of the server; where it is, and what a pod is to ask for."""
+
+    def make_one(*restore: str, container: dict[str, object] | None = None, **more: object) -> tuple[Path, Container]:
+        settings = {**FILLED, **(container or {})}
+        recipe = write_recipe(
+            tmp_path / "recipe.yaml",
+            base_archive,
+            IMAGE,
+            settings,
+            restore=list(restore),
+            memory={"mapped": "all"},
+            warmup=[{"httpGet": {"path": "/state", "port": 8080}, "repeat": 3}],
+            **more,
+        )
+        built, _ = build(recipe, Options(cache, Output(Transport.OCI, tmp_path / "out")))
+        seen = [(each.restorer, each.launcher_ms is not None) for each in built.restores]
+        assert seen == [(each, each == Restorer.SELF) for each in restore for _ in range(2)]
+        return tmp_path / "out", replace(load_recipe(recipe).container, command=(), args=())
+
+    return make_one
+
+
+@pytest.fixture
+def start(open_node) -> Callable[..., AbstractContextManager[CriContainer]]:
+    """Start a container of an image on a node that has never seen it, and does not restore unless told to."""
+
+    @contextmanager
+    def start_one(layout: Path, container: Container, *, restore: bool = False) -> Iterator[CriContainer]:
+        with open_node() as session:
+            yield from run(session, layout, container, restore)
+
+    def run(session: Session, layout: Path, container: Container, restore: bool) -> Iterator[CriContainer]:
+        place = layout.rename(session.workspace / "layout")
+        try:
+            with start_engine(session, "node", subnet=SUBNET, restore=restore) as engine:
+                engine.import_image(place, IMAGE)
+                with engine.cri.start(container, IMAGE, "pod") as running:
+                    yield running
+        finally:
+            place.rename(layout)
+
+    return start_one
+
+
+def assert_warm(running: CriContainer) -> None:
+    """That it is the container of the build: its memory, and what it has been asked."""
+    assert get(running, "/check")[0] == 200
+    assert int(str(read_state(running)["requests"])) > 4
+
+
+@pytest.mark.parametrize("context", [{}, RESTRICTED], ids=["root", "restricted"])
+def test_an_image_restores_itself_where_the_runtime_does_not(make, start, context):
+    layout, container = make("self", container={"securityContext": context})
+    with start(layout, container) as running:
+        assert read_launcher_ms(running) < 5000
+        assert_warm(running)
+        assert not running.restored
+    with start(layout, replace(container, env=(*container.env, ("WARMSTART", "off")))) as running:
+        while read_cold_reason(running) is None:
+            pass
+        assert int(str(read_state(running)["requests"])) < 4
+
+
+def read_cold_reason(running: CriContainer) -> str | None:
+    """Why the launcher started the application cold, as soon as it says so."""
+    return next((line for line in running.log_tail(20) if line.startswith("warmstart: cold start: ")), None)
+
+
+def test_one_image_is_restored_by_the_runtime_and_by_itself(make, start):
+    layout, container = make("runtime", "self", container={"securityContext": RESTRICTED})
+    with start(layout, container, restore=True) as running:
+        assert running.restored
+        assert_warm(running)
+    with start(layout, container, restore=False) as running:
+        assert not running.restored
+        read_launcher_ms(running)
+        assert_warm(running)
+    facts = inspect_target(str(layout)).image
+    assert facts is not None
+    assert facts.restorers == ("CRI-O", "itself")
+
+
+def test_a_pod_of_another_user_starts_cold(make, start):
+    layout, container = make("self", container={"securityContext": RESTRICTED})
+    other = replace(container, security_context=replace(container.security_context, run_as_user=1002))
+    with start(layout, other) as running:
+        while (reason := read_cold_reason(running)) is None:
+            pass
+        assert "uid is 1002, the checkpoint was made as 1000" in reason
+
+
+def test_the_launcher_is_the_same_layer_of_all_images(make):
+    layout, _ = make("self", container={"args": ["another"]})
+    first = read_image(layout)
+    layout, _ = make("self", container={"securityContext": RESTRICTED}, afterRestore={"signal": "SIGCONT"})
+    second = read_image(layout)
+    names = dict(zip(first.config.history, first.manifest.layers, strict=True))
+    others = dict(zip(second.config.history, second.manifest.layers, strict=True))
+    shared = "warmstart build: launcher"
+    assert names[shared] == others[shared]
+    assert first.config.entrypoint == ("/.warmstart/launcher", "start", "--", "/server")
+    assert (first.config.cmd, second.config.cmd) == (("another",), ("of-the-image",))
+    checkpoint = inspect_target(str(layout)).checkpoint
+    assert checkpoint is not None
+    assert (checkpoint.container.user.uid, checkpoint.container.user.groups) == (1000, (2000,))
