@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support.builds import get, read_state
-from support.runtimes import Runtime, Started, find_application
+from support.runtimes import Runtime, Started, find_application, wait_for_line
 
 from warmstart.dump.identity import read_identity
 
@@ -17,7 +16,6 @@ pytestmark = [pytest.mark.node, pytest.mark.slow]
 
 # What the kernel allows a process: see proc_pid_status(5).
 ALLOWED = re.compile(r"^(Uid|Gid|Cap\w+|NoNewPrivs|Seccomp\w*):\t(.*)$", re.MULTILINE)
-READY_S = 20.0
 
 
 def await_restored(runtime: Runtime, started: Started, identity: str) -> int:
@@ -34,14 +32,6 @@ def await_cold(started: Started, reason: str) -> None:
     wait_for_line(started, rf"warmstart: cold start: {reason} \(\d+ ms\)")
     wait_for_line(started, "listening")
     assert get(started, "/check")[0] == 200
-
-
-def wait_for_line(started: Started, line: str) -> None:
-    """Wait until a whole line that matches has been written."""
-    deadline = time.monotonic() + READY_S
-    while not re.search(rf"^{line}$", log := started.log(), re.MULTILINE):
-        assert time.monotonic() < deadline, f"no {line!r} in {log!r}"
-        time.sleep(0.05)
 
 
 def read_allowed(proc: Path, pid: int) -> dict[str, str]:

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -42,6 +43,7 @@ CONTAINER = Container(image=IMAGE, security_context=RESTRICTED)
 PROFILE = "/usr/share/containers/seccomp.json"
 CALL_S = 60.0
 END_S = 20.0
+READY_S = 20.0
 LAUNCHER = Path("/.warmstart/launcher")
 SUBNETS = {"containerd": "10.71.0.0/24", "crio": "10.72.0.0/24"}
 
@@ -91,6 +93,14 @@ def find_application(proc: Path, first_pid: int) -> int:
     children = (proc / str(first_pid) / "task" / str(first_pid) / "children").read_text().split()
     assert len(children) == 1, children
     return int(children[0])
+
+
+def wait_for_line(started: Started, line: str) -> None:
+    """Wait until a whole line that matches has been written."""
+    deadline = time.monotonic() + READY_S
+    while not re.search(rf"^{line}$", log := started.log(), re.MULTILINE):
+        assert time.monotonic() < deadline, f"no {line!r} in {log!r}"
+        time.sleep(0.05)
 
 
 # Podman ----------------------------------------------------------------------------------------------------------
@@ -199,7 +209,7 @@ class CriRuntime:
 
     @contextlib.contextmanager
     def start(self, **env: str) -> Iterator[Started]:
-        container = replace(self.container, env=tuple(env.items()))
+        container = replace(self.container, env=(*self.container.env, *env.items()))
         with self.engine.start(container, IMAGE, f"pod-{next(self.numbers)}") as running:
             yield CriStarted(container, running)
 
@@ -256,7 +266,7 @@ class CriStarted:
 
 
 @contextlib.contextmanager
-def open_crio(session: Session, archive: Path) -> Iterator[CriRuntime]:
+def open_crio(session: Session, archive: Path, container: Container = CONTAINER) -> Iterator[CriRuntime]:
     """CRI-O without support for checkpoints, with the image of an OCI archive."""
     with (
         run_crio(session, "crio", subnet=SUBNETS["crio"], restore=False) as crio,
@@ -264,7 +274,7 @@ def open_crio(session: Session, archive: Path) -> Iterator[CriRuntime]:
     ):
         copy_image(session, f"oci:{PAUSE_LAYOUT}", crio.store + PAUSE_IMAGE)
         copy_image(session, f"oci-archive:{archive}", crio.store + IMAGE)
-        yield CriRuntime(engine)
+        yield CriRuntime(engine, container)
 
 
 PAUSE_SOURCE = """\
