@@ -57,7 +57,7 @@ _STEPS = """
 
 # What to do last, for example to free memory that would only make the image larger:
 # beforeCheckpoint:
-#   - exec: {command: [jcmd, "1", GC.run]}
+#   - exec: {command: [jcmd, $(APP_PID), GC.run]}
 
 """
 

@@ -29,7 +29,7 @@ warmup:
   - httpGet: {path: "/greeting?name=warm", port: http}
     repeat: 300
 beforeCheckpoint:
-  - exec: {command: [jcmd, "1", GC.run]}
+  - exec: {command: [jcmd, $(APP_PID), GC.run]}
 image:
   name: registry.example.com/team/java-app:1.0-warm
 """

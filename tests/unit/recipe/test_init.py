@@ -149,7 +149,7 @@ def test_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         # What to do last, for example to free memory that would only make the image larger:
         # beforeCheckpoint:
-        #   - exec: {command: [jcmd, "1", GC.run]}
+        #   - exec: {command: [jcmd, $(APP_PID), GC.run]}
 
         image:
           name: app:1-warm
