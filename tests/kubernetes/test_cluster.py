@@ -113,8 +113,10 @@ def test_the_kubelet_takes_a_checkpoint_and_the_pod_goes_on(cluster, pod):
     (item,) = json.loads(cluster.kubectl(*checkpoint_words(pod), stdin=""))["items"]
     archive = Path(item)
     assert archive.parent == Path("/var/lib/kubelet/checkpoints")
-    with tarfile.open(cluster.nodes[0].kubelet_directory / "checkpoints" / archive.name) as tar:
+    seen = cluster.nodes[0].kubelet_directory / "checkpoints" / archive.name
+    with tarfile.open(seen) as tar:
         assert "config.dump" in tar.getnames()
+    seen.unlink()
     assert pod.read_state()["id"] == before
 
 
