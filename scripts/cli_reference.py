@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import click
 
 from warmstart.cli import cli
+from warmstart.core import errors
 from warmstart.core.errors import WarmstartError
 
 INTRODUCTION = """\
@@ -64,8 +65,8 @@ def option_row(context: click.Context, option: click.Option) -> str:
 
 def exit_codes() -> str:
     """The exit code of each kind of error, and those that are not ours alone."""
-    own = [kind for kind in WarmstartError.__subclasses__() if kind.exit_code != WarmstartError.exit_code]
-    kinds = sorted(own, key=lambda kind: kind.exit_code)
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, WarmstartError)]
+    kinds = sorted(set(kinds) - {WarmstartError}, key=lambda kind: kind.exit_code)
     rows = [f"| {kind.exit_code} | {kind.kind} | {kind.__doc__} |" for kind in kinds]
     return "\n".join(
         [
