@@ -1,0 +1,232 @@
+"""What `warmstart deploy` makes is run by a cluster, and each of its pods is restored."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from support.builds import STATE, build, write_recipe
+from support.cluster.pods import Pod
+from support.cluster_images import push_image
+
+from warmstart import cli
+from warmstart.build import Options
+from warmstart.core.errors import ClusterError
+from warmstart.core.workspace import open_workspace
+from warmstart.node.session import enter
+from warmstart.node.tree import ensure_tree
+from warmstart.recipe.document import read_documents
+from warmstart.recipe.writing import write_yaml
+
+pytestmark = pytest.mark.cluster
+
+WARMUPS = 7
+PATIENCE_S = 60
+MANIFEST = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: mine}
+spec:
+  selector: {matchLabels: {app: mine}}
+  template:
+    metadata: {labels: {app: mine}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: web   # the server
+          image: registry.example.com/unknown:1
+          volumeMounts:
+            - {name: cache, mountPath: /cache}
+        - name: beside
+          image: BASE
+          imagePullPolicy: Never
+          command: [/server, "8081"]
+      volumes:
+        - {name: cache, emptyDir: {}}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(cluster, base_archive, tmp_path_factory) -> Path:
+    return write_recipe(
+        tmp_path_factory.mktemp("deploy") / "recipe.yaml",
+        base_archive,
+        f"{cluster.registry}/tests/deployed:1",
+        {"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}, "resources": {"limits": {"memory": "64Mi"}}},
+        warmup=[{**STATE, "repeat": WARMUPS}],
+    )
+
+
+@pytest.fixture(scope="module")
+def image(cluster, cache, recipe) -> str:
+    built, _ = build(recipe, Options(cache, plain_http=(cluster.registry,)))
+    return built.name
+
+
+@pytest.fixture
+def deploy(cluster, monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
+    """`warmstart deploy`, with the cluster in the kubeconfig; what it printed, and what it said."""
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+
+    def run(*arguments: object) -> tuple[str, str]:
+        cli.cli.main(["deploy", *map(str, arguments), "--plain-http", cluster.registry], standalone_mode=False)
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def clean(cluster) -> Iterator[None]:
+    """Nothing of a test stays for the next one."""
+    yield
+    cluster.kubectl("delete", "deployment,daemonset", "--all")
+    cluster.kubectl("delete", "service", "server", "--ignore-not-found")
+    cluster.kubectl("wait", "pod", "--all", "--for=delete", f"--timeout={PATIENCE_S}s", timeout_s=PATIENCE_S + 10)
+
+
+def roll_out(cluster, what: str) -> None:
+    cluster.kubectl("rollout", "status", what, f"--timeout={PATIENCE_S}s", timeout_s=PATIENCE_S + 10)
+
+
+def read_pods(cluster, label: str) -> list[Pod]:
+    found = cluster.read("pods", f"--selector={label}")["items"]
+    alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    return [Pod(cluster, p["metadata"]["name"], p["metadata"]["uid"], p["status"]["podIP"]) for p in alive]
+
+
+def check_restored(cluster, label: str, count: int, restarts: int = 0) -> None:
+    """All pods with a label go on from the one checkpoint, and none was started again."""
+    pods = read_pods(cluster, label)
+    assert len(pods) == count
+    states = [pod.read_state() for pod in pods]
+    assert len({state["id"] for state in states}) == 1
+    assert all(state["requests"] >= WARMUPS for state in states)
+    for pod in pods:
+        assert cluster.kubectl("logs", pod.name, "--container=server") == ""
+        (status,) = cluster.read("pod", pod.name)["status"]["containerStatuses"]
+        assert (status["ready"], status["restartCount"]) == (True, restarts)
+
+
+def test_a_deployment_scales_rolls_and_heals_and_every_pod_is_restored(cluster, image, deploy, clean):
+    label = "app.kubernetes.io/name=server"
+    assert deploy(image, "--apply") == ("deployment.apps/server applied\nservice/server applied\n", "")
+    roll_out(cluster, "deployment/server")
+    check_restored(cluster, label, 1)
+
+    cluster.kubectl("scale", "deployment/server", "--replicas=4")
+    roll_out(cluster, "deployment/server")
+    check_restored(cluster, label, 4)
+    endpoints = cluster.read("endpointslices", "--selector=kubernetes.io/service-name=server")["items"]
+    assert sum(len(each["endpoints"]) for each in endpoints) == 4
+
+    before = {pod.name for pod in read_pods(cluster, label)}
+    cluster.kubectl("rollout", "restart", "deployment/server")
+    roll_out(cluster, "deployment/server")
+    check_restored(cluster, label, 4)
+    assert before.isdisjoint(pod.name for pod in read_pods(cluster, label))
+
+    cluster.kubectl("scale", "deployment/server", "--replicas=1")
+    (pod,) = wait_for(lambda: pods if len(pods := read_pods(cluster, label)) == 1 else None)
+    (process,) = pod.find_processes()
+    os.kill(process, signal.SIGKILL)
+    wait_for(lambda: [each for each in pod.find_processes() if each != process])
+    cluster.kubectl("wait", f"pod/{pod.name}", "--for=condition=Ready", f"--timeout={PATIENCE_S}s")
+    check_restored(cluster, label, 1, restarts=1)
+
+
+def wait_for(look: Callable[[], object]):
+    """What `look` finds, as soon as it finds something."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := look()):
+        assert time.monotonic() < deadline, "nothing came of it"
+        time.sleep(0.2)
+    return found
+
+
+def test_a_manifest_that_was_changed_to_match(cluster, image, base_image, deploy, clean, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(MANIFEST.replace("BASE", base_image))
+
+    changed, said = deploy(image, "--from", path, "--container", "web")
+    assert "name: web   # the server" in changed
+    assert "volumeMounts: /cache is not there in a restored container" in " ".join(said.split())
+    assert deploy(image, "--from", path, "-c", "web", "--apply")[0] == "deployment.apps/mine applied\n"
+    roll_out(cluster, "deployment/mine")
+    (pod,) = read_pods(cluster, "app=mine")
+    assert pod.read_state()["requests"] >= WARMUPS
+    spec = cluster.read("pod", pod.name)["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["containers"][0]["securityContext"]["runAsUser"] == 1000
+
+
+def test_the_patch_does_in_kustomize_what_deploy_does_itself(cluster, image, base_image, deploy, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(MANIFEST.replace("BASE", base_image))
+    (tmp_path / "patch.yaml").write_text(deploy(image, "--from", mine, "-c", "web", "--output", "patch")[0])
+    (tmp_path / "kustomization.yaml").write_text(
+        write_yaml({"resources": ["mine.yaml"], "patches": [{"path": "patch.yaml"}]})
+    )
+
+    by_kustomize = YAML(typ="safe").load(cluster.kubectl("kustomize", tmp_path))
+    changed = deploy(image, "--from", mine, "-c", "web")[0]
+    (by_us,) = [document.value for document in read_documents(changed, "changed")]
+    assert by_kustomize == by_us
+
+
+def test_a_patch_of_a_recipe_alone(cluster, recipe, deploy, tmp_path):
+    (tmp_path / "kustomization.yaml").write_text(
+        write_yaml({"resources": ["all.yaml"], "patches": [{"path": "patch.yaml"}]})
+    )
+    deployment = deploy(recipe)[0].split("---\n")[0]
+    (tmp_path / "all.yaml").write_text(deployment)
+    (tmp_path / "patch.yaml").write_text(deploy(recipe, "--output", "patch")[0])
+
+    (expected,) = [document.value for document in read_documents(deployment, "x")]
+    assert YAML(typ="safe").load(cluster.kubectl("kustomize", tmp_path)) == expected
+
+
+@pytest.fixture
+def idle_image(cluster, cache, base_archive) -> str:
+    """What waits in a pod: the cluster's own pause image cannot be run."""
+    with open_workspace("test") as workspace, enter(ensure_tree(cache, print), workspace) as session:
+        return push_image(cluster, session, base_archive, "tests/idle:1")
+
+
+def test_pulled_ahead_by_a_node_that_does_not_run_it(cluster, image, idle_image, deploy, clean):
+    with cluster.add_node() as node:
+        deploy(image, "--pre-pull", "--pause-image", idle_image, "--apply")
+        roll_out(cluster, "daemonset/server-pre-pull")
+
+        names = {pod["spec"]["nodeName"] for pod in cluster.read("pods")["items"]}
+        assert names == {"node-1", node.name}
+        for pod in read_pods(cluster, "app.kubernetes.io/name=server-pre-pull"):
+            (container,) = cluster.read("pod", pod.name)["status"]["containerStatuses"]
+            assert container["image"] == idle_image
+        events = cluster.kubectl("get", "events", "--field-selector=reason=Pulled", "--output=jsonpath={..message}")
+        assert f'Successfully pulled image "{image}"' in events
+
+
+def test_fields_of_others_are_not_taken_over_unasked(cluster, image, deploy, clean):
+    mine = deploy(image)[0].replace("replicas: 1", "replicas: 2").split("---\n")[0]
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=mine)
+
+    with pytest.raises(ClusterError, match="conflict") as refused:
+        deploy(image, "--apply")
+    assert "--force-conflicts" in refused.value.hint
+    deploy(image, "--apply", "--force-conflicts")
+    assert cluster.read("deployment", "server")["spec"]["replicas"] == 1
+
+
+def test_a_kind_that_the_cluster_does_not_know(image, deploy, tmp_path):
+    path = tmp_path / "odd.yaml"
+    pod = "{spec: {containers: [{name: a, image: b}]}}"
+    path.write_text(f"apiVersion: example.com/v1\nkind: Odd\nmetadata: {{name: odd}}\nspec: {{template: {pod}}}\n")
+
+    with pytest.raises(ClusterError, match=r"knows no Odd of example\.com/v1"):
+        deploy(image, "--from", path, "--apply")
