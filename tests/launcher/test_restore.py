@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +84,7 @@ class Machine:
         shutil.copy2(app, self.root / "app")
         (self.root / "etc/passwd").write_text(PASSWD)
         self.count = 0
+        self.options: Sequence[str] = ()
 
     @contextlib.contextmanager
     def run(self, command: Sequence[str], setup: Setup) -> Iterator[Container]:
@@ -111,7 +113,7 @@ class Machine:
     @contextlib.contextmanager
     def start(self, *app: str, before: Sequence[str] = (), **setup: object) -> Iterator[Container]:
         """Start the image; `before` is a command that runs the launcher, and the setup's attributes can be changed."""
-        command = [*before, "/.warmstart/launcher", "start", "--", "/app", *app]
+        command = [*before, "/.warmstart/launcher", "start", *self.options, "--", "/app", *app]
         attributes = {"seccomp": self.profile("docker"), "environment": STARTED, **setup}
         with self.run(command, dataclasses.replace(Setup(), **attributes)) as container:
             yield container
@@ -250,6 +252,41 @@ def test_a_user_namespace_of_its_own_gives_it_no_capability(machine):
         application = (machine.session.proc / f"{first_pid}/task/{first_pid}/children").read_text().strip()
         status = (machine.session.proc / application / "status").read_text()
     assert set(re.findall(r"^Cap\w+:\t(\w+)$", status, re.MULTILINE)) == {"0" * 16}
+
+
+def test_the_clocks_are_the_nodes_where_they_are_to_be(machine):
+    before = machine.build("")
+    machine.options = ("--clocks", "node")
+    with machine.start("", seccomp=machine.profile("none")) as container:
+        after = assert_restored(container, before)
+    assert int(field("clock", after)) >= int(time.monotonic()) - 60
+
+
+def test_a_signal_tells_the_application_that_it_was_restored(machine):
+    before = machine.build("")
+    machine.edit_manifest("^end$", f"signal {signal.SIGUSR1.value}\nend")
+    with machine.start("") as container:
+        state = container.wait_for("^state (.*)$")[0]
+    assert field("id", state) == field("id", before)
+    assert field("outer", state) == "started"
+
+
+def test_commands_in_a_build_run_as_the_applications_user(machine):
+    command = ["/.warmstart/launcher", "build", "--user", "app", "--groups", "4", "--", "/app"]
+    with machine.run(command, BUILD) as container:
+        container.wait_for("^ready$")
+        argv = ["runc", "exec", container.name, "/.warmstart/launcher", "exec", "--", "/app"]
+        log = machine.session.workspace / "container-exec"
+        with machine.session.background(argv, log_file=log) as process:
+            other = dataclasses.replace(container, log=log, process=process)
+            other.wait_for("^ready$")
+            statuses = machine.session.proc.glob("[0-9]*/status")
+            texts = [text for text in map(Path.read_text, statuses) if text.startswith("Name:\tapp\n")]
+    fields = [re.findall(r"^(?:Uid|Gid|Groups|Cap\w+|NoNewPrivs):.*$", text, re.MULTILINE) for text in texts]
+    assert len(fields) == 2
+    assert fields[0] == fields[1]
+    assert "Uid:\t1000\t1000\t1000\t1000" in fields[0]
+    assert "CapBnd:\t0000000000000000" in fields[0]
 
 
 def test_starts_cold_where_the_clock_would_go_back(machine):

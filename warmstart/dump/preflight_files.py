@@ -39,9 +39,9 @@ _KERNEL_FILE_SYSTEMS = frozenset(
 # libuv makes a ring for each loop whatever its environment says since 1.50 (`uv__platform_loop_init` and
 # `uv__use_io_uring` in src/unix/linux.c of https://github.com/libuv/libuv), and does without where it is denied one.
 _NO_IO_URING = (
-    "Have the runtime's default seccomp profile deny it, which neither a privileged container has nor one whose image "
-    "is to restore itself; or have the application go without: uvicorn does with --loop asyncio, Node.js with "
-    "UV_USE_IO_URING=0 if its libuv is older than 1.50."
+    "Have the runtime's default seccomp profile deny it, which a privileged container does not have, or have the "
+    "application go without: uvicorn does with --loop asyncio, Node.js with UV_USE_IO_URING=0 if its libuv is older "
+    "than 1.50."
 )
 # `dump_one_file`; inotify and fanotify are looked at elsewhere.
 _SUPPORTED_ANON = frozenset({"[eventfd]", "[eventpoll]", "[signalfd]", "[timerfd]", "[pidfd]", "inotify", "[fanotify]"})
