@@ -10,12 +10,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from warmstart.kube.match import Build, Setting, list_settings
+from warmstart.recipe.model import Restorer
 from warmstart.recipe.pods import Block, PodContainer, find_containers, mapping_at
 
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
 _NAME_LABEL = "app.kubernetes.io/name"
-# Keys of a recipe's container that are said anew, or that belong to a build only.
-_NOT_CARRIED = frozenset({"name", "image", "securityContext"})
+# Keys of a recipe's container that are said anew, and those that are part of an image that restores itself.
+_SAID_ANEW = frozenset({"name", "image", "securityContext"})
+_IN_THE_IMAGE = frozenset({"command", "args"})
 # What tells which object a patch is for.
 _IDENTITY = ("name", "namespace")
 
@@ -57,7 +59,8 @@ def make_service(build: Build, name: str, *, namespace: str | None = None) -> Bl
 
 def make_pod_spec(build: Build) -> Block:
     """The specification of a pod that is restored from what was built."""
-    carried = {key: copy.deepcopy(value) for key, value in build.container.items() if key not in _NOT_CARRIED}
+    left_out = _SAID_ANEW | (_IN_THE_IMAGE if Restorer.SELF in build.restorers else frozenset())
+    carried = {key: copy.deepcopy(value) for key, value in build.container.items() if key not in left_out}
     container = {"name": build.name, "image": build.image, **carried}
     pod: Block = {}
     put_settings(pod, container, (setting for setting in list_settings(build) if not setting.by_default))

@@ -29,6 +29,7 @@ _SIZED = "the application sized itself by it when it was built"
 _REQUEST = "a request may not be above the limit"
 _PRIVILEGES = "the restored process has it from the build, whatever the pod says"
 _GROUPS = "the restored process is in these groups of the build, whatever the pod says"
+_ENTRYPOINT = "the image restores itself by its own entrypoint, which this would replace"
 _LOG_MOUNT = "the build has this mount at its default place, and is not restored without it"
 _PROBE = "the pod has none, and counts as ready before it is"
 
@@ -64,7 +65,7 @@ class Setting:
 
     Attributes:
         keys: where, from the container, or from the pod's specification.
-        value: the value.
+        value: the value; None where there must be none.
         reason: why.
         of_pod: whether it is the pod's, not the container's.
         by_default: whether a pod that does not say it has it.
@@ -89,6 +90,8 @@ def list_settings(build: Build) -> Iterator[Setting]:
     for feature in build.cpu_features:
         yield Setting(("nodeSelector", CPU_LABEL_PREFIX + feature), "true", _CPU, of_pod=True)
     yield Setting(("image",), build.image, _BY_NAME if by_runtime else _BY_DIGEST)
+    if Restorer.SELF in build.restorers:
+        yield Setting(("command",), None, _ENTRYPOINT, by_default=True)
     yield from _list_privileges(build)
     for name, limit in mapping_at(build.container, "resources", "limits").items():
         yield Setting(("resources", "limits", name), limit, _SIZED)

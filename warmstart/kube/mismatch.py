@@ -76,6 +76,8 @@ def _list_command(build: Build, container: Block) -> Iterator[str]:
     for key in ("command", "args", "workingDir"):
         if container.get(key) and container[key] != build.container.get(key):
             yield f"{key}: a restored container goes on with what the build was started with"
+            if key == "args" and Restorer.SELF in build.restorers:
+                yield "args: other ones than the build's make an image that restores itself start cold"
     for key in ("stdin", "tty"):
         if container.get(key):
             yield f"{key}: the build had none, and a restored container has none either"

@@ -143,7 +143,10 @@ def _put(target: PodContainer, change: Setting) -> None:
         if not isinstance(place.get(step), dict):
             _insert(place, step, CommentedMap())
         place = place[step]
-    _insert(place, key, _quoted(change.value))
+    if change.value is None:
+        del place[key]
+    else:
+        _insert(place, key, _quoted(change.value))
 
 
 def _quoted(value: Any) -> Any:

@@ -176,19 +176,21 @@ def _tell(cluster: Cluster, pod: Pod, build: Build, identity: str, runtime: str)
     if said and said[1]:
         return BY_ITSELF, ""
     try:
-        found = _read_identity(cluster, pod, build.name)
+        children = _run(cluster, pod, build.name, "cat", "/proc/1/task/1/children")
+        # The first process of an image that restores itself is the launcher, and the application its child.
+        found = [_read_identity(cluster, pod, build.name, pid) for pid in (1, *map(int, children.split()))]
     except (ClusterError, TimeoutError, ValueError) as error:
         return UNKNOWN, f"it runs, but cannot be asked: {error}"
-    if found == identity:
+    if identity in found:
         return BY_RUNTIME, ""
     return COLD, said[2] if said else explain_cold(runtime)
 
 
-def _read_identity(cluster: Cluster, pod: Pod, container: str) -> str:
+def _read_identity(cluster: Cluster, pod: Pod, container: str, pid: int) -> str:
     """As `warmstart.dump.identity.read_identity`, with the programs of the container."""
-    address = find_random(_run(cluster, pod, container, "cat", "/proc/1/auxv"), 1)
-    random = _run(cluster, pod, container, "dd", "if=/proc/1/mem", "bs=1", f"skip={address}", f"count={RANDOM_BYTES}")
-    return make_identity(address, random)
+    address = find_random(_run(cluster, pod, container, "cat", f"/proc/{pid}/auxv"), pid)
+    where = (f"if=/proc/{pid}/mem", "bs=1", f"skip={address}", f"count={RANDOM_BYTES}")
+    return make_identity(address, _run(cluster, pod, container, "dd", *where))
 
 
 def _run(cluster: Cluster, pod: Pod, container: str, *command: str) -> bytes:

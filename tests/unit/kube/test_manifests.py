@@ -44,6 +44,13 @@ def test_a_pod_has_what_the_build_had() -> None:
     assert {key: container[key] for key in kept} == {key: BUILD.container[key] for key in kept}
 
 
+def test_what_starts_an_image_that_restores_itself_is_left_to_it() -> None:
+    build = replace(BUILD, container={**BUILD.container, "command": ["/app"]}, restorers=("runtime", "self"))
+    (container,) = make_pod_spec(build)["containers"]
+
+    assert not {"command", "args"} & container.keys()
+
+
 def test_nothing_of_a_pod_that_is_made_must_differ() -> None:
     pod = make_pod_spec(BUILD)
 

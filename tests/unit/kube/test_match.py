@@ -85,14 +85,24 @@ def test_a_value_of_the_pod_holds_for_its_container() -> None:
     assert changed(other, build) == {"securityContext.runAsGroup": 1000}
 
 
+BY_ITSELF = replace(BUILD, restorers=("self",))
+
+
 def test_an_image_that_restores_itself_asks_for_less() -> None:
     by_runtime = {setting.keys[0] for setting in list_settings(BUILD)}
-    by_itself = {setting.keys[0] for setting in list_settings(replace(BUILD, restorers=("self",)))}
+    by_itself = {setting.keys[0] for setting in list_settings(BY_ITSELF)}
 
     assert by_runtime - by_itself == {"automountServiceAccountToken", "terminationMessagePath"}
     mounts = [{"name": "data", "mountPath": "/data"}]
     assert warned(volumeMounts=mounts)
-    assert not warned(build=replace(BUILD, restorers=("self",)), volumeMounts=mounts)
+    assert not warned(build=BY_ITSELF, volumeMounts=mounts)
+
+
+def test_an_image_that_restores_itself_keeps_its_entrypoint() -> None:
+    assert changed(command=["/app"]) == {}
+    assert changed(build=BY_ITSELF, command=["/app"]) == {"command": None}
+    assert changed(build=BY_ITSELF) == {}
+    assert any("start cold" in warning for warning in warned(build=BY_ITSELF, args=["--slow"]))
 
 
 @pytest.mark.parametrize(

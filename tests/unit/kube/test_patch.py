@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from ruamel.yaml import YAML
@@ -162,6 +163,14 @@ def test_a_list_of_objects() -> None:
 
     (deployment,) = document["items"]
     assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == BUILD.image
+
+
+def test_what_must_not_be_is_taken_out() -> None:
+    build = replace(BUILD, restorers=("runtime", "self"))
+    found = patched(FILE.replace("          args:", "          command: [/app]\n          args:"), build=build)
+
+    assert "command" not in found.text
+    assert found.patch["spec"]["template"]["spec"]["containers"][0]["command"] is None
 
 
 def test_a_manifest_in_json() -> None:
