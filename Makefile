@@ -33,8 +33,8 @@ lint: $(VENV)/ready ## Style, types, import rules, templates for CI
 unit: $(VENV)/ready tools ## Tests of each room
 	$(BIN)/pytest tests/unit -m "not slow"
 
-integration: $(VENV)/ready tools images ## Tests of the whole, on the embedded node
-	$(BIN)/pytest tests/integration -m "not slow"
+integration: $(VENV)/ready tools images ## Tests of the whole, and of the launcher, on the embedded node
+	$(BIN)/pytest tests/integration tests/launcher -m "not slow"
 
 kubernetes: $(VENV)/ready tools ## Tests on a Kubernetes cluster (once, Kubernetes is compiled: some minutes)
 	$(BIN)/pytest tests/kubernetes -m "not slow"
@@ -45,7 +45,7 @@ slow: $(VENV)/ready tools images ## Soak tests
 bench: $(VENV)/ready tools images ## What restoring gains, measured here (half an hour, on a quiet machine)
 	$(BIN)/python benchmarks/run.py
 
-launcher: $(VENV)/ready tools ## Tests of the launcher; they build CRIU
+launcher: $(VENV)/ready tools ## Tests of the launcher (once, CRIU is compiled: some minutes)
 	$(BIN)/pytest tests/launcher
 
 cluster: $(VENV)/ready tools ## A Kubernetes cluster to try things on, until Ctrl-C

@@ -163,6 +163,9 @@ def test_a_command_that_cannot_be_run_ends_as_in_a_shell(place, command, status)
         ["start", "true"],
         ["start", "--"],
         ["start", "--user", "0", "--", "true"],
+        ["start", "--clocks", "mine", "--", "true"],
+        ["exec", "--clocks", "node", "--", "true"],
+        ["exec"],
         ["dump", "x"],
         ["build"],
     ],
@@ -170,13 +173,19 @@ def test_a_command_that_cannot_be_run_ends_as_in_a_shell(place, command, status)
 def test_says_how_it_is_used(place, arguments):
     done = subprocess.run([place.launcher, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 64
-    assert done.stderr.startswith("usage: launcher start -- COMMAND")
+    assert done.stderr.startswith("usage: launcher start [--clocks node] -- COMMAND")
 
 
 def test_a_build_has_to_be_pid_1(place):
     done = subprocess.run([place.launcher, "build", "--", "true"], capture_output=True, text=True, check=False)
     assert done.returncode == 70
     assert done.stderr == "warmstart: build has to be the first process of its container\n"
+
+
+def test_a_command_in_a_build_takes_a_build(place):
+    done = subprocess.run([place.launcher, "exec", "--", "true"], capture_output=True, text=True, check=False)
+    assert done.returncode == 70
+    assert "which build writes" in done.stderr
 
 
 def test_a_dump_takes_a_build(place):
