@@ -16,7 +16,7 @@ from warmstart.recipe.pods import Block, PodContainer, find_containers, mapping_
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
 _NAME_LABEL = "app.kubernetes.io/name"
 # Keys of a recipe's container that are said anew, and those that are part of an image that restores itself.
-_SAID_ANEW = frozenset({"name", "image", "securityContext"})
+_SAID_ANEW = frozenset({"name", "image"})
 _IN_THE_IMAGE = frozenset({"command", "args"})
 # What tells which object a patch is for.
 _IDENTITY = ("name", "namespace")
@@ -61,6 +61,8 @@ def make_pod_spec(build: Build) -> Block:
     """The specification of a pod that is restored from what was built."""
     left_out = _SAID_ANEW | (_IN_THE_IMAGE if Restorer.SELF in build.restorers else frozenset())
     carried = {key: copy.deepcopy(value) for key, value in build.container.items() if key not in left_out}
+    # Groups are the pod's.
+    carried.get("securityContext", {}).pop("supplementalGroups", None)
     container = {"name": build.name, "image": build.image, **carried}
     pod: Block = {}
     put_settings(pod, container, (setting for setting in list_settings(build) if not setting.by_default))

@@ -29,6 +29,7 @@ _SIZED = "the application sized itself by it when it was built"
 _REQUEST = "a request may not be above the limit"
 _PRIVILEGES = "the restored process has it from the build, whatever the pod says"
 _GROUPS = "the restored process is in these groups of the build, whatever the pod says"
+_SAME_USER = "the image restores itself only as who ran it in the build"
 _ENTRYPOINT = "the image restores itself by its own entrypoint, which this would replace"
 _LOG_MOUNT = "the build has this mount at its default place, and is not restored without it"
 _PROBE = "the pod has none, and counts as ready before it is"
@@ -103,13 +104,18 @@ def list_settings(build: Build) -> Iterator[Setting]:
 
 
 def _list_privileges(build: Build) -> Iterator[Setting]:
+    """A runtime restores all of them; an image that restores itself has those of its pod, but must be the same user."""
+    by_runtime = Restorer.RUNTIME in build.restorers
     context = dict(mapping_at(build.container, "securityContext"))
     if groups := context.pop("supplementalGroups", None):
-        yield Setting(("securityContext", "supplementalGroups"), groups, _GROUPS, of_pod=True)
+        yield Setting(
+            ("securityContext", "supplementalGroups"), groups, _GROUPS if by_runtime else _SAME_USER, of_pod=True
+        )
     if build.user is not None:
         context["runAsUser"], context["runAsGroup"] = build.user
     for key, value in context.items():
-        yield Setting(("securityContext", key), value, _PRIVILEGES)
+        if by_runtime or key in ("runAsUser", "runAsGroup"):
+            yield Setting(("securityContext", key), value, _PRIVILEGES if by_runtime else _SAME_USER)
 
 
 def find_changes(build: Build, pod: Block, container: Block) -> list[Setting]:

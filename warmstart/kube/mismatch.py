@@ -104,13 +104,15 @@ def _variables(container: Block) -> Iterator[tuple[str, str | None]]:
 def _list_privileges(build: Build, pod: Block, container: Block) -> Iterator[str]:
     context = {**mapping_at(pod, "securityContext"), **mapping_at(container, "securityContext")}
     had: dict[str, Any] = {**mapping_at(build.container, "securityContext")}
+    group = context.get("fsGroup")
+    if group is not None and group not in had.get("supplementalGroups", ()):
+        yield f"securityContext.fsGroup: the build was not in the group {group}, and what is restored is not either"
+    if Restorer.RUNTIME not in build.restorers:
+        return
     if build.user is not None:
         had["runAsUser"], had["runAsGroup"] = build.user
     for key, default in _PRIVILEGES.items():
         if key in context and key not in had and context[key] != default:
             yield f"securityContext.{key}: a restored process has it as in the build, and the recipe does not say it"
-    group = context.get("fsGroup")
-    if group is not None and group not in had.get("supplementalGroups", ()):
-        yield f"securityContext.fsGroup: a restored process is not in the group {group}, as the build was not"
     if mapping_at(context, "seccompProfile").get("type") in ("Unconfined", "Localhost"):
         yield "securityContext.seccompProfile: a restored process keeps the filter of the build, the runtime's default"

@@ -93,6 +93,10 @@ def test_an_image_that_restores_itself_asks_for_less() -> None:
     by_itself = {setting.keys[0] for setting in list_settings(BY_ITSELF)}
 
     assert by_runtime - by_itself == {"automountServiceAccountToken", "terminationMessagePath"}
+    assert not any("capabilities" in setting.keys for setting in list_settings(BY_ITSELF))
+    other = {"securityContext": {"capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True, "runAsUser": 7}}
+    assert changed(build=replace(BY_ITSELF, user=(7, 7)), **other) == {"securityContext.runAsGroup": 7}
+    assert not warned(build=BY_ITSELF, **other)
     mounts = [{"name": "data", "mountPath": "/data"}]
     assert warned(volumeMounts=mounts)
     assert not warned(build=BY_ITSELF, volumeMounts=mounts)
