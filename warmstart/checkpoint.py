@@ -187,8 +187,9 @@ def ask_kubelet(cluster: Cluster, pod: Pod, container: str, options: CheckpointO
 
 def _explain(message: str) -> CheckpointError:
     error = checkpoint_error(message)
-    if OPEN_CONNECTION in message:
-        error.hint = "it has open connections: a node dumps them when /etc/criu/runc.conf on it says tcp-established"
+    if any(text in message for text in PASSING):
+        option = "tcp-established" if OPEN_CONNECTION in message else "skip-in-flight"
+        error.hint = f"it has connections: a node dumps it all the same when /etc/criu/runc.conf there says {option}"
     return error
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
 from support.cluster.cluster import Cluster
+from support.cluster.network import API_ADDRESS
 from support.cluster_user import list_checkpoints
 
 from warmstart.dump.archive import read_contents
@@ -82,6 +85,10 @@ RULES = {
 }
 
 
+MAKE_STRANGER = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+MAKE_STRANGER += ["-subj", "/CN=stranger"]
+
+
 @contextmanager
 def limited_account(cluster: Cluster, rules: list[object]) -> Iterator[object]:
     name = "limited"
@@ -113,6 +120,25 @@ def test_the_right_that_is_missing_is_named(user, pod, cluster, missing, tmp_pat
         [left] = (cluster.nodes[0].kubelet_directory / "checkpoints").iterdir()
         assert left.name in done.err
         left.unlink()
+
+
+def test_the_kubelet_itself_is_asked_where_the_proxy_may_not_be(user, pod, cluster, tmp_path):
+    kubelet = {"apiGroups": [""], "resources": ["nodes/checkpoint"], "verbs": ["create"]}
+    rules = [rule for name, rule in RULES.items() if name != "create nodes/proxy"]
+    line = ["checkpoint", pod, "-n", "default", "-o", tmp_path / "c.tar"]
+    with limited_account(cluster, [*rules, kubelet]) as kubeconfig:
+        text = re.sub("https://127.0.0.1:[0-9]+", f"https://{API_ADDRESS}", kubeconfig.read_text())
+        kubeconfig.write_text(text)
+        done = user.call(*line, kubeconfig=kubeconfig, inside=cluster.nodes[0])
+        assert done.code == 0, done.err
+        (tmp_path / "c.tar").unlink()
+        # It is not told who we are before it has shown who it is.
+        stranger = tmp_path / "stranger.crt"
+        subprocess.run([*MAKE_STRANGER, "-out", stranger, "-keyout", tmp_path / "key"], check=True, capture_output=True)
+        done = user.call(*line, "--kubelet-ca", stranger, kubeconfig=kubeconfig, inside=cluster.nodes[0])
+    assert done.code == 13
+    assert "CERTIFICATE_VERIFY_FAILED" in done.err
+    assert not (tmp_path / "c.tar").exists()
 
 
 def test_the_namespace_for_helpers_is_missing(user, pod, tmp_path):

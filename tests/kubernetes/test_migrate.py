@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.builds import PORT
 from support.cluster_user import list_checkpoints, wait_until
+
+from warmstart.core.network import connect_in
 
 pytestmark = pytest.mark.cluster
 
 # What a test puts into a server before it is saved: its number of requests tells.
 REQUESTS = 30
+# The server serves one connection after the other, and would leave a probe's waiting.
+NOT_PROBED = {"readinessProbe": None}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,6 +100,40 @@ def test_a_pod_moves(user, call, cluster, second_node, image):
         [newer] = user.list_pods("app=moving")
         assert node_of(cluster, newer) == "node-1"
         assert_goes_on(user, newer, before)
+
+
+@pytest.fixture
+def connections_are_dumped(cluster):
+    """The first node's CRIU dumps connections that are open."""
+    options = cluster.nodes[0].session.root / "etc/criu/runc.conf"
+    options.parent.mkdir(exist_ok=True)
+    options.write_text("tcp-established\n")
+    yield
+    options.unlink()
+
+
+def test_open_connections_are_refused_where_the_node_does_not_dump_them(user, call, cluster, image):
+    with user.pod("connected", NOT_PROBED, nodeName="node-1") as pod, connect(cluster, pod):
+        done = call("save", pod, "--image", image)
+        assert done.code == 8
+        assert "tcp-established" in done.err.partition("hint: ")[2]
+
+
+def test_open_connections_are_closed_in_what_is_restored(
+    user, call, cluster, second_node, image, connections_are_dumped
+):
+    with user.pod("talking", NOT_PROBED, nodeName="node-1") as pod:
+        before = use(user, pod)
+        with connect(cluster, pod):
+            moved = call("migrate", pod, "--to", second_node.name, "--image", image, "--json").result
+        assert moved["saved"]["closedSockets"] >= 1
+        assert_goes_on(user, moved["restored"]["pod"], before)
+
+
+def connect(cluster, pod):
+    """A connection to a server, which waits for what will be asked."""
+    address = cluster.read("pod", pod)["status"]["podIP"]
+    return connect_in(cluster.nodes[0].session.network, (address, PORT), 5)
 
 
 def make_deployment(user, name, replicas):

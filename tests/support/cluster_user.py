@@ -54,9 +54,12 @@ class User:
     base: str
     helper: str
 
-    def call(self, *words: str | Path, kubeconfig: Path | None = None, helper: str | None = None) -> Done:
-        """Call `warmstart`."""
-        return self._run([sys.executable, "-m", "warmstart", *map(str, words)], kubeconfig, helper)
+    def call(
+        self, *words: str | Path, kubeconfig: Path | None = None, helper: str | None = None, inside: Node | None = None
+    ) -> Done:
+        """Call `warmstart`, from this machine or in the network of a node."""
+        prefix = ["nsenter", f"--net={inside.session.network}"] if inside else []
+        return self._run([*prefix, sys.executable, "-m", "warmstart", *map(str, words)], kubeconfig, helper)
 
     def interrupt(self, signal: str, step: str, delay_s: float, *words: str | Path) -> Done:
         """Call it, and have it sent a signal when it is in a step."""
