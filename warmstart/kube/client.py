@@ -204,6 +204,8 @@ class Cluster:
             # Without a time limit it would wait three seconds for an answer that may never come.
             with contextlib.suppress(websocket.WebSocketException, OSError):
                 wire.close(timeout=0)
+            # Where the server closed it first, that has left the socket open.
+            wire.shutdown()  # type: ignore[no-untyped-call]
         return ExecEnd(_exit_code(status, what), stderr)
 
     def connect(self, pod: Pod, port: int) -> socket.socket:
