@@ -102,13 +102,20 @@ class Pod:
 
     def explain(self) -> list[str]:
         """Why it is not ready, as far as its status tells."""
-        conditions = (self.manifest.get("status") or {}).get("conditions") or ()
+        status = self.manifest.get("status") or {}
+        conditions = status.get("conditions") or ()
+        # Of a pod that its node did not take.
+        refusal = [": ".join(text for text in (status.get("reason"), status.get("message")) if text)]
         said = [
             f"{condition['type']}: {condition['message']}"
             for condition in conditions
             if condition.get("status") != "True" and condition.get("message")
         ]
-        return [*said, *(f"container {one.name}: {one.why}" for one in self.containers if one.why)]
+        return [
+            *filter(None, refusal),
+            *said,
+            *(f"container {one.name}: {one.why}" for one in self.containers if one.why),
+        ]
 
 
 def parse_pod(document: Mapping[str, Any]) -> Pod:
@@ -178,7 +185,8 @@ def make_helper(name: str, namespace: str, node: str, image: str, directory: str
                         # Where SELinux is on, a container may not read files of the kubelet otherwise.
                         "seLinuxOptions": {"type": "spc_t"},
                     },
-                    "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+                    # It asks for nothing, so that it also starts on a node that is full.
+                    "resources": {"requests": {"cpu": "0", "memory": "0"}, "limits": {"memory": "64Mi"}},
                     "volumeMounts": [{"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": not writable}],
                 }
             ],

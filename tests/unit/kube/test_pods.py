@@ -84,6 +84,13 @@ def test_a_pod_is_read(document):
     ]
 
 
+def test_why_a_node_did_not_take_a_pod_is_told(document):
+    document["status"] = {"phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu"}
+    pod = parse_pod(document)
+    assert pod.stuck
+    assert pod.explain() == ["OutOfcpu: Node didn't have enough resource: cpu"]
+
+
 def test_a_pod_without_a_status_is_read(document):
     del document["status"], document["spec"]["nodeName"], document["metadata"]["ownerReferences"]
     pod = parse_pod(document)
