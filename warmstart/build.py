@@ -29,7 +29,7 @@ from warmstart.dump.identity import read_identity
 from warmstart.dump.memory import choose_all, map_memory
 from warmstart.dump.preflight import check_processes, raise_on_errors
 from warmstart.dump.preflight_self import check_launched
-from warmstart.dump.programs import read_programs
+from warmstart.dump.programs import Program, read_programs
 from warmstart.dump.sockets import close_sockets, forget_owners
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import (
@@ -294,7 +294,9 @@ def restore_and_checkpoint(work: Work, engine: LocalEngine, launched: Launched) 
         has_tmp = (engine.cri.proc / str(running.pid) / "root/tmp").is_dir()
         with work.steps.step("second checkpoint"):
             running.checkpoint(archive, work.options.checkpoint_timeout_s)
-    return Dumped(archive, launched.warm, has_tmp)
+    # What was mapped from the image was found safe to be, and what has changed of it is so, too.
+    programs = {**launched.warm.programs, f"/{MEMORY}": Program()}
+    return Dumped(archive, replace(launched.warm, programs=programs), has_tmp)
 
 
 def start_container(
