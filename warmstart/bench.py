@@ -36,7 +36,7 @@ from warmstart.node.network import connect_network
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.recipe.load import parse_recipe
-from warmstart.recipe.model import Container, HttpGet, Mapped, Recipe
+from warmstart.recipe.model import Container, HttpGet, Mapped, Recipe, Restorer
 from warmstart.result import Base, Dump, Dumped
 from warmstart.verify import first_probe
 
@@ -165,6 +165,9 @@ def find_subject(source: Source, layout: Path) -> Subject:
     if provenance is None:
         raise ImageError(f"{source} has no record of how it was built; warmstart did not make it")
     recipe = parse_recipe(provenance.recipe, f"the recipe in {source}")
+    if Restorer.SELF in recipe.restore:
+        hint = "give the recipe instead, whose checkpoint is then restored by the runtime"
+        raise ImageError(f"{source} restores itself, which is not measured", hint=hint)
     base = layout.with_name("base")
     take_apart(layout, base)
     edits = json.loads(provenance.edits)

@@ -134,7 +134,7 @@ def wrap_container(container: Container, config: Config, directory: Path) -> Con
             capabilities_add=CAPABILITIES,
             capabilities_drop=("ALL",),
             allow_privilege_escalation=True,
-            seccomp_unconfined=True,
+            unconfined=True,
         ),
     )
 

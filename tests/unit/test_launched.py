@@ -69,7 +69,7 @@ def test_the_launcher_is_told_whom_to_run_and_what():
     assert wrapped.env == container.env
     privileges = wrapped.security_context
     assert (privileges.run_as_user, privileges.run_as_group, privileges.supplemental_groups) == (0, 0, ())
-    assert privileges.seccomp_unconfined
+    assert privileges.unconfined
     assert privileges.allow_privilege_escalation
     assert privileges.read_only_root_filesystem
     assert not privileges.privileged

@@ -88,12 +88,11 @@ def _security_context(context: SecurityContext) -> cri.LinuxContainerSecurityCon
         readonly_rootfs=context.read_only_root_filesystem,
         no_new_privs=not context.allow_privilege_escalation,
         supplemental_groups=context.supplemental_groups,
-        seccomp=cri.SecurityProfile(
-            profile_type=cri.SecurityProfile.Unconfined
-            if context.seccomp_unconfined
-            else cri.SecurityProfile.RuntimeDefault
-        ),
+        seccomp=cri.SecurityProfile(profile_type=cri.SecurityProfile.RuntimeDefault),
     )
+    if context.unconfined:
+        for profile in (message.seccomp, message.apparmor):
+            profile.profile_type = cri.SecurityProfile.Unconfined
     if context.run_as_user is not None:
         message.run_as_user.value = context.run_as_user
     if context.run_as_group is not None:

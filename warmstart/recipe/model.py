@@ -115,7 +115,7 @@ class SecurityContext:
     """Who the container runs as and what it may do. None means what the image or the runtime says.
 
     `run_as_non_root` means that a container whose user, given here or by the image, is 0 must not be started.
-    `seccomp_unconfined`, which no recipe can ask for, means that no system call is filtered.
+    `unconfined`, which no recipe can ask for, means that neither seccomp nor AppArmor keep it from anything.
     """
 
     run_as_user: int | None = None
@@ -127,7 +127,7 @@ class SecurityContext:
     read_only_root_filesystem: bool = False
     allow_privilege_escalation: bool = True
     run_as_non_root: bool = False
-    seccomp_unconfined: bool = False
+    unconfined: bool = False
 
 
 @dataclass(frozen=True)

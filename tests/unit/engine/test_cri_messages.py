@@ -162,3 +162,17 @@ def test_what_a_container_may_do(tmp_path):
 )
 def test_a_line_of_the_log_is_what_the_container_wrote(line, message):
     assert log_message(line) == message
+
+
+def test_what_is_not_confined_is_so_by_nothing(tmp_path):
+    container = Container(
+        "base",
+        security_context=SecurityContext(unconfined=True),
+        mounts=(("/.warmstart", Path("/place")),),
+    )
+    config = container_config(container, "base", "app", "10.0.0.1", tmp_path)
+    context = config.linux.security_context
+    assert context.seccomp.profile_type == context.apparmor.profile_type == cri.SecurityProfile.Unconfined
+    mounts = {mount.container_path: mount.host_path for mount in config.mounts}
+    assert mounts["/.warmstart"] == "/place"
+    assert "/etc/hosts" in mounts
