@@ -31,6 +31,8 @@ from warmstart.kube.pods import ContainerState, Pod
 from warmstart.kube.refusal import RefusedError
 
 STATS_LIMIT_BYTES = 1 << 16
+# What the API server's proxy answers in a kubelet's place.
+UNREACHABLE = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 # What CRIU says of connections, open and about to be; those of probes last no longer than CLOSING_S, as a rule.
 OPEN_CONNECTION = "--tcp-established"
 PASSING = (OPEN_CONNECTION, "In-flight connection")
@@ -178,6 +180,9 @@ def ask_kubelet(cluster: Cluster, pod: Pod, container: str, options: CheckpointO
     except RefusedError as refusal:
         if refusal.status == HTTPStatus.FORBIDDEN:
             raise
+        if refusal.status in UNREACHABLE:
+            brief = f"the kubelet of {pod.node} cannot be reached"
+            raise ClusterError(brief, details=[refusal.brief, *refusal.details]) from refusal
         if refusal.status == HTTPStatus.NOT_FOUND and "does not exist" not in refusal.brief:
             hint = "Kubernetes has it since 1.25, on by default since 1.30 (feature gate ContainerCheckpoint)"
             brief = f"the kubelet of {pod.node} has no checkpoint API"

@@ -13,14 +13,14 @@ import click
 from warmstart.checkpoint import CheckpointOptions, Taken, find_target, take_checkpoint
 from warmstart.core.errors import ClusterError
 from warmstart.core.text import format_bytes, format_seconds
-from warmstart.image.reference import parse_reference
+from warmstart.image.reference import parse_source
 from warmstart.kube.client import connect_cluster
 from warmstart.kube.helper import DEFAULT_DIRECTORY, DEFAULT_IMAGE, DEFAULT_NAMESPACE, Errand
 from warmstart.kube.pods import make_copy, place_pod
 from warmstart.kube.rbac import TASKS, read_role
 from warmstart.migrate import Fate, Migrated, check_movable, drain_node, migrate_pod
 from warmstart.publish import REGISTRY, parse_output
-from warmstart.save import Restored, Saved, SaveOptions, find_saved_container, read_saved, restore_pod, save_pod
+from warmstart.save import Restored, Saved, SaveOptions, push_record, read_record, restore_pod, save_pod
 from warmstart.shell import Shell, pass_shell
 from warmstart.terminal import make_table
 
@@ -268,17 +268,24 @@ def restore(
     context: str | None,
     namespace: str | None,
 ) -> None:
-    """Make a pod of IMAGE, which `warmstart save` made, and see that it is restored and ready."""
-    reference = parse_reference(image)
-    saved = read_saved(reference, plain_http=reference.registry in plain_http, auth_file=authfile)
-    container = find_saved_container(saved, reference)
-    manifest = make_copy(saved, container, str(reference), name=name or "")
+    """Make a pod of IMAGE, which `warmstart save` made, and see that it is restored and ready.
+
+    An image in a file (oci-archive:FILE) is pushed first, to the name that it was saved under.
+    """
+    source, steps = parse_source(image), shell.steps()
+    plain = source.reference is not None and source.reference.registry in plain_http
+    record = read_record(source, plain_http=plain, auth_file=authfile)
+    if source.reference is None:
+        with steps.step("push"):
+            plain = record.name.registry in plain_http
+            push_record(source, record, plain_http=plain, auth_file=authfile)
+    manifest = make_copy(record.manifest, record.container, str(record.name), name=name or "")
     if node is not None:
         place_pod(manifest, node, there=True)
     with connect_cluster(context, namespace) as cluster:
         if namespace is not None:
             manifest["metadata"]["namespace"] = namespace
-        restored = restore_pod(cluster, manifest, container, ready_timeout, shell.steps())
+        restored = restore_pod(cluster, manifest, record.container, ready_timeout, steps)
     if as_json:
         shell.print_json(describe_restored(restored))
     else:
@@ -387,7 +394,7 @@ def list_saved(saved: Saved) -> list[tuple[str, str]]:
         ("digest", saved.image.manifest.digest),
         ("published", saved.destination),
         *list_taken(saved.taken)[1:],
-        ("closed", f"{saved.closed} sockets that were connected"),
+        ("connections", f"{saved.closed} closed in what is restored"),
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,9 +32,10 @@ from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, PREFIX
 from warmstart.image.buildah import Buildah
 from warmstart.image.compose import compose_image, remove_checkpoint
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
-from warmstart.image.layout import Image, read_image
+from warmstart.image.layout import Image, read_image, write_index
+from warmstart.image.opened import open_image
 from warmstart.image.reference import Reference, Source, Transport, parse_reference, parse_source
-from warmstart.image.registry import read_manifest
+from warmstart.image.registry import push_layout
 from warmstart.image.skopeo import copy_image, find_image
 from warmstart.kube.client import Cluster
 from warmstart.kube.pods import ContainerState, Pod, list_cautions, make_copy, strip_pod
@@ -45,6 +47,7 @@ from warmstart.publish import REGISTRY, Output, describe_output, publish_image
 POD = f"{PREFIX}pod"
 VERSION = f"{PREFIX}version"
 IMAGE_ID_DIGITS = 64
+COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -276,33 +279,60 @@ def find_mark(name: str) -> str:
     return f"warmstart: restored from {name}"
 
 
-def read_saved(reference: Reference, *, plain_http: bool, auth_file: Path | None) -> dict[str, Any]:
-    """The manifest of the pod that an image restores.
+@dataclass(frozen=True)
+class Record:
+    """What an image says of the pod that it was saved from.
+
+    Attributes:
+        manifest: of a pod that is restored from it.
+        container: the container in it that is.
+        name: what the image must be called.
+    """
+
+    manifest: dict[str, Any]
+    container: str
+    name: Reference
+
+
+def read_record(source: Source, *, plain_http: bool = False, auth_file: Path | None = None) -> Record:
+    """Read what an image says of its pod, from a registry or an oci-archive.
 
     Raises:
-        ImageError: it was not made by `save_pod`.
+        ImageError: it was not made by `save_pod`, or has another name now, by which no runtime would restore it.
         RegistryError: the registry refused, or could not be reached.
     """
-    manifest = read_manifest(reference, plain_http=plain_http, auth_file=auth_file)
+    with open_image(source, plain_http=plain_http, auth_file=auth_file) as opened:
+        annotations = opened.image.manifest.annotations
     try:
-        pod: dict[str, Any] = json.loads(manifest.annotations[POD])
-    except (KeyError, ValueError) as error:
+        manifest: dict[str, Any] = json.loads(annotations[POD])
+        container = annotations[CHECKPOINT_NAME]
+        [name] = [str(one["image"]) for one in manifest["spec"]["containers"] if one["name"] == container]
+    except (KeyError, ValueError, TypeError) as error:
         hint = "make one with `warmstart save`"
-        raise ImageError(f"{reference} has no record of the pod that it was saved from", hint=hint) from error
-    return pod
+        raise ImageError(f"{source} has no record of the pod that it was saved from", hint=hint) from error
+    record = Record(manifest, container, parse_reference(name))
+    if source.reference not in (None, record.name):
+        hint = "the runtime looks the image up by that name: push it there"
+        raise ImageError(f"{source} was saved as {name}", hint=hint)
+    return record
 
 
-def find_saved_container(manifest: Mapping[str, Any], reference: Reference) -> str:
-    """Which container of a saved pod is restored: the one whose image is that of the checkpoint.
+def push_record(source: Source, record: Record, *, plain_http: bool, auth_file: Path | None) -> None:
+    """Push an image from an oci-archive to where nodes will look for it.
 
     Raises:
-        ImageError: the image has another name than it was saved under, by which the runtime looks for it.
+        ImageError: the archive is broken.
+        RegistryError: the registry refused, or could not be reached.
     """
-    names = {one["image"]: str(one["name"]) for one in manifest["spec"]["containers"]}
-    if str(reference) not in names:
-        hint = "the runtime looks the image up by that name: push it there"
-        raise ImageError(f"{reference} was saved under another name, of {', '.join(names)}", hint=hint)
-    return names[str(reference)]
+    with open_workspace("restore") as workspace, open_image(source) as opened:
+        layout, manifest = workspace / "layout", opened.image.manifest
+        for blob in (manifest.descriptor, *manifest.blobs):
+            path = layout / "blobs" / blob.digest.replace(":", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with opened.open_content(blob) as content, path.open("wb") as out:
+                shutil.copyfileobj(content, out, COPY_BYTES)
+        write_index(layout, manifest.descriptor)
+        push_layout(layout, record.name, plain_http=plain_http, auth_file=auth_file)
 
 
 def restore_pod(

@@ -86,6 +86,19 @@ def test_a_pod_is_saved_goes_on_and_is_restored(user, call, cluster, second_node
         assert_goes_on(user, "again", second)
 
 
+def test_a_pod_is_saved_to_a_file(user, call, cluster, image, tmp_path):
+    with user.pod("filed", nodeName="node-1") as pod:
+        before = use(user, pod)
+        archive = f"oci-archive:{tmp_path}/saved.tar"
+        assert call("save", pod, "--image", image, "-o", archive).code == 0
+        cluster.kubectl("delete", "pod", pod, "--grace-period=1")
+        assert call("restore", archive, "--to", "node-1", "--json").result["pod"] == pod
+        assert_goes_on(user, pod, before)
+    other = call("restore", user.base)
+    assert other.code == 10
+    assert "has no record of the pod that it was saved from" in other.err
+
+
 def test_a_pod_moves(user, call, cluster, second_node, image):
     with user.pod("moving", nodeName="node-1") as pod:
         before = use(user, pod)
