@@ -190,7 +190,7 @@ def verify(
     if as_json:
         shell.print_json([asdict(restore) for restore in restores])
     else:
-        rows = [(r.address, f"restored, ready after {format_seconds(r.first_success_s)}") for r in restores]
+        rows = [(r.address, f"{r.how}, ready after {format_seconds(r.first_success_s)}") for r in restores]
         shell.out.print(make_table(rows))
 
 

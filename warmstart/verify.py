@@ -66,6 +66,11 @@ class Restore:
     restorer: Restorer = Restorer.RUNTIME
     launcher_ms: int | None = None
 
+    @property
+    def how(self) -> str:
+        """Who restored, in words."""
+        return "restored" if self.launcher_ms is None else f"restored itself in {self.launcher_ms} ms"
+
 
 def verify_image(
     session: Session,
