@@ -1,0 +1,89 @@
+"""The launcher and its CRIU: built once for the same sources, whole or not at all; with a fake mmdebstrap and node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from warmstart.core.errors import HostError
+from warmstart.core.process import ProgramError
+from warmstart.node import launcher
+from warmstart.node.launcher import ensure_launcher, find_sources
+
+
+class FakeNode:
+    """Makes what the build script makes, if there is an error not that."""
+
+    error: ProgramError | None = None
+    built = 0
+
+    def run(self, command: Sequence[str | Path], *, timeout_s: float, cwd: str, host_network: bool) -> None:
+        assert host_network
+        assert (Path(cwd) / "launcher/src/main.c").exists()
+        if FakeNode.error:
+            raise FakeNode.error
+        FakeNode.built += 1
+        out = Path(command[-1])
+        (out / "source").mkdir(parents=True)
+        for name in ("launcher", "criu", "source/criu.tar.xz"):
+            (out / name).write_text(name)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    @contextmanager
+    def enter(root: Path, workspace: Path) -> Iterator[FakeNode]:
+        yield FakeNode()
+
+    program = tmp_path / "bin/mmdebstrap"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nfor word; do last=$word; done\nmkdir -p "$last"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("WARMSTART_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("WARMSTART_DEBIAN_MIRROR", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(launcher, "enter", enter)
+    monkeypatch.setattr(FakeNode, "error", None)
+    monkeypatch.setattr(FakeNode, "built", 0)
+    return tmp_path / "cache"
+
+
+def test_they_are_built_once(cache):
+    told: list[str] = []
+    programs = ensure_launcher(cache, told.append)
+    assert (programs.launcher.read_text(), programs.criu.read_text()) == ("launcher", "criu")
+    assert (programs.source / "criu.tar.xz").exists()
+    assert any("compiling the launcher" in line for line in told)
+    assert ensure_launcher(cache, told.append) == programs
+    assert FakeNode.built == 1
+
+
+def test_other_sources_are_other_programs(cache, tmp_path, monkeypatch):
+    sources = tmp_path / "sources"
+    (sources / "src").mkdir(parents=True)
+    (sources / "build-packages").write_text("gcc\n")
+    (sources / "src/main.c").write_text("int main;")
+    monkeypatch.setattr(launcher, "find_sources", lambda: sources)
+    first = ensure_launcher(cache, print)
+    (sources / "README.md").write_text("a manual changes nothing")
+    assert ensure_launcher(cache, print) == first
+    (sources / "src/main.c").write_text("int main, other;")
+    assert ensure_launcher(cache, print) != first
+
+
+def test_a_compiler_that_fails_is_the_hosts_fault(cache, monkeypatch):
+    error = ProgramError(["nsenter"], "failed with exit status 1", returncode=1, stderr="main.c:1: error")
+    monkeypatch.setattr(FakeNode, "error", error)
+    with pytest.raises(HostError, match="could not compile the launcher and its CRIU") as caught:
+        ensure_launcher(cache, print)
+    assert caught.value.details == ("main.c:1: error",)
+    assert list((cache / "programs").iterdir()) == []
+
+
+def test_the_sources_of_a_checkout_are_beside_the_package():
+    assert (find_sources() / "criu/restore-without-capabilities.patch").exists()
