@@ -80,6 +80,13 @@ def test_an_application_that_does_not_start_is_shown(build):
     assert "no such file or directory" in done.err
 
 
+def test_an_application_that_ends_is_shown(build):
+    done = build(container={"env": [{"name": "EXIT_MS", "value": "500"}]})
+    assert done.code == 6
+    assert "the container ended with exit code 7 before it was ready" in done.err
+    assert "giving up, as I was told" in done.err
+
+
 def test_an_application_that_does_not_become_ready_is_given_up(build):
     probe = {"httpGet": {"path": "/nothing", "port": 8080}, "periodSeconds": 1, "failureThreshold": 3}
     done = build(container={"readinessProbe": probe})
