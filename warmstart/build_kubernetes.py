@@ -38,6 +38,7 @@ from warmstart.image.reference import Transport, parse_reference
 from warmstart.kube.client import Cluster
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.match import Build
+from warmstart.node.network import connect_network
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
 from warmstart.publish import describe_output
@@ -75,7 +76,10 @@ def build_in_cluster(recipe: Recipe, options: Options, place: Place, steps: Step
         with steps.step("tools"):
             tree = ensure_tree(options.cache, steps.note)
         leftovers = find_partials(options.output.path) if options.output.path else ()
-        with enter(tree, workspace, leftovers=leftovers) as session:
+        with (
+            enter(tree, workspace, leftovers=leftovers) as node,
+            connect_network(node, options.network) as session,
+        ):
             work = Work(recipe, options, steps, session)
             base = fetch_base(work, source)
             made = make_restored(work, place, base)
