@@ -13,6 +13,7 @@ from warmstart import cli
 from warmstart.build import Options
 from warmstart.core.errors import ClusterError
 from warmstart.core.workspace import open_workspace
+from warmstart.kube.rbac import read_role
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
 
@@ -117,6 +118,20 @@ def test_an_image_that_restores_itself_does_where_the_runtime_does_not(cluster, 
     finally:
         cluster.kubectl("uncordon", "node-1")
     assert found["restoredBy"] == "self", found
+
+
+def test_who_has_the_role_may(cluster, by_runtime, monkeypatch, capsys):
+    cluster.kubectl("apply", "-f", "-", stdin=read_role("doctor"))
+    kubeconfig = cluster.write_account_kubeconfig("doctor", namespace="warmstart")
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    words = ["doctor", "--cluster", "--image", by_runtime, "--plain-http", cluster.registry, "--json"]
+
+    cli.cli.main([*words, "--namespace", "warmstart"], standalone_mode=False)
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["restoredBy"] == "runtime"
+    with pytest.raises(ClusterError, match="cannot create resource") as refused:
+        cli.cli.main([*words, "--namespace", "default"], standalone_mode=False)
+    assert "warmstart rbac" in refused.value.hint
 
 
 def test_a_container_that_cannot_be_asked(cluster, cache, doctor, base_archive, tmp_path):

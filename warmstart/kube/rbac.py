@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.resources import files
 
 #: Tasks that there is a manifest for.
-TASKS = ("checkpoint", "build", "save", "migrate")
+TASKS = ("checkpoint", "build", "save", "migrate", "doctor")
 
 
 def read_role(task: str) -> str:
-    """The manifest for a task: a namespace for helpers, a service account, its roles and their bindings."""
+    """The manifest for a task: a namespace for its pods, a service account, its roles and their bindings."""
     return (files("warmstart.kube") / "roles" / f"{task}.yaml").read_text()
