@@ -43,7 +43,7 @@ CONTAINER = Container(image=IMAGE, security_context=RESTRICTED)
 PROFILE = "/usr/share/containers/seccomp.json"
 CALL_S = 60.0
 END_S = 20.0
-READY_S = 20.0
+READY_S = 60.0
 LAUNCHER = Path("/.warmstart/launcher")
 SUBNETS = {"containerd": "10.71.0.0/24", "crio": "10.72.0.0/24"}
 
@@ -95,12 +95,13 @@ def find_application(proc: Path, first_pid: int) -> int:
     return int(children[0])
 
 
-def wait_for_line(started: Started, line: str) -> None:
-    """Wait until a whole line that matches has been written."""
+def wait_for_line(started: Started, line: str) -> str:
+    """Wait until a whole line that matches has been written; the line."""
     deadline = time.monotonic() + READY_S
-    while not re.search(rf"^{line}$", log := started.log(), re.MULTILINE):
+    while not (found := re.search(rf"^{line}$", log := started.log(), re.MULTILINE)):
         assert time.monotonic() < deadline, f"no {line!r} in {log!r}"
         time.sleep(0.05)
+    return found[0]
 
 
 # Podman ----------------------------------------------------------------------------------------------------------
