@@ -22,6 +22,7 @@ from link import compare_pulls
 from packing import Packed, pack_upstream
 from rich.console import Console
 from rich.table import Table
+from self import Comparison, compare_restorers
 
 from warmstart import build
 from warmstart.bench import Subject, find_request, make_images, measure, open_session
@@ -46,7 +47,7 @@ TOP = Path(__file__).parents[1]
 SPRING, SMALL = TOP / "examples/java-app/recipe.yaml", TOP / "recipes/go/recipe.yaml"
 SUBNET = "10.92.0.0/24"
 REQUESTS, REPLICAS, AT_ONCE = 100, 8, 32
-PARTS = ("spring", "large", "packing", "at-once")
+PARTS = ("spring", "large", "self", "packing", "at-once")
 READ_ALL = HttpGet(8080, "/live-data/checksum")
 
 
@@ -150,6 +151,33 @@ def measure_large(run: Run, spring: Bench) -> list[Row]:
         what = f"{REPLICAS} replicas, {when} ({describe(burst)}): memory of all ÷ one cold process"
         rows.append(Row(what, "≤ 2", *judge(burst.memory.proportional_bytes / one, at_most=2)))
     return rows + packing
+
+
+def measure_self(run: Run) -> list[Row]:
+    """Images that restore themselves: the memory of a middling service, and a heap of 2 GB."""
+    rows: list[Row] = []
+    for name, recipe in (("self", with_live_data(80, 384, "1Gi")), ("self-large", with_live_data(1900, 2800, "4Gi"))):
+        compared = compare_restorers(recipe, run.options, run.rounds, run.steps())
+        compared.write(run.directory / f"{name}.json")
+        rows += list_self_rows(compared)
+    return rows
+
+
+def list_self_rows(compared: Comparison) -> list[Row]:
+    """How an image that restores itself compares."""
+    cold_s, runtime_s, self_s = compared.medians
+    what, launcher = f"restores itself, {format_bytes(compared.pages_bytes)}", compared.launcher_ms
+    cold_row = f"{what}: cold ({format_seconds(cold_s)}) ÷ restored ({format_seconds(self_s)})"
+    launcher_row = f"{what}: launcher's start → application runs ({launcher.smallest:.0f}–{launcher.largest:.0f}), ms"
+    return [
+        Row(cold_row, "≥ 15", *judge(cold_s / self_s, at_least=15)),
+        Row(launcher_row, "≤ 60", *judge(launcher.median, at_most=60)),
+        Row(
+            f"{what}: restored ÷ restored by the runtime ({format_seconds(runtime_s)})",
+            "≤ 1.3",
+            *judge(self_s / runtime_s, at_most=1.3),
+        ),
+    ]
 
 
 def measure_at_once(run: Run) -> list[Row]:
@@ -290,9 +318,7 @@ def make_table(rows: list[Row]) -> Table:
 @click.option(
     "--cache-dir", type=click.Path(path_type=Path, file_okay=False), envvar="WARMSTART_CACHE", default=default_cache
 )
-@click.option(
-    "--only", type=click.Choice(["spring", "large", "packing", "at-once"]), multiple=True, help="Only these parts."
-)
+@click.option("--only", type=click.Choice(PARTS), multiple=True, help="Only these parts.")
 def main(rounds: int, cache_dir: Path, only: tuple[str, ...]) -> None:
     """Measure everything, and print it beside what is aimed at."""
     directory = TOP / "build/bench"
@@ -304,6 +330,8 @@ def main(rounds: int, cache_dir: Path, only: tuple[str, ...]) -> None:
         rows, spring = measure_spring(run)
     if not only or "large" in only:
         rows += measure_large(run, spring)
+    if not only or "self" in only:
+        rows += measure_self(run)
     if not only or "packing" in only:
         rows += measure_packing(run)
     if not only or "at-once" in only:

@@ -1,0 +1,136 @@
+"""What an image that restores itself gains, beside a cold start and a restore by the runtime: measured in turn."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from warmstart import build
+from warmstart.bench import open_session
+from warmstart.bench_result import Spread
+from warmstart.build import Options, Work
+from warmstart.core.errors import VerifyError
+from warmstart.core.steps import Steps
+from warmstart.dump.identity import read_identity
+from warmstart.dump.proc import list_children
+from warmstart.engine.cri import CriContainer
+from warmstart.engine.local import LocalEngine, start_engine
+from warmstart.measure import find_limit_s
+from warmstart.probe import wait_first_success
+from warmstart.recipe.model import Container, Recipe, Restorer
+from warmstart.result import Base, Made
+from warmstart.verify import first_probe, read_launcher_ms
+
+SUBNET = "10.93.0.0/24"
+IMAGE = "localhost/warmstart/bench"
+
+
+@dataclass
+class Starts:
+    """Starts in one way.
+
+    Attributes:
+        image: what is started.
+        container: what its pods ask for.
+        identity: of the process that a restore brings back; empty for a cold start.
+        restorer: who restores; None for a cold start.
+        seconds: from the request to create the container until its probe succeeded, of each start.
+        launcher_ms: how long the launcher took, by its own line in the log, of each start.
+    """
+
+    image: str
+    container: Container
+    identity: str = ""
+    restorer: Restorer | None = None
+    seconds: list[float] = field(default_factory=list)
+    launcher_ms: list[int] = field(default_factory=list)
+
+    def start(self, engine: LocalEngine, name: str) -> None:
+        """Start once more, and see that it was in this way."""
+        with engine.cri.start(self.container, self.image, name) as running:
+            wait_first_success(running, first_probe(self.container), limit_s=find_limit_s(self.container))
+            self.seconds.append(time.monotonic() - running.started)
+            if self.restorer is Restorer.SELF:
+                self.launcher_ms.append(read_launcher_ms(running))
+            self._check(engine, running)
+
+    def _check(self, engine: LocalEngine, running: CriContainer) -> None:
+        if running.restored != (self.restorer is Restorer.RUNTIME):
+            raise VerifyError(f"the runtime was to restore {self.image}, and did not, or the reverse")
+        processes = [running.pid, *list_children(engine.cri.proc, running.pid)]
+        if self.identity and self.identity not in {read_identity(engine.cri.proc, pid) for pid in processes}:
+            raise VerifyError(f"what runs is not what {self.image} was to restore")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How an application starts in each way, and the memory that its dump held."""
+
+    pages_bytes: int
+    cold: Starts
+    runtime: Starts
+    itself: Starts
+
+    @property
+    def medians(self) -> tuple[float, float, float]:
+        """Seconds of a cold start, a restore by the runtime, one by the image itself."""
+        cold, runtime, itself = (Spread.of(starts.seconds).median for starts in (self.cold, self.runtime, self.itself))
+        return cold, runtime, itself
+
+    @property
+    def launcher_ms(self) -> Spread:
+        """How long the launcher took."""
+        return Spread.of(self.itself.launcher_ms)
+
+    def write(self, path: Path) -> None:
+        """Leave all figures as JSON."""
+        ways: Sequence[Starts] = (self.cold, self.runtime, self.itself)
+        figures = [{name: asdict(starts)[name] for name in ("image", "seconds", "launcher_ms")} for starts in ways]
+        path.write_text(json.dumps({"pagesBytes": self.pages_bytes, "ways": figures}, indent=1))
+
+
+def compare_restorers(recipe: Recipe, options: Options, rounds: int, steps: Steps) -> Comparison:
+    """Make an image for each restorer, and start both and the base image in turn, `rounds` times each.
+
+    Raises:
+        WarmstartError: a step failed, or an image was not started as it was to be.
+    """
+    source = build.find_source(recipe)
+    with open_session(source, options, steps) as session:
+        work = Work(recipe, options, steps, session)
+        base = build.fetch_base(work, source)
+        made = {restorer: _make(work, base, restorer) for restorer in Restorer}
+        ways = [Starts(f"{IMAGE}:cold", recipe.container)]
+        for restorer in Restorer:
+            container = recipe.container
+            if restorer is Restorer.SELF:
+                container = replace(container, command=(), args=())  # they are in the image
+            ways.append(Starts(f"{IMAGE}:{restorer}", container, made[restorer].warm.identity, restorer))
+        with start_engine(session, "restorers", subnet=SUBNET) as engine, steps.step("starts"):
+            layouts = (base.layout, *(each.layout for each in made.values()))
+            for way, layout in zip(ways, layouts, strict=True):
+                engine.import_image(layout, way.image)
+            for number in range(rounds):
+                steps.note(f"round {number + 1} of {rounds}")
+                turn = number % len(ways)
+                for way in (*ways[turn:], *ways[:turn]):
+                    way.start(engine, f"start-{number}")
+        cold, runtime, itself = ways
+        return Comparison(made[Restorer.SELF].dump.pages_bytes, cold, runtime, itself)
+
+
+def _make(work: Work, base: Base, restorer: Restorer) -> Made:
+    """Make the image for one restorer, in a directory of its own."""
+    directory = work.workspace / restorer
+    directory.mkdir()
+    own = replace(
+        work,
+        recipe=replace(work.recipe, restore=(restorer,), image_name=f"{IMAGE}:{restorer}"),
+        session=replace(work.session, workspace=directory),
+    )
+    make = build.make_self_restoring if restorer is Restorer.SELF else build.make_restored
+    with build.open_engine(own, None) as engine:
+        return make(own, engine, base)
