@@ -39,7 +39,8 @@ integration: $(VENV)/ready tools images ## Tests of the whole, and of the launch
 kubernetes: $(VENV)/ready tools ## Tests on a Kubernetes cluster (once, Kubernetes is compiled: some minutes)
 	$(BIN)/pytest tests/kubernetes -m "not slow"
 
-slow: $(VENV)/ready tools images ## Soak tests
+slow: $(VENV)/ready tools images ## Soak tests, container runtimes, real applications
+	$(BUILD_IMAGES) $(wildcard tests/runtimes/images/*)
 	$(BIN)/pytest tests -m slow
 
 bench: $(VENV)/ready tools images ## What restoring gains, measured here (half an hour, on a quiet machine)
