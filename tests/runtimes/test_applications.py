@@ -20,6 +20,7 @@ from support.runtimes import (
 )
 
 from warmstart.build import Options, build_image
+from warmstart.core.errors import PreflightError
 from warmstart.core.steps import Silent, Steps
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.identity import read_identity
@@ -143,3 +144,28 @@ def test_it_stops_as_a_cold_one_does_and_restarts(application):
         application.await_cold(started)
         statuses = status, started.stop()
     assert statuses == (application.statuses or (status, status))
+
+
+OLD_THREAD = "import subprocess, threading, time; threading.Thread(target=time.sleep, args=(9999,)).start(); "
+OLD_THREAD += "subprocess.run(['python3', '-m', 'http.server', '8080'])"
+SYSTEM_V = "import ctypes, http.server; libc = ctypes.CDLL(None); libc.shmat.restype = ctypes.c_void_p; "
+SYSTEM_V += "libc.shmat(libc.shmget(0, 4096, 0o1600), None, 0); http.server.test(port=8080)"
+BARE = ("warmup=[]", "beforeCheckpoint=[]", "container.readinessProbe={tcpSocket: {port: 8080}}")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "code", "cure"),
+    [
+        ("python", (f"container.command={['python3', '-c', OLD_THREAD]}", *BARE), "thread-before-process", "npm"),
+        ("python", (f"container.command={['python3', '-c', SYSTEM_V]}", *BARE), "sysv-shm-self", "POSIX"),
+        ("go", ("container.env=[]",), "mptcp", "multipathtcp=0"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_cure(recipe, overrides, code, cure, cache, tree, tmp_path):
+    recipe = Application(f"recipes/{recipe}/recipe.yaml", overrides).load()
+    output = Output(Transport.OCI_ARCHIVE, tmp_path / "image.tar")
+    with pytest.raises(PreflightError) as refused:
+        build_image(recipe, Options(cache, output), Steps(Silent()))
+    said = "\n".join(refused.value.details)
+    assert f"[{code}]" in said
+    assert cure in said
