@@ -112,7 +112,6 @@ def start_pod(cluster: Cluster, manifest: Mapping[str, Any]) -> Iterator[Kuberne
         ClusterError: it does not come to run.
     """
     namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-    # Should the answer be lost, by an interruption for one, the pod is there all the same.
     with undoing(lambda: cluster.delete_pod(namespace, name)):
         pod = cluster.create_pod(manifest)
         try:

@@ -25,6 +25,7 @@ import urllib3
 import websocket
 
 from warmstart.core.errors import ClusterError, HostError
+from warmstart.core.undo import call_to_the_end
 from warmstart.kube.pods import Pod, parse_pod
 from warmstart.kube.refusal import RefusedError, ignoring_absence, make_refusal
 
@@ -110,9 +111,12 @@ class Cluster:
         return tuple(parse_pod(item) for item in self.request("GET", path, query=query)["items"])
 
     def create_pod(self, manifest: Mapping[str, Any]) -> Pod:
-        """Create a pod; errors as `request`."""
-        namespace = manifest["metadata"]["namespace"]
-        return parse_pod(self.request("POST", f"/api/v1/namespaces/{quote(namespace)}/pods", manifest))
+        """Create a pod; where we are interrupted meanwhile, it is removed again. Errors as `request`."""
+        path = f"/api/v1/namespaces/{quote(manifest['metadata']['namespace'])}/pods"
+        return call_to_the_end(
+            lambda: parse_pod(self.request("POST", path, manifest)),
+            lambda pod: self.delete_pod(pod.namespace, pod.name, uid=pod.uid),
+        )
 
     def patch_pod(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Pod:
         """Change a pod with a JSON merge patch (RFC 7386); errors as `request`."""
