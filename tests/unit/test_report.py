@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from warmstart.image.annotations import Provenance
 from warmstart.image.layout import Image
 from warmstart.image.manifest import Config, Descriptor, Manifest, Platform
 from warmstart.image.reference import parse_source
+from warmstart.recipe.model import Restorer
 from warmstart.report import list_rows
 from warmstart.result import Base, Built, Dump, Report, make_document, parse_report
 from warmstart.verify import Restore
@@ -80,6 +82,17 @@ def test_a_document_holds_all_of_it(built, steps):
     assert document["stepSeconds"] == steps.durations_s
     assert document["warnings"] == ["careful"]
     assert document["provenance"]["criu"] == "4.2.1"
+
+
+def test_people_are_told_who_restored(built, steps):
+    by_itself = (Restore("10.89.1.2", 0.1, 0.3, Restorer.SELF, 40), Restore("10.89.1.3", 0.1, 0.5, Restorer.SELF, 50))
+    rows = dict(list_rows(replace(built, restores=built.restores + by_itself), steps))
+    assert rows["restored start"] == "300 ms (median of 2)"
+    assert rows["restored by itself"] == "400 ms (median of 2; of it the launcher 45 ms)"
+    rows = dict(list_rows(replace(built, restores=by_itself), steps))
+    assert "restored start" not in rows
+    document = make_document(replace(built, restores=by_itself), steps)
+    assert [each["launcherMilliseconds"] for each in document["restores"]] == [40, 50]
 
 
 def test_a_document_does_not_repeat_the_recipe_which_may_hold_secrets(built, steps):

@@ -383,6 +383,20 @@ BAD = {
         BASE + "restore: []\n",
         ["recipe.yaml:13: restore: expected a list of restorers without repetition: runtime, self, got an empty list"],
     ),
+    "a signal of the runtime": (
+        BASE + "afterRestore: {signal: SIGHUP}\n",
+        [
+            "recipe.yaml:13: afterRestore.signal: "
+            "expected nothing, because `restore` has no self: a runtime sends no signal"
+        ],
+    ),
+    "privileges for an image that restores itself": (
+        changed("  readinessProbe:", "  securityContext: {privileged: true}\n  readinessProbe:") + "restore: [self]\n",
+        [
+            "recipe.yaml:9: container.securityContext.privileged: expected false, because `restore` has self: "
+            "an image that restores itself runs without privileges"
+        ],
+    ),
     "label": (
         BASE + "  labels: {a: 1}\n",
         ['recipe.yaml:13: image.labels.a: expected a string, got 1; quote it: "1"'],
