@@ -19,9 +19,6 @@ from warmstart.core.workspace import open_workspace
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
 
-# Nodes that have it have imported it: nothing could pull it.
-BASE = "localhost/tests/base:1"
-
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
@@ -44,16 +41,19 @@ def base_archive(cache) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def cluster(cache, base_archive) -> Iterator[Cluster]:
-    """A cluster of one node, which has the base image as `BASE`."""
+    """A cluster of one node."""
     with open_cluster(cache) as cluster:
-        cluster.nodes[0].import_image(f"oci-archive:{base_archive}", BASE, base_archive)
         yield cluster
 
 
 @pytest.fixture(scope="session")
-def base_image(cluster) -> str:
-    """What the first node of the cluster knows the base image by."""
-    return BASE
+def base_image(cluster, cache, base_archive) -> str:
+    """The base image in the cluster's registry, by the name that the first node has it by."""
+    with open_workspace("test") as workspace, enter(ensure_tree(cache, print), workspace) as session:
+        name = push_image(cluster, session, base_archive, "tests/base:1")
+    # As a pull would: one under a second name would take this one from it.
+    cluster.nodes[0].import_image(f"docker://{name}", name)
+    return name
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +64,8 @@ def second_node(cluster) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="session")
-def user(cluster, cache, base_archive) -> User:
+def user(cluster, cache, base_image) -> User:
     """The administrator of the cluster, who calls warmstart; the images are in the cluster's registry."""
     with open_workspace("test") as workspace, enter(ensure_tree(cache, print), workspace) as session:
-        base = push_image(cluster, session, base_archive, "tests/base:1")
         helper = make_helper_image(cluster, session)
-    return User(cluster, cache, base, helper)
+    return User(cluster, cache, base_image, helper)

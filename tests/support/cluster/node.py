@@ -84,9 +84,11 @@ class Node:
     def import_image(self, source: str, name: str, *files: Path) -> None:
         """Bring an image into its store, as a pull does.
 
+        Of one image, CRI-O keeps the name it was last pulled by: an image that is also pulled needs one name only.
+
         Args:
             source: as in containers-transports(5), such as `oci-archive:/tmp/base.tar`.
-            name: what pods call it; give them `imagePullPolicy: Never`.
+            name: what pods call it.
             files: what `source` names of this machine, which the node does not see by itself.
         """
         copies = self.session.workspace / "import"
