@@ -45,6 +45,7 @@ slow: $(VENV)/ready tools images ## Soak tests, container runtimes, real applica
 
 bench: $(VENV)/ready tools images ## What restoring gains, measured here (half an hour, on a quiet machine)
 	$(BIN)/python benchmarks/run.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/cluster.py
 
 launcher: $(VENV)/ready tools ## Tests of the launcher (once, CRIU is compiled: some minutes)
 	$(BIN)/pytest tests/launcher

@@ -1,0 +1,141 @@
+"""How long a Deployment of the Spring Boot example takes to scale up in a cluster, cold and restored: `make bench`.
+
+The cluster is that of the tests: one node, which shares this machine's processors with the control plane. Both images
+are on the node before anything is measured. The two ways take turns; a round of each that is not counted comes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console
+from support.cluster.cluster import Cluster, open_cluster
+from support.cluster_images import push_image
+
+from warmstart.build import Options, build_image
+from warmstart.cli import default_cache
+from warmstart.core.errors import WarmstartError
+from warmstart.core.steps import Steps
+from warmstart.core.text import format_seconds
+from warmstart.core.workspace import open_workspace
+from warmstart.deploy import read_build
+from warmstart.kube.apply import apply_manifests
+from warmstart.kube.client import Cluster as Api
+from warmstart.kube.client import connect_cluster
+from warmstart.kube.manifests import make_deployment
+from warmstart.node.session import enter
+from warmstart.node.tree import ensure_tree
+from warmstart.recipe.load import load_recipe
+from warmstart.recipe.pods import Block
+from warmstart.terminal import TerminalListener, show_error
+
+TOP = Path(__file__).parents[1]
+RECIPE, BASE = TOP / "examples/java-app/recipe.yaml", TOP / "build/images/java-app.tar"
+# All replicas are to fit on the node, whatever its processors.
+SMALL = ("container.resources.requests.cpu=50m", "container.resources.requests.memory=64Mi")
+FROM, TO = 1, 4
+READY_S, GONE_S, POLL_S = 300.0, 60.0, 0.02
+
+
+def make_deployments(cluster: Cluster, cache: Path, steps: Steps) -> dict[str, Block]:
+    """The same Deployment of the base image and of the warm one."""
+    tree = ensure_tree(cache, steps.note)
+    with steps.step("base image"), open_workspace("bench") as workspace, enter(tree, workspace) as session:
+        base = push_image(cluster, session, BASE, "java-app:1.0")
+    recipe = load_recipe(RECIPE, overrides=SMALL, tag=f"{cluster.registry}/java-app:1.0-warm")
+    built = build_image(recipe, Options(cache, plain_http=(cluster.registry,)), steps)
+    known = read_build(built.name, plain_http=(cluster.registry,))
+    restored, cold = make_deployment(known.build, "restored"), make_deployment(known.build, "cold")
+    cold["spec"]["template"]["spec"]["containers"][0]["image"] = base
+    return {"cold": cold, "restored": restored}
+
+
+@contextlib.contextmanager
+def deployed(api: Api, deployment: Block) -> Iterator[str]:
+    """A Deployment whose first replicas are ready, for the length of a `with` block; its path."""
+    deployment["spec"]["replicas"] = FROM
+    list(apply_manifests(api, [deployment]))
+    path = f"/apis/apps/v1/namespaces/{api.namespace}/deployments/{deployment['metadata']['name']}"
+    try:
+        wait(lambda: count_ready(api, path) == FROM, READY_S)
+        yield path
+    finally:
+        api.request("DELETE", path)
+        wait(lambda: not api.list_pods(api.namespace), GONE_S)
+
+
+def count_ready(api: Api, path: str) -> int:
+    """How many replicas are ready."""
+    return int(api.request("GET", path)["status"].get("readyReplicas", 0))
+
+
+def wait(until: Callable[[], bool], limit_s: float) -> None:
+    """Wait for something to be so."""
+    deadline = time.monotonic() + limit_s
+    while not until():
+        if time.monotonic() > deadline:
+            raise WarmstartError("the cluster did not do what it was asked to in time")
+        time.sleep(POLL_S)
+
+
+def time_scaling(api: Api, deployment: Block) -> float:
+    """Seconds from the request for more replicas until all are ready."""
+    with deployed(api, deployment) as path:
+        start = time.monotonic()
+        body = {"spec": {"replicas": TO}}
+        api.request("PATCH", f"{path}/scale", body, content_type="application/merge-patch+json")
+        wait(lambda: count_ready(api, path) == TO, READY_S)
+        took_s = time.monotonic() - start
+        restarts = [c.restarts for pod in api.list_pods(api.namespace) for c in pod.containers]
+        if any(restarts):
+            raise WarmstartError("a container was started again while that was measured")
+        return took_s
+
+
+@click.command()
+@click.option("-n", "--rounds", type=click.IntRange(2), default=5, show_default=True, help="Scalings of each way.")
+@click.option(
+    "--cache-dir", type=click.Path(path_type=Path, file_okay=False), envvar="WARMSTART_CACHE", default=default_cache
+)
+def main(rounds: int, cache_dir: Path) -> None:
+    """Measure both ways, and print what one takes of the other."""
+    console, cache = Console(), cache_dir.absolute()
+    steps = Steps(TerminalListener(console, verbose=True))
+    took_s: dict[str, list[float]] = {"cold": [], "restored": []}
+    with open_cluster(cache, progress=steps.note) as cluster:
+        os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
+        deployments = make_deployments(cluster, cache, steps)
+        with connect_cluster() as api:
+            for number in range(rounds + 1):
+                for way, deployment in deployments.items():
+                    with steps.step(f"{way} {number or 'first'}"):
+                        seconds = time_scaling(api, deployment)
+                    if number:
+                        took_s[way].append(seconds)
+    for way, values in took_s.items():
+        spread = f"{format_seconds(min(values))} to {format_seconds(max(values))}"
+        console.print(f"{way:<9} {format_seconds(statistics.median(values))}, median of {rounds} ({spread})")
+    ratio = statistics.median(took_s["cold"]) / statistics.median(took_s["restored"])
+    console.print(f"Spring Boot, {FROM} to {TO} replicas until all are ready: cold ÷ restored {ratio:.1f}")
+    directory = TOP / "build/bench"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "cluster.json").write_text(json.dumps({"seconds": took_s, "ratio": ratio}, indent=1))
+
+
+if __name__ == "__main__":
+    try:
+        main.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except WarmstartError as error:
+        show_error(Console(stderr=True), error, debug=False)
+        sys.exit(error.exit_code)
