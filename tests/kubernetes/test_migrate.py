@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.builds import PORT
+from support.builds import PORT, STATE, build, write_recipe
 from support.cluster_user import list_checkpoints, wait_until
 
+from warmstart.build import Options
 from warmstart.core.network import connect_in
 
 pytestmark = pytest.mark.cluster
@@ -113,6 +114,17 @@ def test_a_pod_moves(user, call, cluster, second_node, image):
         [newer] = user.list_pods("app=moving")
         assert node_of(cluster, newer) == "node-1"
         assert_goes_on(user, newer, before)
+
+
+def test_a_pod_that_has_restored_itself_moves(user, call, cluster, second_node, image, base_archive, tmp_path):
+    name = f"{cluster.registry}/tests/itself:1"
+    recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, name, restore=["self"], warmup=[STATE])
+    build(recipe, Options(user.cache, plain_http=(cluster.registry,)))
+    with user.pod("itself", {"image": name}, nodeName="node-1") as pod:
+        assert "warmstart: restored in" in cluster.kubectl("logs", pod)
+        before = use(user, pod)
+        moved = call("migrate", pod, "--to", second_node.name, "--image", image, "--json").result
+        assert_goes_on(user, moved["restored"]["pod"], before)
 
 
 @pytest.fixture
