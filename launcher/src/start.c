@@ -101,11 +101,40 @@ static bool has_cpu(const struct manifest *manifest, struct reason *reason)
 	return true;
 }
 
+static uint64_t memory_limit(void)
+{
+	char *text = read_file("/sys/fs/cgroup/memory.max"), *end;
+	uint64_t limit;
+
+	if (!text)
+		text = read_file("/sys/fs/cgroup/memory/memory.limit_in_bytes"); /* cgroup v1 */
+	if (!text)
+		return UINT64_MAX;
+	limit = strtoull(text, &end, 10);
+	return end == text ? UINT64_MAX : limit; /* "max" */
+}
+
+/* Where the kernel is to end all of a container that has not enough memory, a restore that failed so would be tried
+ * again and again. Memory that is mapped from the image does not count before it is changed. */
+static bool has_memory(const struct manifest *manifest, struct reason *reason)
+{
+	uint64_t needed = 0, limit = memory_limit();
+
+	for (size_t i = 0; i < manifest->file_count; i++)
+		if (!strncmp(manifest->files[i].name, "pages-", strlen("pages-")))
+			needed += manifest->files[i].size_bytes;
+	if (limit < needed)
+		return because(reason, "the memory limit is %ju bytes, the checkpoint has %ju", (uintmax_t)limit,
+			       (uintmax_t)needed);
+	return true;
+}
+
 /* The cheap questions first. */
 static bool may_restore(struct manifest *manifest, char **command, struct reason *reason)
 {
 	return is_wanted(reason) && has_checkpoint(manifest, reason) && is_same_command(manifest, command, reason) &&
-	       is_same_identity(manifest, reason) && has_files(manifest, reason) && has_cpu(manifest, reason);
+	       is_same_identity(manifest, reason) && has_files(manifest, reason) && has_memory(manifest, reason) &&
+	       has_cpu(manifest, reason);
 }
 
 static _Noreturn void start_cold(char **command, const struct reason *reason)
