@@ -29,7 +29,6 @@ from warmstart.bench import Subject, find_request, make_images, measure, open_se
 from warmstart.bench_page import write_page
 from warmstart.bench_report import find_verdict, make_bench_document
 from warmstart.bench_result import COLD, MAPPED, PLAIN, Bench, Load, Series
-from warmstart.build import Options, Work
 from warmstart.cli import default_cache
 from warmstart.core.errors import WarmstartError
 from warmstart.core.steps import Steps
@@ -42,6 +41,7 @@ from warmstart.node.session import Session
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import HttpGet, Recipe
 from warmstart.terminal import TerminalListener, show_error
+from warmstart.work import Options, Work
 
 TOP = Path(__file__).parents[1]
 SPRING, SMALL = TOP / "examples/java-app/recipe.yaml", TOP / "recipes/go/recipe.yaml"

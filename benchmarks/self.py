@@ -11,7 +11,6 @@ from pathlib import Path
 from warmstart import build
 from warmstart.bench import open_session
 from warmstart.bench_result import Spread
-from warmstart.build import Options, Work
 from warmstart.core.errors import VerifyError
 from warmstart.core.steps import Steps
 from warmstart.dump.identity import read_identity
@@ -23,6 +22,7 @@ from warmstart.probe import wait_first_success
 from warmstart.recipe.model import Container, Recipe, Restorer
 from warmstart.result import Base, Made
 from warmstart.verify import first_probe, read_launcher_ms
+from warmstart.work import Options, Work
 
 SUBNET = "10.93.0.0/24"
 IMAGE = "localhost/warmstart/bench"

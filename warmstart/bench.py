@@ -18,9 +18,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from warmstart import build
+from warmstart import assemble, build
 from warmstart.bench_result import COLD, MAPPED, PLAIN, Bench, Load, Machine, Series
-from warmstart.build import Options, Work
 from warmstart.core.errors import ImageError, RecipeError, WarmstartError
 from warmstart.core.steps import Steps
 from warmstart.core.workspace import open_workspace
@@ -39,6 +38,7 @@ from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Container, HttpGet, Mapped, Recipe, Restorer
 from warmstart.result import Base, Dump, Dumped
 from warmstart.verify import first_probe
+from warmstart.work import Options, Work
 
 SUBNET = "10.90.0.0/24"
 IMAGE = "localhost/warmstart/bench"
@@ -271,11 +271,11 @@ def _make_image(work: Work, engine: LocalEngine, base: Base, dumped: Dumped, nam
         ),
         session=replace(work.session, workspace=directory),
     )
-    archive = build.read_archive(own, own_dumped)
+    archive = assemble.read_archive(own, own_dumped)
     began = time.monotonic()
-    dump = build.edit_dump(own, dumped, archive)
-    provenance = build.describe(own, engine, dumped.warm, dump)
-    layout = build.make_layout(own, dumped, archive, dump, base, provenance)
+    dump = assemble.edit_dump(own, dumped, archive)
+    provenance = assemble.describe(own, engine, dumped.warm, dump)
+    layout = assemble.make_layout(own, dumped, archive, dump, base, provenance)
     pack_s = time.monotonic() - began
     for path in (archive.root, dump.memory_file, directory / "addition", directory / "buildah"):
         _discard(path)

@@ -13,16 +13,8 @@ import time
 from dataclasses import dataclass, field, replace
 
 from warmstart import __version__
-from warmstart.build import (
-    Options,
-    Work,
-    edit_dump,
-    fetch_base,
-    find_source,
-    make_layout,
-    publish,
-    see_it_restore,
-)
+from warmstart.assemble import edit_dump, make_layout
+from warmstart.build import fetch_base, find_source, publish, see_it_restore
 from warmstart.checkpoint import CLOSING_S, CheckpointOptions, Taken, take_checkpoint
 from warmstart.core.errors import PreflightError, RecipeError
 from warmstart.core.steps import Steps
@@ -46,6 +38,7 @@ from warmstart.recipe.model import Container, Recipe, Restorer
 from warmstart.recipe.pods import Block
 from warmstart.result import Base, Built, Dump, Dumped, Made, Warm
 from warmstart.warmup import run_steps
+from warmstart.work import Options, Work
 
 _CONNECTED = frozenset(TcpState) - {TcpState.CLOSE, TcpState.LISTEN}
 

@@ -20,7 +20,7 @@ from warmstart.bench import bench_recipe, bench_source
 from warmstart.bench_page import write_page
 from warmstart.bench_report import find_verdict, list_bench_sections, list_facts, make_bench_document
 from warmstart.bench_result import Load
-from warmstart.build import Options, build_image
+from warmstart.build import build_image
 from warmstart.build_kubernetes import Place, build_in_cluster
 from warmstart.checkpoint import CheckpointOptions
 from warmstart.cli_deploy import deploy, examine_cluster
@@ -49,6 +49,7 @@ from warmstart.result import make_document
 from warmstart.shell import Shell, pass_shell
 from warmstart.terminal import make_checks_table, make_section, make_table, show_error
 from warmstart.verify import verify_source
+from warmstart.work import Options
 
 INTERRUPTED = 130
 TERMINATED = 143

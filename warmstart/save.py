@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from warmstart import __version__
-from warmstart.build import add_tmp, pin_source
+from warmstart.assemble import add_tmp
+from warmstart.build import pin_source
 from warmstart.checkpoint import CheckpointOptions, Taken, take_checkpoint
 from warmstart.core.errors import ClusterError, ImageError, VerifyError
 from warmstart.core.steps import Steps

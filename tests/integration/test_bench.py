@@ -10,12 +10,12 @@ from support.builds import STATE, build, write_recipe
 
 from warmstart.bench import bench_recipe, bench_source
 from warmstart.bench_result import Bench, Load
-from warmstart.build import Options
 from warmstart.core.errors import ImageError, RecipeError
 from warmstart.core.steps import Silent, Steps
 from warmstart.image.reference import parse_source
 from warmstart.publish import parse_output
 from warmstart.recipe.load import load_recipe
+from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

@@ -8,9 +8,9 @@ import pytest
 from support.builds import build, write_recipe
 from support.unified import require_hybrid, run_unified
 
-from warmstart.build import Options
 from warmstart.image.reference import Transport
 from warmstart.publish import Output
+from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

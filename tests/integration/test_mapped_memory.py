@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from support.builds import PORT, build, write_recipe
 
-from warmstart.build import Options
 from warmstart.image.reference import Transport
 from warmstart.publish import Output
+from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

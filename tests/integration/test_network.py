@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from support.builds import build, write_recipe
 
-from warmstart.build import Options
 from warmstart.core.errors import AppError
 from warmstart.engine.local import start_engine
 from warmstart.image.reference import Transport
@@ -21,6 +20,7 @@ from warmstart.node.keeper import Bind
 from warmstart.node.network import NAME_SERVER, ROUTER, Network, connect_network
 from warmstart.publish import Output
 from warmstart.recipe.load import load_recipe
+from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

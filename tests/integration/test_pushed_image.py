@@ -15,7 +15,7 @@ import zstandard
 from support.builds import STATE, PrivateRegistry, build, get, read_state, write_recipe
 
 from warmstart import __version__
-from warmstart.build import SUBNET, Built, Options
+from warmstart.build import SUBNET, Built
 from warmstart.core.steps import Steps
 from warmstart.engine.cri import CriEngine
 from warmstart.engine.local import LocalEngine, start_engine
@@ -31,6 +31,7 @@ from warmstart.node.tree import PAUSE_LAYOUT
 from warmstart.probe import wait_first_success
 from warmstart.recipe.load import load_recipe
 from warmstart.verify import first_probe
+from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from support.builds import build
 
-from warmstart.build import Options
 from warmstart.image.reference import Transport
 from warmstart.publish import Output
+from warmstart.work import Options
 
 TOP = Path(__file__).parents[2]
 RECIPES = sorted([*TOP.glob("recipes/*/*recipe.yaml"), *TOP.glob("examples/*/recipe.yaml")])

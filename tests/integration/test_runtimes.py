@@ -8,11 +8,11 @@ import pytest
 from support.builds import build, get, read_state, write_recipe
 
 import warmstart.build
-from warmstart.build import Options
 from warmstart.engine.local import start_engine
 from warmstart.image.reference import Transport
 from warmstart.publish import Output
 from warmstart.recipe.load import load_recipe
+from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from support.builds import build, get, read_state, write_recipe
 
-from warmstart.build import Options
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import start_engine
 from warmstart.image.layout import read_image
@@ -21,6 +20,7 @@ from warmstart.publish import Output
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Container, Restorer
 from warmstart.verify import read_launcher_ms
+from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

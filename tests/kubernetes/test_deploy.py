@@ -15,13 +15,13 @@ from support.cluster.pods import Pod
 from support.cluster_images import push_image
 
 from warmstart import cli
-from warmstart.build import Options
 from warmstart.core.errors import ClusterError
 from warmstart.core.workspace import open_workspace
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
 from warmstart.recipe.document import read_documents
 from warmstart.recipe.writing import write_yaml
+from warmstart.work import Options
 
 pytestmark = pytest.mark.cluster
 

@@ -10,12 +10,12 @@ import pytest
 from support.builds import build, write_recipe
 
 from warmstart import cli
-from warmstart.build import Options
 from warmstart.core.errors import ClusterError
 from warmstart.core.workspace import open_workspace
 from warmstart.kube.rbac import read_role
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
+from warmstart.work import Options
 
 pytestmark = pytest.mark.cluster
 

@@ -8,8 +8,8 @@ import pytest
 from support.builds import PORT, STATE, build, write_recipe
 from support.cluster_user import list_checkpoints, wait_until
 
-from warmstart.build import Options
 from warmstart.core.network import connect_in
+from warmstart.work import Options
 
 pytestmark = pytest.mark.cluster
 

@@ -19,7 +19,7 @@ from support.runtimes import (
     wait_for_line,
 )
 
-from warmstart.build import Options, build_image
+from warmstart.build import build_image
 from warmstart.core.errors import PreflightError
 from warmstart.core.steps import Silent, Steps
 from warmstart.core.workspace import open_workspace
@@ -31,6 +31,7 @@ from warmstart.publish import Output
 from warmstart.recipe.load import load_recipe, parse_recipe
 from warmstart.recipe.model import Recipe
 from warmstart.verify import first_probe
+from warmstart.work import Options
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -10,12 +10,13 @@ from typing import Any, cast
 import pytest
 
 from warmstart import build
-from warmstart.build import Options, Work, await_ready, check_before_dump, check_user, find_source, pin_source
+from warmstart.build import await_ready, check_before_dump, check_user, find_source, pin_source
 from warmstart.core.errors import AppError, PreflightError, RecipeError
 from warmstart.core.steps import Silent, Steps
 from warmstart.dump.finding import Finding, Severity
 from warmstart.image.reference import Source, parse_source
 from warmstart.recipe.model import Container, Probe, Recipe, SecurityContext, TcpSocket
+from warmstart.work import Options, Work
 
 DIGEST = f"sha256:{0:064}"
 

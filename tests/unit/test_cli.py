@@ -17,7 +17,6 @@ import click
 import pytest
 
 from warmstart import __version__, cli
-from warmstart.build import Options
 from warmstart.core import errors
 from warmstart.core.errors import EngineError, HostError, WarmstartError
 from warmstart.image.manifest import Config, Platform
@@ -28,6 +27,7 @@ from warmstart.publish import Output
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
 from warmstart.verify import Restore
+from warmstart.work import Options
 
 RECIPE = """\
 apiVersion: warmstart/v1alpha1

@@ -48,7 +48,10 @@ class Silent:
 
 
 class Steps:
-    """The steps of one run; `durations_s` maps those that have ended well to their seconds, in order."""
+    """The steps of one run; `durations_s` maps those that have ended well to their seconds, in order.
+
+    Steps of the same name are added up.
+    """
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -64,7 +67,7 @@ class Steps:
         try:
             yield
             ok = True
-            self.durations_s[name] = time.monotonic() - start
+            self.durations_s[name] = self.durations_s.get(name, 0.0) + time.monotonic() - start
         finally:
             self._listener.end(name, time.monotonic() - start, ok)
 

@@ -62,3 +62,13 @@ def test_nobody_needs_to_listen():
         steps.warn("slow")
     assert list(steps.durations_s) == ["pull"]
     assert steps.warnings == ["slow"]
+
+
+def test_steps_of_one_name_are_added_up(monkeypatch):
+    clock = iter([0.0, 1.0, 1.0, 10.0, 12.5, 12.5])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    steps = Steps(Silent())
+    for _ in range(2):
+        with steps.step("image"):
+            pass
+    assert steps.durations_s == {"image": 3.5}

@@ -1,0 +1,155 @@
+"""From a checkpoint to an image: the dump is edited, and becomes layers on top of those of the base image."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from signal import Signals
+
+from warmstart import __version__
+from warmstart.core.cpu import read_features
+from warmstart.dump.allocators import choose_none, choose_safe
+from warmstart.dump.archive import Archive, extract_archive
+from warmstart.dump.cgroups import free_cgroups
+from warmstart.dump.contents import sum_pages_bytes
+from warmstart.dump.directories import forget_directory_modes
+from warmstart.dump.memory import choose_all, map_memory
+from warmstart.dump.sockets import close_sockets, forget_owners
+from warmstart.engine.local import LocalEngine
+from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CPU, CREATED, PREFIX, Provenance, write_provenance
+from warmstart.image.buildah import Buildah
+from warmstart.image.compose import Layer, Run, compose_image, pack_file
+from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
+from warmstart.image.manifest import find_host_platform
+from warmstart.image.reference import parse_reference
+from warmstart.image.selfrestore import DIRECTORY, MEMORY, pack_checkpoint, pack_programs, update_manifest
+from warmstart.recipe.model import Mapped
+from warmstart.result import Base, Dump, Dumped, Launched, Warm
+from warmstart.work import Work
+
+
+def read_archive(work: Work, dumped: Dumped) -> Archive:
+    """Unpack the archive; it is not needed any more afterwards."""
+    with work.steps.step("read checkpoint"):
+        archive = extract_archive(dumped.archive, work.workspace / "checkpoint")
+        dumped.archive.unlink()
+    return archive
+
+
+def edit_dump(work: Work, dumped: Dumped, archive: Archive, memory: str = MEMORY) -> Dump:
+    """Make of the dump one that restores under any address, and whose memory is mapped from a file of the image."""
+    directory = archive.checkpoint_dir
+    with work.steps.step("edit dump"):
+        if not free_cgroups(directory):
+            work.steps.warn("processes are in several cgroups: the image restores only on nodes with cgroup v1")
+        return edit_images(work, directory, dumped.warm, memory)
+
+
+def edit_launched(work: Work, launched: Launched) -> Dump:
+    """The same, of a dump that the launcher made; its manifest is brought up to date."""
+    directory, signal = launched.directory / "checkpoint", work.recipe.restored_signal
+    with work.steps.step("edit dump"):
+        dump = edit_images(work, directory, launched.warm, MEMORY)
+        forget_directory_modes(directory)
+        forget_owners(directory)
+        for path in directory.iterdir():
+            os.chown(path, launched.identity.user, launched.identity.group)
+        update_manifest(launched.directory, dump.memory_file, Signals[signal] if signal else 0)
+    return dump
+
+
+def edit_images(work: Work, directory: Path, warm: Warm, name: str) -> Dump:
+    """Close the sockets in a dump, and move its memory to a file, which is to have that name in the image."""
+    memory_file = work.workspace / Path(name).name
+    pages_bytes = sum_pages_bytes(directory)
+    sockets = close_sockets(directory, established=work.recipe.close_tcp)
+    policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(warm.programs), Mapped.NONE: choose_none}
+    choose = policies[work.recipe.mapped]
+    memory = map_memory(directory, memory_file, path_in_image=f"/{name}", choose=choose)
+    return Dump(pages_bytes, len(sockets), memory, memory_file if memory.size_bytes else None)
+
+
+def describe(work: Work, engine: LocalEngine, warm: Warm, dump: Dump) -> Provenance:
+    """What the image is to say of how it was made."""
+    criu = work.session.run(["criu", "--version"], timeout_s=10).stdout
+    return Provenance(
+        version=__version__,
+        criu=criu.split()[-1],
+        runtime=engine.cri.version(),
+        kernel=platform.release(),
+        architecture=find_host_platform().architecture,
+        identity=warm.identity,
+        recipe=work.recipe.document,
+        edits=json.dumps(dump.edits),
+    )
+
+
+def annotate(base: Base, provenance: Provenance) -> dict[str, str]:
+    """The annotations of an image, whoever restores it."""
+    return {
+        CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
+        BASE_NAME: base.source.label,
+        BASE_DIGEST: base.digest,
+        PREFIX + CPU: " ".join(read_features()),
+        **write_provenance(provenance),
+    }
+
+
+def pack_launched(launched: Launched, dump: Dump, layout: Path) -> list[Layer]:
+    """Make the layers of an image that restores itself, the lowest first."""
+    owner = (launched.identity.user, launched.identity.group)
+    memory = [pack_file(dump.memory_file, MEMORY, layout, owner)] if dump.memory_file else []
+    programs, checkpoint = (
+        pack_programs(launched.programs.directory, layout),
+        pack_checkpoint(launched.directory, layout),
+    )
+    return [programs, *memory, launched.changes, checkpoint]
+
+
+def make_layout(
+    work: Work,
+    dumped: Dumped,
+    archive: Archive,
+    dump: Dump,
+    base: Base,
+    provenance: Provenance,
+    below: Sequence[Layer] = (),
+    run: Run | None = None,
+) -> Path:
+    """Make the image that the runtime restores, as an OCI layout in the workspace.
+
+    `below` are layers under those of the checkpoint, and `run` is how it is started; as the base image when None.
+    """
+    layout, addition = work.workspace / "layout", work.workspace / "addition"
+    store = work.workspace / "buildah"
+    buildah = Buildah(work.session.argv(["buildah"]), work.session.environment, store / "root", store / "run")
+    container = work.recipe.container
+    annotations = {CHECKPOINT_NAME: work.recipe.name, **annotate(base, provenance)}
+    with work.steps.step("image"):
+        prepare_checkpoint(archive, str(parse_reference(work.recipe.image_name)))
+        if not dumped.has_tmp and container.security_context.read_only_root_filesystem:
+            add_tmp(archive.root)
+        with buildah.working_container("scratch") as scratch:
+            buildah.add_directory(scratch, archive.root, "/")
+            cmd = container.command + container.args
+            buildah.configure(scratch, annotations=annotations, labels=work.recipe.labels, cmd=cmd or None)
+            buildah.commit(scratch, f"oci:{addition}")
+        layers = list(below)
+        if dump.memory_file:
+            owner, name = (archive.spec.user.uid, archive.spec.user.gid), f"{DIRECTORY}/{dump.memory_file.name}"
+            layers.append(pack_file(dump.memory_file, name, layout, owner))
+        compose_image(base.layout, addition, layout, layers, run)
+    return layout
+
+
+def add_tmp(root: Path) -> None:
+    """Make a directory /tmp below `root`.
+
+    CRIU pivots the root on it, and makes another one only where it may write (`cr_pivot_root` in criu/mount.c).
+    """
+    (root / "tmp").mkdir()
+    (root / "tmp").chmod(0o1777)
