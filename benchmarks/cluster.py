@@ -134,7 +134,7 @@ def main(rounds: int, cache_dir: Path) -> None:
     cold_s = statistics.median(took_s[COLD])
     for way, values in took_s.items():
         median_s, spread = statistics.median(values), f"{format_seconds(min(values))} to {format_seconds(max(values))}"
-        console.print(f"{way:<8} {format_seconds(median_s)} ({spread}), {cold_s / median_s:.1f} × faster than cold")
+        console.print(f"{way:<8} {format_seconds(median_s)} ({spread}), cold ÷ {way} {cold_s / median_s:.1f}")
     directory = TOP / "build/bench"
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "cluster.json").write_text(json.dumps(took_s, indent=1))
