@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
+from support.builds import PORT
 from support.cluster.cluster import Cluster
 from support.cluster.network import API_ADDRESS
 from support.cluster_user import list_checkpoints
@@ -20,6 +26,7 @@ pytestmark = pytest.mark.cluster
 
 # Long enough to do something while it is fetched.
 LARGE = {"env": [{"name": "FILL_MB", "value": "300"}]}
+PERIOD_S = 0.1
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,6 +63,50 @@ def test_a_checkpoint_is_fetched_and_the_container_goes_on(user, pod, account, t
     assert 0 < result["frozenSeconds"] <= result["stoppedAtMostSeconds"]
     assert result["image"].startswith(user.base.rpartition(":")[0] + "@sha256:")
     assert read_contents(tmp_path / "c.tar").container_name == pod
+
+
+def test_clients_wait_while_it_is_frozen_and_none_is_turned_away(user, pod, account, tmp_path):
+    first = user.read_state(pod)
+    with steady_load(user, pod) as answers:
+        result = user.call(
+            "checkpoint", pod, "-n", "default", "-o", tmp_path / "c.tar", "--json", kubeconfig=account
+        ).result
+    assert {answer.state["id"] for answer in answers} == {first["id"]}
+    counts = [answer.state["requests"] for answer in answers]
+    assert counts == sorted(set(counts))
+    # Whoever asked meanwhile waited for as long as it was frozen, about, and no longer than it was stopped.
+    longest_s = max(answer.seconds for answer in answers)
+    assert result["frozenSeconds"] / 2 < longest_s < result["stoppedAtMostSeconds"] + PERIOD_S + 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A request's answer, and seconds that it took."""
+
+    state: dict[str, Any]
+    seconds: float
+
+
+@contextmanager
+def steady_load(user, pod) -> Iterator[list[Answer]]:
+    """Ask a server again and again for the length of the block; an error of a request is raised at its end."""
+    answers: list[Answer] = []
+    address, node, done = user.cluster.read("pod", pod)["status"]["podIP"], user.cluster.nodes[0], threading.Event()
+
+    def ask() -> None:
+        while not done.wait(PERIOD_S):
+            asked = time.monotonic()
+            status, body = node.http_get(address, PORT, "/state", timeout_s=60)
+            assert status == 200
+            answers.append(Answer(json.loads(body), time.monotonic() - asked))
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            yield answers
+        finally:
+            done.set()
+        asking.result()
 
 
 def test_the_archive_can_be_kept_on_the_node(user, pod, cluster, tmp_path):

@@ -157,6 +157,21 @@ def test_a_warm_image_starts_cold_on_a_node_that_knows_no_checkpoints(cluster, w
         assert cluster.kubectl("logs", pod.name) == "listening\n"
 
 
+def test_one_image_is_restored_by_the_node_or_by_itself(cluster, cache, base_archive, tmp_path):
+    name = f"{cluster.registry}/tests/both:1"
+    warmup = [{**STATE, "repeat": WARMUPS}]
+    recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, name, warmup=warmup, restore=["runtime", "self"])
+    build(recipe, Options(cache, plain_http=(cluster.registry,)))
+    with run_pod(cluster, "by-node", name) as pod:
+        by_node = pod.read_state()
+        assert "warmstart: " not in cluster.kubectl("logs", pod.name)
+    with cluster.add_node(restore=False) as node, run_pod(cluster, "by-itself", name, nodeName=node.name) as pod:
+        by_itself = pod.read_state()
+        assert "warmstart: restored in" in cluster.kubectl("logs", pod.name)
+    assert by_node["id"] == by_itself["id"]
+    assert min(by_node["requests"], by_itself["requests"]) >= WARMUPS
+
+
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_stays_of_a_cluster_beside_others(cluster, tmp_path, end):
     token = f"ws-{secrets.token_hex(4)}"
