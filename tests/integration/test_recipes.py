@@ -9,6 +9,8 @@ from support.builds import build
 
 from warmstart.image.reference import Transport
 from warmstart.publish import Output
+from warmstart.recipe.load import load_recipe
+from warmstart.verify import RESTORES
 from warmstart.work import Options
 
 TOP = Path(__file__).parents[2]
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.node
 def test_it_builds_and_restores(recipe, tree, cache, tmp_path) -> None:
     assert (TOP / "build/images" / f"{recipe.parent.name}.tar").exists(), "make images"
     built, steps = build(recipe, Options(cache, Output(Transport.OCI, tmp_path / "image")))
-    assert len(built.restores) == 2
+    restorers = [restore.restorer for restore in built.restores]
+    assert restorers == [restorer for restorer in load_recipe(recipe).restore for _ in range(RESTORES)]
     assert steps.warnings == []
     assert built.dump.memory.size_bytes > built.dump.pages_bytes / 2
