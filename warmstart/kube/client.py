@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from warmstart.kube.refusal import RefusedError, ignoring_absence, make_refusal
 CONNECT_S = 10.0
 CALL_S = 60.0
 KUBELET_PORT = 10250
+_KUBECONFIG = "~/.kube/config"
 _IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _STDOUT, _STDERR, _ERROR = 1, 2, 3
 _STDERR_LIMIT_BYTES = 1 << 16
@@ -307,16 +309,14 @@ def connect_cluster(context: str | None = None, namespace: str | None = None) ->
     from kubernetes.client import Configuration
 
     settings = Configuration()
+    # The package reads this variable once, when it is imported.
+    places = os.environ.get("KUBECONFIG") or _KUBECONFIG
     try:
-        if (
-            context is None
-            and not _has_kubeconfig(config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION)
-            and _IN_CLUSTER_NAMESPACE.exists()
-        ):
+        if context is None and not _has_kubeconfig(places) and _IN_CLUSTER_NAMESPACE.exists():
             config.load_incluster_config(client_configuration=settings)
             return Cluster(settings, namespace or _IN_CLUSTER_NAMESPACE.read_text().strip())
-        config.load_kube_config(context=context, client_configuration=settings)
-        contexts, current = config.list_kube_config_contexts()
+        config.load_kube_config(config_file=places, context=context, client_configuration=settings)
+        contexts, current = config.list_kube_config_contexts(config_file=places)
     except (config.ConfigException, OSError) as error:
         hint = "set KUBECONFIG, or name a context of it with --context"
         raise HostError(f"no cluster: {str(error).splitlines()[0]}", hint=hint) from error
