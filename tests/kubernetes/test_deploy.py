@@ -151,6 +151,7 @@ def wait_for(look: Callable[[], object]):
     return found
 
 
+@pytest.mark.slow
 def test_a_manifest_that_was_changed_to_match(cluster, image, base_image, deploy, clean, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(MANIFEST.replace("BASE", base_image))

@@ -260,6 +260,7 @@ def test_pods_of_a_node_are_saved_and_restored_on_others(user, call, cluster, se
         assert len(user.list_pods("drain=yes")) == 2
 
 
+@pytest.mark.slow
 def test_what_is_not_saved_in_time_is_said_and_stays(user, call, image):
     with user.pod("late", {"env": [{"name": "FILL_MB", "value": "512"}]}, nodeName="node-1") as pod:
         before = use(user, pod)
