@@ -11,18 +11,17 @@ import copy
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+from command import cache_option, run_command
 from rich.console import Console
 from support.cluster.cluster import Cluster, open_cluster
 from support.cluster_images import push_image
 
 from warmstart.build import build_image
-from warmstart.cli import default_cache
 from warmstart.core.errors import WarmstartError
 from warmstart.core.steps import Steps
 from warmstart.core.text import format_seconds
@@ -37,7 +36,7 @@ from warmstart.node.tree import ensure_tree
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Restorer
 from warmstart.recipe.pods import Block
-from warmstart.terminal import TerminalListener, show_error
+from warmstart.terminal import TerminalListener
 from warmstart.work import Options
 
 TOP = Path(__file__).parents[1]
@@ -112,11 +111,9 @@ def time_scaling(api: Api, deployment: Block) -> float:
 
 @click.command()
 @click.option("-n", "--rounds", type=click.IntRange(2), default=5, show_default=True, help="Scalings of each way.")
-@click.option(
-    "--cache-dir", type=click.Path(path_type=Path, file_okay=False), envvar="WARMSTART_CACHE", default=default_cache
-)
+@cache_option
 def main(rounds: int, cache_dir: Path) -> None:
-    """Measure both ways, and print what one takes of the other."""
+    """Measure all ways, and print what a cold start takes of each."""
     console, cache = Console(), cache_dir.absolute()
     steps = Steps(TerminalListener(console, verbose=True))
     took_s: dict[str, list[float]] = {}
@@ -141,11 +138,4 @@ def main(rounds: int, cache_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except WarmstartError as error:
-        show_error(Console(stderr=True), error, debug=False)
-        sys.exit(error.exit_code)
+    run_command(main)

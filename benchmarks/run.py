@@ -11,13 +11,13 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from command import cache_option, run_command
 from link import compare_pulls
 from packing import Packed, pack_upstream
 from rich.console import Console
@@ -29,8 +29,6 @@ from warmstart.bench import Subject, find_request, make_images, measure, open_se
 from warmstart.bench_page import write_page
 from warmstart.bench_report import find_verdict, make_bench_document
 from warmstart.bench_result import COLD, MAPPED, PLAIN, Bench, Load, Series
-from warmstart.cli import default_cache
-from warmstart.core.errors import WarmstartError
 from warmstart.core.steps import Steps
 from warmstart.core.text import format_bytes, format_seconds
 from warmstart.engine.cri import CriContainer
@@ -40,7 +38,7 @@ from warmstart.measure import Burst, measure_burst, time_requests
 from warmstart.node.session import Session
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import HttpGet, Recipe
-from warmstart.terminal import TerminalListener, show_error
+from warmstart.terminal import TerminalListener
 from warmstart.work import Options, Work
 
 TOP = Path(__file__).parents[1]
@@ -315,9 +313,7 @@ def make_table(rows: list[Row]) -> Table:
 
 @click.command()
 @click.option("-n", "--rounds", type=click.IntRange(2), default=20, show_default=True, help="Starts of each way.")
-@click.option(
-    "--cache-dir", type=click.Path(path_type=Path, file_okay=False), envvar="WARMSTART_CACHE", default=default_cache
-)
+@cache_option
 @click.option("--only", type=click.Choice(PARTS), multiple=True, help="Only these parts.")
 def main(rounds: int, cache_dir: Path, only: tuple[str, ...]) -> None:
     """Measure everything, and print it beside what is aimed at."""
@@ -344,11 +340,4 @@ def main(rounds: int, cache_dir: Path, only: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except WarmstartError as error:
-        show_error(Console(stderr=True), error, debug=False)
-        sys.exit(error.exit_code)
+    run_command(main)

@@ -13,15 +13,13 @@ from warmstart.bench import open_session
 from warmstart.bench_result import Spread
 from warmstart.core.errors import VerifyError
 from warmstart.core.steps import Steps
-from warmstart.dump.identity import read_identity
-from warmstart.dump.proc import list_children
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, start_engine
 from warmstart.measure import find_limit_s
 from warmstart.probe import wait_first_success
 from warmstart.recipe.model import Container, Recipe, Restorer
 from warmstart.result import Base, Made
-from warmstart.verify import first_probe, read_launcher_ms
+from warmstart.verify import first_probe, read_identities, read_launcher_ms
 from warmstart.work import Options, Work
 
 SUBNET = "10.93.0.0/24"
@@ -60,8 +58,7 @@ class Starts:
     def _check(self, engine: LocalEngine, running: CriContainer) -> None:
         if running.restored != (self.restorer is Restorer.RUNTIME):
             raise VerifyError(f"the runtime was to restore {self.image}, and did not, or the reverse")
-        processes = [running.pid, *list_children(engine.cri.proc, running.pid)]
-        if self.identity and self.identity not in {read_identity(engine.cri.proc, pid) for pid in processes}:
+        if self.identity and self.identity not in read_identities(engine.cri.proc, running.pid):
             raise VerifyError(f"what runs is not what {self.image} was to restore")
 
 

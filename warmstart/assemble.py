@@ -27,16 +27,17 @@ from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.manifest import find_host_platform
 from warmstart.image.reference import parse_reference
 from warmstart.image.selfrestore import DIRECTORY, MEMORY, pack_checkpoint, pack_programs, update_manifest
+from warmstart.node.session import Session
 from warmstart.recipe.model import Mapped
 from warmstart.result import Base, Dump, Dumped, Launched, Warm
 from warmstart.work import Work
 
 
-def read_archive(work: Work, dumped: Dumped) -> Archive:
+def read_archive(work: Work, file: Path) -> Archive:
     """Unpack the archive; it is not needed any more afterwards."""
     with work.steps.step("read checkpoint"):
-        archive = extract_archive(dumped.archive, work.workspace / "checkpoint")
-        dumped.archive.unlink()
+        archive = extract_archive(file, work.workspace / "checkpoint")
+        file.unlink()
     return archive
 
 
@@ -52,12 +53,13 @@ def edit_dump(work: Work, dumped: Dumped, archive: Archive, memory: str = MEMORY
 def edit_launched(work: Work, launched: Launched) -> Dump:
     """The same, of a dump that the launcher made; its manifest is brought up to date."""
     directory, signal = launched.directory / "checkpoint", work.recipe.restored_signal
+    identity = launched.identity
     with work.steps.step("edit dump"):
         dump = edit_images(work, directory, launched.warm, MEMORY)
         forget_directory_modes(directory)
         forget_owners(directory)
         for path in directory.iterdir():
-            os.chown(path, launched.identity.user, launched.identity.group)
+            os.chown(path, identity.user, identity.group)
         update_manifest(launched.directory, dump.memory_file, Signals[signal] if signal else 0)
     return dump
 
@@ -101,13 +103,11 @@ def annotate(base: Base, provenance: Provenance) -> dict[str, str]:
 
 def pack_launched(launched: Launched, dump: Dump, layout: Path) -> list[Layer]:
     """Make the layers of an image that restores itself, the lowest first."""
-    owner = (launched.identity.user, launched.identity.group)
-    memory = [pack_file(dump.memory_file, MEMORY, layout, owner)] if dump.memory_file else []
-    programs, checkpoint = (
-        pack_programs(launched.programs.directory, layout),
-        pack_checkpoint(launched.directory, layout),
-    )
-    return [programs, *memory, launched.changes, checkpoint]
+    identity = launched.identity
+    layers = [pack_programs(launched.programs.directory, layout)]
+    if dump.memory_file:
+        layers.append(pack_file(dump.memory_file, MEMORY, layout, (identity.user, identity.group)))
+    return [*layers, launched.changes, pack_checkpoint(launched.directory, layout)]
 
 
 def make_layout(
@@ -124,26 +124,31 @@ def make_layout(
 
     `below` are layers under those of the checkpoint, and `run` is how it is started; as the base image when None.
     """
-    layout, addition = work.workspace / "layout", work.workspace / "addition"
-    store = work.workspace / "buildah"
-    buildah = Buildah(work.session.argv(["buildah"]), work.session.environment, store / "root", store / "run")
+    layout, addition, store = (work.workspace / name for name in ("layout", "addition", "buildah"))
     container = work.recipe.container
     annotations = {CHECKPOINT_NAME: work.recipe.name, **annotate(base, provenance)}
     with work.steps.step("image"):
         prepare_checkpoint(archive, str(parse_reference(work.recipe.image_name)))
         if not dumped.has_tmp and container.security_context.read_only_root_filesystem:
             add_tmp(archive.root)
-        with buildah.working_container("scratch") as scratch:
-            buildah.add_directory(scratch, archive.root, "/")
-            cmd = container.command + container.args
-            buildah.configure(scratch, annotations=annotations, labels=work.recipe.labels, cmd=cmd or None)
-            buildah.commit(scratch, f"oci:{addition}")
+        open_buildah(work.session, store).make_image(
+            archive.root,
+            f"oci:{addition}",
+            annotations=annotations,
+            labels=work.recipe.labels,
+            cmd=container.command + container.args or None,
+        )
         layers = list(below)
         if dump.memory_file:
             owner, name = (archive.spec.user.uid, archive.spec.user.gid), f"{DIRECTORY}/{dump.memory_file.name}"
             layers.append(pack_file(dump.memory_file, name, layout, owner))
         compose_image(base.layout, addition, layout, layers, run)
     return layout
+
+
+def open_buildah(session: Session, store: Path) -> Buildah:
+    """buildah in a session, with an image store of its own."""
+    return Buildah(session.argv(["buildah"]), session.environment, store / "root", store / "run")
 
 
 def add_tmp(root: Path) -> None:

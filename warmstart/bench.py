@@ -260,8 +260,8 @@ def _make_image(work: Work, engine: LocalEngine, base: Base, dumped: Dumped, nam
     """Make one image of a checkpoint, in a directory of its own, and leave the checkpoint as it was."""
     directory = work.workspace / name
     directory.mkdir()
-    own_dumped = replace(dumped, archive=directory / dumped.archive.name)
-    os.link(dumped.archive, own_dumped.archive)
+    own_archive = directory / dumped.archive.name
+    os.link(dumped.archive, own_archive)
     own = replace(
         work,
         recipe=replace(
@@ -271,7 +271,7 @@ def _make_image(work: Work, engine: LocalEngine, base: Base, dumped: Dumped, nam
         ),
         session=replace(work.session, workspace=directory),
     )
-    archive = assemble.read_archive(own, own_dumped)
+    archive = assemble.read_archive(own, own_archive)
     began = time.monotonic()
     dump = assemble.edit_dump(own, dumped, archive)
     provenance = assemble.describe(own, engine, dumped.warm, dump)

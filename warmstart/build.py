@@ -97,7 +97,7 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
 def make_restored(work: Work, engine: LocalEngine, base: Base) -> Made:
     """Make an image that the runtime restores."""
     dumped = run_and_checkpoint(work, engine, base)
-    archive = read_archive(work, dumped)
+    archive = read_archive(work, dumped.archive)
     dump = edit_dump(work, dumped, archive)
     provenance = describe(work, engine, dumped.warm, dump)
     return Made(make_layout(work, dumped, archive, dump, base, provenance), dumped.warm, dump, provenance)
@@ -130,7 +130,7 @@ def add_checkpoint(
     Memory that is mapped from the image is not in that checkpoint, but for what has changed since.
     """
     dumped = restore_and_checkpoint(work, engine, launched)
-    archive = read_archive(work, dumped)
+    archive = read_archive(work, dumped.archive)
     dump = edit_dump(work, dumped, archive, MEMORY_OF_RUNTIME)
     make_layout(work, dumped, archive, dump, base, provenance, layers, launched.run)
 

@@ -13,13 +13,13 @@ import time
 from dataclasses import dataclass, field, replace
 
 from warmstart import __version__
-from warmstart.assemble import edit_dump, make_layout
+from warmstart.assemble import edit_dump, make_layout, read_archive
 from warmstart.build import fetch_base, find_source, publish, see_it_restore
 from warmstart.checkpoint import CLOSING_S, CheckpointOptions, Taken, take_checkpoint
 from warmstart.core.errors import PreflightError, RecipeError
 from warmstart.core.steps import Steps
 from warmstart.core.workspace import open_workspace
-from warmstart.dump.archive import Archive, extract_archive
+from warmstart.dump.archive import Archive
 from warmstart.dump.contents import Socket, TcpState, read_sockets
 from warmstart.dump.identity import find_identity
 from warmstart.engine.kubernetes import make_build_pod, start_pod
@@ -30,11 +30,12 @@ from warmstart.image.reference import Transport, parse_reference
 from warmstart.kube.client import Cluster
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.match import Build
+from warmstart.measure import find_limit_s
 from warmstart.node.network import connect_network
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
 from warmstart.publish import describe_output
-from warmstart.recipe.model import Container, Recipe, Restorer
+from warmstart.recipe.model import Recipe, Restorer
 from warmstart.recipe.pods import Block
 from warmstart.result import Base, Built, Dump, Dumped, Made, Warm
 from warmstart.warmup import run_steps
@@ -86,7 +87,7 @@ def build_in_cluster(recipe: Recipe, options: Options, place: Place, steps: Step
 def make_restored(work: Work, place: Place, base: Base) -> Made:
     """Make an image that the runtime restores."""
     taken, cold_s = run_and_checkpoint(work, place, base)
-    archive = extract_checkpoint(work, taken)
+    archive = read_archive(work, taken.archive)
     warm = learn(work, archive, base, cold_s)
     dumped = Dumped(taken.archive, warm, has_tmp=False)
     dump = edit_dump(work, dumped, archive)
@@ -134,20 +135,6 @@ def find_pod_spec(recipe: Recipe, base: Base) -> Block:
     assert base.source.reference is not None
     pinned = replace(base.source.reference, tag=None, digest=base.digest)
     return make_pod_spec(Build(recipe.name, str(pinned), json.loads(recipe.document)["container"]))
-
-
-def find_limit_s(container: Container) -> float:
-    """How long the probes of a container give it to become ready."""
-    probes = [probe for probe in (container.startup_probe, container.readiness_probe) if probe is not None]
-    return float(sum(probe.initial_delay_s + probe.period_s * probe.failure_threshold for probe in probes))
-
-
-def extract_checkpoint(work: Work, taken: Taken) -> Archive:
-    """Unpack the archive; it is not needed any more afterwards."""
-    with work.steps.step("read checkpoint"):
-        archive = extract_archive(taken.archive, work.workspace / "checkpoint")
-        taken.archive.unlink()
-    return archive
 
 
 def learn(work: Work, archive: Archive, base: Base, cold_s: float) -> Warm:

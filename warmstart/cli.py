@@ -46,7 +46,7 @@ from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
 from warmstart.report import list_rows
 from warmstart.result import make_document
-from warmstart.shell import Shell, pass_shell
+from warmstart.shell import Shell, checkpoint_timeout_option, pass_shell, registry_options
 from warmstart.terminal import make_checks_table, make_section, make_table, show_error
 from warmstart.verify import verify_source
 from warmstart.work import Options
@@ -101,8 +101,7 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
 @click.option("-t", "--tag", help="The tag, or the whole name, of the image to make.")
 @click.option("-o", "--output", metavar="KIND:PATH", help="oci:DIRECTORY or oci-archive:FILE instead of a registry.")
-@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
-@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@registry_options
 @click.option(
     "--runtime-endpoint",
     metavar="SOCKET",
@@ -118,14 +117,7 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
 )
 @cluster_options
 @helper_options
-@click.option(
-    "--checkpoint-timeout",
-    type=click.FloatRange(min=1),
-    default=120.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the checkpoint may take.",
-)
+@checkpoint_timeout_option
 @network_option
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
@@ -177,8 +169,7 @@ def build(
 
 @cli.command()
 @click.argument("image")
-@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
-@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@registry_options
 @network_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @pass_shell
@@ -201,8 +192,7 @@ def verify(
 @click.option("--replicas", type=click.IntRange(0, 64), default=0, help="Start so many at once, too.")
 @click.option("--requests", type=click.IntRange(0, 10_000), default=0, help="Time the first requests after a start.")
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
-@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
-@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@registry_options
 @network_option
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
@@ -258,8 +248,7 @@ def bench(
 
 @cli.command("inspect")
 @click.argument("target", metavar="IMAGE|ARCHIVE")
-@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
-@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@registry_options
 @click.option("--show-env", is_flag=True, help="Show the values of environment variables; they may be secret.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @pass_shell
@@ -292,8 +281,7 @@ def completion(shell: Shell, shell_name: str) -> None:
 @click.option("--cluster", is_flag=True, help="Look at a cluster instead: run --image on a node of each kind.")
 @click.option("--image", help="An image that warmstart built, which the cluster can pull.")
 @cluster_options
-@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
-@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@registry_options
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @pass_shell
 def doctor(
@@ -324,8 +312,7 @@ def doctor(
 @click.argument("image", required=False)
 @click.option("-f", "--from", "manifest", type=click.Path(path_type=Path), help="A Deployment or another manifest.")
 @click.option("-c", "--container", help="Which container of the manifest.")
-@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
-@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@registry_options
 @pass_shell
 def init(
     shell: Shell,

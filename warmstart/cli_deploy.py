@@ -23,7 +23,7 @@ from warmstart.kube.probe import Verdict, make_document
 from warmstart.recipe.document import read_documents
 from warmstart.recipe.load import STDIN, read_input
 from warmstart.recipe.writing import write_yaml
-from warmstart.shell import Shell, pass_shell
+from warmstart.shell import Shell, pass_shell, registry_options
 from warmstart.terminal import make_section
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
@@ -77,8 +77,7 @@ class Wanted:
 @click.option("--apply", is_flag=True, help="Apply it to the cluster, server-side.")
 @click.option("--force-conflicts", is_flag=True, help="With --apply: take over fields that others have set.")
 @cluster_options
-@click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS.")
-@click.option("--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries.")
+@registry_options
 @pass_shell
 def deploy(shell: Shell, /, target: str, **options: Any) -> None:
     """Print what runs an image in Kubernetes, so that it is restored there: a Deployment and a Service.

@@ -21,7 +21,7 @@ from warmstart.kube.rbac import TASKS, read_role
 from warmstart.migrate import Fate, Migrated, check_movable, drain_node, migrate_pod
 from warmstart.publish import REGISTRY, parse_output
 from warmstart.save import Restored, Saved, SaveOptions, push_record, read_record, restore_pod, save_pod
-from warmstart.shell import Shell, pass_shell
+from warmstart.shell import Shell, checkpoint_timeout_option, pass_shell, registry_options
 from warmstart.terminal import make_table
 
 #: The commands of this module.
@@ -107,14 +107,7 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Those, and how long the checkpoint may take."""
 
     @helper_options
-    @click.option(
-        "--checkpoint-timeout",
-        type=click.FloatRange(min=1),
-        default=120.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long the checkpoint may take.",
-    )
+    @checkpoint_timeout_option
     @functools.wraps(function)
     def wrapped(*args: Any, how: CheckpointOptions, checkpoint_timeout: float, **kwargs: Any) -> Any:
         return function(*args, how=replace(how, timeout_s=checkpoint_timeout), **kwargs)
@@ -190,16 +183,6 @@ def list_taken(taken: Taken) -> list[tuple[str, str]]:
         ("frozen", f"{frozen}no longer than {format_seconds(taken.stopped_s)} in all"),
     ]
     return [*rows, ("on the node", taken.on_node)] if taken.on_node else rows
-
-
-def registry_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how to speak to registries: `plain_http` and `authfile`."""
-    function = click.option(
-        "--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries."
-    )(function)
-    return click.option(
-        "--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS."
-    )(function)
 
 
 def ready_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart import __version__
-from warmstart.assemble import add_tmp
+from warmstart.assemble import add_tmp, open_buildah
 from warmstart.build import pin_source
 from warmstart.checkpoint import CheckpointOptions, Taken, take_checkpoint
 from warmstart.core.errors import ClusterError, ImageError, VerifyError
@@ -30,7 +30,6 @@ from warmstart.dump.cgroups import free_cgroups
 from warmstart.dump.sockets import close_sockets
 from warmstart.engine.local import find_access
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, PREFIX
-from warmstart.image.buildah import Buildah
 from warmstart.image.compose import compose_image, remove_checkpoint
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import Image, read_image, write_index
@@ -250,7 +249,6 @@ def publish_saved(bench: Bench, taken: Taken, target: Reference, options: SaveOp
 
 def make_layout(bench: Bench, taken: Taken, archive: Archive, target: Reference, manifest: Mapping[str, Any]) -> Path:
     """Make the image, as an OCI layout in the directory of the bench."""
-    session = bench.session
     layout, addition, store = (bench.directory / name for name in ("layout", "addition", "buildah"))
     annotations = {
         CHECKPOINT_NAME: taken.container.name,
@@ -263,11 +261,8 @@ def make_layout(bench: Bench, taken: Taken, archive: Archive, target: Reference,
     prepare_checkpoint(archive, str(target), log_line=find_mark(str(target)))
     if _has_read_only_root(manifest, taken.container.name):
         add_tmp(archive.root)
-    buildah = Buildah(session.argv(["buildah"]), session.environment, store / "root", store / "run")
-    with buildah.working_container("scratch") as scratch:
-        buildah.add_directory(scratch, archive.root, "/")
-        buildah.configure(scratch, annotations=annotations, labels={}, cmd=archive.spec.args)
-        buildah.commit(scratch, f"oci:{addition}")
+    buildah = open_buildah(bench.session, store)
+    buildah.make_image(archive.root, f"oci:{addition}", annotations=annotations, labels={}, cmd=archive.spec.args)
     compose_image(bench.base, addition, layout)
     return layout
 

@@ -1,10 +1,12 @@
-"""What every command of the command line is given: where to print, and how much."""
+"""What commands of the command line have in common: where to print, and how much; and options."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -33,3 +35,22 @@ class Shell:
 
 
 pass_shell = click.make_pass_decorator(Shell)
+
+checkpoint_timeout_option = click.option(
+    "--checkpoint-timeout",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the checkpoint may take.",
+)
+
+
+def registry_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how to speak to registries: `plain_http` and `authfile`."""
+    function = click.option(
+        "--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries."
+    )(function)
+    return click.option(
+        "--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS."
+    )(function)

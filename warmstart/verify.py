@@ -8,7 +8,6 @@ nothing, and to start cold when it is told to.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from warmstart.image.annotations import read_provenance
 from warmstart.image.layout import read_image
 from warmstart.image.manifest import check_platform
 from warmstart.image.reference import Source, parse_reference
+from warmstart.image.selfrestore import COLD_START, RESTORED
 from warmstart.image.skopeo import copy_image
 from warmstart.node.network import Network, connect_network
 from warmstart.node.session import Session, enter
@@ -38,10 +38,8 @@ from warmstart.recipe.model import Container, Probe, Restorer
 SUBNETS = {Restorer.RUNTIME: "10.89.0.0/24", Restorer.SELF: "10.89.1.0/24"}
 RESTORES = 2
 LIMIT_S = 60.0
-# What tells the launcher not to restore, and what it writes (launcher/src/start.c).
+# What tells the launcher not to restore.
 COLD = ("WARMSTART", "off")
-RESTORED = re.compile(r"warmstart: restored in (\d+) ms$")
-COLD_START = re.compile(r"warmstart: cold start: (.*) \(\d+ ms\)$")
 LOG_LINES = 1000
 LOG_S = 5.0
 
@@ -188,7 +186,7 @@ def _see_it_restore(pod: _Pod, running: CriContainer, first_success_s: float) ->
     elif not running.restored:
         raise VerifyError("the runtime started the image cold instead of restoring it")
     try:
-        found = _read_identities(pod.engine.cri.proc, running.pid)
+        found = read_identities(pod.engine.cri.proc, running.pid)
     except OSError as error:
         raise VerifyError("the restored process ended right after its first answer") from error
     if pod.identity not in found:
@@ -224,7 +222,7 @@ def _await_launcher(running: CriContainer) -> str:
     raise VerifyError("the launcher does not say what it did", details=running.log_tail(10))
 
 
-def _read_identities(proc: Path, pid: int) -> set[str]:
+def read_identities(proc: Path, pid: int) -> set[str]:
     """Of the first process and of its children, of which one is the application where the first is the launcher."""
     return {read_identity(proc, each) for each in (pid, *list_children(proc, pid))}
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from warmstart.dump import protos
 from warmstart.dump.contents import FileType
-from warmstart.dump.images import Entry, decode, read_image, read_only_entry, write_image
+from warmstart.dump.images import Entry, decode, edit_image, read_image, read_only_entry, write_image
 
 _TMPFS, _CGROUP_V1 = 5, 12  # fstype in images/mnt.proto
 # What programs look at to find out how much they may use.
@@ -121,21 +121,20 @@ def _move_open_files(
 
     Go's runtime, for one, keeps the file with its processor limit open.
     """
-    path = directory / "files.img"
-    entries = []
-    for entry in read_image(path):
-        file = decode(path, entry, protos.File)
+
+    def move(file: Any) -> bool:
         mount = gone.get(file.reg.mnt_id) if file.type == FileType.REGULAR else None
-        if mount is not None:
-            place, name = mounts[mount.parent_mnt_id], _path(file.reg.name)
-            if name.parent == _path(mount.mountpoint):
-                contents[place.root_dev].setdefault(name.relative_to(name.parent.parent), b"")
-            file.reg.mnt_id = place.mnt_id
-            file.reg.ClearField("size")
-            file.reg.ClearField("mode")
-            entry = entry.replaced_by(file)
-        entries.append(entry)
-    write_image(path, entries)
+        if mount is None:
+            return False
+        place, name = mounts[mount.parent_mnt_id], _path(file.reg.name)
+        if name.parent == _path(mount.mountpoint):
+            contents[place.root_dev].setdefault(name.relative_to(name.parent.parent), b"")
+        file.reg.mnt_id = place.mnt_id
+        file.reg.ClearField("size")
+        file.reg.ClearField("mode")
+        return True
+
+    edit_image(directory / "files.img", protos.File, move)
 
 
 def _write_tmpfs(path: Path, files: _Contents) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 from warmstart.dump import protos
 from warmstart.dump.contents import FileType
-from warmstart.dump.images import decode, read_image, write_image
+from warmstart.dump.images import edit_image
 
 
 def forget_directory_modes(directory: Path) -> None:
@@ -22,12 +23,11 @@ def forget_directory_modes(directory: Path) -> None:
     Raises:
         ArchiveError: a file of the dump is missing or not understood.
     """
-    path = directory / "files.img"
-    entries = []
-    for entry in read_image(path):
-        file = decode(path, entry, protos.File)
-        if file.type == FileType.REGULAR and stat.S_ISDIR(file.reg.mode):
-            file.reg.ClearField("mode")
-            entry = entry.replaced_by(file)
-        entries.append(entry)
-    write_image(path, entries)
+    edit_image(directory / "files.img", protos.File, _forget_mode)
+
+
+def _forget_mode(file: Any) -> bool:
+    if file.type != FileType.REGULAR or not stat.S_ISDIR(file.reg.mode):
+        return False
+    file.reg.ClearField("mode")
+    return True

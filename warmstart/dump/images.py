@@ -291,6 +291,26 @@ def write_image(path: Path, entries: Iterable[Entry]) -> None:
         beside.unlink(missing_ok=True)
 
 
+def edit_image(path: Path, message_class: Any, edit: Callable[[Any], bool]) -> int:
+    """Have `edit` change the messages of an image file, each of which it says whether it did; how many.
+
+    The file is left alone where there are none.
+
+    Raises:
+        ArchiveError: as `read_image` and `decode`.
+    """
+    entries, changed = [], 0
+    for entry in read_image(path):
+        message = decode(path, entry, message_class)
+        if edit(message):
+            changed += 1
+            entry = entry.replaced_by(message)
+        entries.append(entry)
+    if changed:
+        write_image(path, entries)
+    return changed
+
+
 def _find_kind(path: Path) -> _Kind | None:
     return next((kind for pattern, kind in _KINDS.items() if fnmatch(path.name, pattern)), None)
 

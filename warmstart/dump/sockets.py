@@ -18,7 +18,7 @@ from typing import Any
 
 from warmstart.dump import protos
 from warmstart.dump.contents import FileType, Socket, TcpState, as_socket
-from warmstart.dump.images import Entry, decode, read_image, read_only_entry, write_image
+from warmstart.dump.images import Entry, decode, edit_image, read_image, read_only_entry, write_image
 
 _SHUT_BOTH = 3  # sk_shutdown in images/sk-opts.proto
 _NETWORK_LOCK_SKIP = 2  # NETWORK_LOCK_METHOD in criu/include/cr_options.h
@@ -73,20 +73,14 @@ def forget_owners(directory: Path) -> int:
     Raises:
         ArchiveError: a file of the dump is missing or not understood.
     """
-    path = directory / "files.img"
-    entries = list(read_image(path))
-    edited: list[Entry] = []
-    for entry in entries:
-        file = decode(path, entry, protos.File)
-        if file.usk.deleted and file.usk.HasField("file_perms"):
-            file.usk.ClearField("file_perms")
-            edited.append(entry.replaced_by(file))
-        else:
-            edited.append(entry)
-    changed = sum(before is not after for before, after in zip(entries, edited, strict=True))
-    if changed:
-        write_image(path, edited)
-    return changed
+    return edit_image(directory / "files.img", protos.File, _forget_owner)
+
+
+def _forget_owner(file: Any) -> bool:
+    if not file.usk.deleted or not file.usk.HasField("file_perms"):
+        return False
+    file.usk.ClearField("file_perms")
+    return True
 
 
 def _is_connection(found: Socket) -> bool:

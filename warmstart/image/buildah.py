@@ -45,6 +45,21 @@ class Buildah:
             _bg_exc=False,
         )
 
+    def make_image(
+        self,
+        directory: Path,
+        destination: str,
+        *,
+        annotations: Mapping[str, str],
+        labels: Mapping[str, str],
+        cmd: Sequence[str] | None,
+    ) -> None:
+        """Make an image, from scratch, of what is in `directory`; see `configure` and `commit`."""
+        with self.working_container("scratch") as container:
+            self.add_directory(container, directory, "/")
+            self.configure(container, annotations=annotations, labels=labels, cmd=cmd)
+            self.commit(container, destination)
+
     @contextlib.contextmanager
     def working_container(self, image: str) -> Iterator[str]:
         """A working container made from an image of the store, or from `scratch`; its name."""

@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -204,11 +204,7 @@ def remove_checkpoint(layout: Path, base: Path) -> Image:
     makers = [entry.get("created_by", "") for entry in history if not entry.get("empty_layer")]
     blobs = image.manifest.layers
     kept = [place for place in range(len(blobs)) if len(makers) != len(blobs) or makers[place] != CHECKPOINT]
-    config["rootfs"]["diff_ids"] = [config["rootfs"]["diff_ids"][place] for place in kept]
-    config["history"] = [entry for entry in history if entry.get("created_by", "") != CHECKPOINT]
-    for place in kept:
-        _link_blob(layout, base, blobs[place])
-    return _write_image(base, config, [blobs[place] for place in kept], {})
+    return _write_less(layout, base, image, config, kept, lambda maker: maker == CHECKPOINT)
 
 
 def take_apart(layout: Path, base: Path) -> Image:
@@ -224,13 +220,26 @@ def take_apart(layout: Path, base: Path) -> Image:
     image = read_image(layout)
     config = json.loads(read_document(layout, image.manifest.config))
     added = sum(entry.startswith(CREATED_BY) for entry in image.config.history)
-    kept = image.manifest.layers[: len(image.manifest.layers) - added]
-    config["rootfs"]["diff_ids"] = config["rootfs"]["diff_ids"][: len(kept)]
+    kept = range(len(image.manifest.layers) - added)
+    return _write_less(layout, base, image, config, kept, lambda maker: maker.startswith(CREATED_BY))
+
+
+def _write_less(
+    layout: Path,
+    base: Path,
+    image: Image,
+    config: dict[str, Any],
+    kept: Sequence[int],
+    is_gone: Callable[[str], bool],
+) -> Image:
+    """Write an image with some layers of another one, and the history without what `is_gone` says of its makers."""
+    blobs = [image.manifest.layers[place] for place in kept]
+    config["rootfs"]["diff_ids"] = [one for place, one in enumerate(config["rootfs"]["diff_ids"]) if place in kept]
     history = config.get("history") or []
-    config["history"] = [entry for entry in history if not entry.get("created_by", "").startswith(CREATED_BY)]
-    for blob in kept:
+    config["history"] = [entry for entry in history if not is_gone(entry.get("created_by", ""))]
+    for blob in blobs:
         _link_blob(layout, base, blob)
-    return _write_image(base, config, kept, {})
+    return _write_image(base, config, blobs, {})
 
 
 def _extend_config(config: dict[str, Any], addition: Mapping[str, Any], layers: Sequence[Layer]) -> None:

@@ -5,6 +5,7 @@ The launcher's README has the files and the format of its manifest.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,11 @@ LAUNCHER = f"/{DIRECTORY}/launcher"
 ENTRYPOINT = (LAUNCHER, "start", "--")
 # What the launcher itself keeps of the application's files, in `seed`, and puts back when it restores.
 SEEDED = ("tmp", "var/tmp", "run")
+
+
+# What the launcher writes when it has decided (launcher/src/start.c).
+RESTORED = re.compile(r"warmstart: restored in (\d+) ms$")
+COLD_START = re.compile(r"warmstart: cold start: (.*) \(\d+ ms\)$")
 
 
 @dataclass(frozen=True)

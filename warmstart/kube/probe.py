@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from typing import Any
 
 from warmstart.core.errors import ClusterError
 from warmstart.dump.identity import RANDOM_BYTES, find_random, make_identity
+from warmstart.image.selfrestore import COLD_START, RESTORED
 from warmstart.kube.client import Cluster
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.match import Build
-from warmstart.kube.pods import MANAGED_BY, ContainerState, Pod
+from warmstart.kube.pods import MANAGED_BY, Pod
 from warmstart.recipe.pods import Block, mapping_at
 
 BY_RUNTIME, BY_ITSELF, COLD, FAILED, NOT_TRIED, UNKNOWN = "runtime", "self", "cold", "failed", "not tried", "unknown"
@@ -22,18 +22,6 @@ BY_RUNTIME, BY_ITSELF, COLD, FAILED, NOT_TRIED, UNKNOWN = "runtime", "self", "co
 READY_S = 600.0
 _EXEC_S = 20.0
 _GONE_S = 60.0
-# What the launcher of an image that restores itself says first (launcher/README.md).
-_LAUNCHER = re.compile(r"^warmstart: (?:(restored) in|cold start: (.*?)(?: \(\d+ ms\))?$)", re.MULTILINE)
-# States of a container that do not get better by waiting (pkg/kubelet/kuberuntime and images of kubernetes/kubernetes).
-_HOPELESS = (
-    "CreateContainerError",
-    "CreateContainerConfigError",
-    "RunContainerError",
-    "CrashLoopBackOff",
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-)
 
 
 @dataclass(frozen=True)
@@ -122,7 +110,7 @@ def try_pool(cluster: Cluster, pool: Pool, build: Build, identity: str, note: Ca
     note(f"a pod on {node}")
     with _running(cluster, _make_pod(build, node, cluster.namespace)) as pod:
         try:
-            pod = cluster.wait_pod(pod, _is_decided, READY_S)
+            pod = cluster.wait_pod(pod, lambda now: now.ready or now.stuck, READY_S)
         except TimeoutError as late:
             pod = late.args[0]
         if not pod.ready:
@@ -153,14 +141,6 @@ def _running(cluster: Cluster, manifest: Block) -> Iterator[Pod]:
         cluster.wait_gone(pod, _GONE_S)
 
 
-def _is_decided(pod: Pod) -> bool:
-    return pod.ready or pod.phase in ("Failed", "Succeeded") or any(map(_is_hopeless, pod.containers))
-
-
-def _is_hopeless(container: ContainerState) -> bool:
-    return container.why.startswith(_HOPELESS)
-
-
 def _explain_failure(pod: Pod) -> str:
     status = mapping_at(dict(pod.manifest), "status")
     said = [
@@ -172,8 +152,8 @@ def _explain_failure(pod: Pod) -> str:
 
 def _tell(cluster: Cluster, pod: Pod, build: Build, identity: str, runtime: str) -> tuple[str, str]:
     """Who restored the container of a pod that is ready, if anybody; else why not."""
-    said = _LAUNCHER.search("\n".join(cluster.log_head(pod, build.name)))
-    if said and said[1]:
+    log = cluster.log_head(pod, build.name)
+    if any(map(RESTORED.match, log)):
         return BY_ITSELF, ""
     try:
         children = _run(cluster, pod, build.name, "cat", "/proc/1/task/1/children")
@@ -183,7 +163,8 @@ def _tell(cluster: Cluster, pod: Pod, build: Build, identity: str, runtime: str)
         return UNKNOWN, f"it runs, but cannot be asked: {error}"
     if identity in found:
         return BY_RUNTIME, ""
-    return COLD, said[2] if said else explain_cold(runtime)
+    reasons = [said[1] for said in map(COLD_START.match, log) if said]
+    return COLD, reasons[0] if reasons else explain_cold(runtime)
 
 
 def _read_identity(cluster: Cluster, pod: Pod, container: str, pid: int) -> str:
