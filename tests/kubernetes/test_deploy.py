@@ -45,7 +45,8 @@ spec:
         - name: beside
           image: BASE
           imagePullPolicy: Never
-          command: [/server, "8081"]
+          env: [{name: PORT, value: "8081"}]
+          readinessProbe: {httpGet: {path: /ready, port: 8081}, periodSeconds: 1}
       volumes:
         - {name: cache, emptyDir: {}}
 """
@@ -85,8 +86,13 @@ def deploy(cluster, monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
 def clean(cluster) -> Iterator[None]:
     """Nothing of a test stays for the next one."""
     yield
-    cluster.kubectl("delete", "deployment,daemonset", "--all")
+    remove_pods(cluster)
     cluster.kubectl("delete", "service", "server", "--ignore-not-found")
+
+
+def remove_pods(cluster) -> None:
+    """Remove what tests apply, and wait until its pods have ended."""
+    cluster.kubectl("delete", "deployment,daemonset", "--all")
     cluster.kubectl("wait", "pod", "--all", "--for=delete", f"--timeout={PATIENCE_S}s", timeout_s=PATIENCE_S + 10)
 
 
@@ -151,7 +157,6 @@ def wait_for(look: Callable[[], object]):
     return found
 
 
-@pytest.mark.slow
 def test_a_manifest_that_was_changed_to_match(cluster, image, base_image, deploy, clean, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(MANIFEST.replace("BASE", base_image))
@@ -163,7 +168,9 @@ def test_a_manifest_that_was_changed_to_match(cluster, image, base_image, deploy
     roll_out(cluster, "deployment/mine")
     (pod,) = read_pods(cluster, "app=mine")
     assert pod.read_state()["requests"] >= WARMUPS
-    spec = cluster.read("pod", pod.name)["spec"]
+    read = cluster.read("pod", pod.name)
+    assert {one["name"]: one["restartCount"] for one in read["status"]["containerStatuses"]} == {"web": 0, "beside": 0}
+    spec = read["spec"]
     assert spec["automountServiceAccountToken"] is False
     assert spec["containers"][0]["securityContext"]["runAsUser"] == 1000
 
@@ -213,6 +220,8 @@ def test_pulled_ahead_by_a_node_that_does_not_run_it(cluster, image, idle_image,
             assert container["image"] == idle_image
         events = cluster.kubectl("get", "events", "--field-selector=reason=Pulled", "--output=jsonpath={..message}")
         assert f'Successfully pulled image "{image}"' in events
+        # A pod on a node that is gone ends only when the cluster has noticed that.
+        remove_pods(cluster)
 
 
 def test_fields_of_others_are_not_taken_over_unasked(cluster, image, deploy, clean):
