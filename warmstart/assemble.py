@@ -17,6 +17,7 @@ from warmstart.dump.archive import Archive, extract_archive
 from warmstart.dump.cgroups import free_cgroups
 from warmstart.dump.contents import sum_pages_bytes
 from warmstart.dump.directories import forget_directory_modes
+from warmstart.dump.listeners import find_listeners
 from warmstart.dump.memory import choose_all, map_memory
 from warmstart.dump.sockets import close_sockets, forget_owners
 from warmstart.engine.local import LocalEngine
@@ -60,7 +61,8 @@ def edit_launched(work: Work, launched: Launched) -> Dump:
         forget_owners(directory)
         for path in directory.iterdir():
             os.chown(path, identity.user, identity.group)
-        update_manifest(launched.directory, dump.memory_file, Signals[signal] if signal else 0)
+        listeners, number = find_listeners(directory), Signals[signal] if signal else 0
+        update_manifest(launched.directory, dump.memory_file, listeners, number)
     return dump
 
 

@@ -98,17 +98,46 @@ static bool set_clocks(const struct manifest *manifest)
 	return written;
 }
 
+struct arguments {
+	char **words;
+	size_t count;
+};
+
+static void add_word(struct arguments *arguments, char *word)
+{
+	arguments->words = grow(arguments->words, arguments->count, sizeof *arguments->words);
+	arguments->words[arguments->count++] = word;
+}
+
+/* Have CRIU use a descriptor of ours where the application had what /proc called so. */
+static void add_inherited(struct arguments *arguments, int fd, const char *kind, uint64_t inode)
+{
+	char *word;
+
+	if (asprintf(&word, "fd[%d]:%s:[%ju]", fd, kind, (uintmax_t)inode) < 0)
+		fail("out of memory");
+	add_word(arguments, "--inherit-fd");
+	add_word(arguments, word);
+}
+
 static _Noreturn void run_criu(const struct manifest *manifest, int log)
 {
-	char output[32], out[48], err[48];
+	char output[32], *always[] = {CRIU,	   "restore", "--no-default-config", "--unprivileged",
+				      "-D",	   CHECKPOINT, "-o",		     output,
+				      "-d",	   "--manage-cgroups=ignore", "--tcp-close", "--file-locks"};
+	struct arguments arguments = {0};
 	int own = dup(log); /* one that stays open */
 
 	snprintf(output, sizeof output, "/proc/self/fd/%d", own);
-	snprintf(out, sizeof out, "fd[1]:pipe:[%ju]", (uintmax_t)manifest->stdout_inode);
-	snprintf(err, sizeof err, "fd[2]:pipe:[%ju]", (uintmax_t)manifest->stderr_inode);
-	execv(CRIU, (char *[]){CRIU, "restore", "--no-default-config", "--unprivileged", "-D", CHECKPOINT, "-o", output,
-			       "-d", "--manage-cgroups=ignore", "--tcp-close", "--file-locks", "--inherit-fd", out,
-			       "--inherit-fd", err, NULL});
+	for (size_t i = 0; i < sizeof always / sizeof *always; i++)
+		add_word(&arguments, always[i]);
+	add_inherited(&arguments, STDOUT_FILENO, "pipe", manifest->stdout_inode);
+	add_inherited(&arguments, STDERR_FILENO, "pipe", manifest->stderr_inode);
+	for (size_t i = 0; i < manifest->listener_count; i++)
+		if (manifest->listeners[i].fd >= 0)
+			add_inherited(&arguments, manifest->listeners[i].fd, "socket", manifest->listeners[i].inode);
+	add_word(&arguments, NULL);
+	execv(CRIU, arguments.words);
 	dprintf(log, "Error (launcher): " CRIU ": %s\n", strerror(errno));
 	_exit(EXIT_NOT_EXECUTABLE);
 }
@@ -137,12 +166,13 @@ static _Noreturn void run_with_clocks_of_node(const struct manifest *manifest, i
 }
 
 /* The clocks are tried in a process of its own, since half-made namespaces cannot be left again. */
-static _Noreturn void be_restorer(const struct manifest *manifest, enum clocks clocks, int log)
+static _Noreturn void be_restorer(struct manifest *manifest, enum clocks clocks, int log)
 {
 	int status;
 	pid_t pid;
 
 	give_back_signals();
+	listen_early(manifest);
 	if (clocks == CLOCKS_OF_NODE)
 		run_with_clocks_of_node(manifest, log);
 	pid = fork();
@@ -206,7 +236,7 @@ static bool watch(pid_t restorer, int log_fd, int signals, uint64_t limit, struc
 	return because(reason, "CRIU failed without a word");
 }
 
-bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason)
+bool restore(struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason)
 {
 	int pipes[2];
 	bool restored;

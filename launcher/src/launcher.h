@@ -60,6 +60,14 @@ struct image_file {
 	const char *name;
 	uint64_t size_bytes;
 };
+struct listener {
+	int family;
+	bool v6_only;
+	uint16_t port;
+	int backlog;
+	uint64_t inode; /* in the checkpoint */
+	int fd;		/* or -1 */
+};
 struct manifest {
 	const char **arguments; /* escaped */
 	size_t argument_count;
@@ -68,6 +76,8 @@ struct manifest {
 	uint64_t stdout_inode, stderr_inode;
 	struct image_file *files;
 	size_t file_count;
+	struct listener *listeners;
+	size_t listener_count;
 	const char **cpu;
 	size_t cpu_count;
 	uint64_t monotonic_ns, boottime_ns;
@@ -100,6 +110,9 @@ bool asks_to_stop(int number);
 struct end attend(pid_t app, int signals, struct copy *copies, size_t count);
 int exit_like(int status);
 
+/* listen.c */
+void listen_early(struct manifest *manifest);
+
 /* criu.c */
 struct criu_log {
 	char line[1024];
@@ -108,7 +121,7 @@ struct criu_log {
 };
 bool read_log(struct criu_log *log, const char *bytes, size_t count); /* whether an error has been seen */
 enum clocks { CLOCKS_OF_CHECKPOINT, CLOCKS_OF_NODE };
-bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason);
+bool restore(struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason);
 
 /* seed.c: the application's files in /tmp and the like. */
 const char *parse_tmpfs(char *line); /* where a tmpfs is mounted, or NULL */

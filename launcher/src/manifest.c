@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,6 +18,7 @@
 #define VERSION "1"
 #define MOST_PID 0x7fffffff
 #define MOST_SIGNAL 64
+#define MOST_PORT 65535
 
 static bool parse_numbers(char *words, struct identity *identity)
 {
@@ -43,6 +45,28 @@ static bool parse_file(char *words, struct manifest *manifest)
 	return true;
 }
 
+static bool parse_listener(char *words, struct manifest *manifest)
+{
+	char *network = next_word(&words), *port = next_word(&words), *backlog = next_word(&words);
+	struct listener listener = {.family = AF_INET6, .fd = -1};
+	uint64_t port_number, length;
+
+	if (!words || !parse_number(port, MOST_PORT, &port_number) || !parse_number(backlog, INT32_MAX, &length) ||
+	    !parse_number(words, UINT64_MAX, &listener.inode))
+		return false;
+	if (!strcmp(network, "tcp4"))
+		listener.family = AF_INET;
+	else if (!strcmp(network, "tcp6"))
+		listener.v6_only = true;
+	else if (strcmp(network, "tcp46"))
+		return false;
+	listener.port = port_number;
+	listener.backlog = length;
+	manifest->listeners = grow(manifest->listeners, manifest->listener_count, sizeof *manifest->listeners);
+	manifest->listeners[manifest->listener_count++] = listener;
+	return true;
+}
+
 static bool parse_line(const char *key, char *value, struct manifest *m)
 {
 	uint64_t number = 0;
@@ -64,6 +88,8 @@ static bool parse_line(const char *key, char *value, struct manifest *m)
 		return parse_numbers(value, &m->identity);
 	if (!strcmp(key, "file"))
 		return parse_file(value, m);
+	if (!strcmp(key, "listen"))
+		return parse_listener(value, m);
 	if (!strcmp(key, "user"))
 		return is_id && (m->identity.user = number, true);
 	if (!strcmp(key, "group"))

@@ -4,6 +4,7 @@
  *   app older      a thread that is older than a child process
  *   app files      an unlinked file, a locked one in /tmp, a pipe with something in it, a connection
  *   app memory     64 MB that it can check
+ *   app server     greets who connects to port 8080
  *   app init N COMMAND...    no application: spends N pids, runs the command, ends as it does
  */
 #define _GNU_SOURCE
@@ -89,6 +90,30 @@ static void be_with_files(void)
 		perror("files");
 	if (write(unlinked, "unlinked", 8) + write(locked, "locked", 6) + write(pipes[1], much, sizeof much) != 20014)
 		perror("write");
+}
+
+static void *serve(void *listener)
+{
+	for (;;) {
+		int client = accept(*(int *)listener, NULL, NULL);
+
+		if (client < 0 || write(client, "hello", 5) != 5)
+			perror("serve");
+		close(client);
+	}
+	return listener;
+}
+
+static void be_server(void)
+{
+	struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_port = htons(8080)};
+	static int listener;
+	pthread_t thread;
+
+	listener = socket(AF_INET6, SOCK_STREAM, 0);
+	if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 7))
+		perror("listen");
+	pthread_create(&thread, NULL, serve, &listener);
 }
 
 static void fill_memory(void)
@@ -211,6 +236,8 @@ int main(int count, char **arguments)
 		be_with_files();
 	else if (!strcmp(mode, "memory"))
 		fill_memory();
+	else if (!strcmp(mode, "server"))
+		be_server();
 	printf("ready\n");
 	for (;;) {
 		sigwait(&signals, &number);

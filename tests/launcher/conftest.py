@@ -42,6 +42,7 @@ class Place:
             "stdout": "11",
             "stderr": "12",
             "file": "5 pages-1.img",
+            "listen": None,
             "cpu": "",
             "monotonic": "1000",
             "boottime": "1000",

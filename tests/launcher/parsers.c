@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "launcher.h"
@@ -35,6 +36,10 @@ static void parse_as_manifest(char *text)
 			printf("argument %s\n", m.arguments[i]);
 		for (size_t i = 0; i < m.file_count; i++)
 			printf("file %s %ju\n", m.files[i].name, (uintmax_t)m.files[i].size_bytes);
+		for (size_t i = 0; i < m.listener_count; i++)
+			printf("listen v6 %d only %d port %u backlog %d inode %ju\n", m.listeners[i].family == AF_INET6,
+			       m.listeners[i].v6_only, m.listeners[i].port, m.listeners[i].backlog,
+			       (uintmax_t)m.listeners[i].inode);
 		for (size_t i = 0; i < m.cpu_count; i++)
 			printf("cpu %s %zu\n", m.cpu[i], cpu_feature(m.cpu[i]));
 		print_identity(&m.identity);
@@ -43,6 +48,7 @@ static void parse_as_manifest(char *text)
 	}
 	free(m.arguments);
 	free(m.files);
+	free(m.listeners);
 	free(m.cpu);
 	free(m.identity.groups);
 }

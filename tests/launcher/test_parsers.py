@@ -16,6 +16,9 @@ stdout 4711
 stderr 4712
 file 12 core-100.img
 file 70000000000 a name.img
+listen tcp4 80 4096 17
+listen tcp6 65535 0 18
+listen tcp46 8080 1 4294967296
 cpu avx2 no-such-feature
 monotonic 12000000000
 boottime 12000000001
@@ -27,11 +30,14 @@ GROUP = "root:x:0:\nworkers:x:2000:other,app\nvideo:x:44:root,app\napplike:x:45:
 
 def test_reads_a_whole_manifest(parse):
     lines = parse("manifest", text=MANIFEST).splitlines()
-    assert lines[:4] == [
+    assert lines[:7] == [
         "argument java",
         "argument -Dgreeting=two\\x0awords and more",
         "file core-100.img 12",
         "file a name.img 70000000000",
+        "listen v6 0 only 0 port 80 backlog 4096 inode 17",
+        "listen v6 1 only 1 port 65535 backlog 0 inode 18",
+        "listen v6 1 only 0 port 8080 backlog 1 inode 4294967296",
     ]
     assert lines[-2:] == [
         "user 1000 group 1001 groups 5 2000 home ",
@@ -48,8 +54,12 @@ def test_reads_a_whole_manifest(parse):
         ("groups 5 2000", "groups 5 x", "line 6 of the manifest makes no sense"),
         ("pid 100", "pid 0", "line 7 of the manifest makes no sense"),
         ("file 12 core-100.img", "file 12", "line 10 of the manifest makes no sense"),
-        ("end\n", "end\nend\n", "line 16 of the manifest makes no sense"),
-        ("monotonic", "monotonous", "line 13 of the manifest makes no sense"),
+        ("tcp4", "tcp5", "line 12 of the manifest makes no sense"),
+        ("tcp4 80", "tcp4 65536", "line 12 of the manifest makes no sense"),
+        ("80 4096 17", "80 4096", "line 12 of the manifest makes no sense"),
+        ("80 4096 17", "80 4096 17 18", "line 12 of the manifest makes no sense"),
+        ("end\n", "end\nend\n", "line 19 of the manifest makes no sense"),
+        ("monotonic", "monotonous", "line 16 of the manifest makes no sense"),
         ("pid 100\n", "", "says too little"),
     ],
 )

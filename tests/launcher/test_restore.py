@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,9 @@ import pytest
 from launcher.bundle import BUILD, DOCKER_CAPABILITIES, Setup, configure, like_docker, resolve_profile
 
 from warmstart.cli import default_cache
+from warmstart.core.network import connect_in
 from warmstart.core.workspace import open_workspace
+from warmstart.dump.listeners import find_listeners
 from warmstart.dump.memory import map_memory
 from warmstart.node.launcher import ensure_launcher
 from warmstart.node.session import Session, enter
@@ -235,6 +238,55 @@ def test_restores_memory_that_is_mapped_from_the_image(machine):
     machine.list_files()
     with machine.start("memory") as container:
         assert field("wrong", assert_restored(container, before)) == "0"
+
+
+GATE = """\
+#include <unistd.h>
+int main(int count, char **arguments)
+{
+	while (access("/.warmstart/open", F_OK))
+		usleep(1000);
+	return execv("/.warmstart/criu.behind", arguments) - count;
+}
+"""
+
+
+@pytest.fixture
+def gate(machine, tmp_path) -> Path:
+    """CRIU goes on when there is a file of that name."""
+    (tmp_path / "gate.c").write_text(GATE)
+    criu = machine.files / "criu"
+    criu.rename(machine.files / "criu.behind")
+    subprocess.run(["gcc", "-static", "-Wall", "-Werror", "-o", criu, tmp_path / "gate.c"], check=True)
+    return machine.files / "open"
+
+
+def test_who_connects_during_a_restore_is_served_after_it(machine, gate):
+    gate.touch()
+    before = machine.build("server")
+    gate.unlink()
+    (listener,) = find_listeners(machine.files / "checkpoint")
+    assert (listener.network, listener.port, listener.backlog) == ("tcp46", 8080, 7)
+    machine.edit_manifest("^end$", f"listen tcp46 8080 7 {listener.inode}\nend")
+    with machine.start("server") as container:
+        connections = [connect(machine) for _ in range(3)]
+        assert "restored" not in container.output()
+        gate.touch()
+        assert [connection.recv(100) for connection in connections] == [b"hello"] * 3
+        assert_restored(container, before)
+        connections.append(connect(machine))
+        assert connections[-1].recv(100) == b"hello"
+        for connection in connections:
+            connection.close()
+
+
+def connect(machine: Machine) -> socket.socket:
+    """A connection to the server, as soon as it is not refused."""
+    for _ in range(100):
+        with contextlib.suppress(ConnectionRefusedError):
+            return connect_in(machine.session.network, ("127.0.0.1", 8080), 10)
+        time.sleep(0.02)
+    pytest.fail("nobody listens")
 
 
 def test_the_clock_goes_on_where_the_kernel_allows_it(machine):

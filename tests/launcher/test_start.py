@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -32,6 +33,7 @@ def test_starts_cold_where_there_is_no_checkpoint(place):
         ({"file": "6 pages-1.img"}, "pages-1.img of the checkpoint has 5 bytes instead of 6"),
         ({"file": "6 pages-2.img"}, "pages-2.img of the checkpoint: No such file or directory"),
         ({"cpu": "warp-drive"}, "this processor has no warp-drive, the checkpoint's had"),
+        ({"listen": "tcp5 80 1 1"}, "line 12 of the manifest makes no sense"),
         ({"pid": "many"}, "line 8 of the manifest makes no sense"),
     ],
 )
@@ -72,6 +74,41 @@ def test_starts_cold_where_criu_cannot_be_run(place):
     place.write_manifest(ECHO)
     reason = f"CRIU: {place.directory}/criu: No such file or directory"
     assert_cold(place.start(*ECHO, env={"GREETING": "hello"}), reason)
+
+
+@pytest.mark.parametrize(("network", "address"), [("tcp4", "127.0.0.1"), ("tcp6", "::1"), ("tcp46", "127.0.0.1")])
+def test_who_connects_during_a_restore_waits(place, tmp_path, network, address):
+    port, fifo = find_port(), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    place.write_manifest(ECHO, listen=f"{network} {port} 7 4711")
+    place.write_criu(f'echo "$@" >{fifo}; read -r _ <{fifo}; exit 1')
+    launcher = subprocess.Popen([place.launcher, "start", "--", *ECHO], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    words = fifo.read_text()
+    # CRIU is at work: it has the socket, by the number that it had in the checkpoint, and somebody can connect.
+    assert re.search(r"--inherit-fd fd\[\d+\]:socket:\[4711\]", words)
+    connection = socket.create_connection((address, port), timeout=5)
+    fifo.write_text("go on\n")
+    launcher.communicate(timeout=20)
+    assert launcher.returncode == 7
+    # Nothing of it is left to the application that is started cold.
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address, port), timeout=5)
+    connection.close()
+
+
+def test_a_port_that_is_taken_is_left_to_criu(place):
+    with socket.create_server(("", 0)) as taken:
+        place.write_manifest(ECHO, listen=f"tcp4 {taken.getsockname()[1]} 7 4711")
+        place.write_criu('echo "Error (criu/a.c:1): $*" >"$7"; exit 1')
+        said = place.start(*ECHO).stderr
+    assert "CRIU: restore" in said
+    assert "socket" not in said
+
+
+def find_port() -> int:
+    """A port that is free."""
+    with socket.create_server(("", 0)) as server:
+        return server.getsockname()[1]
 
 
 def test_does_not_wait_for_a_criu_that_hangs_after_an_error(place):

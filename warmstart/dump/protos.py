@@ -112,6 +112,9 @@ message regular_file {
     optional uint64 size = 8;
     optional uint32 mode = 10;
 }
+message socket_options {
+    optional bytes so_bound_dev = 15;
+}
 message inet_socket {
     required uint32 id = 1;
     required uint32 ino = 2;
@@ -121,8 +124,11 @@ message inet_socket {
     required uint32 state = 6;
     required uint32 src_port = 7;
     required uint32 dst_port = 8;
+    optional uint32 backlog = 10;
     repeated uint32 src_addr = 11;
     repeated uint32 dst_addr = 12;
+    optional socket_options opts = 14;
+    optional bool v6only = 15;
     optional bytes ifname = 17;
     optional uint32 shutdown = 19;
 }

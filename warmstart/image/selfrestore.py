@@ -6,11 +6,12 @@ The launcher's README has the files and the format of its manifest.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.errors import CheckpointError, ImageError
+from warmstart.dump.listeners import Listener
 from warmstart.image.changes import add_changes, find_changes
 from warmstart.image.compose import CREATED_BY, Layer, LayerWriter, Run
 from warmstart.image.manifest import Config
@@ -90,26 +91,32 @@ def read_manifest(directory: Path) -> Identity:
         raise CheckpointError(f"the launcher left no manifest: {error}") from error
 
 
-def update_manifest(directory: Path, memory: Path | None, signal: int) -> None:
+def update_manifest(directory: Path, memory: Path | None, listeners: Sequence[Listener], signal: int) -> None:
     """Bring the launcher's manifest up to date with an edited checkpoint.
 
     Args:
         directory: with the manifest and the checkpoint.
         memory: the file with the memory; None where no memory is mapped.
+        listeners: sockets that are to listen before the application is restored.
         signal: what to send the restored application; 0 for nothing.
     """
     manifest = directory / "manifest"
     *kept, end = [line for line in manifest.read_text().splitlines() if not line.startswith("file ")]
-    manifest.write_text("".join(f"{line}\n" for line in [*kept, *_list_files(directory, memory, signal), end]))
+    added = [*_list_files(directory, memory), *(f"listen {_describe(listener)}" for listener in listeners)]
+    if signal:
+        added.append(f"signal {signal}")
+    manifest.write_text("".join(f"{line}\n" for line in [*kept, *added, end]))
 
 
-def _list_files(directory: Path, memory: Path | None, signal: int) -> Iterator[str]:
+def _list_files(directory: Path, memory: Path | None) -> Iterator[str]:
     for file in sorted((directory / "checkpoint").iterdir()):
         yield f"file {file.stat().st_size} {file.name}"
     if memory is not None:
         yield f"file {memory.stat().st_size} ../{Path(MEMORY).name}"
-    if signal:
-        yield f"signal {signal}"
+
+
+def _describe(listener: Listener) -> str:
+    return f"{listener.network} {listener.port} {listener.backlog} {listener.inode}"
 
 
 def pack_programs(programs: Path, layout: Path) -> Layer:

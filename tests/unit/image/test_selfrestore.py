@@ -11,6 +11,7 @@ import pytest
 import zstandard
 
 from warmstart.core.errors import ArchiveError, CheckpointError, ImageError
+from warmstart.dump.listeners import Listener
 from warmstart.image.compose import Layer, add_layers
 from warmstart.image.layout import open_blob
 from warmstart.image.manifest import Config, Platform
@@ -101,7 +102,7 @@ def test_a_manifest_that_is_not_one_is_refused(directory, text):
 def test_the_manifest_is_brought_up_to_date(directory, tmp_path):
     memory = tmp_path / "memory"
     memory.write_bytes(bytes(100))
-    update_manifest(directory, memory, 12)
+    update_manifest(directory, memory, [Listener("tcp46", 8080, 128, 4711)], 12)
     lines = (directory / "manifest").read_text().splitlines()
     assert [line for line in lines if line.startswith("file")] == [
         "file 1 inventory.img",
@@ -109,7 +110,7 @@ def test_the_manifest_is_brought_up_to_date(directory, tmp_path):
         "file 100 ../memory",
     ]
     assert lines[0] == "warmstart 1"
-    assert lines[-2:] == ["signal 12", "end"]
+    assert lines[-3:] == ["listen tcp46 8080 128 4711", "signal 12", "end"]
     assert "cpu avx2" in lines
 
 
