@@ -126,7 +126,7 @@ static _Noreturn void run_criu(const struct manifest *manifest, int log)
 				      "-D",	   CHECKPOINT, "-o",		     output,
 				      "-d",	   "--manage-cgroups=ignore", "--tcp-close", "--file-locks"};
 	struct arguments arguments = {0};
-	int own = dup(log); /* one that stays open */
+	int own = dup(log); /* one that stays open, as those of listeners */
 
 	snprintf(output, sizeof output, "/proc/self/fd/%d", own);
 	for (size_t i = 0; i < sizeof always / sizeof *always; i++)
@@ -135,7 +135,8 @@ static _Noreturn void run_criu(const struct manifest *manifest, int log)
 	add_inherited(&arguments, STDERR_FILENO, "pipe", manifest->stderr_inode);
 	for (size_t i = 0; i < manifest->listener_count; i++)
 		if (manifest->listeners[i].fd >= 0)
-			add_inherited(&arguments, manifest->listeners[i].fd, "socket", manifest->listeners[i].inode);
+			add_inherited(&arguments, dup(manifest->listeners[i].fd), "socket",
+				      manifest->listeners[i].inode);
 	add_word(&arguments, NULL);
 	execv(CRIU, arguments.words);
 	dprintf(log, "Error (launcher): " CRIU ": %s\n", strerror(errno));
@@ -166,13 +167,12 @@ static _Noreturn void run_with_clocks_of_node(const struct manifest *manifest, i
 }
 
 /* The clocks are tried in a process of its own, since half-made namespaces cannot be left again. */
-static _Noreturn void be_restorer(struct manifest *manifest, enum clocks clocks, int log)
+static _Noreturn void be_restorer(const struct manifest *manifest, enum clocks clocks, int log)
 {
 	int status;
 	pid_t pid;
 
 	give_back_signals();
-	listen_early(manifest);
 	if (clocks == CLOCKS_OF_NODE)
 		run_with_clocks_of_node(manifest, log);
 	pid = fork();
@@ -236,7 +236,7 @@ static bool watch(pid_t restorer, int log_fd, int signals, uint64_t limit, struc
 	return because(reason, "CRIU failed without a word");
 }
 
-bool restore(struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason)
+bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason)
 {
 	int pipes[2];
 	bool restored;

@@ -112,6 +112,7 @@ int exit_like(int status);
 
 /* listen.c */
 void listen_early(struct manifest *manifest);
+void stop_listening(struct manifest *manifest);
 
 /* criu.c */
 struct criu_log {
@@ -121,7 +122,7 @@ struct criu_log {
 };
 bool read_log(struct criu_log *log, const char *bytes, size_t count); /* whether an error has been seen */
 enum clocks { CLOCKS_OF_CHECKPOINT, CLOCKS_OF_NODE };
-bool restore(struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason);
+bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason);
 
 /* seed.c: the application's files in /tmp and the like. */
 const char *parse_tmpfs(char *line); /* where a tmpfs is mounted, or NULL */

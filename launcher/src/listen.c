@@ -29,7 +29,7 @@ static bool bind_any(int fd, const struct listener *listener)
 
 static int listen_like(const struct listener *listener)
 {
-	int fd = socket(listener->family, SOCK_STREAM, 0);
+	int fd = socket(listener->family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (fd >= 0 && bind_any(fd, listener) && !listen(fd, listener->backlog))
 		return fd;
@@ -43,4 +43,12 @@ void listen_early(struct manifest *manifest)
 {
 	for (size_t i = 0; i < manifest->listener_count; i++)
 		manifest->listeners[i].fd = listen_like(&manifest->listeners[i]);
+}
+
+/* Those that CRIU was given go on in the application. */
+void stop_listening(struct manifest *manifest)
+{
+	for (size_t i = 0; i < manifest->listener_count; i++)
+		if (manifest->listeners[i].fd >= 0)
+			close(manifest->listeners[i].fd);
 }

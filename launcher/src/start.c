@@ -170,6 +170,7 @@ int start_mode(enum clocks clocks, char **command)
 	struct manifest manifest;
 	struct reason reason;
 	struct end end;
+	bool restored;
 	int signals;
 
 	start_ns = clock_ns(CLOCK_MONOTONIC);
@@ -177,9 +178,12 @@ int start_mode(enum clocks clocks, char **command)
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	if (!may_restore(&manifest, command, &reason))
 		start_cold(command, &reason);
+	listen_early(&manifest);
 	put_back_files();
 	put_environment(environ);
-	if (!restore(&manifest, clocks, signals, &reason))
+	restored = restore(&manifest, clocks, signals, &reason);
+	stop_listening(&manifest);
+	if (!restored)
 		start_cold(command, &reason);
 
 	say("restored in %u ms", elapsed_ms());

@@ -58,13 +58,16 @@ def make_service(build: Build, name: str, *, namespace: str | None = None) -> Bl
 
 
 def make_pod_spec(build: Build) -> Block:
-    """The specification of a pod that is restored from what was built."""
+    """The specification of a pod that is restored from what was built.
+
+    As in the build, there is no token of a service account: its volume costs a start about 0.3 s, too.
+    """
     left_out = _SAID_ANEW | (_IN_THE_IMAGE if Restorer.SELF in build.restorers else frozenset())
     carried = {key: copy.deepcopy(value) for key, value in build.container.items() if key not in left_out}
     # Groups are the pod's.
     carried.get("securityContext", {}).pop("supplementalGroups", None)
     container = {"name": build.name, "image": build.image, **carried}
-    pod: Block = {}
+    pod: Block = {"automountServiceAccountToken": False}
     put_settings(pod, container, (setting for setting in list_settings(build) if not setting.by_default))
     return {**pod, "containers": [container]}
 

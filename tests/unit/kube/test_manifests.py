@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from warmstart.kube.manifests import make_manifests, make_pod_spec, make_pre_pull, make_service, make_whole_patch
 from warmstart.kube.match import Build, find_changes
 from warmstart.kube.mismatch import list_warnings
@@ -27,11 +29,15 @@ BUILD = Build(
 )
 
 
+@pytest.mark.parametrize("restorers", [("runtime",), ("self",), ("runtime", "self")])
+def test_a_pod_has_no_token_as_the_build_had_none(restorers: tuple[str, ...]) -> None:
+    assert make_pod_spec(replace(BUILD, restorers=restorers))["automountServiceAccountToken"] is False
+
+
 def test_a_pod_has_what_the_build_had() -> None:
     pod = make_pod_spec(BUILD)
     (container,) = pod["containers"]
 
-    assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"] == {"supplementalGroups": [2000]}
     assert pod["nodeSelector"] == {
         "kubernetes.io/arch": "arm64",
