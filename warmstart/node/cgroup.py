@@ -65,8 +65,7 @@ class Cgroup:
                 continue
             (directory / LEAF / "cgroup.procs").write_text("0")
             if hierarchy.is_v2:
-                controllers = (directory / "cgroup.controllers").read_text().split()
-                (directory / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in controllers))
+                _hand_down(directory)
 
     def thaw(self) -> None:
         """Let what is frozen in it go on: on cgroup v1 not even SIGKILL reaches a frozen process."""
@@ -134,16 +133,18 @@ def make_cgroup(name: str) -> Iterator[Cgroup]:
         HostError: cgroups are not mounted, or may not be made here.
     """
     cgroup = find_cgroup(name)
-    try:
+    with contextlib.ExitStack() as undone:
         try:
+            for hierarchy, directory in cgroup.directories:
+                if hierarchy.is_v2 and hierarchy.has_leaf:
+                    undone.enter_context(_handed_down(directory.parent))
+            undone.callback(cgroup.remove)
             for hierarchy, directory in cgroup.directories:
                 _make(hierarchy, directory)
         except OSError as error:
             hint = "run as root; in a container, with --privileged and a writable /sys/fs/cgroup"
             raise HostError(f"cannot make a cgroup: {error.strerror}: {error.filename}", hint=hint) from error
         yield cgroup
-    finally:
-        cgroup.remove()
 
 
 def _find_controllers(super_options: str, known: Iterable[str]) -> str | None:
@@ -166,6 +167,34 @@ def _make(hierarchy: Hierarchy, directory: Path) -> None:
         for place in (directory, directory / LEAF):
             for item in ("cpuset.cpus", "cpuset.mems"):
                 (place / item).write_text((place.parent / item).read_text())
+
+
+@contextlib.contextmanager
+def _handed_down(parent: Path) -> Iterator[None]:
+    """Let the children of a cgroup of v2 have all its controllers for the length of a `with` block.
+
+    systemd hands down only what its own units use: below the root of a Debian, that is memory and pids, and not cpu.
+    """
+    before = _read_names(parent / "cgroup.subtree_control")
+    _hand_down(parent)
+    try:
+        yield
+    finally:
+        for name in _read_names(parent / "cgroup.subtree_control") - before:
+            # EBUSY where somebody else has come to use it.
+            with contextlib.suppress(OSError):
+                (parent / "cgroup.subtree_control").write_text(f"-{name}")
+
+
+def _hand_down(directory: Path) -> None:
+    for name in _read_names(directory / "cgroup.controllers"):
+        # The kernel may refuse one, such as cpu where there are realtime processes: what needs it says so.
+        with contextlib.suppress(OSError):
+            (directory / "cgroup.subtree_control").write_text(f"+{name}")
+
+
+def _read_names(path: Path) -> set[str]:
+    return set(path.read_text().split())
 
 
 def _remove_tree(top: Path, deadline: float) -> None:

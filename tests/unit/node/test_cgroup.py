@@ -247,6 +247,28 @@ print(Path("/proc/self/cgroup").read_text())
     assert is_gone(name)
 
 
+def test_all_that_can_be_controlled_is_handed_down_and_taken_back(name):
+    unified = [place for hierarchy, place in find_cgroup(name).directories if hierarchy.is_v2 and hierarchy.has_leaf]
+    if not unified:
+        pytest.skip("needs a host with cgroup v2 alone")
+    offered = unified[0].parent / "cgroup.controllers"
+    handed = unified[0].parent / "cgroup.subtree_control"
+    before = handed.read_text()
+    with make_cgroup(name):
+        assert (unified[0] / "cgroup.controllers").read_text() == offered.read_text()
+    assert handed.read_text() == before
+
+
+def test_what_somebody_else_uses_is_not_taken_back(name):
+    unified = [place for hierarchy, place in find_cgroup(name).directories if hierarchy.is_v2 and hierarchy.has_leaf]
+    if not unified:
+        pytest.skip("needs a host with cgroup v2 alone")
+    with make_cgroup(f"{name}-a"):
+        with make_cgroup(f"{name}-b"):
+            pass
+        assert "cpu" in (unified[0].parent / "cgroup.subtree_control").read_text().split()
+
+
 def test_a_place_where_none_can_be_made_is_the_hosts_fault(name, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     hierarchy = Hierarchy(tmp_path / "file", "memory", tmp_path / "file")
