@@ -21,7 +21,7 @@ from typing import BinaryIO
 from warmstart.core.errors import ArchiveError, CheckpointError, ClusterError, HostError, WarmstartError
 from warmstart.core.steps import Steps
 from warmstart.core.text import format_bytes
-from warmstart.core.undo import call_to_the_end, undoing
+from warmstart.core.undo import call_to_the_end, undoing, undoing_on_error
 from warmstart.dump.archive import STATS_DUMP, Contents, open_tar, read_contents
 from warmstart.dump.stats import read_frozen_s
 from warmstart.engine.cri import checkpoint_error
@@ -38,6 +38,10 @@ OPEN_CONNECTION = "--tcp-established"
 PASSING = (OPEN_CONNECTION, "In-flight connection")
 CLOSING_S = 0.7
 TRIES = 4
+# What is said when the kubelet has given its runtime up, or we have given up the kubelet: they do not stop for that.
+GIVEN_UP = ("DeadlineExceeded", "no answer within")
+# What Go says when there was no connection in the first place.
+NOT_CONNECTED = "dial tcp"
 
 
 @dataclass(frozen=True)
@@ -131,13 +135,10 @@ def take_with(
 ) -> Taken:
     """As `take_checkpoint`, with a helper that runs already; until `time.monotonic()` is `deadline`."""
     with steps.step("checkpoint"):
-        # The kubelet makes the archive even when nobody waits for it, and only its answer says what it is called.
-        asked, on_node = call_to_the_end(
-            lambda: checkpoint_at_rest(helper.cluster, pod, container.name, options, steps),
-            lambda answer: None if options.keep else helper.remove(answer[1]),
-        )
+        asked, on_node = checkpoint_in_time(helper, pod, container.name, options, steps, deadline)
         stopped_s = time.monotonic() - asked
-    with steps.step("fetch"), told_where(pod.node, on_node), _left_alone(helper, on_node, keep=options.keep):
+    leaving = undoing_on_error if options.keep else undoing
+    with leaving(lambda: discard(helper, on_node, options, steps)), steps.step("fetch"):
         contents = fetch_archive(helper, on_node, archive, steps, deadline)
     return Taken(
         pod=pod,
@@ -151,17 +152,54 @@ def take_with(
     )
 
 
-def checkpoint_at_rest(
-    cluster: Cluster, pod: Pod, container: str, options: CheckpointOptions, steps: Steps
+def checkpoint_in_time(
+    helper: Helper, pod: Pod, container: str, options: CheckpointOptions, steps: Steps, deadline: float
 ) -> tuple[float, str]:
-    """As `ask_kubelet`, and when it was asked; again where a connection was open, such as of the kubelet's probe."""
+    """As `checkpoint_at_rest`; what comes too late, or is not wanted any more when it comes, is removed from the node.
+
+    Raises:
+        CheckpointError: it came too late; or as `ask_kubelet`.
+    """
+    started = time.monotonic()
+    until = min(started + options.timeout_s, deadline)
+    try:
+        return call_to_the_end(
+            lambda: checkpoint_at_rest(helper.cluster, pod, container, options, steps, until),
+            lambda answer: discard(helper, answer[1], options, steps),
+            max(0.0, until - started),
+        )
+    except TimeoutError as late:
+        brief = f"the kubelet of {pod.node} took longer than {until - started:.1f} s for the checkpoint"
+        raise CheckpointError(brief) from late
+
+
+def discard(helper: Helper, on_node: str, options: CheckpointOptions, steps: Steps) -> None:
+    """Remove an archive from the node; where it may not be or cannot be removed, say that it is there."""
+    with contextlib.suppress(WarmstartError):
+        if not options.keep:
+            helper.remove(on_node)
+            return
+    steps.warn(tell_where(helper.pod.node, on_node))
+
+
+def tell_where(node: str, on_node: str) -> str:
+    """What to tell of an archive that could not be fetched or removed: it holds the container's memory."""
+    return f"the checkpoint may still be on the node {node}: {on_node}"
+
+
+def checkpoint_at_rest(
+    cluster: Cluster, pod: Pod, container: str, options: CheckpointOptions, steps: Steps, until: float
+) -> tuple[float, str]:
+    """As `ask_kubelet`, and when it was asked; again where a connection was open, such as of the kubelet's probe.
+
+    It is not asked again once `time.monotonic()` is `until`.
+    """
     for left in reversed(range(TRIES)):
         asked = time.monotonic()
         try:
             return asked, ask_kubelet(cluster, pod, container, options)
         except CheckpointError as error:
-            said = "\n".join([error.brief, *error.details])
-            if not left or not any(text in said for text in PASSING):
+            if not left or time.monotonic() > until or not any(text in _say(error) for text in PASSING):
                 raise
         steps.note("a connection was open; once more")
         time.sleep(CLOSING_S)
@@ -177,25 +215,43 @@ def ask_kubelet(cluster: Cluster, pod: Pod, container: str, options: CheckpointO
     """
     try:
         return cluster.checkpoint(pod, container, options.timeout_s, options.kubelet_ca)
-    except RefusedError as refusal:
-        if refusal.status == HTTPStatus.FORBIDDEN:
+    except ClusterError as error:
+        told = _explain(error, pod.node) if isinstance(error, RefusedError) else error
+        if _may_go_on(error):
+            # As the kubelet calls it, with the time at the end (`CheckpointContainer` in pkg/kubelet/kubelet.go).
+            name = f"checkpoint-{pod.name}_{pod.namespace}-{container}-*.tar"
+            told.details = (*told.details, tell_where(pod.node, f"{options.errand.directory}/{name}"))
+        if told is error:
             raise
-        if refusal.status in UNREACHABLE:
-            brief = f"the kubelet of {pod.node} cannot be reached"
-            raise ClusterError(brief, details=[refusal.brief, *refusal.details]) from refusal
-        if refusal.status == HTTPStatus.NOT_FOUND and "does not exist" not in refusal.brief:
-            hint = "Kubernetes has it since 1.25, on by default since 1.30 (feature gate ContainerCheckpoint)"
-            brief = f"the kubelet of {pod.node} has no checkpoint API"
-            raise ClusterError(brief, details=[refusal.brief], hint=hint) from refusal
-        raise _explain("\n".join([refusal.brief, *refusal.details])) from refusal
+        raise told from error
 
 
-def _explain(message: str) -> CheckpointError:
+def _may_go_on(error: ClusterError) -> bool:
+    """Whether a checkpoint may be made all the same, though nobody will tell what it is called."""
+    if isinstance(error, RefusedError) and error.status not in UNREACHABLE:
+        return any(text in _say(error) for text in GIVEN_UP)
+    return NOT_CONNECTED not in _say(error)
+
+
+def _explain(refusal: RefusedError, node: str) -> WarmstartError:
+    if refusal.status == HTTPStatus.FORBIDDEN:
+        return refusal
+    if refusal.status in UNREACHABLE:
+        brief = f"the kubelet of {node} cannot be reached"
+        return ClusterError(brief, details=[refusal.brief, *refusal.details])
+    if refusal.status == HTTPStatus.NOT_FOUND and "does not exist" not in refusal.brief:
+        hint = "Kubernetes has it since 1.25, on by default since 1.30 (feature gate ContainerCheckpoint)"
+        return ClusterError(f"the kubelet of {node} has no checkpoint API", details=[refusal.brief], hint=hint)
+    message = _say(refusal)
     error = checkpoint_error(message)
     if any(text in message for text in PASSING):
         option = "tcp-established" if OPEN_CONNECTION in message else "skip-in-flight"
         error.hint = f"it has connections: a node dumps it all the same when /etc/criu/runc.conf there says {option}"
     return error
+
+
+def _say(error: WarmstartError) -> str:
+    return "\n".join([error.brief, *error.details])
 
 
 def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Steps, deadline: float = math.inf) -> Contents:
@@ -224,23 +280,6 @@ def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Steps, dea
             raise ClusterError(f"the archive has {size_bytes} bytes, but {done} came")
         file.flush()
         return read_contents(Path(file.name))
-
-
-@contextlib.contextmanager
-def told_where(node: str, on_node: str) -> Iterator[None]:
-    """Where an archive lies that could not be fetched or removed: it holds the container's memory."""
-    try:
-        yield
-    except WarmstartError as error:
-        error.details = (*error.details, f"the checkpoint may still be on the node {node}: {on_node}")
-        raise
-
-
-@contextlib.contextmanager
-def _left_alone(helper: Helper, on_node: str, *, keep: bool) -> Iterator[None]:
-    """Remove the archive from the node at the end, unless it is to be kept."""
-    with contextlib.nullcontext() if keep else undoing(lambda: helper.remove(on_node)):
-        yield
 
 
 @contextlib.contextmanager

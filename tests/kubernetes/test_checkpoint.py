@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.builds import PORT
 from support.cluster.cluster import Cluster
 from support.cluster.network import API_ADDRESS
-from support.cluster_user import list_checkpoints
+from support.cluster_user import list_checkpoints, wait_until
 
 from warmstart.dump.archive import read_contents
 
@@ -37,7 +38,7 @@ def account(user):
 
 @pytest.fixture(scope="module")
 def pod(user, account):
-    with user.pod("checkpointed", LARGE) as name:
+    with user.pod("checkpointed", LARGE, nodeName="node-1") as name:
         yield name
 
 
@@ -222,6 +223,27 @@ def test_an_interruption_leaves_nothing(user, pod, step, tmp_path):
     assert user.read_state(pod)["id"] == before
 
 
+def test_what_comes_too_late_is_removed(user, tmp_path):
+    # A probe would find it stopped, and be a connection that cannot be dumped.
+    with (
+        user.pod("delayed", {"readinessProbe": None}, nodeName="node-1") as pod,
+        user.hold(pod) as hold,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        before = user.read_state(pod)["id"]
+        words = ["checkpoint", pod, "-o", tmp_path / "c.tar", "--checkpoint-timeout", "1"]
+        calling = pool.submit(user.call, *words)
+        wait_until(lambda: hold.held, 60)
+        time.sleep(1.5)
+        assert not calling.done()
+        hold.release()
+        done = calling.result()
+        assert done.code == 8
+        assert "the kubelet of node-1 took longer than 1.0 s for the checkpoint" in done.err
+        assert list(tmp_path.iterdir()) == []
+        assert user.read_state(pod)["id"] == before
+
+
 CUT_BYTES = 100 << 20
 
 
@@ -241,7 +263,7 @@ class Cut:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cut()
+        self.cut()
         for thread in self._threads:
             thread.join()
         for each in (self._listener, *self._sockets):
@@ -252,7 +274,8 @@ class Cut:
         self._threads.append(thread)
         thread.start()
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
+        """End all connections, and let no new one be."""
         for each in (self._listener, *self._sockets):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -271,25 +294,56 @@ class Cut:
             while data := source.recv(65536):
                 self.passed_bytes += len(data)
                 if self.passed_bytes > CUT_BYTES:
-                    self._cut()
+                    self.cut()
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
 
 
-def test_the_api_server_goes_away_while_it_is_fetched(user, pod, cluster, tmp_path):
+@contextmanager
+def way_that_is_cut(cluster, kubeconfig) -> Iterator[Cut]:
+    """A kubeconfig for a way to the API server; helpers that stay since it was cut are removed at the end."""
     text = cluster.kubeconfig.read_text()
     port = int(text.partition("https://127.0.0.1:")[2].partition('"')[0].split()[0])
-    kubeconfig = tmp_path / "kubeconfig"
     with Cut(("127.0.0.1", port)) as way:
         kubeconfig.write_text(text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{way.port}"))
+        yield way
+    cluster.kubectl("delete", "pods", "--all", "-n", "warmstart")
+
+
+def test_the_api_server_goes_away_while_it_is_fetched(user, pod, cluster, tmp_path):
+    kubeconfig = tmp_path / "kubeconfig"
+    with way_that_is_cut(cluster, kubeconfig) as way:
         done = user.call("checkpoint", pod, "-n", "default", "-o", tmp_path / "c.tar", kubeconfig=kubeconfig)
-    assert way.passed_bytes > CUT_BYTES
+        assert way.passed_bytes > CUT_BYTES
     assert done.code == 13
     assert "the connection" in done.err
     [left] = (cluster.nodes[0].kubelet_directory / "checkpoints").iterdir()
     assert f"the checkpoint may still be on the node node-1: /var/lib/kubelet/checkpoints/{left.name}" in done.err
     left.unlink()
     assert [path.name for path in tmp_path.iterdir()] == ["kubeconfig"]
-    for helper in user.list_pods(namespace="warmstart"):
-        cluster.kubectl("delete", "pod", helper, "-n", "warmstart")
     assert user.call("checkpoint", pod, "-o", tmp_path / "c.tar").code == 0
+
+
+def test_the_api_server_goes_away_while_it_is_made(user, cluster, tmp_path):
+    kubeconfig, directory = tmp_path / "kubeconfig", cluster.nodes[0].kubelet_directory / "checkpoints"
+    with (
+        user.pod("forsaken", {"readinessProbe": None}, nodeName="node-1") as pod,
+        user.hold(pod) as hold,
+        way_that_is_cut(cluster, kubeconfig) as way,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        line = ["checkpoint", pod, "-n", "default", "-o", tmp_path / "c.tar"]
+        calling = pool.submit(user.call, *line, kubeconfig=kubeconfig)
+        wait_until(lambda: hold.held or calling.done(), 60)
+        assert hold.held, calling.result()
+        way.cut()
+        done = calling.result()
+        hold.release()
+        wait_until(lambda: list_checkpoints(cluster.nodes[0]) != [], 60)
+        assert done.code == 13
+        [where] = re.findall(r"the checkpoint may still be on the node node-1: (\S+)", done.err)
+        # Its name ends with a time that only the kubelet knows.
+        [left] = directory.glob(Path(where).name)
+        # The container goes on when all of it has been written.
+        assert user.read_state(pod)["requests"] > 0
+        left.unlink()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from support.builds import PORT
 from support.cluster.cluster import Cluster
 from support.cluster.node import Node
 from support.cluster.pods import describe_pod
+from support.hold import Hold, hold_checkpoint
 
 START_S = 60
 RUN_S = 240
@@ -113,6 +115,11 @@ class User:
         address = self.cluster.read("pod", name)["status"]["podIP"]
         state: dict[str, Any] = json.loads(self.cluster.nodes[0].http_get(address, PORT, "/state")[1])
         return state
+
+    def hold(self, name: str) -> AbstractContextManager[Hold]:
+        """Hold the checkpoints of a pod on the first node."""
+        [state] = self.cluster.read("pod", name)["status"]["containerStatuses"]
+        return hold_checkpoint(self.cluster.nodes[0], state["containerID"].partition("://")[2])
 
     def list_pods(self, selector: str = "", namespace: str = "default") -> list[str]:
         """The names of pods that are there, those that are ending among them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,16 @@ def undoing_on_error(undo: Callable[[], object]) -> Iterator[None]:
         raise
 
 
-def call_to_the_end(call: Callable[[], T], undo: Callable[[T], object] = lambda _: None) -> T:
-    """Call what must not be cut short; where we are interrupted, its end is awaited, and its result is undone."""
+def call_to_the_end(
+    call: Callable[[], T], undo: Callable[[T], object] = lambda _: None, limit_s: float | None = None
+) -> T:
+    """Call what must not be cut short.
+
+    Where we are interrupted, or it takes longer than `limit_s`, its end is awaited all the same, and its result undone.
+
+    Raises:
+        TimeoutError: it took longer, and has not failed.
+    """
     done = threading.Event()
     results: list[T] = []
     errors: list[BaseException] = []
@@ -52,20 +60,27 @@ def call_to_the_end(call: Callable[[], T], undo: Callable[[T], object] = lambda 
             done.set()
 
     worker = threading.Thread(target=work, daemon=True)
+    in_time = False
     try:
         worker.start()
         # Not `join`: once that has been interrupted, Python 3.11 takes the thread for one that has ended.
-        done.wait()
-    except BaseException:
-        if worker.ident is not None:
-            done.wait()
-        for result in results:
-            try:
-                undo(result)
-            except Exception as error:
-                log.debug("and then: %s", error)
-        raise
+        in_time = done.wait(limit_s)
+    finally:
+        if not in_time:
+            if worker.ident is not None:
+                done.wait()
+            _undo(results, undo)
     worker.join()
     if errors:
         raise errors[0]
+    if not in_time:
+        raise TimeoutError
     return results[0]
+
+
+def _undo(results: Iterable[T], undo: Callable[[T], object]) -> None:
+    for result in results:
+        try:
+            undo(result)
+        except Exception as error:
+            log.debug("and then: %s", error)

@@ -33,6 +33,9 @@ from warmstart.kube.refusal import RefusedError, ignoring_absence, make_refusal
 CONNECT_S = 10.0
 CALL_S = 60.0
 KUBELET_PORT = 10250
+# What a kubelet gives its runtime at least (runtimeRequestTimeout), whatever it is asked for; and until it has said so.
+RUNTIME_S = 120.0
+ANSWER_S = 10.0
 _KUBECONFIG = "~/.kube/config"
 _IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _STDOUT, _STDERR, _ERROR = 1, 2, 3
@@ -231,6 +234,9 @@ class Cluster:
     def checkpoint(self, pod: Pod, container: str, timeout_s: float, kubelet_ca: Path | None = None) -> str:
         """Have the kubelet take a checkpoint of a container, which goes on; the archive's path on the node.
 
+        Its answer is awaited even when it takes longer than it may: the archive is made whether anybody waits or not,
+        and nothing else says what it is called (`CheckpointContainer` in k8s.io/cri-client/pkg/remote_runtime.go).
+
         The API server's proxy is asked; where that is not allowed, the kubelet itself, whose certificate must be of the
         authority `kubelet_ca`, that of the cluster when None.
 
@@ -240,13 +246,14 @@ class Cluster:
         """
         place = "/".join(quote(word) for word in (pod.namespace, pod.name, container))
         query = {"timeout": str(round(timeout_s))}
+        answer_s = max(timeout_s, RUNTIME_S) + ANSWER_S
         path = f"/api/v1/nodes/{quote(pod.node)}/proxy/checkpoint/{place}"
         try:
-            answer = self.request("POST", path, query=query, timeout_s=timeout_s)
+            answer = self.request("POST", path, query=query, timeout_s=answer_s)
         except RefusedError as refusal:
             if refusal.status != HTTPStatus.FORBIDDEN:
                 raise
-            answer = self._ask_kubelet(pod, f"/checkpoint/{place}?{urlencode(query)}", timeout_s, kubelet_ca, refusal)
+            answer = self._ask_kubelet(pod, f"/checkpoint/{place}?{urlencode(query)}", answer_s, kubelet_ca, refusal)
         return str(answer["items"][0])
 
     def _ask_kubelet(

@@ -84,3 +84,25 @@ def test_an_interruption_waits_for_the_end_and_undoes_it():
     finally:
         signal.signal(signal.SIGINT, before)
     assert done == ["work", "undo result"]
+
+
+def test_what_takes_too_long_is_awaited_and_undone():
+    done: list[str] = []
+
+    def work() -> str:
+        time.sleep(0.2)
+        done.append("work")
+        return "result"
+
+    with pytest.raises(TimeoutError):
+        call_to_the_end(work, lambda result: done.append(f"undo {result}"), 0.01)
+    assert done == ["work", "undo result"]
+
+
+def test_what_takes_too_long_and_fails_tells_why():
+    def work() -> None:
+        time.sleep(0.2)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        call_to_the_end(work, limit_s=0.01)
