@@ -344,7 +344,8 @@ def drain_save(
 ) -> None:
     """Save pods of NODE before it goes away, then restore them on other nodes.
 
-    All checkpoints are off the node before the deadline; what could not be is told, and the exit code is not 0.
+    All checkpoints are off the node before the deadline, and only then are pods restored, some at once. What could not
+    be saved or restored is told, and the exit code is not 0.
     """
     options = SaveOptions(shell.cache, how, REGISTRY, plain_http, authfile, ready_timeout)
     with connect_cluster(context, namespace) as cluster:
@@ -409,18 +410,22 @@ def describe_migrated(migrated: Migrated) -> dict[str, Any]:
         "from": migrated.saved.taken.pod.name,
         "saved": describe_saved(migrated.saved),
         "restored": describe_restored(migrated.restored),
+        "downtimeSeconds": migrated.saved.taken.stopped_s,
         "gapSeconds": migrated.gap_s,
+        "overlapSeconds": migrated.overlap_s,
     }
 
 
 def list_migrated(migrated: Migrated) -> list[tuple[str, str]]:
     """A pod that was moved, as rows of a table."""
-    old = migrated.saved.taken.pod
+    old, stopped_s = migrated.saved.taken.pod, migrated.saved.taken.stopped_s
     return [
         ("moved", f"{old.namespace}/{old.name} from {old.node}"),
         *list_restored(migrated.restored),
         *list_saved(migrated.saved),
+        ("downtime", f"no longer than {format_seconds(stopped_s)}, while it was frozen; clients waited"),
         ("gap", f"{format_seconds(migrated.gap_s)} from the checkpoint until the new pod was ready"),
+        ("overlap", f"{format_seconds(migrated.overlap_s)} from then on until the old pod was told to end"),
     ]
 
 

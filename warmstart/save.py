@@ -344,20 +344,25 @@ def restore_pod(
     with steps.step("restore"):
         pod = _create(cluster, manifest)
         with undoing_on_error(lambda: cluster.delete_pod(pod.namespace, pod.name, uid=pod.uid)):
-            ready = await_ready(cluster, pod, ready_s)
+            ready = await_ready(cluster, pod, ready_s, steps)
             restored = Restored(ready, time.monotonic() - created, time.monotonic())
             check_restored(cluster, ready, container)
     return restored
 
 
-def await_ready(cluster: Cluster, pod: Pod, timeout_s: float) -> Pod:
-    """Wait until a pod is ready.
+def await_ready(cluster: Cluster, pod: Pod, timeout_s: float, steps: Steps) -> Pod:
+    """Wait until a pod is ready, and tell what it waits for.
 
     Raises:
         ClusterError: it was not in time, or cannot be.
     """
+
+    def is_settled(now: Pod) -> bool:
+        steps.note("; ".join(now.explain()) or now.phase)
+        return now.ready or now.stuck
+
     try:
-        now = cluster.wait_pod(pod, lambda now: now.ready or now.stuck, timeout_s)
+        now = cluster.wait_pod(pod, is_settled, timeout_s)
     except TimeoutError as late:
         brief = f"the pod {pod.name} was not ready within {timeout_s:g} s"
         raise ClusterError(brief, details=late.args[0].explain()) from late

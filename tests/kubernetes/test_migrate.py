@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ pytestmark = pytest.mark.cluster
 
 # What a test puts into a server before it is saved: its number of requests tells.
 REQUESTS = 30
+# Long enough for a pod to be saved on a machine that has much else to do.
+DEADLINE_S = 20
 # The server serves one connection after the other, and would leave a probe's waiting.
 NOT_PROBED = {"readinessProbe": None}
 
@@ -260,17 +264,67 @@ def test_pods_of_a_node_are_saved_and_restored_on_others(user, call, cluster, se
         assert len(user.list_pods("drain=yes")) == 2
 
 
-@pytest.mark.slow
-def test_what_is_not_saved_in_time_is_said_and_stays(user, call, image):
-    with user.pod("late", {"env": [{"name": "FILL_MB", "value": "512"}]}, nodeName="node-1") as pod:
-        before = use(user, pod)
-        words = ["drain-save", "node-1", "-l", "app=late", "--image", image.rpartition(":")[0], "--deadline", "1"]
-        done = call(*words)
+def test_one_that_is_late_stays_and_the_others_do_not_wait_for_it(user, call, cluster, second_node, image):
+    labels = {"drain": "late"}
+    words = ["drain-save", "node-1", "-l", "drain=late", "--image", image.rpartition(":")[0], "--json"]
+    with (
+        user.pod("late", NOT_PROBED, labels=labels, nodeName="node-1") as late,
+        user.pod("prompt", labels=labels, nodeName="node-1") as prompt,
+        user.hold(late) as hold,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        before = {pod: use(user, pod) for pod in (late, prompt)}
+        calling = pool.submit(call, *words, "--deadline", str(DEADLINE_S))
+        # It is held until the other one has been replaced, and that begins at the deadline.
+        wait_until(lambda: prompt not in user.list_pods("drain=late"), 120)
+        assert hold.held
+        hold.release()
+        done = calling.result()
         assert done.code == 13
-        assert "1 of 1 pods of node-1 are not on another node" in done.err
-        assert user.list_pods("app=late") == [pod]
-        assert_goes_on(user, pod, before)
-        nobody = call(
-            "drain-save", "node-1", "-l", "app=nobody", "--image", "registry.example.com/x", "--deadline", "9"
-        )
-        assert "has the labels app=nobody" in nobody.err
+        fates = {fate["pod"]: fate for fate in json.loads(done.out)}
+        assert (fates[late]["saved"], fates[late]["migrated"]) == (False, None)
+        assert "took longer than" in fates[late]["error"]
+        assert "1 of 2 pods of node-1 are not on another node" in done.err
+        new = fates[prompt]["migrated"]["restored"]["pod"]
+        assert set(user.list_pods("drain=late")) == {late, new}
+        assert_goes_on(user, late, before[late])
+        assert_goes_on(user, new, before[prompt])
+
+
+@pytest.mark.parametrize("step", ["checkpoint", "restore"])
+def test_an_interruption_leaves_the_pods_where_they_are(user, cluster, second_node, image, step):
+    labels = {"drain": step}
+    with (
+        user.pod("here", labels=labels, nodeName="node-1") as here,
+        user.pod("there", labels=labels, nodeName="node-1") as there,
+    ):
+        before = {pod: use(user, pod) for pod in (here, there)}
+        line = ["drain-save", "node-1", "-l", f"drain={step}", "--image", image.rpartition(":")[0]]
+        line += ["--deadline", "60", "--plain-http", cluster.registry]
+        assert user.interrupt("SIGINT", step, 0.3, *line).code == 130
+        wait_until(lambda: set(user.list_pods(f"drain={step}")) == {here, there}, 40)
+        for pod in (here, there):
+            assert_goes_on(user, pod, before[pod])
+
+
+def test_one_that_fails_does_not_disturb_the_others(user, call, cluster, second_node, image):
+    labels = {"drain": "some"}
+    with (
+        user.pod("sound", labels=labels, nodeName="node-1") as sound,
+        user.pod("joined", NOT_PROBED, labels=labels, nodeName="node-1") as joined,
+    ):
+        before = {pod: use(user, pod) for pod in (sound, joined)}
+        words = ["drain-save", "node-1", "-l", "drain=some", "--image", image.rpartition(":")[0], "--json"]
+        with connect(cluster, joined):
+            done = call(*words, "--deadline", str(DEADLINE_S))
+        assert done.code == 13
+        fates = {fate["pod"]: fate for fate in json.loads(done.out)}
+        assert "connect" in fates[joined]["error"].lower()
+        new = fates[sound]["migrated"]["restored"]["pod"]
+        assert set(user.list_pods("drain=some")) == {joined, new}
+        assert_goes_on(user, new, before[sound])
+
+
+def test_a_node_without_such_pods(call):
+    words = ["drain-save", "node-1", "-l", "app=nobody", "--image", "registry.example.com/x", "--deadline", "9"]
+    assert "has the labels app=nobody" in call(*words).err
