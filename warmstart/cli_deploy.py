@@ -57,7 +57,7 @@ class Wanted:
 @click.command()
 @click.argument("target", metavar="RECIPE|IMAGE")
 @click.option("-f", "--from", "manifest", type=click.Path(path_type=Path), help="A manifest that is to match.")
-@click.option("-c", "--container", help="Which container of the manifest, by NAME or OBJECT/NAME.")
+@click.option("-c", "--container", help="Which container of the manifest: NAME, OBJECT/NAME or KIND/OBJECT/NAME.")
 @click.option(
     "-o",
     "--output",

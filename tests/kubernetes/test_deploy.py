@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -92,7 +93,7 @@ def clean(cluster) -> Iterator[None]:
 
 def remove_pods(cluster) -> None:
     """Remove what tests apply, and wait until its pods have ended."""
-    cluster.kubectl("delete", "deployment,daemonset", "--all")
+    cluster.kubectl("delete", "deployment,daemonset,statefulset,cronjob,job,pod", "--all", "--wait=false")
     cluster.kubectl("wait", "pod", "--all", "--for=delete", f"--timeout={PATIENCE_S}s", timeout_s=PATIENCE_S + 10)
 
 
@@ -170,9 +171,54 @@ def test_a_manifest_that_was_changed_to_match(cluster, image, base_image, deploy
     assert pod.read_state()["requests"] >= WARMUPS
     read = cluster.read("pod", pod.name)
     assert {one["name"]: one["restartCount"] for one in read["status"]["containerStatuses"]} == {"web": 0, "beside": 0}
-    spec = read["spec"]
-    assert spec["automountServiceAccountToken"] is False
-    assert spec["containers"][0]["securityContext"]["runAsUser"] == 1000
+    web, beside = read["spec"]["containers"]
+    assert web["securityContext"]["runAsUser"] == 1000
+    assert "/var/run/secrets/kubernetes.io/serviceaccount" in [each["mountPath"] for each in beside["volumeMounts"]]
+
+
+POD = {"spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "web", "image": "unknown"}]}}
+TEMPLATE = {"metadata": {"labels": {"app": "mine"}}, **POD}
+ONCE = {"template": {**TEMPLATE, "spec": {**POD["spec"], "restartPolicy": "Never"}}}
+SELECTED = {"selector": {"matchLabels": {"app": "mine"}}, "template": TEMPLATE}
+
+
+def write_manifest(directory: Path, version: str, kind: str, spec: dict) -> Path:
+    """A manifest in JSON of one object, which has or makes a pod `app=mine`."""
+    path = directory / "mine.json"
+    metadata = {"name": "mine", "labels": {"app": "mine"}}
+    path.write_text(json.dumps({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "spec"),
+    [
+        ("apps/v1", "StatefulSet", {**SELECTED, "serviceName": "mine"}),
+        ("apps/v1", "DaemonSet", SELECTED),
+        ("batch/v1", "Job", ONCE),
+        ("batch/v1", "CronJob", {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": ONCE}}),
+        ("v1", "Pod", POD["spec"]),
+    ],
+)
+def test_what_each_kind_runs_is_restored(cluster, image, deploy, clean, tmp_path, version, kind, spec):
+    deploy(image, "--from", write_manifest(tmp_path, version, kind, spec), "--apply")
+    if kind == "CronJob":
+        cluster.kubectl("create", "job", "now", "--from=cronjob/mine")
+    for condition in ("create", "condition=Ready"):
+        limit = f"--timeout={PATIENCE_S}s"
+        cluster.kubectl("wait", "pod", "--selector=app=mine", f"--for={condition}", limit, timeout_s=PATIENCE_S + 10)
+
+    (pod,) = read_pods(cluster, "app=mine")
+    assert pod.read_state()["requests"] >= WARMUPS
+
+
+def test_what_cannot_be_changed_any_more_is_said(cluster, image, deploy, clean, tmp_path):
+    path = write_manifest(tmp_path, "batch/v1", "Job", ONCE)
+    cluster.kubectl("apply", "-f", path)
+
+    with pytest.raises(ClusterError, match=r"field is immutable$") as refused:
+        deploy(image, "--from", path, "--apply", "--force-conflicts")
+    assert "delete it" in refused.value.hint
 
 
 def test_the_patch_does_in_kustomize_what_deploy_does_itself(cluster, image, base_image, deploy, tmp_path):

@@ -6,6 +6,7 @@ APIResourceList (k8s.io/apimachinery, pkg/apis/meta/v1/types.go).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,8 @@ from warmstart.kube.refusal import RefusedError
 from warmstart.recipe.pods import Block, mapping_at
 
 FIELD_MANAGER = "warmstart"
+# What is said of the template of a Job, and of a Pod (ValidateImmutableField in apimachinery, ValidatePodUpdate).
+_IMMUTABLE = re.compile("field is immutable|may not change fields")
 
 
 def apply_manifests(cluster: Cluster, manifests: list[Any], *, force: bool = False) -> Iterator[str]:
@@ -54,6 +57,8 @@ def _apply(cluster: Cluster, manifest: Any, *, force: bool) -> str:
     except RefusedError as refusal:
         if refusal.status == 409:
             refusal.hint = "with --force-conflicts, warmstart takes these fields over"
+        if refusal.status == 422 and _IMMUTABLE.search(str(refusal)):
+            refusal.hint = f"a {kind} cannot be changed so once it is there: delete it, and apply again"
         raise
     group = version.rpartition("/")[0]
     return f"{kind.lower()}{'.' if group else ''}{group}/{name}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from warmstart.recipe.model import Restorer
-from warmstart.recipe.pods import Block, mapping_at
+from warmstart.recipe.pods import Block, list_others, mapping_at
 from warmstart.recipe.quantity import parse_quantity
 
 TERMINATION_LOG = "/dev/termination-log"
@@ -20,6 +20,7 @@ KUBELET_MOUNTS = frozenset({"/etc/hosts", TERMINATION_LOG})
 #: What Node Feature Discovery puts before the name of a feature of the processor.
 CPU_LABEL_PREFIX = "feature.node.kubernetes.io/cpu-cpuid."
 
+TOKEN = "automountServiceAccountToken"  # noqa: S105 - no password
 _NO_TOKEN = "the build has no mount of a token, and a restored container would not see one"  # noqa: S105 - no password
 _BY_NAME = "the runtime looks the image up by the name that it was built with"
 _BY_DIGEST = "the image restores itself, and a digest cannot be moved"
@@ -85,7 +86,7 @@ def list_settings(build: Build) -> Iterator[Setting]:
     """All that a pod must have to be restored from what was built."""
     by_runtime = Restorer.RUNTIME in build.restorers
     if by_runtime:
-        yield Setting(("automountServiceAccountToken",), False, _NO_TOKEN, of_pod=True)
+        yield Setting((TOKEN,), False, _NO_TOKEN, of_pod=True)
     if build.architecture:
         yield Setting(("nodeSelector", "kubernetes.io/arch"), build.architecture, _ARCHITECTURE, of_pod=True)
     for feature in build.cpu_features:
@@ -121,12 +122,17 @@ def _list_privileges(build: Build) -> Iterator[Setting]:
 def find_changes(build: Build, pod: Block, container: Block) -> list[Setting]:
     """What of `list_settings` a pod does not have.
 
+    The token of a service account is left to pods with other containers: it is all of theirs, and where the build had
+    none, a restored container is restored beside it, and does not see it.
+
     Args:
         build: what was built.
         pod: the pod's specification.
         container: the container in it that is to be restored.
     """
     changes = [setting for setting in list_settings(build) if not _has(pod, container, setting)]
+    if list_others(pod, container):
+        changes = [change for change in changes if change.keys != (TOKEN,)]
     limits = {change.keys[-1]: change.value for change in changes if change.keys[:2] == ("resources", "limits")}
     for name, request in mapping_at(container, "resources", "requests").items():
         if name in limits and _amount(request) > _amount(limits[name]):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from warmstart.kube.match import KUBELET_MOUNTS, Build
+from warmstart.kube.match import KUBELET_MOUNTS, TOKEN, Build
 from warmstart.recipe.document import shown
 from warmstart.recipe.model import Restorer
-from warmstart.recipe.pods import Block, mapping_at
+from warmstart.recipe.pods import Block, list_others, mapping_at
 
 _NAMESPACES = {
     "hostNetwork": "a network of its own",
@@ -36,7 +36,7 @@ def list_warnings(build: Build, pod: Block, container: Block) -> Iterator[str]:
         container: the container in it that is to be restored.
     """
     yield from _list_of_pod(pod)
-    yield from _list_mounts(build, container)
+    yield from _list_mounts(build, pod, container)
     yield from _list_command(build, container)
     yield from _list_environment(build, container)
     yield from _list_privileges(build, pod, container)
@@ -57,7 +57,7 @@ def _list_of_pod(pod: Block) -> Iterator[str]:
         yield f"runtimeClassName: {shown(str(handler))} must restore what runc dumped"
 
 
-def _list_mounts(build: Build, container: Block) -> Iterator[str]:
+def _list_mounts(build: Build, pod: Block, container: Block) -> Iterator[str]:
     if Restorer.RUNTIME not in build.restorers:
         return
     mounts = container.get("volumeMounts")
@@ -68,6 +68,9 @@ def _list_mounts(build: Build, container: Block) -> Iterator[str]:
     for path in build.mounts:
         if path not in {*KUBELET_MOUNTS, *(path.rstrip("/") for path in wanted)}:
             yield f"volumeMounts: {shown(path)} is missing: the build had this mount, and is not restored without it"
+    if pod.get(TOKEN) is not False and (others := list_others(pod, container)):
+        names = shown(", ".join(others))
+        yield f"{TOKEN}: a restored container sees no token; set it to false if {names} can do without one, too"
     if container.get("volumeDevices"):
         yield "volumeDevices: the build had no block device, and a restored container sees none"
 

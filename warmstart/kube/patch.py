@@ -5,11 +5,14 @@ A file is cut at its document markers, and only the document with the container 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import io
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +22,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from warmstart.core.errors import RecipeError
-from warmstart.kube.manifests import make_patch
+from warmstart.kube.manifests import make_patch, put_settings
 from warmstart.kube.match import Build, Setting, find_changes
 from warmstart.kube.mismatch import list_warnings
 from warmstart.recipe.document import plain_value, read_documents
@@ -56,21 +59,23 @@ def patch_manifest(data: bytes, name: str, container: str | None, build: Build) 
     """Change a manifest so that its pod is restored from what was built.
 
     Args:
-        data: the file: one or more documents, Lists among them.
+        data: the file, YAML or JSON: one or more documents, Lists among them.
         name: of the file, for messages and for the diff.
-        container: which container, by NAME or OBJECT/NAME; needed where there are several.
+        container: which container, as for `choose_container`; needed where there are several.
         build: what was built.
 
     Raises:
-        RecipeError: it is not YAML, or has no such container.
+        RecipeError: it is not YAML, has no such container, or that cannot be changed alone.
     """
     documents = read_documents(data, name)
-    chosen = choose_container([one for each in documents for one in find_containers(each.value)], container, name)
+    found = [one for each in documents for one in find_containers(each.value)]
+    chosen = choose_container(found, container, name)
     for document in documents:
         if document.problems and any(one.block is chosen.block for one in find_containers(document.value)):
             raise recipe_error(name, document.problems)
     changes = find_changes(build, chosen.pod, chosen.block)
     texts = list(_apply(data.decode("utf-8-sig"), name, container, changes))
+    _require_same_beside(texts[-1], name, [document.value for document in documents], found.index(chosen), changes)
     return Patched(
         text=texts[-1],
         diff="".join(_diff(texts, name, changes)),
@@ -85,11 +90,30 @@ def _apply(text: str, name: str, container: str | None, changes: list[Setting]) 
     loaded = [_load(part, name) for part in parts]
     place = choose_container([one for value in loaded for one in find_containers(value)], container, name)
     index = next(i for i, value in enumerate(loaded) if any(one.block is place.block for one in find_containers(value)))
-    yaml = _writer(parts[index])
-    yield _join(parts, index, yaml, loaded[index])
+    write = _writer(parts[index])
+    yield "".join([*parts[:index], write(loaded[index]), *parts[index + 1 :]])
     for change in changes:
         _put(place, change)
-        yield _join(parts, index, yaml, loaded[index])
+        yield "".join([*parts[:index], write(loaded[index]), *parts[index + 1 :]])
+
+
+def _require_same_beside(text: str, name: str, before: list[Any], index: int, changes: list[Setting]) -> None:
+    """A part that is used in several places, by aliases or merge keys, would be changed in all of them."""
+    expected = [_plain(value) for value in before]
+    target = [one for value in expected for one in find_containers(value)][index]
+    put_settings(target.pod, target.block, changes)
+    if _plain(expected) != _plain([document.value for document in read_documents(text, name)]):
+        raise RecipeError(
+            f"{name}: what must differ is written once, with an anchor (&), for several places that would all change",
+            hint="write it out in the container that is to be restored, and where an alias (*) stands for it",
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A copy in which no two places share anything; a key without a value is as good as none."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _split(text: str) -> list[str]:
@@ -110,12 +134,6 @@ def _load(part: str, name: str) -> Any:
         raise RecipeError(f"{name} cannot be changed: {str(error).splitlines()[0]}") from error
 
 
-def _join(parts: list[str], index: int, yaml: YAML, value: Any) -> str:
-    stream = io.StringIO()
-    yaml.dump(value, stream)
-    return "".join([*parts[:index], stream.getvalue(), *parts[index + 1 :]])
-
-
 def _yaml() -> YAML:
     yaml = YAML(typ="rt")
     yaml.preserve_quotes = True
@@ -123,17 +141,32 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _writer(part: str) -> YAML:
-    """A writer that indents as the text does: lists below their key, or beside it."""
-    yaml = _yaml()
+def _writer(part: str) -> Callable[[Any], str]:
+    """What writes values as the text is written: JSON as JSON, and lists below their key, or beside it."""
     lines = part.splitlines()
+    with contextlib.suppress(ValueError):
+        json.loads(part)
+        # Text of one line stays one line; else its second line is the first that is indented.
+        indent = lines[1][: -len(lines[1].lstrip())] if len(lines) > 1 else None
+        return partial(_write_json, indent)
+    yaml = _yaml()
     offset = 0
     for key, item in pairwise(lines):
         if (above := _KEY_LINE.match(key)) and (below := _ITEM_LINE.match(item)):
             offset = max(0, len(below[1]) - len(above[1]))
             break
     yaml.indent(mapping=2, sequence=offset + 2, offset=offset)
-    return yaml
+    return partial(_write_yaml, yaml)
+
+
+def _write_yaml(yaml: YAML, value: Any) -> str:
+    stream = io.StringIO()
+    yaml.dump(value, stream)
+    return stream.getvalue()
+
+
+def _write_json(indent: str | None, value: Any) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
 
 
 def _put(target: PodContainer, change: Setting) -> None:

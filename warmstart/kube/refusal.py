@@ -15,6 +15,8 @@ from warmstart.core.errors import ClusterError
 
 _FORBIDDEN = re.compile(r'cannot (\w+) resource \\*"([^"\\]+)\\*" in API group \\*"([^"\\]*)\\*"')
 _IN_NAMESPACE = re.compile(r'in the namespace \\*"([^"\\]+)\\*"')
+# A whole object in Go's words, before what is wrong with it.
+_INVALID_VALUE = re.compile(r"Invalid value: \{.*\}(?=: )")
 _KUBELET_FORBIDDEN = re.compile(r"verb=(\w+), resource=(\w+), subresource(?:\(s\))?=\[?(\w+)")
 
 
@@ -43,7 +45,7 @@ def make_refusal(status: int, body: str, what: str) -> RefusedError:
     """
     with contextlib.suppress(ValueError, TypeError):
         body = str(json.loads(body)["message"])
-    first, *rest = body.strip().splitlines() or [f"HTTP {status}"]
+    first, *rest = _INVALID_VALUE.sub("Invalid value: {…}", body).strip().splitlines() or [f"HTTP {status}"]
     return RefusedError(status, f"could not {what}: {first}", needs=find_needs(body), details=rest[:20])
 
 

@@ -112,7 +112,7 @@ def init_from_manifest(path: Path, *, container: str | None = None) -> str:
 
     Args:
         path: the YAML file, or `-`; it may hold several documents, and objects of any kind that has a pod template.
-        container: the container's name, or OBJECT/NAME; needed when there are several containers.
+        container: which container, as for `choose_container`; needed when there are several.
 
     Raises:
         RecipeError: the file cannot be read, has no such container, or several that may be meant.

@@ -52,6 +52,13 @@ def mapping_at(value: Any, *keys: str) -> Block:
     return value if isinstance(value, dict) else {}
 
 
+def list_others(pod: Block, container: Block) -> list[str]:
+    """The names of what else runs in a pod, init containers too."""
+    lists = [pod[key] for key in ("initContainers", "containers") if isinstance(pod.get(key), list)]
+    others = [block for blocks in lists for block in blocks if block is not container]
+    return [str(block.get("name")) for block in others if isinstance(block, dict)]
+
+
 def find_containers(manifest: Any) -> Iterator[PodContainer]:
     """The containers of a manifest, or of the items of a List; none where it is not an object of Kubernetes."""
     if not isinstance(manifest, dict):
@@ -72,18 +79,25 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
 
     Args:
         found: all of a file.
-        wanted: its name, or OBJECT/NAME; None where there is only one.
+        wanted: its name, OBJECT/NAME or KIND/OBJECT/NAME; None where there is only one.
         name: of the file, for messages.
 
     Raises:
         RecipeError: there is no such container, or several may be meant.
     """
-    matches = [one for one in found if wanted in (None, one.name, f"{one.owner}/{one.name}")]
+    matches = [one for one in found if wanted is None or wanted in _list_names(one)]
     if len(matches) == 1:
         return matches[0]
-    names = [shown(f"{one.owner}/{one.name}") for one in found]
+    short, long = ([_list_names(one)[i] for one in matches or found] for i in (1, 2))
+    names = list(map(shown, short if len(set(short)) == len(short) else long))
     if not found:
         raise RecipeError(f"{name} has no container", hint="Give the manifest of a Deployment, a Pod or the like.")
     if not matches:
         raise RecipeError(f"{name} has no container named {shown(str(wanted))}; its containers are:", details=names)
-    raise RecipeError(f"{name} has {len(matches)} containers to choose from:", details=names, hint="Name the one.")
+    hint = "Say which: --container"
+    raise RecipeError(f"{name} has {len(matches)} containers to choose from:", details=names, hint=hint)
+
+
+def _list_names(one: PodContainer) -> tuple[str, str, str]:
+    """What a container may be called, from short to unmistakable."""
+    return one.name, f"{one.owner}/{one.name}", f"{one.kind.lower()}/{one.owner}/{one.name}"

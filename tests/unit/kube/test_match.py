@@ -151,3 +151,14 @@ def test_a_mount_of_the_build_is_missed() -> None:
     (warning,) = warned(build=build)
     assert "/data" in warning
     assert warned(build=build, volumeMounts=[{"name": "data", "mountPath": "/data/"}]) == []
+
+
+@pytest.mark.parametrize("key", ["containers", "initContainers"])
+def test_the_token_is_left_to_other_containers(key) -> None:
+    pod = {"automountServiceAccountToken": None, key: [{"name": "proxy"}]}
+
+    assert changed(pod) == {}
+    (warning,) = warned(pod)
+    assert "proxy" in warning
+    assert warned({**pod, "automountServiceAccountToken": False}) == []
+    assert warned(pod, BY_ITSELF) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -88,7 +89,8 @@ def test_what_was_changed_is_what_a_pod_must_have() -> None:
     pod = deployment["spec"]["template"]["spec"]
     shop, proxy = pod["containers"]
 
-    assert pod["automountServiceAccountToken"] is False
+    # It is the other container's as well.
+    assert "automountServiceAccountToken" not in pod
     assert shop["image"] == BUILD.image
     assert shop["args"] == ["on", "8080"]
     assert shop["resources"] == BUILD.container["resources"]
@@ -110,14 +112,15 @@ def test_each_hunk_of_the_diff_says_why() -> None:
     hunks = re.findall(r"^@@ -\d+(?:,\d+)? \+\d+(?:,\d+)? @@ (.+)$", diff, re.MULTILINE)
 
     assert diff.startswith("--- shop.yaml\n+++ shop.yaml, restored\n")
-    assert len(hunks) == diff.count("\n@@ ") == 6
+    assert len(hunks) == diff.count("\n@@ ") == 5
     assert "the runtime looks the image up by the name that it was built with" in hunks
     assert "-          image: registry.example.com/shop:1\n" in diff
     assert "+          image: registry.example.com/shop:1-warm\n" in diff
 
 
 def test_what_is_not_heeded_is_said() -> None:
-    assert [warning.partition(":")[0] for warning in patched(FILE).warnings] == ["args", "env"]
+    named = [warning.partition(":")[0] for warning in patched(FILE).warnings]
+    assert named == ["automountServiceAccountToken", "args", "env"]
 
 
 def test_lists_are_indented_as_they_were() -> None:
@@ -173,11 +176,27 @@ def test_what_must_not_be_is_taken_out() -> None:
     assert found.patch["spec"]["template"]["spec"]["containers"][0]["command"] is None
 
 
-def test_a_manifest_in_json() -> None:
-    text = '{"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": "a", "image": "x"}]}}'
-    (pod,) = loaded(patched(text, None).text)
+@pytest.mark.parametrize("indent", [None, 2, 4, "\t"])
+def test_a_manifest_in_json_stays_json(indent) -> None:
+    manifest = {"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": "ä", "image": "x"}]}}
+    text = json.dumps(manifest, indent=indent, ensure_ascii=False)
+    after = patched(text, None)
+    pod = json.loads(after.text)
 
     assert pod["spec"]["containers"][0]["image"] == BUILD.image
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert after.text == json.dumps(pod, indent=indent, ensure_ascii=False) + "\n"
+
+
+def test_objects_of_one_name_are_told_apart_by_their_kinds() -> None:
+    text = WORKLOAD + "---\n" + WORKLOAD.replace("apps/v1", "batch/v1").replace("Deployment", "Job")
+    with pytest.raises(RecipeError, match="2 containers to choose from") as caught:
+        patched(text, "shop/shop")
+    assert caught.value.details == ("deployment/shop/shop", "job/shop/shop")
+
+    deployment, job = loaded(patched(text, "job/shop/shop").text)
+    assert deployment == loaded(WORKLOAD)[0]
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == BUILD.image
 
 
 @pytest.mark.parametrize(
@@ -204,3 +223,20 @@ def test_anchors_stay() -> None:
     assert "resources: &r {limits: {memory: 512Mi}}" in after
     assert "resources: *r" in after
     assert YAML(typ="safe").load(after)
+
+
+@pytest.mark.parametrize(
+    ("what", "alias"),
+    [
+        ("resources: &r {limits: {memory: 1Gi}}", "resources: *r"),
+        ("&c\n          resources: {limits: {memory: 1Gi}}", "<<: *c"),
+        ("resources: {limits: &r {memory: 1Gi}}", "resources: {limits: *r, requests: *r}"),
+    ],
+)
+@pytest.mark.parametrize("container", ["shop", "proxy"])
+def test_what_is_shared_with_others_is_not_changed(what, alias, container) -> None:
+    shared = f"kind: Pod\nspec:\n  containers:\n        - {what}\n          name: shop\n          image: x\n"
+    shared += f"        - name: proxy\n          image: y\n          {alias}\n"
+    YAML(typ="safe").load(shared)
+    with pytest.raises(RecipeError, match="written once, with an anchor"):
+        patched(shared, container)

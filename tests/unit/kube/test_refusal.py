@@ -44,6 +44,12 @@ def test_a_status_is_read():
     assert error.hint.startswith("needs: create nodes/proxy")
 
 
+def test_whole_objects_are_left_out():
+    message = 'Job.batch "x" is invalid: spec.template: Invalid value: {"labels":{"a":"b: c"}}: field is immutable'
+    error = make_refusal(422, json.dumps({"message": message}), "PATCH /x")
+    assert error.brief.endswith("spec.template: Invalid value: {…}: field is immutable")
+
+
 @pytest.mark.parametrize("body", ["", "null", "[]", '{"message": 1}', "<html>"])
 def test_any_answer_becomes_an_error(body):
     assert make_refusal(500, body, "GET /").status == 500
