@@ -250,7 +250,8 @@ def make_copy(manifest: Mapping[str, Any], container: str, image: str, *, name: 
     copied: dict[str, Any] = copy.deepcopy(dict(manifest))
     for one in copied["spec"]["containers"]:
         if one["name"] == container:
-            one["image"] = image
+            # A node that has another state by this name would go on from that one.
+            one |= {"image": image, "imagePullPolicy": "Always"}
     if name:
         copied["metadata"]["name"] = name
         for label in REPLICA_LABELS:

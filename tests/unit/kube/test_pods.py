@@ -126,6 +126,7 @@ def test_a_copy_of_another_name_is_nobodys_replica(document):
     manifest = strip_pod(parse_pod(document))
     same = make_copy(manifest, "server", "registry/saved:1")
     assert [one["image"] for one in same["spec"]["containers"]] == ["proxy:1", "registry/saved:1"]
+    assert same["spec"]["containers"][1]["imagePullPolicy"] == "Always"
     assert same["metadata"] == manifest["metadata"]
     other = make_copy(manifest, "server", "registry/saved:1", name="other")
     assert other["metadata"] == {"name": "other", "namespace": "shop", "labels": {"app": "server"}}
