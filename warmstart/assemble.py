@@ -11,7 +11,6 @@ from pathlib import Path
 from signal import Signals
 
 from warmstart import __version__
-from warmstart.core.cpu import read_features
 from warmstart.dump.allocators import choose_none, choose_safe
 from warmstart.dump.archive import Archive, extract_archive
 from warmstart.dump.cgroups import free_cgroups
@@ -92,13 +91,13 @@ def describe(work: Work, engine: LocalEngine, warm: Warm, dump: Dump) -> Provena
     )
 
 
-def annotate(base: Base, provenance: Provenance) -> dict[str, str]:
+def annotate(base: Base, warm: Warm, provenance: Provenance) -> dict[str, str]:
     """The annotations of an image, whoever restores it."""
     return {
         CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
         BASE_NAME: base.source.label,
         BASE_DIGEST: base.digest,
-        PREFIX + CPU: " ".join(read_features()),
+        PREFIX + CPU: " ".join(warm.cpu_features),
         **write_provenance(provenance),
     }
 
@@ -128,7 +127,7 @@ def make_layout(
     """
     layout, addition, store = (work.workspace / name for name in ("layout", "addition", "buildah"))
     container = work.recipe.container
-    annotations = {CHECKPOINT_NAME: work.recipe.name, **annotate(base, provenance)}
+    annotations = {CHECKPOINT_NAME: work.recipe.name, **annotate(base, dumped.warm, provenance)}
     with work.steps.step("image"):
         prepare_checkpoint(archive, str(parse_reference(work.recipe.image_name)))
         if not dumped.has_tmp and container.security_context.read_only_root_filesystem:

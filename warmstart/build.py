@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from warmstart.assemble import annotate, describe, edit_dump, edit_launched, make_layout, pack_launched, read_archive
+from warmstart.core.cpu import read_features
 from warmstart.core.errors import AppError
 from warmstart.core.steps import Steps
 from warmstart.core.undo import undoing
@@ -111,7 +112,9 @@ def make_self_restoring(work: Work, engine: LocalEngine, base: Base) -> Made:
     provenance = describe(work, engine, launched.warm, dump)
     with work.steps.step("image"):
         layers = pack_launched(launched, dump, layout)
-        add_layers(base.layout, layout, layers, launched.run, annotate(base, provenance), work.recipe.labels)
+        add_layers(
+            base.layout, layout, layers, launched.run, annotate(base, launched.warm, provenance), work.recipe.labels
+        )
     if Restorer.RUNTIME in work.recipe.restore:
         add_checkpoint(work, engine, base, launched, layers, provenance)
     return Made(layout, launched.warm, dump, provenance)
@@ -263,7 +266,7 @@ def warm_up(work: Work, engine: LocalEngine, running: CriContainer | LaunchedCon
     with steps.step("preflight"):
         check_before_dump(work, engine, running)
         identity = read_identity(engine.cri.proc, running.pid)
-        return Warm(identity, cold_s, read_programs(engine.cri.proc, running.pid))
+        return Warm(identity, cold_s, read_programs(engine.cri.proc, running.pid), read_features())
 
 
 def check_user(engine: LocalEngine, running: CriContainer | LaunchedContainer, container: Container) -> None:

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field, replace
 from warmstart import __version__
 from warmstart.assemble import edit_dump, make_layout, read_archive
 from warmstart.build import fetch_base, find_source, publish, see_it_restore
-from warmstart.checkpoint import CLOSING_S, CheckpointOptions, Taken, take_checkpoint
+from warmstart.checkpoint import CLOSING_S, CheckpointOptions, Taken, take_with
+from warmstart.core.cpu import find_features
 from warmstart.core.errors import PreflightError, RecipeError
 from warmstart.core.steps import Steps
 from warmstart.core.workspace import open_workspace
-from warmstart.dump.archive import Archive
+from warmstart.dump.archive import DUMP_LOG, Archive
 from warmstart.dump.contents import Socket, TcpState, read_sockets
+from warmstart.dump.criu_log import find_version
 from warmstart.dump.identity import find_identity
 from warmstart.engine.kubernetes import make_build_pod, start_pod
 from warmstart.image.annotations import Provenance
@@ -28,6 +30,7 @@ from warmstart.image.executables import find_programs
 from warmstart.image.layout import find_partials, read_image
 from warmstart.image.reference import Transport, parse_reference
 from warmstart.kube.client import Cluster
+from warmstart.kube.helper import open_helper
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.match import Build
 from warmstart.measure import find_limit_s
@@ -42,6 +45,21 @@ from warmstart.warmup import run_steps
 from warmstart.work import Options, Work
 
 _CONNECTED = frozenset(TcpState) - {TcpState.CLOSE, TcpState.LISTEN}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What comes of the pod of a build.
+
+    Attributes:
+        taken: its checkpoint.
+        cold_s: seconds until it was ready, as coarse as the period of its probe.
+        cpu_features: of its node; see `Warm`.
+    """
+
+    taken: Taken
+    cold_s: float
+    cpu_features: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -86,12 +104,12 @@ def build_in_cluster(recipe: Recipe, options: Options, place: Place, steps: Step
 
 def make_restored(work: Work, place: Place, base: Base) -> Made:
     """Make an image that the runtime restores."""
-    taken, cold_s = run_and_checkpoint(work, place, base)
-    archive = read_archive(work, taken.archive)
-    warm = learn(work, archive, base, cold_s)
-    dumped = Dumped(taken.archive, warm, has_tmp=False)
+    ran = run_and_checkpoint(work, place, base)
+    archive = read_archive(work, ran.taken.archive)
+    warm = learn(work, archive, base, ran)
+    dumped = Dumped(ran.taken.archive, warm, has_tmp=False)
     dump = edit_dump(work, dumped, archive)
-    provenance = describe(work, place.cluster, taken, warm, dump)
+    provenance = describe(work, place.cluster, ran.taken.pod.node, archive, warm, dump)
     return Made(make_layout(work, dumped, archive, dump, base, provenance), warm, dump, provenance)
 
 
@@ -108,11 +126,8 @@ def check_recipe(recipe: Recipe, kind: Transport) -> None:
         raise RecipeError("a build on a cluster makes images that the runtime restores", hint="restore: [runtime]")
 
 
-def run_and_checkpoint(work: Work, place: Place, base: Base) -> tuple[Taken, float]:
-    """Run the pod, bring it to the state it is to be restored in, and fetch its checkpoint; and what its start took.
-
-    That is in seconds, and as coarse as the period of its probe.
-    """
+def run_and_checkpoint(work: Work, place: Place, base: Base) -> Ran:
+    """Run the pod, bring it to the state it is to be restored in, and fetch its checkpoint."""
     recipe, steps = work.recipe, work.steps
     manifest = make_build_pod(find_pod_spec(recipe, base), recipe.name, place.cluster.namespace)
     with contextlib.ExitStack() as pod:
@@ -127,7 +142,10 @@ def run_and_checkpoint(work: Work, place: Place, base: Base) -> tuple[Taken, flo
         time.sleep(CLOSING_S)
         how = replace(place.checkpoint, timeout_s=work.options.checkpoint_timeout_s)
         container, archive = running.pod.find_container(running.name), work.workspace / "checkpoint.tar"
-        return take_checkpoint(place.cluster, running.pod, container, archive, how, steps), cold_s
+        with steps.step("helper"):
+            helper = pod.enter_context(open_helper(place.cluster, running.pod.node, how.errand, writable=not how.keep))
+            cpu_features = find_features(helper.read_cpuinfo())
+        return Ran(take_with(helper, running.pod, container, archive, how, steps), cold_s, cpu_features)
 
 
 def find_pod_spec(recipe: Recipe, base: Base) -> Block:
@@ -137,7 +155,7 @@ def find_pod_spec(recipe: Recipe, base: Base) -> Block:
     return make_pod_spec(Build(recipe.name, str(pinned), json.loads(recipe.document)["container"]))
 
 
-def learn(work: Work, archive: Archive, base: Base, cold_s: float) -> Warm:
+def learn(work: Work, archive: Archive, base: Base, ran: Ran) -> Warm:
     """Find in the dump and the image what could not be looked at while the container ran.
 
     Raises:
@@ -149,7 +167,8 @@ def learn(work: Work, archive: Archive, base: Base, cold_s: float) -> Warm:
             details = [f"{one.source} to {one.destination}" for one in connected]
             brief = f"{len(connected)} connections were open at the checkpoint"
             raise PreflightError(brief, details=details, hint="close them before, or say `tcp: close` in the recipe")
-        return Warm(find_identity(archive.checkpoint_dir), cold_s, find_programs(archive, base.layout))
+        identity, programs = find_identity(archive.checkpoint_dir), find_programs(archive, base.layout)
+        return Warm(identity, ran.cold_s, programs, ran.cpu_features)
 
 
 def is_connected(one: Socket) -> bool:
@@ -157,12 +176,13 @@ def is_connected(one: Socket) -> bool:
     return one.kind == socket.SOCK_STREAM and one.state in _CONNECTED
 
 
-def describe(work: Work, cluster: Cluster, taken: Taken, warm: Warm, dump: Dump) -> Provenance:
+def describe(work: Work, cluster: Cluster, node_name: str, archive: Archive, warm: Warm, dump: Dump) -> Provenance:
     """What the image is to say of how it was made."""
-    node = cluster.request("GET", f"/api/v1/nodes/{taken.pod.node}")["status"]["nodeInfo"]
+    node = cluster.request("GET", f"/api/v1/nodes/{node_name}")["status"]["nodeInfo"]
+    log = archive.find(DUMP_LOG)
     return Provenance(
         version=__version__,
-        criu="that of the node",
+        criu=(log and find_version(log.read_text(errors="replace"))) or "that of the node",
         runtime=node["containerRuntimeVersion"].replace("://", " "),
         kernel=node["kernelVersion"],
         architecture=node["architecture"],

@@ -41,11 +41,13 @@ class Warm:
         identity: of its process; see `warmstart.dump.identity`.
         cold_s: seconds from the request to create the container until its probe first succeeded.
         programs: what its processes execute.
+        cpu_features: those of `warmstart.core.cpu.FEATURES` that the processor it runs on has.
     """
 
     identity: str
     cold_s: float
     programs: Programs
+    cpu_features: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 
 import pytest
+from ruamel.yaml import YAML
 from support.builds import STATE, write_recipe
 from support.cluster_user import list_checkpoints, wait_until
 
@@ -45,6 +48,7 @@ def test_an_image_is_built_and_restores_in_the_cluster(build, user, cluster):
     built = done.result
     assert len(built["restores"]) == 2
     assert built["provenance"]["runtime"] == "cri-o 1.36.3"
+    assert re.fullmatch(r"4\.\d+(\.\d+)?", built["provenance"]["criu"])
     assert built["edits"]["dumpedBytes"] > 32 << 20
     cluster.apply(
         {
@@ -62,6 +66,35 @@ def test_an_image_is_built_and_restores_in_the_cluster(build, user, cluster):
         assert user.read_state("warm")["requests"] > WARMUPS
     finally:
         cluster.kubectl("delete", "pod", "warm", "--grace-period=1")
+
+
+@pytest.fixture
+def other_processor(cluster):
+    """Nodes with another processor than this machine's, as far as helpers see.
+
+    Not the container of the build: the mount that shows it would be one of its checkpoint.
+    """
+    with contextlib.ExitStack() as undo:
+        for node in cluster.nodes:
+            cpuinfo, runc = node.session.workspace / "cpuinfo", node.session.root / "usr/bin/runc"
+            cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu amx_tile sha_ni\n")
+            mount = f'{{"destination":"/proc/cpuinfo","type":"bind","source":"{cpuinfo}","options":["bind","ro"]}}'
+            script = runc.read_text()
+            undo.callback(runc.write_text, script)
+            edit = f"""sed -i -z -e '/checkpoints/s#{{[[:space:]]*"destination": *"/proc",[^}}]*}}#&,{mount}#' -e """
+            runc.write_text(script.replace("sed -i ", edit))
+        yield
+
+
+def test_nodes_are_held_to_the_processor_of_the_builds_node(build, user, cluster, other_processor):
+    image = build("--json").result["image"]
+    line = ["deploy", image, "--match-cpu", "--plain-http", cluster.registry]
+    deployment = next(YAML(typ="safe").load_all(user.call(*line).out))
+    assert deployment["spec"]["template"]["spec"]["nodeSelector"] == {
+        "kubernetes.io/arch": "amd64",
+        "feature.node.kubernetes.io/cpu-cpuid.AMXTILE": "true",
+        "feature.node.kubernetes.io/cpu-cpuid.SHA": "true",
+    }
 
 
 def test_memory_is_mapped_where_the_recipe_says_so(build):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")
 #: Features, as /proc/cpuinfo and as Node Feature Discovery name them: those that it makes labels of by default
 #: (`attributeBlacklist` in its documentation; the names are those of github.com/klauspost/cpuid).
 FEATURES = {
@@ -36,9 +37,14 @@ FEATURES = {
 }
 
 
-def read_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+def read_features() -> tuple[str, ...]:
     """Those of FEATURES that this machine's processor has, in order."""
-    for line in cpuinfo.read_text().splitlines():
+    return find_features(CPUINFO.read_text())
+
+
+def find_features(cpuinfo: str) -> tuple[str, ...]:
+    """The same of a machine that has this as its /proc/cpuinfo."""
+    for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "flags":
             return tuple(sorted(FEATURES.keys() & set(value.split())))

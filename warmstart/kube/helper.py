@@ -69,6 +69,12 @@ class Helper:
         """
         self._run(["cat", self._find(path)], write, timeout_s)
 
+    def read_cpuinfo(self) -> str:
+        """The node's /proc/cpuinfo."""
+        pieces: list[bytes] = []
+        self._run(["cat", "/proc/cpuinfo"], pieces.append)
+        return b"".join(pieces).decode(errors="replace")
+
     def remove(self, path: str) -> None:
         """Remove an archive from the node."""
         self._run(["rm", self._find(path)], lambda _: None)

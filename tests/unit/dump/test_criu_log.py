@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warmstart.dump.criu_log import find_errors
+from warmstart.dump.criu_log import find_errors, find_version
 
 # CRIU 4.2.1, a dump that failed.
 DUMP = """\
@@ -64,3 +64,8 @@ def test_there_may_be_none(log):
 def test_a_hostile_log_costs_no_more_than_its_length():
     line = "(00.000001) Error (criu/a.c:1): " + "x" * 200 + " " * 1000 + "y\n"
     assert len(find_errors(line * 5000)) == 1
+
+
+@pytest.mark.parametrize(("log", "version"), [(DUMP, "4.2.1"), (RESTORE, None), ("Version: 4.2.1", None)])
+def test_a_log_says_which_version_wrote_it(log, version):
+    assert find_version(log) == version
