@@ -1,6 +1,6 @@
 """A build whose container runs in a cluster: there it is warmed up and checkpointed; the rest is as with any build.
 
-Nothing of the node can be looked at. What a build on this machine learns from the running processes is read from
+Processes on the node cannot be looked at. What a build on this machine learns from them while they run is read from
 their dump, and from the layers of their image, afterwards.
 """
 
@@ -122,6 +122,8 @@ def check_recipe(recipe: Recipe, kind: Transport) -> None:
     if kind is not Transport.REGISTRY:
         hint = "push it to a registry that the cluster can pull from"
         raise RecipeError(f"container.image {recipe.container.image} is not in a registry", hint=hint)
+    # An image that restores itself also has the files that the application changed, which here are only had with a
+    # checkpoint. Of an application below the launcher there is none: CRIU says "Can't dump nested time namespace".
     if recipe.restore != (Restorer.RUNTIME,):
         raise RecipeError("a build on a cluster makes images that the runtime restores", hint="restore: [runtime]")
 
