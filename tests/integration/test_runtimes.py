@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 from support.builds import build, get, read_state, write_recipe
@@ -31,7 +33,7 @@ def test_an_image_restores_under_the_other_one_too(builder, base_archive, cache,
 
     container = load_recipe(recipe).container
     with open_node() as session:
-        layout = (tmp_path / "out").rename(session.workspace / "layout")
+        layout = Path(shutil.move(tmp_path / "out", session.workspace / "layout"))
         with start_engine(session, "other", subnet=SUBNET, runtime="crun") as engine:
             engine.import_image(layout, IMAGE)
             with engine.cri.start(container, IMAGE, "pod") as running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from warmstart.inspection import inspect_target
 from warmstart.node.session import Session
 from warmstart.publish import Output
 from warmstart.recipe.load import load_recipe
-from warmstart.recipe.model import Container, Restorer
+from warmstart.recipe.model import Container, Resources, Restorer
 from warmstart.verify import read_launcher_ms
 from warmstart.work import Options
 
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.node
 
 SUBNET = "10.78.0.0/24"
 IMAGE = "localhost/tests/self:1"
+LESS_BYTES = 32 << 20
 FILLED = {"env": [{"name": "FILL_MB", "value": "8"}]}
 RESTRICTED = {
     "runAsUser": 1000,
@@ -50,9 +52,8 @@ def make(base_archive, cache, tmp_path) -> Callable[..., tuple[Path, Container]]
             IMAGE,
             settings,
             restore=list(restore),
-            memory={"mapped": "all"},
             warmup=[{"httpGet": {"path": "/state", "port": 8080}, "repeat": 3}],
-            **more,
+            **{"memory": {"mapped": "all"}, **more},
         )
         built, _ = build(recipe, Options(cache, Output(Transport.OCI, tmp_path / "out")))
         seen = [(each.restorer, each.launcher_ms is not None) for each in built.restores]
@@ -72,14 +73,15 @@ def start(open_node) -> Callable[..., AbstractContextManager[CriContainer]]:
             yield from run(session, layout, container, restore)
 
     def run(session: Session, layout: Path, container: Container, restore: bool) -> Iterator[CriContainer]:
-        place = layout.rename(session.workspace / "layout")
+        # Another file system, where /tmp is in memory.
+        place = Path(shutil.move(layout, session.workspace / "layout"))
         try:
             with start_engine(session, "node", subnet=SUBNET, restore=restore) as engine:
                 engine.import_image(place, IMAGE)
                 with engine.cri.start(container, IMAGE, "pod") as running:
                     yield running
         finally:
-            place.rename(layout)
+            shutil.move(place, layout)
 
     return start_one
 
@@ -129,6 +131,16 @@ def test_a_pod_of_another_user_starts_cold(make, start):
         while (reason := read_cold_reason(running)) is None:
             pass
         assert "uid is 1002, the checkpoint was made as 1000" in reason
+
+
+def test_a_pod_with_less_memory_than_was_dumped_starts_cold(make, start):
+    filled = {"env": [{"name": "FILL_MB", "value": "64"}]}
+    layout, container = make("self", container=filled, memory={"mapped": "none"})
+    less = replace(container, env=(("FILL_MB", "1"),), resources=Resources(memory_limit_bytes=LESS_BYTES))
+    with start(layout, less) as running:
+        while (reason := read_cold_reason(running)) is None:
+            pass
+        assert f"the memory limit is {LESS_BYTES} bytes, the checkpoint has " in reason
 
 
 def test_the_launcher_is_the_same_layer_of_all_images(make):
