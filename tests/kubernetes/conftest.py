@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,3 +70,9 @@ def user(cluster, cache, base_image) -> User:
     with open_workspace("test") as workspace, enter(ensure_tree(cache, print), workspace) as session:
         helper = make_helper_image(cluster, session)
     return User(cluster, cache, base_image, helper)
+
+
+@pytest.fixture(scope="session")
+def virtual_path() -> str:
+    """A PATH that begins where this Python's programs are, warmstart among them."""
+    return f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from support.go_tools import TEKTON, ensure_go_tool
 
 from warmstart import __version__, cli
 
@@ -172,6 +173,19 @@ def test_the_task_builds(run, tmp_path: Path) -> None:
     assert (tmp_path / "digest").read_text() == RESULT["digest"]
 
 
+@pytest.mark.node
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(os.geteuid() != 0, reason="what compiles it needs root")
+@pytest.mark.parametrize(("change", "code"), [(("", ""), 0), (("(params.recipe)", "(params.unknown)"), 1)])
+def test_tekton_takes_the_task(change: tuple[str, str], code: int) -> None:
+    program = ensure_go_tool(Path(os.environ.get("WARMSTART_CACHE") or cli.default_cache()), TEKTON, print)
+    task = json.dumps(load("ci/tekton/task.yaml")).replace(*change)
+
+    done = subprocess.run([program], input=task, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+
+
 # Krew
 
 
@@ -217,6 +231,6 @@ def test_kubectl_finds_the_plugin_of_the_package(monkeypatch, capsys) -> None:
 
 def test_all_name_the_same_version() -> None:
     files = ["ci/github/action.yml", "ci/github/workflow.yml", "ci/gitlab/warmstart.yml", "ci/tekton/task.yaml"]
-    for file in (*files, "ci/image/Containerfile", "ci/krew/warmstart.yaml"):
+    for file in (*files, "ci/helm/plugin.yaml", "ci/image/Containerfile", "ci/krew/warmstart.yaml"):
         named = set(re.findall(r"(?:@v|: v|ref: v|warmstart:|version: )(\d+\.\d+\.\d+)", (TOP / file).read_text()))
         assert named == {__version__}, file

@@ -31,7 +31,7 @@ OPTION = re.compile(r"(--[a-z-]+|-[a-z])(?:[= ].*)?")
 CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 # Options that are named on their own, and are those of other programs.
-FOREIGN_OPTIONS = {"--privileged", "--loop"}
+FOREIGN_OPTIONS = {"--privileged", "--loop", "--post-renderer-args"}
 # Pages that speak of other programs' options: of what runs in the containers, and of the launcher.
 OTHER_PROGRAMS = ("examples/", "recipes/", "launcher/")
 

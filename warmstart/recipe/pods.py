@@ -79,13 +79,16 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
 
     Args:
         found: all of a file.
-        wanted: its name, OBJECT/NAME or KIND/OBJECT/NAME; None where there is only one.
+        wanted: its name, OBJECT/NAME or KIND/OBJECT/NAME; None where there is only one, but for the hooks of a chart.
         name: of the file, for messages.
 
     Raises:
         RecipeError: there is no such container, or several may be meant.
     """
-    matches = [one for one in found if wanted is None or wanted in _list_names(one)]
+    if wanted is None:
+        matches = [one for one in found if not _is_hook(one)] or list(found)
+    else:
+        matches = [one for one in found if wanted in _list_names(one)]
     if len(matches) == 1:
         return matches[0]
     short, long = ([_list_names(one)[i] for one in matches or found] for i in (1, 2))
@@ -96,6 +99,11 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
         raise RecipeError(f"{name} has no container named {shown(str(wanted))}; its containers are:", details=names)
     hint = "Say which: --container"
     raise RecipeError(f"{name} has {len(matches)} containers to choose from:", details=names, hint=hint)
+
+
+def _is_hook(one: PodContainer) -> bool:
+    """Whether Helm runs it beside a release, such as the test that each new chart has (helm.sh/docs, Chart Hooks)."""
+    return "helm.sh/hook" in mapping_at(one.manifest, "metadata", "annotations")
 
 
 def _list_names(one: PodContainer) -> tuple[str, str, str]:

@@ -199,6 +199,21 @@ def test_objects_of_one_name_are_told_apart_by_their_kinds() -> None:
     assert job["spec"]["template"]["spec"]["containers"][0]["image"] == BUILD.image
 
 
+def test_the_hooks_of_a_chart_are_not_meant_unless_they_are_named() -> None:
+    hook = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: shop-test, annotations: {helm.sh/hook: test}}
+spec: {containers: [{name: wget, image: busybox}]}
+"""
+    shop = "apiVersion: v1\nkind: Pod\nmetadata: {name: shop}\nspec: {containers: [{name: shop, image: x}]}\n"
+    images = {None: [BUILD.image, "busybox"], "wget": ["x", BUILD.image]}
+
+    for container, expected in images.items():
+        pods = loaded(patched(f"{shop}---\n{hook}", container).text)
+        assert [pod["spec"]["containers"][0]["image"] for pod in pods] == expected
+
+
 @pytest.mark.parametrize(
     ("text", "container", "message"),
     [

@@ -1,0 +1,98 @@
+"""Programs of others that warmstart is used with, compiled from their Go modules once and kept in the cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from warmstart.core.workspace import open_workspace
+from warmstart.node.making import (
+    SUITE,
+    Progress,
+    as_host_error,
+    bootstrap,
+    key_of,
+    made_beside,
+    require_makers,
+    sole_maker,
+)
+from warmstart.node.session import enter
+
+PACKAGES = ("ca-certificates", "golang-go")
+COMPILE_S = 1800.0
+SCRIPT = """\
+set -eu
+export GOPATH=$PWD/go GOCACHE=$PWD/cache GOTOOLCHAIN=local GOFLAGS=-modcacherw CGO_ENABLED=0
+mkdir sources && cd sources
+{get}
+go build -trimpath -ldflags '-s -w' -o ../program {package}
+"""
+# A module that says nothing of `replace` can be a requirement of an empty one.
+GET = "go mod init tests && go get {package}@{version}"
+GET_SOURCE = "cp ../main.go . && go mod init tests && go get {module}@{version}"
+
+
+@dataclass(frozen=True)
+class GoTool:
+    """A program: of a package of others, or of a source of ours that uses their module.
+
+    Attributes:
+        name: of the program.
+        package: the package of the program; the module where `source` is given.
+        version: of its module.
+        source: the text of main.go.
+    """
+
+    name: str
+    package: str
+    version: str
+    source: str = ""
+
+    @property
+    def script(self) -> str:
+        """What compiles it."""
+        if self.source:
+            return SCRIPT.format(get=GET_SOURCE.format(module=self.package, version=self.version), package=".")
+        return SCRIPT.format(get=GET.format(package=self.package, version=self.version), package=self.package)
+
+
+HELM = GoTool("helm", "helm.sh/helm/v4/cmd/helm", "v4.3.1")
+KREW = GoTool("kubectl-krew", "sigs.k8s.io/krew/cmd/krew", "v0.4.3")
+TEKTON = GoTool(
+    "tekton-validate",
+    "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1",
+    "v1.6.0",
+    Path(__file__).with_name("tekton_validate.go").read_text(),
+)
+
+
+def ensure_go_tool(cache: Path, tool: GoTool, progress: Progress) -> Path:
+    """The program, made now if it is not in the cache yet (a few minutes).
+
+    Raises:
+        HostError: not root, or a package or module could not be had.
+    """
+    key = key_of(asdict(tool), tool.script, PACKAGES, SUITE, os.uname().machine)
+    program = cache / "programs" / f"{tool.name}-{key}" / tool.name
+    if not program.exists():
+        require_makers()
+        with sole_maker(cache, progress):
+            if not program.exists():
+                with made_beside(program.parent) as new:
+                    _compile(tool, new, progress)
+    return program
+
+
+def _compile(tool: GoTool, into: Path, progress: Progress) -> None:
+    with open_workspace("go") as workspace:
+        bootstrap(workspace / "compiler", SUITE, PACKAGES, progress)
+        inner = workspace / "compile"
+        inner.mkdir()
+        (inner / "main.go").write_text(tool.source)
+        progress(f"tests: compiling {tool.name} {tool.version}")
+        hint = "the Go module proxy must be reachable; GOPROXY and https_proxy are heeded"
+        with enter(workspace / "compiler", inner) as session, as_host_error(f"compile {tool.name}", hint):
+            session.run(["sh", "-c", tool.script], cwd=str(inner), timeout_s=COMPILE_S, host_network=True)
+        shutil.copy2(inner / "program", into / tool.name)
