@@ -11,7 +11,7 @@ IMAGE_CACHE ?= $(or $(WARMSTART_CACHE),$(HOME)/.cache/warmstart)/images
 BUILD_IMAGES = $(WARMSTART) -v node run --bind $(IMAGE_CACHE) -- \
 	env IMAGE_CACHE=$(IMAGE_CACHE) recipes/build-image.sh
 
-.PHONY: help demo test lint unit integration kubernetes slow bench launcher cluster images tools clean
+.PHONY: help demo test lint unit integration kubernetes vm slow bench launcher cluster images tools clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,9 +39,12 @@ integration: $(VENV)/ready tools images ## Tests of the whole, and of the launch
 kubernetes: $(VENV)/ready tools ## Tests on a Kubernetes cluster (once, Kubernetes is compiled: some minutes)
 	$(BIN)/pytest tests/kubernetes -m "not slow"
 
+vm: $(VENV)/ready tools ## What a user does on Debian 12 and 13, in virtual machines (minutes; many where KVM does not run)
+	$(BIN)/pytest tests/vm
+
 slow: $(VENV)/ready tools images ## Soak tests, container runtimes, real applications
 	$(BUILD_IMAGES) $(wildcard tests/runtimes/images/*)
-	$(BIN)/pytest tests -m slow
+	$(BIN)/pytest tests -m slow --ignore=tests/vm
 
 bench: $(VENV)/ready tools images ## What restoring gains, measured here (half an hour, on a quiet machine)
 	$(BIN)/python benchmarks/run.py

@@ -1,0 +1,70 @@
+"""What a user does, on machines as users have them: a distribution's kernel, systemd, cgroup v2 alone.
+
+Where KVM does not run, the machine's processor is emulated: it takes minutes instead of seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.base_image import make_base_archive
+from support.builds import build, write_recipe
+from support.vm import run_in_vm
+
+from warmstart.cli import default_cache
+from warmstart.core.steps import Silent, Steps
+from warmstart.core.workspace import open_workspace
+from warmstart.image.reference import Transport, parse_source
+from warmstart.node.session import enter
+from warmstart.node.tree import ensure_tree
+from warmstart.publish import Output
+from warmstart.verify import verify_source
+from warmstart.work import Options
+
+pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(3600)]
+
+IMAGE = "localhost/tests/crossed:1"
+# An emulated processor has no AVX-512, for which the C library looks.
+OLDER = {"name": "GLIBC_TUNABLES", "value": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX512DQ,-AVX512CD"}
+LIMITS = {"limits": {"memory": "64Mi", "cpu": "500m"}}
+SCRIPT = """\
+set -eu
+before=$(cat /sys/fs/cgroup/cgroup.subtree_control)
+uname -r
+python3 -m warmstart doctor
+python3 -m warmstart verify oci:/srv/layout
+python3 -m warmstart build /srv/recipe.yaml --output oci:/var/tmp/built
+tar -cf /dev/vdc -C /var/tmp built
+python3 -m pytest -q -p no:cacheprovider tests/unit/node/test_cgroup.py tests/integration/test_self_restore.py \\
+    -k 'cgroup or less_memory or one_image'
+[ "$before" = "$(cat /sys/fs/cgroup/cgroup.subtree_control)" ]
+[ -z "$(find /sys/fs/cgroup -name 'warmstart*')" ]
+"""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ws-test-", dir="/var/tmp") as directory:
+        yield Path(directory)
+
+
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_a_debian_builds_and_restores_and_images_cross(suite, place):
+    if os.geteuid() != 0:
+        pytest.skip("needs root to make a virtual machine")
+    cache = Path(os.environ.get("WARMSTART_CACHE") or default_cache())
+    container = {"env": [OLDER], "resources": LIMITS}
+    with open_workspace("test") as workspace, enter(ensure_tree(cache, print), workspace) as session:
+        make_base_archive(session, place / "base.tar")
+    here = write_recipe(place / "recipe.yaml", place / "base.tar", IMAGE, container)
+    build(here, Options(cache, Output(Transport.OCI, place / "layout")))
+    there = write_recipe(place / "there.yaml", Path("/srv/base.tar"), IMAGE, container)
+    files = {"recipe.yaml": there, "base.tar": place / "base.tar", "layout": place / "layout"}
+    console = run_in_vm(cache, suite, SCRIPT, files, place, print)
+    print(console)
+    assert "ended with status 0" in console
+    verify_source(parse_source(f"oci:{place}/built"), cache, (), None, Steps(Silent()))
