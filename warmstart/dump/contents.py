@@ -204,6 +204,11 @@ class Socket:
     source: Endpoint
     destination: Endpoint
 
+    @property
+    def is_tcp(self) -> bool:
+        """Whether it is TCP's, and not MPTCP's."""
+        return self.kind == socket.SOCK_STREAM and self.protocol == socket.IPPROTO_TCP
+
 
 def read_inventory(directory: Path) -> Inventory:
     """Read what the dump says of itself.

@@ -45,8 +45,8 @@ def find_listeners(directory: Path) -> tuple[Listener, ...]:
         if file.type != FileType.INET_SOCKET:
             continue
         one = as_socket(path, entry, file.isk)
-        is_tcp = one.kind == socket.SOCK_STREAM and one.protocol == socket.IPPROTO_TCP
-        if is_tcp and one.state == TcpState.LISTEN and one.source.address.is_unspecified and not _is_tied(file.isk):
+        listens = one.is_tcp and one.state == TcpState.LISTEN
+        if listens and one.source.address.is_unspecified and not _is_tied(file.isk):
             found.append(Listener(_find_network(file.isk), one.source.port, file.isk.backlog, one.inode))
     return tuple(found)
 

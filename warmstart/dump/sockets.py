@@ -12,7 +12,6 @@ refuses to write. What was in its queues is lost.
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +83,7 @@ def _forget_owner(file: Any) -> bool:
 
 
 def _is_connection(found: Socket) -> bool:
-    is_tcp = found.kind == socket.SOCK_STREAM and found.protocol == socket.IPPROTO_TCP
-    return is_tcp and found.destination.port != 0
+    return found.is_tcp and found.destination.port != 0
 
 
 def _make_plain(message: Any) -> None:
