@@ -8,16 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.making import (
-    SUITE,
-    Progress,
-    as_host_error,
-    bootstrap,
-    key_of,
-    made_beside,
-    require_makers,
-    sole_maker,
-)
+from warmstart.node.making import SUITE, Progress, as_host_error, bootstrap, key_of, make_once
 from warmstart.node.session import enter
 
 PACKAGES = ("ca-certificates", "golang-go")
@@ -75,14 +66,9 @@ def ensure_go_tool(cache: Path, tool: GoTool, progress: Progress) -> Path:
         HostError: not root, or a package or module could not be had.
     """
     key = key_of(asdict(tool), tool.script, PACKAGES, SUITE, os.uname().machine)
-    program = cache / "programs" / f"{tool.name}-{key}" / tool.name
-    if not program.exists():
-        require_makers()
-        with sole_maker(cache, progress):
-            if not program.exists():
-                with made_beside(program.parent) as new:
-                    _compile(tool, new, progress)
-    return program
+    directory = cache / "programs" / f"{tool.name}-{key}"
+    make_once(directory, cache, lambda new: _compile(tool, new, progress), progress)
+    return directory / tool.name
 
 
 def _compile(tool: GoTool, into: Path, progress: Progress) -> None:

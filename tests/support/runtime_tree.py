@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from warmstart.node.making import SUITE, Progress, bootstrap, key_of, made_beside, sole_maker
+from warmstart.node.making import SUITE, Progress, bootstrap, key_of, make_once
 
 PACKAGES = (
     "buildah",
@@ -29,11 +29,11 @@ def ensure_runtime_tree(cache: Path, progress: Progress) -> Path:
     Raises:
         HostError: not root, or the packages could not be had.
     """
+
+    def make(new: Path) -> None:
+        progress(f"tests: runtimes from Debian {SUITE}")
+        bootstrap(new, SUITE, PACKAGES, progress)
+
     tree = cache / "test-trees" / key_of(PACKAGES, SUITE)
-    if not tree.is_dir():
-        with sole_maker(cache, progress):
-            if not tree.is_dir():
-                with made_beside(tree) as new:
-                    progress(f"tests: runtimes from Debian {SUITE}")
-                    bootstrap(new, SUITE, PACKAGES, progress)
+    make_once(tree, cache, make, progress)
     return tree

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
 from warmstart.node.launcher import ensure_launcher
-from warmstart.node.making import Progress, bootstrap, key_of, made_beside, require_makers, sole_maker
+from warmstart.node.making import Progress, bootstrap, key_of, make_once
 from warmstart.node.session import CA_BUNDLE, enter
 from warmstart.node.tree import ensure_tree
 
@@ -89,7 +89,6 @@ def run_in_vm(cache: Path, suite: str, script: str, files: dict[str, Path], resu
         result: where the machine's tar is unpacked.
         progress: called with a line whenever something new begins.
     """
-    require_makers()
     qemu, root = _ensure(cache, QEMU_SUITE, progress, qemu=True), _ensure(cache, suite, progress)
     with open_workspace("vm") as run:
         with _stage(cache, run, script, files, progress) as stage:
@@ -140,12 +139,14 @@ def _ensure(cache: Path, suite: str, progress: Progress, *, qemu: bool = False) 
     name, packages = ("qemu", QEMU_PACKAGES) if qemu else ("root", PACKAGES)
     requirements = _find_requirements()
     directory = cache / "vm" / f"{name}-{key_of(suite, packages, [] if qemu else [SERVICE, requirements])}"
-    if not directory.is_dir():
-        with sole_maker(cache, progress), made_beside(directory) as new:
-            if qemu:
-                bootstrap(new, suite, packages, progress)
-            else:
-                _make_root(new, suite, requirements, progress)
+
+    def make(new: Path) -> None:
+        if qemu:
+            bootstrap(new, suite, packages, progress)
+        else:
+            _make_root(new, suite, requirements, progress)
+
+    make_once(directory, cache, make, progress)
     return directory
 
 

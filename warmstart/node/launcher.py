@@ -11,16 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.making import (
-    SUITE,
-    Progress,
-    as_host_error,
-    bootstrap,
-    key_of,
-    made_beside,
-    require_makers,
-    sole_maker,
-)
+from warmstart.node.making import SUITE, Progress, as_host_error, bootstrap, key_of, make_once
 from warmstart.node.session import enter
 
 BUILD_S = 1800.0
@@ -68,11 +59,7 @@ def ensure_launcher(cache: Path, progress: Progress) -> LauncherPrograms:
     """
     sources = find_sources()
     directory = cache / "programs" / f"launcher-{_find_key(sources)}"
-    if not directory.is_dir():
-        require_makers()
-        with sole_maker(cache, progress):
-            if not directory.is_dir():
-                _build(sources, directory, progress)
+    make_once(directory, cache, lambda new: _build(sources, new, progress), progress)
     return LauncherPrograms(directory)
 
 
@@ -82,9 +69,9 @@ def _find_key(sources: Path) -> str:
     return key_of(contents, SUITE, os.uname().machine)
 
 
-def _build(sources: Path, directory: Path, progress: Progress) -> None:
+def _build(sources: Path, new: Path, progress: Progress) -> None:
     packages = (sources / "build-packages").read_text().split()
-    with open_workspace("launcher") as workspace, made_beside(directory) as new:
+    with open_workspace("launcher") as workspace:
         progress("tools: a compiler for the launcher and its CRIU")
         compiler, inner = workspace / "compiler", workspace / "work"
         bootstrap(compiler, SUITE, packages, progress)

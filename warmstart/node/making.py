@@ -70,6 +70,22 @@ def key_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def make_once(target: Path, cache: Path, make: Callable[[Path], object], progress: Progress) -> None:
+    """Have `make` fill a new directory of the cache, which becomes `target`, unless that is there already.
+
+    Raises:
+        HostError: as `require_makers`, or from `make`.
+        OSError: the cache cannot be written to.
+    """
+    if target.is_dir():
+        return
+    require_makers()
+    with sole_maker(cache, progress):
+        if not target.is_dir():
+            with made_beside(target) as new:
+                make(new)
+
+
 @contextlib.contextmanager
 def made_beside(target: Path) -> Iterator[Path]:
     """A new directory that becomes `target` when the block ends well, and is removed otherwise."""

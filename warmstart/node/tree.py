@@ -20,7 +20,7 @@ from warmstart.node.making import (
     bootstrap,
     key_of,
     made_beside,
-    require_makers,
+    make_once,
     sole_maker,
 )
 from warmstart.node.session import enter
@@ -142,18 +142,16 @@ def ensure_tree(cache: Path, progress: Progress) -> Path:
         HostError: not root, mmdebstrap is missing, or a package or module could not be had.
         OSError: the cache cannot be written to.
     """
+
+    def make(new: Path) -> None:
+        programs = _ensure_programs(cache, progress)
+        progress(f"tools: Debian {CONTENTS.suite} packages")
+        bootstrap(new, CONTENTS.suite, CONTENTS.packages, progress)
+        _install_programs(programs, new)
+        _add_pause_image(new)
+
     tree = tree_path(cache)
-    if tree.is_dir():
-        return tree
-    require_makers()
-    with sole_maker(cache, progress):
-        if not tree.is_dir():
-            programs = _ensure_programs(cache, progress)
-            with made_beside(tree) as new:
-                progress(f"tools: Debian {CONTENTS.suite} packages")
-                bootstrap(new, CONTENTS.suite, CONTENTS.packages, progress)
-                _install_programs(programs, new)
-                _add_pause_image(new)
+    make_once(tree, cache, make, progress)
     return tree
 
 

@@ -10,16 +10,7 @@ import shutil
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.making import (
-    SUITE,
-    Progress,
-    as_host_error,
-    bootstrap,
-    key_of,
-    made_beside,
-    require_makers,
-    sole_maker,
-)
+from warmstart.node.making import SUITE, Progress, as_host_error, bootstrap, key_of, make_once
 from warmstart.node.session import enter
 
 SOURCES = Path(__file__).with_name("kubernetes")
@@ -45,14 +36,8 @@ def ensure_kubernetes(cache: Path, progress: Progress) -> Path:
     """
     sources = {path.name: path.read_text() for path in sorted(SOURCES.iterdir())}
     directory = cache / "programs" / f"kubernetes-{key_of(sources, PACKAGES, COMPILE_SCRIPT, os.uname().machine)}"
-    program = directory / "kubernetes"
-    if not program.exists():
-        require_makers()
-        with sole_maker(cache, progress):
-            if not program.exists():
-                with made_beside(directory) as new:
-                    _compile(new, progress)
-    return program
+    make_once(directory, cache, lambda new: _compile(new, progress), progress)
+    return directory / "kubernetes"
 
 
 def _compile(into: Path, progress: Progress) -> None:
