@@ -1,6 +1,5 @@
 #!/bin/sh
-# Builds the launcher and its criu into a directory: `launcher`, `criu`, and `source`, which goes with criu wherever it
-# goes (see criu/build.sh).
+# Builds the launcher into a directory. Its criu is built by criu/build.sh.
 #
 #   build.sh OUTPUT_DIRECTORY
 #
@@ -13,4 +12,3 @@ out=$(cd "$1" && pwd)
 
 musl-gcc -std=gnu11 -D_GNU_SOURCE -Os -Wall -Wextra -Werror -ffunction-sections -fdata-sections -Wl,--gc-sections \
     -static -s -o "$out/launcher" "$here"/src/*.c
-"$here/criu/build.sh" "$out"

@@ -10,8 +10,8 @@ set -eu
 
 version=4.2.1
 here=$(cd "$(dirname "$0")" && pwd)
-out=$1
-mkdir -p "$out/source"
+mkdir -p "$1/source"
+out=$(cd "$1" && pwd)
 
 # A package list of our own: the tree's has no sources, and is not ours to change.
 mkdir -p apt/lists/partial apt/cache/archives/partial

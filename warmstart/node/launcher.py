@@ -1,6 +1,7 @@
 """The launcher of self-restoring images and its CRIU: built once from the sources in `launcher`, and kept by content.
 
-They are compiled in a tree of their own, which is then thrown away, by `launcher/build.sh`.
+Each is compiled by its own script in a Debian tree that is then removed, so that a change to the launcher does not
+compile CRIU again.
 """
 
 from __future__ import annotations
@@ -58,27 +59,46 @@ def ensure_launcher(cache: Path, progress: Progress) -> LauncherPrograms:
         OSError: the cache cannot be written to.
     """
     sources = find_sources()
-    directory = cache / "programs" / f"launcher-{_find_key(sources)}"
-    make_once(directory, cache, lambda new: _build(sources, new, progress), progress)
+    criu = cache / "programs" / f"criu-{_find_key(sources, sources / 'criu')}"
+    build_criu = Build("launcher's CRIU", sources, "criu/build.sh")
+    make_once(criu, cache, lambda new: _build(build_criu, new, progress), progress)
+    directory = cache / "programs" / f"launcher-{_find_key(sources, sources)}"
+    build_launcher = Build("launcher", sources, "build.sh")
+
+    def make(new: Path) -> None:
+        _build(build_launcher, new, progress)
+        shutil.copytree(criu, new, dirs_exist_ok=True)
+
+    make_once(directory, cache, make, progress)
     return LauncherPrograms(directory)
 
 
-def _find_key(sources: Path) -> str:
-    files = sorted(path for path in sources.rglob("*") if path.is_file() and path.suffix != ".md")
-    contents = {str(file.relative_to(sources)): file.read_text() for file in files}
+@dataclass(frozen=True)
+class Build:
+    """A program to compile: the directory of sources, and the script in it that does so."""
+
+    name: str
+    sources: Path
+    script: str
+
+
+def _find_key(sources: Path, part: Path) -> str:
+    """The key of what is built from `part` of the sources, and from the list of packages."""
+    files = sorted(path for path in part.rglob("*") if path.is_file() and path.suffix != ".md")
+    contents = {str(file.relative_to(sources)): file.read_text() for file in [*files, sources / "build-packages"]}
     return key_of(contents, SUITE, os.uname().machine)
 
 
-def _build(sources: Path, new: Path, progress: Progress) -> None:
-    packages = (sources / "build-packages").read_text().split()
+def _build(build: Build, new: Path, progress: Progress) -> None:
+    packages = (build.sources / "build-packages").read_text().split()
     with open_workspace("launcher") as workspace:
-        progress("tools: a compiler for the launcher and its CRIU")
+        progress(f"tools: a compiler for the {build.name}")
         compiler, inner = workspace / "compiler", workspace / "work"
         bootstrap(compiler, SUITE, packages, progress)
         inner.mkdir()
-        shutil.copytree(sources, inner / "launcher")
-        progress("tools: compiling the launcher and its CRIU (some minutes)")
-        with enter(compiler, inner) as session, as_host_error("compile the launcher and its CRIU: the compiler"):
-            script = inner / "launcher" / "build.sh"
+        shutil.copytree(build.sources, inner / "launcher")
+        progress(f"tools: compiling the {build.name} (some minutes)")
+        with enter(compiler, inner) as session, as_host_error(f"compile the {build.name}: the compiler"):
+            script = inner / "launcher" / build.script
             session.run([script, inner / "out"], cwd=str(inner), timeout_s=BUILD_S, host_network=True)
         shutil.copytree(inner / "out", new, dirs_exist_ok=True)

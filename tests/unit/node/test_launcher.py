@@ -27,9 +27,9 @@ class FakeNode:
         if FakeNode.error:
             raise FakeNode.error
         FakeNode.built += 1
-        out = Path(command[-1])
+        script, out = Path(command[0]), Path(command[-1])
         (out / "source").mkdir(parents=True)
-        for name in ("launcher", "criu", "source/criu.tar.xz"):
+        for name in ("criu", "source/criu.tar.xz") if script.parent.name == "criu" else ("launcher",):
             (out / name).write_text(name)
 
 
@@ -60,12 +60,13 @@ def test_they_are_built_once(cache):
     assert (programs.source / "criu.tar.xz").exists()
     assert any("compiling the launcher" in line for line in told)
     assert ensure_launcher(cache, told.append) == programs
-    assert FakeNode.built == 1
+    assert FakeNode.built == 2
 
 
 def test_other_sources_are_other_programs(cache, tmp_path, monkeypatch):
     sources = tmp_path / "sources"
     (sources / "src").mkdir(parents=True)
+    (sources / "criu").mkdir()
     (sources / "build-packages").write_text("gcc\n")
     (sources / "src/main.c").write_text("int main;")
     monkeypatch.setattr(launcher, "find_sources", lambda: sources)
@@ -73,13 +74,18 @@ def test_other_sources_are_other_programs(cache, tmp_path, monkeypatch):
     (sources / "README.md").write_text("a manual changes nothing")
     assert ensure_launcher(cache, print) == first
     (sources / "src/main.c").write_text("int main, other;")
-    assert ensure_launcher(cache, print) != first
+    second = ensure_launcher(cache, print)
+    assert second != first
+    assert FakeNode.built == 3, "CRIU is compiled again only when its own sources change"
+    (sources / "criu/fix.patch").write_text("+ a fix")
+    assert ensure_launcher(cache, print) != second
+    assert FakeNode.built == 5
 
 
 def test_a_compiler_that_fails_is_the_hosts_fault(cache, monkeypatch):
     error = ProgramError(["nsenter"], "failed with exit status 1", returncode=1, stderr="main.c:1: error")
     monkeypatch.setattr(FakeNode, "error", error)
-    with pytest.raises(HostError, match="could not compile the launcher and its CRIU") as caught:
+    with pytest.raises(HostError, match="could not compile the launcher's CRIU") as caught:
         ensure_launcher(cache, print)
     assert caught.value.details == ("main.c:1: error",)
     assert list((cache / "programs").iterdir()) == []
