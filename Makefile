@@ -8,10 +8,13 @@ BIN := $(VENV)/bin
 WARMSTART := $(BIN)/warmstart
 # Outside of the checkout, so that a fresh clone need not make again what has not changed.
 IMAGE_CACHE ?= $(or $(WARMSTART_CACHE),$(HOME)/.cache/warmstart)/images
+# A machine's mirror of Debian may be one that is no longer updated, which is good enough to develop and to try things
+# with. The command by itself insists on a Release file that is still valid.
+export WARMSTART_DEBIAN_EXPIRED ?= 1
 BUILD_IMAGES = $(WARMSTART) -v node run --bind $(IMAGE_CACHE) -- \
 	env IMAGE_CACHE=$(IMAGE_CACHE) recipes/build-image.sh
 
-.PHONY: help demo test lint unit integration kubernetes vm slow bench launcher cluster images tools clean
+.PHONY: help demo test lint unit integration kubernetes vm slow bench launcher cluster images tools lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -63,6 +66,10 @@ images: $(VENV)/ready tools ## The base images of the example and the recipes
 tools: $(VENV)/ready ## The tree of tools, made once and kept in ~/.cache/warmstart
 	@scripts/host-tools.sh
 	$(WARMSTART) -v node setup
+
+lock: tools ## Take the newest Debian packages, and write their versions into warmstart/node/packages.lock; then run the tests
+	$(WARMSTART) -v node update
+	$(BIN)/python scripts/lock_packages.py
 
 $(VENV)/ready: pyproject.toml
 	@scripts/host-tools.sh

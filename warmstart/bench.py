@@ -106,7 +106,7 @@ def open_session(source: Source, options: Options, steps: Steps) -> Iterator[Ses
     """The embedded node, which sees what `source` is read from."""
     with open_workspace("bench", keep_evidence=options.keep) as workspace:
         with steps.step("tools"):
-            tree = ensure_tree(options.cache, steps.note)
+            tree = ensure_tree(options.cache, steps.note, steps.warn)
         with (
             enter(tree, workspace, binds=find_binds(source)) as node,
             connect_network(node, options.network) as session,

@@ -74,7 +74,7 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
     with open_workspace("build", keep_evidence=options.keep) as workspace:
         by_itself = Restorer.SELF in recipe.restore
         with steps.step("tools"):
-            tree = ensure_tree(options.cache, steps.note)
+            tree = ensure_tree(options.cache, steps.note, steps.warn)
             if by_itself:
                 ensure_launcher(options.cache, steps.note)
             host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None

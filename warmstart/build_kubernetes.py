@@ -86,7 +86,7 @@ def build_in_cluster(recipe: Recipe, options: Options, place: Place, steps: Step
     check_recipe(recipe, source.kind)
     with open_workspace("build", keep_evidence=options.keep) as workspace:
         with steps.step("tools"):
-            tree = ensure_tree(options.cache, steps.note)
+            tree = ensure_tree(options.cache, steps.note, steps.warn)
         leftovers = find_partials(options.output.path) if options.output.path else ()
         with (
             enter(tree, workspace, leftovers=leftovers) as node,

@@ -35,11 +35,12 @@ from warmstart.image.reference import parse_source
 from warmstart.inspection import inspect_target
 from warmstart.inspection_report import list_sections, to_document
 from warmstart.kube.client import connect_cluster
-from warmstart.node.doctor import examine_host, require
+from warmstart.node.doctor import examine_host, examine_host_programs, require
 from warmstart.node.keeper import Bind
 from warmstart.node.network import Network
+from warmstart.node.record import list_tools, make_record_document
 from warmstart.node.session import enter
-from warmstart.node.tree import ensure_tree, remove_trees
+from warmstart.node.tree import ensure_tree, read_records, remove_trees, require_tested, update_tree
 from warmstart.publish import REGISTRY, parse_output
 from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
 from warmstart.recipe.load import load_recipe
@@ -300,7 +301,7 @@ def doctor(
         return
     checks = examine_host(shell.cache)
     if runtime_endpoint is not None:
-        checks.append(examine_runtime(runtime_endpoint))
+        checks += [examine_runtime(runtime_endpoint), *examine_host_programs()]
     if as_json:
         shell.print_json([asdict(check) for check in checks])
     else:
@@ -352,13 +353,39 @@ def node() -> None:
 
 
 @node.command()
+@click.option("--locked", is_flag=True, help="Fail if they are not made of the tested versions of Debian's packages.")
 @pass_shell
-def setup(shell: Shell) -> None:
+def setup(shell: Shell, locked: bool) -> None:
     """Make the tree of tools now, instead of at the first build."""
     steps = shell.steps()
     with steps.step("tools"):
-        tree = ensure_tree(shell.cache, steps.note)
+        tree = ensure_tree(shell.cache, steps.note, steps.warn)
+        if locked:
+            require_tested(shell.cache)
     shell.out.out(str(tree))
+
+
+@node.command()
+@pass_shell
+def update(shell: Shell) -> None:
+    """Make the tree of tools anew, of the newest packages; a build that is running keeps the old one."""
+    steps = shell.steps()
+    with steps.step("tools"):
+        tree = update_tree(shell.cache, steps.note)
+    shell.out.out(str(tree))
+
+
+@node.command()
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON, with all packages.")
+@pass_shell
+def status(shell: Shell, as_json: bool) -> None:
+    """Show the versions and the age of the tools, and where they differ from the tested versions."""
+    records = read_records(shell.cache)
+    if as_json:
+        shell.print_json([make_record_document(path, record) for path, record in records])
+    else:
+        for section in list_tools(records):
+            shell.out.print(make_section(section))
 
 
 @node.command()
@@ -379,7 +406,7 @@ def run(shell: Shell, binds: tuple[Path, ...], command: tuple[str, ...]) -> None
     """
     steps = shell.steps()
     with steps.step("tools"):
-        tree = ensure_tree(shell.cache, steps.note)
+        tree = ensure_tree(shell.cache, steps.note, steps.warn)
     here = Path.cwd()
     seen = [Bind(str(path.absolute()), writable=True) for path in (here, *binds)]
     with open_workspace("run") as workspace, enter(tree, workspace, binds=seen) as session:

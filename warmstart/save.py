@@ -152,7 +152,7 @@ def open_session(options: SaveOptions, steps: Steps) -> Iterator[Session]:
     """A place to make images in."""
     with open_workspace("save") as workspace:
         with steps.step("tools"):
-            tree = ensure_tree(options.cache, steps.note)
+            tree = ensure_tree(options.cache, steps.note, steps.warn)
         with enter(tree, workspace) as session:
             yield session
 

@@ -142,7 +142,7 @@ def verify_source(
         source = replace(source, path=source.path.absolute())
     with open_workspace("verify") as workspace:
         with steps.step("tools"):
-            tree = ensure_tree(cache, steps.note)
+            tree = ensure_tree(cache, steps.note, steps.warn)
         with enter(tree, workspace, binds=find_binds(source)) as node, connect_network(node, network) as session:
             layout = workspace / "layout"
             access = find_access(session, source, plain_http, auth_file)

@@ -52,10 +52,10 @@ class LocalEngine:
         """
         store = f"containers-storage:[overlay@{self.root}+{self.runroot}]{name}"
         if not self.shared:
-            copy_image(self.session, f"oci:{layout}", store, on_line=on_line)
+            copy_image(self.session, f"oci:{layout}", store, own_layout=True, on_line=on_line)
             return
         # A copy that is cut short can leave an image in the store with which nobody can list its images any more.
-        call_to_the_end(lambda: copy_image(self.session, f"oci:{layout}", store))
+        call_to_the_end(lambda: copy_image(self.session, f"oci:{layout}", store, own_layout=True))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,13 @@ from warmstart.core import process
 from warmstart.core.errors import ImageError
 
 COPY_S = 3600.0
+# For what warmstart itself has made or has let in under the machine's own policy: one that accepts signed images alone,
+# or none, would reject a layout in our workspace. It accepts layouts, and skopeo is given the one that we name.
+OWN_LAYOUT_POLICY = {
+    "default": [{"type": "reject"}],
+    "transports": {"oci": {"": [{"type": "insecureAcceptAnything"}]}},
+}
+REJECTED = "Source image rejected"
 
 
 class Place(Protocol):
@@ -48,6 +56,7 @@ def copy_image(
     *,
     access: Access = Access(),
     zstd: bool = False,
+    own_layout: bool = False,
     on_line: Callable[[str], object] = lambda _: None,
 ) -> str:
     """Copy an image.
@@ -58,6 +67,7 @@ def copy_image(
         destination: likewise.
         access: for a source that is a registry.
         zstd: compress layers that are not compressed where they come from; gzip is what skopeo would take.
+        own_layout: the source is a layout of our own, for which the machine's policy for images does not hold.
         on_line: is told of each blob.
 
     Returns:
@@ -68,6 +78,10 @@ def copy_image(
     """
     digest_file = place.workspace / "digest"
     options = ["--digestfile", str(digest_file), *_access_options(access, "src-")]
+    if own_layout:
+        policy = place.workspace / "own-layout-policy.json"
+        policy.write_text(json.dumps(OWN_LAYOUT_POLICY))
+        options += ["--policy", str(policy)]
     if zstd:
         options += ["--dest-compress-format", "zstd", "--dest-compress-level", "1"]
     command = ["skopeo", "copy", *options, source, destination]
@@ -96,7 +110,9 @@ def _get(place: Place, command: Sequence[str], source: str, on_line: Callable[[s
     try:
         place.stream(command, on_line=on_line, timeout_s=COPY_S, host_network=True)
     except process.ProgramError as failure:
-        raise ImageError(f"could not get the image {source}: {_last_message(failure.stderr)}") from failure
+        message = _last_message(failure.stderr)
+        hint = "this machine's policy.json decides: see containers-policy.json(5)" if REJECTED in message else ""
+        raise ImageError(f"could not get the image {source}: {message}", hint=hint) from failure
 
 
 def _last_message(output: str) -> str:

@@ -9,18 +9,26 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
 from warmstart.core.text import format_bytes
 from warmstart.core.workspace import open_workspace, workspace_parent
+from warmstart.node.fixes import ADVISORIES, CRIU, CRUN, RUNC, find_version
+from warmstart.node.record import Record, read_record
 from warmstart.node.session import Session, enter
-from warmstart.node.tree import tree_path
+from warmstart.node.tree import find_differences, tree_path, verify_tree
 
 NEEDED_BYTES = 4 << 30
+OLD_DAYS = 90
+SHOWN = 5
 TRY_S = 60.0
+# Where packages of CRI-O have programs of their own.
+RUNTIME_DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/usr/libexec/crio")
 
 # Dumps a process that sleeps, restores it, and sees that it runs again under its old number.
 TRY_SCRIPT = """\
@@ -65,9 +73,60 @@ def examine_host(cache: Path) -> list[Check]:
         checks.append(_check_program("mmdebstrap", "mmdebstrap"))
         checks.append(Check("tools", False, "not made yet", "warmstart node setup (once, some minutes)"))
         return checks
-    checks.append(Check("tools", True, str(tree)))
+    checks += _check_tools(cache, tree)
     if all(check.ok is not False for check in checks):
         checks += _try_node(tree)
+    return checks
+
+
+def _check_tools(cache: Path, tree: Path) -> list[Check]:
+    """Whether the tools are what was made, of what age, and whether they have the fixes that matter for a restore."""
+    checks: list[Check] = []
+    with _as_check(checks, "tools"):
+        damage = verify_tree(cache)
+        if damage:
+            cure = "warmstart node remove, then warmstart node setup"
+            return [Check("tools", False, f"{tree}: {'; '.join(damage[:SHOWN])}", cure)]
+        record = read_record(tree)
+        checks.append(Check("tools", True, f"{tree}: all files are what was made"))
+        checks.append(_check_age(record, find_differences(cache)))
+        checks += _check_fixes(record)
+    return checks
+
+
+def _check_age(record: Record, differences: Sequence[str]) -> Check:
+    days = (datetime.now(UTC) - record.made_at).days
+    cure = "warmstart node update" if days > OLD_DAYS else ""
+    tested = f"{len(differences)} packages in other than the tested versions" if differences else "the tested versions"
+    return Check("tools' age", None, f"{days} days; {tested}", cure)
+
+
+def _check_fixes(record: Record) -> Iterator[Check]:
+    versions = {
+        RUNC: record.programs.get("runc", "").removeprefix("v"),
+        CRUN: record.find_version("crun"),
+        CRIU: record.find_version("criu"),
+    }
+    for advisory, version in versions.items():
+        fixed = advisory.is_fixed(version)
+        # runc alone restores; it refuses the images that the CRIU of Debian would be misled by.
+        ok = fixed if advisory is RUNC else (fixed or None)
+        yield Check(
+            advisory.program, ok, advisory.describe(version), "" if ok is not False else "warmstart node update"
+        )
+
+
+def examine_host_programs() -> list[Check]:
+    """Whether the runc, crun and CRIU of this machine, as far as it has them, have the fixes."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), *RUNTIME_DIRECTORIES])
+    checks = []
+    for advisory in ADVISORIES:
+        program = shutil.which(advisory.program, path=path)
+        if program is not None:
+            said = process.run([program, "--version"], timeout_s=TRY_S, check=False).stdout
+            version = find_version(said)
+            cure = "" if advisory.is_fixed(version) else f"update {advisory.program} of this machine"
+            checks.append(Check(program, advisory.is_fixed(version) or None, advisory.describe(version), cure))
     return checks
 
 

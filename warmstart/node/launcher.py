@@ -13,9 +13,13 @@ from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
 from warmstart.node.making import SUITE, Progress, as_host_error, bootstrap, key_of, make_once
+from warmstart.node.packages import find_locked
+from warmstart.node.record import RECORD, make_record, write_record
 from warmstart.node.session import enter
+from warmstart.node.trust import MANIFEST, check_cache, check_quickly
 
 BUILD_S = 1800.0
+LOCK_NAME = "launcher"
 
 
 @dataclass(frozen=True)
@@ -58,18 +62,21 @@ def ensure_launcher(cache: Path, progress: Progress) -> LauncherPrograms:
         HostError: not root, mmdebstrap is missing, or a package could not be had.
         OSError: the cache cannot be written to.
     """
+    cache = check_cache(cache)
     sources = find_sources()
     criu = cache / "programs" / f"criu-{_find_key(sources, sources / 'criu')}"
     build_criu = Build("launcher's CRIU", sources, "criu/build.sh")
     make_once(criu, cache, lambda new: _build(build_criu, new, progress), progress)
+    check_quickly(criu, cache)
     directory = cache / "programs" / f"launcher-{_find_key(sources, sources)}"
     build_launcher = Build("launcher", sources, "build.sh")
 
     def make(new: Path) -> None:
         _build(build_launcher, new, progress)
-        shutil.copytree(criu, new, dirs_exist_ok=True)
+        shutil.copytree(criu, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"{MANIFEST}*", f"{RECORD}*"))
 
     make_once(directory, cache, make, progress)
+    check_quickly(directory, cache)
     return LauncherPrograms(directory)
 
 
@@ -86,7 +93,8 @@ def _find_key(sources: Path, part: Path) -> str:
     """The key of what is built from `part` of the sources, and from the list of packages."""
     files = sorted(path for path in part.rglob("*") if path.is_file() and path.suffix != ".md")
     contents = {str(file.relative_to(sources)): file.read_text() for file in [*files, sources / "build-packages"]}
-    return key_of(contents, SUITE, os.uname().machine)
+    locked = [str(package) for package in find_locked(LOCK_NAME)]
+    return key_of(contents, SUITE, locked, os.uname().machine)
 
 
 def _build(build: Build, new: Path, progress: Progress) -> None:
@@ -94,7 +102,7 @@ def _build(build: Build, new: Path, progress: Progress) -> None:
     with open_workspace("launcher") as workspace:
         progress(f"tools: a compiler for the {build.name}")
         compiler, inner = workspace / "compiler", workspace / "work"
-        bootstrap(compiler, SUITE, packages, progress)
+        taken = bootstrap(compiler, SUITE, packages, progress)
         inner.mkdir()
         shutil.copytree(build.sources, inner / "launcher")
         progress(f"tools: compiling the {build.name} (some minutes)")
@@ -102,3 +110,4 @@ def _build(build: Build, new: Path, progress: Progress) -> None:
             script = inner / "launcher" / build.script
             session.run([script, inner / "out"], cwd=str(inner), timeout_s=BUILD_S, host_network=True)
         shutil.copytree(inner / "out", new, dirs_exist_ok=True)
+        write_record(new, make_record(LOCK_NAME, taken, {build.name: ""}))

@@ -18,18 +18,14 @@ from pathlib import Path
 from warmstart.core import process
 from warmstart.core.errors import HostError
 from warmstart.node.cgroup import find_cgroup
+from warmstart.node.host_files import SESSION_HOME, list_host_binds, list_host_files
 from warmstart.node.keeper import ENTER, Bind, Failure, Plan
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Accepts a Release file of Debian's archive that is past its date; see `warmstart.node.making`.
+EXPIRED = "WARMSTART_DEBIAN_EXPIRED"
 # What a tool needs of our environment to reach the network as we do.
-PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "GOPROXY")
-CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-CA_BUNDLES_OF_HOSTS = (
-    CA_BUNDLE,
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-)
+PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "GOPROXY", EXPIRED)
 END_S = 30.0
 
 
@@ -127,8 +123,8 @@ def enter(
         name=workspace.name,
         root=str(root),
         workspace=str(workspace),
-        files=tuple(_host_files()),
-        binds=tuple(binds),
+        files=tuple(list_host_files()),
+        binds=(*list_host_binds(), *binds),
         leftovers=tuple(leftovers),
     )
     keeper = subprocess.Popen(
@@ -182,15 +178,4 @@ def _end(keeper: subprocess.Popen[str], name: str) -> None:
 
 def _environment() -> dict[str, str]:
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    return {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "TMPDIR": "/tmp", **passed_on}  # noqa: S108
-
-
-def _host_files() -> Iterator[tuple[str, str]]:
-    """Name resolution, trusted certificates and the way to registries are the host's."""
-    for name in ("/etc/resolv.conf", "/etc/hosts", "/etc/containers/registries.conf"):
-        if Path(name).exists():
-            yield name, name
-    for bundle in (os.environ.get("SSL_CERT_FILE", ""), *CA_BUNDLES_OF_HOSTS):
-        if bundle and Path(bundle).is_file():
-            yield CA_BUNDLE, str(Path(bundle).absolute())
-            break
+    return {"PATH": PATH, "HOME": SESSION_HOME, "LANG": "C.UTF-8", "TMPDIR": "/tmp", **passed_on}  # noqa: S108

@@ -2,44 +2,37 @@
 
 It is declared as data below. A tree is made beside its final place and renamed, so that a half-made one is never
 seen, and it is never written to afterwards. What Debian does not package is built from its Go module, in a second tree
-that is then thrown away.
+that is then thrown away (see `warmstart.node.programs`).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from warmstart.core.errors import HostError
 from warmstart.core.workspace import open_workspace
 from warmstart.node.making import (
     SUITE,
     Progress,
     as_host_error,
     bootstrap,
+    find_newer,
+    find_newest,
     key_of,
     made_beside,
     make_once,
+    require_makers,
     sole_maker,
 )
+from warmstart.node.packages import find_locked
+from warmstart.node.programs import SHIM, GoProgram, Program, Shim, ensure_programs, find_program
+from warmstart.node.record import Record, make_record, read_record, write_record
 from warmstart.node.session import enter
-
-
-@dataclass(frozen=True)
-class GoProgram:
-    """A program built from a Go module, and C sources that the module carries for a helper of it.
-
-    Attributes:
-        helper: (name, directory of its C files in the module).
-    """
-
-    name: str
-    module: str
-    version: str
-    package: str
-    tags: tuple[str, ...]
-    helper: tuple[str, str]
+from warmstart.node.trust import check_cache, check_parents, check_quickly, find_damage
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class Contents:
     suite: str
     packages: tuple[str, ...]
     build_packages: tuple[str, ...]
-    program: GoProgram
+    programs: tuple[GoProgram, ...]
     layout: int  # raised when the steps below change what they make
 
 
@@ -66,49 +59,49 @@ CONTENTS = Contents(
         "iproute2",
         "iptables",
         "libcriu2",  # for crun
+        "libseccomp2",  # for crio and runc
         "mmdebstrap",
         "mount",
         "netavark",
         "nftables",
         "passt",
-        "runc",
         "skopeo",
         "zstd",
     ),
     build_packages=("ca-certificates", "gcc", "golang-go", "libc6-dev", "libseccomp-dev", "pkgconf"),
-    program=GoProgram(
-        name="crio",
-        module="github.com/cri-o/cri-o",
-        version="v1.36.3",
-        package="./cmd/crio",
-        tags=("containers_image_openpgp", "exclude_graphdriver_btrfs", "seccomp"),
-        helper=("pinns", "pinns/src"),
+    programs=(
+        GoProgram(
+            name="crio",
+            module="github.com/cri-o/cri-o",
+            version="v1.36.3",
+            sum="h1:7PaWWmxWct0eyl9GmCn/e7+iE/xPD4dTeY9m89nIS0Q=",
+            package="./cmd/crio",
+            tags=("containers_image_openpgp", "exclude_graphdriver_btrfs", "seccomp"),
+            directory="usr/local/bin",
+            helper=("pinns", "pinns/src"),
+        ),
+        # Debian's lets a checkpoint mount directories of the host (CVE-2026-119101).
+        GoProgram(
+            name="runc",
+            module="github.com/opencontainers/runc",
+            version="v1.5.3",
+            sum="h1:y3GUIW7J0Gxd+tCFfWR6L1YDnhHiNR1BGRx1J50+VnA=",
+            package=".",
+            tags=("seccomp",),
+            directory="usr/sbin",
+        ),
     ),
-    layout=2,
+    layout=3,
 )
 
-# Preloaded into CRIU; see the source for why.
-SHIM_SOURCE = Path(__file__).with_name("rlimits.c")
-SHIM = "warmstart-rlimits.so"
 CRIU_WRAPPER = f"""\
 #!/bin/sh
 LD_PRELOAD=/usr/local/lib/{SHIM} exec /usr/sbin/criu "$@"
 """
 
 PAUSE_LAYOUT = "/usr/share/warmstart/pause"
-COMPILE_S = 2400.0
-
-COMPILE_SCRIPT = """\
-set -eu
-gcc -shared -fPIC -O2 -Wall -o {out}/{shim} {shim_source}
-export GOPATH=$PWD/go GOCACHE=$PWD/cache GOTOOLCHAIN=local GOFLAGS=-modcacherw
-mkdir -p empty && cd empty
-sources=$(go mod download -json {module}@{version} | sed -n 's/^\\t"Dir": "\\(.*\\)",$/\\1/p')
-[ -n "$sources" ] || go mod download {module}@{version}
-cd "$sources"
-gcc -std=c99 -Os -static -s -o {out}/{helper} {helper_sources}/*.c
-go build -trimpath -ldflags '-s -w' -tags '{tags}' -o {out}/{name} {package}
-"""
+LOCK_NAME = "tools"
+SHOWN = 20
 
 PAUSE_SCRIPT = """\
 set -eu
@@ -121,38 +114,96 @@ tool commit -q "$container" oci:layout
 
 def tree_key(contents: Contents = CONTENTS) -> str:
     """Twelve hexadecimal digits that change with the contents."""
-    return key_of(
-        asdict(contents), COMPILE_SCRIPT, SHIM_SOURCE.read_text(), CRIU_WRAPPER, PAUSE_SCRIPT, os.uname().machine
-    )
+    programs = [find_program(Path(), one, contents.suite, contents.build_packages).name for one in _programs(contents)]
+    locked = [str(package) for package in find_locked(LOCK_NAME)]
+    return key_of(asdict(contents), programs, locked, CRIU_WRAPPER, PAUSE_SCRIPT, os.uname().machine)
 
 
 def tree_path(cache: Path) -> Path:
-    """Where the tree lies in the cache, made or not."""
-    return cache / "trees" / tree_key()
+    """Where the tree lies in the cache, made or not; the newest, if it was updated."""
+    return find_newest(cache.resolve() / "trees" / tree_key())
 
 
-def ensure_tree(cache: Path, progress: Progress) -> Path:
+def ensure_tree(cache: Path, progress: Progress, warn: Callable[[str], object] = lambda _: None) -> Path:
     """The tree of tools, made now if it is not in the cache yet.
 
     Args:
         cache: the cache directory.
         progress: called with a line whenever something new begins.
+        warn: called with a line if a tree is made of other packages than the tested ones.
 
     Raises:
-        HostError: not root, mmdebstrap is missing, or a package or module could not be had.
+        HostError: not root, mmdebstrap is missing, or a package or module could not be had; others than root can write
+            to the cache, or what is in it is not what was made.
         OSError: the cache cannot be written to.
     """
+    cache = check_cache(cache)
+    old = tree_path(cache)
+    if not old.is_dir():
+        make_once(old, cache, lambda new: _make(new, cache, progress, anew=False), progress)
+        _warn_of_differences(tree_path(cache), warn)
+    check_quickly(tree_path(cache), cache)
+    return tree_path(cache)
 
-    def make(new: Path) -> None:
-        programs = _ensure_programs(cache, progress)
-        progress(f"tools: Debian {CONTENTS.suite} packages")
-        bootstrap(new, CONTENTS.suite, CONTENTS.packages, progress)
-        _install_programs(programs, new)
-        _add_pause_image(new)
 
-    tree = tree_path(cache)
-    make_once(tree, cache, make, progress)
-    return tree
+def update_tree(cache: Path, progress: Progress) -> Path:
+    """Make a tree of the newest packages; what uses the old one can go on with it.
+
+    Raises:
+        HostError: as `ensure_tree`.
+        OSError: as `ensure_tree`.
+    """
+    cache = check_cache(cache)
+    require_makers()
+    with sole_maker(cache, progress):
+        base = cache / "trees" / tree_key()
+        with made_beside(find_newer(base) if base.is_dir() else base) as new:
+            _make(new, cache, progress, anew=True)
+    return tree_path(cache)
+
+
+def read_records(cache: Path) -> list[tuple[Path, Record]]:
+    """The records of the tree in use and of the programs that were compiled for it.
+
+    Raises:
+        HostError: one is damaged, or there is no tree.
+    """
+    if not tree_path(cache).is_dir():
+        raise HostError("the tools have not been made yet", hint="warmstart node setup")
+    found = [tree_path(cache), *(find_newest(path) for path in _program_paths(cache))]
+    return [(path, read_record(path)) for path in found if path.is_dir()]
+
+
+def verify_tree(cache: Path) -> list[str]:
+    """Read all of the tools, and of the programs compiled for them; one line for each file that is not what was made.
+
+    Raises:
+        HostError: others than root can write to the cache, or there is no manifest.
+    """
+    cache = check_cache(cache)
+    damage = []
+    for path, _ in read_records(cache):
+        check_parents(path, cache)
+        damage += [f"{path.relative_to(cache)}/{line}" for line in find_damage(path)]
+    return damage
+
+
+def find_differences(cache: Path) -> tuple[str, ...]:
+    """How the tools, and the compilers that made some of them, differ from the tested versions."""
+    lines = {line for _, record in read_records(cache) for line in record.differences}
+    return tuple(sorted(lines))
+
+
+def require_tested(cache: Path) -> None:
+    """Check that the tools are made of the tested versions.
+
+    Raises:
+        HostError: naming the packages in other versions.
+    """
+    if differences := find_differences(cache):
+        hint = "take a mirror that has them with WARMSTART_DEBIAN_MIRROR (a snapshot), or leave out --locked"
+        brief = f"{len(differences)} packages of the tools are not in the tested versions"
+        raise HostError(brief, details=differences[:SHOWN], hint=hint)
 
 
 def remove_trees(cache: Path) -> None:
@@ -168,53 +219,38 @@ def remove_trees(cache: Path) -> None:
                 shutil.rmtree(directory)
 
 
-def _ensure_programs(cache: Path, progress: Progress) -> Path:
-    program = CONTENTS.program
-    parts = (asdict(program), CONTENTS.suite, CONTENTS.build_packages, COMPILE_SCRIPT, SHIM_SOURCE.read_text())
-    key = key_of(*parts, os.uname().machine)
-    directory = cache / "programs" / key
-    if not directory.is_dir():
-        with open_workspace("tools") as workspace, made_beside(directory) as new:
-            progress(f"tools: a compiler for {program.name}")
-            compiler = workspace / "compiler"
-            bootstrap(compiler, CONTENTS.suite, CONTENTS.build_packages, progress)
-            progress(f"tools: compiling {program.name} {program.version} (some minutes)")
-            _compile(program, compiler, new)
-    return directory
+def _programs(contents: Contents) -> tuple[Program, ...]:
+    return (*contents.programs, Shim())
 
 
-def _compile(program: GoProgram, compiler: Path, into: Path) -> None:
-    with open_workspace("compile") as inner, enter(compiler, inner) as session:
-        helper, helper_sources = program.helper
-        (inner / "out").mkdir()
-        script = COMPILE_SCRIPT.format(
-            module=program.module,
-            version=program.version,
-            helper=helper,
-            helper_sources=helper_sources,
-            tags=" ".join(program.tags),
-            name=program.name,
-            package=program.package,
-            out=inner / "out",
-            shim=SHIM,
-            shim_source=inner / SHIM_SOURCE.name,
-        )
-        shutil.copy(SHIM_SOURCE, inner)
-        hint = "the Go module proxy must be reachable; GOPROXY and https_proxy are heeded"
-        with as_host_error(f"compile {program.name} {program.version}: the compiler", hint):
-            session.run(["sh", "-c", script], cwd=str(inner), timeout_s=COMPILE_S, host_network=True)
-        for built in (inner / "out").iterdir():
-            shutil.copy2(built, into / built.name)
+def _program_paths(cache: Path) -> list[Path]:
+    cache = cache.resolve()
+    return [find_program(cache, one, CONTENTS.suite, CONTENTS.build_packages) for one in _programs(CONTENTS)]
 
 
-def _install_programs(programs: Path, tree: Path) -> None:
-    for program in programs.iterdir():
-        directory = "lib" if program.name == SHIM else "bin"
-        shutil.copy2(program, tree / "usr/local" / directory / program.name)
+def _make(new: Path, cache: Path, progress: Progress, *, anew: bool) -> None:
+    programs = ensure_programs(cache, _programs(CONTENTS), CONTENTS.suite, CONTENTS.build_packages, progress, anew=anew)
+    progress(f"tools: Debian {CONTENTS.suite} packages")
+    packages = bootstrap(new, CONTENTS.suite, CONTENTS.packages, progress)
+    for compiled in programs:
+        compiled.install(new)
+    # Where Debian's own would be, at both of its names.
+    (new / "usr/bin/runc").symlink_to("../sbin/runc")
     # Before /usr/sbin in every PATH.
-    wrapper = tree / "usr/local/sbin/criu"
+    wrapper = new / "usr/local/sbin/criu"
     wrapper.write_text(CRIU_WRAPPER)
     wrapper.chmod(0o755)
+    _add_pause_image(new)
+    versions = {compiled.program.name: compiled.program.version for compiled in programs}
+    write_record(new, make_record(LOCK_NAME, packages, versions))
+
+
+def _warn_of_differences(tree: Path, warn: Callable[[str], object]) -> None:
+    if differences := read_record(tree).differences:
+        warn(
+            f"the tools are made of {len(differences)} Debian packages in other versions than those that were tested"
+            " (the mirror has newer ones); `warmstart node status` lists them"
+        )
 
 
 def _add_pause_image(tree: Path) -> None:

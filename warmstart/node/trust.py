@@ -1,0 +1,193 @@
+"""Whether what lies in the cache may be run as root: it is root's alone, and is what was made.
+
+Each directory that is made in the cache holds a manifest: the SHA-256, the mode, the owner and the size of each file,
+and where each link leads. At each start the directories on the way are checked, and the programs and libraries by their
+size, times and number, which takes a few milliseconds; a file whose times have changed (a cache that was unpacked from
+an archive) is read and compared. `find_damage` reads everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from warmstart.core.errors import HostError
+
+MANIFEST = ".manifest"
+_STAMPS = ".stamps"
+_SHOWN = 10
+
+Entry = list[Any]
+
+
+def check_cache(cache: Path) -> Path:
+    """The cache directory with its links resolved; it need not exist yet.
+
+    Raises:
+        HostError: others than root can write to it.
+    """
+    resolved = cache.resolve()
+    if resolved.exists():
+        check_directory(resolved)
+    return resolved
+
+
+def check_directory(directory: Path) -> None:
+    """Check that only root can change what a directory holds.
+
+    Raises:
+        HostError: it belongs to another user, others can write to it, or it is no directory.
+    """
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise HostError(f"refusing to run tools from {directory}: it is not a directory", hint=f"rm {directory}")
+    if status.st_uid not in _trusted_owners():
+        brief = f"refusing to run tools from {directory}: it belongs to user {status.st_uid}, not to root"
+        raise HostError(brief, hint=f"if you trust what is in it: chown -R root:root {directory}")
+    if status.st_mode & 0o022:
+        mode = stat.S_IMODE(status.st_mode)
+        brief = f"refusing to run tools from {directory}: its mode {mode:04o} lets others write to it"
+        raise HostError(brief, hint=f"if you trust what is in it: chmod go-w {directory}")
+
+
+def check_parents(directory: Path, cache: Path) -> None:
+    """Check a directory of the cache, and all on the way to it from the cache itself; see `check_directory`."""
+    inside = directory.relative_to(cache)
+    for parent in (*reversed(inside.parents), inside):
+        check_directory(cache / parent)
+
+
+def seal(directory: Path) -> None:
+    """Write the manifest of a directory that has just been made."""
+    manifest = {path: _describe(directory / path) for path in _list_paths(directory)}
+    (directory / MANIFEST).write_text(json.dumps(manifest, separators=(",", ":")))
+    _write_stamps(directory, manifest)
+
+
+def check_quickly(directory: Path, cache: Path) -> None:
+    """Check a directory of the cache before programs in it are run as root.
+
+    Raises:
+        HostError: others than root can write to it, or a program or a library is not the one that was made.
+    """
+    check_parents(directory, cache)
+    try:
+        stamps = json.loads((directory / _STAMPS).read_text())
+    except (OSError, ValueError):
+        stamps = {}
+    manifest: dict[str, Entry] | None = None
+    changed = [path for path, stamp in stamps.items() if _stamp(directory / path) != stamp]
+    if changed or not stamps:
+        manifest = _read_manifest(directory)
+        suspects = changed if stamps else [path for path, entry in manifest.items() if _is_program(path, entry)]
+        damage = [line for path in suspects for line in _compare(directory, path, manifest.get(path))]
+        if damage:
+            raise _damaged(directory, damage)
+        # The files are those that were made, in a cache that was moved or unpacked.
+        with contextlib.suppress(PermissionError):
+            _write_stamps(directory, manifest)
+
+
+def find_damage(directory: Path) -> list[str]:
+    """Compare all of a directory with its manifest; one line for each difference.
+
+    Raises:
+        HostError: it has no manifest.
+    """
+    manifest = _read_manifest(directory)
+    present = set(_list_paths(directory))
+    damage = [f"{path}: not there when it was made" for path in sorted(present - manifest.keys())]
+    for path, entry in manifest.items():
+        damage += _compare(directory, path, entry)
+    return damage
+
+
+def _damaged(directory: Path, damage: Iterable[str]) -> HostError:
+    lines = list(damage)
+    details = lines[:_SHOWN] + ([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])
+    hint = "warmstart node remove, then warmstart node setup"
+    return HostError(f"refusing to run tools from {directory}: they are not what was made", details=details, hint=hint)
+
+
+def _trusted_owners() -> set[int]:
+    # Whoever is not root runs nothing of it as root.
+    return {0, os.getuid()}
+
+
+def _read_manifest(directory: Path) -> dict[str, Entry]:
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise _damaged(directory, ["it has no manifest"]) from None
+    except ValueError:
+        raise _damaged(directory, ["its manifest is damaged"]) from None
+    assert isinstance(manifest, dict)
+    return manifest
+
+
+def _list_paths(directory: Path) -> Iterator[str]:
+    """Every path below a directory, except those that this module writes."""
+    pending = [""]
+    while pending:
+        parent = pending.pop()
+        with os.scandir(directory / parent) as entries:
+            for entry in entries:
+                path = f"{parent}/{entry.name}" if parent else entry.name
+                if path == MANIFEST or path.startswith(_STAMPS):
+                    continue
+                yield path
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(path)
+
+
+def _describe(file: Path) -> Entry:
+    """Mode and type, owner, group, size, and the hash of the content or where a link leads."""
+    status = file.lstat()
+    content = ""
+    size_bytes = 0
+    if stat.S_ISREG(status.st_mode):
+        size_bytes = status.st_size
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+    elif stat.S_ISLNK(status.st_mode):
+        content = str(file.readlink())
+    elif not stat.S_ISDIR(status.st_mode):
+        content = str(status.st_rdev)
+    return [status.st_mode, status.st_uid, status.st_gid, size_bytes, content]
+
+
+def _compare(directory: Path, path: str, entry: Entry | None) -> list[str]:
+    try:
+        found = _describe(directory / path)
+    except OSError as error:
+        return [f"{path}: {error.strerror}"]
+    if entry is None or found == entry:
+        return [] if entry is not None else [f"{path}: not there when it was made"]
+    names = ("mode", "owner", "group", "size", "content")
+    return [f"{path}: its {name} has changed" for name, old, new in zip(names, entry, found, strict=True) if old != new]
+
+
+def _is_program(path: str, entry: Entry) -> bool:
+    """Whether an entry is a file that is run, or loaded by one that is."""
+    return stat.S_ISREG(entry[0]) and (bool(entry[0] & 0o111) or ".so" in path.rpartition("/")[2])
+
+
+def _stamp(file: Path) -> list[int] | None:
+    try:
+        status = file.lstat()
+    except OSError:
+        return None
+    return [status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _write_stamps(directory: Path, manifest: dict[str, Entry]) -> None:
+    stamps = {path: _stamp(directory / path) for path, entry in manifest.items() if _is_program(path, entry)}
+    new = directory / f"{_STAMPS}.{os.getpid()}"
+    new.write_text(json.dumps(stamps, separators=(",", ":")))
+    new.rename(directory / _STAMPS)
