@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import secrets
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from warmstart.core.errors import ArchiveError, CheckpointError, ClusterError, HostError, WarmstartError
+from warmstart.core.partial import write_beside
 from warmstart.core.steps import Steps
 from warmstart.core.text import format_bytes
 from warmstart.core.undo import call_to_the_end, undoing, undoing_on_error
@@ -285,15 +284,11 @@ def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Steps, dea
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[BinaryIO]:
     """A file that becomes `target` at the end of the block, and is removed when that fails; only we may read it."""
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
-        with open(partial, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        with write_beside(target) as partial, partial.open("wb") as file:
             yield file
-        partial.rename(target)
     except OSError as error:
         raise HostError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _find_frozen(archive: Path, contents: Contents) -> float | None:

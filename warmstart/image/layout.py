@@ -10,7 +10,6 @@ import glob
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import stat
 import tarfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from warmstart.core.errors import ImageError
+from warmstart.core.partial import write_beside
 from warmstart.image.manifest import (
     DOCUMENT_LIMIT_BYTES,
     INDEX_TYPES,
@@ -160,7 +160,7 @@ class CheckedReader:
 
 
 def write_archive(layout: Path, image: Image, target: Path, *, name: str) -> None:
-    """Write an image as an oci-archive, a tar file; it appears at `target` whole or not at all.
+    """Write an image as an oci-archive, a tar file; it appears at `target` whole or not at all, with the mode 0600.
 
     Args:
         layout: where the image is.
@@ -199,8 +199,7 @@ def write_layout(layout: Path, image: Image, target: Path, *, name: str) -> None
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         _add_image(layout, image, target, name)
         return
-    with _beside(target.absolute()) as partial:
-        partial.mkdir()
+    with _beside(target.absolute(), directory=True) as partial:
         (partial / "oci-layout").write_bytes(_VERSION_FILE)
         (partial / "index.json").write_bytes(_encode_index([]))
         _add_image(layout, image, partial, name)
@@ -225,7 +224,7 @@ def _add_image(layout: Path, image: Image, target: Path, name: str) -> None:
     for blob in _list_content(image.manifest):
         path = target / "blobs" / blob.digest.replace(":", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open_blob(layout, blob) as content, _beside(path) as partial, partial.open("xb") as out:
+        with open_blob(layout, blob) as content, _beside(path) as partial, partial.open("wb") as out:
             shutil.copyfileobj(content, out, _CHUNK_BYTES)
     with _beside(target / "index.json") as partial:
         partial.write_bytes(_encode_index([*others, _name_manifest(image.manifest, name)]))
@@ -274,19 +273,13 @@ def _open_plain(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A free path in the directory of `target`, renamed to it at the end, removed after an error."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+def _beside(target: Path, *, directory: bool = False) -> Iterator[Path]:
+    """As `write_beside`."""
     try:
-        yield partial
-        partial.rename(target)
+        with write_beside(target, directory=directory) as partial:
+            yield partial
     except OSError as error:
         raise ImageError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
 
 
 def _list_content(manifest: Manifest) -> tuple[Descriptor, ...]:

@@ -22,7 +22,7 @@ from warmstart.core import process
 from warmstart.core.errors import HostError
 from warmstart.node.packages import Package, parse_checksums
 from warmstart.node.session import EXPIRED, require_root
-from warmstart.node.trust import check_cache, seal
+from warmstart.node.trust import check_cache, check_directory, seal
 
 Progress = Callable[[str], None]
 
@@ -154,8 +154,7 @@ def made_beside(target: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def sole_maker(cache: Path, progress: Progress) -> Iterator[None]:
     """One maker at a time; what a killed one left half-made is removed."""
-    check_cache(cache)
-    _make_directory(cache)
+    _make_directory(check_cache(cache))
     with (cache / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,8 +167,8 @@ def sole_maker(cache: Path, progress: Progress) -> Iterator[None]:
 
 
 def _make_directory(directory: Path) -> None:
-    """Make a directory that only we can write to, whatever the umask."""
+    """Make a directory that only we can write to, whatever the umask; one that is there must be such a one."""
     if not directory.is_dir():
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=0o755, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o755)
+    check_directory(directory)

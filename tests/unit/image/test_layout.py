@@ -292,3 +292,23 @@ def test_a_layout_does_not_replace_something_else(source, tmp_path, kind):
     with pytest.raises(ImageError, match="is not an OCI image layout"):
         write_layout(source.path, read_image(source.path), target, name="app:1")
     assert target.is_file() if kind == "file" else (target / "mine").is_dir()
+
+
+def test_what_is_written_is_its_owners_alone(source, tmp_path):
+    """An image has the memory of processes in it."""
+    image = read_image(source.path)
+    before = os.umask(0o022)
+    try:
+        write_archive(source.path, image, tmp_path / "app.tar", name="app:1")
+        write_layout(source.path, image, tmp_path / "new", name="app:1")
+        (tmp_path / "older").mkdir(mode=0o755)
+        (tmp_path / "older/oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        (tmp_path / "older/index.json").write_text('{"schemaVersion": 2, "manifests": []}')
+        write_layout(source.path, image, tmp_path / "older", name="app:1")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "app.tar").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    blobs = [path for name in ("new", "older") for path in (tmp_path / name / "blobs").rglob("*") if path.is_file()]
+    assert blobs
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in blobs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ import pytest
 from warmstart.cli import default_cache
 from warmstart.core.errors import HostError
 from warmstart.node import doctor
-from warmstart.node.doctor import Check, examine_host, require
+from warmstart.node.doctor import Check, examine_host, examine_host_programs, require
+from warmstart.node.packages import Package
+from warmstart.node.record import Record, write_record
 from warmstart.node.tree import tree_path
+from warmstart.node.trust import seal
 
 
 @pytest.fixture
@@ -27,10 +31,23 @@ def find(checks: list[Check], name: str) -> Check:
     return {check.name: check for check in checks}[name]
 
 
-def put_tree(cache: Path, target: str) -> None:
-    """Have another directory for the tree of tools."""
+def put_tree(cache: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have another directory for the tree of tools, and believe that it is one."""
     tree_path(cache).parent.mkdir(parents=True)
     tree_path(cache).symlink_to(target)
+    monkeypatch.setattr(doctor, "_check_tools", lambda cache, tree: [Check("tools", True, str(tree))])
+
+
+def put_sealed_tree(cache: Path, made_at: datetime, **programs: str) -> Path:
+    """Have a tree of tools with a runc in it, as it is made."""
+    tree = tree_path(cache)
+    (tree / "usr/sbin").mkdir(parents=True)
+    (tree / "usr/sbin/runc").write_text("runc")
+    (tree / "usr/sbin/runc").chmod(0o755)
+    packages = (Package("criu", "4.2.1-1", "0"), Package("crun", "1.28-1", "0"))
+    write_record(tree, Record(made_at, "tools", packages, programs))
+    seal(tree)
+    return tree
 
 
 def put_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -99,7 +116,7 @@ def test_no_node_is_tried_without_its_tools(cache):
 
 
 def test_no_node_is_tried_where_one_cannot_work(cache, monkeypatch):
-    put_tree(cache, "/")
+    put_tree(cache, "/", monkeypatch)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     checks = examine_host(cache)
     assert find(checks, "tools") == Check("tools", True, str(tree_path(cache)))
@@ -107,9 +124,9 @@ def test_no_node_is_tried_where_one_cannot_work(cache, monkeypatch):
 
 
 @pytest.mark.usefixtures("as_root")
-def test_namespaces_that_cannot_be_made(cache):
+def test_namespaces_that_cannot_be_made(cache, monkeypatch):
     # No file system that overlay takes for a layer.
-    put_tree(cache, "/proc")
+    put_tree(cache, "/proc", monkeypatch)
     checks = examine_host(cache)
     assert checks[-1].name == "namespaces"
     assert checks[-1].ok is False
@@ -117,11 +134,11 @@ def test_namespaces_that_cannot_be_made(cache):
 
 
 @pytest.mark.usefixtures("as_root")
-def test_a_node_whose_criu_is_missing(cache, tmp_path):
+def test_a_node_whose_criu_is_missing(cache, tmp_path, monkeypatch):
     """The host is the tree here."""
     if os.access("/usr/sbin/criu", os.X_OK):
         pytest.skip("the host has CRIU")
-    put_tree(cache, "/")
+    put_tree(cache, "/", monkeypatch)
     checks = examine_host(cache)
     assert [(check.name, check.ok) for check in checks[-3:]] == [
         ("namespaces", True),
@@ -146,7 +163,7 @@ def on_overlay(tmp_path, monkeypatch, as_root) -> Iterator[None]:
 
 @pytest.mark.usefixtures("on_overlay")
 def test_a_place_without_overlay_mounts(cache, monkeypatch, tmp_path):
-    put_tree(cache, "/")
+    put_tree(cache, "/", monkeypatch)
     monkeypatch.setenv("WARMSTART_TMPDIR", str(tmp_path / "merged"))
     overlay = find(examine_host(cache), "overlay mounts")
     assert overlay.ok is False
@@ -164,6 +181,52 @@ def test_a_host_that_can_build(cache, monkeypatch):
     assert [check for check in checks if check.ok is False] == []
     assert find(checks, "dump and restore").found.startswith("a process was dumped and restored by CRIU ")
     require(checks)
+
+
+def test_the_tools_are_verified(cache):
+    tree = put_sealed_tree(cache, datetime.now(UTC), runc="v1.5.3")
+    checks = doctor._check_tools(cache, tree)
+    assert [(check.name, check.ok) for check in checks] == [
+        ("tools", True),
+        ("tools' age", None),
+        ("runc", True),
+        ("crun", None),
+        ("criu", None),
+    ]
+    assert find(checks, "tools' age").found.startswith("0 days; ")
+    assert find(checks, "runc").found == "1.5.3 has the fix for CVE-2026-119101 (fixed in 1.3.7, 1.4.4, 1.5.3)"
+    assert find(checks, "criu").found == "4.2.1-1 lacks the fix for CVE-2026-119614 (fixed in 4.3.1)"
+    (tree / "usr/sbin/runc").write_text("evil")
+    (check,) = doctor._check_tools(cache, tree)
+    assert (check.name, check.ok) == ("tools", False)
+    assert "usr/sbin/runc: its content has changed" in check.found
+
+
+def test_tools_that_others_can_change_are_not_run(cache, monkeypatch):
+    put_sealed_tree(cache, datetime.now(UTC), runc="v1.5.3")
+    cache.chmod(0o777)
+    monkeypatch.setattr(doctor, "_try_node", lambda tree: pytest.fail("it was run"))
+    tools = find(examine_host(cache), "tools")
+    assert tools.ok is False
+    assert "lets others write" in tools.found
+    assert tools.cure.endswith(f"chmod go-w {cache}")
+
+
+def test_old_tools_are_to_be_updated(cache):
+    tree = put_sealed_tree(cache, datetime.now(UTC) - timedelta(days=100), runc="v1.5.2")
+    checks = doctor._check_tools(cache, tree)
+    assert find(checks, "tools' age").cure == "warmstart node update"
+    assert find(checks, "runc").ok is False
+
+
+def test_programs_of_the_machine_are_examined(tmp_path, monkeypatch):
+    put_programs(tmp_path, monkeypatch, "runc", "criu")
+    (tmp_path / "bin/runc").write_text("#!/bin/sh\necho runc version 1.4.4; echo spec: 1.2.1\n")
+    (tmp_path / "bin/criu").write_text("#!/bin/sh\necho Version: 4.2.1\n")
+    monkeypatch.setattr(doctor, "RUNTIME_DIRECTORIES", ())
+    runc, criu = examine_host_programs()
+    assert (runc.ok, runc.cure) == (True, "")
+    assert (criu.ok, criu.cure) == (None, "update criu of this machine")
 
 
 def test_what_is_not_as_it_should_be_is_named():

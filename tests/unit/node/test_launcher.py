@@ -41,7 +41,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
     program = tmp_path / "bin/mmdebstrap"
     program.parent.mkdir()
-    program.write_text('#!/bin/sh\nfor word; do last=$word; done\nmkdir -p "$last"\n')
+    program.write_text('#!/bin/sh\nfor word; do last=$word; done\nmkdir -p "$last"\ntouch "$last/.checksums"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("WARMSTART_TMPDIR", str(tmp_path))

@@ -15,14 +15,32 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from warmstart.core.errors import HostError
 from warmstart.core.process import ProgramError
-from warmstart.node import making
+from warmstart.node import making, packages
+from warmstart.node import programs as programs_module
 from warmstart.node import tree as tree_module
-from warmstart.node.tree import CONTENTS, ensure_tree, remove_trees, tree_key, tree_path
+from warmstart.node.fixes import RUNC
+from warmstart.node.packages import find_architecture
+from warmstart.node.programs import SHIM
+from warmstart.node.record import read_record
+from warmstart.node.session import EXPIRED
+from warmstart.node.tree import (
+    CONTENTS,
+    ensure_tree,
+    read_records,
+    remove_trees,
+    require_tested,
+    tree_key,
+    tree_path,
+    update_tree,
+    verify_tree,
+)
+from warmstart.node.trust import MANIFEST
 
 # Writes down how it was called and what was to be seen then; the target comes after the suite.
 MMDEBSTRAP = """\
@@ -32,7 +50,11 @@ echo "$*" >> {log}
 ls {cache}/trees 2>/dev/null >> {log}
 echo "I: running apt-get update..."
 echo "not for users"
-mkdir -p "$target/usr/local/bin" "$target/usr/local/lib" "$target/usr/local/sbin"
+mkdir -p "$target/usr/local/bin" "$target/usr/local/lib" "$target/usr/local/sbin" "$target/usr/bin" "$target/usr/sbin"
+mkdir -p "$target/var/cache/apt/archives"
+echo "${{FAKE_RELEASE:-1}}" > "$target/var/cache/apt/archives/base-files_1%3a${{FAKE_RELEASE:-1}}_amd64.deb"
+for word; do case $word in --customize-hook=*) sh -c "${{word#*=}}" hook "$target" ;; esac; done
+rm -r "$target/var/cache/apt"
 {more}
 echo "I: cleaning up..."
 """
@@ -40,6 +62,8 @@ echo "I: cleaning up..."
 
 class FakeNode:
     """Runs the scripts of the tree: makes what they make."""
+
+    scripts: ClassVar[list[str]] = []
 
     def __init__(self, root: Path, workspace: Path) -> None:
         self.root = root
@@ -52,8 +76,11 @@ class FakeNode:
             (Path(cwd) / "layout" / "oci-layout").touch()
             return
         assert host_network
-        for name in ("crio", "pinns", tree_module.SHIM):
-            (Path(cwd) / "out" / name).write_text(f"compiled {name}")
+        FakeNode.scripts.append(script)
+        for name in ("crio", "pinns", "runc", SHIM):
+            if f"/out/{name} " in script:
+                (Path(cwd) / "out" / name).write_text(f"compiled {name}")
+                (Path(cwd) / "out" / name).chmod(0o755)
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +94,9 @@ def cache(tmp_path, monkeypatch) -> Path:
         yield FakeNode(root, workspace)
 
     monkeypatch.setattr(tree_module, "enter", fake_enter)
+    monkeypatch.setattr(programs_module, "enter", fake_enter)
+    monkeypatch.setattr(FakeNode, "scripts", [])
+    lock(tmp_path, monkeypatch, "")
     install(tmp_path, monkeypatch)
     return tmp_path / "cache"
 
@@ -78,6 +108,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> 
     program.write_text(MMDEBSTRAP.format(log=tmp_path / "log", cache=tmp_path / "cache", more=more))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Have these packages for the tested ones."""
+    (tmp_path / "packages.lock").write_text(text)
+    packages._read_lock.cache_clear()
+    monkeypatch.setattr(packages, "LOCK_FILE", tmp_path / "packages.lock")
 
 
 def read_calls(tmp_path: Path) -> list[str]:
@@ -102,24 +139,39 @@ def test_the_key_changes_with_the_contents(field):
         "suite": "trixie",
         "packages": (*CONTENTS.packages, "strace"),
         "build_packages": CONTENTS.build_packages[1:],
-        "program": replace(CONTENTS.program, version="v1.36.4"),
+        "programs": (replace(CONTENTS.programs[0], version="v1.36.4"), *CONTENTS.programs[1:]),
         "layout": CONTENTS.layout + 1,
     }[field]
     assert new != old
     assert tree_key(replace(CONTENTS, **{field: new})) != tree_key()
 
 
-@pytest.mark.parametrize("name", ["COMPILE_SCRIPT", "CRIU_WRAPPER", "PAUSE_SCRIPT"])
-def test_the_key_changes_with_how_it_is_made(monkeypatch, name):
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (programs_module, "GO_SCRIPT"),
+        (programs_module, "SHIM_SCRIPT"),
+        (tree_module, "CRIU_WRAPPER"),
+        (tree_module, "PAUSE_SCRIPT"),
+    ],
+)
+def test_the_key_changes_with_how_it_is_made(monkeypatch, module, name):
     before = tree_key()
-    monkeypatch.setattr(tree_module, name, "other")
+    monkeypatch.setattr(module, name, "other")
+    assert tree_key() != before
+
+
+@pytest.mark.parametrize("section", ["tools", "compiler"])
+def test_the_key_changes_with_the_tested_packages(monkeypatch, tmp_path, section):
+    before = tree_key()
+    lock(tmp_path, monkeypatch, f"[{section} {find_architecture()}]\nlibc6 2.42-1 0123\n")
     assert tree_key() != before
 
 
 def test_the_key_changes_with_the_sources(monkeypatch, tmp_path):
     before = tree_key()
     (tmp_path / "other.c").write_text("other")
-    monkeypatch.setattr(tree_module, "SHIM_SOURCE", tmp_path / "other.c")
+    monkeypatch.setattr(programs_module, "SHIM_SOURCE", tmp_path / "other.c")
     assert tree_key() != before
 
 
@@ -139,7 +191,8 @@ def test_a_tree_is_made_of_packages_and_programs(cache, tmp_path):
     assert tree == tree_path(cache)
     assert (tree / "usr/local/bin/crio").read_text() == "compiled crio"
     assert (tree / "usr/local/bin/pinns").exists()
-    assert (tree / "usr/local/lib" / tree_module.SHIM).exists()
+    assert (tree / "usr/bin/runc").read_text() == "compiled runc"
+    assert (tree / "usr/local/lib" / SHIM).exists()
     assert (tree / tree_module.PAUSE_LAYOUT[1:] / "oci-layout").exists()
     assert os.access(tree / "usr/local/sbin/criu", os.X_OK)
     assert stat.S_IMODE(tree.stat().st_mode) == 0o755
@@ -165,9 +218,35 @@ def test_a_tree_that_is_there_is_used(cache, tmp_path, monkeypatch):
 
 def test_programs_are_not_compiled_again_for_other_packages(cache, tmp_path):
     ensure_tree(cache, ignore)
+    compiled = len(FakeNode.scripts)
     shutil.rmtree(cache / "trees")
     ensure_tree(cache, ignore)
     assert len(read_calls(tmp_path)) == 3
+    assert len(FakeNode.scripts) == compiled
+
+
+def test_a_change_to_one_program_does_not_compile_the_others(cache, monkeypatch):
+    ensure_tree(cache, ignore)
+    FakeNode.scripts.clear()
+    crio, runc = CONTENTS.programs
+    monkeypatch.setattr(tree_module, "CONTENTS", replace(CONTENTS, programs=(crio, replace(runc, version="v1.5.4"))))
+    monkeypatch.setattr(tree_module, "tree_key", lambda: "0123456789ab")
+    ensure_tree(cache, ignore)
+    (script,) = FakeNode.scripts
+    assert "github.com/opencontainers/runc@v1.5.4" in script
+
+
+def test_modules_are_known_by_their_hashes(cache):
+    ensure_tree(cache, ignore)
+    assert [
+        program.sum for program in CONTENTS.programs if any(f'"Sum": "{program.sum}"' in s for s in FakeNode.scripts)
+    ] == [program.sum for program in CONTENTS.programs]
+
+
+def test_runc_has_the_fix():
+    (runc,) = (program for program in CONTENTS.programs if program.name == "runc")
+    assert RUNC.is_fixed(runc.version)
+    assert "runc" not in CONTENTS.packages
 
 
 def test_a_half_made_tree_is_not_seen(cache, tmp_path):
@@ -186,6 +265,206 @@ def test_an_empty_mirror_is_none(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("WARMSTART_DEBIAN_MIRROR", "")
     ensure_tree(cache, ignore)
     assert all(" http" not in call for call in read_calls(tmp_path))
+
+
+# Which packages
+
+
+def test_a_release_file_must_be_valid_unless_the_user_says_otherwise(cache, tmp_path, monkeypatch):
+    monkeypatch.delenv(EXPIRED)
+    ensure_tree(cache, ignore)
+    assert not any("Valid-Until" in call for call in read_calls(tmp_path))
+    remove_trees(cache)
+    (tmp_path / "log").unlink()
+    monkeypatch.setenv(EXPIRED, "1")
+    ensure_tree(cache, ignore)
+    assert all('Acquire::Check-Valid-Until "false"' in call for call in read_calls(tmp_path))
+
+
+def test_an_expired_release_file_is_explained(cache, tmp_path, monkeypatch):
+    install(
+        tmp_path,
+        monkeypatch,
+        "echo 'E: Release file for http://m/InRelease is expired (invalid since 2d)' >&2; exit 25",
+    )
+    with pytest.raises(HostError, match="could not get the packages") as caught:
+        ensure_tree(cache, ignore)
+    assert f"{EXPIRED}=1" in caught.value.hint
+
+
+def test_what_was_taken_is_recorded_and_compared(cache, tmp_path, monkeypatch):
+    warned: list[str] = []
+    tree = ensure_tree(cache, ignore, warned.append)
+    (package,) = read_record(tree).packages
+    assert (package.name, package.version) == ("base-files", "1:1")
+    assert read_record(tree).programs == {"crio": "v1.36.3", "runc": "v1.5.3", SHIM: ""}
+    assert "1 Debian packages in other versions" in warned[0]
+    assert not (tree / ".checksums").exists()
+    with pytest.raises(HostError, match="not in the tested versions") as caught:
+        require_tested(cache)
+    assert caught.value.details == ("base-files (none) -> 1:1",)
+    sections = [f"[{name} {find_architecture()}]\n{package}\n" for name in ("tools", "compiler")]
+    lock(tmp_path, monkeypatch, "# tested\n" + "\n".join(sections))
+    ensure_tree(cache, ignore, warned.append)
+    require_tested(cache)
+    assert len(warned) == 1
+
+
+def test_the_same_version_with_another_hash_is_another_package(cache, tmp_path, monkeypatch):
+    lock(tmp_path, monkeypatch, f"[tools {find_architecture()}]\nbase-files 1:1 0000\n")
+    tree = ensure_tree(cache, ignore)
+    assert read_record(tree).differences == ("base-files 1:1: another file than the tested one",)
+
+
+def test_an_update_makes_a_newer_tree_and_leaves_the_old_one(cache, monkeypatch):
+    old = ensure_tree(cache, ignore)
+    FakeNode.scripts.clear()
+    new = update_tree(cache, ignore)
+    assert FakeNode.scripts == [], "the compilers are the same"
+    assert new != old
+    assert old.is_dir()
+    monkeypatch.setenv("FAKE_RELEASE", "2")
+    assert tree_path(cache) == new == ensure_tree(cache, ignore)
+
+
+def test_an_update_compiles_again_with_other_compilers(cache, monkeypatch):
+    ensure_tree(cache, ignore)
+    FakeNode.scripts.clear()
+    monkeypatch.setenv("FAKE_RELEASE", "2")
+    tree = update_tree(cache, ignore)
+    assert len(FakeNode.scripts) == 3
+    assert [package.version for package in read_record(tree).packages] == ["1:2"]
+    assert all(record.packages[0].version == "1:2" for _, record in read_records(cache))
+
+
+# Whether it may be run
+
+
+def test_a_cache_of_somebody_else_is_refused(cache, monkeypatch):
+    ensure_tree(cache, ignore)
+    os.chown(cache / "trees", 12345, -1)
+    with pytest.raises(HostError, match=rf"{cache}/trees: it belongs to user 12345") as caught:
+        ensure_tree(cache, ignore)
+    assert caught.value.hint.endswith(f"chown -R root:root {cache}/trees")
+    with pytest.raises(HostError, match="belongs to user 12345"):
+        verify_tree(cache)
+
+
+@pytest.mark.parametrize("where", [".", "trees", "programs"])
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_a_cache_that_others_can_write_to_is_refused(cache, where, mode):
+    ensure_tree(cache, ignore)
+    (cache / where).chmod(mode)
+    if where == "programs":
+        with pytest.raises(HostError, match=r"lets others write"):
+            update_tree(cache, ignore)
+        return
+    with pytest.raises(HostError, match=rf"its mode {mode:04o} lets others write") as caught:
+        ensure_tree(cache, ignore)
+    assert "chmod go-w" in caught.value.hint
+
+
+def test_nothing_is_made_in_a_cache_that_others_can_write_to(cache, tmp_path):
+    cache.mkdir()
+    cache.chmod(0o777)
+    with pytest.raises(HostError, match="lets others write"):
+        ensure_tree(cache, ignore)
+    assert list(cache.iterdir()) == []
+
+
+def test_what_is_made_is_ours_alone_whatever_the_umask(cache):
+    before = os.umask(0)
+    try:
+        ensure_tree(cache, ignore)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (cache, cache / "trees", cache / "programs")] == [0o755] * 3
+
+
+def test_a_link_to_a_cache_is_followed_once(cache, tmp_path):
+    cache.mkdir()
+    (tmp_path / "link").symlink_to(cache)
+    assert ensure_tree(tmp_path / "link", ignore) == tree_path(cache)
+    tree = tree_path(cache)
+    tree.rename(tree.with_name("elsewhere"))
+    tree.symlink_to("elsewhere")
+    with pytest.raises(HostError, match="it is not a directory"):
+        ensure_tree(cache, ignore)
+
+
+def replace_file(path: Path) -> None:
+    path.unlink()
+    path.write_text("compiled evil")
+    path.chmod(0o755)
+
+
+def replace_bytes(path: Path) -> None:
+    """Keep the number, the size and, as far as a program can, the times."""
+    status = path.stat()
+    path.write_bytes(b"x" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (replace_file, "content"),
+        (replace_bytes, "content"),
+        (lambda path: os.truncate(path, 3), "size"),
+        (lambda path: path.chmod(0o4755), "mode"),
+        (lambda path: path.chmod(0o777), "mode"),
+        (lambda path: os.chown(path, 12345, 12345), "owner"),
+        (Path.unlink, "No such file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["usr/sbin/runc", "usr/local/bin/crio"])
+def test_a_program_that_was_changed_is_not_run(cache, change, why, name):
+    tree = ensure_tree(cache, ignore)
+    change(tree / name)
+    with pytest.raises(HostError, match="not what was made") as caught:
+        ensure_tree(cache, ignore)
+    assert any(name in line and why in line for line in caught.value.details)
+    assert "node remove" in caught.value.hint
+    assert any(name in line and why in line for line in verify_tree(cache))
+
+
+def test_without_its_manifest_a_tree_is_not_used(cache):
+    tree = ensure_tree(cache, ignore)
+    (tree / MANIFEST).unlink()
+    (tree / ".stamps").unlink()
+    with pytest.raises(HostError, match="not what was made") as caught:
+        ensure_tree(cache, ignore)
+    assert caught.value.details == ("it has no manifest",)
+
+
+def test_a_cache_that_was_unpacked_elsewhere_is_used(cache, tmp_path):
+    ensure_tree(cache, ignore)
+    copy = tmp_path / "copy"
+    shutil.copytree(cache, copy, symlinks=True)
+    tree = ensure_tree(copy, ignore)
+    replace_bytes(tree / "usr/sbin/runc")
+    with pytest.raises(HostError, match="not what was made"):
+        ensure_tree(copy, ignore)
+
+
+def test_all_files_are_verified(cache):
+    tree = ensure_tree(cache, ignore)
+    assert verify_tree(cache) == []
+    (tree / tree_module.PAUSE_LAYOUT[1:] / "oci-layout").write_text("data is not looked at by each command")
+    (tree / "etc").mkdir()
+    ensure_tree(cache, ignore)
+    damage = verify_tree(cache)
+    assert any("oci-layout: its content" in line for line in damage)
+    assert any("etc: not there when it was made" in line for line in damage)
+
+
+def test_a_program_of_the_cache_that_was_changed_is_not_installed(cache):
+    ensure_tree(cache, ignore)
+    shutil.rmtree(cache / "trees")
+    (program,) = cache.glob("programs/runc-*/runc")
+    replace_bytes(program)
+    with pytest.raises(HostError, match="not what was made"):
+        ensure_tree(cache, ignore)
 
 
 # What can go wrong
@@ -261,7 +540,7 @@ def test_an_interrupted_making_leaves_nothing(cache, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         ensure_tree(cache, interrupt)
     # The programs were made before, and are whole.
-    assert [name.split("/")[0] for name in list_all(cache)] == ["programs"]
+    assert {name.split("/")[0] for name in list_all(cache)} == {"programs"}
 
 
 def test_what_a_killed_maker_left_is_removed(cache, tmp_path):

@@ -1,0 +1,79 @@
+"""Files and directories that are written beside their place and only then renamed to it.
+
+They hold the memory of processes: only their owner can read them. Each is locked while it is written, so that what a
+killed command left is known for what it is; the next command that writes to the directory removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_NAME = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.partial")
+
+
+@contextlib.contextmanager
+def write_beside(target: Path, *, directory: bool = False) -> Iterator[Path]:
+    """Make an empty file, or a directory, in the directory of `target`.
+
+    It is renamed to `target` at the end of the block, and removed after an error.
+
+    Raises:
+        OSError: it cannot be made or renamed.
+    """
+    sweep_partials(target.parent)
+    partial, held = _make(target, directory)
+    try:
+        yield partial
+        partial.rename(target)
+    finally:
+        _remove(partial)
+        os.close(held)
+
+
+def sweep_partials(directory: Path) -> None:
+    """Remove what killed commands of this user left half-written in a directory."""
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            if _NAME.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                _remove_unless_held(Path(entry.path))
+
+
+def _make(target: Path, directory: bool) -> tuple[Path, int]:
+    """The path of what was made, and a descriptor that holds its lock."""
+    while True:
+        partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        if directory:
+            partial.mkdir(0o700)
+            held = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        else:
+            held = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if partial.exists():
+            return partial, held
+        # Swept by another command before it was locked.
+        os.close(held)
+
+
+def _remove_unless_held(partial: Path) -> None:
+    # Neither a link nor a FIFO of that name is ours.
+    with contextlib.suppress(OSError):
+        found = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(partial)
+        finally:
+            os.close(found)
+
+
+def _remove(partial: Path) -> None:
+    if partial.is_dir() and not partial.is_symlink():
+        shutil.rmtree(partial, ignore_errors=True)
+    else:
+        partial.unlink(missing_ok=True)
