@@ -67,8 +67,7 @@ tools: $(VENV)/ready ## The tree of tools, made once and kept in ~/.cache/warmst
 	@scripts/host-tools.sh
 	$(WARMSTART) -v node setup
 
-lock: tools ## Take the newest Debian packages, and write their versions into warmstart/node/packages.lock; then run the tests
-	$(WARMSTART) -v node update
+lock: $(VENV)/ready ## Have the newest packages of Debian for the tested ones (packages.lock); then run the tests
 	$(BIN)/python scripts/lock_packages.py
 
 $(VENV)/ready: pyproject.toml

@@ -1,6 +1,6 @@
-"""Write the versions of Debian's packages that the tools in the cache are made of into warmstart/node/packages.lock.
+"""Write the versions of Debian's packages that a mirror has now into warmstart/node/packages.lock.
 
-    scripts/lock_packages.py        (make lock: after `warmstart node update` and the tests)
+    scripts/lock_packages.py        (make lock; then run the tests)
 
 The sections of other architectures stay as they are.
 """
@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 import sys
 
-from warmstart.cli import default_cache
-from warmstart.node.launcher import ensure_launcher
+from warmstart.core.workspace import open_workspace
+from warmstart.node import launcher, programs, tree
+from warmstart.node.making import bootstrap
 from warmstart.node.packages import LOCK_FILE, Package, find_architecture
-from warmstart.node.record import read_record
-from warmstart.node.tree import ensure_tree, read_records
 
 HEAD = """\
 # The versions of Debian packages that were tested: name, version, SHA-256 of the file. `make lock` writes this.
@@ -23,13 +22,16 @@ HEAD = """\
 
 def main() -> int:
     """Write the file."""
-    cache = default_cache()
-    ensure_tree(cache, print)
-    records = [record for _, record in read_records(cache)]
-    records.append(read_record(ensure_launcher(cache, print).directory))
+    sets = {
+        tree.LOCK_NAME: tree.CONTENTS.packages,
+        programs.LOCK_NAME: tree.CONTENTS.build_packages,
+        launcher.LOCK_NAME: (launcher.find_sources() / "build-packages").read_text().split(),
+    }
     sections = read_others(LOCK_FILE.read_text())
-    for record in records:
-        sections[f"[{record.lock} {find_architecture()}]"] = [*map(str, record.packages)]
+    with open_workspace("lock") as workspace:
+        for name, packages in sets.items():
+            taken = bootstrap(workspace / name, tree.CONTENTS.suite, packages, print)
+            sections[f"[{name} {find_architecture()}]"] = [*map(str, taken)]
     text = "".join(f"\n{title}\n" + "".join(f"{line}\n" for line in lines) for title, lines in sorted(sections.items()))
     LOCK_FILE.write_text(HEAD + text)
     return 0

@@ -35,6 +35,7 @@ from warmstart.image.reference import parse_source
 from warmstart.inspection import inspect_target
 from warmstart.inspection_report import list_sections, to_document
 from warmstart.kube.client import connect_cluster
+from warmstart.kube.helper import DEFAULT_IMAGE, DEFAULT_NAMESPACE
 from warmstart.node.doctor import examine_host, examine_host_programs, require
 from warmstart.node.keeper import Bind
 from warmstart.node.network import Network
@@ -281,6 +282,20 @@ def completion(shell: Shell, shell_name: str) -> None:
 )
 @click.option("--cluster", is_flag=True, help="Look at a cluster instead: run --image on a node of each kind.")
 @click.option("--image", help="An image that warmstart built, which the cluster can pull.")
+@click.option("--node-programs", is_flag=True, help="Show a node's /usr to a helper pod, to ask runc, crun and CRIU.")
+@click.option(
+    "--helper-image",
+    default=DEFAULT_IMAGE,
+    show_default=True,
+    envvar="WARMSTART_HELPER_IMAGE",
+    help="Image of the helper pod of --node-programs; with sh and sleep.",
+)
+@click.option(
+    "--helper-namespace",
+    default=DEFAULT_NAMESPACE,
+    show_default=True,
+    help="The namespace of that pod; it must admit privileged pods.",
+)
 @cluster_options
 @registry_options
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
@@ -292,10 +307,13 @@ def doctor(
 
     A small process is dumped and restored to find out. The exit code is 0 when a build would work.
 
-    With --cluster, say which nodes of a cluster restore an image. The exit code is 0 when all do.
+    With --cluster, say which nodes of a cluster restore an image, and with --node-programs whether their runc, crun
+    and CRIU have the fixes for crafted links in images. The exit code is 0 when all restore it.
     """
     if cluster != (image is not None):
         raise click.UsageError("--cluster and --image belong together")
+    if options["node_programs"] and not cluster:
+        raise click.UsageError("--node-programs needs --cluster")
     if image is not None:
         examine_cluster(shell, image, options, as_json=as_json)
         return

@@ -11,15 +11,18 @@ from typing import Any
 import click
 
 from warmstart.cli_kube import cluster_options
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import ClusterError, RecipeError
 from warmstart.core.text import Section, printable
 from warmstart.deploy import read_build, require_restored, try_cluster
 from warmstart.kube.apply import apply_manifests
-from warmstart.kube.client import connect_cluster
+from warmstart.kube.client import Cluster, connect_cluster
+from warmstart.kube.helper import Errand
 from warmstart.kube.manifests import PAUSE_IMAGE, make_manifests, make_pre_pull, make_whole_patch
 from warmstart.kube.match import Build
 from warmstart.kube.patch import Patched, patch_manifest
 from warmstart.kube.probe import Verdict, make_document
+from warmstart.kube.programs import find_versions, make_fixes_document
+from warmstart.node.fixes import ADVISORIES
 from warmstart.recipe.document import read_documents
 from warmstart.recipe.load import STDIN, read_input
 from warmstart.recipe.writing import write_yaml
@@ -171,11 +174,37 @@ def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_
         raise click.UsageError(f"--image {image}: give an image that warmstart built, not a recipe")
     with connect_cluster(options["context"], options["namespace"]) as cluster:
         verdicts = try_cluster(cluster, known, shell.steps())
+        versions = [_find_versions(shell, cluster, verdict, options) for verdict in verdicts]
     if as_json:
-        shell.print_json([make_document(verdict) for verdict in verdicts])
+        documents = zip(map(make_document, verdicts), map(make_fixes_document, versions), strict=True)
+        shell.print_json([document | {"fixes": fixes} for document, fixes in documents])
     else:
         shell.out.print(make_section(list_verdicts(verdicts)))
+        shell.out.print()
+        shell.out.print(make_section(list_fixes(verdicts, versions)))
     require_restored(verdicts)
+
+
+def _find_versions(shell: Shell, cluster: Cluster, verdict: Verdict, options: Mapping[str, Any]) -> dict[str, str]:
+    """The versions of the programs on the node that was tried; none unless they are asked for."""
+    if not options["node_programs"] or not verdict.node:
+        return {}
+    try:
+        return find_versions(cluster, verdict.node, Errand(options["helper_image"], options["helper_namespace"]))
+    except ClusterError as error:
+        shell.steps().warn(f"the programs of {verdict.node} cannot be asked: {error.brief}")
+        return {}
+
+
+def list_fixes(verdicts: Sequence[Verdict], versions: Sequence[Mapping[str, str]]) -> Section:
+    """As a table, whether the programs of each node have the fixes for crafted links in images."""
+    rows = []
+    for verdict, found in zip(verdicts, versions, strict=True):
+        node = verdict.node or verdict.pool.nodes[0]
+        for advisory in ADVISORIES:
+            said = advisory.describe(found.get(advisory.program, ""))
+            rows.append((printable(node), advisory.program, printable(said)))
+    return Section("Fixes for crafted links in images", ("node", "program", "version"), tuple(rows))
 
 
 def list_verdicts(verdicts: Sequence[Verdict]) -> Section:
