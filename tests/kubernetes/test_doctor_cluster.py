@@ -48,8 +48,8 @@ def doctor(cluster, monkeypatch, capsys) -> Callable[..., list[dict]]:
     """`warmstart doctor --cluster --json`: what it found, whether or not that is an error."""
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
 
-    def run(image: str) -> list[dict]:
-        words = ["doctor", "--cluster", "--image", image, "--plain-http", cluster.registry, "--json"]
+    def run(image: str, *more: str) -> list[dict]:
+        words = ["doctor", "--cluster", "--image", image, "--plain-http", cluster.registry, "--json", *more]
         try:
             cli.cli.main(words, standalone_mode=False)
             restored = True
@@ -85,6 +85,16 @@ def test_a_node_that_restores(cluster, doctor, by_runtime):
 
     assert (found["restoredBy"], found["node"], found["nodes"]) == ("runtime", "node-1", ["node-1"])
     assert (found["runtime"], found["architecture"]) == ("cri-o://1.36.3", "amd64")
+
+
+def test_the_programs_of_a_node_say_whether_they_have_the_fixes(cluster, user, doctor, by_runtime):
+    cluster.kubectl("apply", "-f", "-", stdin=read_role("doctor"))
+    (found,) = doctor(by_runtime)
+    assert [fix["fixed"] for fix in found["fixes"]] == [None, None, None]
+    options = ("--node-programs", "--helper-image", user.helper, "--helper-namespace", "warmstart")
+    (found,) = doctor(by_runtime, *options)
+    fixes = {fix["program"]: fix["fixed"] for fix in found["fixes"]}
+    assert fixes == {"runc": True, "crun": False, "criu": False}
 
 
 def test_nodes_that_are_alike_are_tried_once(cluster, doctor, by_runtime):

@@ -17,7 +17,7 @@ from warmstart.node.fixes import ADVISORIES, find_version
 
 DIRECTORY = "/usr"
 LIMIT_S = 30.0
-# Prints `NAME OUTPUT` for each program. One that is linked to libraries of the node needs the node's loader.
+# Prints `NAME OUTPUT` for each program, of which the first line counts. One that is linked to libraries of the node needs the node's loader.
 SCRIPT = """\
 ask() {
     "$1" --version 2>/dev/null && return
@@ -30,7 +30,7 @@ ask() {
 for name in NAMES; do
     for directory in local/sbin local/bin sbin bin libexec/crio lib/cri-o-runc/sbin; do
         [ -f "$usr/$directory/$name" ] || continue
-        said=$(ask "$usr/$directory/$name" | head -n 1)
+        said=$(ask "$usr/$directory/$name")
         [ -z "$said" ] || { echo "$name $said"; break; }
     done
 done
