@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,8 @@ from warmstart.image.manifest import Config, Platform
 from warmstart.image.reference import Transport
 from warmstart.node.doctor import Check
 from warmstart.node.network import Network
+from warmstart.node.packages import Package
+from warmstart.node.record import Record
 from warmstart.publish import Output
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
@@ -440,6 +443,48 @@ def test_a_doctor_is_asked_about_a_runtime_that_is_not_there(warmstart, monkeypa
     result = warmstart("doctor", "--json", "--runtime-endpoint", f"unix://{tmp_path}/none.sock")
     assert result.status == HostError.exit_code
     assert [check["ok"] for check in json.loads(result.out)] == [True, None, False]
+
+
+RECORD = Record(datetime.now(UTC), "tools", (Package("crun", "1.28-1", "00"),), {"runc": "v1.5.3"})
+
+
+def test_the_tools_say_what_they_are_made_of(warmstart, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "read_records", lambda cache: [(cache / "trees/0123", RECORD)])
+    result = warmstart("node", "status")
+    assert (result.status, result.err) == (0, "")
+    assert "0123 today runc v1.5.3, crun 1.28-1" in [" ".join(line.split()) for line in result.out.splitlines()]
+    assert "crun" in result.out.rpartition("Not the tested versions")[2]
+    (document,) = json.loads(warmstart("node", "status", "--json").out)
+    assert document["programs"] == {"runc": "v1.5.3"}
+    assert document["packages"] == [{"name": "crun", "version": "1.28-1", "sha256": "00"}]
+    assert "crun (none) -> 1.28-1" in document["untested"]
+
+
+def test_the_tools_may_not_be_made_yet(warmstart):
+    result = warmstart("node", "status")
+    assert (result.status, result.out) == (HostError.exit_code, "")
+    assert "warmstart node setup" in result.err
+
+
+def test_the_tools_are_updated(warmstart, monkeypatch):
+    monkeypatch.setattr(cli, "update_tree", lambda cache, note: cache / "trees/0123-20261128T000000Z")
+    result = warmstart("node", "update")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.endswith("/trees/0123-20261128T000000Z\n")
+
+
+def test_only_the_tested_tools_will_do(warmstart, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "ensure_tree", lambda *_: Path("/tree"))
+    monkeypatch.setattr(cli, "require_tested", asked.append)
+    assert warmstart("node", "setup") == Result(0, "/tree\n", "")
+    assert asked == []
+    assert warmstart("node", "setup", "--locked") == Result(0, "/tree\n", "")
+    assert len(asked) == 1
+
+
+def test_programs_of_nodes_belong_to_a_cluster(warmstart):
+    assert "--node-programs needs --cluster" in warmstart("doctor", "--node-programs").err
 
 
 def test_a_command_in_the_node_ends_us_with_its_status(warmstart, monkeypatch, tmp_path):

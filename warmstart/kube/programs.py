@@ -17,7 +17,8 @@ from warmstart.node.fixes import ADVISORIES, find_version
 
 DIRECTORY = "/usr"
 LIMIT_S = 30.0
-# Prints `NAME OUTPUT` for each program, of which the first line counts. One that is linked to libraries of the node needs the node's loader.
+# Prints `NAME OUTPUT` for each program; the first line counts. One that is linked to libraries of the node needs the
+# node's loader.
 SCRIPT = """\
 ask() {
     "$1" --version 2>/dev/null && return

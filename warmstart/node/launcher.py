@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.making import SUITE, Progress, as_host_error, bootstrap, key_of, make_once
+from warmstart.node.making import (
+    SUITE,
+    Progress,
+    as_host_error,
+    bootstrap,
+    find_newer,
+    find_newest,
+    key_of,
+    made_beside,
+    make_once,
+)
 from warmstart.node.packages import find_locked
 from warmstart.node.record import RECORD, make_record, write_record
 from warmstart.node.session import enter
@@ -63,30 +73,55 @@ def ensure_launcher(cache: Path, progress: Progress) -> LauncherPrograms:
         OSError: the cache cannot be written to.
     """
     cache = check_cache(cache)
-    sources = find_sources()
-    criu = cache / "programs" / f"criu-{_find_key(sources, sources / 'criu')}"
-    build_criu = Build("launcher's CRIU", sources, "criu/build.sh")
-    make_once(criu, cache, lambda new: _build(build_criu, new, progress), progress)
+    criu, launcher = _find_paths(cache)
+    criu = make_once(criu, cache, lambda new: _build(BUILD_CRIU, new, progress), progress)
     check_quickly(criu, cache)
-    directory = cache / "programs" / f"launcher-{_find_key(sources, sources)}"
-    build_launcher = Build("launcher", sources, "build.sh")
+    launcher = make_once(launcher, cache, lambda new: _build_launcher(criu, new, progress), progress)
+    check_quickly(launcher, cache)
+    return LauncherPrograms(launcher)
 
-    def make(new: Path) -> None:
-        _build(build_launcher, new, progress)
-        shutil.copytree(criu, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"{MANIFEST}*", f"{RECORD}*"))
 
-    make_once(directory, cache, make, progress)
-    check_quickly(directory, cache)
-    return LauncherPrograms(directory)
+def find_launcher(cache: Path) -> list[Path]:
+    """The directories of the cache with the newest CRIU and the newest launcher; none if they were not built."""
+    return [newest for path in _find_paths(cache) if (newest := find_newest(path)).is_dir()]
+
+
+def update_launcher(cache: Path, progress: Progress) -> None:
+    """Build both again, if they were built; the caller is the cache's only maker.
+
+    Raises:
+        HostError: as `ensure_launcher`.
+    """
+    if find_launcher(cache):
+        criu, launcher = map(find_newer, _find_paths(cache))
+        with made_beside(criu) as new:
+            _build(BUILD_CRIU, new, progress)
+        with made_beside(launcher) as new:
+            _build_launcher(criu, new, progress)
 
 
 @dataclass(frozen=True)
 class Build:
-    """A program to compile: the directory of sources, and the script in it that does so."""
+    """A program to compile, and the script among the sources that does so."""
 
     name: str
-    sources: Path
     script: str
+
+
+BUILD_CRIU = Build("launcher's CRIU", "criu/build.sh")
+BUILD_LAUNCHER = Build("launcher", "build.sh")
+
+
+def _find_paths(cache: Path) -> tuple[Path, Path]:
+    """Where the first CRIU and the first launcher of these sources are, built or not."""
+    sources, programs = find_sources(), cache.resolve() / "programs"
+    criu = programs / f"criu-{_find_key(sources, sources / 'criu')}"
+    return criu, programs / f"launcher-{_find_key(sources, sources)}"
+
+
+def _build_launcher(criu: Path, new: Path, progress: Progress) -> None:
+    _build(BUILD_LAUNCHER, new, progress)
+    shutil.copytree(criu, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, RECORD))
 
 
 def _find_key(sources: Path, part: Path) -> str:
@@ -98,13 +133,14 @@ def _find_key(sources: Path, part: Path) -> str:
 
 
 def _build(build: Build, new: Path, progress: Progress) -> None:
-    packages = (build.sources / "build-packages").read_text().split()
+    sources = find_sources()
+    packages = (sources / "build-packages").read_text().split()
     with open_workspace("launcher") as workspace:
         progress(f"tools: a compiler for the {build.name}")
         compiler, inner = workspace / "compiler", workspace / "work"
         taken = bootstrap(compiler, SUITE, packages, progress)
         inner.mkdir()
-        shutil.copytree(build.sources, inner / "launcher")
+        shutil.copytree(sources, inner / "launcher")
         progress(f"tools: compiling the {build.name} (some minutes)")
         with enter(compiler, inner) as session, as_host_error(f"compile the {build.name}: the compiler"):
             script = inner / "launcher" / build.script

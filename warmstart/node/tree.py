@@ -15,6 +15,7 @@ from pathlib import Path
 
 from warmstart.core.errors import HostError
 from warmstart.core.workspace import open_workspace
+from warmstart.node.launcher import find_launcher, update_launcher
 from warmstart.node.making import (
     SUITE,
     Progress,
@@ -28,7 +29,7 @@ from warmstart.node.making import (
     require_makers,
     sole_maker,
 )
-from warmstart.node.packages import find_locked
+from warmstart.node.packages import find_architecture, find_locked
 from warmstart.node.programs import SHIM, GoProgram, Program, Shim, ensure_programs, find_program
 from warmstart.node.record import Record, make_record, read_record, write_record
 from warmstart.node.session import enter
@@ -159,18 +160,19 @@ def update_tree(cache: Path, progress: Progress) -> Path:
         base = cache / "trees" / tree_key()
         with made_beside(find_newer(base) if base.is_dir() else base) as new:
             _make(new, cache, progress, anew=True)
+        update_launcher(cache, progress)
     return tree_path(cache)
 
 
 def read_records(cache: Path) -> list[tuple[Path, Record]]:
-    """The records of the tree in use and of the programs that were compiled for it.
+    """The records of the tree in use, of the programs that were compiled for it, and of the launcher.
 
     Raises:
         HostError: one is damaged, or there is no tree.
     """
     if not tree_path(cache).is_dir():
         raise HostError("the tools have not been made yet", hint="warmstart node setup")
-    found = [tree_path(cache), *(find_newest(path) for path in _program_paths(cache))]
+    found = [tree_path(cache), *(find_newest(path) for path in _program_paths(cache)), *find_launcher(cache)]
     return [(path, read_record(path)) for path in found if path.is_dir()]
 
 
@@ -246,10 +248,13 @@ def _make(new: Path, cache: Path, progress: Progress, *, anew: bool) -> None:
 
 
 def _warn_of_differences(tree: Path, warn: Callable[[str], object]) -> None:
-    if differences := read_record(tree).differences:
+    differences = read_record(tree).differences
+    if differences and not find_locked(LOCK_NAME):
+        warn(f"the tools are made of the newest Debian packages: none were tested together on {find_architecture()}")
+    elif differences:
         warn(
-            f"the tools are made of {len(differences)} Debian packages in other versions than those that were tested"
-            " (the mirror has newer ones); `warmstart node status` lists them"
+            f"{len(differences)} Debian packages of the tools are in other versions than the tested ones, since the"
+            " mirror has moved on; `warmstart node status` lists them"
         )
 
 

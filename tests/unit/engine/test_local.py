@@ -28,7 +28,7 @@ from warmstart.engine.local import (
     find_host_runtime,
 )
 from warmstart.image.reference import parse_source
-from warmstart.image.skopeo import Access
+from warmstart.image.skopeo import Access, copy_image
 from warmstart.node.keeper import Bind
 
 
@@ -214,3 +214,18 @@ def test_an_engine_is_a_runtime_and_its_store(engine, tmp_path):
     session = FakeSession(tmp_path)
     LocalEngine(engine, session, Path("/root"), Path("/runroot")).import_image(Path("/layout"), "app:1")
     assert session.commands[0][-1] == "containers-storage:[overlay@/root+/runroot]app:1"
+
+
+def test_a_layout_of_ours_is_imported_whatever_the_machines_policy(engine, tmp_path):
+    session = FakeSession(tmp_path)
+    LocalEngine(engine, session, Path("/root"), Path("/runroot")).import_image(Path("/layout"), "app:1")
+    (command,) = session.commands
+    policy = json.loads(Path(command[command.index("--policy") + 1]).read_text())
+    assert policy["default"] == [{"type": "reject"}]
+    assert list(policy["transports"]) == ["oci"]
+
+
+def test_the_machines_policy_holds_for_what_comes_from_elsewhere(tmp_path):
+    session = FakeSession(tmp_path)
+    copy_image(session, "docker://example.com/app:1", "oci:/layout")
+    assert not {"--policy", "--insecure-policy"} & set(session.commands[0])

@@ -112,6 +112,13 @@ def test_it_keeps_everything_in_the_workspace(workspace):
     assert config["image"]["pause_image"] == PAUSE_IMAGE
 
 
+def test_its_policy_is_its_own(workspace):
+    """What it runs was brought into its store, under names of which the machine's policy knows nothing."""
+    policy = Path(configure(workspace)["image"]["signature_policy"])
+    assert policy.is_relative_to(workspace)
+    assert json.loads(policy.read_text()) == {"default": [{"type": "insecureAcceptAnything"}]}
+
+
 def test_it_restores_unless_it_is_not_to(workspace):
     config = configure(workspace)
     assert config["runtime"]["enable_criu_support"] is True

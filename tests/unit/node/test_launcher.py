@@ -12,7 +12,9 @@ import pytest
 from warmstart.core.errors import HostError
 from warmstart.core.process import ProgramError
 from warmstart.node import launcher
-from warmstart.node.launcher import ensure_launcher, find_sources
+from warmstart.node.launcher import ensure_launcher, find_launcher, find_sources, update_launcher
+from warmstart.node.making import sole_maker
+from warmstart.node.trust import find_damage
 
 
 class FakeNode:
@@ -31,6 +33,7 @@ class FakeNode:
         (out / "source").mkdir(parents=True)
         for name in ("criu", "source/criu.tar.xz") if script.parent.name == "criu" else ("launcher",):
             (out / name).write_text(name)
+            (out / name).chmod(0o755)
 
 
 @pytest.fixture
@@ -61,6 +64,31 @@ def test_they_are_built_once(cache):
     assert any("compiling the launcher" in line for line in told)
     assert ensure_launcher(cache, told.append) == programs
     assert FakeNode.built == 2
+
+
+def test_they_are_built_again_by_an_update_if_they_were_built(cache):
+    with sole_maker(cache, print):
+        update_launcher(cache, print)
+    assert FakeNode.built == 0
+    old = ensure_launcher(cache, print)
+    with sole_maker(cache, print):
+        update_launcher(cache, print)
+    assert FakeNode.built == 4
+    new = ensure_launcher(cache, print)
+    assert new != old
+    assert (new.launcher.read_text(), new.criu.read_text()) == ("launcher", "criu")
+    assert find_launcher(cache)[-1] == new.directory
+    assert FakeNode.built == 4
+    assert old.launcher.exists()
+
+
+@pytest.mark.parametrize("name", ["launcher", "criu"])
+def test_programs_that_were_changed_do_not_go_into_an_image(cache, name):
+    programs = ensure_launcher(cache, print)
+    (programs.directory / name).write_text("evil")
+    assert any(f"{name}: its content" in line for line in find_damage(programs.directory))
+    with pytest.raises(HostError, match="not what was made"):
+        ensure_launcher(cache, print)
 
 
 def test_other_sources_are_other_programs(cache, tmp_path, monkeypatch):
