@@ -102,18 +102,13 @@ def _check_age(record: Record, differences: Sequence[str]) -> Check:
 
 
 def _check_fixes(record: Record) -> Iterator[Check]:
-    versions = {
-        RUNC: record.programs.get("runc", "").removeprefix("v"),
-        CRUN: record.find_version("crun"),
-        CRIU: record.find_version("criu"),
-    }
-    for advisory, version in versions.items():
-        fixed = advisory.is_fixed(version)
-        # runc alone restores; it refuses the images that the CRIU of Debian would be misled by.
-        ok = fixed if advisory is RUNC else (fixed or None)
-        yield Check(
-            advisory.program, ok, advisory.describe(version), "" if ok is not False else "warmstart node update"
-        )
+    runc = record.programs.get("runc", "").removeprefix("v")
+    cure = "" if RUNC.is_fixed(runc) else "warmstart node update"
+    yield Check("runc", RUNC.is_fixed(runc), RUNC.describe(runc), cure)
+    # Debian has no fixed version of these.
+    crun, criu = record.find_version("crun"), record.find_version("criu")
+    yield Check("crun", CRUN.is_fixed(crun) or None, f"{CRUN.describe(crun)}; nothing is restored with it")
+    yield Check("criu", CRIU.is_fixed(criu) or None, f"{CRIU.describe(criu)}; runc names mounts so that it is safe")
 
 
 def examine_host_programs() -> list[Check]:
