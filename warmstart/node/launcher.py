@@ -74,8 +74,9 @@ def ensure_launcher(cache: Path, progress: Progress) -> LauncherPrograms:
     """
     cache = check_cache(cache)
     criu, launcher = _find_paths(cache)
-    criu = make_once(criu, cache, lambda new: _build(BUILD_CRIU, new, progress), progress)
-    check_quickly(criu, cache)
+    if not find_newest(launcher).is_dir():
+        criu = make_once(criu, cache, lambda new: _build(BUILD_CRIU, new, progress), progress)
+        check_quickly(criu, cache)
     launcher = make_once(launcher, cache, lambda new: _build_launcher(criu, new, progress), progress)
     check_quickly(launcher, cache)
     return LauncherPrograms(launcher)

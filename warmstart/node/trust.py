@@ -90,7 +90,7 @@ def check_quickly(directory: Path, cache: Path) -> None:
         if damage:
             raise _damaged(directory, damage)
         # The files are those that were made, in a cache that was moved or unpacked.
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(OSError):
             _write_stamps(directory, manifest)
 
 
