@@ -64,10 +64,20 @@ def check_parents(directory: Path, cache: Path) -> None:
 
 
 def seal(directory: Path) -> None:
-    """Write the manifest of a directory that has just been made."""
+    """Write the manifest of a directory that has just been made, in which only root may change files."""
+    for path in _list_paths(directory):
+        _take_back(directory / path)
     manifest = {path: _describe(directory / path) for path in _list_paths(directory)}
-    (directory / MANIFEST).write_text(json.dumps(manifest, separators=(",", ":")))
+    _write(directory / MANIFEST, manifest)
     _write_stamps(directory, manifest)
+
+
+def _take_back(path: Path) -> None:
+    """Keep others from writing to a file or a directory, whatever the umask was; Debian gives some to groups."""
+    status = path.lstat()
+    is_ours = stat.S_ISREG(status.st_mode) or (stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_ISVTX)
+    if is_ours and status.st_gid == 0 and status.st_mode & 0o022:
+        path.chmod(stat.S_IMODE(status.st_mode) & ~0o022)
 
 
 def check_quickly(directory: Path, cache: Path) -> None:
@@ -189,5 +199,11 @@ def _stamp(file: Path) -> list[int] | None:
 def _write_stamps(directory: Path, manifest: dict[str, Entry]) -> None:
     stamps = {path: _stamp(directory / path) for path, entry in manifest.items() if _is_program(path, entry)}
     new = directory / f"{_STAMPS}.{os.getpid()}"
-    new.write_text(json.dumps(stamps, separators=(",", ":")))
+    _write(new, stamps)
     new.rename(directory / _STAMPS)
+
+
+def _write(file: Path, document: object) -> None:
+    with open(file, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as opened:
+        json.dump(document, opened, separators=(",", ":"))
+    file.chmod(0o644)

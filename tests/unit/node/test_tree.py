@@ -387,6 +387,8 @@ def test_what_is_made_is_ours_alone_whatever_the_umask(cache):
     finally:
         os.umask(before)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (cache, cache / "trees", cache / "programs")] == [0o755] * 3
+    made = [path for name in ("trees", "programs") for path in (cache / name).rglob("*") if not path.is_symlink()]
+    assert [path for path in made if path.stat().st_mode & 0o022] == []
 
 
 def test_a_link_to_a_cache_is_followed_once(cache, tmp_path):
