@@ -19,6 +19,7 @@ import grpc
 
 from warmstart.core.errors import EngineError, HostError
 from warmstart.core.process import Running
+from warmstart.node.host_files import HOME_CONFIG
 from warmstart.node.session import Session
 
 START_S = 30.0
@@ -32,7 +33,9 @@ exec nsenter --net=/proc/1/ns/net -- {plugins}/${{0##*/}} "$@"
 
 # This CRI-O has the images that we bring into its store, and pulls none. Each was admitted under the machine's own
 # policy when skopeo fetched it; a policy for names or signatures knows nothing of the names that images have here.
+# CRI-O finds it in a home directory of its own: with its option signature_policy, it does not restore.
 POLICY = {"default": [{"type": "insecureAcceptAnything"}]}
+POLICY_FILE = f"home/{HOME_CONFIG}/policy.json"
 
 CONFIG = """
 [crio]
@@ -68,7 +71,6 @@ monitor_path = "/usr/bin/conmon"
 
 [crio.image]
 pause_image = "{pause}"
-signature_policy = "{state}/policy.json"
 
 [crio.network]
 network_dir = "{state}/net.d"
@@ -141,7 +143,15 @@ def run_crio(
         hint = "point WARMSTART_TMPDIR at a directory with a shorter path"
         raise HostError(f"the path of CRI-O's socket would be too long: {crio.socket}", hint=hint)
     _write_files(crio, name, subnet, runtime, restore)
-    command = ["crio", "--config", f"{crio.state}/crio.conf", "--config-dir", f"{crio.state}/crio.conf.d"]
+    command = [
+        "env",
+        f"HOME={crio.state}/home",
+        "crio",
+        "--config",
+        f"{crio.state}/crio.conf",
+        "--config-dir",
+        f"{crio.state}/crio.conf.d",
+    ]
     with session.background(command, log_file=crio.log_file, host_network=host_network) as running:
         _wait_until_serving(crio, running)
         yield crio
@@ -158,7 +168,8 @@ def _write_files(crio: Crio, name: str, subnet: str, runtime: str, restore: bool
         pause=PAUSE_IMAGE,
     )
     (state / "crio.conf").write_text(config)
-    (state / "policy.json").write_text(json.dumps(POLICY))
+    (state / POLICY_FILE).parent.mkdir(parents=True)
+    (state / POLICY_FILE).write_text(json.dumps(POLICY))
     (state / "net.d" / "10-warmstart.conflist").write_text(json.dumps(_network(name, state, subnet)))
     for plugin in ("bridge", "host-local", "loopback"):
         wrapper = state / "cni" / plugin
