@@ -48,7 +48,17 @@ message task {
     optional uint32 cg_set = 9;
 }
 message thread_core {
+    optional uint32 seccomp_mode = 11;
+    optional uint32 seccomp_filter = 12;
     optional uint32 cg_set = 16;
+}
+message seccomp_filter {
+    required bytes filter = 1;
+    optional uint32 prev = 2;
+    optional uint32 flags = 3;
+}
+message seccomp {
+    repeated seccomp_filter seccomp_filters = 1;
 }
 message core {
     optional task tc = 3;
@@ -244,6 +254,7 @@ def _message_class(name: str) -> Any:
 Inventory = _message_class("inventory")
 Process = _message_class("process")
 Core = _message_class("core")
+Seccomp = _message_class("seccomp")
 Vma = _message_class("vma")
 Mm = _message_class("mm")
 Stats = _message_class("stats")
