@@ -16,7 +16,7 @@ from warmstart.dump.archive import Archive, extract_archive
 from warmstart.dump.cgroups import free_cgroups
 from warmstart.dump.contents import sum_pages_bytes
 from warmstart.dump.directories import forget_directory_modes
-from warmstart.dump.filters import check_filters
+from warmstart.dump.preflight_filters import check_filters
 from warmstart.dump.listeners import find_listeners
 from warmstart.dump.memory import choose_all, map_memory
 from warmstart.dump.preflight import raise_on_errors

@@ -469,7 +469,39 @@ def test_what_was_started_by_exec_is_told_apart(start: Callable[..., Started]) -
     container = start("")
     with beside(container, "--pid", "sleep", "600"):
         (finding,) = wait_for(lambda: check(container))
-    assert (finding.code, finding.process, finding.severity) == ("not-in-tree", "sleep", Severity.WARNING)
+    assert (finding.code, finding.process, finding.severity) == ("not-in-tree", "sleep", Severity.ERROR)
+
+
+def test_a_command_that_is_about_to_end_is_no_finding(start: Callable[..., Started]) -> None:
+    container = start("")
+    with beside(container, "--pid", "sleep", "0.1"):
+        assert check(container) == ()
+
+
+LAUNCHER = """
+if application := os.fork():
+    while True:  # as the launcher, collect whatever ends
+        os.waitpid(-1, 0)
+"""
+DAEMON = """
+if not os.fork():
+    os.fork() or os.execvp('sleep', ['sleep', '600'])
+    os._exit(0)
+"""
+
+
+def test_a_daemon_below_the_launcher_is_found(start: Callable[..., Started]) -> None:
+    """Its parent has ended, so that it is the launcher's child, and the application's sibling."""
+    container = start(LAUNCHER + DAEMON)
+    application = int((PROC / f"{container.pid}/task/{container.pid}/children").read_text().split()[0])
+    (finding,) = wait_for(lambda: check_processes(PROC, application, pod_ips=[]))
+    assert (finding.code, finding.process, finding.severity) == ("not-in-tree", "sleep", Severity.ERROR)
+
+
+def test_an_application_below_the_launcher_gives_no_finding(start: Callable[..., Started]) -> None:
+    container = start(LAUNCHER)
+    application = int((PROC / f"{container.pid}/task/{container.pid}/children").read_text())
+    assert check_processes(PROC, application, pod_ips=[]) == ()
 
 
 def test_a_container_in_the_pid_namespace_of_its_pod(start: Callable[..., Started]) -> None:

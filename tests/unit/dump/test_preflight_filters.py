@@ -10,7 +10,7 @@ import pytest
 
 from warmstart.core.errors import ArchiveError
 from warmstart.dump import protos
-from warmstart.dump.filters import check_filters
+from warmstart.dump.preflight_filters import check_filters
 from warmstart.dump.images import Entry, write_image
 
 MUNMAP, FUTEX, SECCOMP, MKDIR = 11, 202, 317, 83

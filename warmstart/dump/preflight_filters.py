@@ -19,7 +19,7 @@ from typing import Any
 from warmstart.core.errors import ArchiveError
 from warmstart.dump import protos
 from warmstart.dump.bpf import ALLOW, LOG, USER_NOTIFICATION, find_verdicts, list_answers
-from warmstart.dump.finding import Finding, Severity
+from warmstart.dump.finding import Finding, error
 from warmstart.dump.images import decode, read_image, read_only_entry
 
 _STRICT, _FILTERED = 1, 2  # SECCOMP_MODE_*
@@ -85,12 +85,12 @@ def check_filters(directory: Path, machine: str = "") -> tuple[Finding, ...]:
 def _check_task(task: _Task, architecture: _Architecture) -> Iterator[Finding]:
     if any(thread.mode == _STRICT for thread in task.threads):
         what = "It is in seccomp's strict mode, in which an image that restores itself cannot put it."
-        yield _error("seccomp-strict", task, what, "Use a filter (SECCOMP_MODE_FILTER) instead.")
+        yield error("seccomp-strict", task, what, "Use a filter (SECCOMP_MODE_FILTER) instead.")
         return
     filters = [each for thread in task.threads for each in thread.filters]
     if any(USER_NOTIFICATION in list_answers(each.program) for each in filters):
         what = "Its system call filter asks another process (SECCOMP_RET_USER_NOTIF), which is not restored."
-        yield _error("seccomp-notify", task, what, "Build without what supervises its system calls.")
+        yield error("seccomp-notify", task, what, "Build without what supervises its system calls.")
     missing = sorted({name for at, thread in enumerate(task.threads) for name in _find_missing(task, at, architecture)})
     if missing:
         what = (
@@ -101,7 +101,7 @@ def _check_task(task: _Task, architecture: _Architecture) -> Iterator[Finding]:
             "Have the filter allow these calls with any arguments, or restore the image with the runtime only "
             "(restore: [runtime])."
         )
-        yield _error("seccomp-filter", task, what, cure)
+        yield error("seccomp-filter", task, what, cure)
 
 
 def _find_missing(task: _Task, at: int, architecture: _Architecture) -> Iterator[str]:
@@ -119,10 +119,6 @@ def _find_missing(task: _Task, at: int, architecture: _Architecture) -> Iterator
         for name in needed if last else [*needed, _ADD]:
             if not find_verdicts(each.program, architecture.audit, architecture.numbers[name]) <= {ALLOW, LOG}:
                 yield name
-
-
-def _error(code: str, task: _Task, what: str, cure: str) -> Finding:
-    return Finding(Severity.ERROR, code, task.pid, task.name, what, cure)
 
 
 def _read_tasks(directory: Path) -> Iterator[_Task]:
