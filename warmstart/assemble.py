@@ -16,10 +16,10 @@ from warmstart.dump.archive import Archive, extract_archive
 from warmstart.dump.cgroups import free_cgroups
 from warmstart.dump.contents import sum_pages_bytes
 from warmstart.dump.directories import forget_directory_modes
-from warmstart.dump.preflight_filters import check_filters
 from warmstart.dump.listeners import find_listeners
 from warmstart.dump.memory import choose_all, map_memory
 from warmstart.dump.preflight import raise_on_errors
+from warmstart.dump.preflight_filters import check_filters
 from warmstart.dump.sockets import close_sockets, forget_owners
 from warmstart.engine.local import LocalEngine
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CPU, CREATED, PREFIX, Provenance, write_provenance

@@ -153,10 +153,7 @@ def read_container(proc: Path, first_pid: int) -> Container:
         FileNotFoundError, ProcessLookupError: there is no process of that number.
         PermissionError: the caller may not look into the container's processes.
     """
-    processes = read_processes(proc)
-    if first_pid not in processes:
-        raise ProcessLookupError(first_pid)
-    tree = _find_descendants(processes, first_pid)
+    tree = read_tree(proc, first_pid)
     held: dict[int, Held] = {}
     mounts: dict[int, Mount] = {}
     for process in tree:
@@ -166,6 +163,18 @@ def read_container(proc: Path, first_pid: int) -> Container:
             mounts |= {mount.id: mount for mount in _read_mounts(proc, process.pid)}
             held[process.pid] = _read_held(proc, process.pid)
     return Container(proc, tree, held, tuple(mounts.values()), _read_parent_ipc(proc, tree[0]))
+
+
+def read_tree(proc: Path, first_pid: int) -> tuple[Process, ...]:
+    """Read a process and its descendants, parents before children.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: there is no process of that number.
+    """
+    processes = read_processes(proc)
+    if first_pid not in processes:
+        raise ProcessLookupError(first_pid)
+    return _find_descendants(processes, first_pid)
 
 
 def read_process(proc: Path, pid: int) -> Process:

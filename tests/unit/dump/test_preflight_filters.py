@@ -10,8 +10,8 @@ import pytest
 
 from warmstart.core.errors import ArchiveError
 from warmstart.dump import protos
-from warmstart.dump.preflight_filters import check_filters
 from warmstart.dump.images import Entry, write_image
+from warmstart.dump.preflight_filters import check_filters
 
 MUNMAP, FUTEX, SECCOMP, MKDIR = 11, 202, 317, 83
 ALLOW, ERRNO, NOTIFY, LOG = 0x7FFF0000, 0x00050001, 0x7FC00000, 0x7FFC0000
