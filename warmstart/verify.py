@@ -191,20 +191,15 @@ def _see_it_restore(pod: _Pod, running: CriContainer, first_success_s: float) ->
         raise VerifyError("the runtime started the image cold instead of restoring it")
     try:
         found = read_identities(pod.engine.cri.proc, running.pid)
+        restrictions = read_restrictions(pod.engine.cri.proc, running.pid)
     except OSError as error:
         raise VerifyError("the restored process ended right after its first answer") from error
     if pod.identity not in found:
         raise VerifyError("what runs is not the process that was dumped, but a new one")
-    _check_restrictions(pod, running)
+    if lost := find_lost(pod.restrictions, restrictions, exact=pod.restorer is Restorer.RUNTIME):
+        raise VerifyError(f"a restored process is less restricted than before: {lost[0]}", details=lost[1:])
     runtime_s = running.running - running.started
     return Restore(running.address, runtime_s, first_success_s, pod.restorer, launcher_ms)
-
-
-def _check_restrictions(pod: _Pod, running: CriContainer) -> None:
-    """Raise VerifyError if a restored thread is less restricted than the one that was dumped."""
-    after = read_restrictions(pod.engine.cri.proc, running.pid)
-    if lost := find_lost(pod.restrictions, after, exact=pod.restorer is Restorer.RUNTIME):
-        raise VerifyError(f"a restored process is less restricted than before: {lost[0]}", details=lost[1:])
 
 
 def read_launcher_ms(running: CriContainer) -> int:
