@@ -16,6 +16,7 @@ from warmstart.dump.archive import Archive, extract_archive
 from warmstart.dump.cgroups import free_cgroups
 from warmstart.dump.contents import sum_pages_bytes
 from warmstart.dump.directories import forget_directory_modes
+from warmstart.dump.environment import add_environment, link_environment
 from warmstart.dump.listeners import find_listeners
 from warmstart.dump.memory import choose_all, map_memory
 from warmstart.dump.preflight import raise_on_errors
@@ -59,6 +60,7 @@ def edit_launched(work: Work, launched: Launched) -> Dump:
     with work.steps.step("edit dump"):
         raise_on_errors(check_filters(directory), force=work.options.force)
         dump = edit_images(work, directory, launched.warm, MEMORY)
+        link_environment(launched.directory, add_environment(directory))
         forget_directory_modes(directory)
         forget_owners(directory)
         for path in directory.iterdir():

@@ -43,8 +43,16 @@ message process {
     required uint32 ppid = 2;
     repeated uint32 threads = 5;
 }
+message limit {
+    required uint64 cur = 1;
+    required uint64 max = 2;
+}
+message task_limits {
+    repeated limit limits = 1;
+}
 message task {
     required bytes comm = 6;
+    optional task_limits limits = 8;
     optional uint32 cg_set = 9;
 }
 message thread_core {
@@ -157,6 +165,12 @@ message file {
     optional inet_socket isk = 4;
     optional unix_socket usk = 16;
 }
+message descriptor {
+    required uint32 id = 1;
+    required uint32 flags = 2;
+    required uint32 type = 3;
+    required uint32 fd = 4;
+}
 message mount {
     required uint32 fstype = 1;
     required uint32 mnt_id = 2;
@@ -262,6 +276,7 @@ PagemapHead = _message_class("pagemap_head")
 Pagemap = _message_class("pagemap")
 Fs = _message_class("fs")
 File = _message_class("file")
+Descriptor = _message_class("descriptor")
 Mount = _message_class("mount")
 Cgroups = _message_class("cgroups")
 PipeData = _message_class("pipe_data")
