@@ -138,6 +138,9 @@ int no_environment(void);
 void set_home(const char *home);
 void drop_privileges(const struct identity *identity);
 
+/* deny.c */
+void deny_what_is_not_kept(void);
+
 /* The modes. */
 int build_mode(const char *user, const char *groups, char **command);
 int exec_mode(char **command);

@@ -16,6 +16,7 @@ from warmstart.core.errors import AppError, HostError, PreflightError
 from warmstart.dump.finding import Finding, Severity, once_each
 from warmstart.dump.preflight_files import find_in_files
 from warmstart.dump.preflight_processes import find_in_processes
+from warmstart.dump.preflight_restrictions import find_in_restrictions
 from warmstart.dump.preflight_sockets import find_in_sockets
 from warmstart.dump.preflight_watches import find_in_watches
 from warmstart.dump.proc import GONE, read_container
@@ -56,7 +57,7 @@ def check_processes(
             *find_in_files(container),
             *find_in_watches(container),
         ]
-        findings = (*find_in_processes(container), *once_each(held))
+        findings = (*find_in_processes(container), *find_in_restrictions(container), *once_each(held))
     return tuple(sorted(findings, key=lambda finding: not finding.is_error))
 
 

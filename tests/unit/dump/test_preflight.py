@@ -228,6 +228,12 @@ def test_an_innocent_container_gives_no_finding(start: Callable[..., Started]) -
 # The code of the error, the program that provokes it, what it says, and the cure.
 CASES = [
     (
+        "coredump-filter",
+        "open('/proc/self/coredump_filter', 'w').write('0x10')",
+        "It keeps some of its memory out of core dumps",
+        "MADV_DONTDUMP",
+    ),
+    (
         "tcp-established",
         "s = socket.create_server(('127.0.0.1', 8080)); c = socket.create_connection(('127.0.0.1', 8080));"
         "a = s.accept()",
@@ -389,6 +395,7 @@ def test_error(start: Callable[..., Started], code: str, program: str, what: str
 def test_warnings(start: Callable[..., Started]) -> None:
     container = start(f"""
 f = open('/volume/file', 'w')
+libc.personality(0x0040000)
 s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 s.bind(('::ffff:{POD_IP}', 5353))
 a = (ctypes.c_char * 128)()
@@ -396,7 +403,7 @@ struct.pack_into('IIII', a, 0, 2, 4, 8, 4)
 call(321, 0, a, 72)
 """)
     findings = {finding.code: finding for finding in check(container)}
-    assert findings.keys() == {"file-on-volume", "address-of-pod", "bpf-map"}
+    assert findings.keys() == {"file-on-volume", "address-of-pod", "bpf-map", "personality"}
     assert all(finding.severity is Severity.WARNING for finding in findings.values())
     assert "/volume/file is in use and lies on the volume /volume" in findings["file-on-volume"].what
 
