@@ -7,6 +7,7 @@
  *   app server     greets who connects to port 8080
  *   app sandbox    two threads, neither of which may call mkdir() or chroot(), by filters that they have in common
  *   app corner     two threads, of which only the second may not call mkdir()
+ *   app restrained puts all restrictions on itself that it can, see ../programs/restrained.c
  *   app box        one thread, which may not call mkdir() or futex()
  *   app init N COMMAND...    no application: spends N pids, runs the command, ends as it does
  */
@@ -35,6 +36,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "../programs/restrained.h"
 
 static int unlinked, locked, pipes[2], connection;
 static pid_t workers[3];
@@ -285,6 +288,8 @@ static void tell(const char *mode, uint64_t id)
 		tell_memory();
 	if (is_sandbox(mode))
 		tell_sandbox();
+	if (!strcmp(mode, "restrained"))
+		tell_restraints();
 	printf("\n");
 }
 
@@ -338,6 +343,8 @@ int main(int count, char **arguments)
 		be_server();
 	else if (is_sandbox(mode))
 		be_sandbox(mode);
+	else if (!strcmp(mode, "restrained"))
+		restrain();
 	printf("ready\n");
 	for (;;) {
 		sigwait(&signals, &number);

@@ -172,8 +172,8 @@ def programs(cache) -> Path:
 def app(tmp_path_factory) -> Path:
     """The program of app.c, static."""
     program = tmp_path_factory.mktemp("app") / "app"
-    source = Path(__file__).with_name("app.c")
-    command = ["gcc", "-static", "-pthread", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, source]
+    sources = [Path(__file__).with_name("app.c"), Path(__file__).parents[1] / "programs/restrained.c"]
+    command = ["gcc", "-static", "-pthread", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, *sources]
     subprocess.run(command, check=True)
     return program
 
@@ -253,6 +253,38 @@ def test_filters_of_the_applications_own_are_restored(machine, mode, seccomp):
     for name in ("filters", "other_filters") if mode != "box" else ("filters",):
         assert int(field(name, after)) == int(field(name, before)) + added
     assert field("denied" if mode != "corner" else "other_denied", after) == str(errno.EACCES)
+
+
+def test_restrictions_that_it_put_on_itself_are_restored(machine):
+    """All of docs/restrictions.md that a program without capabilities can set."""
+    before = machine.build("restrained")
+    with machine.start("restrained") as container:
+        after = assert_restored(container, before)
+    names = (
+        "dumpable",
+        "files",
+        "core",
+        "umask",
+        "death",
+        "reaper",
+        "thp",
+        "securebits",
+        "privs",
+        "locked",
+        "undumped",
+    )
+    assert {name: field(name, after) for name in names} == {name: field(name, before) for name in names}
+    assert (field("dumpable", after), field("privs", after)) == ("0", "1")
+    # What would be lost unseen is not there from the beginning, as with an older kernel.
+    expected = {
+        "landlock": errno.EOPNOTSUPP,
+        "key": errno.ENOSYS,
+        "protection": errno.ENOSPC,
+        "sealed": errno.ENOSYS,
+        "ring": errno.ENOSYS,
+        "mdwe": errno.EINVAL,
+    }
+    assert {name: -int(field(name, before)) for name in expected} == expected
 
 
 def test_the_environment_is_told_whole_and_to_nobody_else(machine):
