@@ -19,6 +19,7 @@ from warmstart.dump.directories import forget_directory_modes
 from warmstart.dump.environment import add_environment, link_environment
 from warmstart.dump.listeners import find_listeners
 from warmstart.dump.memory import choose_all, map_memory
+from warmstart.dump.parents import forget_parent_death
 from warmstart.dump.preflight import raise_on_errors
 from warmstart.dump.preflight_filters import check_filters
 from warmstart.dump.sockets import close_sockets, forget_owners
@@ -75,6 +76,7 @@ def edit_images(work: Work, directory: Path, warm: Warm, name: str) -> Dump:
     memory_file = work.workspace / Path(name).name
     pages_bytes = sum_pages_bytes(directory)
     sockets = close_sockets(directory, established=work.recipe.close_tcp)
+    forget_parent_death(directory)
     policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(warm.programs), Mapped.NONE: choose_none}
     choose = policies[work.recipe.mapped]
     memory = map_memory(directory, memory_file, path_in_image=f"/{name}", choose=choose)

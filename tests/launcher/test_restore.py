@@ -27,6 +27,7 @@ from warmstart.core.workspace import open_workspace
 from warmstart.dump.environment import add_environment, link_environment
 from warmstart.dump.listeners import find_listeners
 from warmstart.dump.memory import map_memory
+from warmstart.dump.parents import forget_parent_death
 from warmstart.dump.preflight_filters import check_filters
 from warmstart.dump.proc import read_tree
 from warmstart.node.launcher import ensure_launcher
@@ -118,6 +119,7 @@ class Machine:
             self.session.run(["runc", "exec", container.name, "/.warmstart/launcher", "dump"], timeout_s=60)
         link_environment(self.files, add_environment(self.files / "checkpoint"))
         user = (self.files / "checkpoint").stat()
+        forget_parent_death(self.files / "checkpoint")
         for path in (self.files / "checkpoint").iterdir():
             os.chown(path, user.st_uid, user.st_gid)
         self.list_files()

@@ -53,6 +53,8 @@ void restrain(void)
 	prctl(PR_SET_KEEPCAPS, 1);
 	prctl(PR_SET_TIMERSLACK, 77777);
 	landlock = result(syscall(LANDLOCK_CREATE_RULESET, &rules, sizeof rules, 0));
+	if (landlock >= 0)
+		close(landlock);
 	key = result(syscall(SYS_add_key, "user", "restrained", "x", 1, -3));
 	protection = result(syscall(SYS_pkey_alloc, 0, 0));
 	sealed = result(syscall(MEMORY_SEAL, undumped, PAGE, 0));

@@ -56,6 +56,7 @@ message task {
     optional uint32 cg_set = 9;
 }
 message thread_core {
+    optional uint32 pdeath_sig = 8;
     optional uint32 seccomp_mode = 11;
     optional uint32 seccomp_filter = 12;
     optional uint32 cg_set = 16;
