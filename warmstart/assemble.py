@@ -16,8 +16,12 @@ from warmstart.dump.archive import Archive, extract_archive
 from warmstart.dump.cgroups import free_cgroups
 from warmstart.dump.contents import sum_pages_bytes
 from warmstart.dump.directories import forget_directory_modes
+from warmstart.dump.environment import add_environment, link_environment
 from warmstart.dump.listeners import find_listeners
 from warmstart.dump.memory import choose_all, map_memory
+from warmstart.dump.parents import forget_parent_death
+from warmstart.dump.preflight import raise_on_errors
+from warmstart.dump.preflight_filters import check_filters
 from warmstart.dump.sockets import close_sockets, forget_owners
 from warmstart.engine.local import LocalEngine
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CPU, CREATED, PREFIX, Provenance, write_provenance
@@ -55,7 +59,9 @@ def edit_launched(work: Work, launched: Launched) -> Dump:
     directory, signal = launched.directory / "checkpoint", work.recipe.restored_signal
     identity = launched.identity
     with work.steps.step("edit dump"):
+        raise_on_errors(check_filters(directory), force=work.options.force)
         dump = edit_images(work, directory, launched.warm, MEMORY)
+        link_environment(launched.directory, add_environment(directory))
         forget_directory_modes(directory)
         forget_owners(directory)
         for path in directory.iterdir():
@@ -70,6 +76,7 @@ def edit_images(work: Work, directory: Path, warm: Warm, name: str) -> Dump:
     memory_file = work.workspace / Path(name).name
     pages_bytes = sum_pages_bytes(directory)
     sockets = close_sockets(directory, established=work.recipe.close_tcp)
+    forget_parent_death(directory)
     policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(warm.programs), Mapped.NONE: choose_none}
     choose = policies[work.recipe.mapped]
     memory = map_memory(directory, memory_file, path_in_image=f"/{name}", choose=choose)

@@ -20,6 +20,7 @@ from warmstart.dump.identity import read_identity
 from warmstart.dump.preflight import check_processes, raise_on_errors
 from warmstart.dump.preflight_self import check_launched
 from warmstart.dump.programs import Program, read_programs
+from warmstart.dump.restrictions import read_restrictions
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import (
     HostRuntime,
@@ -266,7 +267,8 @@ def warm_up(work: Work, engine: LocalEngine, running: CriContainer | LaunchedCon
     with steps.step("preflight"):
         check_before_dump(work, engine, running)
         identity = read_identity(engine.cri.proc, running.pid)
-        return Warm(identity, cold_s, read_programs(engine.cri.proc, running.pid), read_features())
+        programs = read_programs(engine.cri.proc, running.pid)
+        return Warm(identity, cold_s, programs, read_features(), read_restrictions(engine.cri.proc, running.pid))
 
 
 def check_user(engine: LocalEngine, running: CriContainer | LaunchedContainer, container: Container) -> None:
@@ -319,7 +321,14 @@ def see_it_restore(work: Work, made: Made) -> tuple[Restore, ...]:
     with work.steps.step("verify"):
         name = str(parse_reference(recipe.image_name))
         return verify_image(
-            work.session, made.layout, name, recipe.container, made.warm.identity, work.steps, recipe.restore
+            work.session,
+            made.layout,
+            name,
+            recipe.container,
+            made.warm.identity,
+            work.steps,
+            recipe.restore,
+            made.warm.restrictions,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from warmstart.core.steps import Steps
 from warmstart.dump.memory import MappedMemory
 from warmstart.dump.metadata import load_json
 from warmstart.dump.programs import Programs
+from warmstart.dump.restrictions import Restrictions
 from warmstart.image.annotations import Provenance
 from warmstart.image.compose import Layer, Run
 from warmstart.image.layout import Image
@@ -42,12 +43,14 @@ class Warm:
         cold_s: seconds from the request to create the container until its probe first succeeded.
         programs: what its processes execute.
         cpu_features: those of `warmstart.core.cpu.FEATURES` that the processor it runs on has.
+        restrictions: of its threads, by their number in the container; see `warmstart.dump.restrictions`.
     """
 
     identity: str
     cold_s: float
     programs: Programs
     cpu_features: tuple[str, ...]
+    restrictions: Mapping[int, Restrictions] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ nothing, and to start cold when it is told to.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,7 @@ from warmstart.core.steps import Steps
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.identity import read_identity
 from warmstart.dump.proc import list_children
+from warmstart.dump.restrictions import Restrictions, find_lost, read_restrictions
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, find_access, find_binds, start_engine
 from warmstart.image.annotations import read_provenance
@@ -78,6 +79,7 @@ def verify_image(
     identity: str,
     steps: Steps,
     restorers: Sequence[Restorer] = (Restorer.RUNTIME,),
+    restrictions: Mapping[int, Restrictions] | None = None,
 ) -> tuple[Restore, ...]:
     """Restore an image on an empty store, RESTORES times by each restorer.
 
@@ -89,6 +91,7 @@ def verify_image(
         identity: of the process that was dumped; see `warmstart.dump.identity`.
         steps: is told how far it is.
         restorers: who is to restore it.
+        restrictions: of the threads that were dumped; none may be lost.
 
     Raises:
         VerifyError: it did not restore, or what runs is not the process that was dumped.
@@ -104,7 +107,7 @@ def verify_image(
         with start_engine(session, name, subnet=SUBNETS[restorer], restore=by_runtime) as engine:
             steps.note("bringing the image to an empty store")
             engine.import_image(layout, image_name, steps.note)
-            pod = _Pod(engine, image_name, container, identity, restorer)
+            pod = _Pod(engine, image_name, container, identity, restorer, restrictions or {})
             for number in range(RESTORES):
                 steps.note(f"restore {number + 1} of {RESTORES}")
                 seen.append(pod.see(f"verify-{number}", _see_it_restore))
@@ -168,6 +171,7 @@ class _Pod:
     container: Container
     identity: str
     restorer: Restorer
+    restrictions: Mapping[int, Restrictions]
 
     def see(self, name: str, look: Callable[[_Pod, CriContainer, float], _Seen]) -> _Seen:
         """Start it, wait until its probe succeeds, and look at it."""
@@ -187,10 +191,13 @@ def _see_it_restore(pod: _Pod, running: CriContainer, first_success_s: float) ->
         raise VerifyError("the runtime started the image cold instead of restoring it")
     try:
         found = read_identities(pod.engine.cri.proc, running.pid)
+        restrictions = read_restrictions(pod.engine.cri.proc, running.pid)
     except OSError as error:
         raise VerifyError("the restored process ended right after its first answer") from error
     if pod.identity not in found:
         raise VerifyError("what runs is not the process that was dumped, but a new one")
+    if lost := find_lost(pod.restrictions, restrictions, exact=pod.restorer is Restorer.RUNTIME):
+        raise VerifyError(f"a restored process is less restricted than before: {lost[0]}", details=lost[1:])
     runtime_s = running.running - running.started
     return Restore(running.address, runtime_s, first_success_s, pod.restorer, launcher_ms)
 

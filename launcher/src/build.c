@@ -77,30 +77,6 @@ void drop_privileges(const struct identity *identity)
 		fail("cannot set no_new_privs: %s", strerror(errno));
 }
 
-/* CRIU cannot dump an io_uring, so the application is to go without one, as where runtimes forbid it: with their default
- * profiles, which cannot be used here. The numbers are those of all architectures; see seccomp(2). */
-static void deny_io_uring(void)
-{
-	struct {
-		uint16_t code;
-		uint8_t if_true, if_false;
-		uint32_t value;
-	} filter[] = {
-		{0x20, 0, 0, 0},	      /* load the number of the system call */
-		{0x35, 0, 2, 425},	      /* io_uring_setup, or above? */
-		{0x25, 1, 0, 427},	      /* above io_uring_register? */
-		{0x06, 0, 0, 0x00050000 | ENOSYS}, /* fail */
-		{0x06, 0, 0, 0x7fff0000},     /* allow */
-	};
-	struct {
-		uint16_t length;
-		void *filter;
-	} program = {sizeof filter / sizeof *filter, filter};
-
-	if (prctl(PR_SET_SECCOMP, 2, &program) < 0)
-		fail("cannot keep the application from using io_uring: %s", strerror(errno));
-}
-
 static _Noreturn void be_application(char **command, const struct identity *identity, int out, int err)
 {
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -108,7 +84,7 @@ static _Noreturn void be_application(char **command, const struct identity *iden
 	setsid();
 	set_home(identity->home);
 	drop_privileges(identity);
-	deny_io_uring();
+	deny_what_is_not_kept();
 	give_back_signals();
 	dup2(out, STDOUT_FILENO);
 	dup2(err, STDERR_FILENO);

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,9 @@
 #define NS_PER_BYTE 10
 /* CRIU may hang after an error, when a task of its own has died on it. */
 #define AFTER_ERROR_NS (300 * MS)
+
+/* Of a file in the dump, as CRIU compares it: without the first slash. See warmstart/dump/environment.py. */
+#define ENVIRONMENT_NAME ".warmstart/environment"
 
 enum { NO_CLOCKS = 99 };
 
@@ -109,13 +113,17 @@ static void add_word(struct arguments *arguments, char *word)
 	arguments->words[arguments->count++] = word;
 }
 
-/* Have CRIU use a descriptor of ours where the application had what /proc called so. */
-static void add_inherited(struct arguments *arguments, int fd, const char *kind, uint64_t inode)
+/* Have CRIU use a descriptor of ours where the application had a file of that name. */
+__attribute__((format(printf, 3, 4))) static void add_inherited(struct arguments *arguments, int fd, const char *format,
+								...)
 {
-	char *word;
+	char *name, *word;
+	va_list values;
 
-	if (asprintf(&word, "fd[%d]:%s:[%ju]", fd, kind, (uintmax_t)inode) < 0)
+	va_start(values, format);
+	if (vasprintf(&name, format, values) < 0 || asprintf(&word, "fd[%d]:%s", fd, name) < 0)
 		fail("out of memory");
+	va_end(values);
 	add_word(arguments, "--inherit-fd");
 	add_word(arguments, word);
 }
@@ -131,12 +139,14 @@ static _Noreturn void run_criu(const struct manifest *manifest, int log)
 	snprintf(output, sizeof output, "/proc/self/fd/%d", own);
 	for (size_t i = 0; i < sizeof always / sizeof *always; i++)
 		add_word(&arguments, always[i]);
-	add_inherited(&arguments, STDOUT_FILENO, "pipe", manifest->stdout_inode);
-	add_inherited(&arguments, STDERR_FILENO, "pipe", manifest->stderr_inode);
+	add_inherited(&arguments, STDOUT_FILENO, "pipe:[%ju]", (uintmax_t)manifest->stdout_inode);
+	add_inherited(&arguments, STDERR_FILENO, "pipe:[%ju]", (uintmax_t)manifest->stderr_inode);
+	if (manifest->environment >= 0)
+		add_inherited(&arguments, dup(manifest->environment), ENVIRONMENT_NAME);
 	for (size_t i = 0; i < manifest->listener_count; i++)
 		if (manifest->listeners[i].fd >= 0)
-			add_inherited(&arguments, dup(manifest->listeners[i].fd), "socket",
-				      manifest->listeners[i].inode);
+			add_inherited(&arguments, dup(manifest->listeners[i].fd), "socket:[%ju]",
+				      (uintmax_t)manifest->listeners[i].inode);
 	add_word(&arguments, NULL);
 	execv(CRIU, arguments.words);
 	dprintf(log, "Error (launcher): " CRIU ": %s\n", strerror(errno));

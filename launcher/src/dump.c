@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -107,20 +106,6 @@ static void finish_manifest(uint64_t monotonic_ns, uint64_t boottime_ns)
 	close(fd);
 }
 
-/* Where a start will tell the restored application the environment that the container has then: in the one directory
- * that can be written to in any container. All containers of a pod have that in common, hence the name. */
-static void choose_environment(void)
-{
-	char place[64];
-	uint64_t name;
-
-	if (getrandom(&name, sizeof name, 0) != sizeof name)
-		fail("getrandom: %s", strerror(errno));
-	snprintf(place, sizeof place, "/dev/shm/warmstart-%016jx.env", (uintmax_t)name);
-	if (symlink(place, ENVIRONMENT) < 0)
-		fail("cannot make " ENVIRONMENT ": %s", strerror(errno));
-}
-
 int dump_mode(void)
 {
 	char *text = read_file(MANIFEST);
@@ -153,8 +138,6 @@ int dump_mode(void)
 		fail("CRIU could not dump the application, see " DUMP_LOG);
 	}
 	keep_files(&manifest.identity);
-	unlink(ENVIRONMENT);
-	choose_environment();
 	finish_manifest(monotonic_ns, boottime_ns);
 	return 0;
 }

@@ -14,7 +14,6 @@
 #define CHECKPOINT WARMSTART_DIR "/checkpoint"
 #define MANIFEST WARMSTART_DIR "/manifest"
 #define DUMP_LOG WARMSTART_DIR "/dump.log"
-#define ENVIRONMENT WARMSTART_DIR "/env"
 
 /* Exit statuses of our own; the first two are the shell's for a command that cannot be run. */
 enum { EXIT_NOT_EXECUTABLE = 126, EXIT_NOT_FOUND = 127, EXIT_USAGE = 64, EXIT_FAILED = 70 };
@@ -82,6 +81,7 @@ struct manifest {
 	size_t cpu_count;
 	uint64_t monotonic_ns, boottime_ns;
 	int signal; /* for the restored application, or 0 */
+	int environment; /* a descriptor that CRIU gives the application, see environment.c */
 	bool complete;
 };
 bool parse_manifest(char *text, struct manifest *manifest, struct reason *reason);
@@ -128,12 +128,18 @@ bool restore(const struct manifest *manifest, enum clocks clocks, int signals, s
 const char *parse_tmpfs(char *line); /* where a tmpfs is mounted, or NULL */
 void keep_files(const struct identity *identity);
 void put_back_files(void);
-void put_environment(char **environment);
 void remove_files(void);
+
+/* environment.c: files that tell it; a descriptor. */
+int environment_file(char **environment);
+int no_environment(void);
 
 /* build.c */
 void set_home(const char *home);
 void drop_privileges(const struct identity *identity);
+
+/* deny.c */
+void deny_what_is_not_kept(void);
 
 /* The modes. */
 int build_mode(const char *user, const char *groups, char **command);

@@ -188,26 +188,6 @@ void put_back_files(void)
 	nftw(SEED, put_back, OPEN_DIRECTORIES, FTW_PHYS);
 }
 
-/* Tells the restored application the environment that this container has, as NAME=VALUE and a NUL each. */
-void put_environment(char **environment)
-{
-	char place[4096];
-	ssize_t length = readlink(ENVIRONMENT, place, sizeof place - 1);
-	int fd;
-
-	if (length < 0)
-		return;
-	place[length] = 0;
-	unlink(place);
-	fd = open(place, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return;
-	for (; *environment; environment++)
-		dprintf(fd, "%s%c", *environment, 0);
-	close(fd);
-	remember(place);
-}
-
 /* For a cold start, which is to find what it would have found without us. */
 void remove_files(void)
 {

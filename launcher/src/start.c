@@ -180,7 +180,8 @@ int start_mode(enum clocks clocks, char **command)
 		start_cold(command, &reason);
 	listen_early(&manifest);
 	put_back_files();
-	put_environment(environ);
+	/* With the node's clocks a runtime is to take a checkpoint, which is for other environments than this one. */
+	manifest.environment = clocks == CLOCKS_OF_NODE ? no_environment() : environment_file(environ);
 	restored = restore(&manifest, clocks, signals, &reason);
 	stop_listening(&manifest);
 	if (!restored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from support.builds import build, get, read_state, write_recipe
 
+from warmstart.core.errors import PreflightError
+from warmstart.dump.restrictions import read_restrictions
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import start_engine
 from warmstart.image.layout import read_image
@@ -122,6 +125,29 @@ def test_one_image_is_restored_by_the_runtime_and_by_itself(make, start):
     facts = inspect_target(str(layout)).image
     assert facts is not None
     assert facts.restorers == ("CRI-O", "itself")
+
+
+def test_a_filter_of_the_applications_own_survives_by_each_restorer(make, start):
+    env = {"env": [*FILLED["env"], {"name": "DENY", "value": "mkdir"}]}
+    layout, container = make("runtime", "self", container=env)
+    for restore in (True, False):
+        with start(layout, container, restore=restore) as running:
+            assert running.restored is restore
+            assert_warm(running)
+            assert get(running, "/denied") == (200, str(errno.EACCES))
+            proc = running.engine.proc
+            threads = read_restrictions(proc, running.pid)
+            server = next(each for each in threads.values() if each.name == "server")
+            # CRI-O's, the launcher's, its own.
+            assert (server.filters, server.no_new_privs) == (3, True)
+
+
+def test_a_filter_that_would_not_let_a_restore_end_is_refused(make):
+    with pytest.raises(PreflightError, match="would not dump or not restore") as raised:
+        make("self", container={"env": [{"name": "DENY", "value": "munmap"}]})
+    (line,) = raised.value.details
+    assert "does not allow munmap" in line
+    assert line.endswith("[seccomp-filter]")
 
 
 def test_a_pod_of_another_user_starts_cold(make, start):

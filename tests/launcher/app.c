@@ -5,6 +5,10 @@
  *   app files      an unlinked file, a locked one in /tmp, a pipe with something in it, a connection
  *   app memory     64 MB that it can check
  *   app server     greets who connects to port 8080
+ *   app sandbox    two threads, neither of which may call mkdir() or chroot(), by filters that they have in common
+ *   app corner     two threads, of which only the second may not call mkdir()
+ *   app restrained puts all restrictions on itself that it can, see ../programs/restrained.c
+ *   app box        one thread, which may not call mkdir() or futex()
  *   app init N COMMAND...    no application: spends N pids, runs the command, ends as it does
  */
 #define _GNU_SOURCE
@@ -12,19 +16,28 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "../programs/restrained.h"
 
 static int unlinked, locked, pipes[2], connection;
 static pid_t workers[3];
@@ -132,6 +145,92 @@ static void tell_memory(void)
 	printf(" wrong=%ju", (uintmax_t)wrong);
 }
 
+/* System calls that are denied with EACCES; flags as for seccomp(2). */
+static void deny(unsigned number, unsigned flags)
+{
+	struct sock_filter instructions[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof instructions / sizeof *instructions, instructions};
+
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program))
+		perror("seccomp");
+}
+
+struct view {
+	int denied; /* errno of mkdir(), or 0 */
+	int filters;
+};
+static int questions[2] = {-1, -1}, answers[2];
+
+static struct view look(void)
+{
+	struct view view = {mkdirat(AT_FDCWD, "/tmp/made", 0700) ? errno : 0, -1};
+	FILE *status = fopen("/proc/thread-self/status", "r");
+	char line[256];
+
+	rmdir("/tmp/made");
+	while (status && fgets(line, sizeof line, status))
+		sscanf(line, "Seccomp_filters: %d", &view.filters);
+	if (status)
+		fclose(status);
+	return view;
+}
+
+static void *look_when_asked(void *confined)
+{
+	struct view view;
+	char question;
+
+	if (confined)
+		deny(SYS_mkdirat, 0);
+	while (read(questions[0], &question, 1) == 1) {
+		view = look();
+		if (write(answers[1], &view, sizeof view) != sizeof view)
+			perror("answer");
+	}
+	return confined;
+}
+
+static void be_sandbox(const char *mode)
+{
+	pthread_t thread;
+
+	if (!strcmp(mode, "box")) {
+		deny(SYS_mkdirat, 0);
+		deny(SYS_futex, 0);
+		return;
+	}
+	if (pipe(questions) || pipe(answers))
+		perror("pipe");
+	pthread_create(&thread, NULL, look_when_asked, strcmp(mode, "corner") ? NULL : questions);
+	usleep(200000);
+	if (!strcmp(mode, "sandbox")) {
+		deny(SYS_mkdirat, SECCOMP_FILTER_FLAG_TSYNC);
+		deny(SYS_chroot, SECCOMP_FILTER_FLAG_TSYNC);
+	}
+}
+
+static void tell_sandbox(void)
+{
+	struct view view = look();
+
+	printf(" denied=%d filters=%d", view.denied, view.filters);
+	if (questions[0] < 0)
+		return;
+	if (write(questions[1], "?", 1) != 1 || read(answers[0], &view, sizeof view) != sizeof view)
+		perror("question");
+	printf(" other_denied=%d other_filters=%d", view.denied, view.filters);
+}
+
+static bool is_sandbox(const char *mode)
+{
+	return !strcmp(mode, "sandbox") || !strcmp(mode, "corner") || !strcmp(mode, "box");
+}
+
 static void list_threads(pid_t pid)
 {
 	char path[64];
@@ -187,6 +286,10 @@ static void tell(const char *mode, uint64_t id)
 		tell_files();
 	if (!strcmp(mode, "memory"))
 		tell_memory();
+	if (is_sandbox(mode))
+		tell_sandbox();
+	if (!strcmp(mode, "restrained"))
+		tell_restraints();
 	printf("\n");
 }
 
@@ -238,6 +341,10 @@ int main(int count, char **arguments)
 		fill_memory();
 	else if (!strcmp(mode, "server"))
 		be_server();
+	else if (is_sandbox(mode))
+		be_sandbox(mode);
+	else if (!strcmp(mode, "restrained"))
+		restrain();
 	printf("ready\n");
 	for (;;) {
 		sigwait(&signals, &number);

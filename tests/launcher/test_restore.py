@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +24,12 @@ from launcher.bundle import BUILD, DOCKER_CAPABILITIES, Setup, configure, like_d
 from warmstart.cli import default_cache
 from warmstart.core.network import connect_in
 from warmstart.core.workspace import open_workspace
+from warmstart.dump.environment import add_environment, link_environment
 from warmstart.dump.listeners import find_listeners
 from warmstart.dump.memory import map_memory
+from warmstart.dump.parents import forget_parent_death
+from warmstart.dump.preflight_filters import check_filters
+from warmstart.dump.proc import read_tree
 from warmstart.node.launcher import ensure_launcher
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
@@ -111,6 +117,12 @@ class Machine:
             container.wait_for("^ready$")
             state = container.state()
             self.session.run(["runc", "exec", container.name, "/.warmstart/launcher", "dump"], timeout_s=60)
+        link_environment(self.files, add_environment(self.files / "checkpoint"))
+        user = (self.files / "checkpoint").stat()
+        forget_parent_death(self.files / "checkpoint")
+        for path in (self.files / "checkpoint").iterdir():
+            os.chown(path, user.st_uid, user.st_gid)
+        self.list_files()
         return state
 
     @contextlib.contextmanager
@@ -162,8 +174,8 @@ def programs(cache) -> Path:
 def app(tmp_path_factory) -> Path:
     """The program of app.c, static."""
     program = tmp_path_factory.mktemp("app") / "app"
-    source = Path(__file__).with_name("app.c")
-    command = ["gcc", "-static", "-pthread", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, source]
+    sources = [Path(__file__).with_name("app.c"), Path(__file__).parents[1] / "programs/restrained.c"]
+    command = ["gcc", "-static", "-pthread", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, *sources]
     subprocess.run(command, check=True)
     return program
 
@@ -227,6 +239,81 @@ def test_restores_with_no_more_than_any_pod_has(machine, mode, seccomp):
             assert lost in ("32", "104")  # EPIPE, ECONNRESET
         container.signal("TERM")
         assert container.end() == 128 + 15
+
+
+@pytest.mark.parametrize("seccomp", ["docker", "none"])
+@pytest.mark.parametrize("mode", ["sandbox", "corner", "box"])
+def test_filters_of_the_applications_own_are_restored(machine, mode, seccomp):
+    before = machine.build(mode)
+    assert check_filters(machine.files / "checkpoint") == ()
+    with machine.start(mode, seccomp=machine.profile(seccomp)) as container:
+        after = assert_restored(container, before)
+    for name in ("denied", "other_denied") if mode != "box" else ("denied",):
+        assert field(name, after) == field(name, before)
+    # One of the runtime's, where it has one, beside those that it had.
+    added = 0 if seccomp == "none" else 1
+    for name in ("filters", "other_filters") if mode != "box" else ("filters",):
+        assert int(field(name, after)) == int(field(name, before)) + added
+    assert field("denied" if mode != "corner" else "other_denied", after) == str(errno.EACCES)
+
+
+def test_restrictions_that_it_put_on_itself_are_restored(machine):
+    """All of docs/restrictions.md that a program without capabilities can set."""
+    before = machine.build("restrained")
+    with machine.start("restrained") as container:
+        after = assert_restored(container, before)
+    names = (
+        "dumpable",
+        "files",
+        "core",
+        "umask",
+        "death",
+        "reaper",
+        "thp",
+        "securebits",
+        "privs",
+        "locked",
+        "undumped",
+    )
+    assert {name: field(name, after) for name in names} == {name: field(name, before) for name in names}
+    assert (field("dumpable", after), field("privs", after)) == ("0", "1")
+    # What would be lost unseen is not there from the beginning, as with an older kernel.
+    expected = {
+        "landlock": errno.EOPNOTSUPP,
+        "key": errno.ENOSYS,
+        "protection": errno.ENOSPC,
+        "sealed": errno.ENOSYS,
+        "ring": errno.ENOSYS,
+        "mdwe": errno.EINVAL,
+    }
+    assert {name: -int(field(name, before)) for name in expected} == expected
+
+
+def test_the_environment_is_told_whole_and_to_nobody_else(machine):
+    """Each process has it, nothing of it is in a directory, and it cannot be changed."""
+    before = machine.build("family")
+    assert (machine.files / "env").readlink() == Path("/proc/self/fd/100")
+    with machine.start("family", environment=(*STARTED, *(f"LONG_{n}={'x' * 60000}" for n in range(20)))) as container:
+        container.wait_for("^warmstart: restored in")
+        first_pid = json.loads(machine.session.run(["runc", "state", container.name], timeout_s=20).stdout)["pid"]
+        proc = machine.session.proc
+        processes = [proc / str(each.pid) for each in read_tree(proc, first_pid)[1:]]
+        texts = {(process / "fd/100").read_bytes() for process in processes}
+        assert len(processes) == 4
+        assert list((proc / f"{first_pid}/root/dev/shm").iterdir()) == []
+        assert stat.S_IMODE((processes[0] / "fd/100").stat().st_mode) == 0o400
+        with pytest.raises(OSError, match="not permitted"), (processes[0] / "fd/100").open("ab", buffering=0) as file:
+            file.write(b"more")
+    assert len(texts) == 1
+    assert b"GREETING=started\0" in texts.pop()
+    assert field("outer", before) == "unknown"
+
+
+def test_no_environment_is_told_where_a_runtime_is_to_take_a_checkpoint(machine):
+    before = machine.build("")
+    machine.options = ("--clocks", "node")
+    with machine.start("", seccomp=machine.profile("none")) as container:
+        assert field("outer", assert_restored(container, before)) == "unknown"
 
 
 def test_restores_memory_that_is_mapped_from_the_image(machine):

@@ -111,6 +111,22 @@ def find_port() -> int:
         return server.getsockname()[1]
 
 
+def test_criu_is_given_the_containers_environment(place):
+    """As a file that cannot be changed; all of it, and as it was."""
+    value = "ä\n" + 5000 * "x"
+    place.write_manifest(ECHO)
+    place.write_criu(
+        """for word; do case $word in fd*:.warmstart/environment) fd=${word#fd[}; fd=${fd%%]*}; esac; done
+        sh -c "cat <&$fd | tr '\\0' '|'" >&2
+        (echo more >&$fd) 2>/dev/null && echo CHANGED >&2
+        exit 1"""
+    )
+    said = place.start(*ECHO, env={"GREETING": "hello", "LONG": value}).stderr
+    assert f"|LONG={value}|" in f"|{said}"
+    assert "GREETING=hello|" in said
+    assert "CHANGED" not in said
+
+
 def test_does_not_wait_for_a_criu_that_hangs_after_an_error(place):
     place.write_manifest(ECHO)
     place.write_criu('echo "Error (criu/a.c:1): it hurts" >"$7"; exec sleep 60')

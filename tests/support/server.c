@@ -3,21 +3,30 @@
  * GET /ready    200 once START_MS milliseconds have passed, 503 before
  * GET /state    {"id": "<16 random hex digits, made at the start>", "requests": N}
  * GET /check    200 when the FILL_MB megabytes filled at the start still hold what they should
+ * GET /denied   the error number of mkdir(2), 0 without one
  * anything else 404
  *
  * With FETCH=ADDRESS:PORT, it first gets / there, and ends with 8 when it cannot. With HOLD=FILE, it opens the file and
- * keeps it open, and ends with 9 when it cannot.
+ * keeps it open, and ends with 9 when it cannot. With DENY=mkdir or DENY=munmap, it denies itself that system call by a
+ * seccomp filter, with EACCES, and ends with 10 when it cannot.
  */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -67,6 +76,23 @@ static int fetch(const char *from)
     return n > 12 && !memcmp(answer + 9, "200", 3);
 }
 
+static int deny(const char *name)
+{
+    struct sock_filter instructions[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, strcmp(name, "munmap") ? SYS_mkdirat : SYS_munmap, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof instructions / sizeof *instructions, instructions};
+    return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+static int error_of_mkdir(void)
+{
+    return mkdirat(AT_FDCWD, "/never-made-here/x", 0700) ? errno : 0;
+}
+
 static void stop(int signal_number)
 {
     (void)signal_number;
@@ -89,6 +115,8 @@ int main(void)
         return 8;
     if (getenv("HOLD") && open(getenv("HOLD"), O_RDONLY) < 0)
         return 9;
+    if (getenv("DENY") && !deny(getenv("DENY")))
+        return 10;
     if (number("EXIT_MS", 0)) {
         usleep(number("EXIT_MS", 0) * 1000);
         fprintf(stderr, "giving up, as I was told\n");
@@ -117,6 +145,9 @@ int main(void)
             answer(client, intact() ? 200 : 500, "");
         else if (!strncmp(request, "GET /state", 10)) {
             snprintf(body, sizeof body, "{\"id\": \"%016lx\", \"requests\": %ld}", (unsigned long)id, requests);
+            answer(client, 200, body);
+        } else if (!strncmp(request, "GET /denied", 11)) {
+            snprintf(body, sizeof body, "%d", error_of_mkdir());
             answer(client, 200, body);
         } else
             answer(client, 404, "no such page\n");

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from warmstart import verify
 from warmstart.cli import default_cache
 from warmstart.core.errors import EngineError, ImageError, VerifyError
 from warmstart.core.steps import Silent, Steps
+from warmstart.dump.restrictions import Restrictions, read_restrictions
 from warmstart.image.reference import parse_source
 from warmstart.node.tree import tree_path
 from warmstart.recipe.model import Container, Probe, Restorer, TcpSocket
@@ -68,7 +70,11 @@ def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
     """Verify an image with a fake runtime; `found` is the identity of what runs, or the error of looking at it."""
 
     def run(
-        cri: FakeCri, *, found: str | OSError = "identity", restorers: Sequence[Restorer] = (Restorer.RUNTIME,)
+        cri: FakeCri,
+        *,
+        found: str | OSError = "identity",
+        restorers: Sequence[Restorer] = (Restorer.RUNTIME,),
+        restrictions: Mapping[int, Restrictions] | None = None,
     ) -> tuple[Restore, ...]:
         @contextmanager
         def start_engine(*_: object, **__: object) -> Iterator[object]:
@@ -82,7 +88,7 @@ def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
         monkeypatch.setattr(verify, "start_engine", start_engine)
         monkeypatch.setattr(verify, "read_identity", read_identity)
         monkeypatch.setattr(verify, "wait_first_success", lambda *_, **__: None)
-        return verify_image(None, tmp_path, "app:1", CONTAINER, "identity", Steps(Silent()), restorers)
+        return verify_image(None, tmp_path, "app:1", CONTAINER, "identity", Steps(Silent()), restorers, restrictions)
 
     return run
 
@@ -108,6 +114,15 @@ def test_a_new_process_is_no_restore(restore):
 def test_a_process_that_ends_at_once_is_no_restore(restore):
     with pytest.raises(VerifyError, match="ended right after its first answer"):
         restore(FakeCri(), found=ProcessLookupError(3, "No such process"))
+
+
+def test_a_process_that_has_lost_a_restriction_is_refused(restore):
+    """The fake's container is process 1 of this machine."""
+    here = read_restrictions(Path("/proc"), 1)
+    number = min(here)
+    assert restore(FakeCri(), restrictions=here)
+    with pytest.raises(VerifyError, match=rf"less restricted than before: .* \({number}\): user ids 0 .*, were 77"):
+        restore(FakeCri(), restrictions={number: replace(here[number], users=(77,) * 4)})
 
 
 def test_a_refusal_is_told_with_its_reasons(restore):

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
-from warmstart.dump.proc import Process
+
+class Named(Protocol):
+    """A process, running or in a dump."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    @property
+    def name(self) -> str:
+        """Its name, as the kernel has it."""
 
 
 class Severity(StrEnum):
@@ -44,12 +55,12 @@ class Finding:
         return f"{self.process} (process {self.pid}): {self.what} {self.cure} [{self.code}]"
 
 
-def error(code: str, process: Process, what: str, cure: str) -> Finding:
+def error(code: str, process: Named, what: str, cure: str) -> Finding:
     """What would fail the dump or the restore."""
     return Finding(Severity.ERROR, code, process.pid, process.name, what, cure)
 
 
-def warning(code: str, process: Process, what: str, cure: str) -> Finding:
+def warning(code: str, process: Named, what: str, cure: str) -> Finding:
     """What may fail the restore, or changes what the application sees."""
     return Finding(Severity.WARNING, code, process.pid, process.name, what, cure)
 

@@ -6,8 +6,9 @@ CRIU's source, and all but a few were seen to fail with CRIU 4.2.1 under runc 1.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from warmstart.core.errors import AppError, HostError, PreflightError
 from warmstart.dump.finding import Finding, Severity, once_each
 from warmstart.dump.preflight_files import find_in_files
 from warmstart.dump.preflight_processes import find_in_processes
+from warmstart.dump.preflight_restrictions import find_in_restrictions
 from warmstart.dump.preflight_sockets import find_in_sockets
 from warmstart.dump.preflight_watches import find_in_watches
 from warmstart.dump.proc import GONE, read_container
@@ -45,7 +47,7 @@ def check_processes(
         AppError: the container has ended.
         HostError: the caller may not look into the container's processes.
     """
-    try:
+    with reading(proc, init_pid):
         container = read_container(proc, init_pid)
         if container.first.is_zombie and container.first.threads <= 1:
             raise ProcessLookupError(init_pid)
@@ -55,14 +57,26 @@ def check_processes(
             *find_in_files(container),
             *find_in_watches(container),
         ]
-        findings = (*find_in_processes(container), *once_each(held))
+        findings = (*find_in_processes(container), *find_in_restrictions(container), *once_each(held))
+    return tuple(sorted(findings, key=lambda finding: not finding.is_error))
+
+
+@contextlib.contextmanager
+def reading(proc: Path, init_pid: int) -> Iterator[None]:
+    """Explain why a container cannot be looked at in this block.
+
+    Raises:
+        AppError: its first process has ended.
+        HostError: the caller may not look into its processes.
+    """
+    try:
+        yield
     except GONE as gone:
         brief = f"the container's first process ({init_pid} in {proc}) has ended"
         raise AppError(brief, hint="see the container's log for why") from gone
     except PermissionError as refused:
         brief = f"{refused.filename or proc}: looking into the container's processes is not permitted"
         raise HostError(brief, hint="run as root") from refused
-    return tuple(sorted(findings, key=lambda finding: not finding.is_error))
 
 
 def raise_on_errors(findings: Collection[Finding], *, force: bool = False) -> None:

@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterator
 
 from warmstart.dump.finding import Finding, error, warning
-from warmstart.dump.proc import GONE, Container, Process, read_process
+from warmstart.dump.proc import GONE, Container, Process, is_still_there, read_process, read_processes
+from warmstart.dump.strangers import find_strangers
 
 # `dump_task_ns_ids`; a second network namespace fails because runtimes set `empty-ns` (`dump_one_netns` in criu/net.c).
 _SINGLE_NAMESPACES = ("user", "pid", "ipc", "uts", "net", "cgroup", "time", "time_for_children")
 _UNINTERRUPTIBLE_LOOKS = 5
+_STRANGER_LOOKS = 5
 _LOOK_AGAIN_S = 0.05
 
 
@@ -36,12 +38,26 @@ def find_in_processes(container: Container) -> Iterator[Finding]:
             continue
     yield from _check_roots(container)
     yield from _check_message_queues(container)
-    for process in container.strangers:
-        yield warning(
+    yield from _check_strangers(container)
+
+
+def _check_strangers(container: Container) -> Iterator[Finding]:
+    """Look twice: a command that is about to end is no part of the application."""
+    proc = container.proc
+    strangers = list(find_strangers(proc, read_processes(proc), container.processes))
+    for _ in range(_STRANGER_LOOKS):
+        if not strangers:
+            return
+        time.sleep(_LOOK_AGAIN_S)
+        strangers = [each for each in strangers if is_still_there(proc, each)]
+    for process in strangers:
+        yield error(
             "not-in-tree",
             process,
-            "It was started in the container from outside, and will not be in the checkpoint.",
-            "Wait until it has ended, such as a command of kubectl exec or of a probe.",
+            "It runs in the container, but does not descend from its first process, so that the checkpoint would be "
+            "without it.",
+            "End it before the checkpoint. If it is a daemon of the application's, have it stay in the foreground, or "
+            "start it below a parent that does; a command of a probe, of a step or of kubectl exec ends by itself.",
         )
 
 

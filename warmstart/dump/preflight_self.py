@@ -7,11 +7,13 @@ become another user, or put back what is not the application's. Source: `pstree_
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from warmstart.dump.finding import Finding, error, once_each
+from warmstart.dump.preflight import reading
 from warmstart.dump.proc import GONE, Container, Process, is_below, read_container
 
 # Of these places the launcher keeps the files of the application's user, and of no other.
@@ -26,17 +28,19 @@ def check_launched(proc: Path, first_pid: int) -> tuple[Finding, ...]:
         first_pid: the application's first process, as that procfs numbers it.
 
     Raises:
-        FileNotFoundError, ProcessLookupError: it has ended.
+        AppError: it has ended.
+        HostError: the caller may not look into its processes.
     """
-    container = read_container(proc, first_pid)
-    return once_each(
-        [
-            *_check_births(container),
-            *_check_users(container),
-            *_check_files(container),
-            *_check_shared_memory(container),
-        ]
-    )
+    with reading(proc, first_pid):
+        container = read_container(proc, first_pid)
+        return once_each(
+            [
+                *_check_births(container),
+                *_check_users(container),
+                *_check_files(container),
+                *_check_shared_memory(container),
+            ]
+        )
 
 
 def _check_births(container: Container) -> Iterator[Finding]:
@@ -57,15 +61,14 @@ def _check_births(container: Container) -> Iterator[Finding]:
 
 
 def _read_threads(container: Container, process: Process) -> list[int]:
-    """As the container numbers them."""
-    found = []
-    for task in (container.proc / str(process.pid) / "task").iterdir():
-        try:
-            status = (task / "status").read_text(errors="replace")
-        except GONE:
-            continue
-        numbers = next(line for line in status.splitlines() if line.startswith("NSpid:"))
-        found.append(int(numbers.split()[-1]))
+    """As the container numbers them; none of a process that has ended."""
+    tasks, found = container.proc / str(process.pid) / "task", []
+    with contextlib.suppress(*GONE):
+        for name in os.listdir(tasks):  # noqa: PTH208  (names only)
+            with contextlib.suppress(*GONE):
+                status = (tasks / name / "status").read_text(errors="replace")
+                numbers = next(line for line in status.splitlines() if line.startswith("NSpid:"))
+                found.append(int(numbers.split()[-1]))
     return sorted(found)
 
 

@@ -100,7 +100,6 @@ class Container:
 
     Attributes:
         processes: its first one, and those that descend from it, parents before children.
-        strangers: processes in its own pid namespace that do not descend from its first one.
         held: by pid; without zombies, and without what ended meanwhile.
         mounts: those of all its mount namespaces.
         parent_ipc: the IPC namespace of what started it; "" when that is not seen.
@@ -108,7 +107,6 @@ class Container:
 
     proc: Path
     processes: tuple[Process, ...]
-    strangers: tuple[Process, ...]
     held: Mapping[int, Held]
     mounts: tuple[Mount, ...]
     parent_ipc: str
@@ -155,10 +153,7 @@ def read_container(proc: Path, first_pid: int) -> Container:
         FileNotFoundError, ProcessLookupError: there is no process of that number.
         PermissionError: the caller may not look into the container's processes.
     """
-    processes = _read_processes(proc)
-    if first_pid not in processes:
-        raise ProcessLookupError(first_pid)
-    tree = _find_descendants(processes, first_pid)
+    tree = read_tree(proc, first_pid)
     held: dict[int, Held] = {}
     mounts: dict[int, Mount] = {}
     for process in tree:
@@ -167,8 +162,19 @@ def read_container(proc: Path, first_pid: int) -> Container:
         with contextlib.suppress(*GONE):
             mounts |= {mount.id: mount for mount in _read_mounts(proc, process.pid)}
             held[process.pid] = _read_held(proc, process.pid)
-    strangers = tuple(_find_strangers(proc, processes, tree))
-    return Container(proc, tree, strangers, held, tuple(mounts.values()), _read_parent_ipc(proc, tree[0]))
+    return Container(proc, tree, held, tuple(mounts.values()), _read_parent_ipc(proc, tree[0]))
+
+
+def read_tree(proc: Path, first_pid: int) -> tuple[Process, ...]:
+    """Read a process and its descendants, parents before children.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: there is no process of that number.
+    """
+    processes = read_processes(proc)
+    if first_pid not in processes:
+        raise ProcessLookupError(first_pid)
+    return _find_descendants(processes, first_pid)
 
 
 def read_process(proc: Path, pid: int) -> Process:
@@ -186,6 +192,14 @@ def read_process(proc: Path, pid: int) -> Process:
         pids=tuple(map(int, fields["NSpid"].split())),
         inner_session=int(fields["NSsid"].split()[-1]),
     )
+
+
+def is_still_there(proc: Path, process: Process) -> bool:
+    """Whether a process has neither ended nor become a zombie since it was read."""
+    try:
+        return not read_process(proc, process.pid).is_zombie
+    except GONE:
+        return False
 
 
 def list_children(proc: Path, pid: int) -> list[int]:
@@ -217,7 +231,8 @@ def read_descriptor_info(descriptor: Link) -> DescriptorInfo:
     return DescriptorInfo(int(fields["flags"], 8), int(fields["mnt_id"]), tuple(lines))
 
 
-def _read_processes(proc: Path) -> dict[int, Process]:
+def read_processes(proc: Path) -> dict[int, Process]:
+    """Read all processes of a procfs, by number."""
     found = {}
     for name in os.listdir(proc):  # noqa: PTH208  (names only: thousands of paths are not needed)
         if name.isdigit():
@@ -236,21 +251,6 @@ def _find_descendants(processes: Mapping[int, Process], first_pid: int) -> tuple
     for process in tree:  # grows while it is walked
         tree += sorted(children.get(process.pid, ()), key=lambda child: child.pid)
     return tuple(tree)
-
-
-def _find_strangers(proc: Path, processes: Mapping[int, Process], tree: Sequence[Process]) -> Iterator[Process]:
-    first = tree[0]
-    if first.pids[-1] != 1:  # the pod's pid namespace is shared: the others are other containers
-        return
-    inside = {process.pid for process in tree}
-    home = read_namespace(proc, first.pid, "pid")
-    for process in processes.values():
-        if process.pid not in inside and len(process.pids) == len(first.pids):
-            try:
-                if read_namespace(proc, process.pid, "pid") == home:
-                    yield process
-            except (*GONE, PermissionError):  # it is not of this container, and need not be looked into
-                continue
 
 
 def _read_parent_ipc(proc: Path, first: Process) -> str:

@@ -43,12 +43,31 @@ message process {
     required uint32 ppid = 2;
     repeated uint32 threads = 5;
 }
+message limit {
+    required uint64 cur = 1;
+    required uint64 max = 2;
+}
+message task_limits {
+    repeated limit limits = 1;
+}
 message task {
     required bytes comm = 6;
+    optional task_limits limits = 8;
     optional uint32 cg_set = 9;
 }
 message thread_core {
+    optional uint32 pdeath_sig = 8;
+    optional uint32 seccomp_mode = 11;
+    optional uint32 seccomp_filter = 12;
     optional uint32 cg_set = 16;
+}
+message seccomp_filter {
+    required bytes filter = 1;
+    optional uint32 prev = 2;
+    optional uint32 flags = 3;
+}
+message seccomp {
+    repeated seccomp_filter seccomp_filters = 1;
 }
 message core {
     optional task tc = 3;
@@ -147,6 +166,12 @@ message file {
     optional inet_socket isk = 4;
     optional unix_socket usk = 16;
 }
+message descriptor {
+    required uint32 id = 1;
+    required uint32 flags = 2;
+    required uint32 type = 3;
+    required uint32 fd = 4;
+}
 message mount {
     required uint32 fstype = 1;
     required uint32 mnt_id = 2;
@@ -244,6 +269,7 @@ def _message_class(name: str) -> Any:
 Inventory = _message_class("inventory")
 Process = _message_class("process")
 Core = _message_class("core")
+Seccomp = _message_class("seccomp")
 Vma = _message_class("vma")
 Mm = _message_class("mm")
 Stats = _message_class("stats")
@@ -251,6 +277,7 @@ PagemapHead = _message_class("pagemap_head")
 Pagemap = _message_class("pagemap")
 Fs = _message_class("fs")
 File = _message_class("file")
+Descriptor = _message_class("descriptor")
 Mount = _message_class("mount")
 Cgroups = _message_class("cgroups")
 PipeData = _message_class("pipe_data")

@@ -228,6 +228,12 @@ def test_an_innocent_container_gives_no_finding(start: Callable[..., Started]) -
 # The code of the error, the program that provokes it, what it says, and the cure.
 CASES = [
     (
+        "coredump-filter",
+        "open('/proc/self/coredump_filter', 'w').write('0x10')",
+        "It keeps some of its memory out of core dumps",
+        "MADV_DONTDUMP",
+    ),
+    (
         "tcp-established",
         "s = socket.create_server(('127.0.0.1', 8080)); c = socket.create_connection(('127.0.0.1', 8080));"
         "a = s.accept()",
@@ -389,6 +395,7 @@ def test_error(start: Callable[..., Started], code: str, program: str, what: str
 def test_warnings(start: Callable[..., Started]) -> None:
     container = start(f"""
 f = open('/volume/file', 'w')
+libc.personality(0x0040000)
 s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 s.bind(('::ffff:{POD_IP}', 5353))
 a = (ctypes.c_char * 128)()
@@ -396,7 +403,7 @@ struct.pack_into('IIII', a, 0, 2, 4, 8, 4)
 call(321, 0, a, 72)
 """)
     findings = {finding.code: finding for finding in check(container)}
-    assert findings.keys() == {"file-on-volume", "address-of-pod", "bpf-map"}
+    assert findings.keys() == {"file-on-volume", "address-of-pod", "bpf-map", "personality"}
     assert all(finding.severity is Severity.WARNING for finding in findings.values())
     assert "/volume/file is in use and lies on the volume /volume" in findings["file-on-volume"].what
 
@@ -469,7 +476,39 @@ def test_what_was_started_by_exec_is_told_apart(start: Callable[..., Started]) -
     container = start("")
     with beside(container, "--pid", "sleep", "600"):
         (finding,) = wait_for(lambda: check(container))
-    assert (finding.code, finding.process, finding.severity) == ("not-in-tree", "sleep", Severity.WARNING)
+    assert (finding.code, finding.process, finding.severity) == ("not-in-tree", "sleep", Severity.ERROR)
+
+
+def test_a_command_that_is_about_to_end_is_no_finding(start: Callable[..., Started]) -> None:
+    container = start("")
+    with beside(container, "--pid", "sleep", "0.1"):
+        assert check(container) == ()
+
+
+LAUNCHER = """
+if application := os.fork():
+    while True:  # as the launcher, collect whatever ends
+        os.waitpid(-1, 0)
+"""
+DAEMON = """
+if not os.fork():
+    os.fork() or os.execvp('sleep', ['sleep', '600'])
+    os._exit(0)
+"""
+
+
+def test_a_daemon_below_the_launcher_is_found(start: Callable[..., Started]) -> None:
+    """Its parent has ended, so that it is the launcher's child, and the application's sibling."""
+    container = start(LAUNCHER + DAEMON)
+    application = int((PROC / f"{container.pid}/task/{container.pid}/children").read_text().split()[0])
+    (finding,) = wait_for(lambda: check_processes(PROC, application, pod_ips=[]))
+    assert (finding.code, finding.process, finding.severity) == ("not-in-tree", "sleep", Severity.ERROR)
+
+
+def test_an_application_below_the_launcher_gives_no_finding(start: Callable[..., Started]) -> None:
+    container = start(LAUNCHER)
+    application = int((PROC / f"{container.pid}/task/{container.pid}/children").read_text())
+    assert check_processes(PROC, application, pod_ips=[]) == ()
 
 
 def test_a_container_in_the_pid_namespace_of_its_pod(start: Callable[..., Started]) -> None:

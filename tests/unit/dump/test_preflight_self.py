@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from warmstart.core.errors import AppError
 from warmstart.dump.preflight_self import check_launched
 
 PROC = Path("/proc")
@@ -76,3 +77,19 @@ def test_files_in_tmp_that_are_not_the_applications_are_found():
         finally:
             Path(file.name).unlink()
             Path("/tmp/warmstart-test-own").unlink(missing_ok=True)
+
+
+def test_processes_that_end_meanwhile_are_nothing_to_complain_of():
+    """Those of a shell that starts a command, and another one, hundreds of times."""
+    forks = "while True:\n    child = os.fork()\n    if not child: os._exit(0)\n    os.waitpid(child, 0)\n"
+    script = "\n".join(f"    {line}" for line in forks.splitlines())
+    with run(f"def churn():\n{script}\nif not os.fork(): churn()\n") as pid:
+        for _ in range(50):
+            assert check_launched(PROC, pid) == ()
+
+
+def test_an_application_that_has_ended():
+    with run("") as pid:
+        pass
+    with pytest.raises(AppError, match="has ended"):
+        check_launched(PROC, pid)

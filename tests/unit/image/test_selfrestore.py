@@ -81,7 +81,7 @@ def directory(tmp_path) -> Path:
     (place / "checkpoint/inventory.img").write_bytes(b"1")
     (place / "seed/tmp").mkdir(parents=True)
     (place / "seed/tmp/file").write_text("kept")
-    (place / "env").symlink_to("/dev/shm/somewhere")
+    (place / "env").symlink_to("/proc/self/fd/100")
     (place / "manifest").write_text(MANIFEST)
     return place
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_keeps_its_owners_and_modes(directory, tmp_path):
         os.chown(directory / "checkpoint/pages-1.img", 1000, 1001)
     members = read_members(tmp_path / "layout", pack_checkpoint(directory, tmp_path / "layout"))
     assert members[".warmstart/checkpoint"].mode == 0o700
-    assert members[".warmstart/env"].linkname == "/dev/shm/somewhere"
+    assert members[".warmstart/env"].linkname == "/proc/self/fd/100"
     assert ".warmstart/seed/tmp/file" in members
     owner, packed = (directory / "checkpoint/pages-1.img").stat(), members[".warmstart/checkpoint/pages-1.img"]
     assert (packed.uid, packed.gid) == (owner.st_uid, owner.st_gid)

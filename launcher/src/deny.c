@@ -1,0 +1,71 @@
+/* What a restore could not bring back without being asked is not there in a build: the kernel seems to be older.
+ *
+ * Nobody could tell later that an application had it: it cannot be read from outside, or is not in CRIU's images. So
+ * these calls fail as they do where the kernel does not know them, which programs that use them are prepared for. The
+ * filter is part of the checkpoint, so that they go on failing.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include "launcher.h"
+
+/* The kernel's headers are not the C library's: linux/audit.h, linux/filter.h, linux/seccomp.h. */
+#if defined(__x86_64__)
+#define ARCHITECTURE 0xc000003e
+#elif defined(__aarch64__)
+#define ARCHITECTURE 0xc00000b7
+#endif
+struct instruction {
+	uint16_t code;
+	uint8_t if_true, if_false;
+	uint32_t value;
+};
+#define LOAD(offset) {0x20, 0, 0, offset}
+#define IF_EQUAL(number, then, other) {0x15, then, other, number}
+#define ANSWER(value) {0x06, 0, 0, value}
+#define ALLOW 0x7fff0000
+#define ERROR(number) (0x00050000 | (number))
+#define DENY(number, error) IF_EQUAL(number, 0, 1), ANSWER(ERROR(error))
+enum { NUMBER = 0, ARCHITECTURE_OF_CALL = 4, FIRST_ARGUMENT = 16 }; /* in struct seccomp_data */
+enum { MODE_FILTER = 2 };
+
+/* Not in all headers. Numbers from 424 on are those of all architectures. */
+enum { IO_URING_SETUP = 425, IO_URING_ENTER, IO_URING_REGISTER, LANDLOCK_CREATE_RULESET = 444, MEMORY_SEAL = 462 };
+enum { SET_MDWE = 65 }; /* PR_SET_MDWE */
+
+/* See docs/restrictions.md. */
+static struct instruction instructions[] = {
+	LOAD(NUMBER),
+	DENY(IO_URING_SETUP, ENOSYS),
+	DENY(IO_URING_ENTER, ENOSYS),
+	DENY(IO_URING_REGISTER, ENOSYS),
+	DENY(LANDLOCK_CREATE_RULESET, EOPNOTSUPP), /* switched off when the kernel was started */
+	DENY(MEMORY_SEAL, ENOSYS),
+	LOAD(ARCHITECTURE_OF_CALL),
+	IF_EQUAL(ARCHITECTURE, 1, 0),
+	ANSWER(ALLOW),
+	LOAD(NUMBER),
+	DENY(SYS_add_key, ENOSYS),
+	DENY(SYS_request_key, ENOSYS),
+	DENY(SYS_keyctl, ENOSYS),
+	DENY(SYS_pkey_alloc, ENOSPC), /* the processor has none */
+	IF_EQUAL(SYS_prctl, 1, 0),
+	ANSWER(ALLOW),
+	LOAD(FIRST_ARGUMENT), /* the first one's lower half, as both architectures are little-endian */
+	DENY(SET_MDWE, EINVAL),
+	ANSWER(ALLOW),
+};
+
+void deny_what_is_not_kept(void)
+{
+	struct {
+		uint16_t length;
+		void *filter;
+	} program = {sizeof instructions / sizeof *instructions, instructions};
+
+	if (prctl(PR_SET_SECCOMP, MODE_FILTER, &program) < 0)
+		fail("cannot keep the application from what a restore would lose: %s", strerror(errno));
+}

@@ -1,0 +1,3 @@
+/* See restrained.c. */
+void restrain(void);
+void tell_restraints(void);
