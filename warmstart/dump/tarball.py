@@ -323,6 +323,8 @@ class _Walk(Iterator[Member]):
         if size_bytes > left_bytes:
             tar.refuse(f"{quoted(name)} declares {size_bytes} bytes but only {left_bytes} are left: it is truncated")
         link = self._find_text(extended, b"linkpath", header.link)
+        if len(link) > MAX_NAME_BYTES:
+            tar.refuse(f"{quoted(name)} is a link with too long a target")
         return Member(name, kind, size_bytes, self._offset, link)
 
     def _find_kind(self, name: str, header: Header, extended: dict[bytes, bytes]) -> Kind:
