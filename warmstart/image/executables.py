@@ -18,7 +18,7 @@ from pathlib import Path
 from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.dump import protos
 from warmstart.dump.archive import ROOTFS_DIFF, Archive
-from warmstart.dump.contents import has_memory, read_mappings, read_memory, read_processes
+from warmstart.dump.contents import has_memory, read_files, read_mappings, read_memory, read_processes
 from warmstart.dump.images import decode, read_only_entry
 from warmstart.dump.programs import Program, keeps_no_zeros, read_program
 from warmstart.dump.tar_stream import StreamedTar
@@ -62,11 +62,13 @@ def find_programs(archive: Archive, layout: Path) -> dict[str, Program]:
 def _find_users(directory: Path) -> dict[str, list[bool]]:
     """What is mapped to be executed; for each process that has it so, whether Go relies on no zeros in it."""
     users: dict[str, list[bool]] = {}
+    files = read_files(directory)
     for process in read_processes(directory):
         if not has_memory(directory, process.pid):
             continue
         keeps = keeps_no_zeros(_read_environment(directory, process.pid))
-        executed = {one.file for one in read_mappings(directory, process.pid) if one.file and one.prot & mmap.PROT_EXEC}
+        mappings = read_mappings(directory, process.pid, files)
+        executed = {one.file for one in mappings if one.file and one.prot & mmap.PROT_EXEC}
         for path in executed:
             users.setdefault(path, []).append(keeps)
     return users
