@@ -14,7 +14,9 @@ export WARMSTART_DEBIAN_EXPIRED ?= 1
 BUILD_IMAGES = $(WARMSTART) -v node run --bind $(IMAGE_CACHE) -- \
 	env IMAGE_CACHE=$(IMAGE_CACHE) recipes/build-image.sh
 
-.PHONY: help demo test lint unit integration kubernetes vm slow bench launcher cluster images tools lock clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo test lint unit fuzz integration kubernetes vm slow bench launcher cluster images tools lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,7 +36,11 @@ lint: $(VENV)/ready ## Style, types, import rules, templates for CI
 	scripts/lint-ci.sh $(CURDIR)/$(BIN)
 
 unit: $(VENV)/ready tools ## Tests of each room
-	$(BIN)/pytest tests/unit -m "not slow"
+	$(BIN)/pytest tests/unit tests/fuzz -m "not slow"
+
+fuzz: $(VENV)/ready ## Mutated inputs for each reader of strangers' input (FUZZ_SECONDS=60 for each)
+	$(BIN)/pip install --quiet --editable '.[fuzz]' || echo "without atheris: mutations are blind"
+	PYTHONPATH=tests $(BIN)/python -m fuzz.run $(FUZZ_SECONDS)
 
 integration: $(VENV)/ready tools images ## Tests of the whole, and of the launcher, on the embedded node
 	$(BIN)/pytest tests/integration tests/launcher -m "not slow"

@@ -35,6 +35,8 @@ from warmstart.image.annotations import Provenance
 from warmstart.image.compose import Layer, add_layers
 from warmstart.image.layout import find_partials, read_image
 from warmstart.image.manifest import check_platform
+from warmstart.image.mount_points import Links, add_layer, check_image
+from warmstart.image.opened import open_image
 from warmstart.image.reference import Reference, Source, Transport, parse_reference, parse_source
 from warmstart.image.selfrestore import (
     ENTRYPOINT,
@@ -54,7 +56,7 @@ from warmstart.probe import wait_first_success, wait_ready
 from warmstart.publish import describe_output, publish_image
 from warmstart.recipe.model import Container, Recipe, Restorer
 from warmstart.result import Base, Built, Dumped, Launched, Made, Warm, make_document
-from warmstart.verify import Restore, first_probe, read_launcher_ms, verify_image
+from warmstart.verify import Restore, check_links, first_probe, read_launcher_ms, verify_image
 from warmstart.warmup import run_steps
 from warmstart.work import Options, Work
 
@@ -171,7 +173,21 @@ def fetch_base(work: Work, source: Source) -> Base:
         copy_image(session, str(pinned), f"oci:{layout}", access=access, zstd=plain, on_line=work.steps.note)
         image = read_image(layout)
         check_platform(image.config.platform, str(source))
+        check_base(layout, str(source))
     return Base(source, digest, layout, len(image.manifest.layers))
+
+
+def check_base(layout: Path, name: str) -> None:
+    """Refuse a base image in which links lead the mounts of a container elsewhere.
+
+    Raises:
+        ImageError: they do, or a layer is broken.
+    """
+    links = Links()
+    with open_image(Source(Transport.OCI, path=layout)) as opened:
+        for layer in opened.image.manifest.layers:
+            add_layer(links, opened, layer)
+    check_image(links, name)
 
 
 def pin_source(source: Source, digest: str) -> Source:
@@ -320,6 +336,7 @@ def see_it_restore(work: Work, made: Made) -> tuple[Restore, ...]:
     recipe = work.recipe
     with work.steps.step("verify"):
         name = str(parse_reference(recipe.image_name))
+        check_links(made.layout, name)
         return verify_image(
             work.session,
             made.layout,

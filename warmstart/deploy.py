@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from warmstart.core.cpu import FEATURES
 from warmstart.core.errors import ClusterError, ImageError, RecipeError
 from warmstart.core.steps import Steps
+from warmstart.dump.archive import is_tar
 from warmstart.image.annotations import CPU
 from warmstart.image.reference import parse_reference, parse_source
 from warmstart.inspection import CheckpointFacts, ImageFacts, inspect_target
@@ -64,7 +64,7 @@ def read_build(
         ArchiveError: the checkpoint in the image is broken.
         RegistryError: the registry refused, or could not be reached.
     """
-    if target == "-" or (Path(target).is_file() and not tarfile.is_tarfile(target)):
+    if target == "-" or (Path(target).is_file() and not is_tar(Path(target))):
         if match_cpu:
             raise RecipeError("a recipe does not say on which processor it was built: give the image instead")
         recipe = load_recipe(STDIN if target == "-" else Path(target), overrides=overrides, tag=tag)

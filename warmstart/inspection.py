@@ -22,6 +22,7 @@ from warmstart.image.compose import CREATED_BY
 from warmstart.image.crio import CHECKPOINT_NAME, list_expected_mounts
 from warmstart.image.layout import Image
 from warmstart.image.manifest import Platform
+from warmstart.image.mount_points import Links, add_layer, check_checkpoint
 from warmstart.image.opened import OpenedImage, is_oci_archive, open_image
 from warmstart.image.reference import Reference, Source, Transport, parse_source
 from warmstart.image.registry import read_reports
@@ -240,6 +241,7 @@ def inspect_image(source: Source, *, plain_http: bool = False, auth_file: Path |
                 found = Inspection(name, facts, _describe_launched(opened, facts, workspace))
             else:
                 layer, archive = _find_checkpoint(opened, facts, workspace)
+                _check_mount_points(opened, archive, name, is_local=source.kind is not Transport.REGISTRY)
                 found = Inspection(name, facts, _describe_checkpoint(archive, layer))
         except ArchiveError as error:
             if facts.provenance is not None:
@@ -314,6 +316,14 @@ def _find_checkpoint(opened: OpenedImage, facts: ImageFacts, workspace: Path) ->
         if names & _HIDING:
             break
     raise ArchiveError("none of its layers holds a checkpoint")
+
+
+def _check_mount_points(opened: OpenedImage, archive: Archive, name: str, *, is_local: bool) -> None:
+    """Check mount destinations: of an image in a registry, without fetching the layers of the base image."""
+    links = Links()
+    for layer in opened.image.manifest.layers if is_local else ():
+        add_layer(links, opened, layer)
+    check_checkpoint(links, archive, name)
 
 
 def _describe_checkpoint(archive: Archive, label: str) -> CheckpointFacts:

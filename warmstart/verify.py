@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from warmstart.core.errors import AppError, EngineError, ImageError, VerifyError, WarmstartError
@@ -25,7 +26,9 @@ from warmstart.engine.local import LocalEngine, find_access, find_binds, start_e
 from warmstart.image.annotations import read_provenance
 from warmstart.image.layout import read_image
 from warmstart.image.manifest import check_platform
-from warmstart.image.reference import Source, parse_reference
+from warmstart.image.mount_points import check_opened
+from warmstart.image.opened import open_image
+from warmstart.image.reference import Source, Transport, parse_reference
 from warmstart.image.selfrestore import COLD_START, RESTORED
 from warmstart.image.skopeo import copy_image
 from warmstart.node.network import Network, connect_network
@@ -118,6 +121,20 @@ def verify_image(
     return tuple(seen)
 
 
+def check_links(layout: Path, name: str) -> None:
+    """Refuse an image in which links lead the mounts of its container elsewhere, before a runtime sees it.
+
+    Raises:
+        ImageError: they do, or a layer is broken.
+        ArchiveError: the checkpoint in it is broken.
+    """
+    with (
+        open_image(Source(Transport.OCI, path=layout)) as opened,
+        TemporaryDirectory(dir=layout.parent, prefix="links-") as scratch,
+    ):
+        check_opened(opened, Path(scratch), name)
+
+
 def verify_source(
     source: Source,
     cache: Path,
@@ -159,6 +176,7 @@ def verify_source(
             recipe = parse_recipe(provenance.recipe, f"the recipe in {source}")
             name = str(source.reference or parse_reference(recipe.image_name))
             with steps.step("verify"):
+                check_links(layout, name)
                 return verify_image(session, layout, name, recipe.container, provenance.identity, steps, recipe.restore)
 
 

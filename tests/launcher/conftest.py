@@ -86,14 +86,20 @@ def place(compiled) -> Place:
     return Place(directory, program)
 
 
-@pytest.fixture(scope="session")
-def parse(tmp_path_factory) -> Callable[..., str]:
-    """Run one of the launcher's parsers over a text, with sanitizers on; what it made of it."""
-    program = tmp_path_factory.mktemp("parsers") / "parsers"
+def compile_parsers(directory: Path) -> Path:
+    """Compile the launcher's parsers with sanitizers."""
+    program = directory / "parsers"
     sources = [source for source in SOURCES if source.name != "main.c"]
     sanitizers = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     source = Path(__file__).with_name("parsers.c")
     subprocess.run([*CC, *sanitizers, "-I", LAUNCHER / "src", "-o", program, source, *sources], check=True)
+    return program
+
+
+@pytest.fixture(scope="session")
+def parse(tmp_path_factory) -> Callable[..., str]:
+    """Run one of the launcher's parsers over a text, with sanitizers on; what it made of it."""
+    program = compile_parsers(tmp_path_factory.mktemp("parsers"))
 
     def run(*arguments: str, text: str | bytes) -> str:
         data = text.encode() if isinstance(text, str) else text

@@ -2,10 +2,13 @@
  *
  *   parsers manifest|user|parent|tmpfs|log < INPUT    what they make of it
  *   parsers fuzz COUNT < INPUT                        COUNT mutations of it through all of them
+ *   parsers fuzz COUNT SEED FILE < INPUT              other mutations; one that fails is put into FILE
+ *   parsers again < FILE                              that one
  *
  * Built with -DLIBFUZZER and -fsanitize=fuzzer it is a libFuzzer target instead. The first byte of a fuzzed input says
  * which parser it is for.
  */
+#include <sanitizer/common_interface_defs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,10 +122,24 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifndef LIBFUZZER
+static uint64_t state = 0x9E3779B97F4A7C15ull;
+static uint8_t mutated[MOST + 1];
+static size_t mutated_size;
+static const char *failing;
+
+/* The sanitizers call this when they end the program. */
+static void keep_input(void)
+{
+	FILE *file = failing ? fopen(failing, "w") : NULL;
+
+	if (file) {
+		fwrite(mutated, 1, mutated_size, file);
+		fclose(file);
+	}
+}
+
 static uint32_t draw(uint32_t below)
 {
-	static uint64_t state = 0x9E3779B97F4A7C15ull;
-
 	state ^= state << 13;
 	state ^= state >> 7;
 	state ^= state << 17;
@@ -163,14 +180,21 @@ static size_t mutate(uint8_t *to, const char *from, size_t size)
 int main(int count, char **arguments)
 {
 	static char input[MOST];
-	static uint8_t mutated[MOST + 1];
 	size_t size = fread(input, 1, sizeof input - 1, stdin);
 
-	if (count == 3 && !strcmp(arguments[1], "fuzz"))
+	if (count == 5) {
+		state ^= strtoull(arguments[3], NULL, 10) << 1;
+		failing = arguments[4];
+		__sanitizer_set_death_callback(keep_input);
+	}
+	if (count == 2 && !strcmp(arguments[1], "again"))
+		LLVMFuzzerTestOneInput((uint8_t *)input, size);
+	if ((count == 3 || count == 5) && !strcmp(arguments[1], "fuzz"))
 		for (long left = atol(arguments[2]); left > 0; left--) {
 			size_t length = mutate(mutated, input, size);
 
 			mutated[0] = draw(COUNT);
+			mutated_size = length + 1;
 			LLVMFuzzerTestOneInput(mutated, length + 1);
 		}
 	for (size_t i = 0; i < COUNT; i++)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import struct
 import tarfile
+import zlib
 from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+import zstandard
 from support.checkpoint_archive import CONFIG, SPEC, Entry, entry, tar_of, text
 
 from warmstart.dump import protos
@@ -114,7 +117,7 @@ def make_layout(
         "os": "linux",
         "architecture": "amd64",
         "config": {"Cmd": ["/app"]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(layer).hexdigest()}" for layer in layers]},
+        "rootfs": {"type": "layers", "diff_ids": [find_diff_id(layer) for layer in layers]},
     }
     if history is not None:
         config["history"] = history
@@ -127,6 +130,18 @@ def make_layout(
     }
     write_index(path, blob(json.dumps(manifest).encode(), OCI_MANIFEST))
     return path
+
+
+def find_diff_id(layer: bytes) -> str:
+    """The digest of a layer without its compression; of one that is broken, any digest."""
+    try:
+        if layer.startswith(b"\x1f\x8b"):
+            layer = gzip.decompress(layer)
+        elif layer.startswith(b"\x28\xb5\x2f\xfd"):
+            layer = zstandard.ZstdDecompressor().decompressobj().decompress(layer)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
+        pass
+    return f"sha256:{sha256(layer).hexdigest()}"
 
 
 def make_warm_image(

@@ -7,6 +7,7 @@ import gzip
 import json
 import tarfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,15 @@ from warmstart.dump import outline
 from warmstart.dump.archive import RootfsDiff
 from warmstart.dump.metadata import User
 from warmstart.image.crio import CHECKPOINT_NAME
-from warmstart.image.layout import read_image, write_archive
-from warmstart.image.manifest import Platform
+from warmstart.image.layout import CheckedReader, open_blob, read_image, write_archive
+from warmstart.image.manifest import Descriptor, Platform
+from warmstart.image.opened import OpenedImage
 from warmstart.image.reference import Reference, Source, Transport
 from warmstart.image.registry import attach_report, push_layout
 from warmstart.inspection import inspect_archive, inspect_image, inspect_target
 from warmstart.publish import REPORT_TYPE
 from warmstart.result import Report
+from warmstart.verify import check_links
 
 CRIO = {CHECKPOINT_NAME: "app"}
 CONTAINERD = {"org.criu.checkpoint.container.name": "app"}
@@ -141,10 +144,56 @@ def test_other_annotations_of_warmstart_are_noted(tmp_path: Path) -> None:
     assert found.image.notes == {"later": "something new"}
 
 
-def test_only_layers_that_may_hold_the_checkpoint_are_read(warm: Path) -> None:
-    for layer in read_image(warm).manifest.layers[:2]:
-        (warm / "blobs" / layer.digest.replace(":", "/")).unlink()
-    assert inspect_image(Source(Transport.OCI, path=warm)).checkpoint is not None
+def test_only_layers_that_may_hold_the_checkpoint_are_fetched(warm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    @contextmanager
+    def open_recorded(source: Source, **options: object) -> Iterator[OpenedImage]:
+        def open_content(descriptor: Descriptor) -> AbstractContextManager[CheckedReader]:
+            opened.append(descriptor.digest)
+            return open_blob(warm, descriptor)
+
+        yield OpenedImage(read_image(warm), open_content)
+
+    monkeypatch.setattr("warmstart.inspection.open_image", open_recorded)
+    monkeypatch.setattr("warmstart.inspection.read_reports", lambda *_, **__: ())
+    source = Source(Transport.REGISTRY, Reference("registry.example.com", "app", "1"))
+    assert inspect_image(source).checkpoint is not None
+    assert opened == [read_image(warm).manifest.layers[-1].digest]
+
+
+def linked(*links: tuple[str, str]) -> bytes:
+    return tar_of(*(entry(name, type=tarfile.SYMTYPE, linkname=to) for name, to in links))
+
+
+CRAFTED = linked(("mnt", "x]:/host"))
+DATA_MOUNT = {**SPEC, "mounts": [{"destination": "/mnt/data", "type": "bind", "source": "/volumes/1"}]}
+
+
+def test_mounts_that_lead_through_crafted_links_are_refused(tmp_path: Path) -> None:
+    crafted = layout_of(tmp_path / "a", CRAFTED, tar_of(*checkpoint(**{"spec.dump": text(DATA_MOUNT)})))
+    with pytest.raises(ImageError, match=r"'/mnt/data' leads through '/mnt -> x\]:/host'"):
+        inspect_image(crafted)
+    with pytest.raises(ImageError, match=r"'/mnt/data' leads through"):
+        check_links(tmp_path / "a/other", "an image")
+    hidden = layout_of(tmp_path / "b", CRAFTED, tar_of(entry("mnt/")), tar_of(*checkpoint()))
+    assert inspect_image(hidden).checkpoint is not None
+    check_links(tmp_path / "b/other", "an image")
+
+
+def test_the_name_of_a_mount_is_judged_in_an_archive_too(tmp_path: Path) -> None:
+    spec = {**SPEC, "mounts": [{"destination": "/x]:/host/etc", "type": "bind", "source": "/volumes/1"}]}
+    path = write(tmp_path / "a.tar", tar_of(*checkpoint(**{"spec.dump": text(spec)})))
+    with pytest.raises(ArchiveError, match=r"holds \]: or a control character"):
+        inspect_archive(path)
+
+
+def test_changed_files_do_not_move_a_mount(tmp_path: Path) -> None:
+    diff = linked(("mnt", "etc"))
+    members = checkpoint(**{"spec.dump": text(DATA_MOUNT), "rootfs-diff.tar": diff})
+    source = layout_of(tmp_path, tar_of(entry("mnt/")), tar_of(*members))
+    with pytest.raises(ImageError, match="lead the mount destination '/mnt/data' from '/mnt/data' to '/etc/data'"):
+        inspect_image(source)
 
 
 def test_a_layer_on_top_of_what_warmstart_added(warm: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
@@ -80,6 +80,7 @@ class RootfsDiff:
 
     entries: int
     size_bytes: int
+    members: tuple[Member, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,16 @@ def open_tar(archive: Path) -> Iterator[Span]:
             yield Span(fd, 0, status.st_size, str(archive))
         except OSError as error:
             raise ArchiveError(f"{archive}: cannot be read: {error.strerror}") from error
+
+
+def is_tar(file: Path) -> bool:
+    """Whether a file begins as a tar does; no more of it is read.
+
+    Raises:
+        ArchiveError: it cannot be read.
+    """
+    with open_tar(file) as span:
+        return span.read(257, 5) == b"ustar"
 
 
 def judge_tar(tar: Span, limits: Limits, *, among_others: bool = False) -> Contents:
@@ -314,7 +325,7 @@ def _check_rootfs_diff(tar: Span, member: Member, deleted_files: Sequence[str], 
                     f"{quoted(DELETED_FILES)}: {quoted(path)} lies beneath {quoted(parent)}, "
                     f"which {quoted(ROOTFS_DIFF)} makes something else than a directory"
                 )
-    return RootfsDiff(len(entries), member.size_bytes)
+    return RootfsDiff(len(entries), member.size_bytes, entries)
 
 
 def unpack(tar: Span, members: Sequence[Member], into: Path, *, skip: Callable[[Member], int] = lambda _: 0) -> None:

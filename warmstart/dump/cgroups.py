@@ -78,7 +78,10 @@ def _can_go(gone: Mapping[int, Any], mounts: Mapping[int, Any]) -> bool:
     """Whether each lies right below a tmpfs, with nothing mounted on it."""
     places = [(mount, mounts.get(mount.parent_mnt_id)) for mount in gone.values()]
     on_tmpfs = all(
-        place is not None and place.fstype == _TMPFS and _path(mount.mountpoint).parent == _path(place.mountpoint)
+        place is not None
+        and place.fstype == _TMPFS
+        and _path(mount.mountpoint).parent == _path(place.mountpoint)
+        and _path(mount.mountpoint).name not in ("", "..")
         for mount, place in places
     )
     return on_tmpfs and not any(mount.parent_mnt_id in gone for mount in mounts.values())

@@ -28,6 +28,10 @@ _IMAGE_VERSION = 2
 # The end of the address space with five-level page tables; the vsyscall page lies above it and has no pages here.
 _ADDRESS_END = 1 << 57
 _MAX_ARGUMENT_BYTES = 1 << 20
+#: Runs of pages of one process: as many as a heap of 8 GiB has with every other page resident. Real heaps of that
+#: size have some ten thousand.
+MAX_RUNS = 1 << 20
+_MAX_PORT = 65535
 
 
 class TcpState(IntEnum):
@@ -69,6 +73,10 @@ class PageFlag(IntFlag):
     PARENT = 1 << 0
     LAZY = 1 << 1
     PRESENT = 1 << 2
+
+
+# Operations on an IntFlag take most of the time where there are many runs.
+_PRESENT, _PARENT = PageFlag.PRESENT.value, PageFlag.PARENT.value
 
 
 class FileType(IntEnum):
@@ -260,13 +268,19 @@ def read_files(directory: Path) -> dict[int, Any]:
     return {message.id: message for message in messages}
 
 
-def read_mappings(directory: Path, pid: int) -> tuple[Mapping, ...]:
+def read_mappings(directory: Path, pid: int, files: ReadOnlyDict[int, Any] | None = None) -> tuple[Mapping, ...]:
     """Read the mappings of a process as the dump lists them: by address, ranges with guard pages at the end.
+
+    Args:
+        directory: the dump.
+        pid: the process.
+        files: result of `read_files`, if it was read already.
 
     Raises:
         ArchiveError: a file is missing or not understood.
     """
-    files = read_files(directory)
+    if files is None:
+        files = read_files(directory)
     path = directory / f"mm-{pid}.img"
     mm = decode(path, read_only_entry(path), protos.Mm)
     return tuple(as_mapping(vma, files) for vma in mm.vmas)
@@ -299,6 +313,8 @@ def read_pagemap(directory: Path, pid: int) -> Pagemap:
     for entry in entries:
         run = _read_run(path, entry, address, offset)
         runs.append(run)
+        if len(runs) > MAX_RUNS:
+            raise refusal(path, f"more than {MAX_RUNS} runs of pages", entry.offset)
         address = run.end
         offset += run.pages * PAGE_SIZE if run.offset is not None else 0
     _check_pages_file(pages_file, offset, path)
@@ -311,7 +327,10 @@ def read_memory(directory: Path, pid: int, start: int, size: int) -> bytes | Non
     Raises:
         ArchiveError: as `read_pagemap`.
     """
-    pagemap = read_pagemap(directory, pid)
+    return _read_from(read_pagemap(directory, pid), start, size)
+
+
+def _read_from(pagemap: Pagemap, start: int, size: int) -> bytes | None:
     found = b""
     for run in pagemap.runs:
         if run.start <= start + len(found) < run.end and run.offset is not None and len(found) < size:
@@ -342,10 +361,12 @@ def as_socket(path: Path, entry: Entry, message: Any) -> Socket:
     """Turn a `protos.File.isk` message into a Socket; path and entry are where it was read, for the error.
 
     Raises:
-        ArchiveError: an address has the wrong length.
+        ArchiveError: an address has the wrong length, or a port is none.
     """
 
     def endpoint(words: Any, port: int) -> Endpoint:
+        if port > _MAX_PORT:
+            raise refusal(path, f"a socket with the port {port}", entry.offset)
         raw = struct.pack(f"<{len(words)}I", *words)
         if message.family == socket.AF_INET and len(raw) >= 4:
             return Endpoint(IPv4Address(raw[:4]), port)
@@ -371,8 +392,9 @@ def _read_process(directory: Path, message: Any) -> Process:
     memory_bytes = 0
     arguments: tuple[str, ...] = ()
     if has_memory(directory, message.pid):
-        memory_bytes = read_pagemap(directory, message.pid).size_bytes
-        arguments = _read_arguments(directory, message.pid)
+        pagemap = read_pagemap(directory, message.pid)
+        memory_bytes = pagemap.size_bytes
+        arguments = _read_arguments(directory, message.pid, pagemap)
     return Process(
         pid=message.pid,
         ppid=message.ppid,
@@ -383,24 +405,24 @@ def _read_process(directory: Path, message: Any) -> Process:
     )
 
 
-def _read_arguments(directory: Path, pid: int) -> tuple[str, ...]:
+def _read_arguments(directory: Path, pid: int, pagemap: Pagemap) -> tuple[str, ...]:
     path = directory / f"mm-{pid}.img"
     mm = decode(path, read_only_entry(path), protos.Mm)
     size = mm.mm_arg_end - mm.mm_arg_start
     if not 0 < size <= _MAX_ARGUMENT_BYTES:
         return ()
-    memory = read_memory(directory, pid, mm.mm_arg_start, size)
+    memory = _read_from(pagemap, mm.mm_arg_start, size)
     return () if memory is None else tuple(_text(memory).rstrip("\0").split("\0"))
 
 
 def _read_run(path: Path, entry: Entry, address: int, offset: int) -> PageRun:
     message = decode(path, entry, protos.Pagemap)
     # Older versions leave out the flags when the pages are there (`init_compat_pagemap_entry` in criu/pagemap.c).
-    flags = message.flags if message.HasField("flags") else PageFlag.PRESENT
+    flags: int = message.flags if message.HasField("flags") else _PRESENT
     if message.in_parent:
-        flags |= PageFlag.PARENT
+        flags |= _PARENT
     pages = message.nr_pages if message.HasField("nr_pages") else message.compat_nr_pages
-    present = flags & PageFlag.PRESENT and not flags & PageFlag.PARENT
+    present = flags & _PRESENT and not flags & _PARENT
     run = PageRun(message.vaddr, pages, flags, offset if present else None)
     if run.start % PAGE_SIZE or run.start < address or pages == 0 or run.end > _ADDRESS_END:
         raise refusal(path, f"a run of {pages} pages at address {run.start:#x}, out of order", entry.offset)

@@ -64,10 +64,11 @@ def find_identity(directory: Path) -> str:
     path = directory / f"mm-{pid}.img"
     values = decode(path, read_only_entry(path), protos.Mm).mm_saved_auxv
     vector = dict(zip(values[::2], values[1::2], strict=False))
-    random = read_memory(directory, pid, vector.get(AT_RANDOM, 0), RANDOM_BYTES)
-    if random is None:
+    address = vector.get(AT_RANDOM)
+    random = None if address is None else read_memory(directory, pid, address, RANDOM_BYTES)
+    if address is None or random is None:
         raise ArchiveError(f"{path}: the dump does not hold the random bytes of process {pid}")
-    return make_identity(vector[AT_RANDOM], random)
+    return make_identity(address, random)
 
 
 def make_identity(address: int, random: bytes) -> str:

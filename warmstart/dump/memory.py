@@ -68,6 +68,9 @@ _MAP_LOCKED = 0x2000
 _MAP_HUGETLB = 0x40000
 _MADV_WIPEONFORK = 18
 
+_LARGEST_ID = (1 << 32) - 1
+_LARGEST_OFFSET = (1 << 63) - 1
+
 Choose = Callable[[Process, contents.Mapping, Sequence[contents.Mapping]], str]
 """A policy. Given a process, one of its mappings, and all of them: why this one must be left alone, in a few words, or
 "" when it may be mapped from the file."""
@@ -177,6 +180,7 @@ def map_memory(
             for process in processes:
                 if contents.has_memory(checkpoint_dir, process.pid):
                     plan = _plan_process(checkpoint_dir, process, files, choose)
+                    _check_pages_file(plan, plans.values())
                     _store_pieces(plan, plans.get(process.ppid), memory.fileno())
                     plans[process.pid] = plan
             size = os.fstat(memory.fileno()).st_size
@@ -225,12 +229,26 @@ def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], c
     return plan
 
 
+def _check_pages_file(plan: _Plan, others: Iterable[_Plan]) -> None:
+    """See that the pages of a process are its own: they are rewritten.
+
+    Raises:
+        ArchiveError: they are another one's, too.
+    """
+    for other in others:
+        if other.pages_file == plan.pages_file:
+            pids = f"{other.process.pid} and {plan.process.pid}"
+            raise ArchiveError(f"{plan.pages_file}: is of both the processes {pids}")
+
+
 def _check_order(path: Path, entry: Entry, layout: Iterable[contents.Mapping]) -> None:
     end = 0
     for mapping in layout:
         if not mapping.status & VmaStatus.GUARD:  # these are listed after all others
             if not end <= mapping.start < mapping.end or (mapping.start | mapping.end) % PAGE_SIZE:
                 raise refusal(path, f"a mapping at {mapping.start:#x}, out of order,", entry.offset)
+            if mapping.file_offset + mapping.end - mapping.start > _LARGEST_OFFSET:
+                raise refusal(path, f"a mapping of a file at offset {mapping.file_offset:#x}", entry.offset)
             end = mapping.end
 
 
@@ -430,6 +448,8 @@ def _describe_file(directory: Path, files: Mapping[int, Any], root_pid: int, pat
     if fs.root_id not in files:
         raise ArchiveError(f"{fs_path}: its root directory, file {fs.root_id}, is not in files.img")
     root = files[fs.root_id].reg
+    if max(files) >= _LARGEST_ID:
+        raise ArchiveError(f"{directory / 'files.img'}: has a file with the id {max(files)}, the largest possible")
     file = protos.File(type=FileType.REGULAR, id=max(files) + 1)
     file.reg.id = file.id
     file.reg.flags = file.reg.pos = 0

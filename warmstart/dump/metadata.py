@@ -170,7 +170,7 @@ def parse_spec(data: bytes, where: str) -> Spec:
         capabilities=Capabilities(**{field: capabilities.texts(field) for field in Capabilities.__dataclass_fields__}),
         mounts=tuple(
             Mount(
-                mount.text("destination"),
+                mount.destination("destination"),
                 mount.text("type", default=""),
                 mount.text("source", default=""),
                 mount.texts("options"),
@@ -199,7 +199,7 @@ def parse_bind_mounts(data: bytes, where: str) -> tuple[BindMount, ...]:
         mounts.append(
             BindMount(
                 source=entry.path("source"),
-                destination=entry.path("destination"),
+                destination=entry.destination("destination"),
                 file_type=file_type,
                 permissions=entry.integer("permissions", maximum=0o777),
             )
@@ -301,6 +301,13 @@ class _Object:
         text = self.text(key)
         if not _stays_absolute(text):
             self.refuse(key, f"is {quoted(text)}; expected an absolute path without '..'")
+        return text
+
+    def destination(self, key: str) -> str:
+        """A path to mount on, which CRIU before 4.3.1 keeps as `mnt[PATH]:SOURCE` (CVE-2026-119614)."""
+        text = self.path(key)
+        if "]:" in text or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+            self.refuse(key, f"is {quoted(text)}, which holds ]: or a control character")
         return text
 
     def moment(self, key: str) -> datetime | None:

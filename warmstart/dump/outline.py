@@ -15,7 +15,6 @@ import sys
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Protocol
 
 from warmstart.core.errors import HostError
 from warmstart.dump.archive import (
@@ -32,6 +31,7 @@ from warmstart.dump.archive import (
     open_tar,
     unpack,
 )
+from warmstart.dump.tar_stream import Stream
 from warmstart.dump.tarball import Member, Span, walk_members
 
 #: How much of the end of each file with memory is taken. The kernel puts the arguments at the top of the stack, below
@@ -51,14 +51,6 @@ _TAKEN = (
     _MEMORY,
 )
 _CHUNK_BYTES = 1 << 20
-
-
-class Stream(Protocol):
-    """What is read from its start to its end."""
-
-    def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes; none at its end."""
-        ...
 
 
 def extract_outline(archive: Path, into: Path, *, limits: Limits = DEFAULT_LIMITS) -> Archive:

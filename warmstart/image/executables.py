@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import shutil
 import struct
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, cast
 
-from warmstart.core.errors import ImageError
+from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.dump import protos
 from warmstart.dump.archive import ROOTFS_DIFF, Archive
-from warmstart.dump.contents import has_memory, read_mappings, read_memory, read_processes
+from warmstart.dump.contents import has_memory, read_files, read_mappings, read_memory, read_processes
 from warmstart.dump.images import decode, read_only_entry
 from warmstart.dump.programs import Program, keeps_no_zeros, read_program
+from warmstart.dump.tar_stream import StreamedTar
+from warmstart.dump.tarball import Kind, Member, walk_layer
 from warmstart.image.layout import Readable
 from warmstart.image.opened import open_image
 from warmstart.image.reference import Source, Transport
 
 _MOST_OF_A_FILE = 1 << 30
+_MOST_OF_ALL_FILES = 8 << 30
 _MOST_OF_AN_ENVIRONMENT = 1 << 20
 
 
@@ -47,6 +47,8 @@ def find_programs(archive: Archive, layout: Path) -> dict[str, Program]:
     with tempfile.TemporaryDirectory() as scratch:
         files = _Files(set(users), Path(scratch))
         for tar in _list_tars(archive, layout):
+            if files.is_complete:
+                break
             with tar as content:
                 files.collect(content)
         found: dict[str, Program] = {}
@@ -60,11 +62,13 @@ def find_programs(archive: Archive, layout: Path) -> dict[str, Program]:
 def _find_users(directory: Path) -> dict[str, list[bool]]:
     """What is mapped to be executed; for each process that has it so, whether Go relies on no zeros in it."""
     users: dict[str, list[bool]] = {}
+    files = read_files(directory)
     for process in read_processes(directory):
         if not has_memory(directory, process.pid):
             continue
         keeps = keeps_no_zeros(_read_environment(directory, process.pid))
-        executed = {one.file for one in read_mappings(directory, process.pid) if one.file and one.prot & mmap.PROT_EXEC}
+        mappings = read_mappings(directory, process.pid, files)
+        executed = {one.file for one in mappings if one.file and one.prot & mmap.PROT_EXEC}
         for path in executed:
             users.setdefault(path, []).append(keeps)
     return users
@@ -96,30 +100,34 @@ class _Files:
     def __init__(self, wanted: set[str], scratch: Path) -> None:
         self._wanted = wanted
         self._scratch = scratch
+        self._left_bytes = _MOST_OF_ALL_FILES
         self.found: dict[str, Path] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that is wanted was found."""
+        return not self._wanted - set(self.found)
 
     def collect(self, content: Readable) -> None:
         """Copy what is wanted and in this tar."""
         missing = self._wanted - set(self.found)
-        if not missing:
-            return
+        tar = StreamedTar(content, "a layer of the image")
         try:
-            with tarfile.open(fileobj=cast(BinaryIO, content), mode="r|") as tar:
-                for member in tar:
-                    path = "/" + member.name.removeprefix("./").lstrip("/")
-                    if path in missing:
-                        self._take(tar, member, path)
-        except tarfile.TarError as error:
-            raise ImageError(f"a layer of the image is not a tar: {error}") from error
+            for member in walk_layer(tar):
+                path = f"/{member.name}"
+                if path in missing:
+                    self._take(tar, member, path)
+        except ArchiveError as error:
+            raise ImageError(error.brief) from error
 
-    def _take(self, tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
-        if not member.isreg() or member.size > _MOST_OF_A_FILE:
+    def _take(self, tar: StreamedTar, member: Member, path: str) -> None:
+        self._left_bytes -= member.size_bytes
+        if member.kind is not Kind.FILE or member.size_bytes > _MOST_OF_A_FILE or self._left_bytes < 0:
             # A link, most often; what a layer below has under this name is not what was executed.
             self._wanted.discard(path)
+            self.found.pop(path, None)
             return
-        content = tar.extractfile(member)
-        assert content is not None
-        file = self._scratch / str(len(self.found))
+        file = self.found.get(path, self._scratch / str(len(self.found)))
         with file.open("wb") as out:
-            shutil.copyfileobj(content, out)
+            out.writelines(tar.read_content(member))
         self.found[path] = file

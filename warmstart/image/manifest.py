@@ -148,6 +148,7 @@ class Config:
     labels: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     history: tuple[str, ...] = ()
+    diff_ids: tuple[str, ...] = ()
 
 
 def find_digest(data: bytes, algorithm: str = "sha256") -> str:
@@ -213,6 +214,7 @@ def parse_config(data: bytes, where: str = "config") -> Config:
             for step in document.get("history").items()
             if step.get("empty_layer").value is not True
         ),
+        diff_ids=_read_diff_ids(document.get("rootfs")),
     )
 
 
@@ -251,6 +253,12 @@ def _read_descriptor(node: _Node) -> Descriptor:
         platform=None if platform.value is None else _read_platform(platform),
         artifact_type=node.get("artifactType").text(""),
     )
+
+
+def _read_diff_ids(rootfs: _Node) -> tuple[str, ...]:
+    if rootfs.value is None:
+        return ()
+    return tuple(layer.text() for layer in rootfs.get("diff_ids").items())
 
 
 def _read_platform(node: _Node) -> Platform:

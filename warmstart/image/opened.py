@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,11 @@ from warmstart.image.registry import download_blob, read_config, read_manifest
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _BUFFER_BYTES = 1 << 20
+#: The most that a layer may hold when decompressed, whatever its compressed size: a zstd frame can be 30,000 times
+#: smaller than its content. The largest layers of real images hold model weights of some ten GiB.
+LAYER_LIMIT_BYTES = 64 << 30
+# What zstd's own decoder takes without being told otherwise, and more than `zstd --ultra` uses without --long.
+_WINDOW_LIMIT_BYTES = 128 << 20
 _MEMBERS_LIMIT = 100_000
 
 
@@ -38,14 +44,26 @@ class OpenedImage:
     def open_layer(self, layer: Descriptor) -> Iterator[Readable]:
         """Open the tar of a layer, which is decompressed as it is read.
 
-        What it is compressed with is told from its content, as runtimes do.
+        The compression is detected from the content, as runtimes do. When the block ends without an error, the rest is
+        read too, and the layer was checked against its digest and its diff id. Use what was read from it only then.
 
         Raises:
-            ImageError: it is missing, cannot be decompressed, or is not what its digest says; also while reading.
+            ImageError: it is missing, cannot be decompressed, or does not match its digests; also while reading.
             RegistryError: the registry refused, or could not be reached; also while reading.
         """
         with self.open_content(layer) as blob:
-            yield _Layer(blob, f"layer {layer.digest}")
+            opened = _Layer(blob, f"layer {layer.digest}", self._find_diff_id(layer))
+            yield opened
+            opened.finish()
+
+    def _find_diff_id(self, layer: Descriptor) -> str:
+        """Return the digest of the uncompressed layer; empty for an image that lists none."""
+        layers, diff_ids = self.image.manifest.layers, self.image.config.diff_ids
+        if not diff_ids:
+            return ""
+        if len(diff_ids) != len(layers):
+            raise ImageError(f"the image has {len(layers)} layers and its config lists {len(diff_ids)}")
+        return diff_ids[layers.index(layer)]
 
 
 @contextmanager
@@ -155,21 +173,42 @@ class _MemberFile:
 class _Layer:
     """The tar of a layer, out of its compressed blob."""
 
-    def __init__(self, blob: CheckedReader, label: str) -> None:
-        packed = BufferedReader(_Raw(blob), _BUFFER_BYTES)
-        head = packed.peek(len(_ZSTD))
+    def __init__(self, blob: CheckedReader, label: str, diff_id: str) -> None:
+        self._packed = BufferedReader(_Raw(blob), _BUFFER_BYTES)
+        head = self._packed.peek(len(_ZSTD))
         self._label = label
-        self._plain: Readable = packed
+        self._diff_id = diff_id
+        self._hash = hashlib.sha256()
+        self._left_bytes = LAYER_LIMIT_BYTES
+        self._plain: Readable = self._packed
         if head.startswith(_GZIP):
-            self._plain = gzip.GzipFile(fileobj=packed)
+            self._plain = gzip.GzipFile(fileobj=self._packed)
         elif head.startswith(_ZSTD):
-            self._plain = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+            decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT_BYTES)
+            self._plain = decompressor.stream_reader(self._packed, read_across_frames=True)
 
     def read(self, size: int, /) -> bytes:
         try:
-            return self._plain.read(size)
+            data = self._plain.read(size)
         except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as error:
             raise ImageError(f"{self._label} cannot be decompressed: {error}") from error
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            raise ImageError(f"{self._label} is larger than {LAYER_LIMIT_BYTES >> 30} GiB when decompressed")
+        self._hash.update(data)
+        return data
+
+    def finish(self) -> None:
+        """Read what is left, and check the digests."""
+        while self.read(_BUFFER_BYTES):
+            pass
+        while self._packed.read(_BUFFER_BYTES):  # what follows the end of the compressed data
+            pass
+        found = f"sha256:{self._hash.hexdigest()}"
+        if self._diff_id and found != self._diff_id:
+            raise ImageError(
+                f"{self._label} does not match its diff id: its content is {found}, the config lists {self._diff_id}"
+            )
 
 
 class _Raw(RawIOBase):

@@ -1,32 +1,31 @@
-"""Takes from the layer of an image that restores itself what says what is in its checkpoint, but not its memory.
+"""Extract the manifest and the dump of an image that restores itself from its layer, without the memory.
 
-The layer is somebody else's: of it, only files of known names are written, as plain files of our own, and not more than
-a limit.
+The layer is untrusted: only files of known names are written, as plain files of our own, up to a limit.
 """
 
 from __future__ import annotations
 
-import os
-import tarfile
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, cast
 
-from warmstart.core.errors import ArchiveError
 from warmstart.dump.outline import LIMIT_BYTES, MEMORY_END_BYTES
+from warmstart.dump.tar_stream import StreamedTar
+from warmstart.dump.tarball import Kind, Member, walk_layer
 from warmstart.image.layout import Readable
 from warmstart.image.selfrestore import DIRECTORY
 
-_CHUNK_BYTES = 1 << 20
+#: A dump has about ten files for each process.
+_MAX_FILES = 100_000
 
 
 def unpack_launched(layer: Readable, into: Path, label: str) -> bool:
-    """Unpack the manifest and CRIU's images of the tar of a layer; of memory only the end, the rest are holes.
+    """Unpack the manifest and CRIU's images from the tar of a layer. Of memory, only the end is written.
 
     Args:
         layer: the tar.
-        into: a directory that is there; it gets `manifest` and `checkpoint`.
-        label: names the layer in errors.
+        into: an existing directory; it gets `manifest` and `checkpoint`.
+        label: name of the layer in errors.
 
     Returns:
         Whether there is such a checkpoint.
@@ -35,37 +34,34 @@ def unpack_launched(layer: Readable, into: Path, label: str) -> bool:
         ArchiveError: it is no tar, or its files are larger than LIMIT_BYTES.
     """
     (into / "checkpoint").mkdir()
-    left_bytes = LIMIT_BYTES
-    try:
-        with tarfile.open(fileobj=cast(BinaryIO, layer), mode="r|", bufsize=_CHUNK_BYTES) as tar:
-            for member in tar:
-                target = _find_target(member, into)
-                if target is None:
-                    continue
-                skipped = max(0, member.size - MEMORY_END_BYTES) if fnmatch(target.name, "pages-*.img") else 0
-                left_bytes -= member.size - skipped
-                if left_bytes < 0:
-                    raise ArchiveError(f"{label}: what is in the checkpoint is larger than {LIMIT_BYTES} bytes")
-                content = tar.extractfile(member)
-                assert content is not None
-                _write(content, target, skipped)
-    except tarfile.TarError as error:
-        raise ArchiveError(f"{label}: is no tar: {error}") from error
+    left_bytes, left_files = LIMIT_BYTES, _MAX_FILES
+    tar = StreamedTar(layer, label)
+    for member in walk_layer(tar):
+        target = _find_target(member, into)
+        if target is None:
+            continue
+        skipped = max(0, member.size_bytes - MEMORY_END_BYTES) if fnmatch(target.name, "pages-*.img") else 0
+        left_bytes -= member.size_bytes - skipped
+        left_files -= 1
+        if left_bytes < 0 or left_files < 0:
+            tar.refuse(f"checkpoint metadata exceeds {LIMIT_BYTES >> 20} MiB or {_MAX_FILES} files")
+        _write(tar.read_content(member, skip_bytes=skipped), target, skipped)
     return (into / "manifest").exists() and (into / "checkpoint/inventory.img").exists()
 
 
-def _find_target(member: tarfile.TarInfo, into: Path) -> Path | None:
+def _find_target(member: Member, into: Path) -> Path | None:
     path = PurePosixPath(member.name)
-    if member.isreg() and path == PurePosixPath(DIRECTORY) / "manifest":
+    if member.kind is not Kind.FILE:
+        return None
+    if path == PurePosixPath(DIRECTORY) / "manifest":
         return into / "manifest"
-    if member.isreg() and path.parent == PurePosixPath(DIRECTORY) / "checkpoint" and path.suffix == ".img":
+    if path.parent == PurePosixPath(DIRECTORY) / "checkpoint" and path.suffix == ".img":
         return into / "checkpoint" / path.name
     return None
 
 
-def _write(content: IO[bytes], target: Path, skipped: int) -> None:
+def _write(content: Iterable[bytes], target: Path, skipped: int) -> None:
     with target.open("wb") as file:
-        while left := min(skipped - file.tell(), _CHUNK_BYTES):  # a stream does not seek
-            file.seek(len(content.read(left)), os.SEEK_CUR)
-        while chunk := content.read(_CHUNK_BYTES):
-            file.write(chunk)
+        file.truncate(skipped)
+        file.seek(skipped)
+        file.writelines(content)

@@ -18,7 +18,6 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from warmstart.core.errors import RecipeError
@@ -130,8 +129,10 @@ def _load(part: str, name: str) -> Any:
         return None
     try:
         return _yaml().load(part)
-    except (YAMLError, ValueError) as error:
-        raise RecipeError(f"{name} cannot be changed: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        # The package has no error of its own for a value that does not fit its tag: it fails where it meets it.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RecipeError(f"{name} cannot be changed: {reason}") from error
 
 
 def _yaml() -> YAML:

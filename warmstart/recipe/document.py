@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import (
     AliasEvent,
     CollectionEndEvent,
@@ -45,6 +45,9 @@ _WORDS: dict[str, bool | None] = {
 _INTEGER = re.compile(r"[-+]?(?:0[bB][01]+|0[oO]?[0-7]+|0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 _RESOLVED_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null"))
+_TYPES: dict[str | None, tuple[type, ...]] = dict(
+    zip(_RESOLVED_TAGS, ((int,), (int, float), (bool,), (type(None),)), strict=True)
+)
 _TAGS = {None, "!", *_RESOLVED_TAGS, *(f"tag:yaml.org,2002:{name}" for name in ("str", "map", "seq"))}
 _SURROGATES = frozenset(map(chr, range(0xD800, 0xE000)))
 # What no program can be given as an argument, and what no UTF-8 can hold.
@@ -153,6 +156,7 @@ def read_documents(data: bytes | str, name: str) -> list[Document]:
         RecipeError: the text is not YAML in UTF-8, or is too large.
     """
     text = _decode(data, name)
+    _check_version(text, name)
     try:
         roots = list(_Composer(YAML(typ="safe", pure=True).parse(text), name).roots())
     except MarkedYAMLError as error:
@@ -164,8 +168,10 @@ def read_documents(data: bytes | str, name: str) -> list[Document]:
         column = error.position - text.rfind("\n", 0, error.position)
         message = f"found the character {text[error.position]!r}, which YAML does not allow"
         raise _not_yaml(name, line, column, message) from error
-    except (YAMLError, ValueError, OverflowError) as error:
-        # The scanner hands the number of a \U escape to chr() as it is.
+    except RecipeError:
+        raise
+    except Exception as error:
+        # The parser asserts what a text may get wrong, and hands the number of a \U escape to chr() as it is.
         raise RecipeError(f"{name} is not valid YAML", details=[f"{name}: {shown(str(error))}"]) from error
     return [_Reader(root, name).document for root in roots]
 
@@ -184,6 +190,13 @@ def _decode(data: bytes | str, name: str) -> str:
             details=[f"{name}:{line}: found the byte 0x{data[error.start]:02x}"],
             hint="Save the file as UTF-8.",
         ) from error
+
+
+def _check_version(text: str, name: str) -> None:
+    for number, line in enumerate(text.splitlines(), 1):
+        directive = line.split()
+        if line.startswith("%YAML") and directive[:2] not in (["%YAML", "1.1"], ["%YAML", "1.2"]):
+            raise _not_yaml(name, number, 1, f"{shown(line)}: only YAML 1.1 and 1.2 are read")
 
 
 def _not_yaml(name: str, line: int, column: int, message: str) -> RecipeError:
@@ -240,6 +253,9 @@ class _Composer:
         if isinstance(event, ScalarEvent):
             event.value = _joined(event.value)
             value = _scalar(event)
+            if event.tag in _TYPES and not _fits(value, _TYPES[event.tag]):
+                message = f"{shown(event.value) or 'nothing'} is not of the type of its tag {event.tag}"
+                raise _not_yaml(self._name, line, column, message)
             node = _Node(line, column, value, None if isinstance(value, str) else event.value, _defect(event))
         else:
             children = [self._node(child, depth + 1) for child in self._until_end()]
@@ -259,6 +275,10 @@ def _scalar(event: ScalarEvent) -> Any:
     if event.tag in (None, *_RESOLVED_TAGS) and (event.tag or event.style is None):
         return plain_value(event.value)
     return event.value
+
+
+def _fits(value: Any, types: tuple[type, ...]) -> bool:
+    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
 
 
 def _joined(text: str) -> str:

@@ -4,6 +4,7 @@ import gzip
 import io
 import subprocess
 import tarfile
+from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
@@ -250,3 +251,70 @@ def test_other_places_are_refused_with_a_way_out(kind):
     ):
         pass
     assert f"skopeo copy {kind}:localhost/app:1 oci-archive:FILE" in caught.value.hint
+
+
+# Layers that are not what the image says
+
+
+def layer_of(source: Source, size: int = 1 << 20) -> bytes:
+    """The first layer of an image, read as `size` tells, as far as it was read when its digests had been checked."""
+    with open_image(source) as opened, opened.open_layer(opened.image.manifest.layers[0]) as tar:
+        return tar.read(size)
+
+
+def image_of(layout, layer: bytes, *diff_ids: str) -> Source:
+    config = {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": list(diff_ids)}}
+    layout.list(layout.image(layer, config=config))
+    return Source(Transport.OCI, path=layout.path)
+
+
+COMPRESSED = {
+    "plain": lambda data: data,
+    "gzip": gzip.compress,
+    "zstd": zstandard.ZstdCompressor().compress,
+    "many frames": lambda data: b"".join(
+        zstandard.ZstdCompressor().compress(data[at : at + 1000]) for at in range(0, len(data), 1000)
+    ),
+    "many members": lambda data: b"".join(gzip.compress(data[at : at + 1000]) for at in range(0, len(data), 1000)),
+}
+
+
+@pytest.mark.parametrize("compress", COMPRESSED.values(), ids=COMPRESSED)
+def test_a_layer_is_checked_to_its_end_however_little_is_read(layout, compress):
+    data = bytes(range(256)) * 100
+    packed = compress(data)
+    right = f"sha256:{sha256(data).hexdigest()}"
+    assert layer_of(image_of(layout, packed, right), 10) == data[:10]
+    with pytest.raises(ImageError, match="does not match its diff id"):
+        layer_of(image_of(layout, packed, f"sha256:{'0' * 64}"), 10)
+    with pytest.raises(ImageError, match="1 layers and its config lists 2"):
+        layer_of(image_of(layout, packed, right, right), 10)
+    source = image_of(layout, packed, right)
+    blob = layout.path / "blobs/sha256" / sha256(packed).hexdigest()
+    blob.write_bytes(packed[:-1] + bytes([packed[-1] ^ 1]))
+    with pytest.raises(ImageError, match=r"damaged|decompressed"):
+        layer_of(source, 10)
+
+
+def test_what_follows_the_compressed_data_counts_for_the_digest(layout):
+    packed = gzip.compress(b"data") + bytes(1 << 21)
+    source = image_of(layout, packed)
+    assert layer_of(source) == b"data"
+    blob = layout.path / "blobs/sha256" / sha256(packed).hexdigest()
+    blob.write_bytes(packed[:-1] + b"x")
+    with pytest.raises(ImageError):
+        layer_of(source)
+
+
+def test_a_layer_is_not_larger_than_the_limit(layout, monkeypatch):
+    monkeypatch.setattr("warmstart.image.opened.LAYER_LIMIT_BYTES", 1 << 20)
+    layer_of(image_of(layout, zstandard.ZstdCompressor().compress(bytes(1 << 20))))
+    with pytest.raises(ImageError, match="when decompressed"):
+        layer_of(image_of(layout, zstandard.ZstdCompressor().compress(bytes((1 << 20) + 1))), 10)
+
+
+def test_a_zstd_window_takes_no_more_memory_than_others_give_it(layout):
+    parameters = zstandard.ZstdCompressionParameters(window_log=28, write_content_size=False)
+    packed = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    with pytest.raises(ImageError, match="cannot be decompressed"):
+        layer_of(image_of(layout, packed.compress(b"x" * 1000) + packed.flush()))

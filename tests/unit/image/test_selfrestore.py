@@ -217,5 +217,5 @@ def test_only_what_is_known_is_unpacked(tmp_path):
 
 
 def test_what_is_no_tar_is_refused(tmp_path):
-    with pytest.raises(ArchiveError, match="is no tar"):
+    with pytest.raises(ArchiveError, match="layer: is not a tar archive"):
         unpack(b"x" * 2000, tmp_path)

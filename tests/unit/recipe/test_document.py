@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from warmstart.core.errors import RecipeError
 from warmstart.recipe.document import dotted, plain_value, read_document, read_documents, shown
 
 
@@ -101,3 +102,26 @@ def test_a_surrogate_pair_of_json_is_one_character() -> None:
     document = read_document(json.dumps({"a": "\N{GRINNING FACE}"}), "x")
     assert document.value == {"a": "\N{GRINNING FACE}"}
     assert document.problems == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("%YAML 1.3\n---\nname: x\n", "r.yaml:1:1: %YAML 1.3: only YAML 1.1 and 1.2 are read"),
+        ("a: b\n...\n%YAML 9.9.9\n---\nname: x\n", "r.yaml:3:1: %YAML 9.9.9: only YAML 1.1 and 1.2 are read"),
+        ("a:\n  x: !!float\n", "r.yaml:2:6: nothing is not of the type of its tag tag:yaml.org,2002:float"),
+        ("a: !!int b\n", "r.yaml:1:4: b is not of the type of its tag tag:yaml.org,2002:int"),
+        ("a: !!int true\n", "r.yaml:1:4: true is not of the type of its tag tag:yaml.org,2002:int"),
+        ("a: !!bool 1\n", "r.yaml:1:4: 1 is not of the type of its tag tag:yaml.org,2002:bool"),
+        ("a: !!null x\n", "r.yaml:1:4: x is not of the type of its tag tag:yaml.org,2002:null"),
+    ],
+)
+def test_versions_and_tags_that_do_not_fit(text, said):
+    with pytest.raises(RecipeError) as refusal:
+        read_documents(text, "r.yaml")
+    assert refusal.value.details == (said,)
+
+
+@pytest.mark.parametrize("text", ["%YAML 1.1\n---\na: 1\n", "%YAML 1.2\n---\na: !!float 1\n", 'a: !!int "1"\n'])
+def test_versions_and_tags_that_fit(text):
+    assert read_documents(text, "r.yaml")[0].value == {"a": 1}

@@ -1,0 +1,321 @@
+"""Readers of strangers' input, each as a function of bytes: it may raise WarmstartError and nothing else."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import socket
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from unittest.mock import patch
+
+import zstandard
+from support.checkpoint_archive import GOOD, entry, tar_of
+from support.checkpoint_image import ANNOTATIONS, make_warm_image, real_dump
+
+from fuzz.server import Reply, answering, serve
+from warmstart.core.errors import WarmstartError
+from warmstart.dump.archive import extract_archive
+from warmstart.dump.cgroups import free_cgroups
+from warmstart.dump.contents import read_inventory, read_mappings, read_processes, read_sockets
+from warmstart.dump.directories import forget_directory_modes
+from warmstart.dump.identity import find_identity
+from warmstart.dump.listeners import find_listeners
+from warmstart.dump.memory import map_memory
+from warmstart.dump.outline import extract_outline
+from warmstart.dump.sockets import close_sockets, forget_owners
+from warmstart.dump.tar_stream import StreamedTar
+from warmstart.dump.tarball import walk_layer
+from warmstart.image.layout import Image, read_image, write_archive
+from warmstart.image.manifest import (
+    INDEX_TYPES,
+    OCI_MANIFEST,
+    Config,
+    Descriptor,
+    Manifest,
+    Platform,
+    parse_config,
+    parse_index,
+    parse_manifest,
+)
+from warmstart.image.mount_points import Links, check_image
+from warmstart.image.opened import OpenedImage
+from warmstart.image.reference import Reference
+from warmstart.image.registry import read_manifest, read_reports
+from warmstart.image.selfinspect import unpack_launched
+from warmstart.inspection import inspect_target
+from warmstart.kube.client import Cluster
+from warmstart.kube.match import Build
+from warmstart.kube.patch import patch_manifest
+from warmstart.kube.probe import find_pools
+from warmstart.recipe.init import init_from_manifest
+from warmstart.recipe.load import load_recipe
+from warmstart.recipe.model import Restorer
+from warmstart.result import parse_report
+
+Target = Callable[[bytes], None]
+TARGETS: dict[str, Target] = {}
+SEEDS: dict[str, Callable[[], list[bytes]]] = {}
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def target(seeds: Callable[[], list[bytes]]) -> Callable[[Target], Target]:
+    """Register a target by its name, with inputs to begin with."""
+
+    def register(function: Target) -> Target:
+        name = function.__name__
+
+        @functools.wraps(function)
+        def guarded(data: bytes) -> None:
+            with suppress(WarmstartError):
+                function(data)
+
+        TARGETS[name], SEEDS[name] = guarded, seeds
+        return guarded
+
+    return register
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A new directory, in memory."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="warmstart-fuzz-") as directory:
+        yield Path(directory)
+
+
+def attempt(*steps: Callable[[], object]) -> None:
+    """Take each step, whatever the one before it refused."""
+    for step in steps:
+        with suppress(WarmstartError):
+            step()
+
+
+@target(lambda: [GOOD])
+def archive(data: bytes) -> None:
+    with scratch() as place:
+        (place / "a.tar").write_bytes(data)
+        attempt(
+            lambda: extract_archive(place / "a.tar", place / "whole"),
+            lambda: extract_outline(place / "a.tar", place / "outline"),
+        )
+
+
+def dump_seeds() -> list[bytes]:
+    names = sorted(real_dump())
+    return [bytes([number]) + real_dump()[name] for number, name in enumerate(names) if name.endswith(".img")]
+
+
+@target(dump_seeds)
+def entries(data: bytes) -> None:
+    """The first byte says which file of a real dump has the rest as its content."""
+    files = dict(real_dump())
+    names = sorted(files)
+    files[names[data[0] % len(names)] if data else names[0]] = data[1:]
+    with scratch() as place:
+        dump = place / "dump"
+        dump.mkdir()
+        for name, content in files.items():
+            (dump / name).write_bytes(content)
+        attempt(
+            lambda: read_inventory(dump),
+            lambda: [read_mappings(dump, process.pid) for process in read_processes(dump)],
+            lambda: read_sockets(dump),
+            lambda: find_identity(dump),
+            lambda: find_listeners(dump),
+            lambda: free_cgroups(dump),
+            lambda: close_sockets(dump, established=True),
+            lambda: map_memory(dump, place / "memory", path_in_image="/memory"),
+            lambda: forget_directory_modes(dump),
+            lambda: forget_owners(dump),
+            lambda: read_processes(dump),
+        )
+
+
+def layer_seeds() -> list[bytes]:
+    link = entry("var/run", type=tarfile.SYMTYPE, linkname="/run")
+    launched = [entry(f".warmstart/{name}", b"x" * 100) for name in ("manifest", "checkpoint/inventory.img")]
+    seeds = [tar_of(link, *launched, entry("etc/.wh.hosts"), entry("etc/.wh..wh..opq"))]
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=form, pax_headers={"comment": "x"}) as tar:
+            tar.addfile(entry("a" * 120 + "/" + "b" * 90, b"")[0])
+        seeds.append(buffer.getvalue())
+    return [*seeds, *(zstandard.ZstdCompressor().compress(seed) for seed in seeds)]
+
+
+class Blob:
+    """A blob whose digest nobody minds."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._data.read(size)
+
+
+@target(layer_seeds)
+def layer(data: bytes) -> None:
+    blob = Descriptor("application/vnd.oci.image.layer.v1.tar", "sha256:" + "0" * 64, len(data))
+    image = Image(Manifest(blob, blob, (blob,)), Config(Platform("linux", "amd64")))
+
+    @contextmanager
+    def open_content(_: Descriptor) -> Iterator[Blob]:
+        yield Blob(data)
+
+    opened = OpenedImage(image, open_content)  # type: ignore[arg-type]
+    with scratch() as place:
+        links = Links()
+        with opened.open_layer(blob) as tar:
+            links.add_layer(walk_layer(StreamedTar(tar, "layer")))
+        check_image(links, "image")
+        with opened.open_layer(blob) as tar:
+            unpack_launched(tar, place, "layer")
+
+
+def layout_seeds() -> list[bytes]:
+    with scratch() as place:
+        warm = make_warm_image(place)
+        write_archive(warm, read_image(warm), place / "a.tar", name="localhost/app:warm")
+        return [(place / "a.tar").read_bytes()]
+
+
+@target(layout_seeds)
+def layout(data: bytes) -> None:
+    """An oci-archive, and the same as a directory."""
+    with scratch() as place:
+        (place / "a.tar").write_bytes(data)
+        inspect_target(str(place / "a.tar"))
+
+
+def document_seeds() -> list[bytes]:
+    blob = {"mediaType": OCI_MANIFEST, "digest": f"sha256:{'0' * 64}", "size": 1}
+    config = {
+        "os": "linux",
+        "architecture": "amd64",
+        "config": {"Env": ["A=b"], "Cmd": ["a"], "Labels": {"a": "b"}, "ExposedPorts": {"80/tcp": {}}},
+        "history": [{"created_by": "a", "empty_layer": True}],
+        "rootfs": {"diff_ids": [blob["digest"]]},
+    }
+    manifest = {"schemaVersion": 2, "config": blob, "layers": [blob], "annotations": ANNOTATIONS, "subject": blob}
+    index = {"schemaVersion": 2, "manifests": [{**blob, "platform": {"os": "linux", "architecture": "amd64"}}]}
+    report = {"image": "a", "restores": [{"firstSuccessSeconds": 1.0}]}
+    return [bytes([kind]) + json.dumps(one).encode() for kind, one in enumerate((config, manifest, index, report))]
+
+
+@target(document_seeds)
+def documents(data: bytes) -> None:
+    """The first byte says which document of an image the rest is."""
+    text = data[1:]
+    blob = Descriptor(OCI_MANIFEST, "sha256:" + sha256(text).hexdigest(), len(text))
+    readers: tuple[Callable[[], object], ...] = (
+        lambda: parse_config(text),
+        lambda: parse_manifest(text, blob),
+        lambda: [parse_index(text, kind) for kind in INDEX_TYPES],
+        lambda: parse_report(text),
+    )
+    readers[(data[0] if data else 0) % len(readers)]()
+
+
+@target(lambda: [path.read_bytes() for path in sorted(RECIPES.glob("*/recipe.yaml"))])
+def recipe(data: bytes) -> None:
+    with scratch() as place:
+        (place / "recipe.yaml").write_bytes(data)
+        load_recipe(place / "recipe.yaml")
+
+
+MANIFEST = b"""\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app}
+spec:
+  template:
+    spec:
+      automountServiceAccountToken: true  # a comment
+      containers:
+        - name: app
+          image: registry.example.com/app:1
+          env: &env [{name: A, value: !!str 1}]
+          securityContext: {runAsUser: 0x10, privileged: no}
+          resources: {limits: {memory: 1e3Mi}}
+---
+{"kind": "Pod", "metadata": {"name": "b"}, "spec": {"containers": [{"name": "b", "image": "b"}]}}
+"""
+BUILD = Build("app", "registry.example.com/app:warm", {"name": "app", "image": "a"}, (str(Restorer.RUNTIME),))
+
+
+@target(lambda: [MANIFEST])
+def manifests(data: bytes) -> None:
+    with scratch() as place:
+        (place / "manifest.yaml").write_bytes(data)
+        attempt(
+            lambda: init_from_manifest(place / "manifest.yaml"),
+            lambda: init_from_manifest(place / "manifest.yaml", container="app"),
+            lambda: patch_manifest(data, "manifest.yaml", None, BUILD),
+            lambda: patch_manifest(data, "manifest.yaml", "app", BUILD),
+        )
+
+
+POD = {
+    "metadata": {"name": "a", "namespace": "b", "uid": "c", "labels": {}, "ownerReferences": [{"controller": True}]},
+    "spec": {"nodeName": "n", "containers": [{"name": "app", "image": "i"}], "volumes": [{"name": "v"}]},
+    "status": {
+        "phase": "Running",
+        "conditions": [{"type": "Ready", "status": "False", "message": "m"}],
+        "containerStatuses": [{"name": "app", "image": "i", "state": {"waiting": {"reason": "r"}}, "restartCount": 1}],
+    },
+}
+NODE = {"metadata": {"name": "n", "labels": {}}, "spec": {}, "status": {"nodeInfo": {"kernelVersion": "6.1"}}}
+
+
+@target(lambda: [json.dumps(one).encode() for one in (POD, {"items": [POD]}, {"items": [NODE]})])
+def api(data: bytes) -> None:
+    """Any answer of an API server."""
+    from kubernetes.client import Configuration
+
+    reply = Reply(200, {"Content-Type": "application/json"}, data)
+    with answering(reply) as address, Cluster(Configuration(host=f"http://{address}"), "default") as cluster:
+        attempt(
+            lambda: cluster.get_pod("b", "a").explain(),
+            lambda: cluster.list_pods("b"),
+            lambda: find_pools(cluster),
+        )
+
+
+def look_up_here(host: object, *arguments: object, **options: object) -> object:
+    """A challenge may send for a token to anywhere."""
+    if host != "127.0.0.1":
+        raise socket.gaierror(socket.EAI_NONAME, "not in a test")
+    return LOOK_UP(host, *arguments, **options)  # type: ignore[arg-type]
+
+
+LOOK_UP = socket.getaddrinfo
+
+
+@target(
+    lambda: [
+        b'Bearer realm="http://HERE/token",service="s",scope="repository:a:pull"\n{"token": "t"}',
+        b'Basic realm="r"\n{}',
+        b"\n" + document_seeds()[1][1:],
+        b"\n" + document_seeds()[2][1:],
+    ]
+)
+def registry(data: bytes) -> None:
+    """Any answer of a registry: the first line is its challenge, empty for none; the rest is the body."""
+    challenge, _, body = data.partition(b"\n")
+    header = "".join(char for char in challenge.decode("latin-1") if char.isprintable())
+    header = header.replace("HERE", serve())
+    headers = {"WWW-Authenticate": header} if header else {"Content-Type": OCI_MANIFEST}
+    reply = Reply(401 if header else 200, headers, body)
+    with answering(reply) as address, patch("time.sleep"), patch("socket.getaddrinfo", look_up_here):
+        reference = Reference(address, "app", tag="1")
+        digest = "sha256:" + sha256(body).hexdigest()
+        attempt(
+            lambda: read_manifest(reference, plain_http=True),
+            lambda: read_reports(reference, digest, artifact_type="t", plain_http=True),
+        )
