@@ -31,6 +31,7 @@ from pathlib import Path
 
 from warmstart.core import linux
 from warmstart.core.errors import HostError
+from warmstart.core.locking import remove_unless_locked
 from warmstart.core.workspace import remove_workspace, sweep_workspaces
 from warmstart.node.cgroup import LEAF, Cgroup, make_cgroup
 
@@ -147,7 +148,8 @@ def _remove_leftovers(patterns: Iterable[str]) -> None:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                # A lock that is held is another command's.
+                remove_unless_locked(path)
 
 
 class _InitError(Exception):

@@ -2,6 +2,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -273,7 +275,7 @@ def test_what_is_half_made_at_any_moment_can_be_found(source, tmp_path, monkeypa
     read, seen = CheckedReader.read, []
 
     def look_and_read(reader: CheckedReader, size: int = -1) -> bytes:
-        there = {path for path in tmp_path.rglob("*.partial") if ".partial/" not in str(path)}
+        there = {path for path in tmp_path.rglob(".*") if ".partial/" not in str(path)}
         found = {path for pattern in find_partials(target) for path in Path("/").glob(pattern.lstrip("/"))}
         seen.append((found, there))
         return read(reader, size)
@@ -283,6 +285,58 @@ def test_what_is_half_made_at_any_moment_can_be_found(source, tmp_path, monkeypa
     write(source.path, image, target, name="app:2")
     assert seen
     assert all(there and found == there for found, there in seen)
+
+
+WRITERS = 8
+# Each of them waits for its standard input to end, so that they start together.
+WRITE = """
+import sys
+from pathlib import Path
+from warmstart.image import layout
+source, target, write, name = Path(sys.argv[1]), Path(sys.argv[2]), getattr(layout, sys.argv[3]), sys.argv[4]
+image = layout.read_image(source)
+sys.stdin.read()
+write(source, image, target, name=name)
+"""
+
+
+def write_at_once(source: Path, target: Path, write: str) -> None:
+    """Have WRITERS processes write the same image under names of their own."""
+    writers = []
+    for number in range(WRITERS):
+        command = [sys.executable, "-c", WRITE, str(source), str(target), write, f"app:{number}"]
+        writers.append(subprocess.Popen(command, stdin=subprocess.PIPE))
+    for writer in writers:
+        writer.stdin.close()
+    assert [writer.wait() for writer in writers] == [0] * WRITERS
+
+
+@pytest.mark.parametrize("older", ["nothing", "empty directory", "layout"])
+def test_writers_of_one_layout_lose_no_image(source, tmp_path, older):
+    target = tmp_path / "target" / "out"
+    target.parent.mkdir()
+    names = {f"app:{number}" for number in range(WRITERS)}
+    if older == "empty directory":
+        target.mkdir()
+    if older == "layout":
+        write_layout(source.path, read_image(source.path), target, name="mine")
+        names.add("mine")
+    write_at_once(source.path, target, "write_layout")
+    index = json.loads((target / "index.json").read_bytes())
+    assert sorted(entry["annotations"][REF_NAME] for entry in index["manifests"]) == sorted(names)
+    assert all(read_image(target, name) for name in names)
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+    assert sorted(path.name for path in target.iterdir()) == ["blobs", "index.json", "oci-layout"]
+
+
+def test_of_writers_of_one_archive_the_last_one_wins_whole(source, tmp_path):
+    target = tmp_path / "target" / "out.tar"
+    target.parent.mkdir()
+    write_at_once(source.path, target, "write_archive")
+    with tarfile.open(target) as archive:
+        archive.extractall(tmp_path / "out", filter="data")
+    assert read_image(tmp_path / "out").manifest.digest == read_image(source.path).manifest.digest
+    assert [path.name for path in target.parent.iterdir()] == ["out.tar"]
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
