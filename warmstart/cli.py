@@ -27,7 +27,7 @@ from warmstart.cli_deploy import deploy, examine_cluster
 from warmstart.cli_kube import COMMANDS, cluster_options, helper_options
 from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
-from warmstart.core.text import format_seconds
+from warmstart.core.text import format_seconds, printable_lines
 from warmstart.core.workspace import open_workspace
 from warmstart.engine.local import examine_runtime
 from warmstart.image.opened import open_image
@@ -47,7 +47,7 @@ from warmstart.recipe.schema import schema_text
 from warmstart.report import list_rows
 from warmstart.result import make_document
 from warmstart.shell import Shell, checkpoint_timeout_option, pass_shell, registry_options
-from warmstart.terminal import make_checks_table, make_section, make_table, show_error
+from warmstart.terminal import make_checks_table, make_section, make_table, safe, show_error, start_logging
 from warmstart.verify import verify_source
 from warmstart.work import Options
 
@@ -86,9 +86,8 @@ network_option = click.option(
 def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> None:
     """Build container images that are restored from a checkpoint instead of started cold."""
     err = Console(stderr=True, emoji=False)
-    if debug:
-        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(message)s")
-        logging.getLogger("sh").setLevel(logging.WARNING)
+    start_logging(sys.stderr, logging.DEBUG if debug else logging.WARNING)
+    logging.getLogger("sh").setLevel(logging.WARNING)
     out = Console(emoji=False)
     if not out.is_terminal:
         # A digest that is cut into lines is of no use to what reads the pipe.
@@ -240,7 +239,7 @@ def bench(
     if as_json:
         shell.print_json(make_bench_document(result))
     else:
-        shell.out.print(find_verdict(result), style="bold", markup=False, highlight=False)
+        shell.out.print(safe(find_verdict(result)), style="bold", highlight=False)
         for section in (*list_bench_sections(result), list_facts(result)):
             shell.out.print()
             shell.out.print(make_section(section))
@@ -408,7 +407,9 @@ def main() -> NoReturn:
         # click answers with the exit code of what ends early, such as --help.
         sys.exit(cli.main(prog_name=_find_own_name(sys.argv[0]), standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
+        usage = io.StringIO()
+        error.show(usage)
+        click.echo(printable_lines(usage.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         Console(stderr=True, emoji=False).print("interrupted")

@@ -461,3 +461,10 @@ def test_a_command_in_the_node_may_not_hide_it(warmstart, monkeypatch):
     result = warmstart("node", "run", "true")
     assert result.status == HostError.exit_code
     assert result.err.startswith("error: / of this machine would hide the tools\n")
+
+
+def test_what_was_typed_does_not_steer_the_terminal(warmstart):
+    result = warmstart("build", "recipe.yaml", "--no-\x1b]0;title\x07\u202e")
+    assert result.status == 2
+    assert r"--no-\x1b]0;title\x07\u202e" in result.err
+    assert "\x1b" not in result.err
