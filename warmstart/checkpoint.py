@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from warmstart.core.errors import ArchiveError, CheckpointError, ClusterError, HostError, WarmstartError
+from warmstart.core.space import reporting_full_disk
 from warmstart.core.steps import Steps
 from warmstart.core.text import format_bytes
 from warmstart.core.undo import call_to_the_end, undoing, undoing_on_error
@@ -287,9 +288,10 @@ def _beside(target: Path) -> Iterator[BinaryIO]:
     """A file that becomes `target` at the end of the block, and is removed when that fails; only we may read it."""
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
-        with open(partial, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-            yield file
-        partial.rename(target)
+        with reporting_full_disk(target, "make room there, or write to another directory"):
+            with open(partial, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+                yield file
+            partial.rename(target)
     except OSError as error:
         raise HostError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:

@@ -27,6 +27,7 @@ from warmstart.cli_deploy import deploy, examine_cluster
 from warmstart.cli_kube import COMMANDS, cluster_options, helper_options
 from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
+from warmstart.core.space import explain_full_disk
 from warmstart.core.text import format_seconds, printable_lines
 from warmstart.core.workspace import open_workspace
 from warmstart.engine.local import examine_runtime
@@ -428,10 +429,13 @@ def _find_own_name(program: str) -> str | None:
 
 def _explain(error: Exception) -> WarmstartError:
     """What went wrong, for the user; its cause is what happened."""
-    if isinstance(error, WarmstartError):
+    full = explain_full_disk(error)
+    if full is None and isinstance(error, WarmstartError):
         return error
-    if isinstance(error, MemoryError):
-        shown: WarmstartError = HostError("there is not enough memory")
+    if full is not None:
+        shown: WarmstartError = full
+    elif isinstance(error, MemoryError):
+        shown = HostError("there is not enough memory")
     elif isinstance(error, OSError) and error.strerror:
         named = f": {error.filename}" if error.filename else ""
         shown = HostError(f"{error.strerror}{named}", hint="with --debug before the command, it is shown where")

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import IO
 
 from warmstart.core.errors import HostError, WarmstartError
+from warmstart.core.space import explain_full_disk, reporting_full_disk
 
 PREFIX = "warmstart-"
 LOCK = "workspace.lock"
+SPACE_HINT = "make room there, or point WARMSTART_TMPDIR at a directory with more"
 
 
 def workspace_parent() -> Path:
@@ -36,13 +38,14 @@ def open_workspace(purpose: str, *, keep_evidence: bool = False) -> Iterator[Pat
         keep_evidence: leave it when the block fails, and add where it is to the error's details.
 
     Raises:
-        HostError: it cannot be made.
+        HostError: it cannot be made, or its disk is full.
     """
     sweep_workspaces()
     directory, lock = _make(purpose)
     with lock:
         try:
-            yield directory
+            with reporting_full_disk(directory, SPACE_HINT):
+                yield directory
         except WarmstartError as error:
             if keep_evidence:
                 # Without its lock file, nobody takes it for a killed command's leftovers.
@@ -85,6 +88,8 @@ def _make(purpose: str) -> tuple[Path, IO[str]]:
             directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-", dir=parent))
             lock = (directory / LOCK).open("w")
         except OSError as error:
+            if full := explain_full_disk(error, parent, SPACE_HINT):
+                raise full from error
             hint = "point WARMSTART_TMPDIR at a directory with room, in which you may write"
             raise HostError(f"cannot make a directory in {parent}: {error.strerror}", hint=hint) from error
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Protocol
 
 from warmstart.core.errors import ImageError
 from warmstart.core.locking import hold_lock
+from warmstart.core.space import reporting_full_disk
 from warmstart.image.manifest import (
     DOCUMENT_LIMIT_BYTES,
     INDEX_TYPES,
@@ -311,8 +312,9 @@ def _beside(target: Path) -> Iterator[Path]:
     """A free path in the directory of `target`, renamed to it at the end, removed after an error."""
     partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
-        yield partial
-        partial.rename(target)
+        with reporting_full_disk(target, "make room there, or write to another directory"):
+            yield partial
+            partial.rename(target)
     except OSError as error:
         raise ImageError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:

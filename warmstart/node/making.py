@@ -17,6 +17,7 @@ from pathlib import Path
 
 from warmstart.core import process
 from warmstart.core.errors import HostError
+from warmstart.core.space import reporting_full_disk
 from warmstart.node.session import require_root
 
 Progress = Callable[[str], None]
@@ -92,9 +93,10 @@ def made_beside(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
     try:
-        yield new
-        new.chmod(0o755)
-        new.rename(target)
+        with reporting_full_disk(target, "make room there, or point WARMSTART_CACHE at another directory"):
+            yield new
+            new.chmod(0o755)
+            new.rename(target)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
