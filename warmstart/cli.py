@@ -47,7 +47,7 @@ from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
 from warmstart.report import list_rows
 from warmstart.result import make_document
-from warmstart.shell import Shell, checkpoint_timeout_option, pass_shell, registry_options
+from warmstart.shell import Shell, allow_option, checkpoint_timeout_option, pass_shell, registry_options
 from warmstart.terminal import make_checks_table, make_section, make_table, safe, show_error, start_logging
 from warmstart.verify import verify_source
 from warmstart.work import Options
@@ -119,6 +119,7 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
 @helper_options
 @checkpoint_timeout_option
 @network_option
+@allow_option
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -138,6 +139,7 @@ def build(
     how: CheckpointOptions,
     checkpoint_timeout: float,
     network: str,
+    allow: frozenset[str],
     force: bool,
     keep: bool,
     as_json: bool,
@@ -153,6 +155,7 @@ def build(
         keep=keep,
         runtime_endpoint=runtime_endpoint,
         network=Network(network),
+        allow=allow,
     )
     steps = shell.steps()
     loaded = load_recipe(recipe, overrides=overrides, tag=tag)
@@ -194,6 +197,7 @@ def verify(
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
 @registry_options
 @network_option
+@allow_option
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -209,6 +213,7 @@ def bench(
     plain_http: tuple[str, ...],
     authfile: Path | None,
     network: str,
+    allow: frozenset[str],
     force: bool,
     keep: bool,
     as_json: bool,
@@ -227,6 +232,7 @@ def bench(
         force=force,
         keep=keep,
         network=Network(network),
+        allow=allow,
     )
     load, steps = Load(rounds, replicas, requests), shell.steps()
     if target == "-" or Path(target).is_file():

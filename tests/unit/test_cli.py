@@ -155,7 +155,8 @@ def test_the_exit_code_is_that_of_the_kind(warmstart, monkeypatch, kind):
 @pytest.mark.parametrize(
     ("error", "status", "brief"),
     [
-        (OSError(28, "No space left on device", "/var/tmp/x"), 4, "error: No space left on device: /var/tmp/x\n"),
+        (OSError(21, "Is a directory", "/var/tmp/x"), 4, "error: Is a directory: /var/tmp/x\n"),
+        (OSError(28, "No space left on device", "/var/tmp/x"), 4, "error: cannot write /var/tmp/x: no space left on "),
         (OSError(5, "Input/output error"), 4, "error: Input/output error\n"),
         (MemoryError(), 4, "error: there is not enough memory\n"),
         (ZeroDivisionError("by zero"), 1, "error: this is a bug in warmstart: ZeroDivisionError: by zero\n"),
@@ -264,7 +265,7 @@ def test_a_locale_that_lacks_a_character_is_no_error(tmp_path):
 def test_a_full_disk_under_the_result_is_the_hosts_fault():
     done = run_program("warmstart schema > /dev/full")
     assert done.returncode == HostError.exit_code
-    assert done.stderr.startswith("error: No space left on device")
+    assert done.stderr.startswith("error: no space left on a disk")
     assert "Traceback" not in done.stderr
 
 
