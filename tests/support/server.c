@@ -6,7 +6,8 @@
  * anything else 404
  *
  * With FETCH=ADDRESS:PORT, it first gets / there, and ends with 8 when it cannot. With HOLD=FILE, it opens the file and
- * keeps it open, and ends with 9 when it cannot.
+ * keeps it open, and ends with 9 when it cannot. With BOMB=1, it forks at the start until it cannot any more; so does
+ * each of its children, which stay.
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -89,6 +90,13 @@ int main(void)
         return 8;
     if (getenv("HOLD") && open(getenv("HOLD"), O_RDONLY) < 0)
         return 9;
+    if (getenv("BOMB")) {
+        pid_t first = getpid();
+        while (fork() >= 0)
+            ;
+        while (getpid() != first)
+            pause();
+    }
     if (number("EXIT_MS", 0)) {
         usleep(number("EXIT_MS", 0) * 1000);
         fprintf(stderr, "giving up, as I was told\n");

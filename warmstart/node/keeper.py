@@ -33,7 +33,7 @@ from warmstart.core import linux
 from warmstart.core.errors import HostError
 from warmstart.core.locking import remove_unless_locked
 from warmstart.core.workspace import remove_workspace, sweep_workspaces
-from warmstart.node.cgroup import LEAF, Cgroup, make_cgroup
+from warmstart.node.cgroup import LEAF, Cgroup, make_cgroup, sweep_cgroups
 
 NAMESPACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWCGROUP
 DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
@@ -125,6 +125,7 @@ def main() -> int:
     plan = Plan.from_json(sys.argv[1])
     with contextlib.ExitStack() as node:
         try:
+            sweep_cgroups()
             cgroup = node.enter_context(make_cgroup(plan.name))
             init = node.enter_context(_run_init(plan, cgroup))
             _say(f"ready {init}")
