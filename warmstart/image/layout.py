@@ -15,7 +15,7 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -210,6 +210,29 @@ def write_layout(layout: Path, image: Image, target: Path, *, name: str) -> None
         _add_image(layout, image, target, name)
 
 
+def check_writable(target: Path, *, as_archive: bool) -> None:
+    """See whether an archive or a layout could be written to `target`, by making a file there and removing it.
+
+    Raises:
+        ImageError: as `write_archive` and `write_layout` would.
+    """
+    target = target.absolute()
+    if as_archive and target.is_dir():
+        raise ImageError(f"{target} cannot be written: it is a directory")
+    place = target.parent
+    if not as_archive and _is_taken(target):
+        _read_index(target)
+        place = target
+    probe = place / _partial_name(target)
+    try:
+        with probe.open("xb"):
+            pass
+    except OSError as error:
+        raise ImageError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        _remove(probe)
+
+
 def find_partials(target: Path) -> tuple[str, ...]:
     """Patterns of what this process leaves, should it be killed while it writes an archive or a layout to `target`.
 
@@ -310,7 +333,7 @@ def _open_plain(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """A free path in the directory of `target`, renamed to it at the end, removed after an error."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial = target.with_name(_partial_name(target))
     try:
         with reporting_full_disk(target, "make room there, or write to another directory"):
             yield partial
@@ -318,10 +341,20 @@ def _beside(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise ImageError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        # On a read-only file system not even what is not there can be removed.
+        with suppress(OSError):
+            path.unlink()
+
+
+def _partial_name(target: Path) -> str:
+    return f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
 
 
 def _list_content(manifest: Manifest) -> tuple[Descriptor, ...]:

@@ -12,6 +12,7 @@ import pytest
 from warmstart.core.errors import ImageError
 from warmstart.image.layout import (
     CheckedReader,
+    check_writable,
     find_partials,
     open_blob,
     read_document,
@@ -346,3 +347,55 @@ def test_a_layout_does_not_replace_something_else(source, tmp_path, kind):
     with pytest.raises(ImageError, match="is not an OCI image layout"):
         write_layout(source.path, read_image(source.path), target, name="app:1")
     assert target.is_file() if kind == "file" else (target / "mine").is_dir()
+
+
+@pytest.mark.parametrize("there", ["nothing", "empty", "layout"])
+def test_a_place_for_a_layout_is_tried_and_left_as_it_is(source, tmp_path, there):
+    target = tmp_path / "target" / "out"
+    target.parent.mkdir()
+    if there == "empty":
+        target.mkdir()
+    if there == "layout":
+        write_layout(source.path, read_image(source.path), target, name="x:1")
+    before = sorted(target.parent.rglob("*"))
+    check_writable(target, as_archive=False)
+    assert sorted(target.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "as_archive", "wrong"),
+    [
+        ("nowhere/out", True, "nowhere/out cannot be written: No such file or directory"),
+        ("nowhere/out", False, "nowhere/out cannot be written: No such file or directory"),
+        ("", True, "cannot be written: it is a directory"),
+        ("", False, "is not an OCI image layout"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_found_before(source, tmp_path, name, as_archive, wrong):
+    with pytest.raises(ImageError, match=wrong):
+        check_writable(tmp_path / name, as_archive=as_archive)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_a_read_only_place_is_found_before(source, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    code = """
+import sys
+from pathlib import Path
+from warmstart.core.errors import ImageError
+from warmstart.image.layout import check_writable, read_image, write_archive
+target, source = map(Path, sys.argv[1:])
+for write in (
+    lambda: check_writable(target, as_archive=True),
+    lambda: write_archive(source, read_image(source), target, name="x:1"),
+):
+    try:
+        write()
+    except ImageError as error:
+        print(error)
+"""
+    script = 'mount -t tmpfs -o ro tmpfs "$0" && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", script, place, sys.executable, "-c", code, place / "out", source.path]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{place}/out cannot be written: Read-only file system"] * 2
