@@ -10,7 +10,6 @@ import contextlib
 import math
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from warmstart.core.space import reporting_full_disk
 from warmstart.core.steps import Steps
 from warmstart.core.text import format_bytes
 from warmstart.core.undo import call_to_the_end, undoing, undoing_on_error
+from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive import STATS_DUMP, Contents, open_tar, read_contents
 from warmstart.dump.stats import read_frozen_s
 from warmstart.engine.cri import checkpoint_error
@@ -302,8 +302,8 @@ def _find_frozen(archive: Path, contents: Contents) -> float | None:
     member = next((member for member in contents.members if member.name == STATS_DUMP), None)
     if member is None:
         return None
-    with open_tar(archive) as tar, tempfile.TemporaryDirectory() as directory, contextlib.suppress(ArchiveError):
-        file = Path(directory) / STATS_DUMP
+    with open_tar(archive) as tar, open_workspace("stats") as directory, contextlib.suppress(ArchiveError):
+        file = directory / STATS_DUMP
         file.write_bytes(tar.read(member.offset, min(member.size_bytes, STATS_LIMIT_BYTES)))
         return read_frozen_s(file)
     return None

@@ -29,7 +29,7 @@ from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
 from warmstart.core.space import explain_full_disk
 from warmstart.core.text import format_seconds, printable_lines
-from warmstart.core.workspace import open_workspace
+from warmstart.core.workspace import open_workspace, use_for_temporary_files
 from warmstart.engine.local import examine_runtime
 from warmstart.image.opened import open_image
 from warmstart.image.reference import parse_source
@@ -407,6 +407,7 @@ for command in (*COMMANDS, deploy):
 def main() -> NoReturn:
     """Run the command line; whatever goes wrong is shown, and becomes an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    use_for_temporary_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What the user's locale cannot show is escaped, as it is on standard error.
         sys.stdout.reconfigure(errors="backslashreplace")

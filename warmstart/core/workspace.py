@@ -29,6 +29,14 @@ def workspace_parent() -> Path:
     return Path(os.environ.get("WARMSTART_TMPDIR") or "/var/tmp").absolute()  # noqa: S108 - made below it, with mkdtemp
 
 
+def use_for_temporary_files() -> None:
+    """Have libraries of this process, and programs that it starts, put their temporary files where workspaces are."""
+    parent = str(workspace_parent())
+    os.environ["TMPDIR"] = parent
+    # Where it cannot be written, this alone would have tempfile take another place, without a word.
+    tempfile.tempdir = parent
+
+
 @contextlib.contextmanager
 def open_workspace(purpose: str, *, keep_evidence: bool = False) -> Iterator[Path]:
     """A new directory, mode 0700, removed at the end.
