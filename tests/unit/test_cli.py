@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -53,6 +54,9 @@ def warmstart(monkeypatch, capsys, tmp_path) -> Iterator[Callable[..., Result]]:
     monkeypatch.setenv("WARMSTART_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("CONTAINER_RUNTIME_ENDPOINT", raising=False)
+    # The command line sets these for its own process; here, they are as before at the end.
+    monkeypatch.setenv("TMPDIR", tempfile.gettempdir())
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.gettempdir())
     usual = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: str | Path) -> Result:
