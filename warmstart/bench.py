@@ -36,6 +36,7 @@ from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Container, HttpGet, Mapped, Recipe, Restorer
+from warmstart.recipe.privileges import require_allowed
 from warmstart.result import Base, Dump, Dumped
 from warmstart.verify import first_probe
 from warmstart.work import Options, Work
@@ -79,6 +80,7 @@ def bench_recipe(recipe: Recipe, options: Options, load: Load, steps: Steps) -> 
     Raises:
         WarmstartError: a step failed, or one of the ways of starting never succeeded.
     """
+    require_allowed(recipe.container.security_context, options.allow)
     source = build.find_source(recipe)
     action = find_request(recipe) if load.requests else None
     with open_session(source, options, steps) as session:

@@ -37,9 +37,10 @@ from warmstart.measure import find_limit_s
 from warmstart.node.network import connect_network
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
-from warmstart.publish import describe_output
+from warmstart.publish import check_output, describe_output
 from warmstart.recipe.model import Recipe, Restorer
 from warmstart.recipe.pods import Block
+from warmstart.recipe.privileges import require_allowed
 from warmstart.result import Base, Built, Dump, Dumped, Made, Warm
 from warmstart.warmup import run_steps
 from warmstart.work import Options, Work
@@ -81,9 +82,12 @@ def build_in_cluster(recipe: Recipe, options: Options, place: Place, steps: Step
     Raises:
         WarmstartError: a step failed; nothing was published, and nothing is left behind.
     """
+    require_allowed(recipe.container.security_context, options.allow)
     target = parse_reference(recipe.image_name)
     source = find_source(recipe)
     check_recipe(recipe, source.kind)
+    plain_http = target.registry in options.plain_http
+    check_output(target, options.output, plain_http=plain_http, auth_file=options.auth_file)
     with open_workspace("build", keep_evidence=options.keep) as workspace:
         with steps.step("tools"):
             tree = ensure_tree(options.cache, steps.note, steps.warn)

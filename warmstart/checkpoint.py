@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,9 +17,11 @@ from typing import BinaryIO
 
 from warmstart.core.errors import ArchiveError, CheckpointError, ClusterError, HostError, WarmstartError
 from warmstart.core.partial import write_beside
+from warmstart.core.space import reporting_full_disk
 from warmstart.core.steps import Steps
 from warmstart.core.text import format_bytes
 from warmstart.core.undo import call_to_the_end, undoing, undoing_on_error
+from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive import STATS_DUMP, Contents, open_tar, read_contents
 from warmstart.dump.stats import read_frozen_s
 from warmstart.engine.cri import checkpoint_error
@@ -285,7 +286,11 @@ def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Steps, dea
 def _beside(target: Path) -> Iterator[BinaryIO]:
     """A file that becomes `target` at the end of the block, and is removed when that fails; only we may read it."""
     try:
-        with write_beside(target) as partial, partial.open("wb") as file:
+        with (
+            reporting_full_disk(target, "make room there, or write to another directory"),
+            write_beside(target) as partial,
+            partial.open("wb") as file,
+        ):
             yield file
     except OSError as error:
         raise HostError(f"{target} cannot be written: {error.strerror or error}") from error
@@ -295,8 +300,8 @@ def _find_frozen(archive: Path, contents: Contents) -> float | None:
     member = next((member for member in contents.members if member.name == STATS_DUMP), None)
     if member is None:
         return None
-    with open_tar(archive) as tar, tempfile.TemporaryDirectory() as directory, contextlib.suppress(ArchiveError):
-        file = Path(directory) / STATS_DUMP
+    with open_tar(archive) as tar, open_workspace("stats") as directory, contextlib.suppress(ArchiveError):
+        file = directory / STATS_DUMP
         file.write_bytes(tar.read(member.offset, min(member.size_bytes, STATS_LIMIT_BYTES)))
         return read_frozen_s(file)
     return None

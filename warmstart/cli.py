@@ -27,8 +27,9 @@ from warmstart.cli_deploy import deploy, examine_cluster
 from warmstart.cli_kube import COMMANDS, cluster_options, helper_options
 from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
-from warmstart.core.text import format_seconds
-from warmstart.core.workspace import open_workspace
+from warmstart.core.space import explain_full_disk
+from warmstart.core.text import format_seconds, printable_lines
+from warmstart.core.workspace import open_workspace, use_for_temporary_files
 from warmstart.engine.local import examine_runtime
 from warmstart.image.opened import open_image
 from warmstart.image.reference import parse_source
@@ -48,8 +49,8 @@ from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
 from warmstart.report import list_rows
 from warmstart.result import make_document
-from warmstart.shell import Shell, checkpoint_timeout_option, pass_shell, registry_options
-from warmstart.terminal import make_checks_table, make_section, make_table, show_error
+from warmstart.shell import Shell, allow_option, checkpoint_timeout_option, pass_shell, registry_options
+from warmstart.terminal import make_checks_table, make_section, make_table, safe, show_error, start_logging
 from warmstart.verify import verify_source
 from warmstart.work import Options
 
@@ -88,9 +89,8 @@ network_option = click.option(
 def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> None:
     """Build container images that are restored from a checkpoint instead of started cold."""
     err = Console(stderr=True, emoji=False)
-    if debug:
-        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(message)s")
-        logging.getLogger("sh").setLevel(logging.WARNING)
+    start_logging(sys.stderr, logging.DEBUG if debug else logging.WARNING)
+    logging.getLogger("sh").setLevel(logging.WARNING)
     out = Console(emoji=False)
     if not out.is_terminal:
         # A digest that is cut into lines is of no use to what reads the pipe.
@@ -121,6 +121,7 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
 @helper_options
 @checkpoint_timeout_option
 @network_option
+@allow_option
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -140,6 +141,7 @@ def build(
     how: CheckpointOptions,
     checkpoint_timeout: float,
     network: str,
+    allow: frozenset[str],
     force: bool,
     keep: bool,
     as_json: bool,
@@ -155,6 +157,7 @@ def build(
         keep=keep,
         runtime_endpoint=runtime_endpoint,
         network=Network(network),
+        allow=allow,
     )
     steps = shell.steps()
     loaded = load_recipe(recipe, overrides=overrides, tag=tag)
@@ -196,6 +199,7 @@ def verify(
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
 @registry_options
 @network_option
+@allow_option
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -211,6 +215,7 @@ def bench(
     plain_http: tuple[str, ...],
     authfile: Path | None,
     network: str,
+    allow: frozenset[str],
     force: bool,
     keep: bool,
     as_json: bool,
@@ -229,6 +234,7 @@ def bench(
         force=force,
         keep=keep,
         network=Network(network),
+        allow=allow,
     )
     load, steps = Load(rounds, replicas, requests), shell.steps()
     if target == "-" or Path(target).is_file():
@@ -242,7 +248,7 @@ def bench(
     if as_json:
         shell.print_json(make_bench_document(result))
     else:
-        shell.out.print(find_verdict(result), style="bold", markup=False, highlight=False)
+        shell.out.print(safe(find_verdict(result)), style="bold", highlight=False)
         for section in (*list_bench_sections(result), list_facts(result)):
             shell.out.print()
             shell.out.print(make_section(section))
@@ -446,6 +452,7 @@ for command in (*COMMANDS, deploy):
 def main() -> NoReturn:
     """Run the command line; whatever goes wrong is shown, and becomes an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    use_for_temporary_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What the user's locale cannot show is escaped, as it is on standard error.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -453,7 +460,9 @@ def main() -> NoReturn:
         # click answers with the exit code of what ends early, such as --help.
         sys.exit(cli.main(prog_name=_find_own_name(sys.argv[0]), standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
+        usage = io.StringIO()
+        error.show(usage)
+        click.echo(printable_lines(usage.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         Console(stderr=True, emoji=False).print("interrupted")
@@ -472,10 +481,13 @@ def _find_own_name(program: str) -> str | None:
 
 def _explain(error: Exception) -> WarmstartError:
     """What went wrong, for the user; its cause is what happened."""
-    if isinstance(error, WarmstartError):
+    full = explain_full_disk(error)
+    if full is None and isinstance(error, WarmstartError):
         return error
-    if isinstance(error, MemoryError):
-        shown: WarmstartError = HostError("there is not enough memory")
+    if full is not None:
+        shown: WarmstartError = full
+    elif isinstance(error, MemoryError):
+        shown = HostError("there is not enough memory")
     elif isinstance(error, OSError) and error.strerror:
         named = f": {error.filename}" if error.filename else ""
         shown = HostError(f"{error.strerror}{named}", hint="with --debug before the command, it is shown where")

@@ -12,7 +12,7 @@ import click
 
 from warmstart.cli_kube import cluster_options
 from warmstart.core.errors import ClusterError, RecipeError
-from warmstart.core.text import Section, printable
+from warmstart.core.text import Section, printable, printable_lines
 from warmstart.deploy import read_build, require_restored, try_cluster
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import Cluster, connect_cluster
@@ -117,7 +117,7 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
     manifests = [document.value for document in read_documents(text, target)]
     with cluster:
         for applied in apply_manifests(cluster, manifests, force=options["force_conflicts"]):
-            shell.out.out(f"{applied} applied", highlight=False)
+            shell.out.out(printable(f"{applied} applied"), highlight=False)
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def _change(shell: Shell, build: Build, wanted: Wanted, manifest: Path) -> str:
         shell.steps().warn(warning)
     if wanted.only_diff:
         return patched.diff
-    shell.err.out(patched.diff or f"{name}: nothing must differ\n", end="", highlight=False)
+    shell.err.out(printable_lines(patched.diff or f"{name}: nothing must differ\n"), end="", highlight=False)
     return _as_patch(patched, name) if wanted.output == "patch" else patched.text
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from warmstart.core.errors import RecipeError
 from warmstart.core.steps import Steps
-from warmstart.image.layout import Image, write_archive, write_layout
+from warmstart.image.layout import Image, check_writable, write_archive, write_layout
+from warmstart.image.push_access import check_push_access
 from warmstart.image.reference import Reference, Transport
 from warmstart.image.registry import attach_report, push_layout, tag_manifest
 
@@ -46,6 +47,19 @@ def parse_output(text: str) -> Output:
 def describe_output(output: Output, target: Reference) -> str:
     """Where an image called `target` goes, in the words of containers-transports(5)."""
     return f"docker://{target}" if output.path is None else f"{output.kind}:{output.path}"
+
+
+def check_output(target: Reference, output: Output, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+    """See whether `publish_image` could put an image there, before it is made.
+
+    Raises:
+        RegistryError: the registry refused, or could not be reached.
+        ImageError: the layout or archive could not be written.
+    """
+    if output.path is not None:
+        check_writable(output.path, as_archive=output.kind is Transport.OCI_ARCHIVE)
+    else:
+        check_push_access(target, plain_http=plain_http, auth_file=auth_file)
 
 
 def publish_image(

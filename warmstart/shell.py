@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from warmstart.core.steps import Steps
+from warmstart.recipe.privileges import parse_privilege
 from warmstart.terminal import TerminalListener
 
 
@@ -43,6 +44,19 @@ checkpoint_timeout_option = click.option(
     show_default=True,
     metavar="SECONDS",
     help="How long the checkpoint may take.",
+)
+
+
+def _parse_allowed(_context: click.Context, _option: click.Parameter, names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(parse_privilege, names))
+
+
+allow_option = click.option(
+    "--allow",
+    multiple=True,
+    callback=_parse_allowed,
+    metavar="PRIVILEGE",
+    help="Let the recipe ask for a privilege that makes it root here: privileged, or capability=NAME.",
 )
 
 

@@ -26,6 +26,7 @@ class Options:
         keep: leave the workspace when something fails.
         runtime_endpoint: the socket of the host's CRI-O to build on; the embedded one when None.
         network: what containers on the embedded node reach.
+        allow: privileges that the user lets the recipe ask for, as `recipe.privileges` names them.
     """
 
     cache: Path
@@ -37,6 +38,7 @@ class Options:
     keep: bool = False
     runtime_endpoint: str | None = None
     network: Network = Network.NONE
+    allow: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from warmstart.image.reference import Transport
 from warmstart.image.skopeo import copy_image
 from warmstart.node.keeper import Bind
 from warmstart.node.network import NAME_SERVER, ROUTER, Network, connect_network
+from warmstart.node.session import Session
 from warmstart.publish import Output
 from warmstart.recipe.load import load_recipe
 from warmstart.work import Options
@@ -98,3 +99,28 @@ def test_names_are_asked_of_this_machine(base_archive, make_recipe, open_node):
             with engine.cri.start(container, NAME, "pod") as running:
                 asked = (session.proc / str(running.pid) / "root/etc/resolv.conf").read_text()
                 assert asked.split() == ["nameserver", NAME_SERVER]
+
+
+# The metadata services of clouds, and what else is link-local, but for what the session's network consists of.
+REFUSED_ADDRESSES = (
+    *("169.254.169.254", "169.254.170.2", "169.254.0.23", "169.254.87.4", "169.254.87.53", "169.254.255.255"),
+    *("100.100.100.200", "168.63.129.16", "192.0.0.192"),
+)
+REACHED_ADDRESSES = (NAME_SERVER, ROUTER, "10.1.2.3", "172.16.0.1", "192.168.1.1", "100.100.100.201", "192.0.2.1")
+
+
+def test_metadata_services_are_not_reached_from_a_pod(outside, open_node):
+    def ask(session: Session, address: str) -> str:
+        # As for a packet that a pod sends.
+        pod = ["from", "10.77.0.2", "iif", "pods"]
+        done = session.run(["ip", "route", "get", address, *pod], timeout_s=10, check=False)
+        return done.stdout + done.stderr
+
+    with open_node() as node, connect_network(node, Network.OUTSIDE) as session:
+        make_bridge = "ip link add pods type bridge; ip addr add 10.77.0.1/24 dev pods; ip link set pods up"
+        session.run(["sh", "-ec", f"{make_bridge}; echo 1 > /proc/sys/net/ipv4/ip_forward"], timeout_s=10)
+        for address in REFUSED_ADDRESSES:
+            assert "Permission denied" in ask(session, address), address
+        for address in REACHED_ADDRESSES:
+            assert "dev outside" in ask(session, address), address
+        assert session.run(["ip", "-6", "route", "show", "default"], timeout_s=10).stdout == ""

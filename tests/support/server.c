@@ -8,7 +8,8 @@
  *
  * With FETCH=ADDRESS:PORT, it first gets / there, and ends with 8 when it cannot. With HOLD=FILE, it opens the file and
  * keeps it open, and ends with 9 when it cannot. With DENY=mkdir or DENY=munmap, it denies itself that system call by a
- * seccomp filter, with EACCES, and ends with 10 when it cannot.
+ * seccomp filter, with EACCES, and ends with 10 when it cannot. With BOMB=1, it forks at the start until it cannot any
+ * more; so does each of its children, which stay.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -117,6 +118,13 @@ int main(void)
         return 9;
     if (getenv("DENY") && !deny(getenv("DENY")))
         return 10;
+    if (getenv("BOMB")) {
+        pid_t first = getpid();
+        while (fork() >= 0)
+            ;
+        while (getpid() != first)
+            pause();
+    }
     if (number("EXIT_MS", 0)) {
         usleep(number("EXIT_MS", 0) * 1000);
         fprintf(stderr, "giving up, as I was told\n");

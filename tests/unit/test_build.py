@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,11 +12,13 @@ import pytest
 
 from warmstart import build
 from warmstart.build import await_ready, check_before_dump, check_user, find_source, pin_source
-from warmstart.core.errors import AppError, PreflightError, RecipeError
+from warmstart.build_kubernetes import build_in_cluster
+from warmstart.core.errors import AppError, ImageError, PreflightError, RecipeError
 from warmstart.core.steps import Silent, Steps
 from warmstart.dump.finding import Finding, Severity
-from warmstart.image.reference import Source, parse_source
-from warmstart.recipe.model import Container, Probe, Recipe, SecurityContext, TcpSocket
+from warmstart.image.reference import Source, Transport, parse_source
+from warmstart.publish import Output
+from warmstart.recipe.model import Container, Probe, Recipe, Restorer, SecurityContext, TcpSocket
 from warmstart.work import Options, Work
 
 DIGEST = f"sha256:{0:064}"
@@ -23,6 +26,25 @@ DIGEST = f"sha256:{0:064}"
 
 def make_recipe(image: str = "base:1", source: Path | None = None, **fields: object) -> Recipe:
     return Recipe("app", Container(image=image, **fields), "registry.example.com/app:1-warm", source=source)
+
+
+# Where the image goes
+
+
+def build_here(recipe: Recipe, options: Options, steps: Steps) -> object:
+    return build.build_image(recipe, options, steps)
+
+
+def build_there(recipe: Recipe, options: Options, steps: Steps) -> object:
+    return build_in_cluster(replace(recipe, restore=(Restorer.RUNTIME,)), options, cast(Any, None), steps)
+
+
+@pytest.mark.parametrize("run", [build_here, build_there])
+def test_an_output_that_cannot_be_written_is_found_before_anything_is_made(tmp_path, run):
+    options, steps = Options(Path("/nonexistent"), Output(Transport.OCI_ARCHIVE, tmp_path)), Steps(Silent())
+    with pytest.raises(ImageError, match="cannot be written: it is a directory"):
+        run(make_recipe(), options, steps)
+    assert steps.durations_s == {}
 
 
 # The base image

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -56,6 +57,9 @@ def warmstart(monkeypatch, capsys, tmp_path) -> Iterator[Callable[..., Result]]:
     monkeypatch.setenv("WARMSTART_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("CONTAINER_RUNTIME_ENDPOINT", raising=False)
+    # The command line sets these for its own process; here, they are as before at the end.
+    monkeypatch.setenv("TMPDIR", tempfile.gettempdir())
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.gettempdir())
     usual = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: str | Path) -> Result:
@@ -158,7 +162,8 @@ def test_the_exit_code_is_that_of_the_kind(warmstart, monkeypatch, kind):
 @pytest.mark.parametrize(
     ("error", "status", "brief"),
     [
-        (OSError(28, "No space left on device", "/var/tmp/x"), 4, "error: No space left on device: /var/tmp/x\n"),
+        (OSError(21, "Is a directory", "/var/tmp/x"), 4, "error: Is a directory: /var/tmp/x\n"),
+        (OSError(28, "No space left on device", "/var/tmp/x"), 4, "error: cannot write /var/tmp/x: no space left on "),
         (OSError(5, "Input/output error"), 4, "error: Input/output error\n"),
         (MemoryError(), 4, "error: there is not enough memory\n"),
         (ZeroDivisionError("by zero"), 1, "error: this is a bug in warmstart: ZeroDivisionError: by zero\n"),
@@ -267,7 +272,7 @@ def test_a_locale_that_lacks_a_character_is_no_error(tmp_path):
 def test_a_full_disk_under_the_result_is_the_hosts_fault():
     done = run_program("warmstart schema > /dev/full")
     assert done.returncode == HostError.exit_code
-    assert done.stderr.startswith("error: No space left on device")
+    assert done.stderr.startswith("error: no space left on a disk")
     assert "Traceback" not in done.stderr
 
 
@@ -506,3 +511,10 @@ def test_a_command_in_the_node_may_not_hide_it(warmstart, monkeypatch):
     result = warmstart("node", "run", "true")
     assert result.status == HostError.exit_code
     assert result.err.startswith("error: / of this machine would hide the tools\n")
+
+
+def test_what_was_typed_does_not_steer_the_terminal(warmstart):
+    result = warmstart("build", "recipe.yaml", "--no-\x1b]0;title\x07\u202e")
+    assert result.status == 2
+    assert r"--no-\x1b]0;title\x07\u202e" in result.err
+    assert "\x1b" not in result.err

@@ -9,11 +9,11 @@ from support.checkpoint_archive import entry, tar_of
 from support.checkpoint_image import make_layout
 
 from warmstart import publish
-from warmstart.core.errors import RecipeError, RegistryError
+from warmstart.core.errors import ImageError, RecipeError, RegistryError
 from warmstart.core.steps import Silent, Steps
 from warmstart.image.layout import read_image
 from warmstart.image.reference import Transport, parse_reference
-from warmstart.publish import REGISTRY, REPORT_TYPE, Output, describe_output, parse_output, publish_image
+from warmstart.publish import REGISTRY, REPORT_TYPE, Output, check_output, describe_output, parse_output, publish_image
 
 TARGET = parse_reference("registry.example.com/team/app:1-warm")
 
@@ -117,3 +117,14 @@ def test_an_image_whose_report_is_refused_gets_no_tag(layout, registry_calls, mo
     with pytest.raises(RegistryError):
         publish_image(layout, read_image(layout), TARGET, REGISTRY, Steps(Silent()), report=b"{}")
     assert [call[0] for call in registry_calls] == ["push"]
+
+
+def test_each_kind_of_output_is_tried_before(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(publish, "check_push_access", lambda *given, **options: asked.append((given, options)))
+    check_output(TARGET, REGISTRY, plain_http=True, auth_file=tmp_path)
+    assert asked == [((TARGET,), {"plain_http": True, "auth_file": tmp_path})]
+    check_output(TARGET, Output(Transport.OCI, tmp_path / "new"))
+    with pytest.raises(ImageError, match="it is a directory"):
+        check_output(TARGET, Output(Transport.OCI_ARCHIVE, tmp_path))
+    assert len(asked) == 1

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pty
+import re
 import subprocess
 import sys
 
 import pytest
 from rich.console import Console
+from rich.status import Status
+from rich.text import Text
 
 from warmstart.core.errors import HostError, WarmstartError
 from warmstart.core.steps import Steps
+from warmstart.core.text import Section
 from warmstart.node.doctor import Check
-from warmstart.terminal import TerminalListener, make_checks_table, make_table, show_error
+from warmstart.terminal import (
+    PrintableFormatter,
+    TerminalListener,
+    make_checks_table,
+    make_section,
+    make_table,
+    show_error,
+)
 
 HOSTILE = "\x1b]0;title\x07 [bold]loud[/bold] \x9b2J \u202e :key: back\\ slash"
 HARMLESS = r"\x1b]0;title\x07 [bold]loud[/bold] \x9b2J \u202e :key: back\ slash"
@@ -106,6 +118,23 @@ def test_nothing_that_is_told_steers_the_terminal():
     assert written.getvalue() == f"warning: {HARMLESS}\n"
 
 
+def test_nothing_in_a_step_steers_the_terminal(monkeypatch):
+    console, written = make_console(terminal=True, width=300)
+    listener, shown = TerminalListener(console, verbose=True), []
+    monkeypatch.setattr(Status, "update", lambda _status, text: shown.append(text))
+    listener.begin(HOSTILE)
+    listener.note(HOSTILE)
+    listener.end(HOSTILE, 1.0, ok=True)
+    assert f"✓ {HARMLESS}" in written.getvalue()
+    assert [Text.from_markup(text, emoji=False).plain for text in shown] == [f"{HARMLESS}  {HARMLESS}"]
+    assert not re.search("\x1b]|\x9b|\u202e|\x07", written.getvalue())
+
+
+def test_nothing_that_is_logged_steers_the_terminal():
+    record = logging.LogRecord("x", logging.WARNING, "x.py", 1, f"{HOSTILE}\nnext %s", (HOSTILE,), None)
+    assert PrintableFormatter("%(message)s").format(record) == f"{HARMLESS}\nnext {HARMLESS}"
+
+
 # Errors
 
 
@@ -135,6 +164,15 @@ def test_nothing_in_an_error_steers_the_terminal():
     assert written.getvalue() == f"error: {HARMLESS}\n  {HARMLESS}\nhint: {HARMLESS}\n"
 
 
+def test_nothing_in_the_way_to_an_error_steers_the_terminal():
+    console, written = make_console(terminal=True, width=300)
+    error = WarmstartError("short")
+    error.__cause__ = ValueError(HOSTILE)
+    show_error(console, error, debug=True)
+    assert f"ValueError: {HARMLESS}\n" in written.getvalue()
+    assert "\x1b]" not in written.getvalue()
+
+
 def test_the_way_to_an_error_is_shown_where_it_is_asked_for():
     console, written = make_console()
     try:
@@ -161,6 +199,14 @@ def test_nothing_in_a_table_steers_the_terminal():
     console.print(make_checks_table([Check("check", False, HOSTILE, HOSTILE)]))
     assert written.getvalue().count(HARMLESS) == 3
     assert "\x1b" not in written.getvalue()
+
+
+def test_nothing_in_a_heading_or_a_section_steers_the_terminal():
+    console, written = make_console(terminal=True, width=300)
+    console.print(make_table([(HOSTILE, "x")], title=HOSTILE))
+    console.print(make_section(Section(HOSTILE, (HOSTILE,), ((HOSTILE,),))))
+    assert written.getvalue().count(HARMLESS) == 5
+    assert not re.search("\x1b]|\x9b|\u202e|\x07", written.getvalue())
 
 
 def test_a_check_is_shown_with_its_cure():

@@ -5,9 +5,9 @@ Source: pkg/probe/grpc/grpc.go of kubernetes/kubernetes.
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +19,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from warmstart import __version__
 from warmstart.action.limit import Outcome, TimeLimit
+from warmstart.core.workspace import open_workspace
 from warmstart.engine.base import Target
 from warmstart.recipe.model import Grpc
 
@@ -68,10 +69,12 @@ def _local_end(remote: socket.socket, limit: TimeLimit) -> Iterator[Path]:
     """
     remote.settimeout(limit.remaining_s())
     with (
-        tempfile.TemporaryDirectory(prefix="warmstart-") as directory,
+        open_workspace("grpc") as directory,
+        _opened(directory) as descriptor,
         socket.socket(socket.AF_UNIX) as listener,
     ):
-        path = Path(directory) / "grpc"
+        # However long the directory's own path is, a socket's must be short (unix(7)).
+        path = Path(f"/proc/self/fd/{descriptor}/grpc")
         listener.bind(str(path))
         listener.listen(1)
         stopped, stop = socket.socketpair()
@@ -83,6 +86,15 @@ def _local_end(remote: socket.socket, limit: TimeLimit) -> Iterator[Path]:
             finally:
                 stop.close()
                 forwarder.join()
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _forward(listener: socket.socket, remote: socket.socket, stopped: socket.socket) -> None:

@@ -37,6 +37,19 @@ def write_beside(target: Path, *, directory: bool = False) -> Iterator[Path]:
         os.close(held)
 
 
+def check_beside(target: Path) -> None:
+    """Make an empty file in the directory of `target`, and remove it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    partial, held = _make(target, directory=False)
+    try:
+        _remove(partial)
+    finally:
+        os.close(held)
+
+
 def sweep_partials(directory: Path) -> None:
     """Remove what killed commands of this user left half-written in a directory."""
     with contextlib.suppress(OSError), os.scandir(directory) as entries:

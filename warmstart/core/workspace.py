@@ -17,14 +17,24 @@ from pathlib import Path
 from typing import IO
 
 from warmstart.core.errors import HostError, WarmstartError
+from warmstart.core.space import explain_full_disk, reporting_full_disk
 
 PREFIX = "warmstart-"
 LOCK = "workspace.lock"
+SPACE_HINT = "make room there, or point WARMSTART_TMPDIR at a directory with more"
 
 
 def workspace_parent() -> Path:
     """The directory in which workspaces are made."""
     return Path(os.environ.get("WARMSTART_TMPDIR") or "/var/tmp").absolute()  # noqa: S108 - made below it, with mkdtemp
+
+
+def use_for_temporary_files() -> None:
+    """Have libraries of this process, and programs that it starts, put their temporary files where workspaces are."""
+    parent = str(workspace_parent())
+    os.environ["TMPDIR"] = parent
+    # Where it cannot be written, this alone would have tempfile take another place, without a word.
+    tempfile.tempdir = parent
 
 
 @contextlib.contextmanager
@@ -36,13 +46,14 @@ def open_workspace(purpose: str, *, keep_evidence: bool = False) -> Iterator[Pat
         keep_evidence: leave it when the block fails, and add where it is to the error's details.
 
     Raises:
-        HostError: it cannot be made.
+        HostError: it cannot be made, or its disk is full.
     """
     sweep_workspaces()
     directory, lock = _make(purpose)
     with lock:
         try:
-            yield directory
+            with reporting_full_disk(directory, SPACE_HINT):
+                yield directory
         except WarmstartError as error:
             if keep_evidence:
                 # Without its lock file, nobody takes it for a killed command's leftovers.
@@ -85,6 +96,8 @@ def _make(purpose: str) -> tuple[Path, IO[str]]:
             directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-", dir=parent))
             lock = (directory / LOCK).open("w")
         except OSError as error:
+            if full := explain_full_disk(error, parent, SPACE_HINT):
+                raise full from error
             hint = "point WARMSTART_TMPDIR at a directory with room, in which you may write"
             raise HostError(f"cannot make a directory in {parent}: {error.strerror}", hint=hint) from error
         fcntl.flock(lock, fcntl.LOCK_EX)

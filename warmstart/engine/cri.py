@@ -92,7 +92,7 @@ class CriEngine:
         Raises:
             EngineError: the runtime refused.
         """
-        pod = pod_config(name, self.scratch)
+        pod = pod_config(name, self.scratch, privileged=container.security_context.privileged)
         pod.dns_config.servers.extend(self.name_servers)
         asked = time.monotonic()
         # Should the answer be lost, by an interruption for one, the pod is there all the same.

@@ -21,8 +21,11 @@ MAX_SHARES = 262_144
 KUBELET_FILES = ("/etc/hosts", "/dev/termination-log")
 
 
-def pod_config(name: str, scratch: Path) -> cri.PodSandboxConfig:
-    """A pod called `name`, whose logs and mounted files lie in a new directory below `scratch`."""
+def pod_config(name: str, scratch: Path, *, privileged: bool = False) -> cri.PodSandboxConfig:
+    """A pod called `name`, whose logs and mounted files lie in a new directory below `scratch`.
+
+    A runtime takes privileged containers only in a pod that is `privileged`, as the kubelet makes it for them.
+    """
     uid = str(uuid.uuid4())
     directory = scratch / f"pod-{uid}"
     directory.mkdir(parents=True)
@@ -31,7 +34,9 @@ def pod_config(name: str, scratch: Path) -> cri.PodSandboxConfig:
         metadata=cri.PodSandboxMetadata(name=name, uid=uid, namespace=NAMESPACE),
         hostname=name,
         log_directory=str(directory),
-        linux=cri.LinuxPodSandboxConfig(security_context=cri.LinuxSandboxSecurityContext(namespace_options=namespaces)),
+        linux=cri.LinuxPodSandboxConfig(
+            security_context=cri.LinuxSandboxSecurityContext(namespace_options=namespaces, privileged=privileged)
+        ),
     )
 
 

@@ -14,7 +14,7 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from warmstart.core.errors import ImageError
-from warmstart.core.partial import write_beside
+from warmstart.core.locking import hold_lock
+from warmstart.core.partial import check_beside, write_beside
+from warmstart.core.space import reporting_full_disk
 from warmstart.image.manifest import (
     DOCUMENT_LIMIT_BYTES,
     INDEX_TYPES,
@@ -42,6 +44,7 @@ from warmstart.image.manifest import (
 _VERSION_FILE = json.dumps({"imageLayoutVersion": "1.0.0"}).encode()
 _NESTING_LIMIT = 4
 _CHUNK_BYTES = 1 << 20
+_LOCK = ".index.json.lock"
 
 
 class Readable(Protocol):
@@ -185,7 +188,7 @@ def write_layout(layout: Path, image: Image, target: Path, *, name: str) -> None
     """Write an image as a layout directory.
 
     A new directory appears at `target` whole or not at all. A layout that is already there keeps its other
-    images; its index is replaced last, so the image is either there or not.
+    images; its index is replaced last, so the image is either there or not. Writers of one layout take turns.
 
     Args:
         layout: where the image is.
@@ -196,27 +199,77 @@ def write_layout(layout: Path, image: Image, target: Path, *, name: str) -> None
     Raises:
         ImageError: the source is broken, `target` is something else, or cannot be written.
     """
-    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
+    if not _is_taken(target):
+        # Two writers may make the same new layout: the second one finds it made, and adds to it.
+        with _sole_writer(_lock_beside(target), target):
+            if not _is_taken(target):
+                _make_layout(layout, image, target, name)
+                return
+    _read_index(target)
+    with _sole_writer(target / _LOCK, target):
         _add_image(layout, image, target, name)
-        return
-    with _beside(target.absolute(), directory=True) as partial:
-        (partial / "oci-layout").write_bytes(_VERSION_FILE)
-        (partial / "index.json").write_bytes(_encode_index([]))
-        _add_image(layout, image, partial, name)
+
+
+def check_writable(target: Path, *, as_archive: bool) -> None:
+    """See whether an archive or a layout could be written to `target`, by making a file there and removing it.
+
+    Raises:
+        ImageError: as `write_archive` and `write_layout` would.
+    """
+    target = target.absolute()
+    if as_archive and target.is_dir():
+        raise ImageError(f"{target} cannot be written: it is a directory")
+    place = target.parent
+    if not as_archive and _is_taken(target):
+        _read_index(target)
+        place = target
+    try:
+        check_beside(place / target.name)
+    except OSError as error:
+        raise ImageError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
 def find_partials(target: Path) -> tuple[str, ...]:
-    """Patterns of what this process leaves, should it be killed while it writes an archive or a layout to `target`."""
+    """Patterns of what this process leaves, should it be killed while it writes an archive or a layout to `target`.
+
+    The locks among it may be another writer's; then they are held.
+    """
     end = f".{os.getpid()}-*.partial"
     path = target.absolute()
     beside, inside = glob.escape(str(path.parent)), glob.escape(str(path))
-    return (f"{beside}/.{glob.escape(path.name)}{end}", f"{inside}/.*{end}", f"{inside}/blobs/*/.*{end}")
+    partials = (f"{beside}/.{glob.escape(path.name)}{end}", f"{inside}/.*{end}", f"{inside}/blobs/*/.*{end}")
+    return (*partials, glob.escape(str(_lock_beside(path))), f"{inside}/{_LOCK}")
 
 
 def write_index(layout: Path, manifest: Descriptor) -> None:
     """Make `layout`, which holds an image's blobs already, a layout of that one image."""
     (layout / "oci-layout").write_bytes(_VERSION_FILE)
     (layout / "index.json").write_bytes(_encode_index([manifest]))
+
+
+def _is_taken(target: Path) -> bool:
+    return target.exists() and any(target.iterdir() if target.is_dir() else [target])
+
+
+def _lock_beside(target: Path) -> Path:
+    return target.absolute().with_name(f".{target.absolute().name}.lock")
+
+
+@contextmanager
+def _sole_writer(lock: Path, target: Path) -> Iterator[None]:
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold_lock(lock))
+        except OSError as error:
+            raise ImageError(f"{target} cannot be written: {error.strerror or error}") from error
+        yield
+
+
+def _make_layout(layout: Path, image: Image, target: Path, name: str) -> None:
+    with _beside(target.absolute(), directory=True) as partial:
+        (partial / "oci-layout").write_bytes(_VERSION_FILE)
+        (partial / "index.json").write_bytes(_encode_index([]))
+        _add_image(layout, image, partial, name)
 
 
 def _add_image(layout: Path, image: Image, target: Path, name: str) -> None:
@@ -276,7 +329,10 @@ def _open_plain(path: Path) -> Iterator[BinaryIO]:
 def _beside(target: Path, *, directory: bool = False) -> Iterator[Path]:
     """As `write_beside`."""
     try:
-        with write_beside(target, directory=directory) as partial:
+        with (
+            reporting_full_disk(target, "make room there, or write to another directory"),
+            write_beside(target, directory=directory) as partial,
+        ):
             yield partial
     except OSError as error:
         raise ImageError(f"{target} cannot be written: {error.strerror or error}") from error

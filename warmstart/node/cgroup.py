@@ -9,16 +9,24 @@ Formats: cgroups(7), and proc_pid_mountinfo(5) for where the hierarchies are mou
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.errors import HostError
+from warmstart.core.workspace import PREFIX
 
 LEAF = "node"
 REMOVAL_S = 5.0
+# Nothing runs any more in what is swept, unless it was frozen.
+SWEEP_S = 1.0
+# A workspace's, as `open_workspace` and mkdtemp make it; no unit of systemd's is called so.
+_NAME = re.compile(rf"{PREFIX}(?:[a-z0-9]+-)+[a-z0-9_]{{8}}")
 
 
 @dataclass(frozen=True)
@@ -112,13 +120,28 @@ def find_hierarchies(mountinfo: str, membership: str) -> tuple[Hierarchy, ...]:
     return (*v1.values(), *(replace(hierarchy, has_leaf=False) for hierarchy in v2[:1]))
 
 
+def limits_processes(hierarchies: Iterable[Hierarchy]) -> bool:
+    """Whether a cgroup in these hierarchies can limit the number of processes (the controller `pids`)."""
+    for hierarchy in hierarchies:
+        if "pids" in hierarchy.options.split(","):
+            return True
+        if hierarchy.is_v2 and hierarchy.has_leaf:
+            return "pids" in _read_names(hierarchy.mount_point / "cgroup.controllers")
+    return False
+
+
+def find_own_hierarchies() -> tuple[Hierarchy, ...]:
+    """The hierarchies to use on this machine; empty where none is mounted."""
+    return find_hierarchies(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
+
+
 def find_cgroup(name: str) -> Cgroup:
     """Where a cgroup called `name` is, made or not.
 
     Raises:
         HostError: cgroups are not mounted.
     """
-    hierarchies = find_hierarchies(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
+    hierarchies = find_own_hierarchies()
     if not hierarchies:
         raise HostError("no cgroup hierarchy is mounted", hint="mount cgroup2 on /sys/fs/cgroup")
     # On v2 below the root of the mount: our own cgroup holds processes, so it cannot hand on its controllers.
@@ -129,18 +152,20 @@ def find_cgroup(name: str) -> Cgroup:
 def make_cgroup(name: str) -> Iterator[Cgroup]:
     """A new cgroup called `name`, removed at the end.
 
+    Its directories are locked (flock(2)) for as long as this process lives, so that `sweep_cgroups` can tell.
+
     Raises:
         HostError: cgroups are not mounted, or may not be made here.
     """
     cgroup = find_cgroup(name)
-    with contextlib.ExitStack() as undone:
+    with contextlib.ExitStack() as locks, contextlib.ExitStack() as undone:
         try:
             for hierarchy, directory in cgroup.directories:
                 if hierarchy.is_v2 and hierarchy.has_leaf:
                     undone.enter_context(_handed_down(directory.parent))
             undone.callback(cgroup.remove)
             for hierarchy, directory in cgroup.directories:
-                _make(hierarchy, directory)
+                locks.callback(os.close, _make(hierarchy, directory))
         except OSError as error:
             hint = "run as root; in a container, with --privileged and a writable /sys/fs/cgroup"
             raise HostError(f"cannot make a cgroup: {error.strerror}: {error.filename}", hint=hint) from error
@@ -158,8 +183,73 @@ def _own_directory(mount_point: str, root: str, path: str) -> Path:
     return Path(mount_point) if below.startswith("..") else Path(mount_point) / below
 
 
-def _make(hierarchy: Hierarchy, directory: Path) -> None:
-    directory.mkdir()
+def sweep_cgroups() -> None:
+    """Remove the cgroups of commands that were killed together with their keepers: those that nobody holds locked."""
+    for hierarchy in find_own_hierarchies():
+        for directory in _find_ours(hierarchy.mount_point):
+            with contextlib.suppress(OSError):
+                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if _holds_living(directory):
+                        continue
+                    Cgroup(((hierarchy, directory),)).thaw()
+                    _remove_tree(directory, time.monotonic() + SWEEP_S)
+                finally:
+                    os.close(descriptor)
+
+
+def _holds_living(top: Path) -> bool:
+    """Whether a process is in a cgroup or below it that is not about to die; one that is frozen may be (signal(7))."""
+    for directory, _, _ in os.walk(top):
+        for pid in (Path(directory) / "cgroup.procs").read_text().split():
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except FileNotFoundError:
+                # It has ended, or (0) is in another PID namespace.
+                if pid == "0":
+                    return True
+                continue
+            pending = [int(mask, 16) for mask in re.findall(r"^(?:SigPnd|ShdPnd):\t(\w+)$", status, re.MULTILINE)]
+            if not any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending):
+                return True
+    return False
+
+
+def _find_ours(top: Path) -> list[Path]:
+    """The cgroups that have the name of a workspace; commands may run in any cgroup and so make theirs anywhere."""
+    found = []
+    for directory, names, _ in os.walk(top):
+        ours = [name for name in names if _NAME.fullmatch(name)]
+        found += [Path(directory) / name for name in ours]
+        names[:] = set(names) - set(ours)
+    return found
+
+
+def _make(hierarchy: Hierarchy, directory: Path) -> int:
+    """Make a cgroup with its leaf; the descriptor holds its lock."""
+    descriptor = _make_locked(directory)
+    try:
+        _fill(hierarchy, directory)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _make_locked(directory: Path) -> int:
+    while True:
+        directory.mkdir()
+        # A sweep that comes before it is locked takes it for a leftover.
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if directory.exists():
+                return descriptor
+            os.close(descriptor)
+
+
+def _fill(hierarchy: Hierarchy, directory: Path) -> None:
     if hierarchy.has_leaf:
         (directory / LEAF).mkdir()
     if "cpuset" in hierarchy.options.split(","):

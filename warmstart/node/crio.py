@@ -19,10 +19,15 @@ import grpc
 
 from warmstart.core.errors import EngineError, HostError
 from warmstart.core.process import Running
+from warmstart.node.cgroup import find_own_hierarchies, limits_processes
 from warmstart.node.host_files import HOME_CONFIG
 from warmstart.node.session import Session
 
 START_S = 30.0
+# Processes and threads of one container: a fork bomb must not take the machine down. The kubelet's own default is none,
+# that of many distributions of Kubernetes is 1024 to 4096.
+PIDS_LIMIT = 4096
+UNLIMITED = -1
 SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without the final zero
 PAUSE_IMAGE = "localhost/warmstart/pause:1"
 CNI_PLUGINS = "/usr/lib/cni"
@@ -63,6 +68,7 @@ default_runtime = "{runtime}"
 log_level = "warn"
 disable_hostport_mapping = true
 enable_criu_support = {restore}
+pids_limit = {pids_limit}
 
 [crio.runtime.runtimes.{runtime}]
 runtime_path = "/usr/bin/{runtime}"
@@ -165,6 +171,8 @@ def _write_files(crio: Crio, name: str, subnet: str, runtime: str, restore: bool
         state=state,
         runtime=runtime,
         restore=json.dumps(restore),
+        # A runtime refuses a limit that the machine cannot set; the doctor tells of it.
+        pids_limit=PIDS_LIMIT if limits_processes(find_own_hierarchies()) else UNLIMITED,
         pause=PAUSE_IMAGE,
     )
     (state / "crio.conf").write_text(config)

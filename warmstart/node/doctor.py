@@ -18,6 +18,7 @@ from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
 from warmstart.core.text import format_bytes
 from warmstart.core.workspace import open_workspace, workspace_parent
+from warmstart.node.cgroup import find_own_hierarchies, limits_processes
 from warmstart.node.fixes import ADVISORIES, CRIU, CRUN, RUNC, find_version
 from warmstart.node.record import Record, read_record
 from warmstart.node.session import Session, enter
@@ -68,6 +69,7 @@ class Check:
 def examine_host(cache: Path) -> list[Check]:
     """Look at all that the embedded node needs; stops where going on makes no sense."""
     checks = [_check_root(), _check_program("nsenter", "util-linux"), _check_space(), _check_kernel()]
+    checks += _check_process_limit()
     tree = tree_path(cache)
     if not tree.is_dir():
         checks.append(_check_program("mmdebstrap", "mmdebstrap"))
@@ -148,6 +150,14 @@ def _check_space() -> Check:
 
 def _check_kernel() -> Check:
     return Check("kernel", None, f"{platform.release()} {platform.machine()}")
+
+
+def _check_process_limit() -> list[Check]:
+    """Nothing to tell where containers can be limited: a build works all the same where they cannot."""
+    if limits_processes(find_own_hierarchies()):
+        return []
+    found = "none: the cgroup controller pids is missing, and a fork bomb in a build would not be stopped"
+    return [Check("process limit", None, found, "enable the controller pids (the kernel's CONFIG_CGROUP_PIDS)")]
 
 
 def _try_node(tree: Path) -> list[Check]:

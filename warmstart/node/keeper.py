@@ -31,8 +31,9 @@ from pathlib import Path
 
 from warmstart.core import linux
 from warmstart.core.errors import HostError
+from warmstart.core.locking import remove_unless_locked
 from warmstart.core.workspace import remove_workspace, sweep_workspaces
-from warmstart.node.cgroup import LEAF, Cgroup, make_cgroup
+from warmstart.node.cgroup import LEAF, Cgroup, make_cgroup, sweep_cgroups
 
 NAMESPACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWCGROUP
 DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
@@ -124,6 +125,7 @@ def main() -> int:
     plan = Plan.from_json(sys.argv[1])
     with contextlib.ExitStack() as node:
         try:
+            sweep_cgroups()
             cgroup = node.enter_context(make_cgroup(plan.name))
             init = node.enter_context(_run_init(plan, cgroup))
             _say(f"ready {init}")
@@ -147,7 +149,8 @@ def _remove_leftovers(patterns: Iterable[str]) -> None:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                # A lock that is held is another command's.
+                remove_unless_locked(path)
 
 
 class _InitError(Exception):

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from warmstart.core import process
 from warmstart.core.errors import HostError
+from warmstart.core.space import reporting_full_disk
 from warmstart.node.packages import Package, parse_checksums
 from warmstart.node.session import EXPIRED, require_root
 from warmstart.node.trust import check_cache, check_directory, seal
@@ -143,10 +144,11 @@ def made_beside(target: Path) -> Iterator[Path]:
     _make_directory(target.parent)
     new = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
     try:
-        yield new
-        new.chmod(0o755)
-        seal(new)
-        new.rename(target)
+        with reporting_full_disk(target, "make room there, or point WARMSTART_CACHE at another directory"):
+            yield new
+            new.chmod(0o755)
+            seal(new)
+            new.rename(target)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

@@ -3,6 +3,11 @@
 pasta (https://passt.top) carries connections from the network namespace to sockets of its own in the host's: nothing of
 the host's configuration is changed, and nobody outside can connect to what is inside. The host's loopback addresses are
 not reached. The addresses inside are link-local ones, which nobody has who could be wanted.
+
+The machine's link-local network is not reached, nor is any other address at which a cloud hands the machine's own
+credentials to whatever asks from the machine. Routes of the session's network see to it: a pod's lead through it, and
+a container with NET_ADMIN changes its pod's alone. There is no IPv6: pods have IPv4 addresses only, so that neither
+fe80::/10 nor metadata services such as fd00:ec2::254 are reached.
 """
 
 from __future__ import annotations
@@ -20,7 +25,17 @@ from warmstart.node.session import Session
 
 START_S = 10.0
 INTERFACE = "outside"
-ADDRESS, ROUTER, NAME_SERVER = "169.254.87.2", "169.254.87.1", "169.254.87.53"
+# All of the addresses of a /29 that are ours; the others of it are refused below.
+ADDRESS, ROUTER, NAME_SERVER, PREFIX_LENGTH = "169.254.87.2", "169.254.87.1", "169.254.87.3", "29"
+REFUSED = (
+    # Link-local: the metadata services of AWS, Google Cloud, Azure, OpenStack and others; but not our own /29.
+    "169.254.0.0/16",
+    "169.254.87.4/30",
+    # Those of Alibaba Cloud, Azure (WireServer) and Oracle Cloud that are elsewhere.
+    "100.100.100.200/32",
+    "168.63.129.16/32",
+    "192.0.0.192/32",
+)
 # A namespace below /proc may be opened only with CAP_SYS_PTRACE, which root does not have in many sandboxes.
 NAMESPACE = "/run/outside-network"
 PREPARE = f"""
@@ -28,9 +43,10 @@ mkdir -p /dev/net
 [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
 touch {NAMESPACE} && mount --bind /proc/1/ns/net {NAMESPACE}
 """
+REFUSE = "".join(f"ip route add prohibit {network}\n" for network in REFUSED)
 PASTA = (
     *("pasta", "--foreground", "--runas", "0:0", "--netns", NAMESPACE, "--netns-only", "--config-net", "--ipv4-only"),
-    *("--ns-ifname", INTERFACE, "--address", ADDRESS, "--netmask", "24", "--gateway", ROUTER, "--no-map-gw"),
+    *("--ns-ifname", INTERFACE, "--address", ADDRESS, "--netmask", PREFIX_LENGTH, "--gateway", ROUTER, "--no-map-gw"),
     *("--dns-forward", NAME_SERVER),
     *("--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"),
 )
@@ -47,6 +63,8 @@ class Network(StrEnum):
 def connect_network(session: Session, network: Network) -> Iterator[Session]:
     """Connect a session's network, for the length of a `with` block: to nothing, or to all that the host reaches.
 
+    Of the host's own network, link-local addresses and metadata services are left out (see `REFUSED`).
+
     Yields:
         The session, with the name servers that its containers are to ask.
 
@@ -56,7 +74,8 @@ def connect_network(session: Session, network: Network) -> Iterator[Session]:
     if network is Network.NONE:
         yield session
         return
-    session.run(["sh", "-ec", PREPARE], timeout_s=START_S)
+    # Before the way out is there.
+    session.run(["sh", "-ec", PREPARE + REFUSE], timeout_s=START_S)
     log_file = session.workspace / "pasta.log"
     with session.background(PASTA, log_file=log_file, host_network=True) as running:
         _wait_for_route(session, running, log_file)

@@ -137,7 +137,7 @@ def enter(
         text=True,
     )
     try:
-        yield Session(_await_ready(keeper), workspace, _environment())
+        yield Session(_await_ready(keeper), workspace, _environment(workspace))
     finally:
         _end(keeper, plan.name)
 
@@ -176,6 +176,9 @@ def _end(keeper: subprocess.Popen[str], name: str) -> None:
         cgroup.remove()
 
 
-def _environment() -> dict[str, str]:
+def _environment(workspace: Path) -> dict[str, str]:
+    # The node's own /tmp is in memory: images do not fit into it.
+    temporary = workspace / "tmp"
+    temporary.mkdir(exist_ok=True)
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    return {"PATH": PATH, "HOME": SESSION_HOME, "LANG": "C.UTF-8", "TMPDIR": "/tmp", **passed_on}  # noqa: S108
+    return {"PATH": PATH, "HOME": SESSION_HOME, "LANG": "C.UTF-8", "TMPDIR": str(temporary), **passed_on}

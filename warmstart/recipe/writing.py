@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -18,7 +18,8 @@ class _Representer(SafeRepresenter):
 
 
 def _represent_string(representer: SafeRepresenter, text: str) -> ScalarNode:
-    style = "|" if "\n" in text else None if isinstance(plain_value(text), str) else '"'
+    quoted = not _is_printable(text) or not ("\n" in text or isinstance(plain_value(text), str))
+    style = '"' if quoted else "|" if "\n" in text else None
     return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
@@ -26,8 +27,21 @@ _Representer.add_representer(str, _represent_string)
 
 
 def write_yaml(*documents: Mapping[str, Any]) -> str:
-    """The documents as YAML, in the order of their keys, one after the other with `---` between them."""
+    """The documents as YAML, in the order of their keys, one after the other with `---` between them.
+
+    Characters that a terminal obeys or hides are escaped, then with all others outside of ASCII.
+    """
+    text = _write(documents, allow_unicode=True)
+    return text if _is_printable(text) else _write(documents, allow_unicode=False)
+
+
+def _is_printable(text: str) -> bool:
+    return text.replace("\n", "").isprintable()
+
+
+def _write(documents: Sequence[Mapping[str, Any]], *, allow_unicode: bool) -> str:
     yaml = YAML(typ="safe", pure=True)
+    yaml.allow_unicode = allow_unicode
     yaml.Representer = _Representer
     yaml.default_flow_style = False
     yaml.representer.sort_base_mapping_type_on_output = False

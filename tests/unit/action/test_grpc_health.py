@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from warmstart.action.limit import TimeLimit
 from warmstart.action.perform import perform
+from warmstart.core.errors import HostError
 from warmstart.recipe.model import Grpc
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -49,6 +50,19 @@ def test_serving_is_a_success(local_target, start_server):
     port = start_server({"": SERVING, "shop.Cart": SERVING})
     assert check(local_target, port).ok
     assert check(local_target, port, "shop.Cart").ok
+
+
+def test_its_socket_lies_with_the_workspaces_however_long_their_path_is(
+    local_target, start_server, monkeypatch, tmp_path
+):
+    parent = tmp_path / ("long" * 40)
+    parent.mkdir()
+    monkeypatch.setenv("WARMSTART_TMPDIR", str(parent))
+    assert check(local_target, start_server({"": SERVING})).ok
+    assert list(parent.iterdir()) == []
+    parent.rmdir()
+    with pytest.raises(HostError, match="cannot make a directory in"):
+        check(local_target, start_server({"": SERVING}))
 
 
 @pytest.mark.parametrize(

@@ -229,3 +229,16 @@ def test_workspaces_lie_in_var_tmp_unless_told_otherwise(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WARMSTART_TMPDIR", "here")
     assert workspace_parent() == tmp_path / "here"
+
+
+def test_temporary_files_of_libraries_and_programs_lie_with_the_workspaces(parent):
+    script = """
+import os, subprocess, tempfile
+from warmstart.core.workspace import use_for_temporary_files
+use_for_temporary_files()
+print(tempfile.gettempdir())
+print(subprocess.run(["mktemp", "--dry-run"], stdout=subprocess.PIPE, text=True).stdout.rpartition("/")[0])
+"""
+    environment = {**os.environ, "TMPDIR": "/elsewhere"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, check=True)
+    assert done.stdout.decode().split() == [str(parent)] * 2

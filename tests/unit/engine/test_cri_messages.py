@@ -147,6 +147,12 @@ def test_what_a_container_may_do(tmp_path):
     assert make_security(tmp_path, privileged=True).privileged
 
 
+@pytest.mark.parametrize("privileged", [False, True])
+def test_a_privileged_container_is_in_a_privileged_pod(tmp_path, privileged):
+    # CRI-O: "no privileged container allowed in sandbox".
+    assert pod_config("app", tmp_path, privileged=privileged).linux.security_context.privileged == privileged
+
+
 # The log
 
 

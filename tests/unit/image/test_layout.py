@@ -2,6 +2,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from warmstart.core.errors import ImageError
 from warmstart.image.layout import (
     CheckedReader,
+    check_writable,
     find_partials,
     open_blob,
     read_document,
@@ -273,7 +276,7 @@ def test_what_is_half_made_at_any_moment_can_be_found(source, tmp_path, monkeypa
     read, seen = CheckedReader.read, []
 
     def look_and_read(reader: CheckedReader, size: int = -1) -> bytes:
-        there = {path for path in tmp_path.rglob("*.partial") if ".partial/" not in str(path)}
+        there = {path for path in tmp_path.rglob(".*") if ".partial/" not in str(path)}
         found = {path for pattern in find_partials(target) for path in Path("/").glob(pattern.lstrip("/"))}
         seen.append((found, there))
         return read(reader, size)
@@ -283,6 +286,58 @@ def test_what_is_half_made_at_any_moment_can_be_found(source, tmp_path, monkeypa
     write(source.path, image, target, name="app:2")
     assert seen
     assert all(there and found == there for found, there in seen)
+
+
+WRITERS = 8
+# Each of them waits for its standard input to end, so that they start together.
+WRITE = """
+import sys
+from pathlib import Path
+from warmstart.image import layout
+source, target, write, name = Path(sys.argv[1]), Path(sys.argv[2]), getattr(layout, sys.argv[3]), sys.argv[4]
+image = layout.read_image(source)
+sys.stdin.read()
+write(source, image, target, name=name)
+"""
+
+
+def write_at_once(source: Path, target: Path, write: str) -> None:
+    """Have WRITERS processes write the same image under names of their own."""
+    writers = []
+    for number in range(WRITERS):
+        command = [sys.executable, "-c", WRITE, str(source), str(target), write, f"app:{number}"]
+        writers.append(subprocess.Popen(command, stdin=subprocess.PIPE))
+    for writer in writers:
+        writer.stdin.close()
+    assert [writer.wait() for writer in writers] == [0] * WRITERS
+
+
+@pytest.mark.parametrize("older", ["nothing", "empty directory", "layout"])
+def test_writers_of_one_layout_lose_no_image(source, tmp_path, older):
+    target = tmp_path / "target" / "out"
+    target.parent.mkdir()
+    names = {f"app:{number}" for number in range(WRITERS)}
+    if older == "empty directory":
+        target.mkdir()
+    if older == "layout":
+        write_layout(source.path, read_image(source.path), target, name="mine")
+        names.add("mine")
+    write_at_once(source.path, target, "write_layout")
+    index = json.loads((target / "index.json").read_bytes())
+    assert sorted(entry["annotations"][REF_NAME] for entry in index["manifests"]) == sorted(names)
+    assert all(read_image(target, name) for name in names)
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+    assert sorted(path.name for path in target.iterdir()) == ["blobs", "index.json", "oci-layout"]
+
+
+def test_of_writers_of_one_archive_the_last_one_wins_whole(source, tmp_path):
+    target = tmp_path / "target" / "out.tar"
+    target.parent.mkdir()
+    write_at_once(source.path, target, "write_archive")
+    with tarfile.open(target) as archive:
+        archive.extractall(tmp_path / "out", filter="data")
+    assert read_image(tmp_path / "out").manifest.digest == read_image(source.path).manifest.digest
+    assert [path.name for path in target.parent.iterdir()] == ["out.tar"]
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
@@ -312,3 +367,55 @@ def test_what_is_written_is_its_owners_alone(source, tmp_path):
     blobs = [path for name in ("new", "older") for path in (tmp_path / name / "blobs").rglob("*") if path.is_file()]
     assert blobs
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in blobs)
+
+
+@pytest.mark.parametrize("there", ["nothing", "empty", "layout"])
+def test_a_place_for_a_layout_is_tried_and_left_as_it_is(source, tmp_path, there):
+    target = tmp_path / "target" / "out"
+    target.parent.mkdir()
+    if there == "empty":
+        target.mkdir()
+    if there == "layout":
+        write_layout(source.path, read_image(source.path), target, name="x:1")
+    before = sorted(target.parent.rglob("*"))
+    check_writable(target, as_archive=False)
+    assert sorted(target.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "as_archive", "wrong"),
+    [
+        ("nowhere/out", True, "nowhere/out cannot be written: No such file or directory"),
+        ("nowhere/out", False, "nowhere/out cannot be written: No such file or directory"),
+        ("", True, "cannot be written: it is a directory"),
+        ("", False, "is not an OCI image layout"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_found_before(source, tmp_path, name, as_archive, wrong):
+    with pytest.raises(ImageError, match=wrong):
+        check_writable(tmp_path / name, as_archive=as_archive)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_a_read_only_place_is_found_before(source, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    code = """
+import sys
+from pathlib import Path
+from warmstart.core.errors import ImageError
+from warmstart.image.layout import check_writable, read_image, write_archive
+target, source = map(Path, sys.argv[1:])
+for write in (
+    lambda: check_writable(target, as_archive=True),
+    lambda: write_archive(source, read_image(source), target, name="x:1"),
+):
+    try:
+        write()
+    except ImageError as error:
+        print(error)
+"""
+    script = 'mount -t tmpfs -o ro tmpfs "$0" && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", script, place, sys.executable, "-c", code, place / "out", source.path]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{place}/out cannot be written: Read-only file system"] * 2

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from warmstart.core.errors import HostError
 from warmstart.node import cgroup
-from warmstart.node.cgroup import LEAF, Cgroup, Hierarchy, find_cgroup, find_hierarchies, make_cgroup
+from warmstart.node.cgroup import (
+    LEAF,
+    Cgroup,
+    Hierarchy,
+    find_cgroup,
+    find_hierarchies,
+    limits_processes,
+    make_cgroup,
+    sweep_cgroups,
+)
 
 # As Fedora, Debian 12 and Ubuntu 24.04 are.
 UNIFIED = """\
@@ -132,6 +143,21 @@ def test_a_hierarchy_that_is_mounted_twice_is_used_once():
     )
     again = "610 600 0:26 / /run/other rw,relatime - cgroup2 cgroup2 rw\n"
     assert find_hierarchies(UNIFIED + again, UNIFIED_MEMBERSHIP) == find_hierarchies(UNIFIED, UNIFIED_MEMBERSHIP)
+
+
+@pytest.mark.parametrize("controllers", ["cpu memory", "cpu memory pids"])
+def test_whether_processes_can_be_limited_on_v2(tmp_path, controllers):
+    (tmp_path / "cgroup.controllers").write_text(controllers)
+    assert limits_processes([Hierarchy(tmp_path, "", tmp_path)]) == ("pids" in controllers)
+
+
+def test_whether_processes_can_be_limited_on_v1(tmp_path):
+    memory, pids = (Hierarchy(tmp_path, options, tmp_path) for options in ("memory", "pids"))
+    (tmp_path / "cgroup.controllers").write_text("pids")
+    spare = Hierarchy(tmp_path, "", tmp_path, has_leaf=False)
+    assert limits_processes([memory, pids, spare])
+    assert not limits_processes([memory, spare])
+    assert not limits_processes([])
 
 
 def test_a_host_without_any_says_so(monkeypatch):
@@ -295,3 +321,110 @@ def test_two_at_once_are_apart(name):
         assert not is_gone(f"{name}-b")
     assert is_gone(f"{name}-a")
     assert is_gone(f"{name}-b")
+
+
+# What killed commands leave
+
+HOLD = """
+import sys
+from warmstart.node.cgroup import make_cgroup
+with make_cgroup(sys.argv[1]) as made:
+    for _, directory in made.directories:
+        (directory / "pod" / "container").mkdir(parents=True)
+    print("made", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def held(workspace_name) -> Iterator[subprocess.Popen]:
+    """A process that has a cgroup of the name of a workspace."""
+    command = [sys.executable, "-c", HOLD, workspace_name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"made\n"
+        yield holder
+        holder.kill()
+
+
+@pytest.fixture
+def workspace_name(name) -> Iterator[str]:
+    # The fixture `name` sees to it that they may be made at all.
+    called = f"warmstart-test-{secrets.token_hex(4)}"
+    yield called
+    find_cgroup(called).remove()
+
+
+def test_the_cgroup_of_a_killed_owner_is_swept(held, workspace_name):
+    held.kill()
+    held.wait()
+    assert not is_gone(workspace_name)
+    sweep_cgroups()
+    assert is_gone(workspace_name)
+
+
+def test_a_frozen_process_that_was_killed_is_swept(held, workspace_name):
+    legacy = [place for one, place in find_cgroup(workspace_name).directories if "freezer" in one.options.split(",")]
+    if not legacy:
+        pytest.skip("cgroup v2 lets what is frozen be killed")
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
+        (legacy[0] / "pod" / "cgroup.procs").write_text(str(sleeper.pid))
+        (legacy[0] / "pod" / "freezer.state").write_text("FROZEN")
+        sleeper.kill()
+        held.kill()
+        held.wait()
+        reaper = threading.Thread(target=sleeper.wait)
+        reaper.start()
+        sweep_cgroups()
+        reaper.join()
+    assert is_gone(workspace_name)
+
+
+def test_the_cgroup_of_a_living_owner_is_not_touched(held, workspace_name):
+    sweep_cgroups()
+    for _, directory in find_cgroup(workspace_name).directories:
+        assert (directory / "pod" / "container").is_dir()
+
+
+def test_a_cgroup_with_a_living_process_is_not_touched(held, workspace_name):
+    held.kill()
+    held.wait()
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
+        put(sleeper.pid, find_cgroup(workspace_name))
+        sweep_cgroups()
+        for _, directory in find_cgroup(workspace_name).directories:
+            assert (directory / "pod" / "container").is_dir()
+        sleeper.kill()
+
+
+@pytest.mark.parametrize("called", ["warmstart-runner.service", "warmstart.slice", "mywarmstart-build-abcdefgh"])
+def test_a_cgroup_of_another_name_is_not_touched(name, called):
+    places = directories(called)
+    try:
+        for place in places:
+            place.mkdir()
+        sweep_cgroups()
+        assert all(place.is_dir() for place in places)
+    finally:
+        for place in places:
+            place.rmdir()
+
+
+def test_who_makes_one_while_others_sweep_has_it(workspace_name):
+    ended = threading.Event()
+
+    def sweep() -> None:
+        while not ended.is_set():
+            sweep_cgroups()
+
+    sweepers = [threading.Thread(target=sweep) for _ in range(2)]
+    for sweeper in sweepers:
+        sweeper.start()
+    try:
+        for _ in range(20):
+            with make_cgroup(workspace_name) as made:
+                assert all(directory.is_dir() for _, directory in made.directories)
+            assert is_gone(workspace_name)
+    finally:
+        ended.set()
+        for sweeper in sweepers:
+            sweeper.join()

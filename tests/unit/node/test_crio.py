@@ -17,7 +17,7 @@ import pytest
 from warmstart.core import process
 from warmstart.core.errors import EngineError, HostError
 from warmstart.node import crio as crio_module
-from warmstart.node.crio import PAUSE_IMAGE, run_crio
+from warmstart.node.crio import PAUSE_IMAGE, PIDS_LIMIT, run_crio
 
 SERVE = """
 import sys, time
@@ -127,6 +127,12 @@ def test_it_restores_unless_it_is_not_to(workspace):
     config = configure(workspace)
     assert config["runtime"]["enable_criu_support"] is True
     assert config["runtime"]["default_runtime"] == "runc"
+
+
+@pytest.mark.parametrize(("limited", "limit"), [(True, PIDS_LIMIT), (False, -1)])
+def test_processes_are_limited_where_the_machine_can(workspace, monkeypatch, limited, limit):
+    monkeypatch.setattr(crio_module, "limits_processes", lambda _: limited)
+    assert configure(workspace)["runtime"]["pids_limit"] == limit
 
 
 def test_it_is_configured_as_it_is_asked_for(workspace):

@@ -108,6 +108,14 @@ def test_the_kernel_is_only_named(cache):
     assert find(examine_host(cache), "kernel") == Check("kernel", None, f"{os.uname().release} {os.uname().machine}")
 
 
+def test_a_host_that_cannot_limit_processes(cache, monkeypatch):
+    assert "process limit" not in {check.name for check in examine_host(cache)}
+    monkeypatch.setattr(doctor, "limits_processes", lambda _: False)
+    told = find(examine_host(cache), "process limit")
+    assert told.ok is None
+    assert "fork bomb" in told.found
+
+
 def test_no_node_is_tried_without_its_tools(cache):
     checks = examine_host(cache)
     assert find(checks, "tools").ok is False

@@ -204,6 +204,13 @@ def test_only_what_leads_to_the_network_is_passed_on(open_node, monkeypatch):
     assert "password" not in repr(session)
 
 
+def test_temporary_files_are_in_the_workspace_not_in_memory(open_node):
+    with open_node() as session:
+        made = Path(shell(session, "mktemp").strip())
+        assert made.parent == session.workspace / "tmp"
+        assert made.exists()
+
+
 def test_programs_are_in_the_nodes_cgroup(open_node):
     with open_node() as session:
         lines = shell(session, "cat /proc/self/cgroup").splitlines()

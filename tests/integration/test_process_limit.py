@@ -1,0 +1,54 @@
+"""A fork bomb in a build: it ends where the limit is, and nothing of it stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.builds import write_recipe
+
+from warmstart.engine.local import start_engine
+from warmstart.image.skopeo import copy_image
+from warmstart.node import crio
+from warmstart.node.cgroup import find_own_hierarchies, limits_processes
+from warmstart.node.keeper import Bind
+from warmstart.probe import wait_first_success
+from warmstart.recipe.load import load_recipe
+from warmstart.verify import first_probe
+
+pytestmark = pytest.mark.node
+
+NAME = "localhost/tests/bomb:1"
+LIMIT = 200
+
+
+def test_a_fork_bomb_is_stopped_and_nothing_of_it_stays(base_archive, open_node, tmp_path, monkeypatch):
+    if not limits_processes(find_own_hierarchies()):
+        pytest.skip("needs the cgroup controller pids")
+    monkeypatch.setattr(crio, "PIDS_LIMIT", LIMIT)
+    recipe = load_recipe(write_recipe(tmp_path / "recipe.yaml", base_archive, NAME))
+    container = replace(recipe.container, env=(("BOMB", "1"),))
+    with open_node(Bind(str(base_archive))) as session:
+        layout = session.workspace / "layout"
+        copy_image(session, f"oci-archive:{base_archive}", f"oci:{layout}")
+        with start_engine(session, "bomb", subnet="10.77.0.0/24") as engine:
+            engine.import_image(layout, NAME)
+            with engine.cri.start(container, NAME, "pod") as running:
+                wait_first_success(running, first_probe(container), limit_s=60)
+                namespace = (session.proc / str(running.pid) / "ns/pid").readlink()
+                assert len(find_members(session.proc, namespace)) == LIMIT
+                # The builder itself can still do all it has to, such as start a program.
+                session.run(["true"], timeout_s=10)
+            assert find_members(session.proc, namespace) == []
+
+
+def find_members(proc: Path, namespace: Path) -> list[Path]:
+    """The processes in a PID namespace."""
+    found = []
+    for process in proc.glob("[0-9]*"):
+        try:
+            found += [process] if (process / "ns/pid").readlink() == namespace else []
+        except FileNotFoundError:
+            continue
+    return found

@@ -1,0 +1,83 @@
+"""Privileges come from the user who runs the command, not from the recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from warmstart import bench, build, build_kubernetes
+from warmstart.bench_result import Load
+from warmstart.core.errors import RecipeError
+from warmstart.core.steps import Silent, Steps
+from warmstart.recipe.load import load_recipe
+from warmstart.recipe.model import SecurityContext
+from warmstart.recipe.privileges import FREE_CAPABILITIES, find_privileges, parse_privilege, require_allowed
+from warmstart.work import Options
+
+RECIPE = """\
+apiVersion: warmstart/v1alpha1
+name: app
+container:
+  image: oci:nowhere
+  securityContext: {capabilities: {add: [SYS_MODULE, CHOWN]}}
+  readinessProbe: {httpGet: {port: 8080}}
+image: {name: registry.example.com/app:1-warm}
+"""
+ROOT = SecurityContext(privileged=True, capabilities_add=("SYS_ADMIN", "CHOWN", "cap_bpf"))
+
+
+def test_what_amounts_to_root_has_a_name():
+    assert find_privileges(ROOT) == ("privileged", "capability=BPF", "capability=SYS_ADMIN")
+    assert find_privileges(SecurityContext(capabilities_add=("ALL",))) == ("capability=ALL",)
+    assert find_privileges(SecurityContext(capabilities_add=("OF_A_FUTURE_KERNEL",)))
+    assert find_privileges(SecurityContext(capabilities_add=tuple(FREE_CAPABILITIES))) == ()
+    assert find_privileges(SecurityContext(capabilities_drop=("ALL",))) == ()
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [{"privileged"}, {"privileged", "capability=SYS_ADMIN", "capability=BPF"}],
+)
+def test_what_the_user_allows_is_allowed(allowed):
+    require_allowed(ROOT, allowed)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "missing"),
+    [
+        ((), "--allow privileged --allow capability=BPF --allow capability=SYS_ADMIN"),
+        (("capability=BPF",), "--allow privileged --allow capability=SYS_ADMIN"),
+        (("capability=ALL",), "--allow privileged"),
+    ],
+)
+def test_what_the_user_does_not_allow_is_refused_with_the_options_that_would(allowed, missing):
+    with pytest.raises(RecipeError, match="root on this machine") as caught:
+        require_allowed(ROOT, allowed)
+    assert caught.value.hint.endswith(f"add: {missing}")
+
+
+@pytest.mark.parametrize("text", ["privileged", "capability=SYS_ADMIN", "capability=cap_sys_admin"])
+def test_a_privilege_is_read(text):
+    assert parse_privilege(text) in ("privileged", "capability=SYS_ADMIN")
+
+
+@pytest.mark.parametrize("text", ["", "everything", "capability=", "capability", "privileged=yes", "capability=a b"])
+def test_a_privilege_that_there_is_not_is_refused(text):
+    with pytest.raises(RecipeError, match="expected privileged, or capability=NAME"):
+        parse_privilege(text)
+
+
+COMMANDS = {
+    "build": build.build_image,
+    "bench": lambda recipe, options, steps: bench.bench_recipe(recipe, options, Load(1, 0, 0), steps),
+    "cluster": lambda recipe, options, steps: build_kubernetes.build_in_cluster(recipe, options, None, steps),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_begins_with_what_is_not_allowed(tmp_path, command):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe, options, steps = load_recipe(tmp_path / "recipe.yaml"), Options(Path("/nonexistent")), Steps(Silent())
+    with pytest.raises(RecipeError, match=r"capability=SYS_MODULE$"):
+        COMMANDS[command](recipe, options, steps)

@@ -1,0 +1,108 @@
+"""A full disk is one kind of error, whoever meets it: our own writes, or a program that reports it in its messages."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from warmstart.core.errors import (
+    ArchiveError,
+    CheckpointError,
+    ClusterError,
+    EngineError,
+    HostError,
+    ImageError,
+    WarmstartError,
+)
+from warmstart.core.process import ProgramError
+
+REASONS = {errno.ENOSPC: "no space left", errno.EDQUOT: "the disk quota is exceeded"}
+# Kinds of errors that carry the words of programs on this machine. A cluster's node is another machine, and an
+# application's log or a registry's answer may say the same of something else.
+OF_PROGRAMS = (ProgramError, EngineError, CheckpointError, ImageError, ArchiveError, HostError)
+# strerror(3) and Go's syscall package write them alike but for the case; a path comes right before, if at all.
+_REPORTED = re.compile(
+    r"(?:(?P<path>/[^\s:'\"]+)['\"]?: )?(?P<reason>no space left on device|disk quota exceeded)", re.IGNORECASE
+)
+# These kernel interfaces use the same error numbers for limits of their own.
+_NO_DISKS = ("/proc/", "/sys/", "/dev/")
+
+
+class NoSpaceError(HostError):
+    """A disk of this machine is full."""
+
+
+@contextlib.contextmanager
+def reporting_full_disk(place: Path, hint: str) -> Iterator[None]:
+    """Raise NoSpaceError in place of any error in the block that a full disk caused.
+
+    Args:
+        place: the directory or file that the block writes to, named where the error itself names no path.
+        hint: what to do about it.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = explain_full_disk(error, place, hint)
+        if full is None:
+            raise
+        raise full from error
+
+
+def explain_full_disk(error: BaseException, place: Path | None = None, hint: str = "") -> NoSpaceError | None:
+    """The error to show where a full disk has caused `error`; None where it has not, or is already reported.
+
+    Args:
+        error: what was raised, with its causes.
+        place: what was written to, where it is known.
+        hint: what to do about it.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, NoSpaceError):
+        if (found := _find_reason(cause)) is not None:
+            reason, path = found
+            details = (error.brief, *error.details) if isinstance(error, WarmstartError) else ()
+            return NoSpaceError(
+                _describe(reason, path or place), details=details, hint=hint or "make room on that disk"
+            )
+        cause = cause.__cause__
+    return None
+
+
+def _find_reason(error: BaseException) -> tuple[str, Path | None] | None:
+    """The reason and the path, where it is named."""
+    if isinstance(error, OSError) and error.errno in REASONS:
+        path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        return None if path.startswith(_NO_DISKS) else (REASONS[error.errno], Path(path) if path else None)
+    if not isinstance(error, OF_PROGRAMS) or isinstance(error, ClusterError):
+        return None
+    for text in (getattr(error, "stderr", ""), error.brief, *error.details):
+        if (match := _REPORTED.search(text)) and not (match["path"] or "").startswith(_NO_DISKS):
+            number = errno.EDQUOT if "quota" in match["reason"].lower() else errno.ENOSPC
+            return REASONS[number], Path(match["path"]) if match["path"] else None
+    return None
+
+
+def _describe(reason: str, path: Path | None) -> str:
+    if path is None:
+        return f"{reason} on a disk of this machine"
+    device = _find_device(path)
+    return f"cannot write {path}: {reason} on {device}" if device else f"cannot write {path}: {reason}"
+
+
+def _find_device(path: Path) -> str:
+    """The file system that a path is on, as proc_pid_mountinfo(5) names it; empty where that is not known."""
+    with contextlib.suppress(OSError):
+        there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
+        number = there.stat().st_dev
+        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            before, _, after = line.partition(" - ")
+            fields = before.split(" ")
+            if fields[2] == f"{os.major(number)}:{os.minor(number)}":
+                kind, source, _ = after.split(" ", 2)
+                return f"{source} ({kind}, mounted on {fields[4]})"
+    return ""
