@@ -50,6 +50,7 @@ class Request(BaseHTTPRequestHandler):
     """A request, and the ways to answer it."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     registry: BadRegistry
 
     def handle_any(self) -> None:

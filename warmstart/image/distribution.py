@@ -28,6 +28,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import oras.provider  # type: ignore[import-untyped]
 import requests
 
+from warmstart.core.deadline import TooSlowError
 from warmstart.core.errors import RegistryError
 from warmstart.image.challenge import Challenge, parse_challenges
 from warmstart.image.credentials import Search, search_credentials
@@ -35,7 +36,6 @@ from warmstart.image.reference import DOCKER_HUB, Reference
 from warmstart.image.transport import (
     MOST_REDIRECTS,
     Session,
-    TooSlowError,
     find_redirect,
     is_same_host,
     read_pieces,

@@ -7,11 +7,9 @@ the socket; here a timer shuts the socket down when all of a piece has not arriv
 
 from __future__ import annotations
 
-import contextlib
 import ssl
-import threading
-from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -21,6 +19,7 @@ import urllib3
 import urllib3.connection
 
 from warmstart import __version__
+from warmstart.core.deadline import read_piece, within
 
 _CONNECT_TIMEOUT_S = 10.0
 # urllib3 has one limit for connecting and for sending a piece, and a registry may pause to store what it got so far.
@@ -33,13 +32,6 @@ PIECE_TIMEOUT_S = 120.0
 #: An answer that leads elsewhere is followed this often.
 MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-
-
-class TooSlowError(Exception):
-    """An answer arrived too slowly."""
-
-    def __init__(self, limit_s: float) -> None:
-        super().__init__(f"its answer was not complete within {limit_s:g} s")
 
 
 class Session(requests.Session):
@@ -163,49 +155,9 @@ def read_pieces(response: requests.Response) -> Iterator[bytes]:
 
 def _read(response: requests.Response, size: int) -> bytes:
     """The next `size` bytes of a body; fewer only at its end."""
-    data = bytearray()
     try:
-        with within(PIECE_TIMEOUT_S, partial(_hang_up, response)):
-            while len(data) < size and (piece := response.raw.read(size - len(data), decode_content=False)):
-                data += piece
-    except TimeoutError as late:
-        raise TooSlowError(PIECE_TIMEOUT_S) from late
+        return read_piece(response.raw, size, PIECE_TIMEOUT_S)
     except urllib3.exceptions.ReadTimeoutError as error:
         raise requests.ReadTimeout(error) from error
     except urllib3.exceptions.HTTPError as error:
         raise requests.ConnectionError(error) from error
-    return bytes(data)
-
-
-def _hang_up(response: requests.Response) -> None:
-    with contextlib.suppress(ValueError, RuntimeError):  # it is at its end already
-        response.raw.shutdown()
-
-
-@contextlib.contextmanager
-def within(limit_s: float, stop: Callable[[], object]) -> Iterator[None]:
-    """Call `stop` from another thread when the block has not ended in time; it is to make the block fail.
-
-    Raises:
-        TimeoutError: the block took too long.
-    """
-    late = threading.Event()
-
-    def end() -> None:
-        late.set()
-        with contextlib.suppress(OSError):
-            stop()
-
-    timer = threading.Timer(limit_s, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    except Exception as error:
-        if late.is_set():
-            raise TimeoutError(f"not done within {limit_s:g} s") from error
-        raise
-    finally:
-        timer.cancel()
-    if late.is_set():
-        raise TimeoutError(f"not done within {limit_s:g} s")
