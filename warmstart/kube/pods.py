@@ -16,6 +16,7 @@ from warmstart.core.errors import ClusterError
 from warmstart.kube.answer import Answer, drop_nulls
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "warmstart"}
+_HELPER = {"app.kubernetes.io/component": "helper"}
 #: Labels that tie a pod to what made it.
 REPLICA_LABELS = ("pod-template-hash", "controller-revision-hash", "pod-template-generation")
 
@@ -208,7 +209,7 @@ def make_helper(name: str, namespace: str, node: str, image: str, directory: str
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace, "labels": MANAGED_BY},
+        "metadata": {"name": name, "namespace": namespace, "labels": {**MANAGED_BY, **_HELPER}},
         "spec": {
             "nodeName": node,
             "restartPolicy": "Never",
@@ -221,6 +222,7 @@ def make_helper(name: str, namespace: str, node: str, image: str, directory: str
                 {
                     "name": "helper",
                     "image": image,
+                    "imagePullPolicy": "IfNotPresent",
                     "command": ["sleep", "3600"],
                     "securityContext": {
                         "runAsUser": 0,
@@ -232,7 +234,7 @@ def make_helper(name: str, namespace: str, node: str, image: str, directory: str
                         "seLinuxOptions": {"type": "spc_t"},
                     },
                     # It asks for nothing, so that it also starts on a node that is full.
-                    "resources": {"requests": {"cpu": "0", "memory": "0"}, "limits": {"memory": "64Mi"}},
+                    "resources": {"requests": {"cpu": "0", "memory": "0"}, "limits": {"cpu": "1", "memory": "64Mi"}},
                     "volumeMounts": [{"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": not writable}],
                 }
             ],
