@@ -177,13 +177,28 @@ def test_what_a_copy_loses_is_told(document):
     ]
 
 
-def test_a_helper_is_granted_one_directory_and_no_capability():
-    pod = make_helper("h", "warmstart", "node-1", "busybox", "/var/lib/kubelet/checkpoints", writable=False)
-    [container] = pod["spec"]["containers"]
-    assert container["volumeMounts"] == [{"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": True}]
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert pod["spec"]["automountServiceAccountToken"] is False
-    assert pod["spec"]["activeDeadlineSeconds"] > 0
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_helper_has_one_directory_and_no_privilege(writable):
+    image = "registry/busybox@sha256:" + "0" * 64
+    spec = make_helper("h", "warmstart", "node-1", image, "/var/lib/kubelet/checkpoints", writable=writable)["spec"]
+    [container] = spec["containers"]
+    assert container["image"] == image
+    assert container["imagePullPolicy"] == "IfNotPresent"
+    assert container["volumeMounts"] == [{"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": not writable}]
+    directory = {"path": "/var/lib/kubelet/checkpoints", "type": "Directory"}
+    assert spec["volumes"] == [{"name": "checkpoints", "hostPath": directory}]
+    assert container["securityContext"] == {
+        "runAsUser": 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+        "seLinuxOptions": {"type": "spc_t"},
+    }
+    assert container["resources"]["limits"] == {"cpu": "1", "memory": "64Mi"}
+    assert spec["automountServiceAccountToken"] is False
+    assert 0 < spec["activeDeadlineSeconds"] <= 3600
+    assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"} & spec.keys()
 
 
 def test_where_a_pod_was_put_by_name_is_forgotten(document):
