@@ -44,6 +44,7 @@ _IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/name
 _STDOUT, _STDERR, _ERROR = 1, 2, 3
 _STDERR_LIMIT_BYTES = 1 << 16
 _STATUS_LIMIT_BYTES = 1 << 16
+_MESSAGE_LIMIT_BYTES = 32 << 20
 _MESSAGE_CHARS = 1000
 _POLL_S = 0.25
 _LOG_HEAD_BYTES = 4096
@@ -409,7 +410,22 @@ def _read_streams(
 
 def _read_frames(wire: websocket.WebSocket, deadline: float, silence_s: float) -> Iterator[tuple[int, bytes]]:
     """What arrives until the other end closes: numbers of channels, and data."""
+    arrived, receive = 0, wire.frame_buffer.recv
+
+    def receive_in_time(size: int) -> bytes:
+        """Read of the socket; a message of any length, or that drips, would be waited for otherwise."""
+        nonlocal arrived
+        data = receive(size)
+        arrived += len(data)
+        if arrived > _MESSAGE_LIMIT_BYTES:
+            raise websocket.WebSocketProtocolException(f"a message is longer than {_MESSAGE_LIMIT_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise websocket.WebSocketTimeoutException
+        return data
+
+    wire.frame_buffer.recv = receive_in_time
     while True:
+        arrived = 0
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise websocket.WebSocketTimeoutException

@@ -269,6 +269,13 @@ def test_what_a_command_writes_is_bounded():
     assert len(result.stdout) == 1 << 20
 
 
+def test_a_message_that_is_too_long_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("warmstart.kube.client._MESSAGE_LIMIT_BYTES", 1000)
+    stream = Stream([(1, b"x" * 2000), SUCCESS])
+    with run_api(FakeApi({EXEC: stream})) as cluster, pytest.raises(ClusterError, match="longer than 1000 bytes"):
+        run(cluster)
+
+
 @pytest.mark.parametrize("said", [b"", b"x", b"-1", b"1 2", b"9" * 40, b"1.5", "٣".encode()])
 def test_a_size_that_is_none_is_refused(said):
     with run_api(FakeApi({EXEC: Stream([(1, said), SUCCESS])})) as cluster:
