@@ -178,6 +178,7 @@ READS: dict[str, tuple[Callable[[Request], bool], str]] = {
     "takes no token": (lambda r: _challenge(r, f"http://{r.registry.host}/token"), "answered 401"),
     "has a challenge of 60 KB": (lambda r: r.reply(401, WWW_Authenticate="Bearer " + "a" * 60000), "longer than 8192"),
     "has a realm that is a file": (lambda r: _challenge(r, "file:///etc/shadow"), "which is not HTTPS"),
+    "has a realm elsewhere in the clear": (lambda r: _challenge(r, "http://127.0.0.2:9/token"), "which is not HTTPS"),
     "has a realm without a host": (lambda r: _challenge(r, "http:///token"), "which is not HTTPS"),
     "has no realm": (lambda r: r.reply(401, WWW_Authenticate="Bearer"), "which is not HTTPS"),
     "compresses": (lambda r: r.reply(200, _zip(1), Content_Encoding="gzip", Content_Type=MANIFEST), "compressed its"),

@@ -358,8 +358,11 @@ class _Authenticator:
         asked = challenge.parameters
         url = asked.get("realm", "")
         realm = urlsplit(url)
-        # As with docker and containerd, it may be on another host: tokens of many registries are given elsewhere.
-        if realm.scheme not in ("https", urlsplit(self._registry_url).scheme) or not realm.hostname or realm.username:
+        # As with docker and containerd, it may be on another host: tokens of many registries are given elsewhere. But
+        # a password goes in the clear to no other host than the one that is spoken to in the clear anyway.
+        registry = urlsplit(self._registry_url)
+        in_the_clear = (realm.scheme, realm.hostname) == ("http", registry.hostname) and registry.scheme == "http"
+        if not (in_the_clear or realm.scheme == "https") or not realm.hostname or realm.username:
             raise RegistryError(f"{self._registry_url} sends for a token to {_clean(url)!r}, which is not HTTPS")
         # One parameter per scope: a mount is asked about with two.
         query = [("service", asked.get("service", "")), *(("scope", one) for one in asked.get("scope", "").split())]
