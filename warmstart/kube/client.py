@@ -10,6 +10,7 @@ in k8s.io/apimachinery/pkg/util/remotecommand/constants.go.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import math
 import os
@@ -304,11 +305,11 @@ class Cluster:
             cert_file=settings.cert_file,
             key_file=settings.key_file,
         )
-        host = f"[{pod.host_ip}]" if ":" in pod.host_ip else pod.host_ip
-        url = f"https://{host}:{KUBELET_PORT}{path}"
         try:
             with pool:
-                return ask(pool, "the kubelet", "POST", url, self._headers(), None, timeout_s)
+                return ask(
+                    pool, "the kubelet", "POST", f"https://{_kubelet_of(pod)}{path}", self._headers(), None, timeout_s
+                )
         except RefusedError as other:
             if other.status != HTTPStatus.FORBIDDEN:
                 raise
@@ -378,6 +379,15 @@ def _has_kubeconfig(places: str) -> bool:
 
 def _pod_path(namespace: str, name: str) -> str:
     return f"/api/v1/namespaces/{_quote(namespace)}/pods/{_quote(name)}"
+
+
+def _kubelet_of(pod: Pod) -> str:
+    """Address and port of the kubelet of a pod's node."""
+    try:
+        address = ipaddress.ip_address(pod.host_ip)
+    except ValueError as error:
+        raise ClusterError(f"the node {pod.node} has no IP address: {pod.host_ip!r:.80}") from error
+    return f"[{address}]:{KUBELET_PORT}" if address.version == 6 else f"{address}:{KUBELET_PORT}"
 
 
 def _quote(name: str) -> str:
