@@ -11,6 +11,7 @@ import json
 import socket
 import time
 from dataclasses import dataclass, field, replace
+from urllib.parse import quote
 
 from warmstart import __version__
 from warmstart.assemble import edit_dump, make_layout, read_archive
@@ -184,14 +185,14 @@ def is_connected(one: Socket) -> bool:
 
 def describe(work: Work, cluster: Cluster, node_name: str, archive: Archive, warm: Warm, dump: Dump) -> Provenance:
     """What the image is to say of how it was made."""
-    node = cluster.request("GET", f"/api/v1/nodes/{node_name}")["status"]["nodeInfo"]
+    node = cluster.request("GET", f"/api/v1/nodes/{quote(node_name, safe='')}").at("status", "nodeInfo")
     log = archive.find(DUMP_LOG)
     return Provenance(
         version=__version__,
         criu=(log and find_version(log.read_text(errors="replace"))) or "that of the node",
-        runtime=node["containerRuntimeVersion"].replace("://", " "),
-        kernel=node["kernelVersion"],
-        architecture=node["architecture"],
+        runtime=node.at("containerRuntimeVersion").text().replace("://", " "),
+        kernel=node.at("kernelVersion").text(),
+        architecture=node.at("architecture").text(),
         identity=warm.identity,
         recipe=work.recipe.document,
         edits=json.dumps(dump.edits),

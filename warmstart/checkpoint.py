@@ -268,8 +268,10 @@ def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Steps, dea
 
         def write(data: bytes) -> None:
             nonlocal done
-            file.write(data)
             done += len(data)
+            if done > size_bytes:
+                raise ClusterError(f"the archive has {size_bytes} bytes, but more came")
+            file.write(data)
             steps.note(f"{format_bytes(done)} of {format_bytes(size_bytes)}")
 
         try:

@@ -51,10 +51,23 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @command()
 @click.argument("task", type=click.Choice(TASKS))
+@click.option(
+    "-n",
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    help="A namespace whose pods it is for; may be given again. All namespaces if it is not given.",
+)
+@click.option(
+    "--kubelet",
+    is_flag=True,
+    help="Ask kubelets for checkpoints themselves, on port 10250, instead of through the API server, which takes a"
+    " right that allows far more.",
+)
 @pass_shell
-def rbac(shell: Shell, task: str) -> None:
+def rbac(shell: Shell, task: str, namespaces: tuple[str, ...], kubelet: bool) -> None:
     """Print the manifest of a service account that may do TASK: warmstart rbac save | kubectl apply -f -."""
-    shell.out.out(read_role(task), end="")
+    shell.out.out(read_role(task, namespaces, kubelet=kubelet), end="")
 
 
 def helper_options(function: Callable[..., Any]) -> Callable[..., Any]:

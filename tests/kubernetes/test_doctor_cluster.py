@@ -132,11 +132,11 @@ def test_an_image_that_restores_itself_does_where_the_runtime_does_not(cluster, 
 
 def test_who_has_the_role_may(cluster, by_runtime, monkeypatch, capsys):
     cluster.kubectl("apply", "-f", "-", stdin=read_role("doctor"))
-    kubeconfig = cluster.write_account_kubeconfig("doctor", namespace="warmstart")
+    kubeconfig = cluster.write_account_kubeconfig("doctor", namespace="warmstart-doctor")
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     words = ["doctor", "--cluster", "--image", by_runtime, "--plain-http", cluster.registry, "--json"]
 
-    cli.cli.main([*words, "--namespace", "warmstart"], standalone_mode=False)
+    cli.cli.main([*words, "--namespace", "warmstart-doctor"], standalone_mode=False)
     (found,) = json.loads(capsys.readouterr().out)
     assert found["restoredBy"] == "runtime"
     with pytest.raises(ClusterError, match="cannot create resource") as refused:

@@ -82,7 +82,7 @@ class Clients:
         path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
         query = {"labelSelector": f"kubernetes.io/service-name={self._service}"}
         while not self._done.wait(PERIOD_S):
-            slices = api.request("GET", path, query=query)["items"]
+            slices = api.request("GET", path, query=query).value["items"]
             found = [one for each in slices for one in each.get("endpoints") or () if one["conditions"]["ready"]]
             self._addresses = [address for one in found for address in one["addresses"]]
 

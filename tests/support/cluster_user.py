@@ -82,7 +82,7 @@ class User:
 
     def grant(self, task: str) -> Path:
         """The kubeconfig of the service account that `warmstart rbac` makes for a task."""
-        self.cluster.kubectl("apply", "-f", "-", stdin=self.call("rbac", task).out)
+        self.cluster.kubectl("apply", "-f", "-", stdin=self.call("rbac", task, "-n", "default").out)
         return self.cluster.write_account_kubeconfig(task, namespace="warmstart")
 
     @contextlib.contextmanager

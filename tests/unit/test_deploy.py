@@ -20,6 +20,7 @@ from warmstart.deploy import read_build
 from warmstart.image.annotations import write_provenance
 from warmstart.inspection import inspect_target
 from warmstart.kube import client
+from warmstart.kube.answer import Answer
 from warmstart.recipe.document import read_documents
 from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Recipe
@@ -217,7 +218,8 @@ def test_apply(deploy, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def request(self, method, path, body=None, *, query=None, content_type="", timeout_s=0.0):
             asked.append((method, path, query))
             kinds = [("deployments", "Deployment"), ("services/status", "Service"), ("services", "Service")]
-            return {"resources": [{"name": name, "kind": kind, "namespaced": True} for name, kind in kinds]}
+            known = [{"name": name, "kind": kind, "namespaced": True} for name, kind in kinds]
+            return Answer({"resources": known}, f"{method} {path}")
 
     monkeypatch.setattr("warmstart.cli_deploy.connect_cluster", lambda *_: Server())
 

@@ -16,7 +16,7 @@ from typing import Any
 from warmstart.core.errors import AppError, ClusterError
 from warmstart.core.undo import undoing
 from warmstart.engine.base import ExecResult, State
-from warmstart.kube.client import Cluster
+from warmstart.kube.client import Cluster, Head
 from warmstart.kube.pods import MANAGED_BY, Pod
 
 # A build that was killed cannot remove its pod: the cluster then ends it after that time.
@@ -55,9 +55,9 @@ class KubernetesContainer:
 
     def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
         """See `Target.exec`."""
-        out: list[bytes] = []
-        end = self.cluster.exec(self.pod, self.name, command, write=out.append, timeout_s=timeout_s)
-        return ExecResult(end.exit_code, b"".join(out).decode(errors="replace"), end.stderr)
+        out = Head()
+        end = self.cluster.exec(self.pod, self.name, command, write=out.write, timeout_s=timeout_s)
+        return ExecResult(end.exit_code, out.data.decode(errors="replace"), end.stderr)
 
     def state(self) -> State:
         """See `Target.state`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ _HELPER_TIMEOUT_S = 60.0
 # The name under which docker files the credentials of Docker Hub.
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 _DOCKER_HUB_HOSTS = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io")
+# The name of a program in PATH is made of it: with a slash, it would be that of any program.
+_HELPER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 # What a helper gives as the user's name when the secret is an identity token.
 _NAMELESS = "<token>"
 
@@ -117,7 +120,7 @@ class _AuthFile:
         """The credentials, and in a few words what came of it."""
         helper = self.helpers.get(reference.registry)
         if helper:
-            return self._ask_helper(str(helper), reference.registry)
+            return self._ask_helper(helper, reference.registry)
         key, entry = self._find_entry(reference)
         credentials = self._read_entry(key, entry)
         if credentials:
@@ -161,7 +164,10 @@ class _AuthFile:
             return None
         return Credentials(username, password, token, source=f"{self.path} ({key})")
 
-    def _ask_helper(self, suffix: str, url: str) -> tuple[Credentials | None, str]:
+    def _ask_helper(self, suffix: object, url: str) -> tuple[Credentials | None, str]:
+        if not isinstance(suffix, str) or not _HELPER_NAME.fullmatch(suffix):
+            hint = "it is NAME of a program docker-credential-NAME in PATH: letters, digits, and . _ -"
+            raise RegistryError(f"{self.path}: {suffix!r:.80} is not the name of a credential helper", hint=hint)
         program = f"docker-credential-{suffix}"
         try:
             done = process.run([program, "get"], timeout_s=_HELPER_TIMEOUT_S, check=False, stdin=url)

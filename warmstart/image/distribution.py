@@ -16,25 +16,31 @@ import email.utils
 import json
 import logging
 import re
-import ssl
+import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
-import oras.auth.utils  # type: ignore[import-untyped]
 import oras.provider  # type: ignore[import-untyped]
 import requests
-import requests.adapters
 
-from warmstart import __version__
+from warmstart.core.deadline import TooSlowError
 from warmstart.core.errors import RegistryError
+from warmstart.image.challenge import Challenge, parse_challenges
 from warmstart.image.credentials import Search, search_credentials
 from warmstart.image.reference import DOCKER_HUB, Reference
+from warmstart.image.transport import (
+    MOST_REDIRECTS,
+    Session,
+    find_redirect,
+    is_same_host,
+    read_pieces,
+    read_short,
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +50,6 @@ BACKOFF_S = 0.5
 #: A registry that asks for a longer pause than this is not waited for.
 LONGEST_PAUSE_S = 60.0
 
-_CONNECT_TIMEOUT_S = 10.0
-# urllib3 has one limit for connecting and for sending, and a registry may pause to store what it got so far.
-_SEND_TIMEOUT_S = 120.0
-# A registry may move a large blob to its place before it answers.
-_ANSWER_TIMEOUT_S = 300.0
 _ANSWER_LIMIT_BYTES = 1 << 20
 _PASSING = (408, 429, 500, 502, 503, 504)
 
@@ -100,13 +101,7 @@ class Connection:
         self._host = "registry-1.docker.io" if hub else reference.registry
         self._search = search_credentials(reference, auth_file)
         self._oras = oras.provider.Registry(self._host, insecure=plain_http)
-        session: requests.Session = self._oras.session
-        session.headers.update({"User-Agent": f"warmstart/{__version__}", "Accept-Encoding": "identity"})
-        # Without this, requests puts an entry of ~/.netrc in the place of our header.
-        session.auth = lambda request: request
-        adapter = _Adapter()
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
+        self._oras.session = session = Session()
         self._auth = _Authenticator(session, f"{self._scheme}://{self._host}", self._search)
         self._oras.auth = self._auth
 
@@ -171,13 +166,15 @@ class Connection:
             answer = _read_answer(self._send(method, url, headers or {}, body), limit_bytes)
         except _RefusedError as refused:
             answer = refused.answer
-        except (requests.RequestException, ValueError) as error:  # ValueError: led to what is no URL
+        except (requests.RequestException, TooSlowError, ValueError) as error:  # ValueError: led to what is no URL
             raise self._explain_failure(purpose, error, uploading=bool(body)) from error
         log.debug("%s %s: %d", method, url, answer.status)
         if answer.status not in expect:
             raise self._explain_refusal(purpose, answer)
         if len(answer.body) > limit_bytes:
             raise RegistryError(f"could not {purpose}: the answer is longer than {limit_bytes} bytes")
+        if answer.body and answer.headers.get("Content-Encoding", "identity") != "identity":
+            raise RegistryError(f"could not {purpose}: {self._host} compressed its answer, which was not asked for")
         return answer
 
     @contextmanager
@@ -189,7 +186,7 @@ class Connection:
         """
         with self.retry(lambda: self._start_download(url, purpose)) as response:
             yield Download(
-                response.iter_content(1 << 16),
+                read_pieces(response),
                 lambda error: self._explain_failure(purpose, error, uploading=False),
             )
 
@@ -201,16 +198,23 @@ class Connection:
             answer = _read_answer(response, _ANSWER_LIMIT_BYTES)
         except _RefusedError as refused:
             answer = refused.answer
-        except (requests.RequestException, ValueError) as error:
+        except (requests.RequestException, TooSlowError, ValueError) as error:
             raise self._explain_failure(purpose, error, uploading=False) from error
         raise self._explain_refusal(purpose, answer)
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: Body | bytes | None) -> requests.Response:
+        """Make a request, and follow where the answer leads; credentials do not go to another host."""
         send = oras.provider.Registry.do_request.__wrapped__  # the method without its retries
-        response: requests.Response = send(
-            self._oras, url, method, data=body, headers=self._auth.add_header(url, headers), stream=True
-        )
-        return response
+        for _ in range(MOST_REDIRECTS + 1):
+            response: requests.Response = send(
+                self._oras, url, method, data=body, headers=self._auth.add_header(url, headers), stream=True
+            )
+            target = find_redirect(method, response)
+            if target is None:
+                return response
+            response.close()
+            url = target
+        raise requests.TooManyRedirects(f"it is redirected more than {MOST_REDIRECTS} times")
 
     def follow(self, answer: Answer) -> str:
         """The URL to which `answer` points.
@@ -225,6 +229,8 @@ class Connection:
             url = urljoin(answer.url, location)
         except ValueError as error:
             raise RegistryError(f"{self._host} wants the upload sent to {location!r:.80}") from error
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise RegistryError(f"{self._host} wants the upload sent to {_clean(url.partition('?')[0])}")
         if self._scheme == "https" and not url.startswith("https:"):
             raise RegistryError(
                 f"{self._host} speaks HTTPS and wants the upload sent to {_clean(url.partition('?')[0])}",
@@ -245,6 +251,11 @@ class Connection:
                 f"{brief}: the certificate of {self._host} is not trusted: {_clean(why[1] if why else reason)}",
                 hint="add its authority to this machine's certificates, or name the file in SSL_CERT_FILE",
             )
+        if isinstance(error, TooSlowError):
+            return RegistryError(f"{brief}: {self._host} is too slow: {error}")
+        if _is_caused_by(error, socket.gaierror):
+            hint = "check the name, and the name servers of this machine"
+            return RegistryError(f"{brief}: the name {self._host} does not resolve", hint=hint)
         if isinstance(error, requests.Timeout):
             return PassingError(f"{brief}: {self._host} did not answer in time")
         if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
@@ -294,27 +305,11 @@ class Download:
         try:
             while len(self._arrived) < size and (piece := next(self._pieces, b"")):
                 self._arrived += piece
-        except requests.RequestException as error:
+        except (requests.RequestException, TooSlowError) as error:
             raise self._explain(error) from error
         data = bytes(self._arrived[:size])
         del self._arrived[:size]
         return data
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Every request has a time limit, and trusts this machine's certificates besides those of requests."""
-
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        return ssl.create_default_context()
-
-    def build_connection_pool_key_attributes(self, *args: Any, **options: Any) -> Any:
-        host, pool = super().build_connection_pool_key_attributes(*args, **options)
-        return host, {**pool, "ssl_context": self._tls} if host["scheme"] == "https" else pool
-
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
-        first_s = _SEND_TIMEOUT_S if request.body else _CONNECT_TIMEOUT_S
-        return super().send(request, **{**options, "timeout": (first_s, _ANSWER_TIMEOUT_S)})
 
 
 class _RefusedError(Exception):
@@ -336,7 +331,7 @@ class _Authenticator:
 
     def add_header(self, url: str, headers: Mapping[str, str]) -> dict[str, str]:
         """Headers with authentication, unless the URL is not the registry's (where it sends an upload)."""
-        if self._header and _is_same_host(url, self._registry_url):
+        if self._header and is_same_host(url, self._registry_url):
             return {**headers, "Authorization": self._header}
         return dict(headers)
 
@@ -346,11 +341,11 @@ class _Authenticator:
         """What oras calls after a 401 or a 403: the headers for the next try, and that there is to be one."""
         answer = _read_answer(original, _ANSWER_LIMIT_BYTES)
         # A 403 is not a question: the registry knows who asks, and says no.
-        if answer.status != 401 or refresh or not _is_same_host(answer.url, self._registry_url):
+        if answer.status != 401 or refresh or not is_same_host(answer.url, self._registry_url):
             raise _RefusedError(answer)
-        challenges = answer.headers.get("WWW-Authenticate", "")
-        bearer = re.search(r"\bbearer\s(.*?)(?:,\s*basic\s|$)", challenges, re.IGNORECASE)
-        self._header = f"Bearer {self._get_token(answer, bearer[1])}" if bearer else self._get_basic(answer)
+        challenges = parse_challenges(answer.headers.get("WWW-Authenticate", ""), urlsplit(answer.url).netloc)
+        bearer = next((one for one in challenges if one.scheme == "bearer"), None)
+        self._header = f"Bearer {self._get_token(answer, bearer)}" if bearer else self._get_basic(answer)
         return {**headers, "Authorization": self._header}, True
 
     def _get_basic(self, answer: Answer) -> str:
@@ -359,14 +354,19 @@ class _Authenticator:
         pair = f"{self._credentials.username}:{self._credentials.password}"
         return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
-    def _get_token(self, answer: Answer, challenge: str) -> str:
-        asked = oras.auth.utils.parse_auth_header(challenge)
-        realm = urlsplit(asked.realm or "")
-        if realm.scheme not in ("https", urlsplit(self._registry_url).scheme):
-            raise RegistryError(f"{self._registry_url} sends for a token to {asked.realm!r}, which is not HTTPS")
+    def _get_token(self, answer: Answer, challenge: Challenge) -> str:
+        asked = challenge.parameters
+        url = asked.get("realm", "")
+        realm = urlsplit(url)
+        # As with docker and containerd, it may be on another host: tokens of many registries are given elsewhere. But
+        # a password goes in the clear to no other host than the one that is spoken to in the clear anyway.
+        registry = urlsplit(self._registry_url)
+        in_the_clear = (realm.scheme, realm.hostname) == ("http", registry.hostname) and registry.scheme == "http"
+        if not (in_the_clear or realm.scheme == "https") or not realm.hostname or realm.username:
+            raise RegistryError(f"{self._registry_url} sends for a token to {_clean(url)!r}, which is not HTTPS")
         # One parameter per scope: a mount is asked about with two.
-        query = [("service", asked.service or ""), *(("scope", scope) for scope in (asked.scope or "").split())]
-        response = self._ask_for_token(asked.realm, [(name, value) for name, value in query if value], answer)
+        query = [("service", asked.get("service", "")), *(("scope", one) for one in asked.get("scope", "").split())]
+        response = self._ask_for_token(url, [(name, value) for name, value in query if value], answer)
         reply = _read_answer(response, _ANSWER_LIMIT_BYTES)
         if reply.status in _PASSING:
             pause_s = _read_pause_s(reply.headers.get("Retry-After", ""))
@@ -394,26 +394,19 @@ class _Authenticator:
             ]
             return self._session.post(realm, data=form, stream=True)
         headers = {"Authorization": self._get_basic(answer)} if self._credentials else {}
-        return self._session.get(realm, params=query, headers=headers, stream=True)
-
-
-def _is_same_host(url: str, other: str) -> bool:
-    first, second = urlsplit(url), urlsplit(other)
-    ports = {"http": 80, "https": 443}
-    return (first.hostname, first.port or ports.get(first.scheme)) == (
-        second.hostname,
-        second.port or ports.get(second.scheme),
-    )
+        response = self._session.get(realm, params=query, headers=headers, stream=True)
+        for _ in range(MOST_REDIRECTS):
+            target = find_redirect("GET", response)
+            if target is None:
+                break
+            response.close()
+            response = self._session.get(target, headers=headers if is_same_host(target, realm) else {}, stream=True)
+        return response
 
 
 def _read_answer(response: requests.Response, limit_bytes: int) -> Answer:
     """Read at most one byte more than the limit, and let the connection go."""
-    with response:
-        body = b""
-        for chunk in response.iter_content(1 << 16):
-            body += chunk
-            if len(body) > limit_bytes:
-                break
+    body = read_short(response, limit_bytes)
     return Answer(response.status_code, _clean(response.reason or ""), response.url, response.headers, body)
 
 
@@ -439,15 +432,27 @@ def _read_pause_s(retry_after: str) -> float:
         return float(retry_after)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):  # a date such as year 1 is no moment
         return 0.0
 
 
 def _find_cause(error: BaseException) -> str:
-    """The innermost reason of a failed connection: requests and urllib3 wrap it several times."""
-    wrapped = [*error.args, getattr(error, "reason", None), error.__cause__]
-    inner = next((part for part in wrapped if isinstance(part, BaseException)), None)
+    """The innermost reason of a failed connection."""
+    inner = _unwrap(error)
     return _find_cause(inner) if inner else _clean(getattr(error, "strerror", None) or str(error))
+
+
+def _is_caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Whether the reason of a failed connection is of this kind."""
+    while error is not None and not isinstance(error, kind):
+        error = _unwrap(error)
+    return error is not None
+
+
+def _unwrap(error: BaseException) -> BaseException | None:
+    """What requests and urllib3 have wrapped, which they do several times."""
+    wrapped = [*error.args, getattr(error, "reason", None), error.__cause__]
+    return next((part for part in wrapped if isinstance(part, BaseException)), None)
 
 
 def add_query(url: str, name: str, value: str) -> str:

@@ -50,6 +50,8 @@ _CHUNK_BYTES = 1 << 20
 _OCTETS = {"Content-Type": "application/octet-stream"}
 _ACCEPT = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
 _REPORT_TITLE = {"org.opencontainers.image.title": "report.json"}
+# Whoever may push to a repository may attach as many as they like.
+_MOST_REPORTS = 64
 _EMPTY = b"{}"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
@@ -171,7 +173,7 @@ def read_reports(
     plain_http: bool = False,
     auth_file: Path | None = None,
 ) -> tuple[bytes, ...]:
-    """The reports of a type that are attached to a manifest, in the registry's order.
+    """The reports of a type that are attached to a manifest, in the registry's order; at most _MOST_REPORTS.
 
     Raises:
         ImageError: what is attached is broken.
@@ -179,8 +181,8 @@ def read_reports(
     """
     with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
         attached = [entry for entry in _list_referrers(connection, digest) if entry.artifact_type == artifact_type]
-        manifests = [_get_image(connection, entry.digest, None) for entry in attached]
-        return tuple(_get_blob(connection, layer) for manifest in manifests for layer in manifest.layers)
+        manifests = [_get_image(connection, entry.digest, None) for entry in attached[:_MOST_REPORTS]]
+        return tuple(_get_blob(connection, layer) for manifest in manifests for layer in manifest.layers[:1])
 
 
 def read_manifest(

@@ -12,9 +12,10 @@ from typing import Any
 from urllib.parse import quote
 
 from warmstart.core.errors import ClusterError, RecipeError
+from warmstart.kube.answer import Answer
 from warmstart.kube.client import Cluster
 from warmstart.kube.refusal import RefusedError
-from warmstart.recipe.pods import Block, mapping_at
+from warmstart.recipe.pods import mapping_at
 
 FIELD_MANAGER = "warmstart"
 # What is said of the template of a Job, and of a Pod (ValidateImmutableField in apimachinery, ValidatePodUpdate).
@@ -47,9 +48,10 @@ def _apply(cluster: Cluster, manifest: Any, *, force: bool) -> str:
     version, kind, name = _identify(manifest)
     resource = _find_resource(cluster, version, kind)
     path = _group_path(version)
-    if resource["namespaced"]:
-        path += f"/namespaces/{quote(mapping_at(manifest, 'metadata').get('namespace') or cluster.namespace)}"
-    path += f"/{resource['name']}/{quote(name)}"
+    namespace = str(mapping_at(manifest, "metadata").get("namespace") or cluster.namespace)
+    if resource.at("namespaced").flag():
+        path += f"/namespaces/{quote(namespace, safe='')}"
+    path += f"/{resource.at('name').name()}/{quote(name, safe='')}"
     query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
     try:
         # A patch of this type is YAML, and so may be JSON.
@@ -79,14 +81,14 @@ def _group_path(version: str) -> str:
     return f"/apis/{quote(version)}" if "/" in version else f"/api/{quote(version)}"
 
 
-def _find_resource(cluster: Cluster, version: str, kind: str) -> Block:
+def _find_resource(cluster: Cluster, version: str, kind: str) -> Answer:
     try:
-        known = cluster.request("GET", _group_path(version))["resources"]
+        known = cluster.request("GET", _group_path(version)).at("resources").items()
     except RefusedError as refusal:
         if refusal.status != 404:
             raise
         known = []
     for resource in known:
-        if resource["kind"] == kind and "/" not in resource["name"]:
-            return dict(resource)
+        if resource.at("kind").text() == kind and "/" not in resource.at("name").name():
+            return resource
     raise ClusterError(f"the API server knows no {kind} of {version}")

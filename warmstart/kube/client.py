@@ -10,9 +10,11 @@ in k8s.io/apimachinery/pkg/util/remotecommand/constants.go.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +28,13 @@ import urllib3
 import websocket
 
 from warmstart.core.errors import ClusterError, HostError
+from warmstart.core.text import printable
 from warmstart.core.undo import call_to_the_end
+from warmstart.kube.answer import Answer, parse_answer
+from warmstart.kube.exchange import ask, fetch
 from warmstart.kube.pods import Pod, parse_pod
 from warmstart.kube.refusal import RefusedError, ignoring_absence, make_refusal
 
-CONNECT_S = 10.0
 CALL_S = 60.0
 KUBELET_PORT = 10250
 # What a kubelet gives its runtime at least (runtimeRequestTimeout), whatever it is asked for; and until it has said so.
@@ -40,8 +44,15 @@ _KUBECONFIG = "~/.kube/config"
 _IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _STDOUT, _STDERR, _ERROR = 1, 2, 3
 _STDERR_LIMIT_BYTES = 1 << 16
+_STATUS_LIMIT_BYTES = 1 << 16
+_MESSAGE_LIMIT_BYTES = 32 << 20
+_MESSAGE_CHARS = 1000
 _POLL_S = 0.25
 _LOG_HEAD_BYTES = 4096
+_LOG_LIMIT_BYTES = 4 << 20
+# A list comes in pages of so many objects.
+_PAGE = 100
+_MOST_PAGES = 2000
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,18 @@ class ExecEnd:
 
     exit_code: int
     stderr: str
+
+
+class Head:
+    """The beginning of what a command writes; the rest is dropped, as a kubelet does it with what probes write."""
+
+    def __init__(self, limit_bytes: int = 1 << 20) -> None:
+        self.data = bytearray()
+        self._limit_bytes = limit_bytes
+
+    def write(self, data: bytes) -> None:
+        """Take a piece."""
+        self.data += data[: self._limit_bytes - len(self.data)]
 
 
 class Cluster:
@@ -83,7 +106,7 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
         timeout_s: float = CALL_S,
-    ) -> Any:
+    ) -> Answer:
         """Make a request of the API server, and read its answer, which is JSON.
 
         Args:
@@ -96,12 +119,24 @@ class Cluster:
 
         Raises:
             RefusedError: the server refused.
-            ClusterError: it could not be reached, or did not answer.
+            ClusterError: it could not be reached, or did not answer, or not with JSON.
         """
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
         headers = {**self._headers(), "Accept": "application/json", "Content-Type": content_type}
         data = None if body is None else json.dumps(body).encode()
-        return _ask(self._pool, method, url, headers, data, timeout_s)
+        return ask(self._pool, "the API server", method, url, headers, data, timeout_s)
+
+    def list_items(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[Answer]:
+        """The items of a list, which is asked for in pages; errors as `request`."""
+        query = {**(query or {}), "limit": str(_PAGE)}
+        for _ in range(_MOST_PAGES):
+            page = self.request("GET", path, query=query)
+            yield from page.at("items").items()
+            more = page.at("metadata", "continue").text("")
+            if not more:
+                return
+            query["continue"] = more
+        raise ClusterError(f"the API server's answer to GET {path} has no end")
 
     def get_pod(self, namespace: str, name: str) -> Pod:
         """A pod as it is now; errors as `request`."""
@@ -112,12 +147,12 @@ class Cluster:
         query = {"labelSelector": selector} if selector else {}
         if node:
             query["fieldSelector"] = f"spec.nodeName={node}"
-        path = "/api/v1/pods" if namespace is None else f"/api/v1/namespaces/{quote(namespace)}/pods"
-        return tuple(parse_pod(item) for item in self.request("GET", path, query=query)["items"])
+        path = "/api/v1/pods" if namespace is None else f"/api/v1/namespaces/{_quote(namespace)}/pods"
+        return tuple(map(parse_pod, self.list_items(path, query)))
 
     def create_pod(self, manifest: Mapping[str, Any]) -> Pod:
         """Create a pod; where we are interrupted meanwhile, it is removed again. Errors as `request`."""
-        path = f"/api/v1/namespaces/{quote(manifest['metadata']['namespace'])}/pods"
+        path = f"/api/v1/namespaces/{_quote(manifest['metadata']['namespace'])}/pods"
         return call_to_the_end(
             lambda: parse_pod(self.request("POST", path, manifest)),
             lambda pod: self.delete_pod(pod.namespace, pod.name, uid=pod.uid),
@@ -174,7 +209,8 @@ class Cluster:
 
     def _read_log(self, pod: Pod, query: Mapping[str, str]) -> list[str]:
         url = f"{self._configuration.host}{_pod_path(pod.namespace, pod.name)}/log?{urlencode(query)}"
-        text = _text(_fetch(self._pool, "GET", url, self._headers(), None, CALL_S))
+        data = fetch(self._pool, "GET", url, self._headers(), None, CALL_S, _LOG_LIMIT_BYTES)
+        text = data.decode(errors="replace")
         return text.rstrip("\n").split("\n") if text else []
 
     def exec(
@@ -244,21 +280,23 @@ class Cluster:
             RefusedError: the kubelet refused, or it may not be asked.
             ClusterError: it could not be reached, or did not answer.
         """
-        place = "/".join(quote(word) for word in (pod.namespace, pod.name, container))
+        place = "/".join(_quote(word) for word in (pod.namespace, pod.name, container))
         query = {"timeout": str(round(timeout_s))}
         answer_s = max(timeout_s, RUNTIME_S) + ANSWER_S
-        path = f"/api/v1/nodes/{quote(pod.node)}/proxy/checkpoint/{place}"
+        path = f"/api/v1/nodes/{_quote(pod.node)}/proxy/checkpoint/{place}"
         try:
             answer = self.request("POST", path, query=query, timeout_s=answer_s)
         except RefusedError as refusal:
             if refusal.status != HTTPStatus.FORBIDDEN:
                 raise
             answer = self._ask_kubelet(pod, f"/checkpoint/{place}?{urlencode(query)}", answer_s, kubelet_ca, refusal)
-        return str(answer["items"][0])
+        for item in answer.at("items").items():
+            return item.name()
+        raise ClusterError(f"{answer.source} has no items[0]")
 
     def _ask_kubelet(
         self, pod: Pod, path: str, timeout_s: float, kubelet_ca: Path | None, refusal: RefusedError
-    ) -> Any:
+    ) -> Answer:
         """The kubelet's own port; never without knowing it by its certificate, since it is shown who we are."""
         settings = self._configuration
         pool = urllib3.PoolManager(
@@ -267,11 +305,11 @@ class Cluster:
             cert_file=settings.cert_file,
             key_file=settings.key_file,
         )
-        host = f"[{pod.host_ip}]" if ":" in pod.host_ip else pod.host_ip
-        url = f"https://{host}:{KUBELET_PORT}{path}"
         try:
             with pool:
-                return _ask(pool, "POST", url, self._headers(), None, timeout_s)
+                return ask(
+                    pool, "the kubelet", "POST", f"https://{_kubelet_of(pod)}{path}", self._headers(), None, timeout_s
+                )
         except RefusedError as other:
             if other.status != HTTPStatus.FORBIDDEN:
                 raise
@@ -296,7 +334,8 @@ class Cluster:
         try:
             wire: websocket.WebSocket = create_websocket(self._configuration, url, self._headers())
         except websocket.WebSocketBadStatusException as error:
-            raise make_refusal(error.status_code, _text(error.resp_body), what) from error
+            said = (error.resp_body or b"").decode(errors="replace")
+            raise make_refusal(error.status_code, said, what) from error
         except (websocket.WebSocketException, OSError) as error:
             raise ClusterError(f"could not {what}: the API server cannot be reached: {error}") from error
         return wire
@@ -324,11 +363,14 @@ def connect_cluster(context: str | None = None, namespace: str | None = None) ->
             return Cluster(settings, namespace or _IN_CLUSTER_NAMESPACE.read_text().strip())
         config.load_kube_config(config_file=places, context=context, client_configuration=settings)
         contexts, current = config.list_kube_config_contexts(config_file=places)
-    except (config.ConfigException, OSError) as error:
+        chosen = next((entry for entry in contexts if entry["name"] == context), current)
+        namespace = namespace or chosen["context"].get("namespace") or "default"
+    except Exception as error:
+        # The package checks nothing of the file: it raises whatever it stumbles over.
         hint = "set KUBECONFIG, or name a context of it with --context"
-        raise HostError(f"no cluster: {str(error).splitlines()[0]}", hint=hint) from error
-    chosen = next((entry for entry in contexts if entry["name"] == context), current)
-    return Cluster(settings, namespace or chosen["context"].get("namespace") or "default")
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise HostError(f"no cluster: {said}", hint=hint) from error
+    return Cluster(settings, namespace)
 
 
 def _has_kubeconfig(places: str) -> bool:
@@ -336,41 +378,23 @@ def _has_kubeconfig(places: str) -> bool:
 
 
 def _pod_path(namespace: str, name: str) -> str:
-    return f"/api/v1/namespaces/{quote(namespace)}/pods/{quote(name)}"
+    return f"/api/v1/namespaces/{_quote(namespace)}/pods/{_quote(name)}"
 
 
-def _ask(pool: Any, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float) -> Any:
-    data = _fetch(pool, method, url, headers, body, timeout_s)
+def _kubelet_of(pod: Pod) -> str:
+    """Address and port of the kubelet of a pod's node."""
     try:
-        return json.loads(data)
+        address = ipaddress.ip_address(pod.host_ip)
     except ValueError as error:
-        path = urllib3.util.parse_url(url).path
-        raise ClusterError(f"{method} {path}: the answer is not JSON: {_text(data)[:80]!r}") from error
+        raise ClusterError(f"the node {pod.node} has no IP address: {pod.host_ip!r:.80}") from error
+    return f"[{address}]:{KUBELET_PORT}" if address.version == 6 else f"{address}:{KUBELET_PORT}"
 
 
-def _fetch(pool: Any, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float) -> bytes:
-    what = f"{method} {urllib3.util.parse_url(url).path}"
-    timeout = urllib3.Timeout(connect=CONNECT_S, read=timeout_s)
-    try:
-        answer = pool.request(method, url, body=body, headers=headers, timeout=timeout, retries=False)
-    except urllib3.exceptions.ReadTimeoutError as error:
-        raise ClusterError(f"{what}: no answer within {timeout_s:g} s") from error
-    except urllib3.exceptions.HTTPError as error:
-        raise ClusterError(f"{what}: the connection failed: {_last_reason(error)}") from error
-    if answer.status >= 400:
-        raise make_refusal(answer.status, _text(answer.data), what)
-    data: bytes = answer.data
-    return data
-
-
-def _last_reason(error: Exception) -> str:
-    """urllib3 wraps what happened, most often twice."""
-    reason = getattr(error, "reason", None) or error
-    return str(reason).rpartition(">: ")[2] or type(error).__name__
-
-
-def _text(data: bytes | str | None) -> str:
-    return data if isinstance(data, str) else (data or b"").decode(errors="replace")
+def _quote(name: str) -> str:
+    """A name as one part of a path, whatever is in it."""
+    if name in ("", ".", ".."):
+        raise ClusterError(f"{name!r} is no name of an object")
+    return quote(name, safe="")
 
 
 def _read_streams(
@@ -385,7 +409,7 @@ def _read_streams(
             elif channel == _STDERR:
                 stderr = (stderr + data)[-_STDERR_LIMIT_BYTES:]
             elif channel == _ERROR:
-                status += data
+                status = (status + data)[:_STATUS_LIMIT_BYTES]
     except websocket.WebSocketTimeoutException as error:
         raise TimeoutError(what) from error
     except (websocket.WebSocketException, OSError) as error:
@@ -396,7 +420,22 @@ def _read_streams(
 
 def _read_frames(wire: websocket.WebSocket, deadline: float, silence_s: float) -> Iterator[tuple[int, bytes]]:
     """What arrives until the other end closes: numbers of channels, and data."""
+    arrived, receive = 0, wire.frame_buffer.recv
+
+    def receive_in_time(size: int) -> bytes:
+        """Read of the socket; a message of any length, or that drips, would be waited for otherwise."""
+        nonlocal arrived
+        data = receive(size)
+        arrived += len(data)
+        if arrived > _MESSAGE_LIMIT_BYTES:
+            raise websocket.WebSocketProtocolException(f"a message is longer than {_MESSAGE_LIMIT_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise websocket.WebSocketTimeoutException
+        return data
+
+    wire.frame_buffer.recv = receive_in_time
     while True:
+        arrived = 0
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise websocket.WebSocketTimeoutException
@@ -411,13 +450,15 @@ def _read_frames(wire: websocket.WebSocket, deadline: float, silence_s: float) -
 
 def _exit_code(status: bytes, what: str) -> int:
     """Read the Status with which the server tells how a command ended."""
-    try:
-        document = json.loads(status)
-    except ValueError as error:
-        raise ClusterError(f"could not {what}: the connection ended before the command did") from error
-    if document.get("status") == "Success":
+    if not status:
+        raise ClusterError(f"could not {what}: the connection ended before the command did")
+    answer = parse_answer(status, f"the API server's word on the end of the command (to {what})")
+    if answer.at("status").text() == "Success":
         return 0
-    for cause in (document.get("details") or {}).get("causes") or ():
-        if cause.get("reason") == "ExitCode":
-            return int(cause["message"])
-    raise ClusterError(f"could not {what}: {document.get('message', 'no reason given')}")
+    for cause in answer.at("details", "causes").items():
+        if cause.at("reason").text("") == "ExitCode":
+            code = cause.at("message")
+            if not re.fullmatch("[0-9]{1,5}", code.text()):
+                code.fail("an exit code")
+            return int(code.text())
+    raise ClusterError(f"could not {what}: {printable(answer.at('message').text('no reason given'))[:_MESSAGE_CHARS]}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import PurePosixPath
 
 from warmstart.core.errors import ClusterError
 from warmstart.core.undo import undoing
-from warmstart.kube.client import Cluster
+from warmstart.kube.client import Cluster, Head
 from warmstart.kube.pods import Pod, make_helper
 from warmstart.kube.refusal import RefusedError
 
@@ -25,6 +26,9 @@ DEFAULT_NAMESPACE = "warmstart"
 DEFAULT_DIRECTORY = "/var/lib/kubelet/checkpoints"
 START_S = 120.0
 SILENCE_S = 60.0
+# As the kubelet calls them (`CheckpointContainer` in pkg/kubelet/kubelet.go); nothing else is read or removed.
+_ARCHIVE = re.compile(r"checkpoint-[A-Za-z0-9_.:+-]+\.tar")
+_SIZE = re.compile(rb"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,12 @@ class Helper:
         Raises:
             ClusterError: it is not there, or in another directory.
         """
-        lines: list[bytes] = []
-        self._run(["stat", "-c", "%s", self._find(path)], lines.append)
-        return int(b"".join(lines))
+        said = Head()
+        self._run(["stat", "-c", "%s", self._find(path)], said.write)
+        text = bytes(said.data).strip()
+        if not _SIZE.fullmatch(text):
+            raise ClusterError(f"the helper on the node {self.pod.node} gives {text[:80]!r} as the size of {path}")
+        return int(text)
 
     def read(self, path: str, write: Callable[[bytes], object], timeout_s: float = math.inf) -> None:
         """Pass on an archive, piece by piece.
@@ -71,9 +78,9 @@ class Helper:
 
     def read_cpuinfo(self) -> str:
         """The node's /proc/cpuinfo."""
-        pieces: list[bytes] = []
-        self._run(["cat", "/proc/cpuinfo"], pieces.append)
-        return b"".join(pieces).decode(errors="replace")
+        said = Head()
+        self._run(["cat", "/proc/cpuinfo"], said.write)
+        return said.data.decode(errors="replace")
 
     def remove(self, path: str) -> None:
         """Remove an archive from the node."""
@@ -84,6 +91,8 @@ class Helper:
         if str(where.parent) != self.directory:
             hint = f"name that directory with --checkpoints-dir {where.parent}"
             raise ClusterError(f"the kubelet left the archive at {path}, not in {self.directory}", hint=hint)
+        if not _ARCHIVE.fullmatch(where.name):
+            raise ClusterError(f"the kubelet names {path!r:.200}, which is not a checkpoint")
         return f"/checkpoints/{where.name}"
 
     def _run(self, command: Sequence[str], write: Callable[[bytes], object], timeout_s: float = math.inf) -> None:

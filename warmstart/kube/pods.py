@@ -9,12 +9,14 @@ import copy
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from warmstart.core.errors import ClusterError
+from warmstart.kube.answer import Answer, drop_nulls
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "warmstart"}
+_HELPER = {"app.kubernetes.io/component": "helper"}
 #: Labels that tie a pod to what made it.
 REPLICA_LABELS = ("pod-template-hash", "controller-revision-hash", "pod-template-generation")
 
@@ -118,39 +120,84 @@ class Pod:
         ]
 
 
-def parse_pod(document: Mapping[str, Any]) -> Pod:
-    """Read what the API server says of a pod."""
-    metadata, spec, status = document["metadata"], document["spec"], document.get("status") or {}
-    states = {state["name"]: state for state in status.get("containerStatuses") or ()}
-    conditions = {condition["type"]: condition["status"] for condition in status.get("conditions") or ()}
+def parse_pod(answer: Answer) -> Pod:
+    """Read what the API server says of a pod.
+
+    Raises:
+        ClusterError: it is of another form than the API has.
+    """
+    answer.check_depth()
+    answer = replace(answer, value=drop_nulls(answer.value))
+    metadata, spec, status = answer.at("metadata"), answer.at("spec"), answer.at("status")
+    _check_metadata(metadata)
+    _check_spec(spec)
+    states = {state.at("name").text(): state for state in status.at("containerStatuses").items()}
+    conditions = {one.at("type").text(): one.at("status").text() for one in status.at("conditions").items()}
+    for text in (
+        *(one.at("message") for one in status.at("conditions").items()),
+        *map(status.at, ("reason", "message")),
+    ):
+        text.text("")
+    none = Answer({}, answer.source, "status.containerStatuses")
     return Pod(
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        uid=metadata["uid"],
-        node=spec.get("nodeName", ""),
-        ip=status.get("podIP", ""),
-        host_ip=status.get("hostIP", ""),
-        phase=status.get("phase", ""),
+        namespace=metadata.at("namespace").name(),
+        name=metadata.at("name").name(),
+        uid=metadata.at("uid").name(),
+        node=spec.at("nodeName").text(""),
+        ip=status.at("podIP").text(""),
+        host_ip=status.at("hostIP").text(""),
+        phase=status.at("phase").text(""),
         ready=conditions.get("Ready") == "True",
-        deleting="deletionTimestamp" in metadata,
-        containers=tuple(_parse_container(one, states.get(one["name"], {})) for one in spec["containers"]),
-        manifest=document,
+        deleting=metadata.at("deletionTimestamp").value is not None,
+        containers=tuple(
+            _parse_container(one, states.get(one.at("name").text(), none)) for one in spec.at("containers").items()
+        ),
+        manifest=answer.members(),
     )
 
 
-def _parse_container(spec: Mapping[str, Any], state: Mapping[str, Any]) -> ContainerState:
-    now = state.get("state") or {}
-    ended = now.get("terminated") or (state.get("lastState") or {}).get("terminated") or {}
-    off = now.get("waiting") or now.get("terminated") or {}
+def _check_metadata(metadata: Answer) -> None:
+    """See that all of it that is used later has the form of the API."""
+    metadata.at("labels").texts()
+    metadata.at("annotations").texts()
+    for owner in metadata.at("ownerReferences").items():
+        if owner.at("controller").flag():
+            owner.at("kind").name(), owner.at("name").name()
+
+
+def _check_spec(spec: Answer) -> None:
+    """As `_check_metadata`."""
+    if not spec.at("containers").items():
+        spec.at("containers").fail("a list of containers")
+    for container in [*spec.at("containers").items(), *spec.at("initContainers").items()]:
+        container.at("name").name()
+        container.at("securityContext").members()
+        for mount in container.at("volumeMounts").items():
+            mount.at("name").text()
+    for volume in spec.at("volumes").items():
+        volume.at("name").text()
+    required = spec.at("affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
+    if required.value is not None and required.at("nodeSelectorTerms").value is None:
+        required.at("nodeSelectorTerms").fail("a list")
+    for term in required.at("nodeSelectorTerms").items():
+        for rule in term.at("matchFields").items():
+            rule.at("key").text()
+
+
+def _parse_container(spec: Answer, state: Answer) -> ContainerState:
+    now = state.at("state")
+    ended, waiting, past = now.at("terminated"), now.at("waiting"), state.at("lastState", "terminated")
+    code = (ended if ended.members() else past).at("exitCode")
+    off = waiting if waiting.members() else ended
     return ContainerState(
-        name=spec["name"],
-        image=state.get("image") or spec["image"],
-        image_id=state.get("imageID", ""),
-        running="running" in now,
-        ready=bool(state.get("ready")),
-        restarts=int(state.get("restartCount", 0)),
-        exit_code=ended.get("exitCode"),
-        why=": ".join(text for text in (off.get("reason"), off.get("message")) if text),
+        name=spec.at("name").name(),
+        image=state.at("image").text("") or spec.at("image").text(""),
+        image_id=state.at("imageID").text(""),
+        running="running" in now.members(),
+        ready=state.at("ready").flag(),
+        restarts=state.at("restartCount").number(0),
+        exit_code=None if code.value is None else code.number(),
+        why=": ".join(text for text in (off.at("reason").text(""), off.at("message").text("")) if text),
     )
 
 
@@ -162,7 +209,7 @@ def make_helper(name: str, namespace: str, node: str, image: str, directory: str
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace, "labels": MANAGED_BY},
+        "metadata": {"name": name, "namespace": namespace, "labels": {**MANAGED_BY, **_HELPER}},
         "spec": {
             "nodeName": node,
             "restartPolicy": "Never",
@@ -175,6 +222,7 @@ def make_helper(name: str, namespace: str, node: str, image: str, directory: str
                 {
                     "name": "helper",
                     "image": image,
+                    "imagePullPolicy": "IfNotPresent",
                     "command": ["sleep", "3600"],
                     "securityContext": {
                         "runAsUser": 0,
@@ -186,7 +234,7 @@ def make_helper(name: str, namespace: str, node: str, image: str, directory: str
                         "seLinuxOptions": {"type": "spc_t"},
                     },
                     # It asks for nothing, so that it also starts on a node that is full.
-                    "resources": {"requests": {"cpu": "0", "memory": "0"}, "limits": {"memory": "64Mi"}},
+                    "resources": {"requests": {"cpu": "0", "memory": "0"}, "limits": {"cpu": "1", "memory": "64Mi"}},
                     "volumeMounts": [{"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": not writable}],
                 }
             ],

@@ -11,7 +11,8 @@ from typing import Any
 from warmstart.core.errors import ClusterError
 from warmstart.dump.identity import RANDOM_BYTES, find_random, make_identity
 from warmstart.image.selfrestore import COLD_START, RESTORED
-from warmstart.kube.client import Cluster
+from warmstart.kube.answer import Answer
+from warmstart.kube.client import Cluster, Head
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.match import Build
 from warmstart.kube.pods import MANAGED_BY, Pod
@@ -22,6 +23,8 @@ BY_RUNTIME, BY_ITSELF, COLD, FAILED, NOT_TRIED, UNKNOWN = "runtime", "self", "co
 READY_S = 600.0
 _EXEC_S = 20.0
 _GONE_S = 60.0
+# The launcher has one child; others may have whatever they have.
+_MOST_CHILDREN = 16
 
 
 @dataclass(frozen=True)
@@ -74,19 +77,20 @@ def find_pools(cluster: Cluster) -> list[Pool]:
         ClusterError: they may not be listed, or the API server could not be reached.
     """
     pools: dict[tuple[str, str, str, str], list[tuple[bool, str]]] = {}
-    for node in cluster.request("GET", "/api/v1/nodes")["items"]:
-        about = node["status"]["nodeInfo"]
-        kind = (about["containerRuntimeVersion"], about["kubeletVersion"], about["osImage"], about["architecture"])
-        pools.setdefault(kind, []).append((not _takes_pods(node), node["metadata"]["name"]))
+    for node in cluster.list_items("/api/v1/nodes"):
+        about = node.at("status", "nodeInfo")
+        runtime, kubelet = about.at("containerRuntimeVersion").text(), about.at("kubeletVersion").text()
+        kind = (runtime, kubelet, about.at("osImage").text(), about.at("architecture").text())
+        pools.setdefault(kind, []).append((not _takes_pods(node), node.at("metadata", "name").name()))
     return [
         Pool(*kind, tuple(name for _, name in sorted(nodes)), sum(not away for away, _ in nodes))
         for kind, nodes in sorted(pools.items())
     ]
 
 
-def _takes_pods(node: Block) -> bool:
-    conditions = {one["type"]: one["status"] for one in node["status"].get("conditions") or ()}
-    return conditions.get("Ready") == "True" and not node["spec"].get("unschedulable")
+def _takes_pods(node: Answer) -> bool:
+    conditions = {one.at("type").text(): one.at("status").text() for one in node.at("status", "conditions").items()}
+    return conditions.get("Ready") == "True" and not node.at("spec", "unschedulable").flag()
 
 
 def try_pool(cluster: Cluster, pool: Pool, build: Build, identity: str, note: Callable[[str], object]) -> Verdict:
@@ -145,7 +149,7 @@ def _explain_failure(pod: Pod) -> str:
     status = mapping_at(dict(pod.manifest), "status")
     said = [
         *(container.why for container in pod.containers),
-        *(str(status.get(key, "")) for key in ("reason", "message")),
+        *(str(status.get(key) or "") for key in ("reason", "message")),
     ]
     return "; ".join(filter(None, said)) or f"not ready within {READY_S:g} s"
 
@@ -158,7 +162,8 @@ def _tell(cluster: Cluster, pod: Pod, build: Build, identity: str, runtime: str)
     try:
         children = _run(cluster, pod, build.name, "cat", "/proc/1/task/1/children")
         # The first process of an image that restores itself is the launcher, and the application its child.
-        found = [_read_identity(cluster, pod, build.name, pid) for pid in (1, *map(int, children.split()))]
+        pids = (1, *map(int, children.split()[:_MOST_CHILDREN]))
+        found = [_read_identity(cluster, pod, build.name, pid) for pid in pids]
     except (ClusterError, TimeoutError, ValueError) as error:
         return UNKNOWN, f"it runs, but cannot be asked: {error}"
     if identity in found:
@@ -175,11 +180,11 @@ def _read_identity(cluster: Cluster, pod: Pod, container: str, pid: int) -> str:
 
 
 def _run(cluster: Cluster, pod: Pod, container: str, *command: str) -> bytes:
-    output: list[bytes] = []
-    end = cluster.exec(pod, container, command, write=output.append, timeout_s=_EXEC_S)
+    output = Head()
+    end = cluster.exec(pod, container, command, write=output.write, timeout_s=_EXEC_S)
     if end.exit_code != 0:
         raise ClusterError(f"{command[0]} failed in the container: {end.stderr.strip() or end.exit_code}")
-    return b"".join(output)
+    return bytes(output.data)
 
 
 def explain_cold(runtime: str) -> str:

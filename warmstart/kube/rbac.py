@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from importlib.resources import files
+
+from warmstart.core.errors import RecipeError
 
 #: Tasks that there is a manifest for.
 TASKS = ("checkpoint", "build", "save", "migrate", "doctor")
 
+_SEPARATOR = "---\n"
+_PROXY = "resources: [nodes/proxy]"
+_CHECKPOINT = "resources: [nodes/checkpoint]"
+_PROXY_WHY = re.compile(r"  # The kubelet's checkpoint API(?:.*\n  #)*.*\n")
+_CHECKPOINT_WHY = "  # The kubelet's checkpoint API, on port 10250 of the nodes, and nothing else of it.\n"
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_BINDING = """\
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{name: warmstart-{task}, namespace: {namespace}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: warmstart-{task}}}
+subjects:
+  - {{kind: ServiceAccount, name: {task}, namespace: warmstart}}
+"""
 
-def read_role(task: str) -> str:
-    """The manifest for a task: a namespace for its pods, a service account, its roles and their bindings."""
-    return (files("warmstart.kube") / "roles" / f"{task}.yaml").read_text()
+
+def read_role(task: str, namespaces: Sequence[str] = (), *, kubelet: bool = False) -> str:
+    """The manifest for a task: a namespace for its pods, a service account, its roles and their bindings.
+
+    Args:
+        task: one of TASKS.
+        namespaces: where the task may have to do with pods; everywhere when there are none.
+        kubelet: whether kubelets are asked for checkpoints themselves, not through the API server.
+
+    Raises:
+        RecipeError: there is no such choice for this task, or a namespace has no name of one.
+    """
+    text = (files("warmstart.kube") / "roles" / f"{task}.yaml").read_text()
+    if task == "doctor" and (namespaces or kubelet):
+        raise RecipeError("the pods of `doctor` have a namespace of their own, and it asks no kubelet for anything")
+    for namespace in namespaces:
+        if not _NAMESPACE.fullmatch(namespace):
+            raise RecipeError(f"{namespace!r:.80} is not the name of a namespace")
+    if kubelet:
+        text = _PROXY_WHY.sub(_CHECKPOINT_WHY, text).replace(_PROXY, _CHECKPOINT)
+    if namespaces:
+        *kept, _everywhere = text.split(_SEPARATOR)
+        bindings = [_BINDING.format(task=task, namespace=namespace) for namespace in dict.fromkeys(namespaces)]
+        text = _SEPARATOR.join([*kept, *bindings])
+    return text

@@ -12,9 +12,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 from warmstart.core.errors import ClusterError
+from warmstart.core.text import printable
 
 _FORBIDDEN = re.compile(r'cannot (\w+) resource \\*"([^"\\]+)\\*" in API group \\*"([^"\\]*)\\*"')
 _IN_NAMESPACE = re.compile(r'in the namespace \\*"([^"\\]+)\\*"')
+_MOST_CHARS = 1 << 16
 # A whole object in Go's words, before what is wrong with it.
 _INVALID_VALUE = re.compile(r"Invalid value: \{.*\}(?=: )")
 _KUBELET_FORBIDDEN = re.compile(r"verb=(\w+), resource=(\w+), subresource(?:\(s\))?=\[?(\w+)")
@@ -43,9 +45,11 @@ def make_refusal(status: int, body: str, what: str) -> RefusedError:
         body: of the answer.
         what: could not be done, such as `GET /api/v1/pods`.
     """
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
         body = str(json.loads(body)["message"])
-    first, *rest = _INVALID_VALUE.sub("Invalid value: {…}", body).strip().splitlines() or [f"HTTP {status}"]
+    body = body[:_MOST_CHARS]
+    said = _INVALID_VALUE.sub("Invalid value: {…}", body).strip().splitlines()
+    first, *rest = map(printable, said or [f"HTTP {status}"])
     return RefusedError(status, f"could not {what}: {first}", needs=find_needs(body), details=rest[:20])
 
 

@@ -201,3 +201,24 @@ def test_a_helper_that_talks_nonsense_is_named(tmp_path, helper, said):
     helper("vault", f"echo '{said}'")
     with pytest.raises(RegistryError, match="docker-credential-vault gave a broken answer"):
         find_credentials(REFERENCE, write(tmp_path / "a.json", credsStore="vault"))
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/bin/evil", "a b", "-\n", "", {"a": 1}, 7, "x/y", "\0"])
+@pytest.mark.parametrize("key", ["credsStore", "credHelpers"])
+def test_a_helper_is_a_program_in_path_and_no_other(tmp_path, key, name):
+    """The name goes behind docker-credential-, where a slash would lead to any program."""
+    asked = tmp_path / "asked"
+    program = tmp_path / "bin" / "evil"
+    (tmp_path / "bin" / "docker-credential-..").mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\ntouch {asked}\n")
+    program.chmod(0o700)
+    value = name if key == "credsStore" else {REFERENCE.registry: name}
+    file = write(tmp_path / "a.json", **{key: value})
+    if name == "":
+        assert find_credentials(REFERENCE, file) is None
+        return
+    with pytest.raises(
+        RegistryError, match=r"a\.json.* is not (the name of a credential helper|a file of credentials)"
+    ):
+        find_credentials(REFERENCE, file)
+    assert not asked.exists()

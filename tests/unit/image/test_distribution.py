@@ -414,7 +414,7 @@ def test_an_upload_that_is_broken_off_hints_at_its_size(image, target, proxy, pa
 
 
 def test_a_registry_that_never_answers_is_not_waited_for(pauses, monkeypatch):
-    monkeypatch.setattr("warmstart.image.distribution._ANSWER_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("warmstart.image.transport.ANSWER_TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(RegistryError, match=f"{host} did not answer in time"):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from warmstart.engine.kubernetes import make_build_pod
 from warmstart.kube.manifests import make_manifests, make_pod_spec, make_pre_pull, make_service, make_whole_patch
 from warmstart.kube.match import Build, find_changes
 from warmstart.kube.mismatch import list_warnings
@@ -48,6 +49,14 @@ def test_a_pod_has_what_the_build_had() -> None:
     assert container["securityContext"] == {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1001}
     kept = ("args", "env", "ports", "resources", "readinessProbe", "livenessProbe")
     assert {key: container[key] for key in kept} == {key: BUILD.container[key] for key in kept}
+
+
+def test_the_pod_of_a_build_is_privileged_where_the_recipe_says_so() -> None:
+    build = replace(BUILD, container={**BUILD.container, "securityContext": {"privileged": True}}, user=None)
+    pod = make_build_pod(make_pod_spec(build), build.name, "builds")
+    (container,) = pod["spec"]["containers"]
+
+    assert container["securityContext"] == {"privileged": True}
 
 
 def test_what_starts_an_image_that_restores_itself_is_left_to_it() -> None:

@@ -7,7 +7,9 @@ import copy
 import pytest
 
 from warmstart.core.errors import ClusterError
+from warmstart.kube.answer import Answer
 from warmstart.kube.pods import (
+    Pod,
     list_cautions,
     make_copy,
     make_helper,
@@ -65,13 +67,17 @@ DOCUMENT = {
 }
 
 
+def read(document: object) -> Pod:
+    return parse_pod(Answer(document, "the answer"))
+
+
 @pytest.fixture
 def document():
     return copy.deepcopy(DOCUMENT)
 
 
 def test_a_pod_is_read(document):
-    pod = parse_pod(document)
+    pod = read(document)
     assert (pod.namespace, pod.name, pod.node, pod.ip) == ("shop", "server-6f9-abcde", "node-1", "10.0.0.7")
     assert pod.controller == ("ReplicaSet", "server-6f9")
     server = pod.find_container("server")
@@ -86,27 +92,27 @@ def test_a_pod_is_read(document):
 
 def test_why_a_node_did_not_take_a_pod_is_told(document):
     document["status"] = {"phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu"}
-    pod = parse_pod(document)
+    pod = read(document)
     assert pod.stuck
     assert pod.explain() == ["OutOfcpu: Node didn't have enough resource: cpu"]
 
 
 def test_a_pod_without_a_status_is_read(document):
     del document["status"], document["spec"]["nodeName"], document["metadata"]["ownerReferences"]
-    pod = parse_pod(document)
+    pod = read(document)
     assert (pod.node, pod.ip, pod.ready, pod.stuck, pod.controller) == ("", "", False, False, None)
 
 
 def test_the_container_is_the_one_that_kubectl_would_take(document):
-    assert parse_pod(document).find_container(None).name == "proxy"
+    assert read(document).find_container(None).name == "proxy"
     document["metadata"]["annotations"] = {"kubectl.kubernetes.io/default-container": "server"}
-    assert parse_pod(document).find_container(None).name == "server"
+    assert read(document).find_container(None).name == "server"
     with pytest.raises(ClusterError, match="no container web; it has proxy, server"):
-        parse_pod(document).find_container("web")
+        read(document).find_container("web")
 
 
 def test_what_the_cluster_added_is_stripped(document):
-    stripped = strip_pod(parse_pod(document))
+    stripped = strip_pod(read(document))
     assert stripped["metadata"] == {
         "name": "server-6f9-abcde",
         "namespace": "shop",
@@ -123,7 +129,7 @@ def test_what_the_cluster_added_is_stripped(document):
 
 
 def test_a_copy_of_another_name_is_nobodys_replica(document):
-    manifest = strip_pod(parse_pod(document))
+    manifest = strip_pod(read(document))
     same = make_copy(manifest, "server", "registry/saved:1")
     assert [one["image"] for one in same["spec"]["containers"]] == ["proxy:1", "registry/saved:1"]
     assert same["spec"]["containers"][1]["imagePullPolicy"] == "Always"
@@ -164,29 +170,44 @@ def test_the_copy_of_a_copy_has_no_longer_name():
 
 def test_what_a_copy_loses_is_told(document):
     document["spec"]["initContainers"] = [{"name": "migrate", "image": "migrate:1"}]
-    assert list_cautions(parse_pod(document), "server") == [
+    assert list_cautions(read(document), "server") == [
         "what is in its volume tmp (emptyDir) is not saved",
         "its other containers start anew: proxy",
         "its init containers run again",
     ]
 
 
-def test_a_helper_is_granted_one_directory_and_no_capability():
-    pod = make_helper("h", "warmstart", "node-1", "busybox", "/var/lib/kubelet/checkpoints", writable=False)
-    [container] = pod["spec"]["containers"]
-    assert container["volumeMounts"] == [{"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": True}]
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert pod["spec"]["automountServiceAccountToken"] is False
-    assert pod["spec"]["activeDeadlineSeconds"] > 0
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_helper_has_one_directory_and_no_privilege(writable):
+    image = "registry/busybox@sha256:" + "0" * 64
+    spec = make_helper("h", "warmstart", "node-1", image, "/var/lib/kubelet/checkpoints", writable=writable)["spec"]
+    [container] = spec["containers"]
+    assert container["image"] == image
+    assert container["imagePullPolicy"] == "IfNotPresent"
+    assert container["volumeMounts"] == [{"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": not writable}]
+    directory = {"path": "/var/lib/kubelet/checkpoints", "type": "Directory"}
+    assert spec["volumes"] == [{"name": "checkpoints", "hostPath": directory}]
+    assert container["securityContext"] == {
+        "runAsUser": 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+        "seLinuxOptions": {"type": "spc_t"},
+    }
+    assert container["resources"]["limits"] == {"cpu": "1", "memory": "64Mi"}
+    assert spec["automountServiceAccountToken"] is False
+    assert 0 < spec["activeDeadlineSeconds"] <= 3600
+    assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"} & spec.keys()
 
 
 def test_where_a_pod_was_put_by_name_is_forgotten(document):
     wish = {"key": "disk", "operator": "In", "values": ["ssd"]}
     required = {"nodeSelectorTerms": [{"matchExpressions": [wish]}]}
     document["spec"]["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-    before = strip_pod(parse_pod(document))
+    before = strip_pod(read(document))
     place_pod(document, "node-2", there=True)
-    assert strip_pod(parse_pod(document)) == before
+    assert strip_pod(read(document)) == before
     del document["spec"]["affinity"]
     place_pod(document, "node-2", there=True)
-    assert strip_pod(parse_pod(document))["spec"]["affinity"] == {"nodeAffinity": {}}
+    assert strip_pod(read(document))["spec"]["affinity"] == {"nodeAffinity": {}}

@@ -1,0 +1,67 @@
+"""Time limits for what arrives over the network as a whole; those of sockets are for one read."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+import urllib3
+
+
+class TooSlowError(Exception):
+    """An answer arrived too slowly."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"its answer was not complete within {limit_s:g} s")
+
+
+@contextlib.contextmanager
+def within(limit_s: float, stop: Callable[[], object]) -> Iterator[None]:
+    """Call `stop` from another thread when the block has not ended in time; it is to make the block fail.
+
+    Raises:
+        TimeoutError: the block took too long.
+    """
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        with contextlib.suppress(OSError):
+            stop()
+
+    timer = threading.Timer(limit_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception as error:
+        if late.is_set():
+            raise TimeoutError(f"not done within {limit_s:g} s") from error
+        raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise TimeoutError(f"not done within {limit_s:g} s")
+
+
+def read_piece(answer: urllib3.BaseHTTPResponse, size: int, limit_s: float) -> bytes:
+    """Read the next `size` bytes of a body as they come, without decompressing them; fewer only at its end.
+
+    Raises:
+        TooSlowError: they have not come in time.
+        urllib3.exceptions.HTTPError: the connection failed.
+    """
+
+    def hang_up() -> None:
+        with contextlib.suppress(ValueError, RuntimeError):  # it is at its end already
+            answer.shutdown()
+
+    data = bytearray()
+    try:
+        with within(limit_s, hang_up):
+            while len(data) < size and (piece := answer.read(size - len(data), decode_content=False)):
+                data += piece
+    except TimeoutError as late:
+        raise TooSlowError(limit_s) from late
+    return bytes(data)

@@ -1,0 +1,163 @@
+"""HTTP with time limits that hold for a whole answer, not from one byte to the next.
+
+A registry that sends a byte now and then would otherwise hold a build for days. urllib3's limits are for one read of
+the socket; here a timer shuts the socket down when all of a piece has not arrived in time. Redirects are not followed
+(the caller decides to whom it speaks), and nothing is decompressed: a blob is what its digest says.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import requests.adapters
+import urllib3
+import urllib3.connection
+
+from warmstart import __version__
+from warmstart.core.deadline import read_piece, within
+
+_CONNECT_TIMEOUT_S = 10.0
+# urllib3 has one limit for connecting and for sending a piece, and a registry may pause to store what it got so far.
+_SEND_TIMEOUT_S = 120.0
+# Until the end of the headers. A registry may move a large blob to its place before it answers.
+ANSWER_TIMEOUT_S = 300.0
+#: Each piece of this size, and each short answer as a whole, must arrive within PIECE_TIMEOUT_S.
+PIECE_BYTES = 1 << 20
+PIECE_TIMEOUT_S = 120.0
+#: An answer that leads elsewhere is followed this often.
+MOST_REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class Session(requests.Session):
+    """Connections to registries, which trust this machine's certificates besides those of requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headers.update({"User-Agent": f"warmstart/{__version__}", "Accept-Encoding": "identity"})
+        # Without this, requests puts an entry of ~/.netrc in the place of our header.
+        self.auth = lambda request: request
+        for prefix in ("https://", "http://"):
+            self.mount(prefix, _Adapter())
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Say that no answer leads elsewhere."""
+
+
+class _Limited:
+    """A connection whose answer begins within ANSWER_TIMEOUT_S, with all of its headers."""
+
+    sock: Any
+
+    def getresponse(self) -> Any:
+        with within(ANSWER_TIMEOUT_S, self._shut):
+            return super().getresponse()  # type: ignore[misc]
+
+    def _shut(self) -> None:
+        if self.sock is not None:
+            self.sock.shutdown(2)
+
+
+class _PlainConnection(_Limited, urllib3.connection.HTTPConnection):
+    pass
+
+
+class _TlsConnection(_Limited, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class _PlainPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _PlainConnection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        _use_limits(self.poolmanager)
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **options)
+        _use_limits(manager)
+        return manager
+
+    def build_connection_pool_key_attributes(self, *args: Any, **options: Any) -> Any:
+        host, pool = super().build_connection_pool_key_attributes(*args, **options)
+        return host, {**pool, "ssl_context": self._tls} if host["scheme"] == "https" else pool
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
+        first_s = _SEND_TIMEOUT_S if request.body else _CONNECT_TIMEOUT_S
+        return super().send(request, **{**options, "timeout": (first_s, ANSWER_TIMEOUT_S)})
+
+
+def _use_limits(manager: urllib3.PoolManager) -> None:
+    manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+
+
+def find_redirect(method: str, response: requests.Response) -> str | None:
+    """Where an answer leads; None where it leads nowhere, or what is written would go to another host.
+
+    Raises:
+        requests.RequestException: it leads to what is not HTTP, or away from HTTPS.
+    """
+    location = response.headers.get("Location")
+    if response.status_code not in _REDIRECTS or not location:
+        return None
+    url = urljoin(response.url, location)
+    allowed = ("https",) if response.url.startswith("https:") else ("https", "http")
+    if urlsplit(url).scheme not in allowed:
+        wanted = " or ".join(allowed)
+        raise requests.exceptions.InvalidURL(f"it is redirected to {url.partition('?')[0]}, which is not {wanted}")
+    reads = method in ("GET", "HEAD")
+    if reads or (response.status_code in (307, 308) and is_same_host(url, response.url)):
+        return url
+    return None
+
+
+def is_same_host(url: str, other: str) -> bool:
+    """Whether two URLs have the same host and port."""
+    first, second = urlsplit(url), urlsplit(other)
+    ports = {"http": 80, "https": 443}
+    return (first.hostname, first.port or ports.get(first.scheme)) == (
+        second.hostname,
+        second.port or ports.get(second.scheme),
+    )
+
+
+def read_short(response: requests.Response, limit_bytes: int) -> bytes:
+    """Read the body of an answer, at most one byte more than the limit, and let the connection go.
+
+    Raises:
+        TooSlowError: it was not complete in time.
+        requests.RequestException: the connection failed.
+    """
+    with response:
+        return _read(response, limit_bytes + 1)
+
+
+def read_pieces(response: requests.Response) -> Iterator[bytes]:
+    """Read the body of an answer piece by piece; errors as `read_short`."""
+    while piece := _read(response, PIECE_BYTES):
+        yield piece
+
+
+def _read(response: requests.Response, size: int) -> bytes:
+    """The next `size` bytes of a body; fewer only at its end."""
+    try:
+        return read_piece(response.raw, size, PIECE_TIMEOUT_S)
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise requests.ReadTimeout(error) from error
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.ConnectionError(error) from error
