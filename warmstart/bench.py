@@ -37,7 +37,7 @@ from warmstart.node.tree import ensure_tree
 from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Container, HttpGet, Mapped, Recipe, Restorer
 from warmstart.result import Base, Dump, Dumped
-from warmstart.verify import first_probe
+from warmstart.verify import Decide, first_probe
 from warmstart.work import Options, Work
 
 SUBNET = "10.90.0.0/24"
@@ -86,11 +86,12 @@ def bench_recipe(recipe: Recipe, options: Options, load: Load, steps: Steps) -> 
         return measure(session, subject, load, steps)
 
 
-def bench_source(source: Source, options: Options, load: Load, steps: Steps) -> Bench:
+def bench_source(source: Source, options: Options, load: Load, steps: Steps, *, decide: Decide) -> Bench:
     """Measure what restoring gains an image that warmstart built, against the base image that it was built on.
 
     Raises:
         ImageError: it is not there, or warmstart did not make it.
+        PrivilegeError: it asks for more than its user allows; see `decide` of `verify_source`.
         WarmstartError: a step failed, or one of the ways of starting never succeeded.
     """
     with open_session(source, options, steps) as session:
@@ -98,7 +99,7 @@ def bench_source(source: Source, options: Options, load: Load, steps: Steps) -> 
         access = find_access(session, source, options.plain_http, options.auth_file)
         with steps.step("pull"):
             copy_image(session, str(source), f"oci:{layout}", access=access, on_line=steps.note)
-        return measure(session, find_subject(source, layout), load, steps)
+        return measure(session, find_subject(source, layout, decide), load, steps)
 
 
 @contextlib.contextmanager
@@ -155,7 +156,7 @@ def find_request(recipe: Recipe) -> HttpGet:
     )
 
 
-def find_subject(source: Source, layout: Path) -> Subject:
+def find_subject(source: Source, layout: Path, decide: Decide) -> Subject:
     """What there is to measure of an image that warmstart built, and that lies in `layout`.
 
     Raises:
@@ -168,6 +169,7 @@ def find_subject(source: Source, layout: Path) -> Subject:
     if Restorer.SELF in recipe.restore:
         hint = "give the recipe instead, whose checkpoint is then restored by the runtime"
         raise ImageError(f"{source} restores itself, which is not measured", hint=hint)
+    recipe = decide(layout, source, recipe)
     base = layout.with_name("base")
     take_apart(layout, base)
     edits = json.loads(provenance.edits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shlex
 import signal
 import sys
 from dataclasses import asdict
@@ -26,7 +27,8 @@ from warmstart.checkpoint import CheckpointOptions
 from warmstart.cli_deploy import deploy, examine_cluster
 from warmstart.cli_kube import COMMANDS, cluster_options, helper_options
 from warmstart.core import process
-from warmstart.core.errors import HostError, WarmstartError
+from warmstart.core.errors import HostError, PrivilegeError, WarmstartError
+from warmstart.core.privileges import Privilege
 from warmstart.core.text import format_seconds
 from warmstart.core.workspace import open_workspace
 from warmstart.engine.local import examine_runtime
@@ -46,8 +48,16 @@ from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
 from warmstart.report import list_rows
 from warmstart.result import make_document
-from warmstart.shell import Shell, checkpoint_timeout_option, pass_shell, registry_options
+from warmstart.shell import (
+    Shell,
+    allow_option,
+    checkpoint_timeout_option,
+    pass_shell,
+    registry_options,
+    show_env_option,
+)
 from warmstart.terminal import make_checks_table, make_section, make_table, show_error
+from warmstart.trust import trust
 from warmstart.verify import verify_source
 from warmstart.work import Options
 
@@ -167,18 +177,37 @@ def build(
         shell.out.print(make_table(list_rows(built, steps)))
 
 
+recipe_option = click.option(
+    "--recipe",
+    "own",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The recipe that IMAGE was built from; it counts instead of what the image says.",
+)
+
+
 @cli.command()
 @click.argument("image")
 @registry_options
 @network_option
+@recipe_option
+@allow_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @pass_shell
 def verify(
-    shell: Shell, image: str, plain_http: tuple[str, ...], authfile: Path | None, network: str, as_json: bool
+    shell: Shell,
+    image: str,
+    plain_http: tuple[str, ...],
+    authfile: Path | None,
+    network: str,
+    own: Path | None,
+    allowed: tuple[Privilege, ...],
+    as_json: bool,
 ) -> None:
     """Restore IMAGE, which warmstart built, on an empty node under another address, twice."""
-    source = parse_source(image)
-    restores = verify_source(source, shell.cache, plain_http, authfile, shell.steps(), Network(network))
+    decide = trust(allowed, None if own is None else load_recipe(own))
+    restores = verify_source(
+        parse_source(image), shell.cache, plain_http, authfile, shell.steps(), Network(network), decide=decide
+    )
     if as_json:
         shell.print_json([asdict(restore) for restore in restores])
     else:
@@ -194,6 +223,8 @@ def verify(
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
 @registry_options
 @network_option
+@recipe_option
+@allow_option
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -209,6 +240,8 @@ def bench(
     plain_http: tuple[str, ...],
     authfile: Path | None,
     network: str,
+    own: Path | None,
+    allowed: tuple[Privilege, ...],
     force: bool,
     keep: bool,
     as_json: bool,
@@ -230,11 +263,14 @@ def bench(
     )
     load, steps = Load(rounds, replicas, requests), shell.steps()
     if target == "-" or Path(target).is_file():
+        if own or allowed:
+            raise click.UsageError(f"--recipe and --allow need an image, and {target} is a recipe")
         result = bench_recipe(load_recipe(Path(target), overrides=overrides), options, load, steps)
     elif overrides:
         raise click.UsageError(f"--set needs a recipe, and {target} is not a file")
     else:
-        result = bench_source(parse_source(target), options, load, steps)
+        decide = trust(allowed, None if own is None else load_recipe(own))
+        result = bench_source(parse_source(target), options, load, steps, decide=decide)
     if html is not None:
         write_page(html, result)
     if as_json:
@@ -249,7 +285,7 @@ def bench(
 @cli.command("inspect")
 @click.argument("target", metavar="IMAGE|ARCHIVE")
 @registry_options
-@click.option("--show-env", is_flag=True, help="Show the values of environment variables; they may be secret.")
+@show_env_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @pass_shell
 def inspect_(
@@ -280,6 +316,7 @@ def completion(shell: Shell, shell_name: str) -> None:
 )
 @click.option("--cluster", is_flag=True, help="Look at a cluster instead: run --image on a node of each kind.")
 @click.option("--image", help="An image that warmstart built, which the cluster can pull.")
+@allow_option
 @cluster_options
 @registry_options
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
@@ -427,6 +464,10 @@ def _find_own_name(program: str) -> str | None:
 
 def _explain(error: Exception) -> WarmstartError:
     """What went wrong, for the user; its cause is what happened."""
+    if isinstance(error, PrivilegeError) and error.refused:
+        line = shlex.join([*sys.argv[1:], *(word for name in error.refused for word in ("--allow", name))])
+        hint = f"if you trust the image with them: warmstart {line}"
+        return PrivilegeError(error.brief, details=error.details, hint=hint, refused=error.refused)
     if isinstance(error, WarmstartError):
         return error
     if isinstance(error, MemoryError):

@@ -12,8 +12,9 @@ import click
 
 from warmstart.cli_kube import cluster_options
 from warmstart.core.errors import RecipeError
+from warmstart.core.privileges import Privilege, list_refused, require_allowed
 from warmstart.core.text import Section, printable
-from warmstart.deploy import read_build, require_restored, try_cluster
+from warmstart.deploy import Known, read_build, require_restored, try_cluster
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import connect_cluster
 from warmstart.kube.manifests import PAUSE_IMAGE, make_manifests, make_pre_pull, make_whole_patch
@@ -23,7 +24,7 @@ from warmstart.kube.probe import Verdict, make_document
 from warmstart.recipe.document import read_documents
 from warmstart.recipe.load import STDIN, read_input
 from warmstart.recipe.writing import write_yaml
-from warmstart.shell import Shell, pass_shell, registry_options
+from warmstart.shell import Shell, allow_option, pass_shell, registry_options
 from warmstart.terminal import make_section
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
@@ -74,6 +75,7 @@ class Wanted:
 @click.option("--pause-image", default=PAUSE_IMAGE, show_default=True, help="What waits in the pods of --pre-pull.")
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
 @click.option("-t", "--tag", help="The tag, or the whole name, of the image, as at the build.")
+@allow_option
 @click.option("--apply", is_flag=True, help="Apply it to the cluster, server-side.")
 @click.option("--force-conflicts", is_flag=True, help="With --apply: take over fields that others have set.")
 @cluster_options
@@ -93,6 +95,7 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
         plain_http=options["plain_http"],
         auth_file=options["authfile"],
         match_cpu=options["match_cpu"],
+        allowed=options["allowed"],
     )
     wanted = Wanted(
         name=options["name"],
@@ -104,8 +107,8 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
         only_diff=options["only_diff"],
         pre_pull=options["pause_image"] if options["pre_pull"] else None,
     )
-    for warning in known.warnings:
-        shell.steps().warn(warning)
+    anew = options["manifest"] is None and not options["pre_pull"]
+    _judge(shell, known, target, options["allowed"], anew=anew)
     text = _make(shell, known.build, wanted)
     if not options["apply"]:
         shell.out.out(text, end="", highlight=False)
@@ -115,6 +118,23 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
     with cluster:
         for applied in apply_manifests(cluster, manifests, force=options["force_conflicts"]):
             shell.out.out(f"{applied} applied", highlight=False)
+
+
+def _judge(shell: Shell, known: Known, target: str, allowed: Sequence[Privilege], *, anew: bool) -> None:
+    """Compare what an image asks for with what the user allows; a manifest of the user's is not given any of it.
+
+    Raises:
+        PrivilegeError: it has another name than the user says, or a manifest that is made of it would have more.
+    """
+    require_allowed([*known.name, *(known.privileges if anew else ())], allowed, target)
+    warnings = [*known.warnings]
+    if not anew:
+        more = list_refused(known.privileges, allowed)
+        warnings += [
+            f"a runtime that restores gives the processes {one}, whatever the pod says: {one.why}" for one in more
+        ]
+    for warning in warnings:
+        shell.steps().warn(warning)
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:
@@ -167,6 +187,7 @@ def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_
         ClusterError: some do not.
     """
     known = read_build(image, plain_http=options["plain_http"], auth_file=options["authfile"])
+    require_allowed([*known.name, *known.privileges], options["allowed"], image)
     if not known.identity:
         raise click.UsageError(f"--image {image}: give an image that warmstart built, not a recipe")
     with connect_cluster(options["context"], options["namespace"]) as cluster:

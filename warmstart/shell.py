@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from warmstart.core.privileges import Privilege, parse_privilege
 from warmstart.core.steps import Steps
 from warmstart.terminal import TerminalListener
 
@@ -43,6 +44,29 @@ checkpoint_timeout_option = click.option(
     show_default=True,
     metavar="SECONDS",
     help="How long the checkpoint may take.",
+)
+
+
+show_env_option = click.option(
+    "--show-env", is_flag=True, help="Show the values of environment variables; they may be secret."
+)
+
+
+def _parse_allowed(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[Privilege, ...]:
+    del context
+    try:
+        return tuple(map(parse_privilege, values))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=option) from error
+
+
+allow_option = click.option(
+    "--allow",
+    "allowed",
+    multiple=True,
+    callback=_parse_allowed,
+    metavar="KIND[=NAME]",
+    help="Let the image have this privilege; those that it asks for are listed when they are missing.",
 )
 
 

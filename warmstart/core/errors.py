@@ -104,3 +104,18 @@ class ClusterError(EngineError):
 
     exit_code = 13
     kind = "cluster"
+
+
+class PrivilegeError(WarmstartError):
+    """An image asks for privileges that the user has not allowed.
+
+    Args:
+        refused: the privileges, as `--allow` takes them.
+    """
+
+    exit_code = 14
+    kind = "privilege"
+
+    def __init__(self, brief: str, *, details: Sequence[str] = (), hint: str = "", refused: Sequence[str] = ()) -> None:
+        super().__init__(brief, details=details, hint=hint)
+        self.refused = tuple(refused)

@@ -25,6 +25,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def printable_lines(text: str) -> str:
+    """As `printable`, but lines stay lines."""
+    return "".join(f"{printable(line)}\n" for line in text.removesuffix("\n").split("\n"))
+
+
 def format_bytes(size_bytes: int) -> str:
     """A size for people, in binary units."""
     if size_bytes < 1024:
