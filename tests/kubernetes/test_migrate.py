@@ -79,7 +79,7 @@ def test_a_pod_is_saved_goes_on_and_is_restored(user, call, cluster, second_node
         saved = call("save", pod, "--image", image, "--json").result
         assert saved["checkpoint"]["sizeBytes"] > 64 << 20
         assert_goes_on(user, pod, before)
-        # Its labels would put it behind Services, so they need the caller's word, like all else that the image asks for.
+        # Its labels would put it behind Services, so they need the caller's word.
         refused = call("restore", image, "--name", "again")
         assert refused.code == 14
         assert "label=app=kept: " in refused.err

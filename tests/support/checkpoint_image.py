@@ -48,7 +48,7 @@ def edit_annotations(layout: Path, edit: Callable[[dict[str, str]], None]) -> No
     write_index(layout, Descriptor(OCI_MANIFEST, f"sha256:{digest}", len(data)))
 
 
-ORDINARY = {"cap_eff": [0], "cap_prm": [0], "cap_bnd": [0b10101001110011], "cap_inh": [0], "cap_amb": [0]}
+ORDINARY = {"cap_eff": [0], "cap_prm": [0], "cap_bnd": [0x5FB], "cap_inh": [0], "cap_amb": [0]}
 
 
 def with_credentials(image: bytes, **fields: object) -> bytes:
