@@ -193,7 +193,10 @@ def test_what_is_expected_follows_the_security_context() -> None:
 
 
 def test_a_privileged_recipe_of_the_user_allows_all(tmp_path) -> None:
-    dump = {**real_dump(), **core(cap_eff=[SYS_ADMIN]), }
+    dump = {
+        **real_dump(),
+        **core(cap_eff=[SYS_ADMIN]),
+    }
     layout = make_layout(tmp_path / "image", tar_of(*checkpoint(dump)), annotations=ANNOTATIONS)
     facts = inspect_image(Source(Transport.OCI, path=layout)).checkpoint
     assert facts is not None
