@@ -218,6 +218,7 @@ def list_security(checkpoint: CheckpointFacts) -> list[tuple[str, str]]:
             f"user {_describe_user(User(thread.uid, thread.gid, thread.groups))}",
             f"capabilities {'; '.join(sets) or 'none'}",
             _tell_limits(thread.no_new_privs, thread.filters),
+            *([f"label {thread.lsm}"] if thread.lsm else []),
         ]
         rows.append((f"processes {', '.join(map(str, pids[:_LISTED]))}", "; ".join(told)))
     return [(name, value) for name, value in rows if value]
@@ -343,6 +344,7 @@ def _credentials_document(thread: Credentials) -> dict[str, Any]:
         "capabilities": {kind: list(names) for kind, names in thread.capabilities},
         "noNewPrivs": thread.no_new_privs,
         "seccompFilters": thread.filters,
+        "lsm": thread.lsm,
     }
 
 

@@ -117,6 +117,16 @@ def _list_of_processes(checkpoint: CheckpointFacts, expected: Expected) -> Itera
                 yield Privilege(Kind.PRIVILEGE_ESCALATION, why=f"{where} has no no_new_privs")
             if expected.filtered and not thread.filters:
                 yield Privilege(Kind.SECCOMP, UNCONFINED, f"{where} has no system call filter")
+            if ALL not in expected.capabilities:
+                yield from _list_lsm(thread.lsm, where)
+
+
+def _list_lsm(lsm: str, where: str) -> Iterator[Privilege]:
+    """AppArmor's profile, or SELinux's label USER:ROLE:TYPE:LEVEL, where it confines nothing."""
+    if lsm.startswith("unconfined"):
+        yield Privilege(Kind.APPARMOR, UNCONFINED, f"{where} has no AppArmor profile")
+    elif ":spc_t" in lsm or ":unconfined" in lsm:
+        yield Privilege(Kind.SELINUX, lsm, f"{where} has this label")
 
 
 def _list_capabilities(names: Iterable[str], expected: Expected, why: str) -> Iterator[Privilege]:

@@ -123,6 +123,17 @@ def test_a_capability_that_nobody_knows_is_refused(decide) -> None:
     assert refusal(decide, make_recipe(), dump=core(cap_eff=[0, 1 << 31])) == {"capability=CAP_63"}
 
 
+@pytest.mark.parametrize(
+    ("label", "refused"),
+    [
+        (b"unconfined", {"apparmor=Unconfined"}),
+        (b"system_u:system_r:spc_t:s0", {"selinux=system_u:system_r:spc_t:s0"}),
+    ],
+)
+def test_a_process_that_no_profile_confines_is_refused(decide, label, refused) -> None:
+    assert refusal(decide, make_recipe(), dump=core(lsm_profile=label)) == refused
+
+
 def without_filter() -> dict[str, bytes]:
     data = real_dump()["core-17.img"]
     message = protos.Core.FromString(data[12:])

@@ -107,15 +107,12 @@ class ClusterError(EngineError):
 
 
 class PrivilegeError(WarmstartError):
-    """An image asks for privileges that the user has not allowed.
-
-    Args:
-        refused: the privileges, as `--allow` takes them.
-    """
+    """An image asks for privileges that the user has not allowed."""
 
     exit_code = 14
     kind = "privilege"
 
     def __init__(self, brief: str, *, details: Sequence[str] = (), hint: str = "", refused: Sequence[str] = ()) -> None:
         super().__init__(brief, details=details, hint=hint)
+        # As `--allow` takes them.
         self.refused = tuple(refused)

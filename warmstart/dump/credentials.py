@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.dump import protos
+from warmstart.dump.contents import has_memory
 from warmstart.dump.images import decode, read_image, read_only_entry
 
 # By their numbers.
@@ -22,7 +23,13 @@ SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE A
 MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
 """
 CAPABILITIES = tuple(_NAMES.split())
-_SETS = {"effective": "cap_eff", "permitted": "cap_prm", "inheritable": "cap_inh", "bounding": "cap_bnd"}
+_SETS = {
+    "effective": "cap_eff",
+    "permitted": "cap_prm",
+    "inheritable": "cap_inh",
+    "bounding": "cap_bnd",
+    "ambient": "cap_amb",
+}
 _IDS = ("uid", "euid", "suid", "fsuid")
 _FILTERED = 2
 
@@ -38,6 +45,7 @@ class Credentials:
         capabilities: the names in each set, by the set.
         no_new_privs: whether it may gain no privileges.
         filters: how many system call filters it is under; those of the runtime count, too.
+        lsm: its AppArmor profile or SELinux label; empty where the dump has none.
     """
 
     uid: int
@@ -47,12 +55,13 @@ class Credentials:
     capabilities: tuple[tuple[str, tuple[str, ...]], ...]
     no_new_privs: bool
     filters: int
+    lsm: str = ""
 
 
 def read_credentials(directory: Path) -> dict[int, tuple[Credentials, ...]]:
     """Read the credentials of all threads of a dump by the process, those of its first thread first.
 
-    A process without any is a zombie.
+    A zombie has none. Of any other one that the dump has none of, CRIU leaves those that it has itself: all.
 
     Raises:
         ArchiveError: a file is missing or not understood.
@@ -64,7 +73,8 @@ def read_credentials(directory: Path) -> dict[int, tuple[Credentials, ...]]:
         process = decode(path, entry, protos.Process)
         threads = dict.fromkeys((process.pid, *process.threads))
         cores = [_read_core(directory / f"core-{thread}.img") for thread in threads]
-        found[process.pid] = tuple(_describe(core, previous) for core in cores if core.HasField("thread_core"))
+        alive = has_memory(directory, process.pid) or len(threads) > 1
+        found[process.pid] = tuple(_describe(core, previous) for core in cores if alive or core.HasField("thread_core"))
     return found
 
 
@@ -83,7 +93,9 @@ def _read_filters(directory: Path) -> list[int | None]:
 
 def _describe(core: Any, previous: Sequence[int | None]) -> Credentials:
     creds, thread = core.thread_core.creds, core.thread_core
-    sets = {**{name: getattr(creds, field) for name, field in _SETS.items()}, "ambient": creds.cap_amb}
+    sets = {name: _name_bits(getattr(creds, field)) for name, field in _SETS.items()}
+    if not thread.HasField("creds"):
+        sets = dict.fromkeys(_SETS, CAPABILITIES)
     # In older dumps the filter is the task's.
     mode = thread.seccomp_mode or core.tc.old_seccomp_mode
     last = thread.seccomp_filter if thread.HasField("seccomp_mode") else core.tc.old_seccomp_filter
@@ -92,9 +104,10 @@ def _describe(core: Any, previous: Sequence[int | None]) -> Credentials:
         gid=creds.gid,
         groups=tuple(creds.groups),
         root=any(getattr(creds, name) == 0 for name in _IDS),
-        capabilities=tuple((name, _name_bits(words)) for name, words in sets.items()),
+        capabilities=tuple(sets.items()),
         no_new_privs=bool(creds.no_new_privs),
         filters=_count(last, previous) if mode == _FILTERED else 0,
+        lsm=creds.lsm_profile.decode(errors="replace"),
     )
 
 

@@ -63,6 +63,7 @@ message creds {
     repeated uint32 cap_eff = 11;
     repeated uint32 cap_bnd = 12;
     repeated uint32 groups = 14;
+    optional bytes lsm_profile = 15;
     optional uint32 no_new_privs = 18;
     repeated uint32 cap_amb = 19;
 }
