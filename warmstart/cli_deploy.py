@@ -15,6 +15,7 @@ from warmstart.core.errors import RecipeError
 from warmstart.core.privileges import Privilege, list_refused, require_allowed
 from warmstart.core.text import Section, printable
 from warmstart.deploy import Known, read_build, require_restored, try_cluster
+from warmstart.inspection_report import list_security
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import connect_cluster
 from warmstart.kube.manifests import PAUSE_IMAGE, make_manifests, make_pre_pull, make_whole_patch
@@ -129,9 +130,11 @@ def _judge(shell: Shell, known: Known, target: str, allowed: Sequence[Privilege]
     require_allowed([*known.name, *(known.privileges if anew else ())], allowed, target)
     warnings = [*known.warnings]
     if not anew:
-        more = list_refused(known.privileges, allowed)
+        for name, value in list_security(known.checkpoint) if known.checkpoint else ():
+            shell.err.out(printable(f"{name}: {value}"), highlight=False)
         warnings += [
-            f"a runtime that restores gives the processes {one}, whatever the pod says: {one.why}" for one in more
+            f"a runtime that restores gives the processes {one}, whatever the pod says: {one.why}"
+            for one in list_refused(known.privileges, allowed)
         ]
     for warning in warnings:
         shell.steps().warn(warning)

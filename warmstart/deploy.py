@@ -34,6 +34,7 @@ class Known:
         warnings: a sentence each.
         identity: of the process that was dumped; empty when only the recipe is known.
         privileges: what an image asks for beyond an ordinary pod; none for a recipe, which is the user's word.
+        checkpoint: that of an image; None when only the recipe is known.
         name: privileges for the name that an image says it has, where the user calls it by another.
     """
 
@@ -42,6 +43,7 @@ class Known:
     identity: str = ""
     privileges: tuple[Privilege, ...] = ()
     name: tuple[Privilege, ...] = ()
+    checkpoint: CheckpointFacts | None = None
 
 
 def read_build(
@@ -85,7 +87,8 @@ def read_build(
     recipe = parse_recipe(inspection.image.provenance.recipe, f"the recipe in {target}")
     known = _describe_image(recipe, inspection.image, inspection.checkpoint, target, match_cpu=match_cpu)
     build = replace(known.build, allowed=tuple(allowed))
-    return replace(known, build=build, privileges=tuple(list_image_privileges(inspection, recipe)))
+    asked = tuple(list_image_privileges(inspection, recipe))
+    return replace(known, build=build, privileges=asked, checkpoint=inspection.checkpoint)
 
 
 def _describe_recipe(recipe: Recipe, image: str) -> Build:

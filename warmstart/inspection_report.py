@@ -26,6 +26,7 @@ from warmstart.image.compose import CREATED_BY
 from warmstart.inspection import CheckpointFacts, ContainerFacts, ContainerLimits, ImageFacts, Inspection, Layer
 from warmstart.recipe.pods import HIDDEN, hide_values
 from warmstart.result import Report
+from warmstart.trust import list_claims
 
 _PROTOCOLS = {
     socket.IPPROTO_TCP: "TCP",
@@ -61,6 +62,8 @@ def list_sections(inspection: Inspection, *, show_env: bool = False) -> tuple[Se
         sections.append(_section("reports", reports, map(_list_report, inspection.reports)))
         if inspection.reports_unread:
             sections.append(_section("reports", (), [("not read", inspection.reports_unread)]))
+    asked = dict.fromkeys(list_claims(inspection))
+    sections.append(_section("asks for", ("privilege", "where"), ((str(one), one.why) for one in asked)))
     if checkpoint:
         sections += [
             _section("container", (), _list_container(checkpoint.container, show_env=show_env)),
@@ -89,6 +92,7 @@ def to_document(inspection: Inspection, *, show_env: bool = False) -> dict[str, 
         "image": image and _image_document(image, show_env=show_env),
         "checkpoint": checkpoint and _checkpoint_document(checkpoint, show_env=show_env),
         "unread": inspection.unread,
+        "asksFor": [{"privilege": str(one), "where": one.why} for one in dict.fromkeys(list_claims(inspection))],
         "reports": [
             {
                 "verified": report.verified,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmstart.core.errors import ImageError
+from warmstart.core.errors import ArchiveError, ImageError, RecipeError
 from warmstart.core.privileges import (
     ALL,
     ORDINARY_CAPABILITIES,
@@ -22,10 +22,14 @@ from warmstart.core.privileges import (
     name_capability,
     require_allowed,
 )
+from warmstart.dump.metadata import load_json
+from warmstart.image.annotations import POD_NOTE
 from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.reference import Source, Transport
-from warmstart.inspection import RESTORERS, CheckpointFacts, Inspection, inspect_image
+from warmstart.inspection import RESTORERS, CheckpointFacts, ImageFacts, Inspection, inspect_image
 from warmstart.kube.match import KUBELET_MOUNTS
+from warmstart.kube.recorded import list_pod_privileges
+from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Recipe
 
 # Annotations that the kubelet gives to every container.
@@ -177,6 +181,38 @@ def list_saved_privileges(inspection: Inspection, context: Mapping[str, Any]) ->
     if inspection.checkpoint is None:
         raise ImageError(f"the checkpoint in {inspection.name} cannot be read: {inspection.unread}")
     return list_checkpoint_privileges(inspection.checkpoint, expect(context, filtered=False))
+
+
+def list_claims(inspection: Inspection) -> list[Privilege]:
+    """List what an image or an archive asks for beyond an ordinary pod, as far as it is understood: to be shown."""
+    image, checkpoint = inspection.image, inspection.checkpoint
+    try:
+        if image is not None and image.provenance is not None:
+            return list_image_privileges(inspection, parse_recipe(image.provenance.recipe, "the recipe"))
+        found = [] if image is None else list_noted_privileges(image)
+    except (RecipeError, ImageError):
+        found = []
+    return found if checkpoint is None else [*found, *list_checkpoint_privileges(checkpoint, Expected(filtered=False))]
+
+
+def list_noted_privileges(image: ImageFacts) -> list[Privilege]:
+    """List what the pod in a saved image asks for.
+
+    Raises:
+        ImageError: it is not understood.
+    """
+    if POD_NOTE not in image.notes:
+        return []
+    try:
+        manifest = load_json(image.notes[POD_NOTE].encode(), "the pod")
+    except (ArchiveError, ValueError) as error:
+        raise ImageError(f"the pod in the image is not understood: {error}") from error
+    if not isinstance(manifest, dict):
+        raise ImageError("the pod in the image is not understood: it is not a mapping")
+    containers = manifest.get("spec", {}).get("containers") if isinstance(manifest.get("spec"), dict) else None
+    first = containers[0] if isinstance(containers, list) and containers else None
+    own = str(first.get("image")) if isinstance(first, dict) else ""
+    return list_pod_privileges(manifest, own, root=True)
 
 
 def read_context(recipe: Recipe) -> Mapping[str, Any]:

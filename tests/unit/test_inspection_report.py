@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 from support.checkpoint_archive import SPEC, tar_of, text
-from support.checkpoint_image import ANNOTATIONS, PROVENANCE, checkpoint, make_layout, make_warm_image, real_dump
+from support.checkpoint_image import (
+    ANNOTATIONS,
+    PROVENANCE,
+    checkpoint,
+    make_layout,
+    make_warm_image,
+    real_dump,
+    with_credentials,
+)
 
 from warmstart.core.text import Section, printable
 from warmstart.image.annotations import Provenance
@@ -149,6 +157,20 @@ def test_values_in_the_pod_of_a_saved_image_are_shown_only_when_asked(pod: str, 
     assert ("DB_PASSWORD" in quiet) == (pod == json.dumps(SAVED_POD))
     assert "hunter2" in json.dumps(to_document(saved, show_env=True))
     assert "hunter2" in repr(list_sections(saved, show_env=True))
+
+
+def test_what_an_image_asks_for_is_shown(tmp_path: Path) -> None:
+    pod = {"spec": {"hostPID": True, "containers": [{"name": "app", "image": "r.io/app:1"}]}}
+    dump = {**real_dump(), "core-17.img": with_credentials(real_dump()["core-17.img"], cap_eff=[1 << 21])}
+    annotations = {CHECKPOINT_NAME: "app", "dev.warmstart.pod": json.dumps(pod)}
+    layout = make_layout(tmp_path / "image", tar_of(*checkpoint(dump)), annotations=annotations)
+    found = inspect_image(Source(Transport.OCI, path=layout))
+    rows = (
+        ("host-pid", "spec.hostPID is true"),
+        ("capability=SYS_ADMIN", "the process 17 of the checkpoint has it"),
+    )
+    assert sections_of(found)["asks for"].rows == rows
+    assert to_document(found)["asksFor"] == [{"privilege": name, "where": where} for name, where in rows]
 
 
 def test_the_document_is_json_with_everything_in_it(warm: Inspection) -> None:
