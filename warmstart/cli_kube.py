@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from warmstart.checkpoint import CheckpointOptions, Taken, find_target, take_checkpoint
-from warmstart.core.errors import ClusterError
+from warmstart.core.errors import ClusterError, ImageError
 from warmstart.core.privileges import Privilege, require_allowed
 from warmstart.core.text import format_bytes, format_seconds, printable_lines
 from warmstart.image.reference import parse_source
@@ -280,6 +280,8 @@ def restore(
     plain = source.reference is not None and source.reference.registry in plain_http
     record = read_record(source, plain_http=plain, auth_file=authfile)
     inspection = inspect_image(source, plain_http=plain, auth_file=authfile)
+    if inspection.image is None or inspection.image.digest != record.digest:
+        raise ImageError(f"{image} was replaced while it was read", hint="use a tag that nobody moves")
     if inspection.checkpoint is None:
         require_allowed(record.privileges, allowed, image)
     require_allowed([*record.privileges, *list_saved_privileges(inspection, record.context)], allowed, image)

@@ -122,7 +122,9 @@ def _list_renamed(target: str, built_as: str) -> list[Privilege]:
     if Path(target).exists():
         return []
     reference = parse_source(target).reference
-    if reference is None or reference.digest or str(reference) == built_as:
+    if reference is None or str(reference) == built_as:
+        return []
+    if reference.digest and reference.name == parse_reference(built_as).name:
         return []
     why = f"{target} was built as {built_as}; the runtime looks it up by that name, so pods are to pull it by that"
     return [Privilege(Kind.IMAGE, built_as, why)]

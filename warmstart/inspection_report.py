@@ -140,9 +140,9 @@ def _list_notes(image: ImageFacts, *, show_env: bool) -> dict[str, str]:
     if POD_NOTE in notes and not show_env:
         try:
             pod = load_json(notes[POD_NOTE].encode(), "pod")
-        except (ArchiveError, ValueError):
-            pod = None
-        notes[POD_NOTE] = json.dumps(hide_values(pod)) if isinstance(pod, dict) else HIDDEN
+            notes[POD_NOTE] = json.dumps(hide_values(pod)) if isinstance(pod, dict) else HIDDEN
+        except (ArchiveError, ValueError, RecursionError):
+            notes[POD_NOTE] = HIDDEN
     return notes
 
 

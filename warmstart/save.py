@@ -287,12 +287,14 @@ class Record:
         container: the container in it that is.
         name: what the image must be called.
         privileges: what the manifest asks for beyond an ordinary pod.
+        digest: of the image's manifest.
     """
 
     manifest: dict[str, Any]
     container: str
     name: Reference
     privileges: tuple[Privilege, ...] = ()
+    digest: str = ""
 
     @property
     def context(self) -> Mapping[str, Any]:
@@ -311,6 +313,7 @@ def read_record(source: Source, *, plain_http: bool = False, auth_file: Path | N
     """
     with open_image(source, plain_http=plain_http, auth_file=auth_file) as opened:
         annotations, user = opened.image.manifest.annotations, opened.image.config.user
+        digest = opened.image.manifest.digest
     try:
         manifest: Any = load_json(annotations[POD].encode(), "the pod")
         container = annotations[CHECKPOINT_NAME]
@@ -327,7 +330,7 @@ def read_record(source: Source, *, plain_http: bool = False, auth_file: Path | N
     if source.reference is None:
         why = "the image is pushed to this name, and the pod runs what is there"
         asked = [Privilege(Kind.IMAGE, str(reference), why), *asked]
-    return Record(manifest, container, reference, tuple(asked))
+    return Record(manifest, container, reference, tuple(asked), digest)
 
 
 def push_record(source: Source, record: Record, *, plain_http: bool, auth_file: Path | None) -> None:

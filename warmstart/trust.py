@@ -45,11 +45,13 @@ class Expected:
         capabilities: names; ALL stands for every one.
         no_new_privs: whether they must be kept from gaining privileges.
         filtered: whether they must be under a system call filter.
+        root: whether they may be root.
     """
 
     capabilities: frozenset[str] = ORDINARY_CAPABILITIES
     no_new_privs: bool = False
     filtered: bool = True
+    root: bool = True
 
 
 def expect(context: Mapping[str, Any], *, filtered: bool) -> Expected:
@@ -69,6 +71,7 @@ def expect(context: Mapping[str, Any], *, filtered: bool) -> Expected:
         capabilities=kept | added,
         no_new_privs=context.get("allowPrivilegeEscalation") is False,
         filtered=filtered if not kind else kind != UNCONFINED,
+        root=not context.get("runAsNonRoot") and not context.get("runAsUser"),
     )
 
 
@@ -117,6 +120,8 @@ def _list_of_processes(checkpoint: CheckpointFacts, expected: Expected) -> Itera
         for thread in threads:
             for _, names in thread.capabilities:
                 yield from _list_capabilities(names, expected, f"{where} has it")
+            if thread.root and not expected.root:
+                yield Privilege(Kind.ROOT, why=f"{where} has a user id of 0")
             if expected.no_new_privs and not thread.no_new_privs:
                 yield Privilege(Kind.PRIVILEGE_ESCALATION, why=f"{where} has no no_new_privs")
             if expected.filtered and not thread.filters:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,3 +125,12 @@ def test_where_an_image_in_a_file_is_pushed_to_is_the_callers_to_say(restore) ->
     assert restore(pod).status == 14
     done = restore(pod, *allow(f"image={NAME}"))
     assert (done.status, done.pushed) == (0, [NAME])
+
+
+def test_an_image_that_is_replaced_while_it_is_read_is_refused(restore, monkeypatch) -> None:
+    pod = {"metadata": {"name": "app"}, "spec": {"containers": [APP]}}
+    real = cli_kube.read_record
+    monkeypatch.setattr(cli_kube, "read_record", lambda *a, **k: replace(real(*a, **k), digest="sha256:" + "0" * 64))
+    done = restore(pod, *allow(f"image={NAME}"))
+    assert (done.status, done.made) == (10, [])
+    assert "was replaced while it was read" in done.err

@@ -291,6 +291,8 @@ def test_an_image_that_says_it_has_another_name_is_refused(deploy, image: Path, 
     with pytest.raises(PrivilegeError, match=r"^mirror\.example\.com/app:1 asks") as caught:
         deploy("mirror.example.com/app:1")
     assert caught.value.refused == ("image=registry.example.com/app:1.0-warm",)
+    with pytest.raises(PrivilegeError):
+        deploy(f"mirror.example.com/app@{inspection.image.digest}")
     assert "1.0-warm" in deploy("mirror.example.com/app:1", "--allow", f"image={RECIPE['image']['name']}")[0]
 
 

@@ -144,8 +144,11 @@ SAVED_POD = {
 }
 
 
+DEEP = '{"a":' * 600 + '"hunter2"' + "}" * 600
+
+
 @pytest.mark.parametrize(
-    "pod", [json.dumps(SAVED_POD), "hunter2", '"hunter2"', '["hunter2"]', '{"a": "hunter2", "a": 1}']
+    "pod", [json.dumps(SAVED_POD), "hunter2", '"hunter2"', '["hunter2"]', '{"a": "hunter2", "a": 1}', DEEP]
 )
 def test_values_in_the_pod_of_a_saved_image_are_shown_only_when_asked(pod: str, tmp_path: Path) -> None:
     layout = make_layout(

@@ -143,6 +143,10 @@ def without_filter() -> dict[str, bytes]:
     return {"core-17.img": data[:8] + len(packed).to_bytes(4, "little") + packed}
 
 
+def test_root_is_refused_where_it_was_to_be_another_user(decide) -> None:
+    assert refusal(decide, make_recipe({"runAsUser": 1000})) == {"root"}
+
+
 def test_a_process_without_a_filter_is_refused(decide) -> None:
     assert refusal(decide, make_recipe(), dump=without_filter()) == {"seccomp=Unconfined"}
 
@@ -199,6 +203,8 @@ def test_privileged_has_the_others_in_it() -> None:
 def test_what_is_expected_follows_the_security_context() -> None:
     assert expect({}, filtered=True) == Expected()
     assert expect(PRIVILEGED, filtered=True) == Expected(frozenset({ALL}), filtered=False)
+    assert not expect({"runAsNonRoot": True}, filtered=True).root
+    assert not expect({"runAsUser": 1000}, filtered=True).root
     context = {"capabilities": {"drop": ["ALL"], "add": ["CAP_BPF"]}, "allowPrivilegeEscalation": False}
     assert expect(context, filtered=False) == Expected(frozenset({"BPF"}), no_new_privs=True, filtered=False)
 

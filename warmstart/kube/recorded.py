@@ -9,7 +9,6 @@ capabilities of the baseline Pod Security Standard, emptyDir, the downward API, 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +16,8 @@ from warmstart.core.errors import ImageError
 from warmstart.core.privileges import ORDINARY_CAPABILITIES, Kind, Privilege, name_capability
 
 Rule = Callable[[Any, str], Iterator[Privilege]]
+
+_MOST_LEVELS = 50
 
 # What kubectl keeps there is a copy of the manifest, with the values of its variables.
 _DROPPED_ANNOTATIONS = frozenset({"kubectl.kubernetes.io/last-applied-configuration"})
@@ -37,17 +38,33 @@ def list_pod_privileges(manifest: Mapping[str, Any], image: str, *, root: bool) 
     Raises:
         ImageError: a value is not of the type that it has in Kubernetes.
     """
+    _require_shallow(manifest, _MOST_LEVELS)
     return list(_pod(image, root=root)(manifest, ""))
+
+
+def _require_shallow(value: Any, levels: int) -> None:
+    if not levels:
+        raise ImageError(f"the pod in the image is not understood: it is nested more than {_MOST_LEVELS} levels deep")
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _require_shallow(inner, levels - 1)
 
 
 def make_recorded_pod(manifest: Mapping[str, Any], namespace: str) -> dict[str, Any]:
     """The manifest to create from one whose privileges are allowed, in the caller's namespace."""
-    made: dict[str, Any] = copy.deepcopy({"metadata": dict(manifest["metadata"]), "spec": manifest["spec"]})
+    made: dict[str, Any] = {key: _without_nulls(manifest[key]) for key in ("metadata", "spec")}
     metadata = made["metadata"]
     metadata["namespace"] = namespace
     annotations = metadata.get("annotations") or {}
     metadata["annotations"] = {key: value for key, value in annotations.items() if key not in _DROPPED_ANNOTATIONS}
     return {"apiVersion": "v1", "kind": "Pod", **made}
+
+
+def _without_nulls(value: Any) -> Any:
+    """A copy without what is null, which is as absent."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 # Rules
@@ -141,6 +158,12 @@ def _capabilities(value: Any, path: str) -> Iterator[Privilege]:
             yield Privilege(Kind.CAPABILITY, capability, path)
 
 
+def _texts(value: Any, path: str) -> Iterator[Privilege]:
+    for name in _expect(value, list, path):
+        _expect(name, str, path)
+    return iter(())
+
+
 def _profile(kind: Kind) -> Rule:
     def rule(value: Any, path: str) -> Iterator[Privilege]:
         profile = _expect(value, dict, path)
@@ -161,7 +184,11 @@ def _selinux(value: Any, path: str) -> Iterator[Privilege]:
 
 
 def _affinity_to_nodes(value: Any, path: str) -> Iterator[Privilege]:
-    if _expect(value, dict, path):
+    required = _expect(value, dict, path).get("requiredDuringSchedulingIgnoredDuringExecution")
+    if required is not None:
+        for term in _expect(_expect(required, dict, path).get("nodeSelectorTerms"), list, path):
+            _expect(term, dict, path)
+    if value:
         yield Privilege(Kind.NODE_AFFINITY, why=f"{path} chooses nodes")
 
 
@@ -298,7 +325,7 @@ def _container(image: str, *, root: bool) -> Rule:
             **_context(root=root),
             "privileged": _flag(Kind.PRIVILEGED),
             "allowPrivilegeEscalation": _flag(Kind.PRIVILEGE_ESCALATION),
-            "capabilities": _fields({"add": _capabilities, "drop": _plain}),
+            "capabilities": _fields({"add": _capabilities, "drop": _texts}),
             "procMount": _named(Kind.PROC_MOUNT, ordinary={"Default"}),
             "readOnlyRootFilesystem": _plain,
         }

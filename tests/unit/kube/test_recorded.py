@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 
@@ -192,6 +193,12 @@ def test_root_is_what_the_image_runs_as_anyway_but_no_other_one() -> None:
         (with_spec(containers=["x"]), r"spec\.containers\[0\] is not a mapping"),
         (with_spec(serviceAccountName={"a": 1}), r"spec\.serviceAccountName is not a string"),
         ({**PLAIN, "metadata": []}, "metadata is not a mapping"),
+        (with_container(securityContext={"capabilities": {"drop": [5]}}), r"capabilities\.drop is not a string"),
+        (
+            with_spec(affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}),
+            "nodeAffinity is not a list",
+        ),
+        (with_spec(topologySpreadConstraints=json.loads("[" * 400 + "]" * 400)), "nested more than 50 levels"),
     ],
 )
 def test_what_is_not_of_its_type_is_refused(pod, where) -> None:
@@ -201,7 +208,10 @@ def test_what_is_not_of_its_type_is_refused(pod, where) -> None:
 
 def test_the_namespace_is_the_callers_and_copies_of_values_are_dropped() -> None:
     applied = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "kubectl.kubernetes.io/restartedAt": "2026"}
-    made = make_recorded_pod({**with_metadata(namespace="kube-system", annotations=applied), "status": {}}, "shop")
+    recorded = {**with_metadata(namespace="kube-system", annotations=applied), "status": {}}
+    recorded["spec"] = {**recorded["spec"], "affinity": None}
+    made = make_recorded_pod(recorded, "shop")
+    assert "affinity" not in made["spec"]
     assert made["metadata"] == {
         "name": "app",
         "namespace": "shop",
