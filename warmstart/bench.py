@@ -36,9 +36,9 @@ from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Container, HttpGet, Mapped, Recipe, Restorer
-from warmstart.recipe.privileges import require_allowed
+from warmstart.recipe.privileges import require_host_privileges
 from warmstart.result import Base, Dump, Dumped
-from warmstart.verify import first_probe
+from warmstart.verify import Decide, first_probe
 from warmstart.work import Options, Work
 
 SUBNET = "10.90.0.0/24"
@@ -80,7 +80,7 @@ def bench_recipe(recipe: Recipe, options: Options, load: Load, steps: Steps) -> 
     Raises:
         WarmstartError: a step failed, or one of the ways of starting never succeeded.
     """
-    require_allowed(recipe.container.security_context, options.allow)
+    require_host_privileges(recipe.container.security_context, options.allowed)
     source = build.find_source(recipe)
     action = find_request(recipe) if load.requests else None
     with open_session(source, options, steps) as session:
@@ -88,11 +88,12 @@ def bench_recipe(recipe: Recipe, options: Options, load: Load, steps: Steps) -> 
         return measure(session, subject, load, steps)
 
 
-def bench_source(source: Source, options: Options, load: Load, steps: Steps) -> Bench:
+def bench_source(source: Source, options: Options, load: Load, steps: Steps, *, decide: Decide) -> Bench:
     """Measure what restoring gains an image that warmstart built, against the base image that it was built on.
 
     Raises:
         ImageError: it is not there, or warmstart did not make it.
+        PrivilegeError: it asks for more than its user allows; see `decide` of `verify_source`.
         WarmstartError: a step failed, or one of the ways of starting never succeeded.
     """
     with open_session(source, options, steps) as session:
@@ -100,7 +101,7 @@ def bench_source(source: Source, options: Options, load: Load, steps: Steps) -> 
         access = find_access(session, source, options.plain_http, options.auth_file)
         with steps.step("pull"):
             copy_image(session, str(source), f"oci:{layout}", access=access, on_line=steps.note)
-        return measure(session, find_subject(source, layout), load, steps)
+        return measure(session, find_subject(source, layout, decide), load, steps)
 
 
 @contextlib.contextmanager
@@ -157,7 +158,7 @@ def find_request(recipe: Recipe) -> HttpGet:
     )
 
 
-def find_subject(source: Source, layout: Path) -> Subject:
+def find_subject(source: Source, layout: Path, decide: Decide) -> Subject:
     """What there is to measure of an image that warmstart built, and that lies in `layout`.
 
     Raises:
@@ -170,6 +171,7 @@ def find_subject(source: Source, layout: Path) -> Subject:
     if Restorer.SELF in recipe.restore:
         hint = "give the recipe instead, whose checkpoint is then restored by the runtime"
         raise ImageError(f"{source} restores itself, which is not measured", hint=hint)
+    recipe = decide(layout, source, recipe)
     base = layout.with_name("base")
     take_apart(layout, base)
     edits = json.loads(provenance.edits)

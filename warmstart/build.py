@@ -55,7 +55,7 @@ from warmstart.node.tree import ensure_tree
 from warmstart.probe import wait_first_success, wait_ready
 from warmstart.publish import check_output, describe_output, publish_image
 from warmstart.recipe.model import Container, Recipe, Restorer
-from warmstart.recipe.privileges import require_allowed
+from warmstart.recipe.privileges import require_host_privileges
 from warmstart.result import Base, Built, Dumped, Launched, Made, Warm, make_document
 from warmstart.verify import Restore, check_links, first_probe, read_launcher_ms, verify_image
 from warmstart.warmup import run_steps
@@ -73,7 +73,7 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
     Raises:
         WarmstartError: a step failed; nothing was published, and nothing is left behind.
     """
-    require_allowed(recipe.container.security_context, options.allow)
+    require_host_privileges(recipe.container.security_context, options.allowed)
     target = parse_reference(recipe.image_name)
     source = find_source(recipe)
     plain_http = target.registry in options.plain_http

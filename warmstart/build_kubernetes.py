@@ -41,7 +41,7 @@ from warmstart.node.tree import ensure_tree
 from warmstart.publish import check_output, describe_output
 from warmstart.recipe.model import Recipe, Restorer
 from warmstart.recipe.pods import Block
-from warmstart.recipe.privileges import require_allowed
+from warmstart.recipe.privileges import require_host_privileges
 from warmstart.result import Base, Built, Dump, Dumped, Made, Warm
 from warmstart.warmup import run_steps
 from warmstart.work import Options, Work
@@ -83,7 +83,7 @@ def build_in_cluster(recipe: Recipe, options: Options, place: Place, steps: Step
     Raises:
         WarmstartError: a step failed; nothing was published, and nothing is left behind.
     """
-    require_allowed(recipe.container.security_context, options.allow)
+    require_host_privileges(recipe.container.security_context, options.allowed)
     target = parse_reference(recipe.image_name)
     source = find_source(recipe)
     check_recipe(recipe, source.kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shlex
 import signal
 import sys
 from dataclasses import asdict
@@ -26,7 +27,8 @@ from warmstart.checkpoint import CheckpointOptions
 from warmstart.cli_deploy import deploy, examine_cluster
 from warmstart.cli_kube import COMMANDS, cluster_options, helper_options
 from warmstart.core import process
-from warmstart.core.errors import HostError, WarmstartError
+from warmstart.core.errors import HostError, PrivilegeError, WarmstartError
+from warmstart.core.privileges import Privilege
 from warmstart.core.space import explain_full_disk
 from warmstart.core.text import format_seconds, printable_lines
 from warmstart.core.workspace import open_workspace, use_for_temporary_files
@@ -49,8 +51,16 @@ from warmstart.recipe.load import load_recipe
 from warmstart.recipe.schema import schema_text
 from warmstart.report import list_rows
 from warmstart.result import make_document
-from warmstart.shell import Shell, allow_option, checkpoint_timeout_option, pass_shell, registry_options
+from warmstart.shell import (
+    Shell,
+    allow_option,
+    checkpoint_timeout_option,
+    pass_shell,
+    registry_options,
+    show_env_option,
+)
 from warmstart.terminal import make_checks_table, make_section, make_table, safe, show_error, start_logging
+from warmstart.trust import trust
 from warmstart.verify import verify_source
 from warmstart.work import Options
 
@@ -141,7 +151,7 @@ def build(
     how: CheckpointOptions,
     checkpoint_timeout: float,
     network: str,
-    allow: frozenset[str],
+    allowed: tuple[Privilege, ...],
     force: bool,
     keep: bool,
     as_json: bool,
@@ -157,7 +167,7 @@ def build(
         keep=keep,
         runtime_endpoint=runtime_endpoint,
         network=Network(network),
-        allow=allow,
+        allowed=allowed,
     )
     steps = shell.steps()
     loaded = load_recipe(recipe, overrides=overrides, tag=tag)
@@ -172,18 +182,37 @@ def build(
         shell.out.print(make_table(list_rows(built, steps)))
 
 
+recipe_option = click.option(
+    "--recipe",
+    "own",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The recipe that IMAGE was built from; it counts instead of what the image says.",
+)
+
+
 @cli.command()
 @click.argument("image")
 @registry_options
 @network_option
+@recipe_option
+@allow_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @pass_shell
 def verify(
-    shell: Shell, image: str, plain_http: tuple[str, ...], authfile: Path | None, network: str, as_json: bool
+    shell: Shell,
+    image: str,
+    plain_http: tuple[str, ...],
+    authfile: Path | None,
+    network: str,
+    own: Path | None,
+    allowed: tuple[Privilege, ...],
+    as_json: bool,
 ) -> None:
     """Restore IMAGE, which warmstart built, on an empty node under another address, twice."""
-    source = parse_source(image)
-    restores = verify_source(source, shell.cache, plain_http, authfile, shell.steps(), Network(network))
+    decide = trust(allowed, None if own is None else load_recipe(own))
+    restores = verify_source(
+        parse_source(image), shell.cache, plain_http, authfile, shell.steps(), Network(network), decide=decide
+    )
     if as_json:
         shell.print_json([asdict(restore) for restore in restores])
     else:
@@ -199,6 +228,7 @@ def verify(
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
 @registry_options
 @network_option
+@recipe_option
 @allow_option
 @click.option("--force", is_flag=True, help="Go on where preflight finds errors.")
 @click.option("--keep", is_flag=True, help="Leave everything to look at when a step fails.")
@@ -215,7 +245,8 @@ def bench(
     plain_http: tuple[str, ...],
     authfile: Path | None,
     network: str,
-    allow: frozenset[str],
+    own: Path | None,
+    allowed: tuple[Privilege, ...],
     force: bool,
     keep: bool,
     as_json: bool,
@@ -234,15 +265,18 @@ def bench(
         force=force,
         keep=keep,
         network=Network(network),
-        allow=allow,
+        allowed=allowed,
     )
     load, steps = Load(rounds, replicas, requests), shell.steps()
     if target == "-" or Path(target).is_file():
+        if own:
+            raise click.UsageError(f"--recipe needs an image, and {target} is a recipe")
         result = bench_recipe(load_recipe(Path(target), overrides=overrides), options, load, steps)
     elif overrides:
         raise click.UsageError(f"--set needs a recipe, and {target} is not a file")
     else:
-        result = bench_source(parse_source(target), options, load, steps)
+        decide = trust(allowed, None if own is None else load_recipe(own))
+        result = bench_source(parse_source(target), options, load, steps, decide=decide)
     if html is not None:
         write_page(html, result)
     if as_json:
@@ -257,7 +291,7 @@ def bench(
 @cli.command("inspect")
 @click.argument("target", metavar="IMAGE|ARCHIVE")
 @registry_options
-@click.option("--show-env", is_flag=True, help="Show the values of environment variables; they may be secret.")
+@show_env_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @pass_shell
 def inspect_(
@@ -302,6 +336,7 @@ def completion(shell: Shell, shell_name: str) -> None:
     show_default=True,
     help="The namespace of that pod; it must admit privileged pods.",
 )
+@allow_option
 @cluster_options
 @registry_options
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
@@ -482,6 +517,10 @@ def _find_own_name(program: str) -> str | None:
 def _explain(error: Exception) -> WarmstartError:
     """What went wrong, for the user; its cause is what happened."""
     full = explain_full_disk(error)
+    if isinstance(error, PrivilegeError) and error.refused:
+        line = shlex.join([*sys.argv[1:], *(word for name in error.refused for word in ("--allow", name))])
+        hint = f"if you trust it with them: warmstart {line}"
+        return PrivilegeError(error.brief, details=error.details, hint=hint, refused=error.refused)
     if full is None and isinstance(error, WarmstartError):
         return error
     if full is not None:

@@ -12,8 +12,10 @@ import click
 
 from warmstart.cli_kube import cluster_options
 from warmstart.core.errors import ClusterError, RecipeError
+from warmstart.core.privileges import Privilege, list_refused, require_allowed
 from warmstart.core.text import Section, printable, printable_lines
-from warmstart.deploy import read_build, require_restored, try_cluster
+from warmstart.deploy import Known, read_build, require_restored, try_cluster
+from warmstart.inspection_report import list_security
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import Cluster, connect_cluster
 from warmstart.kube.helper import Errand
@@ -26,7 +28,7 @@ from warmstart.node.fixes import ADVISORIES
 from warmstart.recipe.document import read_documents
 from warmstart.recipe.load import STDIN, read_input
 from warmstart.recipe.writing import write_yaml
-from warmstart.shell import Shell, pass_shell, registry_options
+from warmstart.shell import Shell, allow_option, pass_shell, registry_options
 from warmstart.terminal import make_section
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
@@ -77,6 +79,7 @@ class Wanted:
 @click.option("--pause-image", default=PAUSE_IMAGE, show_default=True, help="What waits in the pods of --pre-pull.")
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
 @click.option("-t", "--tag", help="The tag, or the whole name, of the image, as at the build.")
+@allow_option
 @click.option("--apply", is_flag=True, help="Apply it to the cluster, server-side.")
 @click.option("--force-conflicts", is_flag=True, help="With --apply: take over fields that others have set.")
 @cluster_options
@@ -96,6 +99,7 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
         plain_http=options["plain_http"],
         auth_file=options["authfile"],
         match_cpu=options["match_cpu"],
+        allowed=options["allowed"],
     )
     wanted = Wanted(
         name=options["name"],
@@ -107,8 +111,8 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
         only_diff=options["only_diff"],
         pre_pull=options["pause_image"] if options["pre_pull"] else None,
     )
-    for warning in known.warnings:
-        shell.steps().warn(warning)
+    anew = options["manifest"] is None and not options["pre_pull"]
+    _judge(shell, known, target, options["allowed"], anew=anew)
     text = _make(shell, known.build, wanted)
     if not options["apply"]:
         shell.out.out(text, end="", highlight=False)
@@ -118,6 +122,25 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
     with cluster:
         for applied in apply_manifests(cluster, manifests, force=options["force_conflicts"]):
             shell.out.out(printable(f"{applied} applied"), highlight=False)
+
+
+def _judge(shell: Shell, known: Known, target: str, allowed: Sequence[Privilege], *, anew: bool) -> None:
+    """Compare what an image asks for with what the user allows; a manifest of the user's is not given any of it.
+
+    Raises:
+        PrivilegeError: it has another name than the user says, or a manifest that is made of it would have more.
+    """
+    require_allowed([*known.name, *(known.privileges if anew else ())], allowed, target)
+    warnings = [*known.warnings]
+    if not anew:
+        for name, value in list_security(known.checkpoint) if known.checkpoint else ():
+            shell.err.out(printable(f"{name}: {value}"), highlight=False)
+        warnings += [
+            f"a runtime that restores gives the processes {one}, whatever the pod says: {one.why}"
+            for one in list_refused(known.privileges, allowed)
+        ]
+    for warning in warnings:
+        shell.steps().warn(warning)
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:
@@ -170,6 +193,7 @@ def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_
         ClusterError: some do not.
     """
     known = read_build(image, plain_http=options["plain_http"], auth_file=options["authfile"])
+    require_allowed([*known.name, *known.privileges], options["allowed"], image)
     if not known.identity:
         raise click.UsageError(f"--image {image}: give an image that warmstart built, not a recipe")
     with connect_cluster(options["context"], options["namespace"]) as cluster:

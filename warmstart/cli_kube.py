@@ -11,18 +11,31 @@ from typing import Any
 import click
 
 from warmstart.checkpoint import CheckpointOptions, Taken, find_target, take_checkpoint
-from warmstart.core.errors import ClusterError
-from warmstart.core.text import format_bytes, format_seconds
+from warmstart.core.errors import ClusterError, ImageError
+from warmstart.core.privileges import Privilege, require_allowed
+from warmstart.core.text import format_bytes, format_seconds, printable_lines
 from warmstart.image.reference import parse_source
+from warmstart.inspection import inspect_image
 from warmstart.kube.client import connect_cluster
 from warmstart.kube.helper import DEFAULT_DIRECTORY, DEFAULT_IMAGE, DEFAULT_NAMESPACE, Errand
 from warmstart.kube.pods import make_copy, place_pod
 from warmstart.kube.rbac import TASKS, read_role
+from warmstart.kube.recorded import make_recorded_pod
 from warmstart.migrate import Fate, Migrated, check_movable, drain_node, migrate_pod
 from warmstart.publish import REGISTRY, parse_output
+from warmstart.recipe.pods import hide_values
+from warmstart.recipe.writing import write_yaml
 from warmstart.save import Restored, Saved, SaveOptions, push_record, read_record, restore_pod, save_pod
-from warmstart.shell import Shell, checkpoint_timeout_option, pass_shell, registry_options
+from warmstart.shell import (
+    Shell,
+    allow_option,
+    checkpoint_timeout_option,
+    pass_shell,
+    registry_options,
+    show_env_option,
+)
 from warmstart.terminal import make_table
+from warmstart.trust import list_saved_privileges
 
 #: The commands of this module.
 COMMANDS: list[click.Command] = []
@@ -247,6 +260,9 @@ def save(
 @click.argument("image")
 @click.option("--name", help="What the pod is to be called; as the one that was saved if it is not given.")
 @click.option("--to", "node", metavar="NODE", help="Where it is to run; anywhere if it is not given.")
+@allow_option
+@click.option("--dry-run", is_flag=True, help="Print the pod that would be created, and do nothing else.")
+@show_env_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @ready_option
 @registry_options
@@ -257,6 +273,9 @@ def restore(
     image: str,
     name: str | None,
     node: str | None,
+    allowed: tuple[Privilege, ...],
+    dry_run: bool,
+    show_env: bool,
     as_json: bool,
     ready_timeout: float,
     plain_http: tuple[str, ...],
@@ -266,21 +285,36 @@ def restore(
 ) -> None:
     """Make a pod of IMAGE, which `warmstart save` made, and see that it is restored and ready.
 
-    An image in a file (oci-archive:FILE) is pushed first, to the name that it was saved under.
+    The pod is printed first. Privileges that the image asks for, other images and what the namespace holds need
+    --allow; all that is missing is listed. An image in a file (oci-archive:FILE) is pushed first, to the name that it
+    was saved under, which needs --allow image=NAME.
     """
     source, steps = parse_source(image), shell.steps()
     plain = source.reference is not None and source.reference.registry in plain_http
     record = read_record(source, plain_http=plain, auth_file=authfile)
-    if source.reference is None:
-        with steps.step("push"):
-            plain = record.name.registry in plain_http
-            push_record(source, record, plain_http=plain, auth_file=authfile)
-    manifest = make_copy(record.manifest, record.container, str(record.name), name=name or "")
-    if node is not None:
-        place_pod(manifest, node, there=True)
+    inspection = inspect_image(source, plain_http=plain, auth_file=authfile)
+    if inspection.image is None or inspection.image.digest != record.digest:
+        raise ImageError(f"{image} was replaced while it was read", hint="use a tag that nobody moves")
+    if inspection.checkpoint is None:
+        require_allowed(record.privileges, allowed, image)
+    require_allowed([*record.privileges, *list_saved_privileges(inspection, record.context)], allowed, image)
     with connect_cluster(context, namespace) as cluster:
-        if namespace is not None:
-            manifest["metadata"]["namespace"] = namespace
+        recorded = make_recorded_pod(record.manifest, cluster.namespace)
+        manifest = make_copy(recorded, record.container, str(record.name), name=name or "")
+        if node is not None:
+            place_pod(manifest, node, there=True)
+        shown = manifest if show_env else hide_values(manifest)
+        if dry_run:
+            if as_json:
+                shell.print_json(shown)
+            else:
+                shell.out.out(printable_lines(write_yaml(shown)), end="", highlight=False)
+            return
+        shell.err.out(printable_lines(write_yaml(shown)), end="", highlight=False)
+        if source.reference is None:
+            with steps.step("push"):
+                plain = record.name.registry in plain_http
+                push_record(source, record, plain_http=plain, auth_file=authfile)
         restored = restore_pod(cluster, manifest, record.container, ready_timeout, steps)
     if as_json:
         shell.print_json(describe_restored(restored))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.cpu import FEATURES
 from warmstart.core.errors import ClusterError, ImageError, RecipeError
+from warmstart.core.privileges import Kind, Privilege
 from warmstart.core.steps import Steps
 from warmstart.dump.archive import is_tar
 from warmstart.image.annotations import CPU
@@ -19,6 +20,7 @@ from warmstart.kube.match import KUBELET_MOUNTS, Build
 from warmstart.kube.probe import Verdict, find_pools, try_pool
 from warmstart.recipe.load import STDIN, load_recipe, parse_recipe
 from warmstart.recipe.model import Recipe, Restorer
+from warmstart.trust import list_image_privileges
 
 _MOST_NODES = 20
 
@@ -31,11 +33,17 @@ class Known:
         build: what pods must match.
         warnings: a sentence each.
         identity: of the process that was dumped; empty when only the recipe is known.
+        privileges: what an image asks for beyond an ordinary pod; none for a recipe, which is the user's word.
+        checkpoint: that of an image; None when only the recipe is known.
+        name: privileges for the name that an image says it has, where the user calls it by another.
     """
 
     build: Build
     warnings: tuple[str, ...] = ()
     identity: str = ""
+    privileges: tuple[Privilege, ...] = ()
+    name: tuple[Privilege, ...] = ()
+    checkpoint: CheckpointFacts | None = None
 
 
 def read_build(
@@ -46,6 +54,7 @@ def read_build(
     plain_http: Sequence[str] = (),
     auth_file: Path | None = None,
     match_cpu: bool = False,
+    allowed: Sequence[Privilege] = (),
 ) -> Known:
     """Find out what an image was built from.
 
@@ -57,6 +66,7 @@ def read_build(
         plain_http: registries (HOST[:PORT]) to speak to without TLS.
         auth_file: the file of credentials; the usual ones when None.
         match_cpu: whether nodes must have the processor's features of the build.
+        allowed: what pods may be given on the word of an image.
 
     Raises:
         RecipeError: the recipe is wrong, or does not say what is asked for.
@@ -75,7 +85,10 @@ def read_build(
     if inspection.image is None or inspection.image.provenance is None or inspection.checkpoint is None:
         raise ImageError(f"{target} has no record of how it was built; warmstart did not make it")
     recipe = parse_recipe(inspection.image.provenance.recipe, f"the recipe in {target}")
-    return _describe_image(recipe, inspection.image, inspection.checkpoint, target, match_cpu=match_cpu)
+    known = _describe_image(recipe, inspection.image, inspection.checkpoint, target, match_cpu=match_cpu)
+    build = replace(known.build, allowed=tuple(allowed))
+    asked = tuple(list_image_privileges(inspection, recipe))
+    return replace(known, build=build, privileges=asked, checkpoint=inspection.checkpoint)
 
 
 def _describe_recipe(recipe: Recipe, image: str) -> Build:
@@ -100,17 +113,21 @@ def _describe_image(
         architecture=image.provenance.architecture,
         cpu_features=_find_cpu_features(image, target) if match_cpu else (),
     )
-    return Known(build, tuple(_list_renamed(target, str(built_as))), image.provenance.identity)
+    renamed = tuple(_list_renamed(target, str(built_as)))
+    return Known(build, tuple(one.why for one in renamed), image.provenance.identity, name=renamed)
 
 
-def _list_renamed(target: str, built_as: str) -> list[str]:
-    """A word on an image that is now called otherwise than it was built."""
+def _list_renamed(target: str, built_as: str) -> list[Privilege]:
+    """The name that an image says it was built with, where the user calls it by another one."""
     if Path(target).exists():
         return []
     reference = parse_source(target).reference
-    if reference is None or reference.digest or str(reference) == built_as:
+    if reference is None or str(reference) == built_as:
         return []
-    return [f"{target} was built as {built_as}; the runtime looks it up by that name, so pods are to pull it by that"]
+    if reference.digest and reference.name == parse_reference(built_as).name:
+        return []
+    why = f"{target} was built as {built_as}; the runtime looks it up by that name, so pods are to pull it by that"
+    return [Privilege(Kind.IMAGE, built_as, why)]
 
 
 def _find_cpu_features(image: ImageFacts, target: str) -> tuple[str, ...]:

@@ -6,20 +6,32 @@ found: whoever shows it has to see to characters that a terminal would obey (`wa
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 
 from warmstart.core.errors import ArchiveError, CheckpointError, ImageError, RegistryError
+from warmstart.core.privileges import name_capability
 from warmstart.core.workspace import open_workspace
-from warmstart.dump.archive import CHECKPOINT_DIRECTORY, CONFIG_DUMP, DELETED_FILES, Archive, RootfsDiff
+from warmstart.dump.archive import (
+    BIND_MOUNTS,
+    CHECKPOINT_DIRECTORY,
+    CONFIG_DUMP,
+    DELETED_FILES,
+    ROOTFS_DIFF,
+    SPEC_DUMP,
+    Archive,
+    RootfsDiff,
+)
 from warmstart.dump.contents import Process, Socket, read_inventory, read_processes, read_sockets, sum_pages_bytes
+from warmstart.dump.credentials import Credentials, read_credentials
 from warmstart.dump.metadata import Mount, User
 from warmstart.dump.outline import extract_outline, extract_spooled, spool_outline
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, PREFIX, Provenance, read_provenance
 from warmstart.image.compose import CREATED_BY
-from warmstart.image.crio import CHECKPOINT_NAME, list_expected_mounts
+from warmstart.image.crio import CHECKPOINT_NAME, list_expected_mounts, list_given_annotations
 from warmstart.image.layout import Image
 from warmstart.image.manifest import Platform
 from warmstart.image.mount_points import Links, add_layer, check_checkpoint
@@ -40,6 +52,10 @@ ITSELF = "itself"
 
 # Files that hide in a layer what the layers below have in their place: layer.md of the image specification.
 _HIDING = {f".wh.{CONFIG_DUMP}", f".wh.{CHECKPOINT_DIRECTORY}", ".wh..wh..opq"}
+
+
+# Files of a checkpoint beside its directory.
+_BESIDE = frozenset({CONFIG_DUMP, SPEC_DUMP, BIND_MOUNTS, DELETED_FILES, ROOTFS_DIFF})
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,7 @@ class ContainerFacts:
         root_image: the image of its root file system, as the runtime knew it; may be empty.
         created: when it was created.
         checkpointed: when it was checkpointed; None from a runtime that does not say.
+        limits: what the runtime let it do; None for an image that restores itself, whose pod says that.
     """
 
     name: str
@@ -127,6 +144,28 @@ class ContainerFacts:
     root_image: str
     created: datetime
     checkpointed: datetime | None
+    limits: ContainerLimits | None = None
+
+
+@dataclass(frozen=True)
+class ContainerLimits:
+    """What a runtime let a container do, by its configuration (spec.dump).
+
+    Attributes:
+        capabilities: of any of the sets, without `CAP_`.
+        no_new_privs: whether its processes could gain no privileges.
+        filtered: whether they were under a system call filter of the runtime.
+        apparmor: the AppArmor profile; may be empty.
+        devices: paths of devices it was given.
+        annotations: the keys of the annotations that the runtime was given for it.
+    """
+
+    capabilities: tuple[str, ...]
+    no_new_privs: bool
+    filtered: bool
+    apparmor: str
+    devices: tuple[str, ...]
+    annotations: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -142,6 +181,7 @@ class CheckpointFacts:
         size_bytes: all of the checkpoint's files, uncompressed.
         rootfs_diff: what the container had changed in its root file system; None for nothing.
         deleted_files: what it had deleted there, without what CRI-O is told to delete of the checkpoint itself.
+        credentials: of each thread of each process, by the process.
     """
 
     container: ContainerFacts
@@ -152,6 +192,7 @@ class CheckpointFacts:
     size_bytes: int
     rootfs_diff: RootfsDiff | None
     deleted_files: tuple[str, ...]
+    credentials: Mapping[int, tuple[Credentials, ...]] = field(default_factory=dict)
 
     @property
     def shared_bytes(self) -> int:
@@ -312,6 +353,9 @@ def _find_checkpoint(opened: OpenedImage, facts: ImageFacts, workspace: Path) ->
             names = set(spool_outline(tar, spool, label))
         if names & {CONFIG_DUMP, f"{CHECKPOINT_DIRECTORY}/inventory.img"}:
             return label, extract_spooled(spool, workspace / "outline", label)
+        if not names & _HIDING and any(map(_is_of_checkpoint, names)):
+            # A runtime would restore the checkpoint below with these files in it.
+            raise ArchiveError(f"{label}: changes the checkpoint of a layer below it")
         spool.unlink()
         if names & _HIDING:
             break
@@ -326,11 +370,17 @@ def _check_mount_points(opened: OpenedImage, archive: Archive, name: str, *, is_
     check_checkpoint(links, archive, name)
 
 
+def _is_of_checkpoint(name: str) -> bool:
+    top, *rest = posixpath.normpath(name).lstrip("/").split("/")
+    return top == CHECKPOINT_DIRECTORY or (not rest and top.removeprefix(".wh.") in _BESIDE)
+
+
 def _describe_checkpoint(archive: Archive, label: str) -> CheckpointFacts:
     directory = archive.checkpoint_dir
     try:
         inventory = read_inventory(directory)
         processes, sockets = read_processes(directory), read_sockets(directory)
+        credentials = read_credentials(directory)
     except ArchiveError as error:
         # The files were unpacked to where the user has never seen them.
         brief = error.brief.replace(str(archive.root), label)
@@ -345,6 +395,7 @@ def _describe_checkpoint(archive: Archive, label: str) -> CheckpointFacts:
         size_bytes=archive.size_bytes,
         rootfs_diff=archive.rootfs_diff,
         deleted_files=tuple(path for path in archive.deleted_files if path not in own),
+        credentials=credentials,
     )
 
 
@@ -363,6 +414,16 @@ def _describe_container(archive: Archive) -> ContainerFacts:
         root_image=config.rootfs_image_name or config.rootfs_image,
         created=config.created,
         checkpointed=config.checkpointed,
+        limits=ContainerLimits(
+            capabilities=tuple(
+                sorted({name_capability(name) for names in vars(spec.capabilities).values() for name in names})
+            ),
+            no_new_privs=spec.no_new_privs,
+            filtered=spec.filtered,
+            apparmor=spec.apparmor,
+            devices=spec.devices,
+            annotations=list_given_annotations(spec),
+        ),
     )
 
 
@@ -387,6 +448,7 @@ def _describe_launched(opened: OpenedImage, facts: ImageFacts, workspace: Path) 
             size_bytes=sum(file.stat().st_size for file in images.iterdir()),
             rootfs_diff=None,
             deleted_files=(),
+            credentials=read_credentials(images),
         )
     raise ArchiveError("none of its layers holds a checkpoint")
 

@@ -7,6 +7,7 @@ found, which JSON can carry; whoever prints it has to have its encoder escape wh
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import socket
@@ -18,11 +19,14 @@ from typing import Any
 from warmstart.core.errors import ArchiveError
 from warmstart.core.text import Section, format_bytes, format_seconds, printable
 from warmstart.dump.contents import Endpoint, Socket, TcpState
+from warmstart.dump.credentials import Credentials
 from warmstart.dump.metadata import Mount, User, load_json
-from warmstart.image.annotations import Provenance
+from warmstart.image.annotations import POD_NOTE, Provenance
 from warmstart.image.compose import CREATED_BY
-from warmstart.inspection import CheckpointFacts, ContainerFacts, ImageFacts, Inspection, Layer
+from warmstart.inspection import CheckpointFacts, ContainerFacts, ContainerLimits, ImageFacts, Inspection, Layer
+from warmstart.recipe.pods import HIDDEN, hide_values
 from warmstart.result import Report
+from warmstart.trust import list_claims
 
 _PROTOCOLS = {
     socket.IPPROTO_TCP: "TCP",
@@ -49,7 +53,7 @@ def list_sections(inspection: Inspection, *, show_env: bool = False) -> tuple[Se
     image, checkpoint = inspection.image, inspection.checkpoint
     if image:
         sections += [
-            _section("image", (), _list_image(inspection.name, image)),
+            _section("image", (), _list_image(inspection.name, image, show_env=show_env)),
             _section("layers", ("layer", "size", "format", "of", "made by"), map(_list_layer, image.layers)),
         ]
         if image.provenance:
@@ -58,9 +62,12 @@ def list_sections(inspection: Inspection, *, show_env: bool = False) -> tuple[Se
         sections.append(_section("reports", reports, map(_list_report, inspection.reports)))
         if inspection.reports_unread:
             sections.append(_section("reports", (), [("not read", inspection.reports_unread)]))
+    asked = dict.fromkeys(list_claims(inspection))
+    sections.append(_section("asks for", ("privilege", "where"), ((str(one), one.why) for one in asked)))
     if checkpoint:
         sections += [
             _section("container", (), _list_container(checkpoint.container, show_env=show_env)),
+            _section("security", (), list_security(checkpoint)),
             _section("checkpoint", (), _list_checkpoint(checkpoint)),
             _section(
                 "processes", ("pid", "parent", "name", "threads", "memory", "command"), _list_processes(checkpoint)
@@ -85,6 +92,7 @@ def to_document(inspection: Inspection, *, show_env: bool = False) -> dict[str, 
         "image": image and _image_document(image, show_env=show_env),
         "checkpoint": checkpoint and _checkpoint_document(checkpoint, show_env=show_env),
         "unread": inspection.unread,
+        "asksFor": [{"privilege": str(one), "where": one.why} for one in dict.fromkeys(list_claims(inspection))],
         "reports": [
             {
                 "verified": report.verified,
@@ -104,7 +112,7 @@ def _section(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...
     return Section(title, columns, tuple(tuple(map(printable, row)) for row in rows))
 
 
-def _list_image(name: str, image: ImageFacts) -> list[tuple[str, str]]:
+def _list_image(name: str, image: ImageFacts, *, show_env: bool) -> list[tuple[str, str]]:
     made = image.provenance
     added_bytes = image.added_bytes
     rows = [
@@ -121,9 +129,21 @@ def _list_image(name: str, image: ImageFacts) -> list[tuple[str, str]]:
         ),
         ("size", f"{format_bytes(image.size_bytes)} compressed, in {len(image.layers)} layers"),
         ("added", f"{format_bytes(added_bytes)} to the base image" if added_bytes is not None else ""),
-        *image.notes.items(),
+        *_list_notes(image, show_env=show_env).items(),
     ]
     return [(field, value) for field, value in rows if value]
+
+
+def _list_notes(image: ImageFacts, *, show_env: bool) -> dict[str, str]:
+    """The notes; of a pod's manifest without the values of variables, or without any of it where it is no manifest."""
+    notes = dict(image.notes)
+    if POD_NOTE in notes and not show_env:
+        try:
+            pod = load_json(notes[POD_NOTE].encode(), "pod")
+            notes[POD_NOTE] = json.dumps(hide_values(pod)) if isinstance(pod, dict) else HIDDEN
+        except (ArchiveError, ValueError, RecursionError):
+            notes[POD_NOTE] = HIDDEN
+    return notes
 
 
 def _list_layer(layer: Layer) -> tuple[str, ...]:
@@ -181,6 +201,38 @@ def _list_container(container: ContainerFacts, *, show_env: bool) -> list[tuple[
     return [(field, value) for field, value in rows if value]
 
 
+def list_security(checkpoint: CheckpointFacts) -> list[tuple[str, str]]:
+    """What the processes may do, those that may do the same together."""
+    rows = []
+    if limits := checkpoint.container.limits:
+        capabilities = ", ".join(limits.capabilities) or "none"
+        rows = [
+            ("container", f"capabilities {capabilities}; {_tell_limits(limits.no_new_privs, int(limits.filtered))}"),
+            ("AppArmor profile", limits.apparmor),
+            ("devices", ", ".join(limits.devices)),
+            ("annotations", ", ".join(limits.annotations)),
+        ]
+    alike: dict[Credentials, list[int]] = {}
+    for pid, threads in checkpoint.credentials.items():
+        for thread in dict.fromkeys(threads):
+            alike.setdefault(thread, []).append(pid)
+    for thread, pids in alike.items():
+        sets = [f"{kind} {', '.join(names)}" for kind, names in thread.capabilities if names]
+        told = [
+            f"user {_describe_user(User(thread.uid, thread.gid, thread.groups))}",
+            f"capabilities {'; '.join(sets) or 'none'}",
+            _tell_limits(thread.no_new_privs, thread.filters),
+            *([f"label {thread.lsm}"] if thread.lsm else []),
+        ]
+        rows.append((f"processes {', '.join(map(str, pids[:_LISTED]))}", "; ".join(told)))
+    return [(name, value) for name, value in rows if value]
+
+
+def _tell_limits(no_new_privs: bool, filters: int) -> str:
+    filtered = f"{filters} system call filter{'s' * (filters != 1)}" if filters else "no system call filter"
+    return f"no_new_privs {'on' if no_new_privs else 'off'}; {filtered}"
+
+
 def _list_checkpoint(checkpoint: CheckpointFacts) -> list[tuple[str, str]]:
     diff, deleted = checkpoint.rootfs_diff, checkpoint.deleted_files
     shared = f", {format_bytes(checkpoint.shared_bytes)} of it shared" if checkpoint.shared_bytes else ""
@@ -221,7 +273,7 @@ def _image_document(image: ImageFacts, *, show_env: bool) -> dict[str, Any]:
         "base": {"name": image.base_name, "digest": image.base_digest},
         "restorers": list(image.restorers),
         "provenance": image.provenance and _provenance_document(image.provenance, show_env=show_env),
-        "notes": dict(image.notes),
+        "notes": _list_notes(image, show_env=show_env),
         "sizeBytes": image.size_bytes,
         "addedBytes": image.added_bytes,
         "layers": [
@@ -276,10 +328,38 @@ def _checkpoint_document(checkpoint: CheckpointFacts, *, show_env: bool) -> dict
             }
             for found in checkpoint.sockets
         ],
+        "credentials": [
+            {"pid": pid, "threads": [_credentials_document(thread) for thread in dict.fromkeys(threads)]}
+            for pid, threads in checkpoint.credentials.items()
+        ],
         "closesTcp": checkpoint.closes_tcp,
         "rootfsDiff": checkpoint.rootfs_diff
         and {"entries": checkpoint.rootfs_diff.entries, "sizeBytes": checkpoint.rootfs_diff.size_bytes},
         "deletedFiles": list(checkpoint.deleted_files),
+    }
+
+
+def _credentials_document(thread: Credentials) -> dict[str, Any]:
+    return {
+        "uid": thread.uid,
+        "gid": thread.gid,
+        "groups": list(thread.groups),
+        "root": thread.root,
+        "capabilities": {kind: list(names) for kind, names in thread.capabilities},
+        "noNewPrivs": thread.no_new_privs,
+        "seccompFilters": thread.filters,
+        "lsm": thread.lsm,
+    }
+
+
+def _limits_document(limits: ContainerLimits) -> dict[str, Any]:
+    return {
+        "capabilities": list(limits.capabilities),
+        "noNewPrivs": limits.no_new_privs,
+        "seccomp": limits.filtered,
+        "apparmor": limits.apparmor,
+        "devices": list(limits.devices),
+        "annotations": list(limits.annotations),
     }
 
 
@@ -294,6 +374,7 @@ def _container_document(container: ContainerFacts, *, show_env: bool) -> dict[st
             {"destination": mount.destination, "type": mount.type, "readOnly": _is_read_only(mount)}
             for mount in container.mounts
         ],
+        "security": container.limits and _limits_document(container.limits),
         "runtime": container.runtime,
         "rootImage": container.root_image,
         "created": _timestamp(container.created),

@@ -21,15 +21,17 @@ from warmstart import __version__
 from warmstart.assemble import add_tmp, open_buildah
 from warmstart.build import pin_source
 from warmstart.checkpoint import CheckpointOptions, Taken, take_checkpoint
-from warmstart.core.errors import ClusterError, ImageError, VerifyError
+from warmstart.core.errors import ArchiveError, ClusterError, ImageError, VerifyError
+from warmstart.core.privileges import Kind, Privilege
 from warmstart.core.steps import Steps
 from warmstart.core.undo import undoing_on_error
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive import Archive, extract_archive
 from warmstart.dump.cgroups import free_cgroups
+from warmstart.dump.metadata import load_json
 from warmstart.dump.sockets import close_sockets
 from warmstart.engine.local import find_access
-from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, PREFIX
+from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, POD_NOTE, PREFIX
 from warmstart.image.compose import compose_image, remove_checkpoint
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import Image, read_image, write_index
@@ -39,12 +41,13 @@ from warmstart.image.registry import push_layout
 from warmstart.image.skopeo import copy_image, find_image
 from warmstart.kube.client import Cluster
 from warmstart.kube.pods import ContainerState, Pod, list_cautions, make_copy, strip_pod
+from warmstart.kube.recorded import list_pod_privileges
 from warmstart.kube.refusal import RefusedError
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.publish import REGISTRY, Output, describe_output, publish_image
 
-POD = f"{PREFIX}pod"
+POD = f"{PREFIX}{POD_NOTE}"
 VERSION = f"{PREFIX}version"
 IMAGE_ID_DIGITS = 64
 COPY_BYTES = 1 << 20
@@ -277,17 +280,28 @@ def find_mark(name: str) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """What an image says of the pod that it was saved from.
+    """What an image says of the pod that it was saved from; anybody may have written it.
 
     Attributes:
         manifest: of a pod that is restored from it.
         container: the container in it that is.
         name: what the image must be called.
+        privileges: what the manifest asks for beyond an ordinary pod.
+        digest: of the image's manifest.
     """
 
     manifest: dict[str, Any]
     container: str
     name: Reference
+    privileges: tuple[Privilege, ...] = ()
+    digest: str = ""
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """The security context of the container, with what it has from the pod's."""
+        spec = self.manifest["spec"]
+        found = next(one for one in spec["containers"] if one["name"] == self.container)
+        return {**(spec.get("securityContext") or {}), **(found.get("securityContext") or {})}
 
 
 def read_record(source: Source, *, plain_http: bool = False, auth_file: Path | None = None) -> Record:
@@ -298,19 +312,25 @@ def read_record(source: Source, *, plain_http: bool = False, auth_file: Path | N
         RegistryError: the registry refused, or could not be reached.
     """
     with open_image(source, plain_http=plain_http, auth_file=auth_file) as opened:
-        annotations = opened.image.manifest.annotations
+        annotations, user = opened.image.manifest.annotations, opened.image.config.user
+        digest = opened.image.manifest.digest
     try:
-        manifest: dict[str, Any] = json.loads(annotations[POD])
+        manifest: Any = load_json(annotations[POD].encode(), "the pod")
         container = annotations[CHECKPOINT_NAME]
         [name] = [str(one["image"]) for one in manifest["spec"]["containers"] if one["name"] == container]
-    except (KeyError, ValueError, TypeError) as error:
+        str(manifest["metadata"]["name"])
+    except (KeyError, ValueError, TypeError, ArchiveError) as error:
         hint = "make one with `warmstart save`"
         raise ImageError(f"{source} has no record of the pod that it was saved from", hint=hint) from error
-    record = Record(manifest, container, parse_reference(name))
-    if source.reference not in (None, record.name):
+    reference = parse_reference(name)
+    if source.reference not in (None, reference):
         hint = "the runtime looks the image up by that name: push it there"
         raise ImageError(f"{source} was saved as {name}", hint=hint)
-    return record
+    asked = list_pod_privileges(manifest, name, root=user.partition(":")[0] in ("", "0", "root"))
+    if source.reference is None:
+        why = "the image is pushed to this name, and the pod runs what is there"
+        asked = [Privilege(Kind.IMAGE, str(reference), why), *asked]
+    return Record(manifest, container, reference, tuple(asked), digest)
 
 
 def push_record(source: Source, record: Record, *, plain_http: bool, auth_file: Path | None) -> None:

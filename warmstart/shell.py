@@ -11,8 +11,8 @@ from typing import Any
 import click
 from rich.console import Console
 
+from warmstart.core.privileges import Privilege, parse_privilege
 from warmstart.core.steps import Steps
-from warmstart.recipe.privileges import parse_privilege
 from warmstart.terminal import TerminalListener
 
 
@@ -47,16 +47,26 @@ checkpoint_timeout_option = click.option(
 )
 
 
-def _parse_allowed(_context: click.Context, _option: click.Parameter, names: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(parse_privilege, names))
+show_env_option = click.option(
+    "--show-env", is_flag=True, help="Show the values of environment variables; they may be secret."
+)
+
+
+def _parse_allowed(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[Privilege, ...]:
+    del context
+    try:
+        return tuple(map(parse_privilege, values))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=option) from error
 
 
 allow_option = click.option(
     "--allow",
+    "allowed",
     multiple=True,
     callback=_parse_allowed,
-    metavar="PRIVILEGE",
-    help="Let the recipe ask for a privilege that makes it root here: privileged, or capability=NAME.",
+    metavar="KIND[=NAME]",
+    help="Grant this privilege to the image or recipe; an error lists those it asks for.",
 )
 
 

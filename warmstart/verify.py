@@ -36,7 +36,7 @@ from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.probe import wait_first_success
 from warmstart.recipe.load import parse_recipe
-from warmstart.recipe.model import Container, Probe, Restorer
+from warmstart.recipe.model import Container, Probe, Recipe, Restorer
 
 # The bridge of a CRI-O outlives it, so each has addresses of its own.
 SUBNETS = {Restorer.RUNTIME: "10.89.0.0/24", Restorer.SELF: "10.89.1.0/24"}
@@ -48,6 +48,10 @@ LOG_LINES = 1000
 LOG_S = 5.0
 
 _Seen = TypeVar("_Seen")
+
+#: Decides on a pulled image, before any of it runs: given its layout, where it is from, and the recipe that it claims,
+#: returns the recipe to run it by. Raises PrivilegeError for an image that asks for more than its user allows.
+Decide = Callable[[Path, Source, Recipe], Recipe]
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,8 @@ def verify_source(
     auth_file: Path | None,
     steps: Steps,
     network: Network = Network.NONE,
+    *,
+    decide: Decide,
 ) -> tuple[Restore, ...]:
     """Restore an image that warmstart made earlier, from wherever it is now, as `verify_image` does.
 
@@ -152,9 +158,11 @@ def verify_source(
         auth_file: the file of credentials; the usual ones when None.
         steps: is told how far it is.
         network: what the restored containers reach.
+        decide: decides whether it may run, and by which recipe.
 
     Raises:
         ImageError: it is not there, or warmstart did not make it.
+        PrivilegeError: it asks for more than its user allows.
         VerifyError: it does not restore.
     """
     if source.path is not None:
@@ -173,7 +181,7 @@ def verify_source(
             provenance = read_provenance(image.manifest.annotations)
             if provenance is None:
                 raise ImageError(f"{source} has no record of how it was built; warmstart did not make it")
-            recipe = parse_recipe(provenance.recipe, f"the recipe in {source}")
+            recipe = decide(layout, source, parse_recipe(provenance.recipe, f"the recipe in {source}"))
             name = str(source.reference or parse_reference(recipe.image_name))
             with steps.step("verify"):
                 check_links(layout, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmstart.core.privileges import Privilege
 from warmstart.core.steps import Steps
 from warmstart.node.network import Network
 from warmstart.node.session import Session
@@ -26,7 +27,7 @@ class Options:
         keep: leave the workspace when something fails.
         runtime_endpoint: the socket of the host's CRI-O to build on; the embedded one when None.
         network: what containers on the embedded node reach.
-        allow: privileges that the user lets the recipe ask for, as `recipe.privileges` names them.
+        allowed: privileges that the user grants the recipe.
     """
 
     cache: Path
@@ -38,7 +39,7 @@ class Options:
     keep: bool = False
     runtime_endpoint: str | None = None
     network: Network = Network.NONE
-    allow: frozenset[str] = frozenset()
+    allowed: tuple[Privilege, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from warmstart.core.steps import Silent, Steps
 from warmstart.image.reference import parse_source
 from warmstart.publish import parse_output
 from warmstart.recipe.load import load_recipe
+from warmstart.trust import trust
 from warmstart.work import Options
 
 pytestmark = pytest.mark.node
@@ -111,7 +112,7 @@ def test_a_recipe_without_requests_to_time_is_refused_at_once(recipe_path, optio
 def test_an_image_is_measured_against_its_base(recipe_path, options, tmp_path):
     archive = f"oci-archive:{tmp_path}/warm.tar"
     built, _ = build(recipe_path, replace(options, output=parse_output(archive)))
-    result = bench_source(parse_source(archive), options, Load(rounds=2), Steps(Silent()))
+    result = bench_source(parse_source(archive), options, Load(rounds=2), Steps(Silent()), decide=trust(()))
     cold, mapped = result.series
     assert (cold.way.name, mapped.way.name) == ("cold", "mapped")
     assert mapped.way.identity == built.provenance.identity
@@ -124,4 +125,6 @@ def test_an_image_is_measured_against_its_base(recipe_path, options, tmp_path):
 
 def test_an_image_of_another_origin_is_refused(base_archive, options):
     with pytest.raises(ImageError, match="warmstart did not make it"):
-        bench_source(parse_source(f"oci-archive:{base_archive}"), options, Load(rounds=1), Steps(Silent()))
+        bench_source(
+            parse_source(f"oci-archive:{base_archive}"), options, Load(rounds=1), Steps(Silent()), decide=trust(())
+        )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.builds import PORT, STATE, build, write_recipe
+from support.checkpoint_image import edit_annotations
 from support.cluster_user import list_checkpoints, wait_until
 
 from warmstart.core.network import connect_in
@@ -78,16 +79,34 @@ def test_a_pod_is_saved_goes_on_and_is_restored(user, call, cluster, second_node
         saved = call("save", pod, "--image", image, "--json").result
         assert saved["checkpoint"]["sizeBytes"] > 64 << 20
         assert_goes_on(user, pod, before)
-        restored = call("restore", image, "--name", "again", "--to", second_node.name, "--json").result
+        # Its labels would put it behind Services, so they need the caller's word.
+        refused = call("restore", image, "--name", "again")
+        assert refused.code == 14
+        assert "label=app=kept: " in refused.err
+        assert f"warmstart restore {image} --name again" in refused.err
+        assert user.list_pods() == [pod]
+        again = ["restore", image, "--name", "again", "--to", second_node.name, "--allow", "label=app=kept"]
+        planned = call(*again, "--dry-run", "--json").result
+        assert planned["metadata"] | {"annotations": {}} == {
+            "name": "again",
+            "namespace": "default",
+            "labels": {"app": "kept"},
+            "annotations": {},
+        }
+        assert '"64"' not in json.dumps(planned)
+        assert user.list_pods() == [pod]
+        done = call(*again, "--json")
+        restored = done.result
+        assert "name: again" in done.err
         assert (restored["pod"], restored["node"]) == ("again", second_node.name)
         assert_goes_on(user, "again", before)
-        taken = call("restore", image)
+        taken = call("restore", image, "--allow", "label=app=kept")
         assert "there is a pod kept already" in taken.err
         # And so on: what was restored can be saved, even by the same name, which the node has the first state by.
         second = use(user, "again")
         assert call("save", "again", "--image", image).code == 0
         cluster.kubectl("delete", "pod", "again", "--grace-period=1")
-        assert call("restore", image, "--name", "again", "--to", second_node.name).code == 0
+        assert call(*again).code == 0
         assert_goes_on(user, "again", second)
 
 
@@ -97,11 +116,51 @@ def test_a_pod_is_saved_to_a_file(user, call, cluster, image, tmp_path):
         archive = f"oci-archive:{tmp_path}/saved.tar"
         assert call("save", pod, "--image", image, "-o", archive).code == 0
         cluster.kubectl("delete", "pod", pod, "--grace-period=1")
-        assert call("restore", archive, "--to", "node-1", "--json").result["pod"] == pod
+        words = ["restore", archive, "--to", "node-1", "--json", "--allow", "label=app=filed"]
+        assert f"image={image}: " in call(*words).err
+        assert call(*words, "--allow", f"image={image}").result["pod"] == pod
         assert_goes_on(user, pod, before)
     other = call("restore", user.base)
     assert other.code == 10
     assert "has no record of the pod that it was saved from" in other.err
+
+
+EVIL = {
+    "hostPID": True,
+    "hostNetwork": True,
+    "serviceAccountName": "attached",
+    "volumes": [{"name": "node", "hostPath": {"path": "/"}}],
+}
+BAD = {"securityContext": {"privileged": True}, "volumeMounts": [{"name": "node", "mountPath": "/host"}]}
+
+
+def test_a_pod_in_an_image_gets_no_privilege_that_is_not_named(user, call, cluster, image, tmp_path):
+    """The image of a real pod, whose record somebody has changed."""
+    with user.pod("honest", nodeName="node-1") as pod:
+        layout = tmp_path / "saved"
+        assert call("save", pod, "--image", image, "-o", f"oci:{layout}").code == 0
+        cluster.kubectl("delete", "pod", pod, "--grace-period=1")
+        change_record(layout, image)
+        words = ["restore", f"oci:{layout}", "--allow", f"image={image}", "--allow", "label=app=honest"]
+        done = call(*words)
+        assert done.code == 14
+        said = [line.split(": ")[0].strip() for line in done.err.splitlines() if line.startswith("  ")]
+        others = ["host-network", "host-path=/", "host-pid", "image=evil.example/x", "privileged"]
+        assert sorted(said) == [*others, "service-account=attached"]
+        assert user.list_pods() == user.list_pods(namespace="kube-system") == []
+
+
+def change_record(layout: Path, image: str) -> None:
+    """Have an image ask for another namespace, the node, and one more container."""
+
+    def change(annotations: dict[str, str]) -> None:
+        pod = json.loads(annotations["dev.warmstart.pod"])
+        pod["metadata"]["namespace"] = "kube-system"
+        pod["spec"] |= EVIL
+        pod["spec"]["containers"].append({"name": "evil", "image": "evil.example/x", **BAD})
+        annotations["dev.warmstart.pod"] = json.dumps(pod)
+
+    edit_annotations(layout, change)
 
 
 def test_a_pod_moves(user, call, cluster, second_node, image):

@@ -49,7 +49,7 @@ SPEC = {
         "io.kubernetes.cri-o.Metadata": '{"name":"app"}',
         "io.kubernetes.cri-o.LogPath": "/var/log/pods/default_pod_0f1e/app/0.log",
     },
-    "linux": {"maskedPaths": ["/proc/kcore"]},
+    "linux": {"maskedPaths": ["/proc/kcore"], "seccomp": {"defaultAction": "SCMP_ACT_ERRNO"}},
 }
 
 BIND_MOUNTS = [

@@ -8,7 +8,7 @@ import socket
 import struct
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,7 @@ from warmstart.dump.contents import FileType, TcpState
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, Provenance, write_provenance
 from warmstart.image.compose import compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME
-from warmstart.image.layout import write_index
+from warmstart.image.layout import read_image, write_index
 from warmstart.image.manifest import OCI_MANIFEST, Descriptor
 
 SAMPLE = Path(__file__).parents[1] / "unit/dump/samples/objects.tar.xz"
@@ -41,11 +41,44 @@ BASE = {BASE_NAME: "registry.example.com/app:1.0", BASE_DIGEST: "sha256:" + "ba"
 ANNOTATIONS = {CHECKPOINT_NAME: "app", CREATED: "2026-03-01T10:00:06Z", **BASE, **write_provenance(PROVENANCE)}
 
 
+def edit_annotations(layout: Path, edit: Callable[[dict[str, str]], None]) -> None:
+    """Change the annotations of a layout's image, which has another digest then."""
+    manifest = json.loads((layout / "blobs" / read_image(layout).manifest.digest.replace(":", "/")).read_bytes())
+    edit(manifest["annotations"])
+    data = json.dumps(manifest).encode()
+    digest = sha256(data).hexdigest()
+    (layout / "blobs/sha256" / digest).write_bytes(data)
+    write_index(layout, Descriptor(OCI_MANIFEST, f"sha256:{digest}", len(data)))
+
+
+ORDINARY = {"cap_eff": [0], "cap_prm": [0], "cap_bnd": [0x5FB], "cap_inh": [0], "cap_amb": [0]}
+
+
+def with_credentials(image: bytes, **fields: object) -> bytes:
+    """A core image whose thread has other credentials, such as `cap_eff=[1]` or `no_new_privs=1`."""
+    head, (size,) = image[:8], struct.unpack("<I", image[8:12])
+    core = protos.Core.FromString(image[12 : 12 + size])
+    creds = core.thread_core.creds
+    for name, value in fields.items():
+        creds.ClearField(name)
+        if isinstance(value, list):
+            getattr(creds, name).extend(value)
+        else:
+            setattr(creds, name, value)
+    message = core.SerializeToString()
+    return head + struct.pack("<I", len(message)) + message
+
+
 @cache
 def real_dump() -> dict[str, bytes]:
-    """CRIU's images of a real dump of three processes, with a few sockets added, by name."""
+    """CRIU's images of a real dump of three processes, as those of an ordinary container, by name.
+
+    A few sockets are added.
+    """
     with tarfile.open(SAMPLE) as tar:
         images = {Path(info.name).name: tar.extractfile(info).read() for info in tar if info.isfile()}
+    for name in ("core-16.img", "core-17.img", "core-18.img"):
+        images[name] = with_credentials(images[name], **ORDINARY)
     sockets = [
         inet_socket(socket.AF_INET6, socket.IPPROTO_TCP, TcpState.LISTEN, "::", 8080),
         inet_socket(socket.AF_INET, socket.IPPROTO_UDP, TcpState.ESTABLISHED, "10.0.0.7", 5353, "10.0.0.53", 53),

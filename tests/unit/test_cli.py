@@ -394,14 +394,16 @@ RESTORES = (Restore("10.89.0.2", 0.5, 0.75), Restore("10.89.0.3", 1.5, 2.5))
 
 
 def test_a_verification_as_a_table(warmstart, monkeypatch):
-    monkeypatch.setattr(cli, "verify_source", lambda *_: RESTORES)
+    monkeypatch.setattr(cli, "verify_source", lambda *_, **__: RESTORES)
     result = warmstart("verify", "app:1")
     lines = ["10.89.0.2 restored, ready after 750 ms", "10.89.0.3 restored, ready after 2.50 s"]
     assert (result.status, [" ".join(line.split()) for line in result.out.splitlines()], result.err) == (0, lines, "")
 
 
 def test_a_verification_as_json(warmstart, monkeypatch):
-    def verify(source: object, cache: object, plain: object, auth: object, steps: object, network: object) -> object:
+    def verify(
+        source: object, cache: object, plain: object, auth: object, steps: object, network: object, **_: object
+    ) -> object:
         assert (plain, network) == (("localhost:5000",), Network.NONE)
         steps.warn("careful")
         return RESTORES
@@ -414,7 +416,9 @@ def test_a_verification_as_json(warmstart, monkeypatch):
 
 
 def test_steps_are_shown_where_it_is_asked_for(warmstart, monkeypatch):
-    def verify(_source: object, _cache: object, _plain: object, _auth: object, steps: object, *_: object) -> object:
+    def verify(
+        _source: object, _cache: object, _plain: object, _auth: object, steps: object, *_: object, **__: object
+    ) -> object:
         with steps.step("pull"):
             return RESTORES
 

@@ -15,7 +15,7 @@ import pytest
 from support.checkpoint_image import ANNOTATIONS, PROVENANCE, make_warm_image
 
 from warmstart import cli
-from warmstart.core.errors import ImageError, RecipeError
+from warmstart.core.errors import ImageError, PrivilegeError, RecipeError
 from warmstart.deploy import read_build
 from warmstart.image.annotations import write_provenance
 from warmstart.inspection import inspect_target
@@ -191,6 +191,8 @@ def test_a_manifest_that_is_to_match(deploy, image: Path, tmp_path: Path) -> Non
     (patch,) = loaded(deploy(image, "--from", manifest, "-o", "patch")[0])
     assert patch["spec"]["containers"][0]["image"] == "registry.example.com/app:1.0-warm"
     assert deploy(image, "--from", manifest, "--diff")[0] in err
+    # What the processes may do, whatever the pod says.
+    assert "processes 16, 17, 18: user 0:0; capabilities bounding CHOWN" in " ".join(err.split())
 
 
 def test_a_manifest_that_matches(deploy, recipe: Path, tmp_path: Path) -> None:
@@ -249,3 +251,54 @@ def test_apply(deploy, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_that_contradict_each_other(deploy, recipe: Path, arguments) -> None:
     with pytest.raises(click.UsageError):
         deploy(recipe, *arguments)
+
+
+# What an image asks for
+
+
+@pytest.fixture
+def greedy(tmp_path: Path) -> Path:
+    """An image whose recipe wants all."""
+    context = {"privileged": True, "capabilities": {"add": ["SYS_ADMIN"]}}
+    recipe = {**RECIPE, "container": {**RECIPE["container"], "securityContext": context}}
+    annotations = {**ANNOTATIONS, **write_provenance(replace(PROVENANCE, recipe=json.dumps(recipe)))}
+    return make_warm_image(tmp_path / "greedy", annotations)
+
+
+def test_a_manifest_made_of_an_image_has_no_privilege_that_is_not_named(deploy, greedy: Path) -> None:
+    for more in ([], ["-o", "patch"], ["--apply"]):
+        with pytest.raises(PrivilegeError) as caught:
+            deploy(greedy, *more)
+        assert caught.value.refused == ("capability=SYS_ADMIN", "privileged")
+    out, _ = deploy(greedy, "--allow", "privileged", "--allow", "capability=SYS_ADMIN")
+    assert "privileged: true" in out
+    # Nothing of it runs.
+    deploy(greedy, "--pre-pull")
+
+
+def test_a_manifest_of_the_users_is_not_made_privileged(deploy, greedy: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "pod.yaml"
+    manifest.write_text(POD + "      securityContext: {privileged: false}\n")
+    out, err = deploy(greedy, "--from", manifest)
+    assert "privileged: false" in out
+    assert "SYS_ADMIN" not in out
+    assert "privileged: the image asks for true" in " ".join(err.split())
+    out, _ = deploy(greedy, "--from", manifest, "--allow", "privileged")
+    assert "privileged: true" in out
+
+
+def test_an_image_that_says_it_has_another_name_is_refused(deploy, image: Path, monkeypatch) -> None:
+    inspection = inspect_target(str(image))
+    monkeypatch.setattr("warmstart.deploy.inspect_target", lambda *_, **__: inspection)
+    with pytest.raises(PrivilegeError, match=r"^mirror\.example\.com/app:1 asks") as caught:
+        deploy("mirror.example.com/app:1")
+    assert caught.value.refused == ("image=registry.example.com/app:1.0-warm",)
+    with pytest.raises(PrivilegeError):
+        deploy(f"mirror.example.com/app@{inspection.image.digest}")
+    assert "1.0-warm" in deploy("mirror.example.com/app:1", "--allow", f"image={RECIPE['image']['name']}")[0]
+
+
+def test_a_cluster_is_not_tried_with_an_image_that_asks_for_more(greedy: Path, monkeypatch) -> None:
+    monkeypatch.setattr("warmstart.cli_deploy.connect_cluster", lambda *_: pytest.fail("it was asked"))
+    with pytest.raises(PrivilegeError):
+        cli.cli.main(["doctor", "--cluster", "--image", str(greedy)], standalone_mode=False)

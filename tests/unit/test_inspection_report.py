@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 from support.checkpoint_archive import SPEC, tar_of, text
-from support.checkpoint_image import ANNOTATIONS, PROVENANCE, checkpoint, make_layout, make_warm_image, real_dump
+from support.checkpoint_image import (
+    ANNOTATIONS,
+    PROVENANCE,
+    checkpoint,
+    make_layout,
+    make_warm_image,
+    real_dump,
+    with_credentials,
+)
 
 from warmstart.core.text import Section, printable
 from warmstart.image.annotations import Provenance
@@ -43,7 +51,7 @@ def values(section: Section) -> dict[str, str]:
 
 def test_sections_of_an_image(warm: Inspection) -> None:
     found = sections_of(warm)
-    assert list(found) == ["image", "layers", "edits", "container", "checkpoint", "processes", "sockets"]
+    assert list(found) == ["image", "layers", "edits", "container", "security", "checkpoint", "processes", "sockets"]
     image = values(found["image"])
     assert image["base image"] == "registry.example.com/app:1.0"
     assert image["restored by"] == "CRI-O"
@@ -60,7 +68,7 @@ def test_sections_of_an_image(warm: Inspection) -> None:
 
 def test_sections_of_an_archive(archive: Inspection) -> None:
     found = sections_of(archive)
-    assert list(found) == ["container", "checkpoint", "processes", "sockets"]
+    assert list(found) == ["container", "security", "checkpoint", "processes", "sockets"]
     assert values(found["container"]) == {
         "name": "app",
         "command": "java -jar /app.jar",
@@ -103,6 +111,69 @@ def test_values_of_the_environment_are_shown_only_when_asked(warm: Inspection) -
     loud = to_document(warm, show_env=True)
     assert loud["checkpoint"]["container"]["env"][1] == {"name": "GREETING", "value": "two\nlines"}
     assert "hunter2" in loud["image"]["provenance"]["recipe"]
+
+
+def test_what_processes_may_do_is_shown(archive: Inspection) -> None:
+    security = values(sections_of(archive)["security"])
+    assert security["container"] == "capabilities CHOWN; no_new_privs off; 1 system call filter"
+    assert security["processes 16, 17, 18"] == (
+        "user 0:0; capabilities bounding CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, "
+        "NET_BIND_SERVICE; no_new_privs off; 1 system call filter"
+    )
+    found = to_document(archive)["checkpoint"]
+    assert found["container"]["security"]["seccomp"] is True
+    assert found["container"]["security"]["capabilities"] == ["CHOWN"]
+    (thread,) = found["credentials"][0]["threads"]
+    assert (thread["uid"], thread["root"], thread["noNewPrivs"], thread["seccompFilters"]) == (0, True, False, 1)
+    assert "SETPCAP" in thread["capabilities"]["bounding"]
+
+
+SAVED_POD = {
+    "metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": "hunter2"}},
+    "spec": {
+        "initContainers": [{"name": "first", "env": [{"name": "KEY", "value": "hunter2"}]}],
+        "containers": [
+            {
+                "name": "app",
+                "env": [{"name": "DB_PASSWORD", "value": "hunter2", "more": ["hunter2"]}, "hunter2"],
+                "livenessProbe": {"httpGet": {"httpHeaders": [{"name": "Authorization", "value": "hunter2"}]}},
+            },
+            {"name": "odd", "env": {"DB_PASSWORD": "hunter2"}},
+        ],
+    },
+}
+
+
+DEEP = '{"a":' * 600 + '"hunter2"' + "}" * 600
+
+
+@pytest.mark.parametrize(
+    "pod", [json.dumps(SAVED_POD), "hunter2", '"hunter2"', '["hunter2"]', '{"a": "hunter2", "a": 1}', DEEP]
+)
+def test_values_in_the_pod_of_a_saved_image_are_shown_only_when_asked(pod: str, tmp_path: Path) -> None:
+    layout = make_layout(
+        tmp_path / "image", tar_of(*checkpoint()), annotations={CHECKPOINT_NAME: "app", "dev.warmstart.pod": pod}
+    )
+    saved = inspect_image(Source(Transport.OCI, path=layout))
+    quiet = json.dumps(to_document(saved)) + repr(list_sections(saved))
+    assert "hunter2" not in quiet
+    assert ("DB_PASSWORD" in quiet) == (pod == json.dumps(SAVED_POD))
+    assert "hunter2" in json.dumps(to_document(saved, show_env=True))
+    assert "hunter2" in repr(list_sections(saved, show_env=True))
+
+
+def test_what_an_image_asks_for_is_shown(tmp_path: Path) -> None:
+    pod = {"spec": {"hostPID": True, "containers": [{"name": "app", "image": "r.io/app:1"}]}}
+    dump = {**real_dump(), "core-17.img": with_credentials(real_dump()["core-17.img"], cap_eff=[1 << 21])}
+    annotations = {CHECKPOINT_NAME: "app", "dev.warmstart.pod": json.dumps(pod)}
+    layout = make_layout(tmp_path / "image", tar_of(*checkpoint(dump)), annotations=annotations)
+    found = inspect_image(Source(Transport.OCI, path=layout))
+    rows = (
+        ("host-pid", "spec.hostPID is true"),
+        ("capability=SYS_ADMIN", "the process 17 of the checkpoint has it"),
+    )
+    assert sections_of(found)["asks for"].rows == rows
+    assert to_document(found)["asksFor"] == [{"privilege": name, "where": where} for name, where in rows]
 
 
 def test_the_document_is_json_with_everything_in_it(warm: Inspection) -> None:
@@ -181,7 +252,7 @@ def test_nothing_can_steer_a_terminal(tmp_path: Path) -> None:
     annotations |= {name: printable_evil for name in ANNOTATIONS if name.startswith("org.")}
     annotations |= {f"dev.warmstart.{printable_evil}": printable_evil}
     process = {**SPEC["process"], "args": [printable_evil], "env": [f"{printable_evil}={printable_evil}"]}
-    mounts = [{"destination": printable_evil, "source": printable_evil}]
+    mounts = [{"destination": "/data", "source": printable_evil}]
     spec = {**SPEC, "process": process, "mounts": mounts}
     dump = {**real_dump()}
     dump["core-16.img"] = dump["core-16.img"].replace(b"objects", b"\x1b[2J\r\n\t")

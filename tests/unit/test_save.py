@@ -79,13 +79,18 @@ def make_archive(directory: Path, annotations: dict[str, str]) -> str:
     return f"oci-archive:{directory}/image.tar"
 
 
-MANIFEST = {"spec": {"containers": [{"name": "proxy", "image": "proxy:1"}, {"name": "app", "image": "r.io/saved:1"}]}}
+MANIFEST = {
+    "metadata": {"name": "saved", "namespace": "kube-system"},
+    "spec": {"containers": [{"name": "proxy", "image": "proxy:1"}, {"name": "app", "image": "r.io/saved:1"}]},
+}
 
 
 def test_a_record_is_read(tmp_path):
     archive = make_archive(tmp_path, {POD: json.dumps(MANIFEST), CHECKPOINT_NAME: "app"})
     record = read_record(parse_source(archive))
     assert (record.manifest, record.container, str(record.name)) == (MANIFEST, "app", "r.io/saved:1")
+    # Where it is pushed to is the caller's to say, too.
+    assert list(map(str, record.privileges)) == ["image=r.io/saved:1", "image=proxy:1"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,9 @@ def test_a_record_is_read(tmp_path):
         {POD: "no JSON", CHECKPOINT_NAME: "app"},
         {POD: "[]", CHECKPOINT_NAME: "app"},
         {POD: '{"spec": {}}', CHECKPOINT_NAME: "app"},
+        {POD: json.dumps({"spec": MANIFEST["spec"]}), CHECKPOINT_NAME: "app"},
+        {POD: "[" * 100_000, CHECKPOINT_NAME: "app"},
+        {POD: '{"metadata": {"name": "x"}, "spec": {"containers": ["app"]}}', CHECKPOINT_NAME: "app"},
     ],
 )
 def test_an_image_without_a_record_is_refused(annotations, tmp_path):

@@ -104,3 +104,15 @@ class ClusterError(EngineError):
 
     exit_code = 13
     kind = "cluster"
+
+
+class PrivilegeError(WarmstartError):
+    """An image asks for privileges that the user has not allowed."""
+
+    exit_code = 14
+    kind = "privilege"
+
+    def __init__(self, brief: str, *, details: Sequence[str] = (), hint: str = "", refused: Sequence[str] = ()) -> None:
+        super().__init__(brief, details=details, hint=hint)
+        # As `--allow` takes them.
+        self.refused = tuple(refused)

@@ -94,6 +94,10 @@ class Spec:
         cwd: the working directory, absolute.
         annotations: all annotations; CRI-O's own begin with `io.kubernetes.cri-o.`.
         container_name: the container's name in its pod, from CRI-O's metadata annotation; empty where absent.
+        no_new_privs: whether its process may gain no privileges.
+        filtered: whether the runtime gave it a system call filter.
+        apparmor: its AppArmor profile; empty where absent.
+        devices: the paths of the devices it was given.
     """
 
     args: tuple[str, ...]
@@ -104,6 +108,10 @@ class Spec:
     mounts: tuple[Mount, ...]
     annotations: Mapping[str, str]
     container_name: str
+    no_new_privs: bool = False
+    filtered: bool = False
+    apparmor: str = ""
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,7 @@ def parse_spec(data: bytes, where: str) -> Spec:
     user = process.section("user")
     capabilities = process.section("capabilities")
     annotations = spec.mapping("annotations")
+    linux = spec.section("linux")
     return Spec(
         args=args,
         env=process.texts("env"),
@@ -179,6 +188,10 @@ def parse_spec(data: bytes, where: str) -> Spec:
         ),
         annotations=annotations,
         container_name=_container_name(annotations, where),
+        no_new_privs=process.boolean("noNewPrivileges"),
+        filtered=linux.has("seccomp"),
+        apparmor=process.text("apparmorProfile", default=""),
+        devices=tuple(device.text("path") for device in linux.sections("devices")),
     )
 
 
@@ -326,6 +339,17 @@ class _Object:
         """A whole number from 0; 0 where absent, as Go leaves out zeros."""
         value = self._get(key)
         return 0 if value is None else self._integer(key, value, maximum)
+
+    def boolean(self, key: str) -> bool:
+        """Whether it is true; false where absent."""
+        value = self._get(key)
+        if value is not None and not isinstance(value, bool):
+            self.refuse(key, f"is {_type(value)}; expected a boolean")
+        return bool(value)
+
+    def has(self, key: str) -> bool:
+        """Whether there is such a section."""
+        return bool(self.section(key)._values)
 
     def integers(self, key: str, *, maximum: int) -> tuple[int, ...]:
         return tuple(self._integer(f"{key}[{index}]", value, maximum) for index, value in enumerate(self._list(key)))

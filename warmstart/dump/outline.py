@@ -42,12 +42,13 @@ MEMORY_END_BYTES = 128 << 10
 LIMIT_BYTES = 512 << 20
 
 _MEMORY = f"{CHECKPOINT_DIRECTORY}/pages-*.img"
+_IMAGES = ("inventory", "pstree", "core-*", "mm-*", "pagemap-*", "files", "seccomp")
 _TAKEN = (
     CONFIG_DUMP,
     SPEC_DUMP,
     BIND_MOUNTS,
     DELETED_FILES,
-    *(f"{CHECKPOINT_DIRECTORY}/{name}.img" for name in ("inventory", "pstree", "core-*", "mm-*", "pagemap-*", "files")),
+    *(f"{CHECKPOINT_DIRECTORY}/{name}.img" for name in _IMAGES),
     _MEMORY,
 )
 _CHUNK_BYTES = 1 << 20

@@ -54,9 +54,30 @@ message task {
     required bytes comm = 6;
     optional task_limits limits = 8;
     optional uint32 cg_set = 9;
+    optional uint32 old_seccomp_mode = 11;
+    optional uint32 old_seccomp_filter = 12;
+}
+message creds {
+    optional uint32 uid = 1;
+    optional uint32 gid = 2;
+    optional uint32 euid = 3;
+    optional uint32 egid = 4;
+    optional uint32 suid = 5;
+    optional uint32 sgid = 6;
+    optional uint32 fsuid = 7;
+    optional uint32 fsgid = 8;
+    repeated uint32 cap_inh = 9;
+    repeated uint32 cap_prm = 10;
+    repeated uint32 cap_eff = 11;
+    repeated uint32 cap_bnd = 12;
+    repeated uint32 groups = 14;
+    optional bytes lsm_profile = 15;
+    optional uint32 no_new_privs = 18;
+    repeated uint32 cap_amb = 19;
 }
 message thread_core {
     optional uint32 pdeath_sig = 8;
+    optional creds creds = 10;
     optional uint32 seccomp_mode = 11;
     optional uint32 seccomp_filter = 12;
     optional uint32 cg_set = 16;

@@ -15,6 +15,8 @@ BASE_DIGEST = "org.opencontainers.image.base.digest"
 PREFIX = "dev.warmstart."
 #: Below PREFIX: which of `warmstart.core.cpu.FEATURES` the processor of the build has, with spaces between them.
 CPU = "cpu"
+#: Below PREFIX: the manifest of the pod that a saved image restores.
+POD_NOTE = "pod"
 
 
 @dataclass(frozen=True)

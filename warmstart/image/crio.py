@@ -15,7 +15,7 @@ from pathlib import Path
 
 from warmstart.core.errors import ArchiveError
 from warmstart.dump.archive import CONFIG_DUMP, CONTAINER_LOG, DELETED_FILES, DUMP_LOG, SPEC_DUMP, STATS_DUMP, Archive
-from warmstart.dump.metadata import Mount, Spec
+from warmstart.dump.metadata import Mount, Spec, load_json
 
 CHECKPOINT_NAME = "io.kubernetes.cri-o.annotations.checkpoint.name"
 
@@ -56,6 +56,18 @@ _OWN_MOUNTS = frozenset(
 def list_expected_mounts(spec: Spec) -> tuple[Mount, ...]:
     """The mounts of a checkpointed container that CRI-O restores only into a pod that has them as well."""
     return tuple(mount for mount in spec.mounts if mount.destination not in _OWN_MOUNTS)
+
+
+def list_given_annotations(spec: Spec) -> tuple[str, ...]:
+    """The keys of the annotations that CRI-O was given for a container, and hands on at a restore.
+
+    Raises:
+        ArchiveError: they are not as CRI-O writes them.
+    """
+    given = load_json(spec.annotations.get(_GIVEN, "null").encode(), f"the annotation {_GIVEN}")
+    if given is not None and not isinstance(given, dict):
+        raise ArchiveError(f"the annotation {_GIVEN} is no JSON object")
+    return tuple(given or ())
 
 
 def prepare_checkpoint(archive: Archive, image_name: str, *, log_line: str = "") -> int:

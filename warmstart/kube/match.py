@@ -6,9 +6,10 @@ What a runtime and a pod have to say in a restored container was tried with CRI-
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from warmstart.core.privileges import ALL, ORDINARY_CAPABILITIES, Kind, Privilege, list_refused, name_capability
 from warmstart.recipe.model import Restorer
 from warmstart.recipe.pods import Block, list_others, mapping_at
 from warmstart.recipe.quantity import parse_quantity
@@ -49,6 +50,8 @@ class Build:
         mounts: where the checkpoint has mounts beside those that every container has.
         architecture: of the checkpoint, in Go's words; empty when only the recipe is known.
         cpu_features: what nodes must have, as labels of Node Feature Discovery name it.
+        allowed: the privileges that a pod may be given on the build's word; None for those of the user's own recipe,
+            which are the user's word.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Build:
     mounts: tuple[str, ...] = ()
     architecture: str = ""
     cpu_features: tuple[str, ...] = ()
+    allowed: tuple[Privilege, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,12 +129,16 @@ def find_changes(build: Build, pod: Block, container: Block) -> list[Setting]:
     The token of a service account is left to pods with other containers: it is all of theirs, and where the build had
     none, a restored container is restored beside it, and does not see it.
 
+    A change that gives the pod a privilege on the word of an image is left out: see `list_withheld`.
+
     Args:
         build: what was built.
         pod: the pod's specification.
         container: the container in it that is to be restored.
     """
-    changes = [setting for setting in list_settings(build) if not _has(pod, container, setting)]
+    changes = [
+        setting for setting in _list_differences(build, pod, container) if not _refuse(build, pod, container, setting)
+    ]
     if list_others(pod, container):
         changes = [change for change in changes if change.keys != (TOKEN,)]
     limits = {change.keys[-1]: change.value for change in changes if change.keys[:2] == ("resources", "limits")}
@@ -138,6 +146,71 @@ def find_changes(build: Build, pod: Block, container: Block) -> list[Setting]:
         if name in limits and _amount(request) > _amount(limits[name]):
             changes.append(Setting(("resources", "requests", name), limits[name], _REQUEST))
     return changes
+
+
+def list_withheld(build: Build, pod: Block, container: Block) -> list[tuple[Setting, tuple[Privilege, ...]]]:
+    """What of `list_settings` a pod does not have and is not given either, since it is more than the pod may.
+
+    Args:
+        build: what was built.
+        pod: the pod's specification.
+        container: the container in it that is to be restored.
+
+    Returns:
+        The settings, and the privileges that the user has not allowed.
+    """
+    found = [(one, _refuse(build, pod, container, one)) for one in _list_differences(build, pod, container)]
+    return [(setting, refused) for setting, refused in found if refused]
+
+
+def _list_differences(build: Build, pod: Block, container: Block) -> list[Setting]:
+    return [setting for setting in list_settings(build) if not _has(pod, container, setting)]
+
+
+def _refuse(build: Build, pod: Block, container: Block, setting: Setting) -> tuple[Privilege, ...]:
+    if build.allowed is None:
+        return ()
+    context = {**mapping_at(pod, "securityContext"), **mapping_at(container, "securityContext")}
+    return list_refused(list_gains(context, setting), build.allowed)
+
+
+def list_gains(context: Mapping[str, Any], setting: Setting) -> Iterator[Privilege]:
+    """List the privileges that a setting gives to a container with this security context."""
+    key, value, why = setting.keys[-1], setting.value, ".".join(setting.keys)
+    if setting.keys[0] != "securityContext":
+        for handler in ("httpGet", "tcpSocket"):
+            if host := mapping_at({key: value}, key, handler).get("host"):
+                yield Privilege(Kind.PROBE_HOST, str(host), why)
+    elif key == "capabilities":
+        had = list_capabilities(context.get(key))
+        for name in sorted(list_capabilities(value) - had) if ALL not in had else ():
+            yield Privilege(Kind.CAPABILITY, name, why)
+    elif key == "supplementalGroups":
+        for group in sorted({*map(int, value)} - {*context.get(key, ())}):
+            yield Privilege(Kind.GROUP, str(group), why)
+    elif key in _LOOSE:
+        loose, default, privilege = _LOOSE[key]
+        if value == loose and context.get(key, default) != value:
+            yield replace(privilege, why=why)
+
+
+# The value of a key that is less strict than others, the key's default, and the privilege.
+_LOOSE: dict[str, tuple[Any, Any, Privilege]] = {
+    "privileged": (True, False, Privilege(Kind.PRIVILEGED)),
+    "allowPrivilegeEscalation": (True, True, Privilege(Kind.PRIVILEGE_ESCALATION)),
+    "readOnlyRootFilesystem": (False, False, Privilege(Kind.WRITABLE_ROOT)),
+    "runAsUser": (0, None, Privilege(Kind.ROOT)),
+    "runAsGroup": (0, None, Privilege(Kind.GROUP, "0")),
+    "runAsNonRoot": (False, False, Privilege(Kind.ROOT)),
+}
+
+
+def list_capabilities(changes: Any) -> frozenset[str]:
+    """The capabilities of a container with these changes to the ordinary ones."""
+    added, dropped = (
+        {name_capability(str(name)) for name in mapping_at({"": changes}, "").get(key) or ()} for key in ("add", "drop")
+    )
+    return frozenset((set() if ALL in dropped else ORDINARY_CAPABILITIES - dropped) | added)
 
 
 def _has(pod: Block, container: Block, setting: Setting) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from warmstart.kube.match import KUBELET_MOUNTS, TOKEN, Build
+from warmstart.core.privileges import list_options
+from warmstart.kube.match import KUBELET_MOUNTS, TOKEN, Build, list_withheld
 from warmstart.recipe.document import shown
 from warmstart.recipe.model import Restorer
 from warmstart.recipe.pods import Block, list_others, mapping_at
@@ -35,6 +37,7 @@ def list_warnings(build: Build, pod: Block, container: Block) -> Iterator[str]:
         pod: the pod's specification.
         container: the container in it that is to be restored.
     """
+    yield from _list_withheld(build, pod, container)
     yield from _list_of_pod(pod)
     yield from _list_mounts(build, pod, container)
     yield from _list_command(build, container)
@@ -45,6 +48,12 @@ def list_warnings(build: Build, pod: Block, container: Block) -> Iterator[str]:
         yield f"resources.limits: the build had none of {', '.join(others)}, and the application started without"
     if delay := mapping_at(container, "readinessProbe").get("initialDelaySeconds"):
         yield f"readinessProbe.initialDelaySeconds: a restored container, ready at once, waits {delay} s to be asked"
+
+
+def _list_withheld(build: Build, pod: Block, container: Block) -> Iterator[str]:
+    for setting, refused in list_withheld(build, pod, container):
+        key, value, options = ".".join(setting.keys), shown(json.dumps(setting.value)), " ".join(list_options(refused))
+        yield f"{key}: the image asks for {value}; set it yourself if it may have that, or add {options}"
 
 
 def _list_of_pod(pod: Block) -> Iterator[str]:

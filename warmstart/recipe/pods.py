@@ -11,6 +11,10 @@ from warmstart.recipe.document import shown
 
 Block = dict[str, Any]
 
+HIDDEN = "(hidden; --show-env shows it)"
+# Where kubectl keeps a copy of what it applied.
+_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
 #: Where an object has the specification of a pod: workloads, CronJobs, PodTemplates, Pods.
 POD_SPECS = (
     ("spec", "template", "spec"),
@@ -57,6 +61,34 @@ def list_others(pod: Block, container: Block) -> list[str]:
     lists = [pod[key] for key in ("initContainers", "containers") if isinstance(pod.get(key), list)]
     others = [block for blocks in lists for block in blocks if block is not container]
     return [str(block.get("name")) for block in others if isinstance(block, dict)]
+
+
+def hide_values(document: Any) -> Any:
+    """A manifest or a recipe without what may be secret: values of variables and headers, and copies of the manifest.
+
+    Names stay. What is below `env` and `httpHeaders` in any place counts, so that what is not as in Kubernetes is
+    hidden, too.
+    """
+    if isinstance(document, list):
+        return [hide_values(item) for item in document]
+    if not isinstance(document, dict):
+        return document
+    return {
+        key: HIDDEN if key == _APPLIED else _hide(value) if key in ("env", "httpHeaders") else hide_values(value)
+        for key, value in document.items()
+    }
+
+
+def _hide(value: Any) -> Any:
+    """A list of names and values without its values; references to values stay, and nothing else."""
+    if not isinstance(value, list):
+        return HIDDEN
+    return [
+        {key: inner if key in ("name", "valueFrom") else HIDDEN for key, inner in item.items()}
+        if isinstance(item, dict)
+        else HIDDEN
+        for item in value
+    ]
 
 
 def find_containers(manifest: Any) -> Iterator[PodContainer]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from warmstart.core.privileges import parse_privilege
 from warmstart.kube.match import Build, find_changes, list_settings
 from warmstart.kube.mismatch import list_warnings
 
@@ -162,3 +163,58 @@ def test_the_token_is_left_to_other_containers(key) -> None:
     assert "proxy" in warning
     assert warned({**pod, "automountServiceAccountToken": False}) == []
     assert warned(pod, BY_ITSELF) == []
+
+
+# What an image asks for is given to a pod only when its user says so
+
+
+def of_image(context: dict, *allowed: str, **more: object) -> Build:
+    container = {**BUILD.container, "securityContext": context, **more}
+    return replace(BUILD, container=container, allowed=tuple(map(parse_privilege, allowed)))
+
+
+@pytest.mark.parametrize(
+    ("context", "had", "names"),
+    [
+        ({"privileged": True}, {"privileged": False}, ["privileged"]),
+        ({"privileged": True}, {}, ["privileged"]),
+        ({"allowPrivilegeEscalation": True}, {"allowPrivilegeEscalation": False}, ["privilege-escalation"]),
+        ({"readOnlyRootFilesystem": False}, {"readOnlyRootFilesystem": True}, ["writable-root"]),
+        ({"runAsNonRoot": False}, {"runAsNonRoot": True}, ["root"]),
+        ({"runAsUser": 0}, {"runAsUser": 1000}, ["root"]),
+        ({"runAsUser": 0, "runAsGroup": 0}, {}, ["root", "group=0"]),
+        ({"capabilities": {"add": ["SYS_ADMIN"]}}, {}, ["capability=SYS_ADMIN"]),
+        (
+            {"capabilities": {"add": ["ALL"]}},
+            {"capabilities": {"drop": ["KILL"]}},
+            ["capability=ALL", "capability=KILL"],
+        ),
+        ({"capabilities": {"drop": []}}, {"capabilities": {"drop": ["KILL"]}}, ["capability=KILL"]),
+    ],
+)
+def test_a_pod_gets_no_privilege_on_the_word_of_an_image(context, had, names) -> None:
+    pod, container = {}, {"securityContext": had}
+    assert changed(pod, of_image(context), **container) == {}
+    (*warnings,) = warned(pod, of_image(context), **container)
+    for name in names:
+        assert any(f"--allow {name}" in warning for warning in warnings), warnings
+    # Once it is named, and in the user's own recipe, it is as it was.
+    given = changed(pod, of_image(context, *names), **container)
+    assert given == {f"securityContext.{key}": value for key, value in context.items()}
+    assert changed(pod, replace(of_image(context), allowed=None), **container) == given
+
+
+def test_groups_and_hosts_of_an_image_are_not_taken_either() -> None:
+    groups = of_image({"supplementalGroups": [3000, 6]})
+    assert changed({"securityContext": {"supplementalGroups": [3000]}}, groups) == {}
+    build = of_image({}, readinessProbe={"httpGet": {"port": 1, "host": "10.0.0.1"}})
+    assert changed({}, build, readinessProbe=None) == {}
+    assert any("--allow probe-host=10.0.0.1" in one for one in warned({}, build, readinessProbe=None))
+
+
+def test_what_restricts_a_pod_is_taken_from_an_image() -> None:
+    context = {"privileged": False, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    had = {"privileged": True}
+    assert changed({}, of_image(context), securityContext=had) == {
+        f"securityContext.{key}": value for key, value in context.items()
+    }
