@@ -34,7 +34,7 @@ from warmstart.image.compose import CREATED_BY
 from warmstart.image.crio import CHECKPOINT_NAME, list_expected_mounts, list_given_annotations
 from warmstart.image.layout import Image
 from warmstart.image.manifest import Platform
-from warmstart.image.mount_points import Links, add_layer, check_checkpoint
+from warmstart.image.mount_points import Links, add_layer, check_checkpoint, check_image
 from warmstart.image.opened import OpenedImage, is_oci_archive, open_image
 from warmstart.image.reference import Reference, Source, Transport, parse_source
 from warmstart.image.registry import read_reports
@@ -277,12 +277,14 @@ def inspect_image(source: Source, *, plain_http: bool = False, auth_file: Path |
         open_image(source, plain_http=plain_http, auth_file=auth_file) as opened,
     ):
         facts = _describe_image(opened.image, name)
+        is_local = source.kind is not Transport.REGISTRY
         try:
             if facts.restorers == (ITSELF,):
+                _check_mount_points(opened, None, name, is_local=is_local)
                 found = Inspection(name, facts, _describe_launched(opened, facts, workspace))
             else:
                 layer, archive = _find_checkpoint(opened, facts, workspace)
-                _check_mount_points(opened, archive, name, is_local=source.kind is not Transport.REGISTRY)
+                _check_mount_points(opened, archive, name, is_local=is_local)
                 found = Inspection(name, facts, _describe_checkpoint(archive, layer))
         except ArchiveError as error:
             if facts.provenance is not None:
@@ -362,12 +364,15 @@ def _find_checkpoint(opened: OpenedImage, facts: ImageFacts, workspace: Path) ->
     raise ArchiveError("none of its layers holds a checkpoint")
 
 
-def _check_mount_points(opened: OpenedImage, archive: Archive, name: str, *, is_local: bool) -> None:
+def _check_mount_points(opened: OpenedImage, archive: Archive | None, name: str, *, is_local: bool) -> None:
     """Check mount destinations: of an image in a registry, without fetching the layers of the base image."""
     links = Links()
     for layer in opened.image.manifest.layers if is_local else ():
         add_layer(links, opened, layer)
-    check_checkpoint(links, archive, name)
+    if archive is None:
+        check_image(links, name)
+    else:
+        check_checkpoint(links, archive, name)
 
 
 def _is_of_checkpoint(name: str) -> bool:

@@ -7,6 +7,7 @@ without it, inputs are mutated blindly.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import random
 import resource
@@ -78,6 +79,7 @@ def follow_coverage(name: str, seconds: int) -> None:
 
     with atheris.instrument_imports(include=["warmstart"]):
         from fuzz.targets import SEEDS, TARGETS
+    logging.disable()
     with tempfile.TemporaryDirectory() as seeds:
         for number, seed in enumerate(SEEDS[name]()):
             (Path(seeds) / str(number)).write_bytes(seed)
@@ -96,6 +98,7 @@ def follow_coverage(name: str, seconds: int) -> None:
 def mutate_blindly(name: str, seconds: int) -> None:
     from fuzz.targets import SEEDS, TARGETS
 
+    logging.disable()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     signal.signal(signal.SIGALRM, _on_alarm)
     draw, end, count = random.Random(), time.monotonic() + seconds, 0

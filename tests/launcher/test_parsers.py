@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 MANIFEST = """\
@@ -140,3 +142,8 @@ def test_a_log_without_errors_has_none(parse):
 @pytest.mark.parametrize("seed", [MANIFEST, f"app:video\n--\n{PASSWD}\n--\n{GROUP}", "42 (sh) S 7 42 42 0 -1"])
 def test_survives_any_input(parse, seed):
     parse("fuzz", "20000", text=seed)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "fuzz/corpus/launcher").glob("*")), ids=str)
+def test_what_was_found_once(parse, path):
+    parse("again", text=path.read_bytes())

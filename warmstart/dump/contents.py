@@ -31,6 +31,8 @@ _MAX_ARGUMENT_BYTES = 1 << 20
 #: Runs of pages of one process: as many as a heap of 8 GiB has with every other page resident. Real heaps of that
 #: size have some ten thousand.
 MAX_RUNS = 1 << 20
+#: Mappings of one process: twice what is usual where the kernel's 65530 is raised (vm.max_map_count).
+MAX_MAPPINGS = 1 << 19
 _MAX_PORT = 65535
 
 
@@ -124,7 +126,7 @@ class Process:
     memory_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Mapping:
     """One mapping of a process's memory.
 
@@ -282,8 +284,20 @@ def read_mappings(directory: Path, pid: int, files: ReadOnlyDict[int, Any] | Non
     if files is None:
         files = read_files(directory)
     path = directory / f"mm-{pid}.img"
-    mm = decode(path, read_only_entry(path), protos.Mm)
+    entry = read_only_entry(path)
+    mm = decode(path, entry, protos.Mm)
+    check_mappings(path, entry, mm)
     return tuple(as_mapping(vma, files) for vma in mm.vmas)
+
+
+def check_mappings(path: Path, entry: Entry, mm: Any) -> None:
+    """Refuse a `protos.Mm` with more mappings than any process has.
+
+    Raises:
+        ArchiveError: it has.
+    """
+    if len(mm.vmas) > MAX_MAPPINGS:
+        raise refusal(path, f"{len(mm.vmas)} mappings (at most {MAX_MAPPINGS})", entry.offset)
 
 
 def as_mapping(vma: Any, files: ReadOnlyDict[int, Any]) -> Mapping:

@@ -36,7 +36,7 @@ SERVICE_MAGIC = 0x55105940
 # The largest real message is that of a process with many mappings, some 70 bytes for each of at most a few hundred
 # thousand; the longest file lists the runs of resident pages of a heap.
 MAX_MESSAGE_BYTES = 64 << 20
-MAX_ENTRIES = 1 << 23
+MAX_ENTRIES = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,7 @@ def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], c
     path = directory / f"mm-{process.pid}.img"
     entry = read_only_entry(path)
     mm = decode(path, entry, protos.Mm)
+    contents.check_mappings(path, entry, mm)
     pagemap = contents.read_pagemap(directory, process.pid)
     resident = [Extent(run.start, run.end, run.offset) for run in pagemap.runs if run.offset is not None]
     if len(resident) < len(pagemap.runs):

@@ -73,9 +73,12 @@ def decode_header(block: bytes) -> Header:
     form = _find_format(block)
     for start, end in ((100, 108), (108, 116), (116, 124), (136, 148)):  # mode, uid, gid, mtime
         parse_number(block[start:end])
-    if kind in (CHARACTER, BLOCK) and form is not Format.V7:
-        parse_number(block[329:337])
+    if form is not Format.V7:
+        parse_number(block[329:337])  # the numbers of a device, whatever it is
         parse_number(block[337:345])
+    if form is Format.STAR:
+        parse_number(block[476:488])  # atime, ctime
+        parse_number(block[488:500])
     size_bytes = parse_number(block[124:136])
     if size_bytes < 0:
         raise DamagedError("a negative size")

@@ -26,6 +26,7 @@ from warmstart.dump.archive import CONFIG_DUMP, Contents
 from warmstart.dump.outline import extract_spooled, spool_outline
 from warmstart.dump.tar_stream import StreamedTar
 from warmstart.dump.tarball import Kind, Member, quoted, walk_layer
+from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.manifest import Descriptor
 from warmstart.image.opened import OpenedImage
 from warmstart.image.selfrestore import DIRECTORY
@@ -226,7 +227,8 @@ def check_opened(opened: OpenedImage, scratch: Path, where: str) -> None:
     """
     links, holder = Links(), None
     for layer in opened.image.manifest.layers:
-        if add_layer(links, opened, layer):
+        holds_checkpoint = add_layer(links, opened, layer)
+        if holds_checkpoint and CHECKPOINT_NAME in opened.image.manifest.annotations:
             holder = layer
     check_image(links, where)
     if holder is not None:

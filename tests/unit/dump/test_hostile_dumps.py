@@ -70,6 +70,13 @@ def test_more_runs_of_pages_than_any_heap_has(tmp_path: Path, monkeypatch: pytes
         read_pagemap(tmp_path, 1)
 
 
+def test_more_mappings_than_any_process_has(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "MAX_MAPPINGS", 5)
+    refused(sample, r"mm-16.img: \d+ mappings \(at most 5\)")
+    with pytest.raises(ArchiveError, match="at most 5"):
+        contents.read_mappings(sample, 16)
+
+
 def test_a_process_without_random_bytes(sample: Path) -> None:
     path = sample / "mm-16.img"
     entry = read_only_entry(path)

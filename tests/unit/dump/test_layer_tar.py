@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,11 +39,10 @@ def members_of(data: bytes) -> list[Member]:
     """The members of a layer, which are the same in a file and in a stream of any pace."""
     found = list(walk_layer(StreamedTar(io.BytesIO(data), "layer")))
     assert list(walk_layer(StreamedTar(Trickle(data, 100), "layer"))) == found
-    with open("/dev/shm/layer-test", "w+b") as file:  # noqa: PTH123
+    with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
         assert list(walk_layer(Span(file.fileno(), 0, len(data), "layer"))) == found
-    os.unlink("/dev/shm/layer-test")  # noqa: PTH108
     return found
 
 

@@ -219,3 +219,21 @@ def test_only_what_is_known_is_unpacked(tmp_path):
 def test_what_is_no_tar_is_refused(tmp_path):
     with pytest.raises(ArchiveError, match="layer: is not a tar archive"):
         unpack(b"x" * 2000, tmp_path)
+
+
+HOSTILE = {
+    "long names of long names": [tarfile.TarInfo("././@LongLink")] * 3000,
+    "a size that goes on for ever": [tarfile.TarInfo(".warmstart/manifest")],
+    "a header of 6 GiB": [tarfile.TarInfo("PaxHeaders/x")],
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_layer_that_would_not_end_is_refused(what, tmp_path):
+    types = {"././@LongLink": (b"L", 3), "PaxHeaders/x": (b"x", 6 << 30), ".warmstart/manifest": (b"0", 1 << 50)}
+    data = b""
+    for info in HOSTILE[what]:
+        info.type, info.size = types[info.name]
+        data += info.tobuf(tarfile.GNU_FORMAT)[-512:] + b"ab\0".ljust(512, b"\0")
+    with pytest.raises(ArchiveError):
+        unpack(data + bytes(1024), tmp_path)
