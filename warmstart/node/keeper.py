@@ -262,7 +262,7 @@ def _build_root(plan: Plan, cgroup: Cgroup) -> None:
     for outside, inside in files:
         inside.parent.mkdir(parents=True, exist_ok=True)
         inside.unlink(missing_ok=True)
-        shutil.copy(outside, inside)
+        shutil.copyfile(outside, inside)
     for source, bind in binds:
         _bind(source, bind)
     linux.unmount(OLD_ROOT, linux.MNT_DETACH)
