@@ -65,6 +65,9 @@ def explain_full_disk(error: BaseException, place: Path | None = None, hint: str
     while cause is not None and not isinstance(cause, NoSpaceError):
         if (found := _find_reason(cause)) is not None:
             reason, path = found
+            # A program may mean a path in a root of its own, as those do that unpack layers.
+            if path and place and not isinstance(cause, OSError) and not path.is_relative_to(place):
+                path = place
             details = (error.brief, *error.details) if isinstance(error, WarmstartError) else ()
             return NoSpaceError(
                 _describe(reason, path or place), details=details, hint=hint or "make room on that disk"

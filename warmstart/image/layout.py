@@ -44,7 +44,8 @@ from warmstart.image.manifest import (
 _VERSION_FILE = json.dumps({"imageLayoutVersion": "1.0.0"}).encode()
 _NESTING_LIMIT = 4
 _CHUNK_BYTES = 1 << 20
-_LOCK = ".index.json.lock"
+# Ours alone: a lock file is removed with its lock.
+_LOCK = ".warmstart.lock"
 
 
 class Readable(Protocol):
@@ -252,7 +253,7 @@ def _is_taken(target: Path) -> bool:
 
 
 def _lock_beside(target: Path) -> Path:
-    return target.absolute().with_name(f".{target.absolute().name}.lock")
+    return target.absolute().with_name(f".{target.absolute().name}{_LOCK}")
 
 
 @contextmanager

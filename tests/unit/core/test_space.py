@@ -130,11 +130,18 @@ def test_a_full_output_is_named(fill, big_layout, tmp_path, action, name):
     ],
 )
 def test_a_program_may_report_it(error):
-    full = explain_full_disk(error, Path("/elsewhere"), "do this")
+    full = explain_full_disk(error, Path("/var/tmp"), "do this")
     assert isinstance(full, NoSpaceError)
     assert full.exit_code == HostError.exit_code
     assert full.brief.startswith("cannot write /var/tmp/x: no space left on ")
     assert full.hint == "do this"
+
+
+def test_a_path_in_a_root_of_the_programs_own_is_not_named():
+    error = ImageError("skopeo failed", details=["unpacking failed: open /keys: no space left on device"])
+    full = explain_full_disk(error, Path("/var/tmp/place"))
+    assert full.brief.startswith("cannot write /var/tmp/place: no space left on ")
+    assert full.details == (error.brief, *error.details)
 
 
 def test_without_a_path_the_place_is_named():
