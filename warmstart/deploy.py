@@ -16,8 +16,10 @@ from warmstart.image.annotations import CPU
 from warmstart.image.reference import parse_reference, parse_source
 from warmstart.inspection import CheckpointFacts, ImageFacts, inspect_target
 from warmstart.kube.client import Cluster
+from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.match import KUBELET_MOUNTS, Build
 from warmstart.kube.probe import Verdict, find_pools, try_pool
+from warmstart.kube.recorded import list_pod_privileges
 from warmstart.recipe.load import STDIN, load_recipe, parse_recipe
 from warmstart.recipe.model import Recipe, Restorer
 from warmstart.trust import list_image_privileges
@@ -87,8 +89,16 @@ def read_build(
     recipe = parse_recipe(inspection.image.provenance.recipe, f"the recipe in {target}")
     known = _describe_image(recipe, inspection.image, inspection.checkpoint, target, match_cpu=match_cpu)
     build = replace(known.build, allowed=tuple(allowed))
-    asked = tuple(list_image_privileges(inspection, recipe))
-    return replace(known, build=build, privileges=asked, checkpoint=inspection.checkpoint)
+    asked = dict.fromkeys([*list_image_privileges(inspection, recipe), *_list_of_pod(build)])
+    return replace(known, build=build, privileges=tuple(asked), checkpoint=inspection.checkpoint)
+
+
+def _list_of_pod(build: Build) -> list[Privilege]:
+    """What the pod that is made of a build asks for; a recipe may have keys that only Kubernetes heeds."""
+    pod = {"metadata": {"name": build.name}, "spec": make_pod_spec(build)}
+    asked = list_pod_privileges(pod, build.image, root=True)
+    # Nodes of the build's architecture and processor.
+    return [one for one in asked if one.kind is not Kind.NODE_SELECTOR]
 
 
 def _describe_recipe(recipe: Recipe, image: str) -> Build:

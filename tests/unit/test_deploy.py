@@ -260,7 +260,10 @@ def test_options_that_contradict_each_other(deploy, recipe: Path, arguments) -> 
 def greedy(tmp_path: Path) -> Path:
     """An image whose recipe wants all."""
     context = {"privileged": True, "capabilities": {"add": ["SYS_ADMIN"]}}
-    recipe = {**RECIPE, "container": {**RECIPE["container"], "securityContext": context}}
+    # A build leaves it alone, and the kubelet would ask.
+    probe = {"httpGet": {"port": 80, "host": "10.0.0.1"}}
+    container = {**RECIPE["container"], "securityContext": context, "livenessProbe": probe}
+    recipe = {**RECIPE, "container": container}
     annotations = {**ANNOTATIONS, **write_provenance(replace(PROVENANCE, recipe=json.dumps(recipe)))}
     return make_warm_image(tmp_path / "greedy", annotations)
 
@@ -269,8 +272,9 @@ def test_a_manifest_made_of_an_image_has_no_privilege_that_is_not_named(deploy, 
     for more in ([], ["-o", "patch"], ["--apply"]):
         with pytest.raises(PrivilegeError) as caught:
             deploy(greedy, *more)
-        assert caught.value.refused == ("capability=SYS_ADMIN", "privileged")
-    out, _ = deploy(greedy, "--allow", "privileged", "--allow", "capability=SYS_ADMIN")
+        assert caught.value.refused == ("capability=SYS_ADMIN", "privileged", "probe-host=10.0.0.1")
+    allowed = [word for name in caught.value.refused for word in ("--allow", name)]
+    out, _ = deploy(greedy, *allowed)
     assert "privileged: true" in out
     # Nothing of it runs.
     deploy(greedy, "--pre-pull")

@@ -191,12 +191,12 @@ def test_a_saved_checkpoint_is_compared_with_its_pod(tmp_path) -> None:
 
 
 def test_privileged_has_the_others_in_it() -> None:
-    asked = list(map(parse_privilege, ["capability=BPF", "device=/dev/kvm", "seccomp=Unconfined", "host-pid"]))
-    assert [str(one) for one in list_refused(asked, [parse_privilege("privileged")])] == ["host-pid"]
+    asked = list(map(parse_privilege, ["capability=BPF", "device=/dev/kvm", "seccomp=Unconfined", "secret=Unconfined"]))
+    assert [str(one) for one in list_refused(asked, [parse_privilege("privileged")])] == ["secret=Unconfined"]
     assert [str(one) for one in list_refused(asked, [parse_privilege("capability=ALL")])] == [
         "device=/dev/kvm",
         "seccomp=Unconfined",
-        "host-pid",
+        "secret=Unconfined",
     ]
 
 

@@ -150,7 +150,8 @@ def _list_covering(one: Privilege) -> Iterator[Privilege]:
     """What has this privilege in it: a privileged container has all capabilities and devices, and no filter."""
     if one.kind is Kind.CAPABILITY:
         yield Privilege(Kind.CAPABILITY, ALL)
-    if one.kind in (Kind.CAPABILITY, Kind.DEVICE, Kind.PRIVILEGE_ESCALATION) or one.name == UNCONFINED:
+    unconfined = one.kind in (Kind.SECCOMP, Kind.APPARMOR) and one.name == UNCONFINED
+    if unconfined or one.kind in (Kind.CAPABILITY, Kind.DEVICE, Kind.PRIVILEGE_ESCALATION):
         yield Privilege(Kind.PRIVILEGED)
 
 
