@@ -385,7 +385,7 @@ def test_the_application_of_a_build_does_not_see_the_launcher(machine):
         points = [line.split()[4] for line in (app / "mountinfo").read_text().splitlines()]
         assert not [point for point in points if point.startswith("/.warmstart")]
         with pytest.raises(OSError, match="Read-only"):
-            (launcher / "root/launcher").open("r+b")
+            (launcher / "root/criu").open("r+b")
 
 
 def test_commands_in_a_build_start_where_they_are_told_to(machine):

@@ -1,5 +1,5 @@
-/* An application that tries what an application of a build must not be able to do. It answers 200 to HTTP on port 8080 for
- * as long as it had no success; what it reached it writes to the file /breach.
+/* An application that tries what an application of a build must not be able to do. It answers 200 to HTTP on port 8080
+ * for as long as it had no success; what it reached it writes to the file /breach.
  *
  *   hostile reach     looks for the launcher and its files, by all ways that there are, and puts its own in their place
  *   hostile swap      a child swaps files with links, and directories with links, in /data and /tmp for ever
@@ -83,14 +83,19 @@ static void reach_process(pid_t pid)
 			tell("opened %s", path);
 		close(fd);
 	}
-	/* Not of others, which may have become ours meanwhile: whoever is traced does not end before its tracer looks. */
-	if (pid == 1 && !ptrace(PTRACE_SEIZE, pid, NULL, NULL))
-		tell("traced %s", path);
-	int handle = syscall(SYS_pidfd_open, pid, 0);
+}
+
+/* CRIU does not dump who holds a process of another's tree, or traces it; so this is not done for ever. */
+static void reach_first_process(void)
+{
+	int handle = syscall(SYS_pidfd_open, 1, 0);
+
+	if (!ptrace(PTRACE_SEIZE, 1, NULL, NULL))
+		tell("traced %s", "the first process");
 	for (int number = 0; handle >= 0 && number < 8; number++) {
 		int fd = syscall(SYS_pidfd_getfd, handle, number, 0);
-		if (fd >= 0 && !is_mine(pid))
-			tell("took a descriptor of %s", path);
+		if (fd >= 0)
+			tell("took a descriptor of %s", "the first process");
 		close(fd);
 	}
 	close(handle);
@@ -168,8 +173,8 @@ static void write_map(const char *path, const char *text)
 	close(fd);
 }
 
-/* In a user namespace of its own it has all capabilities, over what is its own. What is mounted on a directory cannot be
- * taken away there; but the directory can be renamed through a root directory that has been left. */
+/* In a user namespace of its own it has all capabilities, over what is its own. What is mounted on a directory cannot
+ * be taken away there; but the directory can be renamed through a root directory that has been left. */
 static void reach_from_user_namespace(void)
 {
 	char map[32];
@@ -187,6 +192,7 @@ static void reach_from_user_namespace(void)
 	write_map("/proc/self/uid_map", map);
 	mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
 	reach_processes();
+	reach_first_process();
 	reach_files();
 	old = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (!umount2("/.warmstart", MNT_DETACH) || !mount("/", "/data", NULL, MS_BIND, NULL))
@@ -319,6 +325,7 @@ int main(int count, char **arguments)
 	if (!strcmp(mode, "reach")) {
 		reach_files();
 		reach_processes();
+		reach_first_process();
 		reach_from_user_namespace();
 		put_own();
 		start(watch, false);

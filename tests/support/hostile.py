@@ -20,8 +20,7 @@ set -eu
 tool() { buildah --storage-driver vfs --root "$PWD/store" --runroot "$PWD/run" "$@"; }
 container=$(tool from scratch)
 tool add -q "$container" hostile /hostile
-tool add -q --chmod 1777 "$container" data /data
-tool add -q --chmod 1777 "$container" data /tmp
+tool add -q "$container" root /
 tool config --entrypoint '["/hostile"]' "$container"
 tool commit -q "$container" oci-archive:hostile.tar
 """
@@ -61,7 +60,9 @@ def make_hostile_archive(session: Session, archive: Path) -> None:
     """Write the image's oci-archive; it is made in the session."""
     flags = ["-std=gnu11", "-static", "-O1", "-Wall", "-Wextra", "-Wno-unused-result", "-Werror"]
     subprocess.run(["gcc", *flags, "-o", session.workspace / "hostile", SOURCE], check=True)
-    (session.workspace / "data").mkdir()
+    for name in ("data", "tmp"):
+        (session.workspace / "root" / name).mkdir(parents=True)
+        (session.workspace / "root" / name).chmod(0o1777)
     session.run(["sh", "-c", SCRIPT], cwd=str(session.workspace), timeout_s=60)
     shutil.copy(session.workspace / "hostile.tar", archive)
 
