@@ -65,7 +65,7 @@ def edit_launched(work: Work, launched: Launched) -> Dump:
         forget_directory_modes(directory)
         forget_owners(directory)
         for path in directory.iterdir():
-            os.chown(path, identity.user, identity.group)
+            os.chown(path, identity.user, identity.group, follow_symlinks=False)
         listeners, number = find_listeners(directory), Signals[signal] if signal else 0
         update_manifest(launched.directory, dump.memory_file, listeners, number)
     return dump

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from warmstart.assemble import annotate, describe, edit_dump, edit_launched, make_layout, pack_launched, read_archive
 from warmstart.core.cpu import read_features
 from warmstart.core.errors import AppError
+from warmstart.core.linux import open_in_root
 from warmstart.core.steps import Steps
 from warmstart.core.undo import undoing
 from warmstart.core.workspace import open_workspace
@@ -46,7 +48,14 @@ from warmstart.image.selfrestore import (
     pack_changes,
 )
 from warmstart.image.skopeo import copy_image, find_image
-from warmstart.launched import LaunchedContainer, await_application, make_directory, wrap_container
+from warmstart.launched import (
+    LaunchedContainer,
+    Place,
+    await_application,
+    find_working_dir,
+    make_place,
+    wrap_container,
+)
 from warmstart.measure import find_limit_s
 from warmstart.node.launcher import ensure_launcher
 from warmstart.node.network import connect_network
@@ -214,7 +223,7 @@ def run_and_checkpoint(
             running = start_container(work, engine, base.layout, work.recipe.container, undo)
             check_user(engine, running, work.recipe.container)
         warm = warm_up(work, engine, running)
-        has_tmp = (engine.cri.proc / str(running.pid) / "root/tmp").is_dir()
+        has_tmp = has_directory(engine.cri.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
         with work.steps.step("checkpoint"):
             running.checkpoint(archive, work.options.checkpoint_timeout_s)
         on_dumped(running)
@@ -227,17 +236,19 @@ def run_and_dump(work: Work, engine: LocalEngine, base: Base, layout: Path) -> L
     What it has changed in its file system becomes a layer in `layout`, for that is gone with the container.
     """
     container, config = work.recipe.container, read_image(base.layout).config
-    directory, programs = work.workspace / "launched", ensure_launcher(work.options.cache, work.steps.note)
-    make_directory(directory, programs)
+    programs = ensure_launcher(work.options.cache, work.steps.note)
+    place = Place(work.workspace / "launcher", work.workspace / "launcher-state")
+    make_place(place, programs)
+    directory = work.workspace / "launched"
     with contextlib.ExitStack() as undo:
         with work.steps.step("start"):
-            wrapped = wrap_container(container, config, directory)
-            launched = await_application(start_container(work, engine, base.layout, wrapped, undo), directory)
+            running = start_container(work, engine, base.layout, wrap_container(container, config, place), undo)
+            launched = await_application(running, place, find_working_dir(container, config))
             check_user(engine, launched, container)
         warm = warm_up(work, engine, launched, launched.inner_pid)
         with work.steps.step("checkpoint"):
             launched.dump(work.options.checkpoint_timeout_s)
-            changes = pack_changes((engine.cri.proc / str(launched.pid) / "mountinfo").read_text(), layout)
+            changes = pack_changes(launched.take_out(directory), layout)
     return Launched(directory, programs, find_run(container, config), changes, warm)
 
 
@@ -256,12 +267,29 @@ def restore_and_checkpoint(work: Work, engine: LocalEngine, launched: Launched) 
             read_launcher_ms(running)
         with work.steps.step("second preflight"):
             check_before_dump(work, engine, running)
-        has_tmp = (engine.cri.proc / str(running.pid) / "root/tmp").is_dir()
+        has_tmp = has_directory(engine.cri.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
         with work.steps.step("second checkpoint"):
             running.checkpoint(archive, work.options.checkpoint_timeout_s)
     # What was mapped from the image was found safe to be, and what has changed of it is so, too.
     programs = {**launched.warm.programs, f"/{MEMORY}": Program()}
     return Dumped(archive, replace(launched.warm, programs=programs), has_tmp)
+
+
+def has_directory(root: Path, path: str) -> bool:
+    """Whether a container has a directory of that path; links lead where they lead in the container.
+
+    Args:
+        root: its root directory, a /proc/PID/root.
+        path: absolute, in the container.
+    """
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(open_in_root(top, path, os.O_PATH | os.O_DIRECTORY))
+    except OSError:
+        return False
+    finally:
+        os.close(top)
+    return True
 
 
 def start_container(

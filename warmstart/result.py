@@ -73,7 +73,7 @@ class Launched:
     """A dump that the launcher took.
 
     Attributes:
-        directory: what the container had as /.warmstart.
+        directory: what the launcher left; no container has ever seen it.
         programs: the launcher and its CRIU.
         run: how the image is to be started.
         changes: the layer of what the application had changed in its root file system.

@@ -2,7 +2,7 @@
  *
  * It gets a pid that no helper of the restore will have used up, clocks that start from zero (so that they never run
  * backwards on another machine), pipes for its output whose other end the restore can replace, and none of the
- * privileges that the build container has.
+ * privileges that the build container has. Nor does it see us: see rooms.c.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +24,13 @@
 /* Below it there is room for the helpers of a restore, and for a command or two that is run in the container at once.
  * A restore without privileges has to use up all pids below it, so it should not be too high either. */
 #define FIRST_PID 100
+
+/* What to start. */
+struct start {
+	char **command;
+	const char *directory;
+	struct identity identity;
+};
 
 static void make_pipe(int pipes[2], const struct identity *identity)
 {
@@ -77,10 +84,17 @@ void drop_privileges(const struct identity *identity)
 		fail("cannot set no_new_privs: %s", strerror(errno));
 }
 
-static _Noreturn void be_application(char **command, const struct identity *identity, int out, int err)
+static _Noreturn void be_application(struct start *start, int container, int out, int err)
 {
-	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	const struct identity *identity = &start->identity;
+	char **command = start->command;
+	int null;
 
+	enter_container(container);
+	hide_launcher();
+	go_to(start->directory);
+	/* Only now: CRIU knows open files by their mounts, which are those of one namespace. */
+	null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	setsid();
 	set_home(identity->home);
 	drop_privileges(identity);
@@ -94,14 +108,14 @@ static _Noreturn void be_application(char **command, const struct identity *iden
 	_exit(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE);
 }
 
-static void record(char **command, const struct identity *identity, pid_t pid, int out, int err)
+static void record(struct start *start, pid_t pid, int out, int err)
 {
-	int fd = open(MANIFEST, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	int fd = open(STATE "/manifest", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 
 	if (fd < 0)
-		fail("cannot write " MANIFEST ": %s", strerror(errno));
+		fail("cannot write " STATE "/manifest: %s", strerror(errno));
 	fchmod(fd, 0644);
-	write_command(fd, command, identity, pid, inode(out), inode(err));
+	write_command(fd, start->command, &start->identity, pid, inode(out), inode(err));
 	close(fd);
 }
 
@@ -115,26 +129,27 @@ static void reset_oom_score(void)
 	close(fd);
 }
 
-static int run(char **command, const struct identity *identity)
+static int run(struct start *start)
 {
-	int out[2], err[2], signals = take_signals();
+	int out[2], err[2], signals = take_signals(), container;
 	struct copy copies[2];
 	pid_t app;
 
 	if (getpid() != 1)
 		fail("build has to be the first process of its container");
 	reset_oom_score();
-	make_pipe(out, identity);
-	make_pipe(err, identity);
+	make_pipe(out, &start->identity);
+	make_pipe(err, &start->identity);
+	container = leave_container();
 	if (spend_pids(FIRST_PID - 1) < 0)
 		fail("cannot fork: %s", strerror(errno));
 	start_clocks();
 	app = fork();
 	if (!app)
-		be_application(command, identity, out[1], err[1]);
+		be_application(start, container, out[1], err[1]);
 	if (app < 0)
 		fail("cannot fork: %s", strerror(errno));
-	record(command, identity, app, out[1], err[1]);
+	record(start, app, out[1], err[1]);
 	close(out[1]);
 	close(err[1]);
 	copies[0] = (struct copy){out[0], STDOUT_FILENO};
@@ -142,15 +157,15 @@ static int run(char **command, const struct identity *identity)
 	return exit_like(attend(app, signals, copies, 2).status);
 }
 
-int build_mode(const char *user, const char *groups, char **command)
+int build_mode(const char *user, const char *groups, const char *directory, char **command)
 {
 	char *passwd = read_file("/etc/passwd"), *group = read_file("/etc/group"), none[] = "";
-	struct identity identity;
+	struct start start = {.command = command, .directory = directory};
 	struct reason reason;
 
-	if (!resolve_user(user, passwd ? passwd : none, group ? group : none, &identity, &reason))
+	if (!resolve_user(user, passwd ? passwd : none, group ? group : none, &start.identity, &reason))
 		fail("%s", reason.text);
-	if (!add_groups(groups, &identity))
+	if (!add_groups(groups, &start.identity))
 		fail("--groups takes numbers with commas between them, not %s", groups);
-	return run(command, &identity);
+	return run(&start);
 }

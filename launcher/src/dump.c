@@ -1,8 +1,9 @@
 /* Dump: checkpoint the application of a build, from inside its container, and finish the manifest.
  *
  * CRIU dumps what it shares namespaces with: a time namespace other than its own it would record, and the restore,
- * without privileges, could not make it again. So CRIU runs in the application's, and as the application's user, but
- * with the capabilities of the build container.
+ * without privileges, could not make it again, and with mount namespaces it is the same. So CRIU runs in the application's,
+ * and as the application's user, but with the capabilities of the build container. The program and the directory that
+ * it writes to are not to be found there: it gets them as descriptors.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,6 +15,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,6 +25,10 @@
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x80
 #endif
+
+#define PROC_MAGIC 0x9fa0
+#define DIRECTORY STATE "/checkpoint"
+#define DUMP_LOG STATE "/dump.log"
 
 static void enter_clocks(pid_t app)
 {
@@ -38,13 +44,32 @@ static void enter_clocks(pid_t app)
 	close(fd);
 }
 
-static void make_directory(const struct identity *identity)
+/* It may have made itself another one, in a user namespace. */
+static void check_mounts(pid_t app, int container)
 {
-	if (mkdir(CHECKPOINT, 0700) < 0 && errno != EEXIST)
-		fail("cannot make " CHECKPOINT ": %s", strerror(errno));
-	if (chown(CHECKPOINT, identity->user, identity->group) < 0)
-		fail("cannot give " CHECKPOINT " to user %u, which takes CAP_CHOWN: %s", identity->user,
+	struct stat own, kept;
+	char path[64];
+
+	snprintf(path, sizeof path, "/proc/%d/ns/mnt", app);
+	if (stat(path, &own) < 0 || fstat(container, &kept) < 0)
+		fail("the application is not running: %s: %s", path, strerror(errno));
+	if (own.st_ino != kept.st_ino)
+		fail("the application has a mount namespace of its own, which cannot be restored without privileges");
+}
+
+static int make_directory(const struct identity *identity)
+{
+	int fd;
+
+	if (mkdir(DIRECTORY, 0700) < 0)
+		fail("cannot make " DIRECTORY ": %s", strerror(errno));
+	if (chown(DIRECTORY, identity->user, identity->group) < 0)
+		fail("cannot give " DIRECTORY " to user %u, which takes CAP_CHOWN: %s", identity->user,
 		     strerror(errno));
+	fd = open(DIRECTORY, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		fail("cannot open " DIRECTORY ": %s", strerror(errno));
+	return fd;
 }
 
 /* Capabilities of the permitted set become inheritable and ambient: they outlive the change of user and the exec.
@@ -71,18 +96,37 @@ static void keep_capabilities(void)
 			fail("cannot keep capability %d: %s", number, strerror(errno));
 }
 
-static _Noreturn void be_dumper(const struct manifest *manifest)
+/* CRIU believes /proc. The application's root directory is the application's, who is root at least, but what is mounted
+ * there is not. */
+static void check_proc(const char *images, int directory)
 {
-	char pid[16];
+	struct stat seen, opened;
+	struct statfs system;
 
+	if (statfs("/proc", &system) < 0 || system.f_type != PROC_MAGIC || stat(images, &seen) < 0 ||
+	    fstat(directory, &opened) < 0 || seen.st_ino != opened.st_ino || seen.st_dev != opened.st_dev)
+		fail("the application has moved /proc");
+}
+
+static _Noreturn void be_dumper(const struct manifest *manifest, int container, int directory)
+{
+	int criu = open("/criu", O_PATH | O_CLOEXEC), inherited = dup(directory);
+	char pid[16], images[64];
+
+	snprintf(images, sizeof images, "/proc/self/fd/%d", inherited);
+	enter_container(container);
+	check_proc(images, directory);
 	prctl(PR_SET_KEEPCAPS, 1);
 	become(&manifest->identity);
 	keep_capabilities();
 	snprintf(pid, sizeof pid, "%d", manifest->pid);
-	execv(CRIU, (char *[]){CRIU, "dump", "--no-default-config", "--unprivileged", "-t", pid, "-D", CHECKPOINT,
-			       "-v4", "-o", "dump.log", "--leave-stopped", "--network-lock", "skip",
-			       "--manage-cgroups=ignore", "--tcp-close", "--file-locks", NULL});
-	fail(CRIU ": %s", strerror(errno));
+	/* Neither its environment nor its plugins may be the image's. */
+	syscall(SYS_execveat, criu, "",
+		(char *[]){"criu", "dump", "--no-default-config", "--unprivileged", "-t", pid, "-D", images, "-v4",
+			   "-o", "dump.log", "--leave-stopped", "--network-lock", "skip", "--manage-cgroups=ignore",
+			   "--tcp-close", "--file-locks", "--libdir", "/proc/self/fdinfo", NULL},
+		(char *[]){NULL}, AT_EMPTY_PATH);
+	fail("/criu: %s", strerror(errno));
 }
 
 static void print_errors(const char *log)
@@ -97,46 +141,71 @@ static void print_errors(const char *log)
 static void finish_manifest(uint64_t monotonic_ns, uint64_t boottime_ns)
 {
 	struct reason reason;
-	int fd = open(MANIFEST, O_WRONLY | O_APPEND | O_CLOEXEC);
+	int fd = open(STATE "/manifest", O_WRONLY | O_APPEND | O_CLOEXEC);
 
 	if (fd < 0)
-		fail("cannot write " MANIFEST ": %s", strerror(errno));
-	if (!write_checkpoint(fd, CHECKPOINT, monotonic_ns, boottime_ns, &reason))
+		fail("cannot write " STATE "/manifest: %s", strerror(errno));
+	if (!write_checkpoint(fd, DIRECTORY, monotonic_ns, boottime_ns, &reason))
 		fail("%s", reason.text);
 	close(fd);
 }
 
-int dump_mode(void)
+static void read_build(struct manifest *manifest)
 {
-	char *text = read_file(MANIFEST);
-	struct manifest manifest;
-	uint64_t monotonic_ns, boottime_ns;
+	char *text = read_file(STATE "/manifest");
 	struct reason reason;
-	int status;
-	pid_t dumper;
 
 	if (!text)
-		fail("cannot read " MANIFEST ", which build writes: %s", strerror(errno));
-	if (!parse_manifest(text, &manifest, &reason))
+		fail("cannot read " STATE "/manifest, which build writes: %s", strerror(errno));
+	if (!parse_manifest(text, manifest, &reason))
 		fail("%s", reason.text);
-	if (manifest.complete)
+	if (manifest->complete)
 		fail("the application has been dumped already");
-	make_directory(&manifest.identity);
-	enter_clocks(manifest.pid);
+}
+
+/* Who is not dumped would go on: in the files that are about to be copied, and missing after a restore. */
+static void refuse_strangers(pid_t app, bool are_stopped)
+{
+	struct reason reason;
+
+	if (!are_alone(app, are_stopped, &reason))
+		fail("%s", reason.text);
+}
+
+static void run_criu(const struct manifest *manifest)
+{
+	int container = open_container(), directory = make_directory(&manifest->identity), status;
+	pid_t dumper;
+
+	check_mounts(manifest->pid, container);
 	dumper = fork();
 	if (!dumper)
-		be_dumper(&manifest);
+		be_dumper(manifest, container, directory);
 	if (dumper < 0 || waitpid(dumper, &status, 0) != dumper)
 		fail("cannot fork: %s", strerror(errno));
-	/* The application has not run any more since before now. */
-	monotonic_ns = clock_ns(CLOCK_MONOTONIC);
-	boottime_ns = clock_ns(CLOCK_BOOTTIME);
-	rename(CHECKPOINT "/dump.log", DUMP_LOG);
-	unlink(CHECKPOINT "/stats-dump");
+	close(container);
+	close(directory);
+	rename(DIRECTORY "/dump.log", DUMP_LOG);
+	unlink(DIRECTORY "/stats-dump");
 	if (!WIFEXITED(status) || WEXITSTATUS(status)) {
 		print_errors(DUMP_LOG);
 		fail("CRIU could not dump the application, see " DUMP_LOG);
 	}
+}
+
+int dump_mode(void)
+{
+	struct manifest manifest;
+	uint64_t monotonic_ns, boottime_ns;
+
+	read_build(&manifest);
+	refuse_strangers(manifest.pid, false);
+	enter_clocks(manifest.pid);
+	run_criu(&manifest);
+	/* The application has not run any more since before now. */
+	monotonic_ns = clock_ns(CLOCK_MONOTONIC);
+	boottime_ns = clock_ns(CLOCK_BOOTTIME);
+	refuse_strangers(manifest.pid, true);
 	keep_files(&manifest.identity);
 	finish_manifest(monotonic_ns, boottime_ns);
 	return 0;

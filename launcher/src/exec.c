@@ -6,17 +6,20 @@
 
 #include "launcher.h"
 
-int exec_mode(char **command)
+int exec_mode(const char *directory, char **command)
 {
-	char *text = read_file(MANIFEST), *passwd = read_file("/etc/passwd"), none[] = "", user[16];
+	char *text = read_file(STATE "/manifest"), *passwd, none[] = "", user[16];
 	struct manifest manifest;
 	struct identity named;
 	struct reason reason;
 
 	if (!text)
-		fail("cannot read " MANIFEST ", which build writes: %s", strerror(errno));
+		fail("cannot read " STATE "/manifest, which build writes: %s", strerror(errno));
 	if (!parse_manifest(text, &manifest, &reason))
 		fail("%s", reason.text);
+	enter_container(open_container());
+	go_to(directory);
+	passwd = read_file("/etc/passwd");
 	snprintf(user, sizeof user, "%u", manifest.identity.user);
 	if (resolve_user(user, passwd ? passwd : none, none, &named, &reason))
 		set_home(named.home);

@@ -13,7 +13,10 @@
 #define CRIU WARMSTART_DIR "/criu"
 #define CHECKPOINT WARMSTART_DIR "/checkpoint"
 #define MANIFEST WARMSTART_DIR "/manifest"
-#define DUMP_LOG WARMSTART_DIR "/dump.log"
+
+/* In a build, once the first process has left the container's mount namespace: see rooms.c. */
+#define STATE "/state"
+#define CONTAINER "/container"
 
 /* Exit statuses of our own; the first two are the shell's for a command that cannot be run. */
 enum { EXIT_NOT_EXECUTABLE = 126, EXIT_NOT_FOUND = 127, EXIT_USAGE = 64, EXIT_FAILED = 70 };
@@ -89,10 +92,20 @@ void write_command(int fd, char **command, const struct identity *identity, pid_
 bool write_checkpoint(int fd, const char *directory, uint64_t monotonic_ns, uint64_t boottime_ns,
 		      struct reason *reason);
 
+/* rooms.c: the mount namespaces of a build. */
+int leave_container(void);	      /* the container's namespace; from here we are in our own */
+int open_container(void);	      /* the same, of the first process */
+void enter_container(int namespace); /* and its root directory; closes the descriptor */
+void hide_launcher(void);	      /* from those who are in this namespace */
+void go_to(const char *directory);
+enum { NO_MAGIC_LINKS = 2, NO_LINKS = 4 }; /* see openat2(2) */
+int open_beneath(int directory, const char *path, int flags, uint64_t resolve);
+
 /* processes.c */
 bool parse_parent(char *stat, pid_t *parent);
 pid_t spend_pids(pid_t upto);
 void kill_descendants(void);
+bool are_alone(pid_t app, bool are_stopped, struct reason *reason); /* says why not when there are some */
 uint64_t clock_ns(int clock);
 
 /* events.c: signals and children. */
@@ -124,7 +137,7 @@ bool read_log(struct criu_log *log, const char *bytes, size_t count); /* whether
 enum clocks { CLOCKS_OF_CHECKPOINT, CLOCKS_OF_NODE };
 bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason);
 
-/* seed.c: the application's files in /tmp and the like. */
+/* keep.c, seed.c: the application's files in /tmp and the like. */
 const char *parse_tmpfs(char *line); /* where a tmpfs is mounted, or NULL */
 void keep_files(const struct identity *identity);
 void put_back_files(void);
@@ -142,8 +155,8 @@ void drop_privileges(const struct identity *identity);
 void deny_what_is_not_kept(void);
 
 /* The modes. */
-int build_mode(const char *user, const char *groups, char **command);
-int exec_mode(char **command);
+int build_mode(const char *user, const char *groups, const char *directory, char **command);
+int exec_mode(const char *directory, char **command);
 int dump_mode(void);
 int start_mode(enum clocks clocks, char **command);
 

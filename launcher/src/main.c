@@ -6,8 +6,9 @@
 #include "launcher.h"
 
 static const char usage[] = "usage: launcher start [--clocks node] -- COMMAND [ARGUMENT]...\n"
-			    "       launcher build [--user USER[:GROUP]] [--groups GID,...] -- COMMAND [ARGUMENT]...\n"
-			    "       launcher exec -- COMMAND [ARGUMENT]...\n"
+			    "       launcher build [--user USER[:GROUP]] [--groups GID,...] [--directory DIRECTORY]\n"
+			    "                      -- COMMAND [ARGUMENT]...\n"
+			    "       launcher exec [--directory DIRECTORY] -- COMMAND [ARGUMENT]...\n"
 			    "       launcher dump\n";
 
 static int misused(void)
@@ -16,21 +17,27 @@ static int misused(void)
 	return EXIT_USAGE;
 }
 
+struct options {
+	const char *user, *groups, *directory;
+	enum clocks clocks;
+};
+
 /* The options up to `--` come in pairs; which of them the mode has. Returns the command, or NULL. */
-static char **parse_options(const char *mode, char **words, const char **user, const char **groups,
-			    enum clocks *clocks)
+static char **parse_options(const char *mode, char **words, struct options *options)
 {
 	for (; *words && strcmp(*words, "--"); words += 2) {
-		bool is_build = !strcmp(mode, "build");
+		bool is_build = !strcmp(mode, "build"), is_exec = !strcmp(mode, "exec");
 
 		if (!words[1])
 			return NULL;
 		if (is_build && !strcmp(*words, "--user"))
-			*user = words[1];
+			options->user = words[1];
 		else if (is_build && !strcmp(*words, "--groups"))
-			*groups = words[1];
+			options->groups = words[1];
+		else if ((is_build || is_exec) && !strcmp(*words, "--directory"))
+			options->directory = words[1];
 		else if (!strcmp(mode, "start") && !strcmp(*words, "--clocks") && !strcmp(words[1], "node"))
-			*clocks = CLOCKS_OF_NODE;
+			options->clocks = CLOCKS_OF_NODE;
 		else
 			return NULL;
 	}
@@ -39,18 +46,18 @@ static char **parse_options(const char *mode, char **words, const char **user, c
 
 int main(int count, char **arguments)
 {
-	const char *user = "", *groups = "", *mode = count > 1 ? arguments[1] : "";
-	enum clocks clocks = CLOCKS_OF_CHECKPOINT;
+	const char *mode = count > 1 ? arguments[1] : "";
+	struct options options = {"", "", "/", CLOCKS_OF_CHECKPOINT};
 	char **command;
 
 	if (!strcmp(mode, "dump"))
 		return count == 2 ? dump_mode() : misused();
-	command = count > 1 ? parse_options(mode, arguments + 2, &user, &groups, &clocks) : NULL;
+	command = count > 1 ? parse_options(mode, arguments + 2, &options) : NULL;
 	if (!command)
 		return misused();
 	if (!strcmp(mode, "build"))
-		return build_mode(user, groups, command);
+		return build_mode(options.user, options.groups, options.directory, command);
 	if (!strcmp(mode, "exec"))
-		return exec_mode(command);
-	return strcmp(mode, "start") ? misused() : start_mode(clocks, command);
+		return exec_mode(options.directory, command);
+	return strcmp(mode, "start") ? misused() : start_mode(options.clocks, command);
 }

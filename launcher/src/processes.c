@@ -55,11 +55,11 @@ bool parse_parent(char *stat, pid_t *parent)
 	return true;
 }
 
-static bool is_child(const char *name)
+/* The /proc/PID/stat of the process that a file of /proc has the name of. */
+static bool read_stat(const char *name, char *stat, size_t size)
 {
-	char path[64], stat[512];
+	char path[64];
 	uint64_t pid;
-	pid_t parent;
 	ssize_t length;
 	int fd;
 
@@ -67,12 +67,20 @@ static bool is_child(const char *name)
 		return false;
 	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
-	length = fd < 0 ? -1 : read(fd, stat, sizeof stat - 1);
+	length = fd < 0 ? -1 : read(fd, stat, size - 1);
 	close(fd);
 	if (length < 0)
 		return false;
 	stat[length] = 0;
-	return parse_parent(stat, &parent) && parent == getpid();
+	return true;
+}
+
+static bool is_child(const char *name)
+{
+	char stat[512];
+	pid_t parent;
+
+	return read_stat(name, stat, sizeof stat) && parse_parent(stat, &parent) && parent == getpid();
 }
 
 /* What our children leave behind when they die becomes ours; so the end of our children is the end of them all. */
@@ -95,4 +103,118 @@ void kill_descendants(void)
 			return;
 		nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
 	} while (clock_ns(CLOCK_MONOTONIC) < deadline);
+}
+
+struct process {
+	pid_t pid, parent;
+	char state;
+	uint64_t threads;
+	char name[64];
+};
+
+/* In /proc/PID/stat: "PID (NAME) STATE PPID ...", where the 20th field is the number of threads. Cuts the text. */
+static bool parse_process(const char *number, char *stat, struct process *process)
+{
+	char *name = strchr(stat, '('), *end = strrchr(stat, ')'), *rest;
+	uint64_t parent;
+
+	if (!name || !end || strlen(end) < 3)
+		return false;
+	process->pid = atoi(number);
+	process->state = end[2];
+	snprintf(process->name, sizeof process->name, "%.*s", (int)(end - name - 1), name + 1);
+	rest = end + 2;
+	next_word(&rest);
+	if (!parse_number(next_word(&rest), MOST_PID, &parent))
+		return false;
+	process->parent = parent;
+	for (int field = 5; field < 20; field++)
+		next_word(&rest);
+	return parse_number(next_word(&rest), MOST_PID, &process->threads);
+}
+
+static size_t list_processes(struct process **processes)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	size_t count = 0;
+	char stat[512];
+
+	*processes = NULL;
+	while (proc && (entry = readdir(proc))) {
+		struct process found;
+
+		if (!read_stat(entry->d_name, stat, sizeof stat) || !parse_process(entry->d_name, stat, &found))
+			continue;
+		*processes = grow(*processes, count, sizeof **processes);
+		(*processes)[count++] = found;
+	}
+	if (!proc || !count)
+		fail("cannot list the processes of the container: %s", strerror(errno));
+	closedir(proc);
+	return count;
+}
+
+static const struct process *find_process(const struct process *processes, size_t count, pid_t pid)
+{
+	for (size_t i = 0; i < count; i++)
+		if (processes[i].pid == pid)
+			return &processes[i];
+	return NULL;
+}
+
+static bool is_below(const struct process *processes, size_t count, const struct process *process, pid_t app)
+{
+	/* What was read bit by bit may be no tree. */
+	for (size_t steps = 0; process && steps <= count; steps++) {
+		if (process->pid == app)
+			return true;
+		process = find_process(processes, count, process->parent);
+	}
+	return false;
+}
+
+/* One whose first thread has ended may go on in the others. */
+static bool is_over(const struct process *process)
+{
+	return (process->state == 'Z' || process->state == 'X') && process->threads <= 1;
+}
+
+static bool look_for_strangers(pid_t app, bool are_stopped, struct reason *reason)
+{
+	struct process *processes;
+	size_t count = list_processes(&processes);
+	bool found = false;
+
+	for (size_t i = 0; i < count && !found; i++) {
+		const struct process *each = &processes[i];
+
+		if (each->pid == 1 || each->pid == getpid() || is_over(each))
+			continue;
+		found = true;
+		if (!is_below(processes, count, each, app))
+			because(reason,
+				"process %d (%s) is not below the application, so it is neither dumped nor stopped; "
+				"have the application not leave it behind",
+				each->pid, escape(each->name));
+		else if (are_stopped && each->state != 'T')
+			because(reason, "process %d (%s) of the application has not been stopped", each->pid,
+				escape(each->name));
+		else
+			found = false;
+	}
+	free(processes);
+	return found;
+}
+
+/* Whether all processes of our pid namespace are the first one, ourselves, and the application with what descends from
+ * it; and stopped. One that is about to end, or to stop, is given a moment. */
+bool are_alone(pid_t app, bool are_stopped, struct reason *reason)
+{
+	for (int i = 0; i < 100; i++) {
+		if (!look_for_strangers(app, are_stopped, reason))
+			return true;
+		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+	}
+	return false;
 }

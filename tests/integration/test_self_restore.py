@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,7 +106,18 @@ def test_an_image_restores_itself_where_the_runtime_does_not(make, start, contex
     with start(layout, replace(container, env=(*container.env, ("WARMSTART", "off")))) as running:
         while read_cold_reason(running) is None:
             pass
+        wait_until_it_answers(running)
         assert int(str(read_state(running)["requests"])) < 4
+
+
+def wait_until_it_answers(running: CriContainer) -> None:
+    """The launcher says why it starts the application cold before it does so."""
+    for _ in range(200):
+        with suppress(ConnectionRefusedError):
+            read_state(running)
+            return
+        time.sleep(0.05)
+    pytest.fail("nobody answers")
 
 
 def read_cold_reason(running: CriContainer) -> str | None:

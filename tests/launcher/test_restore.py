@@ -23,6 +23,7 @@ from launcher.bundle import BUILD, DOCKER_CAPABILITIES, Setup, configure, like_d
 
 from warmstart.cli import default_cache
 from warmstart.core.network import connect_in
+from warmstart.core.process import Finished
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.environment import add_environment, link_environment
 from warmstart.dump.listeners import find_listeners
@@ -92,6 +93,11 @@ class Machine:
             shutil.copy2(programs / name, self.files / name)
         shutil.copy2(app, self.root / "app")
         (self.root / "etc/passwd").write_text(PASSWD)
+        self.programs, self.state = session.workspace / "programs", session.workspace / "state"
+        for name in ("state", "proc", "container"):
+            (self.programs / name).mkdir(parents=True)
+        for name in ("launcher", "criu"):
+            shutil.copy2(programs / name, self.programs / name)
         self.count = 0
         self.options: Sequence[str] = ()
 
@@ -110,13 +116,26 @@ class Machine:
             finally:
                 self.session.run(["runc", "delete", "--force", name], timeout_s=30, check=False)
 
-    def build(self, *app: str, options: Sequence[str] = ("--user", "app"), setup: Setup = BUILD) -> str:
-        """Build and dump `/app` with some arguments; what it said about itself before the dump."""
-        command = ["/.warmstart/launcher", "build", *options, "--", "/app", *app]
-        with self.run(command, dataclasses.replace(setup, environment=BUILT)) as container:
+    @contextlib.contextmanager
+    def building(self, *command: str, options: Sequence[str] = ("--user", "app")) -> Iterator[Container]:
+        """Run a command below the launcher."""
+        shutil.rmtree(self.state, ignore_errors=True)
+        self.state.mkdir(mode=0o700)
+        mounts = (
+            {"destination": "/.warmstart", "source": str(self.programs), "options": ["bind", "ro"]},
+            {"destination": "/.warmstart/state", "source": str(self.state), "options": ["bind"]},
+        )
+        argv = ["/.warmstart/launcher", "build", *options, "--", *command]
+        with self.run(argv, dataclasses.replace(BUILD, environment=BUILT, mounts=mounts)) as container:
             container.wait_for("^ready$")
+            yield container
+
+    def build(self, *app: str, options: Sequence[str] = ("--user", "app")) -> str:
+        """Build and dump `/app` with some arguments; what it said about itself before the dump."""
+        with self.building("/app", *app, options=options) as container:
             state = container.state()
-            self.session.run(["runc", "exec", container.name, "/.warmstart/launcher", "dump"], timeout_s=60)
+            self.launch(container, "dump")
+        self.take_out()
         link_environment(self.files, add_environment(self.files / "checkpoint"))
         user = (self.files / "checkpoint").stat()
         forget_parent_death(self.files / "checkpoint")
@@ -124,6 +143,19 @@ class Machine:
             os.chown(path, user.st_uid, user.st_gid)
         self.list_files()
         return state
+
+    def take_out(self) -> None:
+        """Put what the launcher left into the image."""
+        for old in self.files.iterdir():
+            if old.name in ("manifest", "env", "checkpoint", "seed"):
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for new in self.state.iterdir():
+            new.rename(self.files / new.name)
+
+    def launch(self, container: Container, *arguments: str, check: bool = True) -> Finished:
+        """Run the launcher in a container that builds."""
+        argv = ["runc", "exec", container.name, "/launcher", *arguments]
+        return self.session.run(argv, timeout_s=60, check=check)
 
     @contextlib.contextmanager
     def start(self, *app: str, before: Sequence[str] = (), **setup: object) -> Iterator[Container]:
@@ -194,7 +226,8 @@ def machine(session, programs, app) -> Iterator[Machine]:
     yield Machine(session, programs, app)
     for path in session.workspace.glob("container-*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.rmtree(session.workspace / "root")
+    for name in ("root", "programs", "state"):
+        shutil.rmtree(session.workspace / name, ignore_errors=True)
 
 
 def field(name: str, state: str) -> str:
@@ -349,9 +382,7 @@ def gate(machine, tmp_path) -> Path:
 
 
 def test_who_connects_during_a_restore_is_served_after_it(machine, gate):
-    gate.touch()
     before = machine.build("server")
-    gate.unlink()
     (listener,) = find_listeners(machine.files / "checkpoint")
     assert (listener.network, listener.port, listener.backlog) == ("tcp46", 8080, 7)
     machine.edit_manifest("^end$", f"listen tcp46 8080 7 {listener.inode}\nend")
@@ -411,10 +442,8 @@ def test_a_signal_tells_the_application_that_it_was_restored(machine):
 
 
 def test_commands_in_a_build_run_as_the_applications_user(machine):
-    command = ["/.warmstart/launcher", "build", "--user", "app", "--groups", "4", "--", "/app"]
-    with machine.run(command, BUILD) as container:
-        container.wait_for("^ready$")
-        argv = ["runc", "exec", container.name, "/.warmstart/launcher", "exec", "--", "/app"]
+    with machine.building("/app", options=["--user", "app", "--groups", "4"]) as container:
+        argv = ["runc", "exec", container.name, "/launcher", "exec", "--", "/app"]
         log = machine.session.workspace / "container-exec"
         with machine.session.background(argv, log_file=log) as process:
             other = dataclasses.replace(container, log=log, process=process)
@@ -426,6 +455,50 @@ def test_commands_in_a_build_run_as_the_applications_user(machine):
     assert fields[0] == fields[1]
     assert "Uid:\t1000\t1000\t1000\t1000" in fields[0]
     assert "CapBnd:\t0000000000000000" in fields[0]
+
+
+def find_processes(machine: Machine, name: str) -> list[Path]:
+    """The directories in /proc of the processes of that name."""
+    found = machine.session.proc.glob("[0-9]*/comm")
+    return [comm.parent for comm in found if comm.read_text() == f"{name}\n"]
+
+
+def test_the_application_of_a_build_does_not_see_the_launcher(machine):
+    with machine.building("/app", options=["--user", "root"]):
+        (app,) = find_processes(machine, "app")
+        (launcher,) = find_processes(machine, "launcher")
+        assert not (app / "root/.warmstart/state").exists()
+        assert (launcher / "root/state/manifest").exists()
+        points = [line.split()[4] for line in (app / "mountinfo").read_text().splitlines()]
+        assert not [point for point in points if point.startswith("/.warmstart")]
+        with pytest.raises(OSError, match="Read-only"):
+            (launcher / "root/criu").open("r+b")
+
+
+def test_commands_in_a_build_start_where_they_are_told_to(machine):
+    with machine.building("/app", options=["--user", "app", "--directory", "/made/for/it"]) as container:
+        (app,) = find_processes(machine, "app")
+        assert (app / "cwd").readlink() == Path("/made/for/it")
+        assert machine.launch(container, "exec", "--directory", "/proc/1/root", "--", "/app", check=False).returncode
+
+
+def test_a_process_that_is_not_below_the_application_is_refused(machine):
+    with machine.building("/app") as container:
+        argv = ["runc", "exec", container.name, "/launcher", "exec", "--", "/app"]
+        with machine.session.background(argv, log_file=machine.session.workspace / "container-exec"):
+            while len(find_processes(machine, "app")) < 2:
+                time.sleep(0.02)
+            done = machine.launch(container, "dump", check=False)
+        assert done.returncode == 70
+        assert re.search(r"process \d+ \(app\) is not below the application", done.stderr)
+        assert not (machine.state / "checkpoint").exists()
+
+
+def test_plugins_and_settings_of_the_image_are_not_crius(machine):
+    plugins = machine.root / "usr/lib/criu"
+    plugins.mkdir(parents=True)
+    (plugins / "mine.so").write_text("not what CRIU could load")
+    machine.build("")
 
 
 def test_starts_cold_where_the_clock_would_go_back(machine):
@@ -548,34 +621,26 @@ def test_ends_with_the_applications_exit_status(machine):
 
 
 def test_a_build_passes_on_output_signals_and_exit_status(machine):
-    command = ["/.warmstart/launcher", "build", "--", "/app"]
-    with machine.run(command, BUILD) as container:
-        container.wait_for("^ready$")
+    with machine.building("/app", options=[]) as container:
         assert tasks(container.state()) == "100:100,"
         container.signal("USR2")
         assert container.end() == 7
 
 
 def test_a_dump_that_fails_says_why_and_leaves_no_checkpoint(machine):
-    command = ["/.warmstart/launcher", "build", "--user", "app", "--", "/app"]
-    with machine.run(command, BUILD) as container:
-        container.wait_for("^ready$")
-        (machine.files / "criu").write_text("#!/nowhere\n")
-        argv = ["runc", "exec", container.name, "/.warmstart/launcher", "dump"]
-        done = machine.session.run(argv, timeout_s=60, check=False)
+    with machine.building("/app") as container:
+        (machine.programs / "criu").write_text("#!/nowhere\n")
+        done = machine.launch(container, "dump", check=False)
     assert done.returncode == 70
-    assert "warmstart: CRIU could not dump the application, see /.warmstart/dump.log" in done.stderr
+    assert "warmstart: CRIU could not dump the application, see /state/dump.log" in done.stderr
+    machine.take_out()
     with machine.start() as container:
         container.wait_for("^warmstart: cold start: the checkpoint was not finished ")
 
 
 def test_a_second_dump_is_refused(machine):
-    machine.build("")
-    command = ["/.warmstart/launcher", "build", "--user", "app", "--", "/app"]
-    with machine.run(command, BUILD) as container:
-        container.wait_for("^ready$")
-        argv = ["runc", "exec", container.name, "/.warmstart/launcher", "dump"]
-        machine.session.run(argv, timeout_s=60)
-        again = machine.session.run(argv, timeout_s=60, check=False)
+    with machine.building("/app") as container:
+        machine.launch(container, "dump")
+        again = machine.launch(container, "dump", check=False)
     assert again.returncode == 70
     assert again.stderr.strip().endswith("warmstart: the application has been dumped already")

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from warmstart import build
-from warmstart.build import await_ready, check_before_dump, check_user, find_source, pin_source
+from warmstart.build import await_ready, check_before_dump, check_user, find_source, has_directory, pin_source
 from warmstart.build_kubernetes import build_in_cluster
 from warmstart.core.errors import AppError, ImageError, PreflightError, RecipeError
 from warmstart.core.steps import Silent, Steps
@@ -77,6 +77,25 @@ def test_a_name_in_a_registry_is_pinned_to_what_it_stood_for():
 
 
 # The running container
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("var/tmp", True), ("/var/tmp", True), ("/only/here", False), ("/proc/self/cwd", False), ("/var/file", False)],
+)
+def test_a_link_leads_where_it_leads_in_the_container(tmp_path, target, expected):
+    (tmp_path / "only/here").mkdir(parents=True)
+    root = tmp_path / "root"
+    (root / "var/tmp").mkdir(parents=True)
+    (root / "var/file").touch()
+    (root / "tmp").symlink_to(f"{tmp_path}{target}" if target == "/only/here" else target)
+    assert has_directory(root, "/tmp") == expected
+
+
+def test_a_directory_is_one_and_what_is_missing_is_none(tmp_path):
+    (tmp_path / "tmp").mkdir()
+    assert has_directory(tmp_path, "/tmp")
+    assert not has_directory(tmp_path, "/run")
 
 
 def make_running(**fields: object) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +13,13 @@ from typing import Any, cast
 import pytest
 
 from warmstart import launched
-from warmstart.core.errors import AppError, CheckpointError
+from warmstart.core.errors import AppError, CheckpointError, EngineError
+from warmstart.dump.proc import list_children
 from warmstart.engine.base import ExecResult, State
 from warmstart.image.manifest import Config, Platform
-from warmstart.launched import LaunchedContainer, await_application, make_directory, wrap_container
+from warmstart.launched import LaunchedContainer, Place, await_application, end_container, make_place, wrap_container
 from warmstart.node.launcher import LauncherPrograms
-from warmstart.recipe.model import Container, SecurityContext
+from warmstart.recipe.model import Container, Mount, SecurityContext
 
 BASE = Config(Platform("linux", "amd64"), entrypoint=("/app",), cmd=("serve",), user="app")
 
@@ -46,8 +50,11 @@ class FakeContainer:
         return SimpleNamespace(proc=Path("/nonexistent"))
 
 
+PLACE = Place(Path("/programs"), Path("/state"))
+
+
 def make(container: FakeContainer) -> LaunchedContainer:
-    return LaunchedContainer(cast(Any, container), Path("/x"), 4711, 100)
+    return LaunchedContainer(cast(Any, container), PLACE, "/work", 4711, 100)
 
 
 def test_the_launcher_is_told_whom_to_run_and_what():
@@ -61,11 +68,15 @@ def test_the_launcher_is_told_whom_to_run_and_what():
         allow_privilege_escalation=False,
     )
     container = Container("base", args=("a", "b"), security_context=context, env=(("A", "b"),))
-    wrapped = wrap_container(container, BASE, Path("/place"))
-    command = "/.warmstart/launcher build --user 7:8 --groups 4,5 -- /app a b"
+    wrapped = wrap_container(container, BASE, PLACE)
+    command = "/.warmstart/launcher build --directory / --user 7:8 --groups 4,5 -- /app a b"
     assert wrapped.command == tuple(command.split())
     assert wrapped.args == ()
-    assert wrapped.mounts == (("/.warmstart", Path("/place")),)
+    assert wrapped.mounts == (
+        Mount("/.warmstart", Path("/programs"), read_only=True),
+        Mount("/.warmstart/state", Path("/state")),
+    )
+    assert wrapped.working_dir == "/"
     assert wrapped.env == container.env
     privileges = wrapped.security_context
     assert (privileges.run_as_user, privileges.run_as_group, privileges.supplemental_groups) == (0, 0, ())
@@ -76,14 +87,20 @@ def test_the_launcher_is_told_whom_to_run_and_what():
 
 
 def test_without_a_user_there_is_none_to_tell():
-    wrapped = wrap_container(Container("base"), replace(BASE, user=""), Path("/place"))
-    assert wrapped.command == ("/.warmstart/launcher", "build", "--", "/app", "serve")
+    wrapped = wrap_container(Container("base"), replace(BASE, user=""), PLACE)
+    assert wrapped.command == ("/.warmstart/launcher", "build", "--directory", "/", "--", "/app", "serve")
+
+
+@pytest.mark.parametrize(("own", "images", "directory"), [("", "", "/"), ("", "/of/it", "/of/it"), ("/a", "/b", "/a")])
+def test_the_working_directory_is_the_recipes_before_the_images(own, images, directory):
+    wrapped = wrap_container(Container("base", working_dir=own), replace(BASE, working_dir=images), PLACE)
+    assert wrapped.command[2:4] == ("--directory", directory)
 
 
 def test_commands_run_as_the_applications_user():
     container = FakeContainer()
     make(container).exec(["jattach", "100"], 5)
-    assert container.commands == [["/.warmstart/launcher", "exec", "--", "jattach", "100"]]
+    assert container.commands == [["/launcher", "exec", "--directory", "/work", "--", "jattach", "100"]]
 
 
 def test_a_dump_that_fails_is_told_with_criu_s_reasons():
@@ -99,21 +116,69 @@ def test_a_dump_that_takes_too_long():
     assert "--checkpoint-timeout" in caught.value.hint
 
 
-def test_a_launcher_that_ends_says_why(tmp_path):
+def test_a_launcher_that_ends_says_why():
     with pytest.raises(AppError, match="could not start the application") as caught:
-        await_application(cast(Any, FakeContainer(ended=True)), tmp_path)
+        await_application(cast(Any, FakeContainer(ended=True)), PLACE, "/")
     assert caught.value.details == ("warmstart: the image has no user app",)
 
 
-def test_a_launcher_that_starts_nothing_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+def test_a_launcher_that_starts_nothing_is_not_waited_for_for_ever(monkeypatch):
     monkeypatch.setattr(launched, "START_S", 0.1)
     with pytest.raises(AppError):
-        await_application(cast(Any, FakeContainer()), tmp_path)
+        await_application(cast(Any, FakeContainer()), PLACE, "/")
 
 
-def test_the_directory_has_what_the_launcher_needs(tmp_path):
+def test_the_directories_have_what_the_launcher_needs(tmp_path):
     (tmp_path / "launcher").touch(mode=0o755)
     (tmp_path / "criu").touch(mode=0o755)
-    make_directory(tmp_path / "place", LauncherPrograms(tmp_path))
-    assert sorted(path.name for path in (tmp_path / "place").iterdir()) == ["criu", "launcher"]
-    assert (tmp_path / "place/criu").stat().st_mode & 0o777 == 0o755
+    place = Place(tmp_path / "programs", tmp_path / "state")
+    make_place(place, LauncherPrograms(tmp_path))
+    assert sorted(path.name for path in place.programs.iterdir()) == ["container", "criu", "launcher", "proc", "state"]
+    assert (place.programs / "criu").stat().st_mode & 0o777 == 0o755
+    assert place.state.stat().st_mode & 0o777 == 0o700
+    assert list(place.state.iterdir()) == []
+
+
+class Ending:
+    """A container of one process, which is killed when it is to be, or not."""
+
+    def __init__(self, *, obeys: bool) -> None:
+        self.process = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sleep", "60"])
+        self.obeys, self.killed, self.container_id = obeys, False, "it"
+        self.engine = SimpleNamespace(proc=Path("/proc"), kill_container=self.kill)
+
+    def find_pid(self) -> int:
+        while not (children := list_children(Path("/proc"), self.process.pid)):
+            time.sleep(0.01)
+        return children[0]
+
+    def kill(self, container_id: str) -> None:
+        assert container_id == "it"
+        self.killed = True
+        if self.obeys:
+            self.process.kill()
+            self.process.wait()
+
+    def clean_up(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace needs root")
+@pytest.mark.parametrize("obeys", [True, False])
+def test_nothing_is_left_of_a_container_that_was_ended(monkeypatch, obeys):
+    monkeypatch.setattr(launched, "END_S", 5.0 if obeys else 0.2)
+    # This process shares the cgroup of what it starts, which a container's own is not.
+    monkeypatch.setattr(launched, "_read_cgroup", lambda proc, pid: f"0::/{pid}")
+    container = Ending(obeys=obeys)
+    pid = container.find_pid()
+    try:
+        if obeys:
+            end_container(cast(Any, container), pid)
+            assert not Path(f"/proc/{pid}").exists()
+        else:
+            with pytest.raises(EngineError, match=rf"have not ended, 0\.2 s after they were killed: .*\b{pid}\b"):
+                end_container(cast(Any, container), pid)
+        assert container.killed
+    finally:
+        container.clean_up()

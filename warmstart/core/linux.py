@@ -30,6 +30,11 @@ MNT_DETACH = 0x2
 PR_SET_PDEATHSIG = 1
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
+SYS_OPENAT2 = 437  # of all architectures
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_IN_ROOT = 0x10
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (
     ctypes.c_char_p,
@@ -71,6 +76,25 @@ def pivot_root(new_root: Path, put_old: Path) -> None:
     """Make `new_root` the root mount of this mount namespace, and hang the old one on `put_old`."""
     number = SYS_PIVOT_ROOT[os.uname().machine]
     _raise_if(_libc.syscall(number, os.fsencode(new_root), os.fsencode(put_old)), str(new_root), "pivot_root: ")
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def open_in_root(root: int, path: str, flags: int, resolve: int = 0) -> int:
+    """Open a path as if the directory `root` were the root directory, which no link leads out of (Linux 5.6).
+
+    Args:
+        root: a descriptor.
+        path: relative to it, or absolute in it.
+        flags: as for open(2); O_CLOEXEC is added.
+        resolve: more of the RESOLVE_ flags.
+    """
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)
+    result = _libc.syscall(SYS_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+    _raise_if(result, path)
+    return int(result)
 
 
 def set_parent_death_signal(number: int) -> None:

@@ -15,15 +15,16 @@ for bit.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
-import shutil
+import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from google.protobuf.message import DecodeError, Message
 
@@ -278,17 +279,29 @@ def write_image(path: Path, entries: Iterable[Entry]) -> None:
         raise ArchiveError(f"{path}: no image file of a known kind has this name")
     beside = path.with_name(f"{path.name}.new")
     try:
-        with beside.open("wb") as file:
+        with open_new(beside) as file:
             file.write(struct.pack(f"<{len(kind.magics)}I", *kind.magics))
             for entry in entries:
                 file.write(struct.pack("<I", len(entry.message)))
                 file.write(entry.message)
                 file.write(entry.extra)
-        if path.exists():
-            shutil.copymode(path, beside)
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), stat.S_IMODE(path.lstat().st_mode))
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def open_new(path: Path) -> BinaryIO:
+    """Open a file to write to that is not there yet: one that is may be a link.
+
+    Raises:
+        ArchiveError: it is there.
+    """
+    try:
+        return path.open("xb")
+    except FileExistsError as wrong:
+        raise ArchiveError(f"{path}: is in the way of a file to be written") from wrong
 
 
 def edit_image(path: Path, message_class: Any, edit: Callable[[Any], bool]) -> int:

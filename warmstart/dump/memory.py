@@ -47,7 +47,7 @@ from warmstart.dump.extents import (
     sum_sizes,
     write_at,
 )
-from warmstart.dump.images import Entry, decode, read_image, read_only_entry, refusal, write_image
+from warmstart.dump.images import Entry, decode, open_new, read_image, read_only_entry, refusal, write_image
 
 # What is shorter stays in the dump. A restore copies it twice, out of the image and into memory; for a few pages that
 # costs as much as another mapping.
@@ -176,7 +176,7 @@ def map_memory(
     with ExitStack() as cleanup:
         beside = memory_file.with_name(f"{memory_file.name}.new")
         cleanup.callback(beside.unlink, missing_ok=True)
-        with beside.open("w+b", buffering=0) as memory:
+        with beside.open("x+b", buffering=0) as memory:
             for process in processes:
                 if contents.has_memory(checkpoint_dir, process.pid):
                     plan = _plan_process(checkpoint_dir, process, files, choose)
@@ -383,7 +383,7 @@ def _keep_resident(plan: _Plan) -> Iterator[tuple[int, Extent]]:
 
 def _write_pages(plan: _Plan) -> None:
     """Write the file with the pages that stay beside the present one."""
-    with plan.pages_file.open("rb") as pages, _beside(plan.pages_file).open("wb") as left:
+    with plan.pages_file.open("rb") as pages, open_new(_beside(plan.pages_file)) as left:
         for _, extent in _keep_resident(plan):
             for part in extent.cut(CHUNK_BYTES):
                 left.write(read_extent(pages.fileno(), part))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cri_api.v1 import api_pb2 as cri
 
-from warmstart.recipe.model import Container, Resources, SecurityContext
+from warmstart.recipe.model import Container, Mount, Resources, SecurityContext
 
 NAMESPACE = "warmstart"
 CPU_PERIOD_US = 100_000
@@ -45,7 +45,7 @@ def container_config(container: Container, image: str, name: str, address: str, 
     (directory / "hosts").write_text(f"127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{name}\n")
     (directory / "termination-log").touch(mode=0o666)
     (directory / "termination-log").chmod(0o666)
-    mounts = [(path, directory / Path(path).name) for path in KUBELET_FILES]
+    mounts = [Mount(path, directory / Path(path).name) for path in KUBELET_FILES]
     mounts += container.mounts
     return cri.ContainerConfig(
         metadata=cri.ContainerMetadata(name=name),
@@ -54,7 +54,10 @@ def container_config(container: Container, image: str, name: str, address: str, 
         args=container.args,
         working_dir=container.working_dir,
         envs=[cri.KeyValue(key=key, value=value) for key, value in container.env],
-        mounts=[cri.Mount(container_path=path, host_path=str(source)) for path, source in mounts],
+        mounts=[
+            cri.Mount(container_path=each.path, host_path=str(each.directory), readonly=each.read_only)
+            for each in mounts
+        ],
         log_path="container.log",
         linux=cri.LinuxContainerConfig(
             resources=_resources(container.resources),

@@ -8,15 +8,14 @@ https://github.com/opencontainers/image-spec.
 
 from __future__ import annotations
 
-import os
 import re
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.errors import ImageError
-from warmstart.image.trees import TreeTar
+from warmstart.image.trees import Entry, TreeTar, open_entry, walk
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _OPAQUE = "trusted.overlay.opaque"
@@ -37,23 +36,32 @@ class Changes:
     mounts: frozenset[str]
 
 
-def find_changes(mountinfo: str) -> Changes | None:
-    """Find them by the /proc/PID/mountinfo of a process of the container; None where its root is read-only.
+def find_changes(mountinfo: str, root: str = "/") -> Changes | None:
+    """Find them by a /proc/PID/mountinfo; None where the container's root is read-only.
+
+    The process must be one that the container has no power over: who can make a mount namespace can also make mounts in
+    it that look like a container's root, with an upper directory of any name.
+
+    Args:
+        mountinfo: the text.
+        root: where that process sees the container's root file system.
 
     Raises:
-        ImageError: its root is not an overlay.
+        ImageError: the root is not an overlay.
     """
     mounts = {}
     for line in mountinfo.splitlines():
         words, _, rest = line.partition(" - ")
-        mounts[_plain(words.split(" ")[4])] = rest.split(" ", 2)
-    kind, _, options = mounts.pop("/", ["nothing", "", ""])
+        point = _plain(words.split(" ")[4])
+        if point == root or point.startswith(f"{root.rstrip('/')}/"):
+            mounts[point.removeprefix(root).lstrip("/")] = rest.split(" ", 2)
+    kind, _, options = mounts.pop("", ["nothing", "", ""])
     if kind != "overlay":
         raise ImageError(f"the container's root file system is {kind}, and only of an overlay is known what it changed")
     given = dict(option.partition("=")[::2] for option in options.split(","))
     if "upperdir" not in given:
         return None
-    return Changes(Path(_plain(given["upperdir"])), frozenset(point.lstrip("/") for point in mounts))
+    return Changes(Path(_plain(given["upperdir"])), frozenset(mounts))
 
 
 def _plain(text: str) -> str:
@@ -67,35 +75,25 @@ def add_changes(tar: TreeTar, changes: Changes, left_out: Collection[str]) -> in
         The bytes of the files.
 
     Raises:
-        ImageError: the overlay has features that a layer cannot express.
+        ImageError: the overlay has features that a layer cannot express, or something in it changed meanwhile.
     """
     skipped = {*changes.mounts, *left_out}
     size = 0
-    for path, name in _walk(changes.upper, "", skipped):
-        status = path.lstat()
-        parent, _, last = name.rpartition("/")
-        if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-            tar.make_empty(f"{parent}/.wh.{last}".lstrip("/"))
-            continue
-        tar.add(path, name)
-        size += status.st_size if stat.S_ISREG(status.st_mode) else 0
-        if stat.S_ISDIR(status.st_mode) and _is_opaque(path):
-            tar.make_empty(f"{name}/.wh..wh..opq")
+    with open_entry(changes.upper) as upper:
+        for entry, name in walk(upper, "", skipped):
+            parent, _, last = name.rpartition("/")
+            if entry.kind == stat.S_IFCHR and entry.status.st_rdev == 0:
+                tar.make_empty(f"{parent}/.wh.{last}".lstrip("/"))
+                continue
+            tar.add(entry, name)
+            size += entry.status.st_size if entry.kind == stat.S_IFREG else 0
+            if entry.kind == stat.S_IFDIR and _is_opaque(entry, name):
+                tar.make_empty(f"{name}/.wh..wh..opq")
     return size
 
 
-def _walk(directory: Path, name: str, skipped: Collection[str]) -> Iterator[tuple[Path, str]]:
-    for entry in sorted(directory.iterdir()):
-        inner = f"{name}/{entry.name}".lstrip("/")
-        if inner in skipped:
-            continue
-        yield entry, inner
-        if entry.is_dir() and not entry.is_symlink():
-            yield from _walk(entry, inner, skipped)
-
-
-def _is_opaque(directory: Path) -> bool:
-    attributes = os.listxattr(directory)
-    if found := [name for name in _FOREIGN if name in attributes]:
-        raise ImageError(f"{directory}: an overlay with {found[0]} cannot be made a layer")
-    return _OPAQUE in attributes and os.getxattr(directory, _OPAQUE) == b"y"
+def _is_opaque(directory: Entry, name: str) -> bool:
+    attributes = directory.read_attributes()
+    if found := [each for each in _FOREIGN if each in attributes]:
+        raise ImageError(f"{name}: an overlay with {found[0]} cannot be made a layer")
+    return attributes.get(_OPAQUE) == b"y"

@@ -5,17 +5,19 @@ The launcher's README has the files and the format of its manifest.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.errors import CheckpointError, ImageError
 from warmstart.dump.listeners import Listener
-from warmstart.image.changes import add_changes, find_changes
+from warmstart.image.changes import Changes, add_changes
 from warmstart.image.compose import CREATED_BY, Layer, LayerWriter, Run
 from warmstart.image.manifest import Config
-from warmstart.image.trees import TreeTar, open_tree
+from warmstart.image.trees import TreeTar, open_entry, open_tree
 from warmstart.recipe.model import Container
 
 DIRECTORY = ".warmstart"
@@ -23,6 +25,10 @@ MEMORY = f"{DIRECTORY}/memory"
 # What has changed of it, and is mapped where a runtime restores an image that can also restore itself.
 MEMORY_OF_RUNTIME = f"{DIRECTORY}/memory-runtime"
 LAUNCHER = f"/{DIRECTORY}/launcher"
+# Where commands that are run in the container of a build find the launcher, and that the root file system: see
+# launcher/src/rooms.c.
+BUILD_LAUNCHER = "/launcher"
+BUILD_ROOT = "/container"
 ENTRYPOINT = (LAUNCHER, "start", "--")
 # What the launcher itself keeps of the application's files, in `seed`, and puts back when it restores.
 SEEDED = ("tmp", "var/tmp", "run")
@@ -81,7 +87,7 @@ def read_manifest(directory: Path) -> Identity:
     """
     fields: dict[str, list[str]] = {}
     try:
-        for line in (directory / "manifest").read_text().splitlines():
+        for line in _read_text(directory / "manifest").splitlines():
             key, _, value = line.partition(" ")
             fields.setdefault(key, []).append(value)
         (user,), (group,), (groups,), (pid,) = (fields[key] for key in ("user", "group", "groups", "pid"))
@@ -89,6 +95,11 @@ def read_manifest(directory: Path) -> Identity:
         return Identity(int(user), int(group), tuple(map(int, groups.split())), int(pid), arguments)
     except (OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"the launcher left no manifest: {error}") from error
+
+
+def _read_text(file: Path) -> str:
+    with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)) as text:  # noqa: PTH123
+        return text.read()
 
 
 def update_manifest(directory: Path, memory: Path | None, listeners: Sequence[Listener], signal: int) -> None:
@@ -101,16 +112,20 @@ def update_manifest(directory: Path, memory: Path | None, listeners: Sequence[Li
         signal: what to send the restored application; 0 for nothing.
     """
     manifest = directory / "manifest"
-    *kept, end = [line for line in manifest.read_text().splitlines() if not line.startswith("file ")]
+    *kept, end = [line for line in _read_text(manifest).splitlines() if not line.startswith("file ")]
     added = [*_list_files(directory, memory), *(f"listen {_describe(listener)}" for listener in listeners)]
     if signal:
         added.append(f"signal {signal}")
-    manifest.write_text("".join(f"{line}\n" for line in [*kept, *added, end]))
+    beside = directory / "manifest.new"
+    with beside.open("x") as text:
+        text.writelines(f"{line}\n" for line in [*kept, *added, end])
+        os.fchmod(text.fileno(), 0o644)
+    beside.replace(manifest)
 
 
 def _list_files(directory: Path, memory: Path | None) -> Iterator[str]:
     for file in sorted((directory / "checkpoint").iterdir()):
-        yield f"file {file.stat().st_size} {file.name}"
+        yield f"file {file.lstat().st_size} {file.name}"
     if memory is not None:
         yield f"file {memory.stat().st_size} ../{Path(MEMORY).name}"
 
@@ -135,19 +150,18 @@ def pack_programs(programs: Path, layout: Path) -> Layer:
     return writer.finish()
 
 
-def pack_changes(mountinfo: str, layout: Path) -> Layer:
-    """Make the layer of what an application has changed in its root file system.
+def pack_changes(changes: Changes | None, layout: Path) -> Layer:
+    """Make the layer of what an application has changed in its root file system; no process of it may be left.
 
     Args:
-        mountinfo: the /proc/PID/mountinfo of one of its processes.
+        changes: where they are; None where there can be none.
         layout: where the layer goes.
 
     Raises:
-        ImageError: its root file system is not an overlay, or one that a layer cannot express.
+        ImageError: something in it cannot be in a layer.
     """
     writer = LayerWriter(layout, f"{CREATED_BY}changed files")
     with open_tree(writer) as tar:
-        changes = find_changes(mountinfo)
         if changes is not None:
             add_changes(tar, changes, [DIRECTORY, *SEEDED])
     return writer.finish()
@@ -163,11 +177,13 @@ def pack_checkpoint(directory: Path, layout: Path) -> Layer:
 
 def _add_checkpoint(tar: TreeTar, directory: Path) -> None:
     tar.make_directory(DIRECTORY)
-    for name in ("manifest", "env"):
-        tar.add(directory / name, f"{DIRECTORY}/{name}")
-    for name in ("checkpoint", "seed"):
-        if (directory / name).is_dir():
-            tar.add_all(directory / name, f"{DIRECTORY}/{name}")
+    with open_entry(directory) as place:
+        for name in ("manifest", "env"):
+            with open_entry(name, place.fd) as entry:
+                tar.add(entry, f"{DIRECTORY}/{name}")
+        for name in ("checkpoint", "seed"):
+            with suppress(FileNotFoundError), open_entry(name, place.fd) as entry:
+                tar.add_all(entry, f"{DIRECTORY}/{name}")
 
 
 def restores_itself(config: Config) -> bool:

@@ -3,6 +3,10 @@
 What gives privileges is left behind: setuid and setgid bits, file capabilities, device nodes. So are sockets, which no
 tar can hold. Extended attributes are written as containers/storage and containerd read them, in records
 `SCHILY.xattr.NAME` (pax_headers(5) of star).
+
+A tree may be the work of somebody who wants a file of this machine in the layer, or one of the layer's files to be
+another one by the time it is read. So each name is looked up once, in the directory that it was listed in, and no link
+is followed; all that is then asked and read is of what was found.
 """
 
 from __future__ import annotations
@@ -10,16 +14,82 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, cast
 
+from warmstart.core.errors import ImageError
 from warmstart.image.compose import LayerWriter
 
 _CHUNK_BYTES = 1 << 20
 _MODE_BITS = 0o1777
 _NOT_KEPT = ("trusted.", "security.")
+# Each level takes a descriptor.
+_MOST_LEVELS = 250
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of any kind that was looked up, and cannot become another one.
+
+    Attributes:
+        fd: opened with O_PATH: it is known, and nothing was done with it.
+        status: when it was looked up.
+    """
+
+    fd: int
+    status: os.stat_result
+
+    @property
+    def kind(self) -> int:
+        """As from stat.S_IFMT."""
+        return stat.S_IFMT(self.status.st_mode)
+
+    @property
+    def path(self) -> str:
+        """A path that leads to this very file, and not on where it is a symbolic link."""
+        return f"/proc/self/fd/{self.fd}"
+
+    def read_attributes(self) -> dict[str, bytes]:
+        """Its extended attributes."""
+        return {name: os.getxattr(self.path, name) for name in os.listxattr(self.path)}
+
+
+@contextmanager
+def open_entry(name: str | Path, directory: int | None = None) -> Iterator[Entry]:
+    """Look up a name, in an open directory if one is given."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        yield Entry(fd, os.fstat(fd))
+    finally:
+        os.close(fd)
+
+
+def walk(directory: Entry, name: str, skipped: Collection[str] = (), level: int = 0) -> Iterator[tuple[Entry, str]]:
+    """All that is in a directory, parents first, each with its path; it is closed when the next one is asked for.
+
+    Args:
+        directory: where to begin; not part of what is found.
+        name: its path.
+        skipped: paths of what to leave out, with all that is in it.
+        level: how deep it lies.
+
+    Raises:
+        ImageError: it is too deep.
+    """
+    if level > _MOST_LEVELS:
+        raise ImageError(f"cannot make a layer: directories are nested more than {_MOST_LEVELS} deep: {name[:100]}...")
+    # Of a descriptor opened with O_PATH nothing can be listed; its path has no link that anybody could have made.
+    for inner in sorted(os.listdir(directory.path)):  # noqa: PTH208
+        path = f"{name}/{inner}".lstrip("/")
+        if path in skipped:
+            continue
+        with open_entry(inner, directory.fd) as entry:
+            yield entry, path
+            if entry.kind == stat.S_IFDIR:
+                yield from walk(entry, path, skipped, level + 1)
 
 
 class TreeTar:
@@ -49,50 +119,70 @@ class TreeTar:
         with path.open("rb") as content:
             self._tar.addfile(entry, content)
 
-    def add(self, path: Path, name: str) -> None:
-        """Add a file, link, FIFO or directory as it is; a directory without what is in it."""
-        status = path.lstat()
-        entry = tarfile.TarInfo(name)
+    def add(self, found: Entry, name: str) -> None:
+        """Add a file, link, FIFO or directory as it is; a directory without what is in it.
+
+        Raises:
+            ImageError: it changed meanwhile.
+        """
+        types = {
+            stat.S_IFLNK: tarfile.SYMTYPE,
+            stat.S_IFDIR: tarfile.DIRTYPE,
+            stat.S_IFIFO: tarfile.FIFOTYPE,
+            stat.S_IFREG: tarfile.REGTYPE,
+        }
+        if found.kind not in types:
+            return
+        entry, status = tarfile.TarInfo(name), found.status
+        entry.type = types[found.kind]
         entry.mode, entry.uid, entry.gid = status.st_mode & _MODE_BITS, status.st_uid, status.st_gid
         entry.mtime = int(status.st_mtime)
-        kind = stat.S_IFMT(status.st_mode)
-        if kind == stat.S_IFLNK:
-            entry.type, entry.linkname = tarfile.SYMTYPE, os.readlink(path)  # noqa: PTH115  (text, not a path of ours)
-        elif kind == stat.S_IFDIR:
-            entry.type = tarfile.DIRTYPE
-        elif kind == stat.S_IFIFO:
-            entry.type = tarfile.FIFOTYPE
-        elif kind != stat.S_IFREG:
-            return
+        if entry.type == tarfile.SYMTYPE:
+            entry.linkname = os.readlink("", dir_fd=found.fd)
         inode = (status.st_dev, status.st_ino)
-        if kind != stat.S_IFDIR and status.st_nlink > 1 and inode in self._seen:
+        if entry.type != tarfile.DIRTYPE and status.st_nlink > 1 and inode in self._seen:
             entry.type, entry.linkname = tarfile.LNKTYPE, self._seen[inode]
-        self._seen.setdefault(inode, name)
-        if entry.type == tarfile.LNKTYPE:
             self._tar.addfile(entry)
             return
-        entry.pax_headers = _read_attributes(path)
+        self._seen.setdefault(inode, name)
+        entry.pax_headers = _describe_attributes(found)
         if entry.type == tarfile.REGTYPE:
-            entry.size = status.st_size
-            with path.open("rb") as content:
-                self._tar.addfile(entry, content)
+            self._add_content(found, entry)
         else:
             self._tar.addfile(entry)
 
-    def add_all(self, directory: Path, name: str) -> None:
+    def _add_content(self, found: Entry, entry: tarfile.TarInfo) -> None:
+        entry.size = found.status.st_size
+        changed = ImageError(f"cannot make a layer: {entry.name} changed while it was read")
+        # By its path it is opened again, for reading: that this is the file which was looked up cannot change.
+        with open(os.open(found.path, os.O_RDONLY | os.O_CLOEXEC), "rb") as content:  # noqa: PTH123
+            try:
+                self._tar.addfile(entry, content)
+            except OSError as error:
+                if error.errno is None:  # tarfile's own: the file is shorter than it was
+                    raise changed from error
+                raise
+            if _version(os.fstat(content.fileno())) != _version(found.status):
+                raise changed
+
+    def add_all(self, directory: Entry, name: str) -> None:
         """Add a directory and all that is in it."""
         self.add(directory, name)
-        for path in sorted(directory.rglob("*")):
-            self.add(path, str(PurePosixPath(name) / path.relative_to(directory)))
+        for entry, path in walk(directory, name):
+            self.add(entry, path)
 
 
-def _read_attributes(path: Path) -> dict[str, str]:
-    found = {}
-    for name in os.listxattr(path, follow_symlinks=False):
-        if not name.startswith(_NOT_KEPT):
-            value = os.getxattr(path, name, follow_symlinks=False)
-            found[f"SCHILY.xattr.{name}"] = value.decode(errors="surrogateescape")
-    return found
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    """What differs where a file was written to."""
+    return (stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _describe_attributes(found: Entry) -> dict[str, str]:
+    return {
+        f"SCHILY.xattr.{name}": value.decode(errors="surrogateescape")
+        for name, value in found.read_attributes().items()
+        if not name.startswith(_NOT_KEPT)
+    }
 
 
 @contextmanager

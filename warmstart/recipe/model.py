@@ -131,13 +131,27 @@ class SecurityContext:
 
 
 @dataclass(frozen=True)
+class Mount:
+    """A directory of the machine in a container.
+
+    Attributes:
+        path: where the container sees it.
+        directory: where the engine sees it.
+        read_only: whether the container may not write to it.
+    """
+
+    path: str
+    directory: Path
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
 class Container:
     """The container to checkpoint.
 
-    `mounts`, which no recipe can ask for, are (path in the container, directory that the engine sees) pairs. Empty
-    `command` and `args` mean the image's own Entrypoint and Cmd, as in Kubernetes. References `$(NAME)` have been
-    replaced, and `$$` is `$`, in `command`, `args`, `env` and every Exec: what goes into a pod's manifest must have
-    each `$` doubled.
+    No recipe can ask for `mounts`. Empty `command` and `args` mean the image's own Entrypoint and Cmd, as in
+    Kubernetes. References `$(NAME)` have been replaced, and `$$` is `$`, in `command`, `args`, `env` and every Exec:
+    what goes into a pod's manifest must have each `$` doubled.
     """
 
     image: str
@@ -150,7 +164,7 @@ class Container:
     security_context: SecurityContext = SecurityContext()
     readiness_probe: Probe | None = None
     startup_probe: Probe | None = None
-    mounts: tuple[tuple[str, Path], ...] = ()
+    mounts: tuple[Mount, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,19 @@ def test_every_file_of_a_real_dump_comes_back_bit_for_bit(sample: Path) -> None:
     assert write_all_again(sample) == []
 
 
+@pytest.mark.parametrize("leads_somewhere", [True, False])
+def test_a_link_in_the_way_is_not_written_through(sample: Path, tmp_path: Path, leads_somewhere: bool) -> None:
+    victim = tmp_path / "victim"
+    if leads_somewhere:
+        victim.write_text("untouched")
+    entries = list(read_image(sample / "files.img"))
+    (sample / "files.img.new").symlink_to(victim)
+    with pytest.raises(ArchiveError, match=r"files\.img\.new: is in the way"):
+        write_image(sample / "files.img", entries)
+    assert victim.exists() == leads_somewhere
+    assert not leads_somewhere or victim.read_text() == "untouched"
+
+
 def test_data_that_follows_a_message_is_told_from_the_next_entry(sample: Path) -> None:
     def sizes(name: str) -> list[int]:
         return [len(entry.extra) for entry in read_image(sample / name)]

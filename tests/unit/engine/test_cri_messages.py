@@ -9,7 +9,7 @@ import pytest
 from cri_api.v1 import api_pb2 as cri
 
 from warmstart.engine.cri_messages import container_config, log_message, pod_config
-from warmstart.recipe.model import Container, Resources, SecurityContext
+from warmstart.recipe.model import Container, Mount, Resources, SecurityContext
 
 
 def make_config(tmp_path: Path, **fields: object) -> cri.ContainerConfig:
@@ -174,11 +174,12 @@ def test_what_is_not_confined_is_so_by_nothing(tmp_path):
     container = Container(
         "base",
         security_context=SecurityContext(unconfined=True),
-        mounts=(("/.warmstart", Path("/place")),),
+        mounts=(Mount("/.warmstart", Path("/place"), read_only=True), Mount("/.warmstart/state", Path("/state"))),
     )
     config = container_config(container, "base", "app", "10.0.0.1", tmp_path)
     context = config.linux.security_context
     assert context.seccomp.profile_type == context.apparmor.profile_type == cri.SecurityProfile.Unconfined
-    mounts = {mount.container_path: mount.host_path for mount in config.mounts}
-    assert mounts["/.warmstart"] == "/place"
+    mounts = {mount.container_path: (mount.host_path, mount.readonly) for mount in config.mounts}
+    assert mounts["/.warmstart"] == ("/place", True)
+    assert mounts["/.warmstart/state"] == ("/state", False)
     assert "/etc/hosts" in mounts

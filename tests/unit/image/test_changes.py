@@ -118,3 +118,30 @@ def test_a_root_without_an_upper_directory_has_no_changes():
 def test_a_root_that_is_no_overlay_is_refused():
     with pytest.raises(ImageError, match="is btrfs"):
         find_changes("10 9 0:40 / / rw - btrfs /dev/sda rw")
+
+
+INNER = """\
+10 9 0:40 / /container rw - overlay overlay rw,lowerdir=l/A,upperdir=/var/upper,workdir=/w
+11 10 0:41 / /container/proc rw - proc proc rw
+12 10 0:41 / /containers rw - tmpfs tmpfs rw
+13 9 254:0 /programs / ro - ext4 /dev/vda rw
+"""
+
+
+def test_the_root_is_where_the_process_sees_it():
+    assert find_changes(INNER, "/container") == Changes(Path("/var/upper"), frozenset({"proc"}))
+    with pytest.raises(ImageError, match="is ext4"):
+        find_changes(INNER)
+
+
+@needs_root
+def test_links_in_the_upper_directory_lead_nowhere(overlay, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    root = mount(overlay)
+    (root / "link").symlink_to(tmp_path / "secret")
+    (root / "directory").symlink_to(tmp_path)
+    members = pack(overlay)
+    assert {name: member.type for name, member in members.items()} == {
+        "link": tarfile.SYMTYPE,
+        "directory": tarfile.SYMTYPE,
+    }

@@ -1,0 +1,218 @@
+/* Keeping the application's files where a container starts with nothing, for a restore to put them back: see seed.c.
+ *
+ * We are root, the directories are the application's. So each name is opened once, in the directory that it was read
+ * from, and no link is followed. The application is stopped while this is done.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "launcher.h"
+
+#define MOST_BYTES (256ll << 20)
+#define MOST_LEVELS 100
+
+static const struct identity *owner;
+static off_t kept_bytes;
+
+static void give(int to, const char *name, const struct stat *status)
+{
+	if (fchownat(to, name, status->st_uid, status->st_gid, AT_SYMLINK_NOFOLLOW) < 0)
+		fail("%s: cannot keep the owner, which takes CAP_CHOWN: %s", name, strerror(errno));
+}
+
+static void keep_file(int from, int to, const char *name, const char *path)
+{
+	int source = openat(from, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC), target;
+	struct stat status;
+
+	if (source < 0 || fstat(source, &status) < 0 || !S_ISREG(status.st_mode))
+		fail("cannot read %s/%s: %s", path, name, source < 0 ? strerror(errno) : "it is no file any more");
+	kept_bytes += status.st_size;
+	if (kept_bytes > MOST_BYTES)
+		fail("the application has more than %lld MB of files in places like that of %s/%s", MOST_BYTES >> 20,
+		     path, name);
+	target = openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	for (off_t left = status.st_size; left > 0;) {
+		ssize_t sent = sendfile(target, source, NULL, left);
+		if (sent <= 0)
+			fail("cannot keep %s/%s: %s", path, name, sent ? strerror(errno) : "it is shorter than it was");
+		left -= sent;
+	}
+	if (target < 0 || fchmod(target, status.st_mode & 07777) < 0)
+		fail("cannot keep %s/%s: %s", path, name, strerror(errno));
+	close(source);
+	close(target);
+	give(to, name, &status);
+}
+
+static void keep_link(int from, int to, const char *name, const struct stat *status)
+{
+	char target[4096];
+	ssize_t length = readlinkat(from, name, target, sizeof target - 1);
+
+	if (length < 0)
+		return;
+	target[length] = 0;
+	if (!symlinkat(target, to, name))
+		give(to, name, status);
+}
+
+static void keep_all(int from, int to, const char *path, int level);
+
+/* Directories matter where they are the application's, or for what they contain. */
+static void keep_directory(int from, int to, const char *name, const char *path, int level)
+{
+	int source = openat(from, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), target;
+	char inner[4096];
+	struct stat status;
+
+	snprintf(inner, sizeof inner, "%s/%s", path, name);
+	if (level > MOST_LEVELS)
+		fail("the application has directories in each other more than %d deep: %s", MOST_LEVELS, inner);
+	if (source < 0 || fstat(source, &status) < 0)
+		fail("cannot read %s: %s", inner, strerror(errno));
+	if (mkdirat(to, name, 0700) < 0 && errno != EEXIST)
+		fail("cannot keep %s: %s", inner, strerror(errno));
+	target = openat(to, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (target < 0 || fchmod(target, status.st_mode & 07777) < 0)
+		fail("cannot keep %s: %s", inner, strerror(errno));
+	keep_all(source, target, inner, level + 1);
+	close(target);
+	give(to, name, &status);
+	if (status.st_uid != owner->user)
+		unlinkat(to, name, AT_REMOVEDIR);
+}
+
+static void keep_one(int from, int to, const char *name, const char *path, int level, dev_t device)
+{
+	struct stat status;
+
+	/* What is mounted there is looked at by itself. */
+	if (fstatat(from, name, &status, AT_SYMLINK_NOFOLLOW) < 0 || status.st_dev != device)
+		return;
+	if (S_ISDIR(status.st_mode))
+		keep_directory(from, to, name, path, level);
+	else if (status.st_uid != owner->user)
+		return;
+	else if (S_ISREG(status.st_mode))
+		keep_file(from, to, name, path);
+	else if (S_ISLNK(status.st_mode))
+		keep_link(from, to, name, &status);
+}
+
+/* Takes the descriptor `from`. */
+static void keep_all(int from, int to, const char *path, int level)
+{
+	DIR *listing = fdopendir(from);
+	struct dirent *entry;
+	struct stat status;
+
+	if (!listing || fstat(from, &status) < 0)
+		fail("cannot read %s: %s", path, strerror(errno));
+	while ((entry = readdir(listing)))
+		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
+			keep_one(from, to, entry->d_name, path, level, status.st_dev);
+	closedir(listing);
+}
+
+/* The directories above a place are kept where it has something in it. Cuts the place, a relative path. */
+static void keep_place(int from, int to, const char *path, char *place)
+{
+	char *name = strsep(&place, "/"), inner[4096];
+	int source, target;
+	bool is_new;
+
+	if (!place) {
+		keep_directory(from, to, name, path, 0);
+		return;
+	}
+	snprintf(inner, sizeof inner, "%s/%s", path, name);
+	is_new = !mkdirat(to, name, 0755);
+	source = openat(from, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	target = openat(to, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (source < 0 || target < 0)
+		fail("cannot keep %s: %s", inner, strerror(errno));
+	keep_place(source, target, inner, place);
+	close(source);
+	close(target);
+	if (is_new)
+		unlinkat(to, name, AT_REMOVEDIR);
+}
+
+/* What is mounted read-only is not the application's: secrets, configuration. */
+static bool is_writable(int container, const char *place)
+{
+	int fd = open_beneath(container, place, O_RDONLY | O_DIRECTORY, NO_LINKS);
+	struct statvfs system;
+	bool writable = fd >= 0 && !fstatvfs(fd, &system) && !(system.f_flag & ST_RDONLY);
+
+	close(fd);
+	return writable;
+}
+
+static void keep_if_writable(int container, int seed, const char *place)
+{
+	char *own = strdup(place);
+
+	if (!own)
+		fail("out of memory");
+	if (is_writable(container, own))
+		keep_place(container, seed, "", own);
+	free(own);
+}
+
+/* A line of /proc/self/mountinfo, see proc_pid_mountinfo(5):
+ * "36 35 98:0 /root /mount/point options [optional fields] - type source options". Cuts the line. */
+const char *parse_tmpfs(char *line)
+{
+	char *word = NULL, *place = NULL;
+
+	for (int i = 0; i < 5; i++)
+		place = next_word(&line);
+	do
+		word = next_word(&line);
+	while (word && strcmp(word, "-"));
+	word = next_word(&line);
+	return place && word && !strcmp(word, "tmpfs") ? place : NULL;
+}
+
+static const char *const always[] = {"tmp", "var/tmp", "run"};
+
+static bool is_another(const char *place)
+{
+	for (size_t i = 0; i < sizeof always / sizeof *always; i++)
+		if (!strcmp(place, always[i]))
+			return false;
+	return strcmp(place, "dev") && strncmp(place, "proc", 4) && strncmp(place, "sys", 3);
+}
+
+void keep_files(const struct identity *identity)
+{
+	int container = open(CONTAINER, O_PATH | O_DIRECTORY | O_CLOEXEC), seed;
+	char *mounts = read_file("/proc/self/mountinfo");
+
+	owner = identity;
+	if (mkdir(STATE "/seed", 0755) < 0)
+		fail("cannot make " STATE "/seed: %s", strerror(errno));
+	seed = open(STATE "/seed", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	for (size_t i = 0; i < sizeof always / sizeof *always; i++)
+		keep_if_writable(container, seed, always[i]);
+	for (char *line; (line = next_line(&mounts));) {
+		const char *place = parse_tmpfs(line);
+
+		if (place && !strncmp(place, CONTAINER "/", strlen(CONTAINER "/")) &&
+		    is_another(place + strlen(CONTAINER "/")))
+			keep_if_writable(container, seed, place + strlen(CONTAINER "/"));
+	}
+	close(container);
+	close(seed);
+	rmdir(STATE "/seed");
+}
