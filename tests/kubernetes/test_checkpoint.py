@@ -193,6 +193,22 @@ def test_the_kubelet_itself_is_asked_where_the_proxy_may_not_be(user, pod, clust
     assert not (tmp_path / "c.tar").exists()
 
 
+def test_the_role_without_the_proxy_is_enough_where_the_kubelet_is_reached(user, pod, cluster, tmp_path):
+    role = user.call("rbac", "checkpoint", "-n", "default", "--kubelet").out
+    for name in ("name: checkpoint", "warmstart-checkpoint", "warmstart-helper"):
+        role = role.replace(name, name.replace("checkpoint", "narrow").replace("helper", "narrow-helper"))
+    cluster.kubectl("apply", "-f", "-", stdin=role)
+    kubeconfig = cluster.write_account_kubeconfig("narrow", namespace="warmstart")
+    kubeconfig.write_text(re.sub("https://127.0.0.1:[0-9]+", f"https://{API_ADDRESS}", kubeconfig.read_text()))
+    line = ["checkpoint", pod, "-o", tmp_path / "c.tar"]
+    done = user.call(*line, "-n", "default", kubeconfig=kubeconfig, inside=cluster.nodes[0])
+    elsewhere = user.call(*line, "-n", "kube-system", kubeconfig=kubeconfig, inside=cluster.nodes[0])
+    # All but the namespace, which the other tests have, too.
+    cluster.kubectl("delete", "-f", "-", stdin=role.partition("---\n")[2])
+    assert done.code == 0, done.err
+    assert "needs: get pods in the namespace kube-system" in elsewhere.err
+
+
 def test_the_namespace_for_helpers_is_missing(user, pod, tmp_path):
     done = user.call("checkpoint", pod, "-o", tmp_path / "c.tar", "--helper-namespace", "nowhere")
     assert done.code == 13
