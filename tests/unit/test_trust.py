@@ -99,10 +99,14 @@ def test_a_probe_that_asks_another_host_is_refused(decide) -> None:
 def test_the_users_own_recipe_counts_and_not_that_in_the_image(decide) -> None:
     claimed, own = make_recipe(PRIVILEGED), make_recipe({"capabilities": {"add": ["SYS_ADMIN"]}})
     members = {"dump": core(cap_prm=[SYS_ADMIN])}
-    assert refusal(decide, claimed, own=own, **members) == {"capability=SYS_ADMIN"}
     recipe = decide(claimed, "capability=SYS_ADMIN", own=own, **members)
     assert recipe.container.security_context.capabilities_add == ("SYS_ADMIN",)
     assert not recipe.container.security_context.privileged
+
+
+def test_the_users_own_recipe_needs_the_users_word_for_root_on_the_machine(decide) -> None:
+    own = make_recipe({"capabilities": {"add": ["SYS_ADMIN"]}})
+    assert refusal(decide, make_recipe(), own=own) == {"capability=SYS_ADMIN"}
 
 
 def test_a_checkpoint_has_no_more_than_the_users_own_recipe(decide) -> None:
