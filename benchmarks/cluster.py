@@ -21,12 +21,14 @@ from rich.console import Console
 from support.cluster.cluster import Cluster, open_cluster
 from support.cluster_images import push_image
 
-from warmstart.build import build_image
+from warmstart.build.context import Options
+from warmstart.build.pipeline import build_image
+from warmstart.cli.terminal import TerminalListener
 from warmstart.core.errors import WarmstartError
-from warmstart.core.steps import Steps
+from warmstart.core.progress import Steps
 from warmstart.core.text import format_seconds
 from warmstart.core.workspace import open_workspace
-from warmstart.deploy import read_build
+from warmstart.inspect.build_info import read_build
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import Cluster as Api
 from warmstart.kube.client import connect_cluster
@@ -36,8 +38,6 @@ from warmstart.node.tree import ensure_tree
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Restorer
 from warmstart.recipe.pods import Block
-from warmstart.terminal import TerminalListener
-from warmstart.work import Options
 
 TOP = Path(__file__).parents[1]
 RECIPE, BASE = TOP / "examples/java-app/recipe.yaml", TOP / "build/images/java-app.tar"

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from warmstart.cli import default_cache
+from warmstart.cli.main import default_cache
+from warmstart.cli.terminal import show_error
 from warmstart.core.errors import WarmstartError
-from warmstart.terminal import show_error
 
 cache_option = click.option(
     "--cache-dir", type=click.Path(path_type=Path, file_okay=False), envvar="WARMSTART_CACHE", default=default_cache

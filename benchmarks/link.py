@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from statistics import median
 
-from warmstart.bench import Subject
-from warmstart.bench_result import COLD
+from warmstart.bench.measure import Way, measure_start
+from warmstart.bench.result import COLD
+from warmstart.bench.run import Subject
 from warmstart.core.network import connect_in
 from warmstart.engine.local import start_engine
-from warmstart.measure import Way, measure_start
 from warmstart.node.session import Session
 
 # Networks of stores that come one after the other; a bridge outlives its runtime.

@@ -24,22 +24,22 @@ from rich.console import Console
 from rich.table import Table
 from self import Comparison, compare_restorers
 
-from warmstart import build
-from warmstart.bench import Subject, find_request, make_images, measure, open_session
-from warmstart.bench_page import write_page
-from warmstart.bench_report import find_verdict, make_bench_document
-from warmstart.bench_result import COLD, MAPPED, PLAIN, Bench, Load, Series
-from warmstart.core.steps import Steps
+from warmstart.bench.measure import Burst, measure_burst, time_requests
+from warmstart.bench.page import write_page
+from warmstart.bench.report import find_verdict, make_bench_document
+from warmstart.bench.result import COLD, MAPPED, PLAIN, Bench, Load, Series
+from warmstart.bench.run import Subject, find_request, make_images, measure, open_session
+from warmstart.build import pipeline as build
+from warmstart.build.context import Options, Work
+from warmstart.cli.terminal import TerminalListener
+from warmstart.core.progress import Steps
 from warmstart.core.text import format_bytes, format_seconds
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, start_engine
 from warmstart.image.layout import read_image
-from warmstart.measure import Burst, measure_burst, time_requests
 from warmstart.node.session import Session
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import HttpGet, Recipe
-from warmstart.terminal import TerminalListener
-from warmstart.work import Options, Work
 
 TOP = Path(__file__).parents[1]
 SPRING, SMALL = TOP / "examples/java-app/recipe.yaml", TOP / "recipes/go/recipe.yaml"

@@ -8,19 +8,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from warmstart import build
-from warmstart.bench import open_session
-from warmstart.bench_result import Spread
+from warmstart.bench.result import Spread
+from warmstart.bench.run import open_session
+from warmstart.build import pipeline as build
+from warmstart.build.context import Options, Work
+from warmstart.build.result import Base, Made
+from warmstart.build.verify import read_identities, read_launcher_ms
 from warmstart.core.errors import VerifyError
-from warmstart.core.steps import Steps
+from warmstart.core.progress import Steps
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, start_engine
-from warmstart.measure import find_limit_s
-from warmstart.probe import wait_first_success
+from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
 from warmstart.recipe.model import Container, Recipe, Restorer
-from warmstart.result import Base, Made
-from warmstart.verify import first_probe, read_identities, read_launcher_ms
-from warmstart.work import Options, Work
 
 SUBNET = "10.93.0.0/24"
 IMAGE = "localhost/warmstart/bench"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from warmstart.cli import cli
+from warmstart.cli.main import cli
 from warmstart.core import errors
 from warmstart.core.errors import WarmstartError
 

@@ -12,7 +12,7 @@ import sys
 
 from warmstart.core.workspace import open_workspace
 from warmstart.node import launcher, programs, tree
-from warmstart.node.making import bootstrap
+from warmstart.node.cache import bootstrap
 from warmstart.node.packages import LOCK_FILE, Package, find_architecture
 
 HEAD = """\

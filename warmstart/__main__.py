@@ -1,6 +1,6 @@
 """`python -m warmstart`, and the console script."""
 
-from warmstart.cli import main
+from warmstart.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -25,7 +25,7 @@
 /* CRIU may hang after an error, when a task of its own has died on it. */
 #define AFTER_ERROR_NS (300 * MS)
 
-/* Of a file in the dump, as CRIU compares it: without the first slash. See warmstart/dump/environment.py. */
+/* Of a file in the dump, as CRIU compares it: without the first slash. See warmstart/dump/edit/environment.py. */
 #define ENVIRONMENT_NAME ".warmstart/environment"
 
 enum { NO_CLOCKS = 99 };

@@ -19,18 +19,20 @@ from support.checkpoint_archive import GOOD, entry, tar_of
 from support.checkpoint_image import ANNOTATIONS, make_warm_image, real_dump
 
 from fuzz.server import Reply, answering, serve
+from warmstart.build.result import parse_report
 from warmstart.core.errors import WarmstartError
-from warmstart.dump.archive import extract_archive
-from warmstart.dump.cgroups import free_cgroups
-from warmstart.dump.contents import read_inventory, read_mappings, read_processes, read_sockets
-from warmstart.dump.directories import forget_directory_modes
-from warmstart.dump.identity import find_identity
-from warmstart.dump.listeners import find_listeners
-from warmstart.dump.memory import map_memory
-from warmstart.dump.outline import extract_outline
-from warmstart.dump.sockets import close_sockets, forget_owners
-from warmstart.dump.tar_stream import StreamedTar
-from warmstart.dump.tarball import walk_layer
+from warmstart.core.reference import Reference
+from warmstart.dump.archive.archive import extract_archive
+from warmstart.dump.archive.outline import extract_outline
+from warmstart.dump.archive.tar_stream import StreamedTar
+from warmstart.dump.archive.tarball import walk_layer
+from warmstart.dump.criu.contents import read_inventory, read_mappings, read_processes, read_sockets
+from warmstart.dump.criu.fingerprint import find_identity
+from warmstart.dump.edit.cgroups import free_cgroups
+from warmstart.dump.edit.directories import forget_directory_modes
+from warmstart.dump.edit.listeners import find_listeners
+from warmstart.dump.edit.memory import map_memory
+from warmstart.dump.edit.sockets import close_sockets, forget_owners
 from warmstart.image.layout import Image, read_image, write_archive
 from warmstart.image.manifest import (
     INDEX_TYPES,
@@ -44,20 +46,18 @@ from warmstart.image.manifest import (
     parse_manifest,
 )
 from warmstart.image.mount_points import Links, check_image
-from warmstart.image.opened import OpenedImage
-from warmstart.image.reference import Reference
-from warmstart.image.registry import read_manifest, read_reports
-from warmstart.image.selfinspect import unpack_launched
-from warmstart.image.selfrestore import read_manifest as read_launcher_manifest
-from warmstart.inspection import inspect_target
+from warmstart.image.open import OpenedImage
+from warmstart.image.registry.client import read_manifest, read_reports
+from warmstart.image.selfrestore.inspect import unpack_launched
+from warmstart.image.selfrestore.pack import read_manifest as read_launcher_manifest
+from warmstart.inspect.inspection import inspect_target
 from warmstart.kube.client import Cluster
 from warmstart.kube.match import Build
 from warmstart.kube.patch import patch_manifest
-from warmstart.kube.probe import find_pools
+from warmstart.kube.trial import find_pools
 from warmstart.recipe.init import init_from_manifest
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Restorer
-from warmstart.result import parse_report
 
 Target = Callable[[bytes], None]
 TARGETS: dict[str, Target] = {}

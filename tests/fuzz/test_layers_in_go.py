@@ -16,8 +16,8 @@ import pytest
 from fuzz.run import mutate
 from fuzz.targets import layer_seeds, mend
 from warmstart.core.errors import ArchiveError
-from warmstart.dump.tar_stream import StreamedTar
-from warmstart.dump.tarball import Kind, walk_layer
+from warmstart.dump.archive.tar_stream import StreamedTar
+from warmstart.dump.archive.tarball import Kind, walk_layer
 
 SOURCE = Path(__file__).parents[1] / "support/list_tar.go"
 KINDS = {

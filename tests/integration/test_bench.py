@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 from support.builds import STATE, build, write_recipe
 
-from warmstart.bench import bench_recipe, bench_source
-from warmstart.bench_result import Bench, Load
+from warmstart.bench.result import Bench, Load
+from warmstart.bench.run import bench_recipe, bench_source
+from warmstart.build.context import Options
+from warmstart.build.publish import parse_output
 from warmstart.core.errors import ImageError, RecipeError
-from warmstart.core.steps import Silent, Steps
-from warmstart.image.reference import parse_source
-from warmstart.publish import parse_output
+from warmstart.core.progress import Silent, Steps
+from warmstart.core.reference import parse_source
+from warmstart.inspect.trust import trust
 from warmstart.recipe.load import load_recipe
-from warmstart.trust import trust
-from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

@@ -8,9 +8,9 @@ import pytest
 from support.builds import build, write_recipe
 from support.unified import require_hybrid, run_unified
 
-from warmstart.image.reference import Transport
-from warmstart.publish import Output
-from warmstart.work import Options
+from warmstart.build.context import Options
+from warmstart.build.publish import Output
+from warmstart.core.reference import Transport
 
 pytestmark = pytest.mark.node
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from support.builds import build, find_process, get, read_limit, write_recipe
 
-from warmstart.core.steps import Silent
+from warmstart.build.context import Options
+from warmstart.build.publish import Output
+from warmstart.core.progress import Silent
+from warmstart.core.reference import Transport
 from warmstart.engine.local import start_engine
-from warmstart.image.reference import Transport
-from warmstart.publish import Output
 from warmstart.recipe.load import load_recipe
-from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

@@ -17,7 +17,7 @@ from cri_api.v1 import api_pb2 as cri
 from support.builds import STATE, write_recipe
 
 import warmstart
-from warmstart.cli import TERMINATED
+from warmstart.cli.main import TERMINATED
 from warmstart.core.errors import EngineError
 from warmstart.core.process import Finished
 from warmstart.engine.cri import CriEngine

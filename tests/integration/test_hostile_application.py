@@ -12,10 +12,10 @@ import pytest
 from support.builds import build, write_recipe
 from support.hostile import SECRET, Victim, make_hostile_archive, make_victim, read_layers
 
+from warmstart.build.context import Options
+from warmstart.build.publish import Output
 from warmstart.core.errors import WarmstartError
-from warmstart.image.reference import Transport
-from warmstart.publish import Output
-from warmstart.work import Options
+from warmstart.core.reference import Transport
 
 pytestmark = pytest.mark.node
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from support.builds import build, write_recipe
 
+from warmstart.build.context import Options
+from warmstart.build.publish import parse_output
 from warmstart.core.errors import ImageError
 from warmstart.image.skopeo import Access, copy_image
-from warmstart.publish import parse_output
-from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

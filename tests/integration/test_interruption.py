@@ -15,10 +15,10 @@ from support.builds import STATE, PrivateRegistry, build, write_recipe
 from support.leaks import Traces, take_snapshot, wait_until_clean
 from support.strike import Striker
 
-from warmstart.cli import INTERRUPTED, TERMINATED
+from warmstart.build.context import Options
+from warmstart.cli.main import INTERRUPTED, TERMINATED
 from warmstart.core import workspace
-from warmstart.core.steps import Silent
-from warmstart.work import Options
+from warmstart.core.progress import Silent
 
 pytestmark = pytest.mark.node
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from support.builds import PORT, build, write_recipe
 
-from warmstart.image.reference import Transport
-from warmstart.publish import Output
-from warmstart.work import Options
+from warmstart.build.context import Options
+from warmstart.build.publish import Output
+from warmstart.core.reference import Transport
 
 pytestmark = pytest.mark.node
 

@@ -12,16 +12,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from support.builds import build, write_recipe
 
+from warmstart.build.context import Options
+from warmstart.build.publish import Output
 from warmstart.core.errors import AppError
+from warmstart.core.reference import Transport
 from warmstart.engine.local import start_engine
-from warmstart.image.reference import Transport
 from warmstart.image.skopeo import copy_image
 from warmstart.node.keeper import Bind
 from warmstart.node.network import NAME_SERVER, ROUTER, Network, connect_network
 from warmstart.node.session import Session
-from warmstart.publish import Output
 from warmstart.recipe.load import load_recipe
-from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

@@ -13,9 +13,8 @@ from warmstart.image.skopeo import copy_image
 from warmstart.node import crio
 from warmstart.node.cgroup import find_own_hierarchies, limits_processes
 from warmstart.node.keeper import Bind
-from warmstart.probe import wait_first_success
+from warmstart.probe.readiness import first_probe, wait_first_success
 from warmstart.recipe.load import load_recipe
-from warmstart.verify import first_probe
 
 pytestmark = pytest.mark.node
 

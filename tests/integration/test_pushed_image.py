@@ -15,23 +15,22 @@ import zstandard
 from support.builds import STATE, PrivateRegistry, build, get, read_state, write_recipe
 
 from warmstart import __version__
-from warmstart.build import SUBNET, Built
-from warmstart.core.steps import Steps
+from warmstart.build.context import Options
+from warmstart.build.pipeline import SUBNET, Built
+from warmstart.core.progress import Steps
 from warmstart.engine.cri import CriEngine
 from warmstart.engine.local import LocalEngine, start_engine
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, read_provenance
 from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.layout import Image, open_blob, read_image
 from warmstart.image.manifest import find_host_platform
-from warmstart.image.selfrestore import MEMORY
+from warmstart.image.selfrestore.pack import MEMORY
 from warmstart.image.skopeo import Access, copy_image
 from warmstart.node.crio import PAUSE_IMAGE, run_crio
 from warmstart.node.session import Session
 from warmstart.node.tree import PAUSE_LAYOUT
-from warmstart.probe import wait_first_success
+from warmstart.probe.readiness import first_probe, wait_first_success
 from warmstart.recipe.load import load_recipe
-from warmstart.verify import first_probe
-from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

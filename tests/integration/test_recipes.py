@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from support.builds import build
 
-from warmstart.image.reference import Transport
-from warmstart.publish import Output
+from warmstart.build.context import Options
+from warmstart.build.publish import Output
+from warmstart.build.verify import RESTORES
+from warmstart.core.reference import Transport
 from warmstart.recipe.load import load_recipe
-from warmstart.verify import RESTORES
-from warmstart.work import Options
 
 TOP = Path(__file__).parents[2]
 RECIPES = sorted([*TOP.glob("recipes/*/*recipe.yaml"), *TOP.glob("examples/*/recipe.yaml")])

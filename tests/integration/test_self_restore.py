@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 from support.builds import build, get, read_state, write_recipe
 
+from warmstart.build.context import Options
+from warmstart.build.publish import Output
+from warmstart.build.verify import read_launcher_ms
 from warmstart.core.errors import PreflightError
-from warmstart.dump.restrictions import read_restrictions
+from warmstart.core.reference import Transport
+from warmstart.dump.proc.restrictions import read_restrictions
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import start_engine
 from warmstart.image.layout import read_image
-from warmstart.image.reference import Transport
-from warmstart.inspection import inspect_target
+from warmstart.inspect.inspection import inspect_target
 from warmstart.node.session import Session
-from warmstart.publish import Output
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Container, Resources, Restorer
-from warmstart.verify import read_launcher_ms
-from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

@@ -8,16 +8,16 @@ import pytest
 from support.builds import STATE, build, write_recipe
 from support.checkpoint_image import edit_annotations
 
+from warmstart.build.context import Options
+from warmstart.build.publish import parse_output
+from warmstart.build.verify import verify_source
 from warmstart.core.errors import PrivilegeError
-from warmstart.core.steps import Silent, Steps
-from warmstart.image.reference import parse_source
-from warmstart.inspection import inspect_target
-from warmstart.publish import parse_output
+from warmstart.core.progress import Silent, Steps
+from warmstart.core.reference import parse_source
+from warmstart.inspect.inspection import inspect_target
+from warmstart.inspect.trust import trust
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Restorer
-from warmstart.trust import trust
-from warmstart.verify import verify_source
-from warmstart.work import Options
 
 pytestmark = pytest.mark.node
 

@@ -21,7 +21,7 @@ from support.cluster.cluster import Cluster
 from support.cluster.network import API_ADDRESS
 from support.cluster_user import list_checkpoints, wait_until
 
-from warmstart.dump.archive import read_contents
+from warmstart.dump.archive.archive import read_contents
 
 pytestmark = pytest.mark.cluster
 

@@ -20,9 +20,9 @@ from support.cluster.network import API_ADDRESS
 from support.cluster.pods import run_pod
 from support.leaks import take_snapshot, wait_until_clean
 
+from warmstart.build.context import Options
 from warmstart.core.network import connect_in
 from warmstart.core.process import ProgramError
-from warmstart.work import Options
 
 pytestmark = pytest.mark.cluster
 

@@ -15,14 +15,14 @@ from support.builds import STATE, build, write_recipe
 from support.cluster.pods import Pod
 from support.cluster_images import push_image
 
-from warmstart import cli
+from warmstart.build.context import Options
+from warmstart.cli import main as cli
 from warmstart.core.errors import ClusterError
 from warmstart.core.workspace import open_workspace
+from warmstart.core.yaml_document import read_documents
+from warmstart.core.yaml_writing import write_yaml
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
-from warmstart.recipe.document import read_documents
-from warmstart.recipe.writing import write_yaml
-from warmstart.work import Options
 
 pytestmark = pytest.mark.cluster
 

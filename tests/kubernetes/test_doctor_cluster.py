@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from support.builds import build, write_recipe
 
-from warmstart import cli
+from warmstart.build.context import Options
+from warmstart.cli import main as cli
 from warmstart.core.errors import ClusterError
 from warmstart.core.workspace import open_workspace
 from warmstart.kube.rbac import read_role
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
-from warmstart.work import Options
 
 pytestmark = pytest.mark.cluster
 
@@ -152,7 +152,7 @@ def test_a_container_that_cannot_be_asked(cluster, cache, doctor, base_archive, 
 
 
 def test_an_image_that_cannot_be_pulled(doctor, by_runtime, monkeypatch):
-    monkeypatch.setattr("warmstart.kube.probe.make_pod_spec", lambda build: {"containers": [broken(build)]})
+    monkeypatch.setattr("warmstart.kube.trial.make_pod_spec", lambda build: {"containers": [broken(build)]})
 
     (found,) = doctor(by_runtime)
     assert found["outcome"] == "failed"

@@ -12,7 +12,7 @@ from support.builds import STATE, build, write_recipe
 from support.cluster.pods import Pod
 from support.go_tools import HELM, ensure_go_tool
 
-from warmstart.work import Options
+from warmstart.build.context import Options
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 

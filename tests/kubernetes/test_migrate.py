@@ -11,8 +11,8 @@ from support.builds import PORT, STATE, build, write_recipe
 from support.checkpoint_image import edit_annotations
 from support.cluster_user import list_checkpoints, wait_until
 
+from warmstart.build.context import Options
 from warmstart.core.network import connect_in
-from warmstart.work import Options
 
 pytestmark = pytest.mark.cluster
 

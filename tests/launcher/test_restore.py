@@ -21,16 +21,16 @@ from pathlib import Path
 import pytest
 from launcher.bundle import BUILD, DOCKER_CAPABILITIES, Setup, configure, like_docker, resolve_profile
 
-from warmstart.cli import default_cache
+from warmstart.cli.main import default_cache
 from warmstart.core.network import connect_in
 from warmstart.core.process import Finished
 from warmstart.core.workspace import open_workspace
-from warmstart.dump.environment import add_environment, link_environment
-from warmstart.dump.listeners import find_listeners
-from warmstart.dump.memory import map_memory
-from warmstart.dump.parents import forget_parent_death
-from warmstart.dump.preflight_filters import check_filters
-from warmstart.dump.proc import read_tree
+from warmstart.dump.edit.environment import add_environment, link_environment
+from warmstart.dump.edit.listeners import find_listeners
+from warmstart.dump.edit.memory import map_memory
+from warmstart.dump.edit.parents import forget_parent_death
+from warmstart.dump.preflight.filters import check_filters
+from warmstart.dump.proc.container import read_tree
 from warmstart.node.launcher import ensure_launcher
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree

@@ -16,13 +16,13 @@ from support.builds import build, write_recipe
 from support.runtime_tree import ensure_runtime_tree
 from support.runtimes import IMAGE, Runc, Runtime, open_containerd, open_crio, open_podman
 
-from warmstart.cli import default_cache
+from warmstart.build.context import Options
+from warmstart.build.publish import Output
+from warmstart.cli.main import default_cache
+from warmstart.core.reference import Transport
 from warmstart.core.workspace import open_workspace
-from warmstart.image.reference import Transport
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
-from warmstart.publish import Output
-from warmstart.work import Options
 
 FILL_MB = 64
 SETTINGS = {

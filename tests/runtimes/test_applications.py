@@ -19,19 +19,18 @@ from support.runtimes import (
     wait_for_line,
 )
 
-from warmstart.build import build_image
+from warmstart.build.context import Options
+from warmstart.build.pipeline import build_image
+from warmstart.build.publish import Output
 from warmstart.core.errors import PreflightError
-from warmstart.core.steps import Silent, Steps
+from warmstart.core.progress import Silent, Steps
+from warmstart.core.reference import Transport
 from warmstart.core.workspace import open_workspace
-from warmstart.dump.identity import read_identity
-from warmstart.image.reference import Transport
+from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.node.session import enter
-from warmstart.probe import wait_first_success
-from warmstart.publish import Output
+from warmstart.probe.readiness import first_probe, wait_first_success
 from warmstart.recipe.load import load_recipe, parse_recipe
 from warmstart.recipe.model import Recipe
-from warmstart.verify import first_probe
-from warmstart.work import Options
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -10,7 +10,7 @@ import pytest
 from support.builds import get, read_state
 from support.runtimes import Runtime, Started, find_application, wait_for_line
 
-from warmstart.dump.identity import read_identity
+from warmstart.dump.criu.fingerprint import read_identity
 
 pytestmark = [pytest.mark.node, pytest.mark.slow]
 

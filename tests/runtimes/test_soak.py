@@ -13,7 +13,7 @@ import pytest
 from support.builds import get
 from support.runtimes import CriRuntime, find_application, open_crio, wait_for_line
 
-from warmstart.dump.identity import read_identity
+from warmstart.dump.criu.fingerprint import read_identity
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(1800)]
 

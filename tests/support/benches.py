@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from warmstart.bench_result import Bench, Load, Machine, Series
-from warmstart.measure import Burst, Memory, Start, Way
+from warmstart.bench.measure import Burst, Memory, Start, Way
+from warmstart.bench.result import Bench, Load, Machine, Series
 
 MIB = 1 << 20
 BASE_LAYER = "sha256:base"

@@ -10,15 +10,15 @@ from typing import Any
 
 import requests
 
-from warmstart.build import Built, build_image
-from warmstart.core.steps import Listener, Silent, Steps
+from warmstart.build.context import Options
+from warmstart.build.pipeline import Built, build_image
+from warmstart.core.progress import Listener, Silent, Steps
+from warmstart.core.reference import parse_reference
 from warmstart.engine.cri import CriContainer
 from warmstart.image.manifest import Manifest
-from warmstart.image.reference import parse_reference
-from warmstart.image.registry import delete_manifest, exists, read_manifest
+from warmstart.image.registry.client import delete_manifest, exists, read_manifest
 from warmstart.node.cgroup import find_hierarchies
 from warmstart.recipe.load import load_recipe
-from warmstart.work import Options
 
 USER, PASSWORD = "builder", "correct horse"
 # bcrypt of PASSWORD

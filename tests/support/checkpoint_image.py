@@ -16,9 +16,9 @@ from pathlib import Path
 import zstandard
 from support.checkpoint_archive import CONFIG, SPEC, Entry, entry, tar_of, text
 
-from warmstart.dump import protos
-from warmstart.dump.archive import CONFIG_DUMP, DELETED_FILES
-from warmstart.dump.contents import FileType, TcpState
+from warmstart.dump.archive.archive import CONFIG_DUMP, DELETED_FILES
+from warmstart.dump.criu import protos
+from warmstart.dump.criu.contents import FileType, TcpState
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, Provenance, write_provenance
 from warmstart.image.compose import compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.making import SUITE, Progress, as_host_error, bootstrap, key_of, make_once
+from warmstart.node.cache import SUITE, Progress, as_host_error, bootstrap, key_of, make_once
 from warmstart.node.session import enter
 
 PACKAGES = ("ca-certificates", "golang-go")

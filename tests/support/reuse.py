@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmstart.dump.allocators import choose_safe
-from warmstart.dump.memory import Choose, MappedMemory, MappedProcess, map_memory
-from warmstart.dump.programs import Programs, read_programs
+from warmstart.dump.edit.allocators import choose_safe
+from warmstart.dump.edit.memory import Choose, MappedMemory, MappedProcess, map_memory
+from warmstart.dump.edit.programs import Programs, read_programs
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
 # What the programs are told, by files that appear, and what they say when it is done.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from warmstart.node.making import SUITE, Progress, bootstrap, key_of, make_once
+from warmstart.node.cache import SUITE, Progress, bootstrap, key_of, make_once
 
 PACKAGES = (
     "buildah",

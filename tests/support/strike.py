@@ -13,9 +13,10 @@ import threading
 from collections.abc import Callable
 from unittest.mock import patch
 
-from warmstart import cli, shell
+from warmstart.cli import context as shell
+from warmstart.cli import main as cli
 from warmstart.core import workspace
-from warmstart.core.steps import Silent
+from warmstart.core.progress import Silent
 
 
 class Striker(Silent):

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
+from warmstart.node.cache import Progress, bootstrap, key_of, make_once
 from warmstart.node.host_files import CA_BUNDLE
 from warmstart.node.launcher import ensure_launcher
-from warmstart.node.making import Progress, bootstrap, key_of, make_once
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
 

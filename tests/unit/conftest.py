@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from warmstart.engine.base import ExecResult, State
+from warmstart.engine.target import ExecResult, State
 
 
 class LocalTarget:

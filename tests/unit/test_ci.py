@@ -18,7 +18,8 @@ import pytest
 from ruamel.yaml import YAML
 from support.go_tools import TEKTON, ensure_go_tool
 
-from warmstart import __version__, cli
+from warmstart import __version__
+from warmstart.cli import main as cli
 
 TOP = Path(__file__).parents[2]
 RESULT = {

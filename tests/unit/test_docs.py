@@ -14,7 +14,7 @@ import click
 import pytest
 from ruamel.yaml import YAML
 
-from warmstart.cli import cli
+from warmstart.cli.main import cli
 from warmstart.core import errors
 from warmstart.core.errors import WarmstartError
 from warmstart.recipe.load import load_recipe
@@ -174,7 +174,7 @@ def test_exit_codes_are_the_real_ones(name):
 def preflight_codes() -> set[str]:
     """The codes in the source: first arguments of errors and warnings, and first ones of pairs of code and cure."""
     codes = set()
-    for path in (ROOT / "warmstart" / "dump").glob("preflight*.py"):
+    for path in (ROOT / "warmstart/dump/preflight").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and {"error", "warning"} & {
                 name.id for name in ast.walk(node.func) if isinstance(name, ast.Name)

@@ -15,16 +15,16 @@ from support.base_image import make_base_archive
 from support.builds import build, write_recipe
 from support.vm import run_in_vm
 
-from warmstart.cli import default_cache
-from warmstart.core.steps import Silent, Steps
+from warmstart.build.context import Options
+from warmstart.build.publish import Output
+from warmstart.build.verify import verify_source
+from warmstart.cli.main import default_cache
+from warmstart.core.progress import Silent, Steps
+from warmstart.core.reference import Transport, parse_source
 from warmstart.core.workspace import open_workspace
-from warmstart.image.reference import Transport, parse_source
+from warmstart.inspect.trust import trust
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
-from warmstart.publish import Output
-from warmstart.trust import trust
-from warmstart.verify import verify_source
-from warmstart.work import Options
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(3600)]
 

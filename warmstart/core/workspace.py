@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from warmstart.core.disk_space import explain_full_disk, reporting_full_disk
 from warmstart.core.errors import HostError, WarmstartError
-from warmstart.core.space import explain_full_disk, reporting_full_disk
 
 PREFIX = "warmstart-"
 LOCK = "workspace.lock"

@@ -23,9 +23,9 @@ from cri_api.v1.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
 from warmstart.core.errors import CheckpointError, EngineError
 from warmstart.core.network import connect_in
 from warmstart.core.undo import undoing
-from warmstart.dump.criu_log import find_errors
-from warmstart.engine.base import ExecResult, State
+from warmstart.dump.criu.log import find_errors
 from warmstart.engine.cri_messages import container_config, log_message, pod_config
+from warmstart.engine.target import ExecResult, State
 from warmstart.recipe.model import Container
 
 CALL_S = 60.0

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.errors import HostError, ImageError, WarmstartError
+from warmstart.core.reference import Source, Transport
 from warmstart.core.undo import call_to_the_end, undoing
 from warmstart.engine.cri import CriEngine
-from warmstart.image.credentials import Credentials, find_credentials
-from warmstart.image.reference import Source, Transport
+from warmstart.image.registry.credentials import Credentials, find_credentials
 from warmstart.image.skopeo import Access, copy_image
 from warmstart.node.crio import PAUSE_IMAGE, run_crio
 from warmstart.node.doctor import Check

@@ -29,7 +29,7 @@ class Provenance:
         runtime: name and version of the container runtime.
         kernel: release of the kernel that the checkpoint was made on.
         architecture: of the machine, in Go's words.
-        identity: of the process that was dumped; see `warmstart.dump.identity`.
+        identity: of the process that was dumped; see `warmstart.dump.criu.fingerprint`.
         recipe: the recipe, as a JSON document.
         edits: how the dump was edited, as a JSON document.
     """

@@ -14,8 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from warmstart.core.errors import ArchiveError
-from warmstart.dump.archive import CONFIG_DUMP, CONTAINER_LOG, DELETED_FILES, DUMP_LOG, SPEC_DUMP, STATS_DUMP, Archive
-from warmstart.dump.metadata import Mount, Spec, load_json
+from warmstart.dump.archive.archive import (
+    CONFIG_DUMP,
+    CONTAINER_LOG,
+    DELETED_FILES,
+    DUMP_LOG,
+    SPEC_DUMP,
+    STATS_DUMP,
+    Archive,
+)
+from warmstart.dump.archive.metadata import Mount, Spec, load_json
 
 CHECKPOINT_NAME = "io.kubernetes.cri-o.annotations.checkpoint.name"
 

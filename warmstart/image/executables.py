@@ -1,8 +1,8 @@
 """What the processes of a dump execute, read from the layers of the image that their container runs.
 
 Where a container is out of reach, as on the node of a cluster, this stands in for a look into /proc
-(`warmstart.dump.programs.read_programs`). A file that is not found where the dump says is left out, and is then taken
-for one that nothing is known of.
+(`warmstart.dump.edit.programs.read_programs`). A file that is not found where the dump says is left out, and is then
+taken for one that nothing is known of.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from warmstart.core.errors import ArchiveError, ImageError
-from warmstart.dump import protos
-from warmstart.dump.archive import ROOTFS_DIFF, Archive
-from warmstart.dump.contents import has_memory, read_files, read_mappings, read_memory, read_processes
-from warmstart.dump.images import decode, read_only_entry
-from warmstart.dump.programs import Program, keeps_no_zeros, read_program
-from warmstart.dump.tar_stream import StreamedTar
-from warmstart.dump.tarball import Kind, Member, walk_layer
+from warmstart.core.reference import Source, Transport
+from warmstart.dump.archive.archive import ROOTFS_DIFF, Archive
+from warmstart.dump.archive.tar_stream import StreamedTar
+from warmstart.dump.archive.tarball import Kind, Member, walk_layer
+from warmstart.dump.criu import protos
+from warmstart.dump.criu.contents import has_memory, read_files, read_mappings, read_memory, read_processes
+from warmstart.dump.criu.entries import decode, read_only_entry
+from warmstart.dump.edit.programs import Program, keeps_no_zeros, read_program
 from warmstart.image.layout import Readable
-from warmstart.image.opened import open_image
-from warmstart.image.reference import Source, Transport
+from warmstart.image.open import open_image
 
 _MOST_OF_A_FILE = 1 << 30
 _MOST_OF_ALL_FILES = 8 << 30

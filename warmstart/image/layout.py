@@ -21,10 +21,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from warmstart.core.disk_space import reporting_full_disk
 from warmstart.core.errors import ImageError
 from warmstart.core.locking import hold_lock
 from warmstart.core.partial import check_beside, write_beside
-from warmstart.core.space import reporting_full_disk
 from warmstart.image.manifest import (
     DOCUMENT_LIMIT_BYTES,
     INDEX_TYPES,

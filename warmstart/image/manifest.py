@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import NoReturn
 
 from warmstart.core.errors import ImageError
-from warmstart.image.reference import is_digest
+from warmstart.core.reference import is_digest
 
 #: The longest manifest, index or config that is read, in bytes; the distribution specification asks
 #: registries to take manifests up to this size, and containers/image reads none above it.

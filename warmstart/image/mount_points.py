@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from warmstart.core.errors import ArchiveError, ImageError
-from warmstart.dump.archive import CONFIG_DUMP, Contents
-from warmstart.dump.outline import extract_spooled, spool_outline
-from warmstart.dump.tar_stream import StreamedTar
-from warmstart.dump.tarball import Kind, Member, quoted, walk_layer
+from warmstart.dump.archive.archive import CONFIG_DUMP, Contents
+from warmstart.dump.archive.outline import extract_spooled, spool_outline
+from warmstart.dump.archive.tar_stream import StreamedTar
+from warmstart.dump.archive.tarball import Kind, Member, quoted, walk_layer
 from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.manifest import Descriptor
-from warmstart.image.opened import OpenedImage
-from warmstart.image.selfrestore import DIRECTORY
+from warmstart.image.open import OpenedImage
+from warmstart.image.selfrestore.pack import DIRECTORY
 
 #: The destinations that CRI-O and the kubelet mount in every container, and those of warmstart.
 STANDARD_MOUNTS = (

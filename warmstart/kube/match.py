@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from warmstart.core.privileges import ALL, ORDINARY_CAPABILITIES, Kind, Privilege, list_refused, name_capability
+from warmstart.core.quantity import parse_quantity
 from warmstart.recipe.model import Restorer
 from warmstart.recipe.pods import Block, list_others, mapping_at
-from warmstart.recipe.quantity import parse_quantity
 
 TERMINATION_LOG = "/dev/termination-log"
 #: Mounts that the kubelet gives to every container.

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from warmstart.core.privileges import list_options
+from warmstart.core.yaml_document import shown
 from warmstart.kube.match import KUBELET_MOUNTS, TOKEN, Build, list_withheld
-from warmstart.recipe.document import shown
 from warmstart.recipe.model import Restorer
 from warmstart.recipe.pods import Block, list_others, mapping_at
 

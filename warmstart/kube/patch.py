@@ -21,10 +21,10 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from warmstart.core.errors import RecipeError
+from warmstart.core.yaml_document import plain_value, read_documents
 from warmstart.kube.manifests import make_patch, put_settings
 from warmstart.kube.match import Build, Setting, find_changes
 from warmstart.kube.mismatch import list_warnings
-from warmstart.recipe.document import plain_value, read_documents
 from warmstart.recipe.load import recipe_error
 from warmstart.recipe.pods import Block, PodContainer, choose_container, find_containers
 

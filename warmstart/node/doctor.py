@@ -18,8 +18,8 @@ from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
 from warmstart.core.text import format_bytes
 from warmstart.core.workspace import open_workspace, workspace_parent
+from warmstart.node.advisories import ADVISORIES, CRIU, CRUN, RUNC, find_version
 from warmstart.node.cgroup import find_own_hierarchies, limits_processes
-from warmstart.node.fixes import ADVISORIES, CRIU, CRUN, RUNC, find_version
 from warmstart.node.record import Record, read_record
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import find_differences, tree_path, verify_tree

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.making import (
+from warmstart.node.cache import (
     SUITE,
     Progress,
     as_host_error,

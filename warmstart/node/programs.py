@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.making import Progress, as_host_error, bootstrap, find_newer, find_newest, key_of, made_beside
+from warmstart.node.cache import Progress, as_host_error, bootstrap, find_newer, find_newest, key_of, made_beside
 from warmstart.node.packages import Package, find_locked
 from warmstart.node.record import make_record, read_record, write_record
 from warmstart.node.session import enter

@@ -22,7 +22,7 @@ from warmstart.node.host_files import SESSION_HOME, list_host_binds, list_host_f
 from warmstart.node.keeper import ENTER, Bind, Failure, Plan
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Accepts a Release file of Debian's archive that is past its date; see `warmstart.node.making`.
+# Accepts a Release file of Debian's archive that is past its date; see `warmstart.node.cache`.
 EXPIRED = "WARMSTART_DEBIAN_EXPIRED"
 # What a tool needs of our environment to reach the network as we do.
 PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "GOPROXY", EXPIRED)

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from warmstart.core.errors import HostError
 from warmstart.core.workspace import open_workspace
-from warmstart.node.launcher import find_launcher, update_launcher
-from warmstart.node.making import (
+from warmstart.node.cache import (
     SUITE,
     Progress,
     as_host_error,
@@ -29,6 +28,7 @@ from warmstart.node.making import (
     require_makers,
     sole_maker,
 )
+from warmstart.node.launcher import find_launcher, update_launcher
 from warmstart.node.packages import find_architecture, find_locked
 from warmstart.node.programs import SHIM, GoProgram, Program, Shim, ensure_programs, find_program
 from warmstart.node.record import Record, make_record, read_record, write_record

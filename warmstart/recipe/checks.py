@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from warmstart.recipe.document import Document, KeyPath, Problem
-from warmstart.recipe.quantity import parse_quantity
+from warmstart.core.quantity import parse_quantity
+from warmstart.core.yaml_document import Document, KeyPath, Problem
 from warmstart.recipe.schema import validate
 
 Finding = tuple[KeyPath, str]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from warmstart.core.quantity import millicores, whole_bytes
 from warmstart.recipe.checks import with_tag
 from warmstart.recipe.model import (
     Action,
@@ -26,7 +27,6 @@ from warmstart.recipe.model import (
     Step,
     TcpSocket,
 )
-from warmstart.recipe.quantity import millicores, whole_bytes
 
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 

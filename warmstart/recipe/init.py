@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warmstart.recipe.checks import find_problems, with_tag, without_transport
-from warmstart.recipe.document import (
+from warmstart.core.yaml_document import (
     Document,
     KeyPath,
     Place,
@@ -24,10 +23,11 @@ from warmstart.recipe.document import (
     read_documents,
     shown,
 )
+from warmstart.core.yaml_writing import write_yaml
+from warmstart.recipe.checks import find_problems, with_tag, without_transport
 from warmstart.recipe.load import STDIN, read_input, recipe_error
 from warmstart.recipe.pods import PodContainer, choose_container, find_containers, mapping_at
 from warmstart.recipe.schema import IGNORED, schema_at
-from warmstart.recipe.writing import write_yaml
 
 Block = dict[str, Any]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from warmstart.core.errors import RecipeError
+from warmstart.core.yaml_document import LARGEST_BYTES, Problem, read_document
 from warmstart.recipe.checks import find_problems
 from warmstart.recipe.construct import make_recipe
-from warmstart.recipe.document import LARGEST_BYTES, Problem, read_document
 from warmstart.recipe.model import Recipe
 from warmstart.recipe.overrides import apply_overrides, apply_tag
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from warmstart.core.errors import RecipeError
+from warmstart.core.yaml_document import Document, KeyPath, Place, Problem, read_document, shown
 from warmstart.recipe.checks import with_tag
-from warmstart.recipe.document import Document, KeyPath, Place, Problem, read_document, shown
 from warmstart.recipe.schema import Schema, got, schema_at
 
 _AFTER_THE_FILE = 1 << 30

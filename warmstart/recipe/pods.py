@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from warmstart.core.errors import RecipeError
-from warmstart.recipe.document import shown
+from warmstart.core.yaml_document import shown
 
 Block = dict[str, Any]
 

@@ -18,7 +18,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
-from warmstart.recipe.document import Document, KeyPath, Place, Problem, shown
+from warmstart.core.yaml_document import Document, KeyPath, Place, Problem, shown
 
 Schema = Mapping[str, Any]
 

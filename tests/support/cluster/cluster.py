@@ -23,8 +23,8 @@ from support.cluster.program import ensure_kubernetes
 
 from warmstart.core import process
 from warmstart.core.workspace import open_workspace
+from warmstart.node.cache import Progress
 from warmstart.node.keeper import Bind
-from warmstart.node.making import Progress
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 

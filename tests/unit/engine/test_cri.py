@@ -14,8 +14,8 @@ from cri_api.v1 import api_pb2 as cri
 
 from warmstart.core.errors import CheckpointError, EngineError
 from warmstart.engine import cri as cri_module
-from warmstart.engine.base import ExecResult, State
 from warmstart.engine.cri import CriContainer, CriEngine
+from warmstart.engine.target import ExecResult, State
 from warmstart.recipe.model import Container
 
 CODE = grpc.StatusCode

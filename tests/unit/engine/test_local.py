@@ -17,6 +17,7 @@ import pytest
 from cri_api.v1 import api_pb2 as cri
 
 from warmstart.core.errors import EngineError, HostError, ImageError, RegistryError
+from warmstart.core.reference import parse_source
 from warmstart.engine import local
 from warmstart.engine.local import (
     DOCKER_SOCKET,
@@ -27,7 +28,6 @@ from warmstart.engine.local import (
     find_binds,
     find_host_runtime,
 )
-from warmstart.image.reference import parse_source
 from warmstart.image.skopeo import Access, copy_image
 from warmstart.node.keeper import Bind
 

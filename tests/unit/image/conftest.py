@@ -190,5 +190,5 @@ def proxy(registry) -> Iterator[SpoilingProxy]:
 def pauses(monkeypatch) -> list[float]:
     """The pauses between retries, noted and not made."""
     made: list[float] = []
-    monkeypatch.setattr("warmstart.image.distribution.time.sleep", made.append)
+    monkeypatch.setattr("warmstart.image.registry.connection.time.sleep", made.append)
     return made

@@ -8,7 +8,7 @@ import pytest
 from support.checkpoint_archive import SPEC, replaced, text, write
 
 from warmstart.core.errors import ArchiveError
-from warmstart.dump.archive import extract_archive
+from warmstart.dump.archive.archive import extract_archive
 from warmstart.image.crio import prepare_checkpoint
 
 GIVEN = "io.kubernetes.cri-o.Annotations"

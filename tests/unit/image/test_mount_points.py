@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from support.checkpoint_archive import Entry, entry, tar_of
 
 from warmstart.core.errors import ImageError
-from warmstart.dump.tar_stream import StreamedTar
-from warmstart.dump.tarball import walk_layer
+from warmstart.dump.archive.tar_stream import StreamedTar
+from warmstart.dump.archive.tarball import walk_layer
 from warmstart.image import mount_points
 from warmstart.image.mount_points import Links, check_image
 

@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fake_api import POD, FakeApi, Reply, Stream, run_api
 
-from warmstart.checkpoint import find_target
 from warmstart.core.errors import ClusterError, WarmstartError
-from warmstart.engine.kubernetes import KubernetesContainer
+from warmstart.engine.cluster import KubernetesContainer
 from warmstart.kube.answer import Answer, parse_answer
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import Cluster
 from warmstart.kube.helper import Helper
 from warmstart.kube.pods import Pod, list_cautions, make_copy, parse_pod, place_pod, strip_pod
-from warmstart.kube.probe import find_pools
 from warmstart.kube.refusal import RefusedError
+from warmstart.kube.trial import find_pools
+from warmstart.pods.checkpoint import find_target
 
 PODS = "/api/v1/namespaces/shop/pods"
 CHECKPOINT = "/api/v1/nodes/node-1/proxy/checkpoint/shop/app/app"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from warmstart.engine.kubernetes import make_build_pod
+from warmstart.engine.cluster import make_build_pod
 from warmstart.kube.manifests import make_manifests, make_pod_spec, make_pre_pull, make_service, make_whole_patch
 from warmstart.kube.match import Build, find_changes
 from warmstart.kube.mismatch import list_warnings

@@ -10,9 +10,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from warmstart.core.errors import RecipeError
+from warmstart.core.yaml_document import read_documents
 from warmstart.kube.match import Build
 from warmstart.kube.patch import patch_manifest
-from warmstart.recipe.document import read_documents
 
 BUILD = Build(
     name="shop",

@@ -12,8 +12,8 @@ import pytest
 from warmstart.core.errors import HostError
 from warmstart.core.process import ProgramError
 from warmstart.node import launcher
+from warmstart.node.cache import sole_maker
 from warmstart.node.launcher import ensure_launcher, find_launcher, find_sources, update_launcher
-from warmstart.node.making import sole_maker
 from warmstart.node.trust import find_damage
 
 

@@ -21,10 +21,11 @@ import pytest
 
 from warmstart.core.errors import HostError
 from warmstart.core.process import ProgramError
-from warmstart.node import making, packages
+from warmstart.node import cache as making
+from warmstart.node import packages
 from warmstart.node import programs as programs_module
 from warmstart.node import tree as tree_module
-from warmstart.node.fixes import RUNC
+from warmstart.node.advisories import RUNC
 from warmstart.node.packages import find_architecture
 from warmstart.node.programs import SHIM
 from warmstart.node.record import read_record
@@ -558,7 +559,7 @@ def test_what_a_killed_maker_left_is_removed(cache, tmp_path):
     script = """
 import os, sys, time
 from pathlib import Path
-from warmstart.node.making import made_beside, sole_maker
+from warmstart.node.cache import made_beside, sole_maker
 from warmstart.node.tree import tree_path
 cache = Path(sys.argv[1])
 with sole_maker(cache, print), made_beside(tree_path(cache)) as new:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warmstart.core.errors import RecipeError
-from warmstart.recipe.document import KeyPath, dotted, read_document
+from warmstart.core.yaml_document import KeyPath, dotted, read_document
 from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Recipe

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from warmstart import bench, build, build_kubernetes
-from warmstart.bench_result import Load
+from warmstart.bench import run as bench
+from warmstart.bench.result import Load
+from warmstart.build import pipeline as build
+from warmstart.build.context import Options
 from warmstart.core.errors import PrivilegeError
 from warmstart.core.privileges import Privilege, parse_privilege
-from warmstart.core.steps import Silent, Steps
+from warmstart.core.progress import Silent, Steps
+from warmstart.pods import build as build_kubernetes
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import SecurityContext
 from warmstart.recipe.privileges import FREE_CAPABILITIES, list_host_privileges, require_host_privileges
-from warmstart.work import Options
 
 RECIPE = """\
 apiVersion: warmstart/v1alpha1

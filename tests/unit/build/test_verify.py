@@ -1,0 +1,170 @@
+"""Images that are to be verified are found where the user says, and told from those that warmstart did not make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from support.checkpoint_archive import entry, tar_of
+from support.checkpoint_image import make_layout
+
+from warmstart.build import verify
+from warmstart.build.verify import Restore, verify_image, verify_source
+from warmstart.cli.main import default_cache
+from warmstart.core.errors import EngineError, ImageError, VerifyError
+from warmstart.core.progress import Silent, Steps
+from warmstart.core.reference import parse_source
+from warmstart.dump.proc.restrictions import Restrictions, read_restrictions
+from warmstart.node.tree import tree_path
+from warmstart.recipe.model import Container, Probe, Restorer, TcpSocket
+
+
+@pytest.mark.node
+def test_a_relative_path_starts_at_the_current_directory(tmp_path, monkeypatch):
+    cache = Path(os.environ.get("WARMSTART_CACHE") or default_cache())
+    if os.geteuid() != 0 or not tree_path(cache).is_dir():
+        pytest.skip("needs root and the tree of tools")
+    make_layout(tmp_path / "app", tar_of(entry("app", b"x")), annotations={})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImageError, match="warmstart did not make it"):
+        verify_source(parse_source("oci:app"), cache, (), None, Steps(Silent()), decide=lambda _, __, claimed: claimed)
+
+
+# What counts as a restore
+
+
+PROBE = Probe(TcpSocket(8080))
+CONTAINER = Container(image="base", readiness_probe=PROBE)
+
+
+class FakeCri:
+    """A runtime whose containers come up as they are told to."""
+
+    proc = Path("/proc")
+
+    def __init__(self, *, restored: bool = True, refusal: EngineError | None = None, said: Sequence[str] = ()) -> None:
+        self._restored, self._refusal, self._said = restored, refusal, list(said)
+        self.names: list[str] = []
+        self.containers: list[Container] = []
+
+    @contextmanager
+    def start(self, container: Container, image: str, name: str) -> Iterator[object]:
+        self.names.append(name)
+        self.containers.append(container)
+        if self._refusal:
+            raise self._refusal
+        address = f"10.89.0.{len(self.names) + 1}"
+        said = [self._said[min(len(self.names), len(self._said)) - 1]] if self._said else []
+        yield SimpleNamespace(
+            address=address, started=1.0, running=1.5, restored=self._restored, pid=1, log_tail=lambda _: said
+        )
+
+
+@pytest.fixture
+def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
+    """Verify an image with a fake runtime; `found` is the identity of what runs, or the error of looking at it."""
+
+    def run(
+        cri: FakeCri,
+        *,
+        found: str | OSError = "identity",
+        restorers: Sequence[Restorer] = (Restorer.RUNTIME,),
+        restrictions: Mapping[int, Restrictions] | None = None,
+    ) -> tuple[Restore, ...]:
+        @contextmanager
+        def start_engine(*_: object, **__: object) -> Iterator[object]:
+            yield SimpleNamespace(cri=cri, import_image=lambda *_: None)
+
+        def read_identity(*_: object) -> str:
+            if isinstance(found, OSError):
+                raise found
+            return found
+
+        monkeypatch.setattr(verify, "start_engine", start_engine)
+        monkeypatch.setattr(verify, "read_identity", read_identity)
+        monkeypatch.setattr(verify, "wait_first_success", lambda *_, **__: None)
+        return verify_image(None, tmp_path, "app:1", CONTAINER, "identity", Steps(Silent()), restorers, restrictions)
+
+    return run
+
+
+def test_an_image_is_restored_more_than_once_in_pods_of_their_own(restore):
+    cri = FakeCri()
+    restores = restore(cri)
+    assert [seen.address for seen in restores] == ["10.89.0.2", "10.89.0.3"]
+    assert [seen.runtime_s for seen in restores] == [0.5, 0.5]
+    assert len(set(cri.names)) == 2
+
+
+def test_a_cold_start_is_no_restore(restore):
+    with pytest.raises(VerifyError, match="started the image cold"):
+        restore(FakeCri(restored=False))
+
+
+def test_a_new_process_is_no_restore(restore):
+    with pytest.raises(VerifyError, match="not the process that was dumped"):
+        restore(FakeCri(), found="another")
+
+
+def test_a_process_that_ends_at_once_is_no_restore(restore):
+    with pytest.raises(VerifyError, match="ended right after its first answer"):
+        restore(FakeCri(), found=ProcessLookupError(3, "No such process"))
+
+
+def test_a_process_that_has_lost_a_restriction_is_refused(restore):
+    """The fake's container is process 1 of this machine."""
+    here = read_restrictions(Path("/proc"), 1)
+    number = min(here)
+    assert restore(FakeCri(), restrictions=here)
+    with pytest.raises(VerifyError, match=rf"less restricted than before: .* \({number}\): user ids 0 .*, were 77"):
+        restore(FakeCri(), restrictions={number: replace(here[number], users=(77,) * 4)})
+
+
+def test_a_refusal_is_told_with_its_reasons(restore):
+    refusal = EngineError("could not create the container: net: no such device (criu/net.c:1)", details=["more"])
+    with pytest.raises(VerifyError) as caught:
+        restore(FakeCri(refusal=refusal))
+    assert caught.value.brief == f"the image did not restore: {refusal.brief}"
+    assert caught.value.details == ("more",)
+    assert "nothing was published" in caught.value.hint
+
+
+# Images that restore themselves
+
+
+RESTORED, OFF = "warmstart: restored in 47 ms", "warmstart: cold start: WARMSTART is off (0 ms)"
+
+
+def test_an_image_that_restores_itself_is_also_seen_to_start_cold(restore):
+    cri = FakeCri(restored=False, said=[RESTORED, RESTORED, OFF])
+    restores = restore(cri, restorers=(Restorer.SELF,))
+    assert [(seen.restorer, seen.launcher_ms) for seen in restores] == [(Restorer.SELF, 47)] * 2
+    assert [container.env for container in cri.containers] == [(), (), (("WARMSTART", "off"),)]
+
+
+def test_by_both_it_is_restored_by_each(restore):
+    cri = FakeCri(said=[RESTORED, RESTORED, RESTORED, RESTORED, OFF])
+    restores = restore(cri, restorers=(Restorer.RUNTIME, Restorer.SELF))
+    assert [seen.restorer for seen in restores] == [Restorer.RUNTIME] * 2 + [Restorer.SELF] * 2
+
+
+def test_a_cold_start_says_why_the_image_did_not_restore_itself(restore):
+    reason = "warmstart: cold start: uid is 0, the checkpoint was made as 1000 (0 ms)"
+    with pytest.raises(VerifyError, match=r"instead of restoring itself: .*uid is 0"):
+        restore(FakeCri(said=[reason]), restorers=(Restorer.SELF,))
+
+
+def test_an_image_that_cannot_start_cold_is_refused(restore):
+    with pytest.raises(VerifyError, match="did not start cold"):
+        restore(FakeCri(said=[RESTORED]), restorers=(Restorer.SELF,))
+
+
+def test_a_launcher_that_says_nothing_did_nothing(restore, monkeypatch):
+    monkeypatch.setattr(verify, "LOG_S", 0.1)
+    with pytest.raises(VerifyError, match="does not say what it did"):
+        restore(FakeCri(), restorers=(Restorer.SELF,))

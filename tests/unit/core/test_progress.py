@@ -1,0 +1,74 @@
+"""Steps: what a listener is told, and what is remembered."""
+
+from __future__ import annotations
+
+import pytest
+
+from warmstart.core.progress import Silent, Steps
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def begin(self, step: str) -> None:
+        self.told.append(("begin", step))
+
+    def note(self, text: str) -> None:
+        self.told.append(("note", text))
+
+    def end(self, step: str, elapsed_s: float, ok: bool) -> None:
+        assert elapsed_s >= 0
+        self.told.append(("end", step, ok))
+
+    def warn(self, text: str) -> None:
+        self.told.append(("warn", text))
+
+
+def test_a_listener_is_told_of_all_in_order():
+    recorder = Recorder()
+    steps = Steps(recorder)
+    with steps.step("pull"):
+        steps.note("half")
+    with steps.step("start"):
+        steps.warn("slow")
+    assert recorder.told == [
+        ("begin", "pull"),
+        ("note", "half"),
+        ("end", "pull", True),
+        ("begin", "start"),
+        ("warn", "slow"),
+        ("end", "start", True),
+    ]
+    assert list(steps.durations_s) == ["pull", "start"]
+    assert all(seconds >= 0 for seconds in steps.durations_s.values())
+    assert steps.warnings == ["slow"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_step_that_fails_is_told_and_not_counted(error):
+    recorder = Recorder()
+    steps = Steps(recorder)
+    with pytest.raises(error), steps.step("pull"):
+        raise error
+    assert recorder.told == [("begin", "pull"), ("end", "pull", False)]
+    assert steps.durations_s == {}
+
+
+def test_nobody_needs_to_listen():
+    steps = Steps(Silent())
+    with steps.step("pull"):
+        steps.note("half")
+        steps.warn("slow")
+    assert list(steps.durations_s) == ["pull"]
+    assert steps.warnings == ["slow"]
+
+
+def test_steps_of_one_name_are_added_up(monkeypatch):
+    clock = iter([0.0, 1.0, 1.0, 10.0, 12.5, 12.5])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    steps = Steps(Silent())
+    for _ in range(2):
+        with steps.step("image"):
+            pass
+    assert steps.durations_s == {"image": 3.5}

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from warmstart.dump.criu import protos
+from warmstart.dump.criu.entries import Entry, decode, read_only_entry, write_image
+from warmstart.dump.edit.parents import forget_parent_death
+
+
+def test_only_the_first_process_forgets_its_parents_death(tmp_path):
+    processes = [protos.Process(pid=100, ppid=0, threads=[100, 101]), protos.Process(pid=102, ppid=100, threads=[102])]
+    write_image(tmp_path / "pstree.img", [Entry(process.SerializeToString()) for process in processes])
+    for thread, number in ((100, 9), (101, 0), (102, 15)):
+        core = protos.Core()
+        core.thread_core.pdeath_sig = number
+        write_image(tmp_path / f"core-{thread}.img", [Entry(core.SerializeToString())])
+    assert forget_parent_death(tmp_path) == 1
+    assert [read_signal(tmp_path / f"core-{thread}.img") for thread in (100, 101, 102)] == [0, 0, 15]
+
+
+def read_signal(path: Path) -> int:
+    return decode(path, read_only_entry(path), protos.Core).thread_core.pdeath_sig

@@ -1,0 +1,596 @@
+"""What preflight finds in real containers: each opens one thing that CRIU stumbles over, and one is innocent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warmstart.core.errors import AppError, HostError, PreflightError
+from warmstart.dump.preflight import check as preflight
+from warmstart.dump.preflight.check import check_processes, raise_on_errors
+from warmstart.dump.preflight.finding import Finding, Severity
+
+PROC = Path("/proc")
+POD_IP = "192.0.2.7"
+CONTAIN = Path(__file__).parents[1] / "programs/contain.sh"
+# As with a container runtime, what starts the container stays outside of its namespaces.
+CONTAINED = ("unshare", "--pid", "--fork", "--kill-child", "unshare")
+NAMESPACES = ("--mount", "--net", "--ipc", "--uts")
+PRELUDE = """
+import ctypes, fcntl, mmap, os, select, shutil, socket, struct, subprocess, sys, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+def call(number, *arguments):
+    result = libc.syscall(number, *arguments)
+    assert result >= 0, os.strerror(ctypes.get_errno())
+    return result
+def keep(function):
+    threading.Thread(target=function, daemon=True).start()
+def child(function):
+    pid = os.fork()
+    if pid == 0:
+        function()
+        time.sleep(600)
+    time.sleep(0.1)
+    return pid
+def watch(path):
+    assert libc.inotify_add_watch(libc.inotify_init(), path.encode(), 2) >= 0
+"""
+READY = "\nprint('ready', flush=True)\ntime.sleep(600)\n"
+
+
+@dataclass(frozen=True)
+class Started:
+    """A running container: the pid of its first process here."""
+
+    pid: int
+
+
+@contextmanager
+def started(
+    program: str,
+    scratch: Path,
+    namespaces: Sequence[str] = NAMESPACES,
+    before: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+) -> Iterator[Started]:
+    """Run a Python program as the first process of a container, until it says that it is ready."""
+    scratch.mkdir(exist_ok=True)
+    words = [*CONTAINED, *namespaces, "--", CONTAIN, scratch, *before]
+    words += [sys.executable, "-I", "-c", PRELUDE + program + READY]
+    run = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=pass_fds
+    )
+    try:
+        assert run.stdout is not None
+        said = run.stdout.readline().decode()
+        if said != "ready\n":
+            run.kill()
+            pytest.fail(said + run.stdout.read().decode())
+        children = (PROC / f"{run.pid}/task/{run.pid}/children").read_text()
+        yield Started(int(children))
+    finally:
+        run.kill()
+        run.wait()
+        assert run.stdout is not None
+        run.stdout.close()
+
+
+@contextmanager
+def beside(container: Started, *words: str) -> Iterator[None]:
+    """Run a program in a namespace of the container, but not as a descendant of its first process."""
+    run = subprocess.Popen(["nsenter", "--target", str(container.pid), *words])
+    try:
+        yield
+    finally:
+        for child in (PROC / f"{run.pid}/task/{run.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        run.kill()
+        run.wait()
+
+
+def wait_for(look: Callable[[], tuple[Finding, ...]]) -> tuple[Finding, ...]:
+    """What there is to find, once there is something."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.05)
+    pytest.fail("nothing was found")
+
+
+@pytest.fixture(scope="module")
+def able_to_contain(tmp_path_factory: pytest.TempPathFactory) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("starts containers, which takes root")
+    words = [*CONTAINED, *NAMESPACES, "--", CONTAIN, tmp_path_factory.mktemp("try"), sys.executable, "-V"]
+    tried = subprocess.run(words, capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"this machine does not let containers be started: {tried.stderr.strip()}")
+
+
+@pytest.fixture
+def start(able_to_contain: None, tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """Start a container that runs a Python program; it ends with the test."""
+    with ExitStack() as stack:
+
+        def begin(program: str, **options: Sequence[Any]) -> Started:
+            return stack.enter_context(started(program, tmp_path / "container", **options))
+
+        yield begin
+
+
+def check(container: Started, **options: bool) -> tuple[Finding, ...]:
+    return check_processes(PROC, container.pid, pod_ips=[POD_IP], **options)
+
+
+INNOCENT = """
+listener = socket.create_server(('0.0.0.0', 8080))
+listener6 = socket.create_server(('::', 8081), family=socket.AF_INET6)
+local = socket.create_server(('127.0.0.1', 8082))
+unconnected = socket.socket()
+datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagram.bind(('0.0.0.0', 5353))
+pair = socket.socketpair()
+half = socket.socketpair()
+half[1].close()
+served = socket.socket(socket.AF_UNIX)
+served.bind('/tmp/served')
+served.listen()
+client = socket.socket(socket.AF_UNIX)
+client.connect('/tmp/served')
+waiting = socket.socket(socket.AF_UNIX)
+accepted = served.accept()
+waiting.connect('/tmp/served')
+abstract = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+abstract.bind('\\0abstract')
+netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+netlink.bind((0, 0))
+packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)
+
+epoll = select.epoll()
+epoll.register(listener)
+eventfd = os.eventfd(0)
+timer = libc.timerfd_create(1, 0)
+signals = libc.signalfd(-1, (ctypes.c_char * 128)(), 0)
+own_pidfd = os.pidfd_open(os.getpid())
+ended = subprocess.Popen(['true'])
+ended_pidfd = os.pidfd_open(ended.pid)
+call(206, 128, ctypes.byref(ctypes.c_ulong()))
+libc.inotify_init()
+watch('/dev/shm')
+watch('/etc')
+watch('/')
+
+pipe = os.pipe()
+os.mkfifo('/tmp/fifo')
+fifo = os.open('/tmp/fifo', os.O_RDWR)
+terminal = os.openpty()
+zero = open('/dev/zero', 'rb')
+zeros = mmap.mmap(zero.fileno(), 4096, mmap.MAP_PRIVATE, mmap.PROT_READ)
+random = open('/dev/urandom', 'rb')
+status = open('/proc/self/status')
+namespace = open('/proc/self/ns/net')
+directory = os.open('/volume', os.O_RDONLY)
+
+memory = os.memfd_create('heap')
+os.ftruncate(memory, 4 << 20)
+heap = mmap.mmap(memory, 4 << 20)
+shared = mmap.mmap(-1, 4 << 20)
+segment = libc.shmat(libc.shmget(0, 4 << 20, 0o1600), None, 0)
+
+locked = open('/tmp/locked', 'w')
+fcntl.flock(locked, fcntl.LOCK_EX)
+log = open('/tmp/log', 'a')
+os.rename('/tmp/log', '/tmp/log.1')
+changed = open('/etc/passwd')
+open('/etc/passwd', 'a').write('# changed')
+deleted = open('/tmp/deleted', 'wb')
+deleted.write(bytes(500_000))
+deleted.flush()
+os.unlink('/tmp/deleted')
+sparse = open('/dev/shm/sparse', 'w+b')
+sparse.truncate(64 << 20)
+os.unlink('/dev/shm/sparse')
+mapped = mmap.mmap(sparse.fileno(), 64 << 20)
+os.mkdir('/tmp/gone')
+os.chdir('/tmp/gone')
+os.rmdir('/tmp/gone')
+shutil.copy(shutil.which('sleep'), '/tmp/sleep')
+child(lambda: os.execv('/tmp/sleep', ['sleep', '600']))
+os.unlink('/tmp/sleep')
+
+child(lambda: libc.unshare(0x20000))
+child(lambda: (os.mkdir('/tmp/jail'), os.chroot('/tmp/jail')))
+child(os.setsid)
+"""
+
+
+def test_an_innocent_container_gives_no_finding(start: Callable[..., Started]) -> None:
+    container = start(INNOCENT)
+    time.sleep(0.2)
+    assert check(container) == ()
+
+
+# The code of the error, the program that provokes it, what it says, and the cure.
+CASES = [
+    (
+        "coredump-filter",
+        "open('/proc/self/coredump_filter', 'w').write('0x10')",
+        "It keeps some of its memory out of core dumps",
+        "MADV_DONTDUMP",
+    ),
+    (
+        "tcp-established",
+        "s = socket.create_server(('127.0.0.1', 8080)); c = socket.create_connection(('127.0.0.1', 8080));"
+        "a = s.accept()",
+        "It holds a TCP connection inside the container, 127.0.0.1:",
+        "Have the application close it",
+    ),
+    (
+        "tcp-established",
+        "s = socket.create_server(('::1', 8080), family=socket.AF_INET6);"
+        "c = socket.create_connection(('::1', 8080)); s.accept()[0].close()",
+        "[::1]:8080, CLOSE_WAIT.",
+        "Have the application close it",
+    ),
+    (
+        "tcp-established",
+        "libc.system(b'ip link add v0 type veth peer name v1; ip address add 198.51.100.2/24 dev v0;"
+        "ip link set v0 up; ip link set v1 up');"
+        "s = socket.socket(); s.setblocking(False); s.connect_ex(('198.51.100.1', 80))",
+        "It holds a TCP connection, 198.51.100.2:",
+        "Have the application close it",
+    ),
+    (
+        "tcp-in-flight",
+        "s = socket.create_server(('127.0.0.1', 8080)); socket.create_connection(('127.0.0.1', 8080)).close()",
+        "A connection to its TCP port 8080 has not been accepted yet.",
+        "stop whoever connects",
+    ),
+    (
+        "mptcp",
+        "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); s.bind(('0.0.0.0', 8080)); s.listen()",
+        "It uses Multipath TCP",
+        "GODEBUG=multipathtcp=0",
+    ),
+    (
+        "address-of-pod",
+        f"s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('{POD_IP}', 5353))",
+        f"Its UDP socket is bound to {POD_IP}:5353",
+        "Bind it to 0.0.0.0",
+    ),
+    (
+        "address-of-pod",
+        f"s = socket.create_server(('{POD_IP}', 8080))",
+        f"Its TCP socket is bound to {POD_IP}:8080",
+        "Bind it to 0.0.0.0",
+    ),
+    (
+        "address-of-pod",
+        f"s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('{POD_IP}', 53))",
+        f"Its UDP socket is bound to {POD_IP}:",
+        "close it before the checkpoint",
+    ),
+    (
+        "socket-unsupported",
+        "s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)",
+        "It holds a socket of the protocol AF_VSOCK",
+        "close it before the checkpoint",
+    ),
+    (
+        "netlink-pending",
+        "s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0); s.bind((0, 0));"
+        "s.send(struct.pack('IHHII', 32, 18, 0x301, 1, 0) + bytes(16))",
+        "holds messages that it has not read",
+        "read them",
+    ),
+    ("io-uring", "call(425, 4, (ctypes.c_char * 120)())", "It uses io_uring", "default seccomp profile"),
+    ("userfaultfd", "call(323, 0x80001)", "It uses userfaultfd", "page faults"),
+    (
+        "perf-event",
+        "a = (ctypes.c_char * 128)(); struct.pack_into('IIQ', a, 0, 1, 128, 9); call(298, a, 0, -1, -1, 0)",
+        "It uses perf_event",
+        "Stop the profiler",
+    ),
+    ("device", "f = os.open('/dev/fuse', os.O_RDWR)", "It uses the device /dev/fuse", "close it before"),
+    ("pidfd", "p = os.pidfd_open(os.getpid(), os.O_EXCL)", "a pidfd of a single thread", "close it before"),
+    ("pipe-packet", "p = os.pipe2(os.O_DIRECT)", "is in packet mode", "without O_DIRECT"),
+    ("file-outside", "call(447, 0)", "open file /secretmem (deleted) lies in none", "close it before"),
+    (
+        "deleted-file-large",
+        "f = open('/tmp/large', 'wb'); f.write(bytes(2 << 20)); f.flush(); os.unlink(f.name)",
+        "Its file /tmp/large has been deleted while it is in use, and its 2097152 bytes",
+        "keep it under 1048576 bytes",
+    ),
+    (
+        "deleted-file-large",
+        "f = open('/dev/shm/large', 'w+b'); f.truncate(2 << 20); m = mmap.mmap(f.fileno(), 2 << 20);"
+        "m.write(bytes([1]) * (2 << 20)); os.unlink(f.name); f.close()",
+        "Its file /dev/shm/large has been deleted",
+        "keep it under 1048576 bytes",
+    ),
+    (
+        "deleted-file-linked",
+        "f = open('/tmp/one', 'w'); os.link('/tmp/one', '/tmp/two'); os.unlink('/tmp/one')",
+        "Its file /tmp/one has been deleted, or replaced",
+        "Leave the file where it is",
+    ),
+    (
+        "deleted-file-linked",
+        "f = open('/etc/passwd'); os.unlink('/etc/passwd')",
+        "Its file /etc/passwd has been deleted, or replaced",
+        "Leave the file where it is",
+    ),
+    (
+        "deleted-file-linked",
+        "p = shutil.which('sleep'); child(lambda: os.execv(p, ['sleep', '600'])); os.unlink(os.path.realpath(p))",
+        "sleep has been deleted, or replaced",
+        "restart what uses it",
+    ),
+    (
+        "file-hidden",
+        "os.mkdir('/tmp/d'); f = open('/tmp/d/f', 'w'); libc.mount(b't', b'/tmp/d', b'tmpfs', 0, None)",
+        "Its file /tmp/d/f is in use, but that path now leads elsewhere",
+        "open it again",
+    ),
+    (
+        "file-in-dev-shm",
+        "f = open('/dev/shm/named', 'w')",
+        "Its file /dev/shm/named is in use",
+        "Close and delete it",
+    ),
+    (
+        "file-watch",
+        "os.makedirs('/srv/configuration'); watch('/srv/configuration')",
+        "It watches /srv/configuration for changes",
+        "Switch the watching of files off",
+    ),
+    ("mqueue", "librt = ctypes.CDLL('librt.so.1'); librt.mq_open(b'/q', 0o102, 0o600, None)", "(q)", "mq_unlink"),
+    (
+        "traced",
+        "p = child(lambda: None); assert libc.ptrace(0x4206, p, None, None) == 0",
+        "traces it, and CRIU cannot",
+        "Detach the debugger",
+    ),
+    ("nested-namespace", "child(lambda: libc.unshare(0x40000000))", "(net)", "sandbox"),
+    ("nested-namespace", "child(lambda: libc.unshare(0x80))", "(time)", "sandbox"),
+    ("nested-namespace", "child(lambda: (libc.unshare(0x30000000), os.fork()))", "(user, pid)", "sandbox"),
+    (
+        "chroot",
+        "os.mkdir('/tmp/jail'); child(lambda: (libc.unshare(0x20000), os.chroot('/tmp/jail')))",
+        "Its root directory is /tmp/jail",
+        "without chroot",
+    ),
+    (
+        "zombie-threads",
+        "child(lambda: (keep(lambda: time.sleep(600)), libc.syscall(60, 0)))",
+        "Its main thread has ended while others go on",
+        "pthread_join",
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "program", "what", "cure"), CASES, ids=[case[0] for case in CASES])
+def test_error(start: Callable[..., Started], code: str, program: str, what: str, cure: str) -> None:
+    findings = [finding for finding in check(start(program)) if finding.code != "session-outside"]
+    assert {finding.code for finding in findings} == {code}
+    assert all(finding.is_error and cure in finding.cure for finding in findings)
+    assert any(what in finding.what for finding in findings)
+
+
+def test_warnings(start: Callable[..., Started]) -> None:
+    container = start(f"""
+f = open('/volume/file', 'w')
+libc.personality(0x0040000)
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+s.bind(('::ffff:{POD_IP}', 5353))
+a = (ctypes.c_char * 128)()
+struct.pack_into('IIII', a, 0, 2, 4, 8, 4)
+call(321, 0, a, 72)
+""")
+    findings = {finding.code: finding for finding in check(container)}
+    assert findings.keys() == {"file-on-volume", "address-of-pod", "bpf-map", "personality"}
+    assert all(finding.severity is Severity.WARNING for finding in findings.values())
+    assert "/volume/file is in use and lies on the volume /volume" in findings["file-on-volume"].what
+
+
+def test_connections_that_will_be_closed_only_warn(start: Callable[..., Started]) -> None:
+    container = start(
+        "s = socket.create_server(('127.0.0.1', 80)); c = socket.create_connection(('127.0.0.1', 80)); a = s.accept()"
+    )
+    (finding,) = check(container, close_tcp=True)
+    assert (finding.code, finding.severity) == ("tcp-established", Severity.WARNING)
+    assert "connect again" in finding.cure
+
+
+def test_a_stopped_process_where_the_freezer_is_of_cgroup_v1(start: Callable[..., Started]) -> None:
+    container = start("os.kill(child(lambda: None), 19)")
+    time.sleep(0.1)
+    found = [finding.code for finding in check(container)]
+    has_v1_freezer = "freezer" in Path("/proc/self/cgroup").read_text()
+    assert found == (["stopped"] if has_v1_freezer else [])
+
+
+def test_a_session_from_outside(start: Callable[..., Started]) -> None:
+    container = start("child(lambda: (libc.unshare(0x20000000), os.fork()))")
+    assert "session-outside" in [finding.code for finding in check(container)]
+
+
+def test_system_v_memory_of_the_host(start: Callable[..., Started]) -> None:
+    program = "i = libc.shmget(0, 4096, 0o1600); a = libc.shmat(i, None, 0); libc.shmctl(i, 0, None)"
+    container = start(program, namespaces=[word for word in NAMESPACES if word != "--ipc"])
+    (finding,) = check(container)
+    assert finding.code == "sysv-shm-host-ipc"
+    assert "hostIPC" in finding.cure
+
+
+def test_a_unix_socket_from_outside(start: Callable[..., Started]) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        (finding,) = check(start("", pass_fds=[theirs.fileno()]))
+    assert finding.code == "unix-outside"
+    assert "another network namespace" in finding.what
+
+
+def test_a_unix_connection_to_the_outside(start: Callable[..., Started]) -> None:
+    container = start(r"""
+s = socket.socket(socket.AF_UNIX)
+s.bind('\0inside')
+s.listen()
+accepted = []
+keep(lambda: accepted.append(s.accept()))
+""")
+    program = "import socket, time; s = socket.socket(socket.AF_UNIX); s.connect('\\0inside'); time.sleep(600)"
+    with beside(container, "--net", sys.executable, "-c", program):
+        findings = wait_for(lambda: check(container))
+    (finding,) = findings
+    assert finding.code == "unix-peer-outside"
+    assert "@inside to a process outside the container" in finding.what
+
+
+def test_a_pidfd_of_the_outside(start: Callable[..., Started]) -> None:
+    mine = os.pidfd_open(os.getpid())
+    try:
+        (finding,) = check(start("", pass_fds=[mine]))
+    finally:
+        os.close(mine)
+    assert finding.code == "pidfd"
+    assert "a process outside the container" in finding.what
+
+
+def test_what_was_started_by_exec_is_told_apart(start: Callable[..., Started]) -> None:
+    container = start("")
+    with beside(container, "--pid", "sleep", "600"):
+        (finding,) = wait_for(lambda: check(container))
+    assert (finding.code, finding.process, finding.severity) == ("not-in-tree", "sleep", Severity.ERROR)
+
+
+def test_a_command_that_is_about_to_end_is_no_finding(start: Callable[..., Started]) -> None:
+    container = start("")
+    with beside(container, "--pid", "sleep", "0.1"):
+        assert check(container) == ()
+
+
+LAUNCHER = """
+if application := os.fork():
+    while True:  # as the launcher, collect whatever ends
+        os.waitpid(-1, 0)
+"""
+DAEMON = """
+if not os.fork():
+    os.fork() or os.execvp('sleep', ['sleep', '600'])
+    os._exit(0)
+"""
+
+
+def test_a_daemon_below_the_launcher_is_found(start: Callable[..., Started]) -> None:
+    """Its parent has ended, so that it is the launcher's child, and the application's sibling."""
+    container = start(LAUNCHER + DAEMON)
+    application = int((PROC / f"{container.pid}/task/{container.pid}/children").read_text().split()[0])
+    (finding,) = wait_for(lambda: check_processes(PROC, application, pod_ips=[]))
+    assert (finding.code, finding.process, finding.severity) == ("not-in-tree", "sleep", Severity.ERROR)
+
+
+def test_an_application_below_the_launcher_gives_no_finding(start: Callable[..., Started]) -> None:
+    container = start(LAUNCHER)
+    application = int((PROC / f"{container.pid}/task/{container.pid}/children").read_text())
+    assert check_processes(PROC, application, pod_ips=[]) == ()
+
+
+def test_a_container_in_the_pid_namespace_of_its_pod(start: Callable[..., Started]) -> None:
+    container = start("child(lambda: watch('/srv')); watch('/tmp')")
+    child = int((PROC / f"{container.pid}/task/{container.pid}/children").read_text())
+    findings = check_processes(PROC, child, pod_ips=[])
+    assert [(finding.pid, finding.code) for finding in findings] == [(child, "file-watch")]
+    assert "/srv" in findings[0].what
+
+
+def test_the_procfs_of_another_pid_namespace(start: Callable[..., Started]) -> None:
+    container = start(f"s = socket.create_server(('{POD_IP}', 8080)); watch('/tmp')")
+    findings = check_processes(PROC / f"{container.pid}/root/proc", 1, pod_ips=[POD_IP])
+    assert sorted((finding.code, finding.pid) for finding in findings) == [("address-of-pod", 1), ("file-watch", 1)]
+
+
+def test_what_is_inherited_is_found_once(start: Callable[..., Started]) -> None:
+    container = start(f"s = socket.create_server(('{POD_IP}', 8080)); [child(lambda: None) for _ in range(3)]")
+    (finding,) = check(container)
+    assert finding.pid == container.pid
+
+
+def test_processes_and_descriptors_that_vanish_meanwhile(start: Callable[..., Started]) -> None:
+    container = start("""
+def churn():
+    while True:
+        a, b = socket.socketpair()
+        f = open('/tmp/busy', 'w')
+        f.close(), a.close(), b.close()
+def fork():
+    while True:
+        subprocess.run(['true'])
+[keep(churn) for _ in range(2)]
+keep(fork)
+""")
+    for _ in range(20):
+        assert {finding.code for finding in check(container)} == set()
+
+
+def test_a_container_that_has_ended() -> None:
+    ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(AppError, match="has ended"):  # a zombie
+        check_processes(PROC, ended.pid, pod_ips=[])
+    ended.wait()
+    with pytest.raises(AppError, match="has ended"):
+        check_processes(PROC, ended.pid, pod_ips=[])
+
+
+def test_looking_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/proc/1/fd")
+
+    monkeypatch.setattr(preflight, "read_container", refuse)
+    with pytest.raises(HostError, match="/proc/1/fd: looking into the container's processes is not permitted"):
+        check_processes(PROC, 1, pod_ips=[])
+
+
+def finding(code: str, severity: Severity = Severity.ERROR, pid: int = 7) -> Finding:
+    return Finding(severity, code, pid, "java", f"It holds {code}.", f"Close {code}.")
+
+
+def test_errors_are_raised_together_with_their_cures() -> None:
+    warning = finding("file-on-volume", Severity.WARNING)
+    with pytest.raises(PreflightError) as raised:
+        raise_on_errors([finding("mptcp"), warning, finding("io-uring")])
+    assert raised.value.brief == "2 things in the container would not dump or not restore"
+    assert raised.value.details == (
+        "java (process 7): It holds mptcp. Close mptcp. [mptcp]",
+        "java (process 7): It holds io-uring. Close io-uring. [io-uring]",
+    )
+    assert "--force" in raised.value.hint
+
+
+def test_many_errors_of_a_kind_are_counted() -> None:
+    with pytest.raises(PreflightError) as raised:
+        raise_on_errors([finding("tcp-established", pid=pid) for pid in range(1000)])
+    assert len(raised.value.details) == 6
+    assert raised.value.details[-1] == "995 more [tcp-established]"
+
+
+def test_warnings_and_force_raise_nothing() -> None:
+    raise_on_errors([])
+    raise_on_errors([finding("file-on-volume", Severity.WARNING)])
+    raise_on_errors([finding("mptcp")], force=True)

@@ -1,0 +1,95 @@
+"""What keeps an image from restoring itself, seen in real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from warmstart.core.errors import AppError
+from warmstart.dump.preflight.self import check_launched
+
+PROC = Path("/proc")
+FORK = "child = os.fork()\nif not child: signal.pause()\n"
+THREAD = "threading.Thread(target=time.sleep, args=(100,), daemon=True).start()\n"
+SHARED = """
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+number = libc.shmget(0, 4096, 0o600)
+assert libc.shmat(number, None, 0) and libc.shmctl(number, 0, None) == 0
+"""
+
+
+@contextmanager
+def run(script: str, user: int | None = None) -> Iterator[int]:
+    """Run a script until the block ends; its process number once it has done what it says."""
+    text = f"import ctypes, os, signal, sys, threading, time\n{script}\nprint('ready', flush=True)\nsignal.pause()\n"
+    command = [sys.executable, "-S", "-c", text]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, user=user)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process.pid
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+        process.stdout.close()
+
+
+def find_codes(script: str) -> list[str]:
+    with run(script) as pid:
+        return [finding.code for finding in check_launched(PROC, pid)]
+
+
+@pytest.mark.parametrize(
+    ("script", "codes"),
+    [
+        ("", []),
+        (FORK + THREAD, []),
+        (THREAD + FORK, ["thread-before-process"]),
+        (SHARED, ["sysv-shm-self"]),
+    ],
+    ids=["plain", "thread after process", "thread before process", "shared memory"],
+)
+def test_what_is_known_not_to_restore_itself_is_found(script, codes):
+    assert find_codes(script) == codes
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
+def test_a_process_of_another_user_is_found():
+    assert find_codes("child = os.fork()\nif not child: os.setuid(1000); signal.pause()\ntime.sleep(0.2)") == [
+        "another-user"
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
+def test_files_in_tmp_that_are_not_the_applications_are_found():
+    with Path("/tmp/warmstart-test-other").open("w") as file:
+        try:
+            os.chown(file.fileno(), 1000, 1000)
+            assert find_codes("kept = open('/tmp/warmstart-test-other')") == ["seed-of-others"]
+            assert find_codes("kept = open('/tmp/warmstart-test-own', 'w')") == []
+        finally:
+            Path(file.name).unlink()
+            Path("/tmp/warmstart-test-own").unlink(missing_ok=True)
+
+
+def test_processes_that_end_meanwhile_are_nothing_to_complain_of():
+    """Those of a shell that starts a command, and another one, hundreds of times."""
+    forks = "while True:\n    child = os.fork()\n    if not child: os._exit(0)\n    os.waitpid(child, 0)\n"
+    script = "\n".join(f"    {line}" for line in forks.splitlines())
+    with run(f"def churn():\n{script}\nif not os.fork(): churn()\n") as pid:
+        for _ in range(50):
+            assert check_launched(PROC, pid) == ()
+
+
+def test_an_application_that_has_ended():
+    with run("") as pid:
+        pass
+    with pytest.raises(AppError, match="has ended"):
+        check_launched(PROC, pid)

@@ -1,0 +1,1 @@
+"""Cold and restored starts, measured."""

@@ -1,0 +1,299 @@
+"""Measuring how a container starts, what memory it takes, and how soon it answers.
+
+Time counts from the request to create the container until its probe first succeeds; the pod's sandbox, which is the
+same for every way of starting, is measured beside it. Memory is read when the probe has succeeded.
+Formats: proc_pid_smaps(5) for the memory of processes, cgroups(7) for that of their cgroup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.core.errors import AppError, VerifyError, WarmstartError
+from warmstart.dump.criu.fingerprint import read_identity
+from warmstart.dump.proc.container import GONE, read_namespace
+from warmstart.engine.cri import CriContainer
+from warmstart.engine.local import LocalEngine
+from warmstart.node.cgroup import find_hierarchies
+from warmstart.probe.limit import TimeLimit
+from warmstart.probe.perform import describe, perform
+from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
+from warmstart.recipe.model import Container, HttpGet
+
+REQUEST_S = 30.0
+# Starting a replica that failed again, as a kubelet does; the kubelet waits before it does.
+ATTEMPTS = 10
+KIB = 1024
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to start an application.
+
+    Attributes:
+        name: `cold`, `plain` (restored, all memory read from the dump) or `mapped` (restored, memory mapped).
+        image: what the engine knows its image by.
+        identity: fingerprint of the restored process (see `warmstart.dump.criu.fingerprint`); empty for a cold start.
+    """
+
+    name: str
+    image: str
+    identity: str = ""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of all processes of some containers, in bytes.
+
+    Attributes:
+        anonymous_bytes: memory of their own, which no other container shares.
+        file_bytes: pages of files in the page cache, which all containers on a node share.
+        proportional_bytes: both, a page that several processes map counted by its share. Summed up over all that
+            map it, each page counts once.
+        cgroup_bytes: what is charged to the containers; a page of a file is charged to who first touched it.
+    """
+
+    anonymous_bytes: int
+    file_bytes: int
+    proportional_bytes: int
+    cgroup_bytes: int
+
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(
+            self.anonymous_bytes + other.anonymous_bytes,
+            self.file_bytes + other.file_bytes,
+            self.proportional_bytes + other.proportional_bytes,
+            self.cgroup_bytes + other.cgroup_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start, step by step, in seconds.
+
+    Attributes:
+        sandbox_s: until the pod's sandbox was there.
+        create_s: from then on until the container was created.
+        start_s: from then on until the runtime said that it runs; a restore is part of it.
+        answer_s: from then on until the probe succeeded.
+        memory: after that.
+        requests_s: how long each of the first requests took.
+    """
+
+    sandbox_s: float
+    create_s: float
+    start_s: float
+    answer_s: float
+    memory: Memory
+    requests_s: tuple[float, ...] = ()
+
+    @property
+    def total_s(self) -> float:
+        """From the request to create the container until the probe succeeded."""
+        return self.create_s + self.start_s + self.answer_s
+
+
+@dataclass(frozen=True)
+class Burst:
+    """Several starts at once.
+
+    Attributes:
+        ready_s: for each replica that became ready, seconds from the moment when all were asked for, in order.
+        failures: why attempts to start one failed.
+        memory: of all that were ready, when all were.
+        available_bytes: what the machine had for new programs before, and when all were ready.
+    """
+
+    ready_s: tuple[float, ...]
+    failures: tuple[str, ...]
+    memory: Memory
+    available_bytes: tuple[int, int]
+
+
+def measure_start(
+    engine: LocalEngine, way: Way, container: Container, name: str, *, requests: int = 0, action: HttpGet | None = None
+) -> Start:
+    """Start a container once, and end it.
+
+    Args:
+        engine: where; it has the image.
+        way: how.
+        container: what the pod asks for.
+        name: of the pod.
+        requests: how many requests to send once it is ready.
+        action: what to request.
+
+    Raises:
+        AppError: it did not become ready, or a request failed.
+        EngineError: the runtime refused.
+        VerifyError: it was to be restored and was not, or the reverse.
+    """
+    with engine.cri.start(container, way.image, name) as running:
+        _await(running, container)
+        ready = time.monotonic()
+        _check_way(engine, running, way)
+        return Start(
+            sandbox_s=running.started - running.asked,
+            create_s=running.created - running.started,
+            start_s=running.running - running.created,
+            answer_s=ready - running.running,
+            memory=read_memory(engine.cri.proc, running.pid),
+            requests_s=time_requests(running, action, requests) if action else (),
+        )
+
+
+def measure_burst(
+    engine: LocalEngine,
+    way: Way,
+    container: Container,
+    replicas: int,
+    *,
+    on_ready: Callable[[CriContainer], object] = lambda _: None,
+) -> Burst:
+    """Start several replicas at once, and end them when all are ready.
+
+    One that fails is started again, in a new pod, up to ATTEMPTS times in all.
+
+    Args:
+        engine: where; it has the image.
+        way: how.
+        container: what the pods ask for.
+        replicas: how many.
+        on_ready: called with each replica when all are ready, before memory is read.
+    """
+    before = read_available_bytes()
+    stacks = [contextlib.ExitStack() for _ in range(replicas)]
+    with ThreadPoolExecutor(replicas) as pool:
+        began = time.monotonic()
+        started = [
+            pool.submit(_start_replica, engine, way, container, f"replica-{n}", stacks[n]) for n in range(replicas)
+        ]
+        try:
+            outcomes = [future.result() for future in started]
+            memory = Memory(0, 0, 0, 0)
+            ready = [outcome.running for outcome in outcomes if outcome.running]
+            for running in ready:
+                on_ready(running)
+            for running in ready:
+                memory += read_memory(engine.cri.proc, running.pid)
+            after = read_available_bytes()
+        finally:
+            wait(started)
+            list(pool.map(contextlib.ExitStack.close, stacks))
+    return Burst(
+        ready_s=tuple(sorted(outcome.ready - began for outcome in outcomes if outcome.running)),
+        failures=tuple(failure for outcome in outcomes for failure in outcome.failures),
+        memory=memory,
+        available_bytes=(before, after),
+    )
+
+
+@dataclass(frozen=True)
+class _Replica:
+    """A replica that runs and when it was ready, or None and 0; and why attempts to start it failed."""
+
+    running: CriContainer | None
+    ready: float
+    failures: tuple[str, ...]
+
+
+def _start_replica(
+    engine: LocalEngine, way: Way, container: Container, name: str, undo: contextlib.ExitStack
+) -> _Replica:
+    failures: list[str] = []
+    for attempt in range(ATTEMPTS):
+        with contextlib.ExitStack() as stack:
+            try:
+                running = stack.enter_context(engine.cri.start(container, way.image, f"{name}-{attempt}"))
+                _await(running, container)
+                ready = time.monotonic()
+                _check_way(engine, running, way)
+            except WarmstartError as error:
+                failures.append(error.brief)
+                continue
+            undo.push(stack.pop_all())
+            return _Replica(running, ready, tuple(failures))
+    return _Replica(None, 0.0, tuple(failures))
+
+
+def time_requests(running: CriContainer, action: HttpGet, count: int) -> tuple[float, ...]:
+    """Send requests one after the other, each on a connection of its own; how long each took, in seconds.
+
+    Raises:
+        AppError: one failed.
+    """
+    durations = []
+    for number in range(count):
+        start = time.monotonic()
+        outcome = perform(running, action, TimeLimit(REQUEST_S))
+        durations.append(time.monotonic() - start)
+        if not outcome.ok:
+            raise AppError(f"request {number + 1} of {count}, {describe(running, action)}: {outcome.seen}")
+    return tuple(durations)
+
+
+def read_memory(proc: Path, first_pid: int) -> Memory:
+    """The memory of a container.
+
+    Args:
+        proc: a /proc in which `first_pid` is numbered.
+        first_pid: the container's first process; the others are those of its PID namespace.
+    """
+    totals = {"Rss": 0, "Pss": 0, "Anonymous": 0}
+    for pid in _list_namespace(proc, first_pid):
+        with contextlib.suppress(*GONE):
+            for line in (proc / str(pid) / "smaps_rollup").read_text().splitlines()[1:]:
+                name, _, value = line.partition(":")
+                if name in totals:
+                    totals[name] += int(value.split()[0]) * KIB
+    return Memory(
+        anonymous_bytes=totals["Anonymous"],
+        file_bytes=totals["Rss"] - totals["Anonymous"],
+        proportional_bytes=totals["Pss"],
+        cgroup_bytes=_read_cgroup_bytes(proc, first_pid),
+    )
+
+
+def read_available_bytes() -> int:
+    """What this machine has for new programs, by the kernel's estimate (MemAvailable in proc_meminfo(5))."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * KIB for line in lines if line.startswith("MemAvailable:"))
+
+
+def _await(running: CriContainer, container: Container) -> None:
+    wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
+
+
+def _check_way(engine: LocalEngine, running: CriContainer, way: Way) -> None:
+    if running.restored != bool(way.identity):
+        did, wanted = ("restored", "started cold") if running.restored else ("started cold", "restored")
+        raise VerifyError(f"the runtime {did} {way.image}, which was to be {wanted}")
+    if way.identity and read_identity(engine.cri.proc, running.pid) != way.identity:
+        raise VerifyError(f"what {way.image} restored is not the process that was dumped, but a new one")
+
+
+def _list_namespace(proc: Path, first_pid: int) -> list[int]:
+    home = read_namespace(proc, first_pid, "pid")
+    found = []
+    for name in os.listdir(proc):  # noqa: PTH208  (names only)
+        if name.isdigit():
+            # What we may not look into is not the container's.
+            with contextlib.suppress(*GONE, PermissionError):
+                if read_namespace(proc, int(name), "pid") == home:
+                    found.append(int(name))
+    return found
+
+
+def _read_cgroup_bytes(proc: Path, pid: int) -> int:
+    membership = (proc / str(pid) / "cgroup").read_text()
+    for hierarchy in find_hierarchies(Path("/proc/self/mountinfo").read_text(), membership):
+        for name in ("memory.current", "memory.usage_in_bytes"):
+            if (hierarchy.own / name).is_file():
+                return int((hierarchy.own / name).read_text())
+    return 0

@@ -1,0 +1,325 @@
+"""What restoring gains: cold and restored starts on the embedded node, measured in turn.
+
+All ways of starting share one CRI-O and one stretch of time, and each round begins with another one, so that whatever
+disturbs the measurement disturbs them alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from warmstart.bench.measure import Burst, Start, Way, measure_burst, measure_start, read_available_bytes, time_requests
+from warmstart.bench.result import COLD, MAPPED, PLAIN, Bench, Load, Machine, Series
+from warmstart.build import assemble
+from warmstart.build import pipeline as build
+from warmstart.build.context import Options, Work
+from warmstart.build.result import Base, Dump, Dumped
+from warmstart.build.verify import Decide
+from warmstart.core.errors import ImageError, RecipeError, WarmstartError
+from warmstart.core.progress import Steps
+from warmstart.core.reference import Source, parse_reference
+from warmstart.core.workspace import open_workspace
+from warmstart.engine.cri import CriContainer
+from warmstart.engine.local import LocalEngine, find_access, find_binds, start_engine
+from warmstart.image.annotations import read_provenance
+from warmstart.image.compose import take_apart
+from warmstart.image.layout import read_image
+from warmstart.image.skopeo import copy_image
+from warmstart.node.network import connect_network
+from warmstart.node.session import Session, enter
+from warmstart.node.tree import ensure_tree
+from warmstart.probe.readiness import first_probe
+from warmstart.recipe.load import parse_recipe
+from warmstart.recipe.model import Container, HttpGet, Mapped, Recipe, Restorer
+from warmstart.recipe.privileges import require_host_privileges
+
+SUBNET = "10.90.0.0/24"
+IMAGE = "localhost/warmstart/bench"
+# Replicas are started at once only where they leave as much memory again to everybody else.
+SHARE_OF_MEMORY = 0.5
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image before it is started: how it starts, the layout it is in, and seconds that it took to be packed."""
+
+    way: Way
+    layout: Path
+    pack_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: an application, and its images, that of its cold start first.
+
+    `archive` is the checkpoint as the runtime made it, where it was made now; the others are as in `Bench`.
+    """
+
+    name: str
+    recipe: Recipe
+    candidates: Sequence[Candidate]
+    pages_bytes: int
+    dumped_requests_s: tuple[tuple[float, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+    archive: Path | None = None
+
+
+def bench_recipe(recipe: Recipe, options: Options, load: Load, steps: Steps) -> Bench:
+    """Measure what restoring gains a recipe: one checkpoint, restored as it is, and with its memory mapped.
+
+    Nothing is published.
+
+    Raises:
+        WarmstartError: a step failed, or one of the ways of starting never succeeded.
+    """
+    require_host_privileges(recipe.container.security_context, options.allowed)
+    source = build.find_source(recipe)
+    action = find_request(recipe) if load.requests else None
+    with open_session(source, options, steps) as session:
+        subject = make_images(Work(recipe, options, steps, session), source, load, action)
+        return measure(session, subject, load, steps)
+
+
+def bench_source(source: Source, options: Options, load: Load, steps: Steps, *, decide: Decide) -> Bench:
+    """Measure what restoring gains an image that warmstart built, against the base image that it was built on.
+
+    Raises:
+        ImageError: it is not there, or warmstart did not make it.
+        PrivilegeError: it asks for more than its user allows; see `decide` of `verify_source`.
+        WarmstartError: a step failed, or one of the ways of starting never succeeded.
+    """
+    with open_session(source, options, steps) as session:
+        layout = session.workspace / "layout"
+        access = find_access(session, source, options.plain_http, options.auth_file)
+        with steps.step("pull"):
+            copy_image(session, str(source), f"oci:{layout}", access=access, on_line=steps.note)
+        return measure(session, find_subject(source, layout, decide), load, steps)
+
+
+@contextlib.contextmanager
+def open_session(source: Source, options: Options, steps: Steps) -> Iterator[Session]:
+    """The embedded node, which sees what `source` is read from."""
+    with open_workspace("bench", keep_evidence=options.keep) as workspace:
+        with steps.step("tools"):
+            tree = ensure_tree(options.cache, steps.note, steps.warn)
+        with (
+            enter(tree, workspace, binds=find_binds(source)) as node,
+            connect_network(node, options.network) as session,
+        ):
+            yield session
+
+
+def make_images(work: Work, source: Source, load: Load, action: HttpGet | None) -> Subject:
+    """Run and checkpoint a recipe's container, time requests in it, and make images of the one checkpoint."""
+    recipe, base = work.recipe, build.fetch_base(work, source)
+    batches: list[tuple[float, ...]] = []
+
+    def time_batches(running: CriContainer) -> None:
+        if action is not None:
+            with work.steps.step("requests"):
+                batches.extend(time_requests(running, action, load.requests) for _ in range(load.rounds))
+
+    with build.open_engine(work, None) as engine:
+        dumped = build.run_and_checkpoint(work, engine, base, time_batches)
+        plain, dump = _make_image(work, engine, base, dumped, PLAIN)
+        candidates, notes = [Candidate(Way(COLD, f"{IMAGE}:{COLD}"), base.layout), plain], []
+        if recipe.mapped is not Mapped.NONE:
+            mapped, dump = _make_image(work, engine, base, dumped, MAPPED)
+            if dump.memory_file:
+                candidates.append(mapped)
+        if len(candidates) == 2:
+            notes.append(f"no memory is mapped: {', '.join(_find_reasons(dump))}")
+    return Subject(
+        recipe.name, recipe, candidates, dump.pages_bytes, tuple(batches), tuple(notes), archive=dumped.archive
+    )
+
+
+def find_request(recipe: Recipe) -> HttpGet:
+    """What to time: the first HTTP request of the warm-up, else that of the probe.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    actions = [*(step.action for step in recipe.warmup), first_probe(recipe.container).action]
+    for action in actions:
+        if isinstance(action, HttpGet):
+            return action
+    raise RecipeError(
+        f"the recipe {recipe.name} has no HTTP request to time",
+        hint="leave out --requests, or put an httpGet into its warmup",
+    )
+
+
+def find_subject(source: Source, layout: Path, decide: Decide) -> Subject:
+    """What there is to measure of an image that warmstart built, and that lies in `layout`.
+
+    Raises:
+        ImageError: warmstart did not make it.
+    """
+    provenance = read_provenance(read_image(layout).manifest.annotations)
+    if provenance is None:
+        raise ImageError(f"{source} has no record of how it was built; warmstart did not make it")
+    recipe = parse_recipe(provenance.recipe, f"the recipe in {source}")
+    if Restorer.SELF in recipe.restore:
+        hint = "give the recipe instead, whose checkpoint is then restored by the runtime"
+        raise ImageError(f"{source} restores itself, which is not measured", hint=hint)
+    recipe = decide(layout, source, recipe)
+    base = layout.with_name("base")
+    take_apart(layout, base)
+    edits = json.loads(provenance.edits)
+    # The checkpoint names its own image.
+    name = str(source.reference or parse_reference(recipe.image_name))
+    restored = Way(MAPPED if edits["mappedBytes"] else PLAIN, name, provenance.identity)
+    candidates = [Candidate(Way(COLD, f"{IMAGE}:{COLD}"), base), Candidate(restored, layout)]
+    return Subject(str(source), recipe, candidates, edits["dumpedBytes"])
+
+
+def measure(session: Session, subject: Subject, load: Load, steps: Steps) -> Bench:
+    """Start each image in turn, as often as asked for, and all at once.
+
+    Raises:
+        WarmstartError: one of the ways never succeeded.
+    """
+    began, load_before = datetime.now(UTC), os.getloadavg()[0]
+    action = find_request(subject.recipe) if load.requests else None
+    with start_engine(session, "bench", subnet=SUBNET) as engine:
+        with steps.step("import"):
+            import_s = [_time(engine.import_image, c.layout, c.way.image, steps.note) for c in subject.candidates]
+        tallies = [_Tally(candidate.way) for candidate in subject.candidates]
+        with steps.step("starts"):
+            for number in range(load.rounds):
+                turn = number % len(tallies)
+                for tally in (*tallies[turn:], *tallies[:turn]):
+                    steps.note(f"round {number + 1} of {load.rounds}: {tally.way.name}")
+                    tally.start(engine, subject.recipe.container, f"{tally.way.name}-{number}", load.requests, action)
+        for tally in tallies:
+            tally.check()
+        notes = list(subject.notes)
+        with steps.step("replicas") if load.replicas else contextlib.nullcontext():
+            bursts = [_start_many(engine, tally, subject.recipe.container, load.replicas, notes) for tally in tallies]
+        machine = _describe_machine(session, engine, load_before)
+    series = tuple(
+        Series(
+            way=candidate.way,
+            layers={layer.digest: layer.size_bytes for layer in read_image(candidate.layout).manifest.layers},
+            pack_s=candidate.pack_s,
+            import_s=seconds,
+            starts=tuple(tally.starts),
+            failures=tuple(error.brief for error in tally.failures),
+            burst=burst,
+        )
+        for candidate, seconds, tally, burst in zip(subject.candidates, import_s, tallies, bursts, strict=True)
+    )
+    return Bench(
+        subject.name, began, machine, load, series, subject.dumped_requests_s, subject.pages_bytes, tuple(notes)
+    )
+
+
+@dataclass
+class _Tally:
+    """What came of one way of starting so far."""
+
+    way: Way
+    starts: list[Start] = field(default_factory=list)
+    failures: list[WarmstartError] = field(default_factory=list)
+
+    def start(
+        self, engine: LocalEngine, container: Container, name: str, requests: int, action: HttpGet | None
+    ) -> None:
+        """Start once more; a failure counts, and ends nothing."""
+        try:
+            self.starts.append(measure_start(engine, self.way, container, name, requests=requests, action=action))
+        except WarmstartError as error:
+            self.failures.append(error)
+
+    def check(self) -> None:
+        """Raise the first failure if there was no success."""
+        if not self.starts:
+            raise self.failures[0]
+
+
+def _start_many(
+    engine: LocalEngine, tally: _Tally, container: Container, replicas: int, notes: list[str]
+) -> Burst | None:
+    if not replicas:
+        return None
+    needed_bytes = replicas * max(start.memory.anonymous_bytes for start in tally.starts)
+    if needed_bytes > SHARE_OF_MEMORY * read_available_bytes():
+        notes.append(
+            f"{replicas} replicas at once, {tally.way.name}: left out, since they need {needed_bytes / 2**30:.1f} GiB"
+        )
+        return None
+    return measure_burst(engine, tally.way, container, replicas)
+
+
+def _make_image(work: Work, engine: LocalEngine, base: Base, dumped: Dumped, name: str) -> tuple[Candidate, Dump]:
+    """Make one image of a checkpoint, in a directory of its own, and leave the checkpoint as it was."""
+    directory = work.workspace / name
+    directory.mkdir()
+    own_archive = directory / dumped.archive.name
+    os.link(dumped.archive, own_archive)
+    own = replace(
+        work,
+        recipe=replace(
+            work.recipe,
+            image_name=f"{IMAGE}:{name}",
+            mapped=work.recipe.mapped if name == MAPPED else Mapped.NONE,
+        ),
+        session=replace(work.session, workspace=directory),
+    )
+    archive = assemble.read_archive(own, own_archive)
+    began = time.monotonic()
+    dump = assemble.edit_dump(own, dumped, archive)
+    provenance = assemble.describe(own, engine, dumped.warm, dump)
+    layout = assemble.make_layout(own, dumped, archive, dump, base, provenance)
+    pack_s = time.monotonic() - began
+    for path in (archive.root, dump.memory_file, directory / "addition", directory / "buildah"):
+        _discard(path)
+    return Candidate(Way(name, f"{IMAGE}:{name}", dumped.warm.identity), layout, pack_s), dump
+
+
+def _discard(path: Path | None) -> None:
+    """Remove what is not needed any more: a heap takes its size several times over."""
+    if path is not None and path.is_dir():
+        shutil.rmtree(path)
+    elif path is not None:
+        path.unlink(missing_ok=True)
+
+
+def _find_reasons(dump: Dump) -> list[str]:
+    """Why memory was left in the dump, the most common reason first."""
+    left: Counter[str] = Counter()
+    for process in dump.memory.processes:
+        left.update(process.left_bytes)
+    return [reason for reason, _ in left.most_common()]
+
+
+def _time(call: Callable[..., object], *arguments: object) -> float:
+    began = time.monotonic()
+    call(*arguments)
+    return time.monotonic() - began
+
+
+def _describe_machine(session: Session, engine: LocalEngine, load_before: float) -> Machine:
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    # Not every architecture names its processors here.
+    names = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
+    return Machine(
+        processor=names[0] if names else platform.machine(),
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        kernel=platform.release(),
+        runtime=engine.cri.version(),
+        criu=session.run(["criu", "--version"], timeout_s=10).stdout.split()[-1],
+        load=(load_before, os.getloadavg()[0]),
+    )

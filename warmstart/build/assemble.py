@@ -1,0 +1,168 @@
+"""From a checkpoint to an image: the dump is edited, and becomes layers on top of those of the base image."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from signal import Signals
+
+from warmstart import __version__
+from warmstart.build.context import Work
+from warmstart.build.result import Base, Dump, Dumped, Launched, Warm
+from warmstart.core.reference import parse_reference
+from warmstart.dump.archive.archive import Archive, extract_archive
+from warmstart.dump.criu.contents import sum_pages_bytes
+from warmstart.dump.edit.allocators import choose_none, choose_safe
+from warmstart.dump.edit.cgroups import free_cgroups
+from warmstart.dump.edit.directories import forget_directory_modes
+from warmstart.dump.edit.environment import add_environment, link_environment
+from warmstart.dump.edit.listeners import find_listeners
+from warmstart.dump.edit.memory import choose_all, map_memory
+from warmstart.dump.edit.parents import forget_parent_death
+from warmstart.dump.edit.sockets import close_sockets, forget_owners
+from warmstart.dump.preflight.check import raise_on_errors
+from warmstart.dump.preflight.filters import check_filters
+from warmstart.engine.local import LocalEngine
+from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CPU, CREATED, PREFIX, Provenance, write_provenance
+from warmstart.image.buildah import Buildah
+from warmstart.image.compose import Layer, Run, compose_image, pack_file
+from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
+from warmstart.image.manifest import find_host_platform
+from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, pack_checkpoint, pack_programs, update_manifest
+from warmstart.node.session import Session
+from warmstart.recipe.model import Mapped
+
+
+def read_archive(work: Work, file: Path) -> Archive:
+    """Unpack the archive; it is not needed any more afterwards."""
+    with work.steps.step("read checkpoint"):
+        archive = extract_archive(file, work.workspace / "checkpoint")
+        file.unlink()
+    return archive
+
+
+def edit_dump(work: Work, dumped: Dumped, archive: Archive, memory: str = MEMORY) -> Dump:
+    """Make of the dump one that restores under any address, and whose memory is mapped from a file of the image."""
+    directory = archive.checkpoint_dir
+    with work.steps.step("edit dump"):
+        if not free_cgroups(directory):
+            work.steps.warn("processes are in several cgroups: the image restores only on nodes with cgroup v1")
+        return edit_images(work, directory, dumped.warm, memory)
+
+
+def edit_launched(work: Work, launched: Launched) -> Dump:
+    """The same, of a dump that the launcher made; its manifest is brought up to date."""
+    directory, signal = launched.directory / "checkpoint", work.recipe.restored_signal
+    identity = launched.identity
+    with work.steps.step("edit dump"):
+        raise_on_errors(check_filters(directory), force=work.options.force)
+        dump = edit_images(work, directory, launched.warm, MEMORY)
+        link_environment(launched.directory, add_environment(directory))
+        forget_directory_modes(directory)
+        forget_owners(directory)
+        for path in directory.iterdir():
+            os.chown(path, identity.user, identity.group, follow_symlinks=False)
+        listeners, number = find_listeners(directory), Signals[signal] if signal else 0
+        update_manifest(launched.directory, dump.memory_file, listeners, number)
+    return dump
+
+
+def edit_images(work: Work, directory: Path, warm: Warm, name: str) -> Dump:
+    """Close the sockets in a dump, and move its memory to a file, which is to have that name in the image."""
+    memory_file = work.workspace / Path(name).name
+    pages_bytes = sum_pages_bytes(directory)
+    sockets = close_sockets(directory, established=work.recipe.close_tcp)
+    forget_parent_death(directory)
+    policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(warm.programs), Mapped.NONE: choose_none}
+    choose = policies[work.recipe.mapped]
+    memory = map_memory(directory, memory_file, path_in_image=f"/{name}", choose=choose)
+    return Dump(pages_bytes, len(sockets), memory, memory_file if memory.size_bytes else None)
+
+
+def describe(work: Work, engine: LocalEngine, warm: Warm, dump: Dump) -> Provenance:
+    """What the image is to say of how it was made."""
+    criu = work.session.run(["criu", "--version"], timeout_s=10).stdout
+    return Provenance(
+        version=__version__,
+        criu=criu.split()[-1],
+        runtime=engine.cri.version(),
+        kernel=platform.release(),
+        architecture=find_host_platform().architecture,
+        identity=warm.identity,
+        recipe=work.recipe.document,
+        edits=json.dumps(dump.edits),
+    )
+
+
+def annotate(base: Base, warm: Warm, provenance: Provenance) -> dict[str, str]:
+    """The annotations of an image, whoever restores it."""
+    return {
+        CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
+        BASE_NAME: base.source.label,
+        BASE_DIGEST: base.digest,
+        PREFIX + CPU: " ".join(warm.cpu_features),
+        **write_provenance(provenance),
+    }
+
+
+def pack_launched(launched: Launched, dump: Dump, layout: Path) -> list[Layer]:
+    """Make the layers of an image that restores itself, the lowest first."""
+    identity = launched.identity
+    layers = [pack_programs(launched.programs.directory, layout)]
+    if dump.memory_file:
+        layers.append(pack_file(dump.memory_file, MEMORY, layout, (identity.user, identity.group)))
+    return [*layers, launched.changes, pack_checkpoint(launched.directory, layout)]
+
+
+def make_layout(
+    work: Work,
+    dumped: Dumped,
+    archive: Archive,
+    dump: Dump,
+    base: Base,
+    provenance: Provenance,
+    below: Sequence[Layer] = (),
+    run: Run | None = None,
+) -> Path:
+    """Make the image that the runtime restores, as an OCI layout in the workspace.
+
+    `below` are layers under those of the checkpoint, and `run` is how it is started; as the base image when None.
+    """
+    layout, addition, store = (work.workspace / name for name in ("layout", "addition", "buildah"))
+    container = work.recipe.container
+    annotations = {CHECKPOINT_NAME: work.recipe.name, **annotate(base, dumped.warm, provenance)}
+    with work.steps.step("image"):
+        prepare_checkpoint(archive, str(parse_reference(work.recipe.image_name)))
+        if not dumped.has_tmp and container.security_context.read_only_root_filesystem:
+            add_tmp(archive.root)
+        open_buildah(work.session, store).make_image(
+            archive.root,
+            f"oci:{addition}",
+            annotations=annotations,
+            labels=work.recipe.labels,
+            cmd=container.command + container.args or None,
+        )
+        layers = list(below)
+        if dump.memory_file:
+            owner, name = (archive.spec.user.uid, archive.spec.user.gid), f"{DIRECTORY}/{dump.memory_file.name}"
+            layers.append(pack_file(dump.memory_file, name, layout, owner))
+        compose_image(base.layout, addition, layout, layers, run)
+    return layout
+
+
+def open_buildah(session: Session, store: Path) -> Buildah:
+    """buildah in a session, with an image store of its own."""
+    return Buildah(session.argv(["buildah"]), session.environment, store / "root", store / "run")
+
+
+def add_tmp(root: Path) -> None:
+    """Make a directory /tmp below `root`.
+
+    CRIU pivots the root on it, and makes another one only where it may write (`cr_pivot_root` in criu/mount.c).
+    """
+    (root / "tmp").mkdir()
+    (root / "tmp").chmod(0o1777)

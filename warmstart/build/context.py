@@ -1,0 +1,57 @@
+"""What every step of a build is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.build.publish import REGISTRY, Output
+from warmstart.core.privileges import Privilege
+from warmstart.core.progress import Steps
+from warmstart.node.network import Network
+from warmstart.node.session import Session
+from warmstart.recipe.model import Recipe
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to build, beside what the recipe says.
+
+    Attributes:
+        cache: the directory of the tree of tools.
+        output: where the image goes.
+        plain_http: registries (HOST:PORT) to speak to without TLS.
+        auth_file: the file of credentials; the usual ones when None.
+        checkpoint_timeout_s: how long the checkpoint may take.
+        force: go on where preflight finds errors.
+        keep: leave the workspace when something fails.
+        runtime_endpoint: the socket of the host's CRI-O to build on; the embedded one when None.
+        network: what containers on the embedded node reach.
+        allowed: privileges that the user grants the recipe.
+    """
+
+    cache: Path
+    output: Output = REGISTRY
+    plain_http: tuple[str, ...] = ()
+    auth_file: Path | None = None
+    checkpoint_timeout_s: float = 120.0
+    force: bool = False
+    keep: bool = False
+    runtime_endpoint: str | None = None
+    network: Network = Network.NONE
+    allowed: tuple[Privilege, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every step is given: what is to be built, how, whom to tell, and where."""
+
+    recipe: Recipe
+    options: Options
+    steps: Steps
+    session: Session
+
+    @property
+    def workspace(self) -> Path:
+        """The directory for what the build makes on its way."""
+        return self.session.workspace

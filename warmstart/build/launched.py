@@ -1,0 +1,271 @@
+"""The container of a build whose image restores itself: the launcher runs the application, and dumps it from inside.
+
+The launcher needs privileges for that, which the application does not get; its README says which, and why. Its
+programs and its state are two mounts of the container, which it alone sees once it has started the application.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from warmstart.core.errors import AppError, CheckpointError, EngineError
+from warmstart.dump.proc.container import GONE, list_children, read_namespace, read_process
+from warmstart.engine.cri import CriContainer
+from warmstart.engine.target import ExecResult, State
+from warmstart.image.manifest import Config
+from warmstart.image.overlay_diff import Changes, find_changes
+from warmstart.image.selfrestore.claim import claim_state
+from warmstart.image.selfrestore.pack import (
+    BUILD_LAUNCHER,
+    BUILD_ROOT,
+    DIRECTORY,
+    ENTRYPOINT,
+    LAUNCHER,
+    find_run,
+    read_manifest,
+)
+from warmstart.node.launcher import LauncherPrograms
+from warmstart.recipe.model import Container, Mount
+
+CAPABILITIES = (
+    "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "KILL",
+    "NET_ADMIN",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_ADMIN",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_TIME",
+)
+START_S = 10.0
+END_S = 20.0
+LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """Directories of this machine that the container of a build has for its launcher, as the engine sees them too.
+
+    Attributes:
+        programs: the launcher and criu, and where it mounts things; the container cannot write to it.
+        state: what the launcher writes.
+    """
+
+    programs: Path
+    state: Path
+
+
+@dataclass(frozen=True)
+class LaunchedContainer:
+    """A container whose first process is the launcher; a `Target` for probes and warm-up.
+
+    Attributes:
+        container: the container.
+        place: its launcher's directories.
+        working_dir: where its commands run.
+        pid: the application, as numbered in the engine's `proc`.
+        inner_pid: the same, as numbered in the container.
+    """
+
+    container: CriContainer
+    place: Place
+    working_dir: str
+    pid: int
+    inner_pid: int
+
+    @property
+    def address(self) -> str:
+        """See `Target.address`."""
+        return self.container.address
+
+    @property
+    def started(self) -> float:
+        """See `CriContainer.started`."""
+        return self.container.started
+
+    @property
+    def running(self) -> float:
+        """See `CriContainer.running`."""
+        return self.container.running
+
+    def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
+        """See `Target.connect`."""
+        return self.container.connect(port, host, timeout_s)
+
+    def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
+        """See `Target.exec`; the command runs as the application's user."""
+        own = [BUILD_LAUNCHER, "exec", "--directory", self.working_dir, "--"]
+        return self.container.exec([*own, *command], timeout_s)
+
+    def state(self) -> State:
+        """See `Target.state`."""
+        return self.container.state()
+
+    def log_tail(self, lines: int) -> list[str]:
+        """See `Target.log_tail`."""
+        return self.container.log_tail(lines)
+
+    def dump(self, timeout_s: float) -> None:
+        """Have the launcher dump the application, which stays stopped.
+
+        Raises:
+            CheckpointError: CRIU failed, or took too long.
+        """
+        try:
+            result = self.container.exec([BUILD_LAUNCHER, "dump"], timeout_s)
+        except TimeoutError as error:
+            hint = "give it longer with --checkpoint-timeout"
+            raise CheckpointError(f"the checkpoint took longer than {timeout_s:g} s", hint=hint) from error
+        if result.exit_code:
+            lines = [line.removeprefix("warmstart: ") for line in result.stderr.splitlines()]
+            first = lines[0] if lines else f"exit status {result.exit_code}"
+            raise CheckpointError(f"the launcher could not dump the application: {first}", details=lines[1:])
+
+    def take_out(self, into: Path) -> Changes | None:
+        """End the container, and only then take over what the launcher left.
+
+        Args:
+            into: a new directory for it; see `claim_state`.
+
+        Returns:
+            Where the changes to its root file system are for as long as it is not removed.
+
+        Raises:
+            EngineError: it cannot be ended.
+            CheckpointError: the launcher left something else than it should.
+            ImageError: its root file system is not known.
+        """
+        proc, first_pid = self.container.engine.proc, self.container.pid
+        changes = find_changes((proc / str(first_pid) / "mountinfo").read_text(), BUILD_ROOT)
+        end_container(self.container, first_pid)
+        claim_state(self.place.state, into)
+        return changes
+
+
+def end_container(container: CriContainer, first_pid: int) -> None:
+    """End a container, and wait until none of its processes is left.
+
+    Raises:
+        EngineError: some still are.
+    """
+    proc = container.engine.proc
+    namespace, cgroup = read_namespace(proc, first_pid, "pid"), _read_cgroup(proc, first_pid)
+    container.engine.kill_container(container.container_id)
+    deadline = time.monotonic() + END_S
+    while left := list(_find_members(proc, namespace, cgroup)):
+        if time.monotonic() > deadline:
+            names = ", ".join(map(str, left[:5]))
+            raise EngineError(f"processes of the container have not ended, {END_S:g} s after they were killed: {names}")
+        time.sleep(0.02)
+
+
+def _find_members(proc: Path, namespace: str, cgroup: str) -> Iterator[int]:
+    """Processes in a pid namespace or in a cgroup; zombies, too."""
+    for name in os.listdir(proc):  # noqa: PTH208  (names only)
+        if name.isdigit():
+            with contextlib.suppress(*GONE):
+                if _is_in(proc, int(name), namespace) or _read_cgroup(proc, int(name)) == cgroup:
+                    yield int(name)
+
+
+def _is_in(proc: Path, pid: int, namespace: str) -> bool:
+    try:
+        return read_namespace(proc, pid, "pid") == namespace
+    except PermissionError:  # it may do more than we, so it is none of a container
+        return False
+
+
+def _read_cgroup(proc: Path, pid: int) -> str:
+    return (proc / str(pid) / "cgroup").read_text()
+
+
+def make_place(place: Place, programs: LauncherPrograms) -> None:
+    """Make the directories that the launcher of a build needs."""
+    place.state.mkdir(mode=0o700)
+    place.programs.mkdir(mode=0o755)
+    for name in ("state", "proc", BUILD_ROOT.strip("/")):
+        (place.programs / name).mkdir(mode=0o755)
+    for program in (programs.launcher, programs.criu):
+        shutil.copy(program, place.programs)
+
+
+def find_working_dir(container: Container, config: Config) -> str:
+    """Where a recipe's container runs, on a base image with this config."""
+    return container.working_dir or config.working_dir or "/"
+
+
+def wrap_container(container: Container, config: Config, place: Place) -> Container:
+    """The recipe's container, run by the launcher.
+
+    Commands that the runtime runs in it start where the launcher is, and where there is no working directory but `/`.
+
+    Args:
+        container: as the recipe has it.
+        config: of the base image.
+        place: made by `make_place`.
+    """
+    run, context = find_run(container, config), container.security_context
+    options = ["--directory", find_working_dir(container, config)]
+    options += ["--user", run.user] if run.user else []
+    if context.supplemental_groups:
+        options += ["--groups", ",".join(map(str, context.supplemental_groups))]
+    return replace(
+        container,
+        command=(LAUNCHER, "build", *options, "--", *run.entrypoint[len(ENTRYPOINT) :], *run.cmd),
+        args=(),
+        working_dir="/",
+        mounts=(Mount(f"/{DIRECTORY}", place.programs, read_only=True), Mount(f"/{DIRECTORY}/state", place.state)),
+        security_context=replace(
+            context,
+            run_as_user=0,
+            run_as_group=0,
+            supplemental_groups=(),
+            capabilities_add=CAPABILITIES,
+            capabilities_drop=("ALL",),
+            allow_privilege_escalation=True,
+            unconfined=True,
+        ),
+    )
+
+
+def await_application(container: CriContainer, place: Place, working_dir: str) -> LaunchedContainer:
+    """Wait until the launcher has started the application.
+
+    Raises:
+        AppError: it could not.
+    """
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        try:
+            inner_pid = read_manifest(place.state).pid
+            pid = find_child(container, inner_pid)
+            return LaunchedContainer(container, place, working_dir, pid, inner_pid)
+        except (CheckpointError, LookupError, EngineError, *GONE):
+            if container.state().exited:
+                break
+        time.sleep(0.02)
+    raise AppError("the launcher could not start the application", details=container.log_tail(LOG_LINES))
+
+
+def find_child(container: CriContainer, inner_pid: int) -> int:
+    """The child of a container's first process that the container knows by that number.
+
+    Raises:
+        LookupError: there is none.
+    """
+    proc = container.engine.proc
+    for pid in list_children(proc, container.pid):
+        if read_process(proc, pid).pids[-1] == inner_pid:
+            return pid
+    raise LookupError(inner_pid)

@@ -1,0 +1,405 @@
+"""From a recipe to an image that was seen to restore: the pipeline, as a list of its steps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from warmstart.build.assemble import (
+    annotate,
+    describe,
+    edit_dump,
+    edit_launched,
+    make_layout,
+    pack_launched,
+    read_archive,
+)
+from warmstart.build.context import Options, Work
+from warmstart.build.launched import (
+    LaunchedContainer,
+    Place,
+    await_application,
+    find_working_dir,
+    make_place,
+    wrap_container,
+)
+from warmstart.build.publish import check_output, describe_output, publish_image
+from warmstart.build.result import Base, Built, Dumped, Launched, Made, Warm, make_document
+from warmstart.build.verify import Restore, check_links, read_launcher_ms, verify_image
+from warmstart.core.cpu import read_features
+from warmstart.core.errors import AppError
+from warmstart.core.linux import open_in_root
+from warmstart.core.progress import Steps
+from warmstart.core.reference import Reference, Source, Transport, parse_reference, parse_source
+from warmstart.core.undo import undoing
+from warmstart.core.workspace import open_workspace
+from warmstart.dump.criu.fingerprint import read_identity
+from warmstart.dump.edit.programs import Program, read_programs
+from warmstart.dump.preflight.check import check_processes, raise_on_errors
+from warmstart.dump.preflight.self import check_launched
+from warmstart.dump.proc.restrictions import read_restrictions
+from warmstart.engine.cri import CriContainer
+from warmstart.engine.local import (
+    HostRuntime,
+    LocalEngine,
+    connect_engine,
+    find_access,
+    find_binds,
+    find_host_runtime,
+    start_engine,
+)
+from warmstart.image.annotations import Provenance
+from warmstart.image.compose import Layer, add_layers
+from warmstart.image.layout import find_partials, read_image
+from warmstart.image.manifest import check_platform
+from warmstart.image.mount_points import Links, add_layer, check_image
+from warmstart.image.open import open_image
+from warmstart.image.selfrestore.pack import (
+    ENTRYPOINT,
+    MEMORY,
+    MEMORY_OF_RUNTIME,
+    find_run,
+    pack_changes,
+)
+from warmstart.image.skopeo import copy_image, find_image
+from warmstart.node.launcher import ensure_launcher
+from warmstart.node.network import connect_network
+from warmstart.node.session import enter
+from warmstart.node.tree import ensure_tree
+from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
+from warmstart.probe.warmup import run_steps
+from warmstart.recipe.model import Container, Recipe, Restorer
+from warmstart.recipe.privileges import require_host_privileges
+
+SUBNET = "10.88.0.0/24"
+CLOSING_S = 3.0
+# Where images are kept with their layers not compressed.
+PLAIN_LAYERS = (Transport.CONTAINERS_STORAGE, Transport.DOCKER_DAEMON, Transport.DOCKER_ARCHIVE)
+
+
+def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
+    """Build the image of a recipe.
+
+    Raises:
+        WarmstartError: a step failed; nothing was published, and nothing is left behind.
+    """
+    require_host_privileges(recipe.container.security_context, options.allowed)
+    target = parse_reference(recipe.image_name)
+    source = find_source(recipe)
+    plain_http = target.registry in options.plain_http
+    check_output(target, options.output, plain_http=plain_http, auth_file=options.auth_file)
+    with open_workspace("build", keep_evidence=options.keep) as workspace:
+        by_itself = Restorer.SELF in recipe.restore
+        with steps.step("tools"):
+            tree = ensure_tree(options.cache, steps.note, steps.warn)
+            if by_itself:
+                ensure_launcher(options.cache, steps.note)
+            host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
+        binds = [*find_binds(source), *(host.binds if host else ())]
+        leftovers = find_partials(options.output.path) if options.output.path else ()
+        with (
+            enter(tree, workspace, binds=binds, leftovers=leftovers) as node,
+            connect_network(node, options.network) as session,
+        ):
+            work = Work(recipe, options, steps, session)
+            base = fetch_base(work, source)
+            with open_engine(work, host) as engine:
+                made = make_self_restoring(work, engine, base) if by_itself else make_restored(work, engine, base)
+            restores = see_it_restore(work, made)
+            destination, image = describe_output(options.output, target), read_image(made.layout)
+            built = Built(str(target), destination, made.warm.cold_s, restores, made.dump, image, base, made.provenance)
+            publish(work, made.layout, built, target)
+    return built
+
+
+def make_restored(work: Work, engine: LocalEngine, base: Base) -> Made:
+    """Make an image that the runtime restores."""
+    dumped = run_and_checkpoint(work, engine, base)
+    archive = read_archive(work, dumped.archive)
+    dump = edit_dump(work, dumped, archive)
+    provenance = describe(work, engine, dumped.warm, dump)
+    return Made(make_layout(work, dumped, archive, dump, base, provenance), dumped.warm, dump, provenance)
+
+
+def make_self_restoring(work: Work, engine: LocalEngine, base: Base) -> Made:
+    """Make an image that restores itself; where the runtime is to restore it, too, also one that it can restore."""
+    layout = work.workspace / "layout"
+    launched = run_and_dump(work, engine, base, layout)
+    dump = edit_launched(work, launched)
+    provenance = describe(work, engine, launched.warm, dump)
+    with work.steps.step("image"):
+        layers = pack_launched(launched, dump, layout)
+        add_layers(
+            base.layout, layout, layers, launched.run, annotate(base, launched.warm, provenance), work.recipe.labels
+        )
+    if Restorer.RUNTIME in work.recipe.restore:
+        add_checkpoint(work, engine, base, launched, layers, provenance)
+    return Made(layout, launched.warm, dump, provenance)
+
+
+def add_checkpoint(
+    work: Work,
+    engine: LocalEngine,
+    base: Base,
+    launched: Launched,
+    layers: Sequence[Layer],
+    provenance: Provenance,
+) -> None:
+    """Add to an image that restores itself what the runtime restores: the checkpoint of a container that it restored.
+
+    Memory that is mapped from the image is not in that checkpoint, but for what has changed since.
+    """
+    dumped = restore_and_checkpoint(work, engine, launched)
+    archive = read_archive(work, dumped.archive)
+    dump = edit_dump(work, dumped, archive, MEMORY_OF_RUNTIME)
+    make_layout(work, dumped, archive, dump, base, provenance, layers, launched.run)
+
+
+def open_engine(work: Work, host: HostRuntime | None) -> contextlib.AbstractContextManager[LocalEngine]:
+    """What runs the container: the host's CRI-O where one was named, else one of our own."""
+    if host is None:
+        criu_options = ["tcp-established"] if work.recipe.close_tcp else []
+        return start_engine(work.session, "build", subnet=SUBNET, criu_options=criu_options)
+    return connect_engine(work.session, host)
+
+
+def find_source(recipe: Recipe) -> Source:
+    """Where the base image is; a relative path starts at the recipe's directory.
+
+    Raises:
+        RecipeError: the recipe's container.image is not understood.
+    """
+    source = parse_source(recipe.container.image)
+    if source.path is None or recipe.source is None:
+        return source
+    return Source(source.kind, path=recipe.source.parent.absolute() / source.path, image=source.image)
+
+
+def fetch_base(work: Work, source: Source) -> Base:
+    """Bring the base image into the workspace, its blobs as they are where it comes from."""
+    session, layout = work.session, work.workspace / "base"
+    access = find_access(session, source, work.options.plain_http, work.options.auth_file)
+    # Asked for zstd, skopeo would compress anew, into other blobs, what has been compressed with gzip.
+    plain = source.kind in PLAIN_LAYERS
+    with work.steps.step("pull"):
+        digest = find_image(session, str(source), access=access)
+        pinned = pin_source(source, digest)
+        copy_image(session, str(pinned), f"oci:{layout}", access=access, zstd=plain, on_line=work.steps.note)
+        image = read_image(layout)
+        check_platform(image.config.platform, str(source))
+        check_base(layout, str(source))
+    return Base(source, digest, layout, len(image.manifest.layers))
+
+
+def check_base(layout: Path, name: str) -> None:
+    """Refuse a base image in which links lead the mounts of a container elsewhere.
+
+    Raises:
+        ImageError: they do, or a layer is broken.
+    """
+    links = Links()
+    with open_image(Source(Transport.OCI, path=layout)) as opened:
+        for layer in opened.image.manifest.layers:
+            add_layer(links, opened, layer)
+    check_image(links, name)
+
+
+def pin_source(source: Source, digest: str) -> Source:
+    """The very image that was found, where a name in a registry may soon stand for another one."""
+    if source.kind is not Transport.REGISTRY or source.reference is None:
+        return source
+    return replace(source, reference=replace(source.reference, digest=digest))
+
+
+def run_and_checkpoint(
+    work: Work, engine: LocalEngine, base: Base, on_dumped: Callable[[CriContainer], object] = lambda _: None
+) -> Dumped:
+    """Start the container, bring it to the state it is to be restored in, and have the runtime take its checkpoint.
+
+    `on_dumped` is called with the container when that is done; until then it goes on.
+    """
+    archive = work.workspace / "checkpoint.tar"
+    with contextlib.ExitStack() as undo:
+        with work.steps.step("start"):
+            running = start_container(work, engine, base.layout, work.recipe.container, undo)
+            check_user(engine, running, work.recipe.container)
+        warm = warm_up(work, engine, running)
+        has_tmp = has_directory(engine.cri.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
+        with work.steps.step("checkpoint"):
+            running.checkpoint(archive, work.options.checkpoint_timeout_s)
+        on_dumped(running)
+    return Dumped(archive, warm, has_tmp)
+
+
+def run_and_dump(work: Work, engine: LocalEngine, base: Base, layout: Path) -> Launched:
+    """Start the container below the launcher, bring it to the state it is to be restored in, and have it dumped.
+
+    What it has changed in its file system becomes a layer in `layout`, for that is gone with the container.
+    """
+    container, config = work.recipe.container, read_image(base.layout).config
+    programs = ensure_launcher(work.options.cache, work.steps.note)
+    place = Place(work.workspace / "launcher", work.workspace / "launcher-state")
+    make_place(place, programs)
+    directory = work.workspace / "launched"
+    with contextlib.ExitStack() as undo:
+        with work.steps.step("start"):
+            running = start_container(work, engine, base.layout, wrap_container(container, config, place), undo)
+            launched = await_application(running, place, find_working_dir(container, config))
+            check_user(engine, launched, container)
+        warm = warm_up(work, engine, launched, launched.inner_pid)
+        with work.steps.step("checkpoint"):
+            launched.dump(work.options.checkpoint_timeout_s)
+            changes = pack_changes(launched.take_out(directory), layout)
+    return Launched(directory, programs, find_run(container, config), changes, warm)
+
+
+def restore_and_checkpoint(work: Work, engine: LocalEngine, launched: Launched) -> Dumped:
+    """Have the image in the workspace restore itself, and the runtime take the checkpoint of what runs then.
+
+    Its clocks are the node's: a runtime cannot dump namespaces that the launcher would make to keep them.
+    """
+    archive = work.workspace / "checkpoint.tar"
+    command = (*ENTRYPOINT[:-1], "--clocks", "node", *launched.run.entrypoint[len(ENTRYPOINT) - 1 :], *launched.run.cmd)
+    container = replace(work.recipe.container, command=command, args=())
+    with contextlib.ExitStack() as undo:
+        with work.steps.step("restore"):
+            running = start_container(work, engine, work.workspace / "layout", container, undo)
+            wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
+            read_launcher_ms(running)
+        with work.steps.step("second preflight"):
+            check_before_dump(work, engine, running)
+        has_tmp = has_directory(engine.cri.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
+        with work.steps.step("second checkpoint"):
+            running.checkpoint(archive, work.options.checkpoint_timeout_s)
+    # What was mapped from the image was found safe to be, and what has changed of it is so, too.
+    programs = {**launched.warm.programs, f"/{MEMORY}": Program()}
+    return Dumped(archive, replace(launched.warm, programs=programs), has_tmp)
+
+
+def has_directory(root: Path, path: str) -> bool:
+    """Whether a container has a directory of that path; links lead where they lead in the container.
+
+    Args:
+        root: its root directory, a /proc/PID/root.
+        path: absolute, in the container.
+    """
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(open_in_root(top, path, os.O_PATH | os.O_DIRECTORY))
+    except OSError:
+        return False
+    finally:
+        os.close(top)
+    return True
+
+
+def start_container(
+    work: Work, engine: LocalEngine, layout: Path, container: Container, undo: contextlib.ExitStack
+) -> CriContainer:
+    """Start a container of the image in a layout; `undo` ends it, and makes the engine forget the image."""
+    image = f"localhost/warmstart/base:{work.workspace.name}"
+    undo.enter_context(undoing(partial(engine.cri.remove_image, image)))
+    engine.import_image(layout, image, work.steps.note)
+    return undo.enter_context(engine.cri.start(container, image, work.recipe.name))
+
+
+def warm_up(work: Work, engine: LocalEngine, running: CriContainer | LaunchedContainer, inner_pid: int = 1) -> Warm:
+    """Bring a container that was started to the state it is to be restored in; `inner_pid` is the application's."""
+    recipe, steps = work.recipe, work.steps
+    with steps.step("ready"):
+        cold_s = await_ready(running, recipe.container)
+    with steps.step("warm up"):
+        run_steps(
+            running, recipe.warmup, pid=inner_pid, on_progress=lambda p: steps.note(f"{p.done} of {p.step.repeat}")
+        )
+        run_steps(running, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
+    with steps.step("preflight"):
+        check_before_dump(work, engine, running)
+        identity = read_identity(engine.cri.proc, running.pid)
+        programs = read_programs(engine.cri.proc, running.pid)
+        return Warm(identity, cold_s, programs, read_features(), read_restrictions(engine.cri.proc, running.pid))
+
+
+def check_user(engine: LocalEngine, running: CriContainer | LaunchedContainer, container: Container) -> None:
+    """Hold the container to its runAsNonRoot, which CRI leaves to whoever calls it.
+
+    Raises:
+        AppError: it runs as root all the same.
+    """
+    if container.security_context.run_as_non_root and (engine.cri.proc / str(running.pid)).stat().st_uid == 0:
+        brief = "container.securityContext.runAsNonRoot is set, but the image's user is root"
+        raise AppError(brief, hint="set runAsUser, or give the image another user")
+
+
+def await_ready(running: CriContainer | LaunchedContainer, container: Container) -> float:
+    """Wait as the kubelet would; seconds from the request to create the container until its probe first succeeded.
+
+    The probes' own periods are too coarse to measure with, so the first success is awaited on its own before.
+    """
+    wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
+    cold_s = time.monotonic() - running.started
+    wait_ready(running, container.startup_probe, container.readiness_probe, started=running.running)
+    return cold_s
+
+
+def check_before_dump(work: Work, engine: LocalEngine, running: CriContainer | LaunchedContainer) -> None:
+    """Say what would keep the container from being dumped or restored.
+
+    Connections of the probe and the warm-up may still be closing; those are given a moment.
+    """
+    deadline = time.monotonic() + CLOSING_S
+    while True:
+        findings = check_processes(
+            engine.cri.proc, running.pid, pod_ips=[running.address], close_tcp=work.recipe.close_tcp
+        )
+        if isinstance(running, LaunchedContainer):
+            findings = (*findings, *check_launched(engine.cri.proc, running.pid))
+        errors = [finding for finding in findings if finding.is_error]
+        if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:
+            break
+        time.sleep(0.1)
+    for finding in findings:
+        if not finding.is_error or work.options.force:
+            work.steps.warn(str(finding))
+    raise_on_errors(findings, force=work.options.force)
+
+
+def see_it_restore(work: Work, made: Made) -> tuple[Restore, ...]:
+    """Have a second CRI-O, with nothing in its store, restore the image."""
+    recipe = work.recipe
+    with work.steps.step("verify"):
+        name = str(parse_reference(recipe.image_name))
+        check_links(made.layout, name)
+        return verify_image(
+            work.session,
+            made.layout,
+            name,
+            recipe.container,
+            made.warm.identity,
+            work.steps,
+            recipe.restore,
+            made.warm.restrictions,
+        )
+
+
+def publish(work: Work, layout: Path, built: Built, target: Reference) -> None:
+    """Put the image where it is to go."""
+    source = built.base.source
+    with work.steps.step("publish"):
+        publish_image(
+            layout,
+            built.image,
+            target,
+            work.options.output,
+            work.steps,
+            report=json.dumps(make_document(built, work.steps)).encode(),
+            mount_from=source.reference if source.kind is Transport.REGISTRY else None,
+            plain_http=target.registry in work.options.plain_http,
+            auth_file=work.options.auth_file,
+        )

@@ -1,0 +1,107 @@
+"""Making a verified image visible: in a registry, as an OCI layout, or as an archive; whole or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from warmstart.core.errors import RecipeError
+from warmstart.core.progress import Steps
+from warmstart.core.reference import Reference, Transport
+from warmstart.image.layout import Image, check_writable, write_archive, write_layout
+from warmstart.image.registry.client import attach_report, push_layout, tag_manifest
+from warmstart.image.registry.push_access import check_push_access
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where an image is to go.
+
+    Attributes:
+        kind: REGISTRY, OCI (a layout directory) or OCI_ARCHIVE.
+        path: the directory or file; None for a registry.
+    """
+
+    kind: Transport = Transport.REGISTRY
+    path: Path | None = None
+
+
+REGISTRY = Output()
+REPORT_TYPE = "application/vnd.warmstart.report.v1+json"
+
+
+def parse_output(text: str) -> Output:
+    """Read `oci:DIRECTORY` or `oci-archive:FILE`.
+
+    Raises:
+        RecipeError: it is neither, or in a directory that is not there.
+    """
+    kind, _, path = text.partition(":")
+    if kind not in (Transport.OCI, Transport.OCI_ARCHIVE) or not path:
+        raise RecipeError(f"--output {text}: expected oci:DIRECTORY or oci-archive:FILE")
+    if not Path(path).absolute().parent.is_dir():
+        raise RecipeError(f"--output {text}: there is no directory {Path(path).parent}")
+    return Output(Transport(kind), Path(path))
+
+
+def describe_output(output: Output, target: Reference) -> str:
+    """Where an image called `target` goes, in the words of containers-transports(5)."""
+    return f"docker://{target}" if output.path is None else f"{output.kind}:{output.path}"
+
+
+def check_output(target: Reference, output: Output, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+    """See whether `publish_image` could put an image there, before it is made.
+
+    Raises:
+        RegistryError: the registry refused, or could not be reached.
+        ImageError: the layout or archive could not be written.
+    """
+    if output.path is not None:
+        check_writable(output.path, as_archive=output.kind is Transport.OCI_ARCHIVE)
+    else:
+        check_push_access(target, plain_http=plain_http, auth_file=auth_file)
+
+
+def publish_image(
+    layout: Path,
+    image: Image,
+    target: Reference,
+    output: Output,
+    steps: Steps,
+    *,
+    report: bytes,
+    mount_from: Reference | None = None,
+    plain_http: bool = False,
+    auth_file: Path | None = None,
+) -> None:
+    """Put an image of a layout where it is to go; in a registry, its tag is set last.
+
+    Args:
+        layout: where it is now.
+        image: which one.
+        target: its name.
+        output: where to.
+        steps: is told how far it is.
+        report: what was seen of it, as JSON; in a registry it is attached to the image.
+        mount_from: an image in the same registry that has some of the layers.
+        plain_http: whether the registry is spoken to without TLS.
+        auth_file: the file of credentials; the usual ones when None.
+
+    Raises:
+        RegistryError: the registry refused, or could not be reached.
+        ImageError: the layout or archive could not be written.
+    """
+    if output.path is not None:
+        write = write_layout if output.kind is Transport.OCI else write_archive
+        write(layout, image, output.path, name=str(target))
+        return
+    digest = push_layout(
+        layout,
+        replace(target, tag=None),
+        mount_from=mount_from,
+        plain_http=plain_http,
+        auth_file=auth_file,
+        on_progress=lambda done, total, what: steps.note(f"{what}, {done * 100 // max(total, 1)} %"),
+    )
+    attach_report(target, digest, report, artifact_type=REPORT_TYPE, plain_http=plain_http, auth_file=auth_file)
+    tag_manifest(target, digest, plain_http=plain_http, auth_file=auth_file)

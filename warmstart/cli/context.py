@@ -1,0 +1,80 @@
+"""What commands of the command line have in common: where to print, and how much; and options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from warmstart.cli.terminal import TerminalListener
+from warmstart.core.privileges import Privilege, parse_privilege
+from warmstart.core.progress import Steps
+
+
+@dataclass(frozen=True)
+class Shell:
+    """How this run talks to its user; results go to standard output, all else to standard error."""
+
+    out: Console
+    err: Console
+    verbose: bool
+    debug: bool
+    cache: Path
+
+    def print_json(self, document: object) -> None:
+        """Print a document; escaped, since a terminal obeys some characters of text from elsewhere."""
+        self.out.print_json(json.dumps(document), ensure_ascii=True)
+
+    def steps(self) -> Steps:
+        """Steps that are shown as they happen."""
+        return Steps(TerminalListener(self.err, verbose=self.verbose))
+
+
+pass_shell = click.make_pass_decorator(Shell)
+
+checkpoint_timeout_option = click.option(
+    "--checkpoint-timeout",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the checkpoint may take.",
+)
+
+
+show_env_option = click.option(
+    "--show-env", is_flag=True, help="Show the values of environment variables; they may be secret."
+)
+
+
+def _parse_allowed(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[Privilege, ...]:
+    del context
+    try:
+        return tuple(map(parse_privilege, values))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=option) from error
+
+
+allow_option = click.option(
+    "--allow",
+    "allowed",
+    multiple=True,
+    callback=_parse_allowed,
+    metavar="KIND[=NAME]",
+    help="Grant this privilege to the image or recipe; an error lists those it asks for.",
+)
+
+
+def registry_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how to speak to registries: `plain_http` and `authfile`."""
+    function = click.option(
+        "--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries."
+    )(function)
+    return click.option(
+        "--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS."
+    )(function)

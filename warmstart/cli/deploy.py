@@ -1,0 +1,244 @@
+"""The command that deploys, and the part of `doctor` that looks at a cluster: `warmstart.cli.main` registers them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from warmstart.cli.context import Shell, allow_option, pass_shell, registry_options
+from warmstart.cli.pods import cluster_options
+from warmstart.cli.terminal import make_section
+from warmstart.cli.views.inspect import list_security
+from warmstart.core.errors import ClusterError, RecipeError
+from warmstart.core.privileges import Privilege, list_refused, require_allowed
+from warmstart.core.text import Section, printable, printable_lines
+from warmstart.core.yaml_document import read_documents
+from warmstart.core.yaml_writing import write_yaml
+from warmstart.inspect.build_info import Known, read_build, require_restored, try_cluster
+from warmstart.kube.apply import apply_manifests
+from warmstart.kube.client import Cluster, connect_cluster
+from warmstart.kube.helper import Errand
+from warmstart.kube.manifests import PAUSE_IMAGE, make_manifests, make_pre_pull, make_whole_patch
+from warmstart.kube.match import Build
+from warmstart.kube.node_programs import find_versions, make_fixes_document
+from warmstart.kube.patch import Patched, patch_manifest
+from warmstart.kube.trial import Verdict, make_document
+from warmstart.node.advisories import ADVISORIES
+from warmstart.recipe.load import STDIN, read_input
+
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be made of a build.
+
+    Attributes:
+        name: of the objects; the recipe's when None.
+        replicas: how many pods.
+        namespace: what the manifests are to name; None to leave that to whoever applies them.
+        manifest: an existing manifest that is to match.
+        container: which of its containers.
+        output: `manifest`, or `patch`.
+        only_diff: show only what must differ.
+        pre_pull: the image that waits in the pods of a DaemonSet which pulls ahead; None for no such thing.
+    """
+
+    name: str | None
+    replicas: int
+    namespace: str | None
+    manifest: Path | None
+    container: str | None
+    output: str
+    only_diff: bool
+    pre_pull: str | None
+
+
+@click.command()
+@click.argument("target", metavar="RECIPE|IMAGE")
+@click.option("-f", "--from", "manifest", type=click.Path(path_type=Path), help="A manifest that is to match.")
+@click.option("-c", "--container", help="Which container of the manifest: NAME, OBJECT/NAME or KIND/OBJECT/NAME.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["manifest", "patch"]),
+    default="manifest",
+    show_default=True,
+    help="A whole manifest, or a strategic merge patch, as Kustomize takes it.",
+)
+@click.option("--diff", "only_diff", is_flag=True, help="With --from: print what must differ, and why, alone.")
+@click.option("--name", help="The name of what is made; the recipe's if not given.")
+@click.option("--replicas", type=click.IntRange(0), help="How many pods.  [default: 1]")
+@click.option("--match-cpu", is_flag=True, help="Only on nodes with the processor's features of the build.")
+@click.option("--pre-pull", is_flag=True, help="Make a DaemonSet that has all nodes pull the image, instead.")
+@click.option("--pause-image", default=PAUSE_IMAGE, show_default=True, help="What waits in the pods of --pre-pull.")
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
+@click.option("-t", "--tag", help="The tag, or the whole name, of the image, as at the build.")
+@allow_option
+@click.option("--apply", is_flag=True, help="Apply it to the cluster, server-side.")
+@click.option("--force-conflicts", is_flag=True, help="With --apply: take over fields that others have set.")
+@cluster_options
+@registry_options
+@pass_shell
+def deploy(shell: Shell, /, target: str, **options: Any) -> None:
+    """Print what runs an image in Kubernetes, so that it is restored there: a Deployment and a Service.
+
+    Of RECIPE, or of IMAGE, which warmstart built and which says more. With --from, an existing manifest is changed
+    where it must be, and the changes with their reasons are shown on standard error.
+    """
+    _refuse_contradictions(options)
+    known = read_build(
+        target,
+        overrides=options["overrides"],
+        tag=options["tag"],
+        plain_http=options["plain_http"],
+        auth_file=options["authfile"],
+        match_cpu=options["match_cpu"],
+        allowed=options["allowed"],
+    )
+    wanted = Wanted(
+        name=options["name"],
+        replicas=1 if options["replicas"] is None else options["replicas"],
+        namespace=options["namespace"],
+        manifest=options["manifest"],
+        container=options["container"],
+        output=options["output"],
+        only_diff=options["only_diff"],
+        pre_pull=options["pause_image"] if options["pre_pull"] else None,
+    )
+    anew = options["manifest"] is None and not options["pre_pull"]
+    _judge(shell, known, target, options["allowed"], anew=anew)
+    text = _make(shell, known.build, wanted)
+    if not options["apply"]:
+        shell.out.out(text, end="", highlight=False)
+        return
+    cluster = connect_cluster(options["context"], options["namespace"])
+    manifests = [document.value for document in read_documents(text, target)]
+    with cluster:
+        for applied in apply_manifests(cluster, manifests, force=options["force_conflicts"]):
+            shell.out.out(printable(f"{applied} applied"), highlight=False)
+
+
+def _judge(shell: Shell, known: Known, target: str, allowed: Sequence[Privilege], *, anew: bool) -> None:
+    """Compare what an image asks for with what the user allows; a manifest of the user's is not given any of it.
+
+    Raises:
+        PrivilegeError: it has another name than the user says, or a manifest that is made of it would have more.
+    """
+    require_allowed([*known.name, *(known.privileges if anew else ())], allowed, target)
+    warnings = [*known.warnings]
+    if not anew:
+        for name, value in list_security(known.checkpoint) if known.checkpoint else ():
+            shell.err.out(printable(f"{name}: {value}"), highlight=False)
+        warnings += [
+            f"a runtime that restores gives the processes {one}, whatever the pod says: {one.why}"
+            for one in list_refused(known.privileges, allowed)
+        ]
+    for warning in warnings:
+        shell.steps().warn(warning)
+
+
+def _refuse_contradictions(options: dict[str, Any]) -> None:
+    """Options that mean nothing beside each other."""
+    given = {key for key, value in options.items() if value is not None and value is not False}
+    anew = [key for key in ("name", "replicas", "pre_pull") if key in given]
+    if options["manifest"] is not None and anew:
+        raise click.UsageError(f"--{anew[0].replace('_', '-')} is for what is made anew, not for --from")
+    if options["manifest"] is None and (options["container"] or options["only_diff"]):
+        raise click.UsageError("--container and --diff need a manifest: --from")
+    if options["apply"] and (options["output"] == "patch" or options["only_diff"]):
+        raise click.UsageError("--apply applies whole manifests")
+    if options["name"] and not _NAME.fullmatch(options["name"]):
+        raise click.UsageError(f"--name {options['name']}: lower case letters, digits and -, from a letter on")
+
+
+def _make(shell: Shell, build: Build, wanted: Wanted) -> str:
+    if wanted.manifest is not None:
+        return _change(shell, build, wanted, wanted.manifest)
+    name = wanted.name or build.name
+    if wanted.pre_pull is not None:
+        return write_yaml(make_pre_pull(build, name, wanted.pre_pull, namespace=wanted.namespace))
+    if wanted.output == "patch":
+        return write_yaml(make_whole_patch(build, name, namespace=wanted.namespace))
+    return write_yaml(*make_manifests(build, name, replicas=wanted.replicas, namespace=wanted.namespace))
+
+
+def _change(shell: Shell, build: Build, wanted: Wanted, manifest: Path) -> str:
+    """The manifest, changed, or what changes it; what was changed is shown."""
+    name = "<stdin>" if manifest == STDIN else str(manifest)
+    patched = patch_manifest(read_input(manifest), name, wanted.container, build)
+    for warning in patched.warnings:
+        shell.steps().warn(warning)
+    if wanted.only_diff:
+        return patched.diff
+    shell.err.out(printable_lines(patched.diff or f"{name}: nothing must differ\n"), end="", highlight=False)
+    return _as_patch(patched, name) if wanted.output == "patch" else patched.text
+
+
+def _as_patch(patched: Patched, name: str) -> str:
+    if patched.patch is None:
+        raise RecipeError(f"{name}: nothing must differ, so that there is no patch")
+    return write_yaml(patched.patch)
+
+
+def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_json: bool) -> None:
+    """Show which nodes of a cluster restore an image.
+
+    Raises:
+        ClusterError: some do not.
+    """
+    known = read_build(image, plain_http=options["plain_http"], auth_file=options["authfile"])
+    require_allowed([*known.name, *known.privileges], options["allowed"], image)
+    if not known.identity:
+        raise click.UsageError(f"--image {image}: give an image that warmstart built, not a recipe")
+    with connect_cluster(options["context"], options["namespace"]) as cluster:
+        verdicts = try_cluster(cluster, known, shell.steps())
+        versions = [_find_versions(shell, cluster, verdict, options) for verdict in verdicts]
+    if as_json:
+        documents = zip(map(make_document, verdicts), map(make_fixes_document, versions), strict=True)
+        shell.print_json([document | {"fixes": fixes} for document, fixes in documents])
+    else:
+        shell.out.print(make_section(list_verdicts(verdicts)))
+        shell.out.print()
+        shell.out.print(make_section(list_fixes(verdicts, versions)))
+    require_restored(verdicts)
+
+
+def _find_versions(shell: Shell, cluster: Cluster, verdict: Verdict, options: Mapping[str, Any]) -> dict[str, str]:
+    """The versions of the programs on the node that was tried; none unless they are asked for."""
+    if not options["node_programs"] or not verdict.node:
+        return {}
+    try:
+        return find_versions(cluster, verdict.node, Errand(options["helper_image"], options["helper_namespace"]))
+    except ClusterError as error:
+        shell.steps().warn(f"the programs of {verdict.node} cannot be asked: {error.brief}")
+        return {}
+
+
+def list_fixes(verdicts: Sequence[Verdict], versions: Sequence[Mapping[str, str]]) -> Section:
+    """As a table, whether the programs of each node have the fixes for crafted links in images."""
+    rows = []
+    for verdict, found in zip(verdicts, versions, strict=True):
+        node = verdict.node or verdict.pool.nodes[0]
+        for advisory in ADVISORIES:
+            said = advisory.describe(found.get(advisory.program, ""))
+            rows.append((printable(node), advisory.program, printable(said)))
+    return Section("Fixes for crafted links in images", ("node", "program", "version"), tuple(rows))
+
+
+def list_verdicts(verdicts: Sequence[Verdict]) -> Section:
+    """Verdicts as a table."""
+    columns = ("nodes", "runtime", "kubelet", "system", "architecture", "restored by", "why not")
+    rows = []
+    for verdict in verdicts:
+        pool = verdict.pool
+        names = pool.nodes[0] if len(pool.nodes) == 1 else f"{pool.nodes[0]} and {len(pool.nodes) - 1} more"
+        by = verdict.how if verdict.restored else f"nobody: {verdict.how}"
+        cells = (names, pool.runtime, pool.kubelet, pool.os_image, pool.architecture, by, verdict.reason)
+        rows.append(tuple(map(printable, cells)))
+    return Section("", columns, tuple(rows))

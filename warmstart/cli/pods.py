@@ -1,0 +1,494 @@
+"""Commands that speak to a Kubernetes cluster; `warmstart.cli.main` registers what is in COMMANDS."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from warmstart.build.publish import REGISTRY, parse_output
+from warmstart.cli.context import (
+    Shell,
+    allow_option,
+    checkpoint_timeout_option,
+    pass_shell,
+    registry_options,
+    show_env_option,
+)
+from warmstart.cli.terminal import make_table
+from warmstart.core.errors import ClusterError, ImageError
+from warmstart.core.privileges import Privilege, require_allowed
+from warmstart.core.reference import parse_source
+from warmstart.core.text import format_bytes, format_seconds, printable_lines
+from warmstart.core.yaml_writing import write_yaml
+from warmstart.inspect.inspection import inspect_image
+from warmstart.inspect.trust import list_saved_privileges
+from warmstart.kube.client import connect_cluster
+from warmstart.kube.helper import DEFAULT_DIRECTORY, DEFAULT_IMAGE, DEFAULT_NAMESPACE, Errand
+from warmstart.kube.pods import make_copy, place_pod
+from warmstart.kube.rbac import TASKS, read_role
+from warmstart.kube.recorded import make_recorded_pod
+from warmstart.pods.checkpoint import CheckpointOptions, Taken, find_target, take_checkpoint
+from warmstart.pods.migrate import Fate, Migrated, check_movable, drain_node, migrate_pod
+from warmstart.pods.save import Restored, Saved, SaveOptions, push_record, read_record, restore_pod, save_pod
+from warmstart.recipe.pods import hide_values
+
+#: The commands of this module.
+COMMANDS: list[click.Command] = []
+
+
+def command(*args: Any, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """As `click.command`, and adds the command to COMMANDS."""
+
+    def register(function: Callable[..., Any]) -> click.Command:
+        made: click.Command = click.command(*args, **kwargs)(function)
+        COMMANDS.append(made)
+        return made
+
+    return register
+
+
+def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which cluster, and where in it: `context` and `namespace`."""
+    function = click.option("-n", "--namespace", help="The namespace; that of the context if it is not given.")(
+        function
+    )
+    return click.option(
+        "--context", metavar="NAME", help="The context of the kubeconfig; its current one if not given."
+    )(function)
+
+
+@command()
+@click.argument("task", type=click.Choice(TASKS))
+@click.option(
+    "-n",
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    help="A namespace whose pods it is for; may be given again. All namespaces if it is not given.",
+)
+@click.option(
+    "--kubelet",
+    is_flag=True,
+    help="Ask kubelets for checkpoints themselves, on port 10250, instead of through the API server, which takes a"
+    " right that allows far more.",
+)
+@pass_shell
+def rbac(shell: Shell, task: str, namespaces: tuple[str, ...], kubelet: bool) -> None:
+    """Print the manifest of a service account that may do TASK: warmstart rbac save | kubectl apply -f -."""
+    shell.out.out(read_role(task, namespaces, kubelet=kubelet), end="")
+
+
+def helper_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how a checkpoint is fetched from its node; the function is given `how`."""
+    options = [
+        click.option(
+            "--helper-image",
+            default=DEFAULT_IMAGE,
+            show_default=True,
+            envvar="WARMSTART_HELPER_IMAGE",
+            help="Image of the pod that fetches the checkpoint from its node; with cat, stat, rm, sleep.",
+        ),
+        click.option(
+            "--helper-namespace",
+            default=DEFAULT_NAMESPACE,
+            show_default=True,
+            help="The namespace of that pod; it must admit privileged pods.",
+        ),
+        click.option(
+            "--checkpoints-dir",
+            default=DEFAULT_DIRECTORY,
+            show_default=True,
+            help="Where the kubelet of the node leaves checkpoints.",
+        ),
+        click.option(
+            "--kubelet-ca",
+            type=click.Path(path_type=Path, dir_okay=False, exists=True),
+            help="Authority of the kubelets' certificates, should the API server not let us reach them.",
+        ),
+    ]
+
+    @functools.wraps(function)
+    def wrapped(
+        *args: Any,
+        helper_image: str,
+        helper_namespace: str,
+        checkpoints_dir: str,
+        kubelet_ca: Path | None,
+        **kwargs: Any,
+    ) -> Any:
+        errand = Errand(helper_image, helper_namespace, checkpoints_dir.rstrip("/"))
+        return function(*args, how=CheckpointOptions(errand, kubelet_ca=kubelet_ca), **kwargs)
+
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Those, and how long the checkpoint may take."""
+
+    @helper_options
+    @checkpoint_timeout_option
+    @functools.wraps(function)
+    def wrapped(*args: Any, how: CheckpointOptions, checkpoint_timeout: float, **kwargs: Any) -> Any:
+        return function(*args, how=replace(how, timeout_s=checkpoint_timeout), **kwargs)
+
+    return wrapped
+
+
+@command()
+@click.argument("pod")
+@click.option("-c", "--container", help="Which container of the pod.")
+@click.option(
+    "-o",
+    "--output",
+    "archive",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.tar",
+    help="Where to put the archive.",
+)
+@click.option("--keep", is_flag=True, help="Leave the archive on the node, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@cluster_options
+@checkpoint_options
+@pass_shell
+def checkpoint(
+    shell: Shell,
+    pod: str,
+    container: str | None,
+    archive: Path,
+    keep: bool,
+    as_json: bool,
+    context: str | None,
+    namespace: str | None,
+    how: CheckpointOptions,
+) -> None:
+    """Take a checkpoint of a container of POD, which goes on, and fetch the archive.
+
+    The archive holds the container's memory, and with it its secrets.
+    """
+    with connect_cluster(context, namespace) as cluster:
+        found = find_target(cluster, pod, container)
+        taken = take_checkpoint(cluster, *found, archive, replace(how, keep=keep), shell.steps())
+    if as_json:
+        shell.print_json(describe_taken(taken))
+    else:
+        shell.out.print(make_table(list_taken(taken)))
+
+
+def describe_taken(taken: Taken) -> dict[str, Any]:
+    """A checkpoint as a document; sizes in bytes, times in seconds."""
+    return {
+        "namespace": taken.pod.namespace,
+        "pod": taken.pod.name,
+        "container": taken.container.name,
+        "node": taken.pod.node,
+        "image": taken.container.image_id or taken.container.image,
+        "archive": str(taken.archive),
+        "sizeBytes": taken.size_bytes,
+        "onNode": taken.on_node,
+        "frozenSeconds": taken.frozen_s,
+        "stoppedAtMostSeconds": taken.stopped_s,
+    }
+
+
+def list_taken(taken: Taken) -> list[tuple[str, str]]:
+    """A checkpoint as rows of a table."""
+    frozen = "" if taken.frozen_s is None else f"{format_seconds(taken.frozen_s)} by CRIU, "
+    rows = [
+        ("archive", str(taken.archive)),
+        ("size", format_bytes(taken.size_bytes)),
+        ("container", f"{taken.container.name} of {taken.pod.namespace}/{taken.pod.name} on {taken.pod.node}"),
+        ("image", taken.container.image_id or taken.container.image),
+        ("frozen", f"{frozen}no longer than {format_seconds(taken.stopped_s)} in all"),
+    ]
+    return [*rows, ("on the node", taken.on_node)] if taken.on_node else rows
+
+
+def ready_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that says how long a restored pod may take: `ready_timeout`."""
+    return click.option(
+        "--ready-timeout",
+        type=click.FloatRange(min=1),
+        default=120.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long the restored pod may take until it is ready.",
+    )(function)
+
+
+@command()
+@click.argument("pod")
+@click.option("-c", "--container", help="Which container of the pod.")
+@click.option("--image", required=True, metavar="NAME", help="What the image is to be called.")
+@click.option("-o", "--output", metavar="KIND:PATH", help="oci:DIRECTORY or oci-archive:FILE instead of a registry.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@registry_options
+@cluster_options
+@checkpoint_options
+@pass_shell
+def save(
+    shell: Shell,
+    pod: str,
+    container: str | None,
+    image: str,
+    output: str | None,
+    as_json: bool,
+    plain_http: tuple[str, ...],
+    authfile: Path | None,
+    context: str | None,
+    namespace: str | None,
+    how: CheckpointOptions,
+) -> None:
+    """Save the state of a container of POD, which goes on, as an image that `warmstart restore` makes a pod of."""
+    options = SaveOptions(shell.cache, how, parse_output(output) if output else REGISTRY, plain_http, authfile)
+    with connect_cluster(context, namespace) as cluster:
+        saved = save_pod(cluster, *find_target(cluster, pod, container), image, options, shell.steps())
+    if as_json:
+        shell.print_json(describe_saved(saved))
+    else:
+        shell.out.print(make_table(list_saved(saved)))
+
+
+@command()
+@click.argument("image")
+@click.option("--name", help="What the pod is to be called; as the one that was saved if it is not given.")
+@click.option("--to", "node", metavar="NODE", help="Where it is to run; anywhere if it is not given.")
+@allow_option
+@click.option("--dry-run", is_flag=True, help="Print the pod that would be created, and do nothing else.")
+@show_env_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@ready_option
+@registry_options
+@cluster_options
+@pass_shell
+def restore(
+    shell: Shell,
+    image: str,
+    name: str | None,
+    node: str | None,
+    allowed: tuple[Privilege, ...],
+    dry_run: bool,
+    show_env: bool,
+    as_json: bool,
+    ready_timeout: float,
+    plain_http: tuple[str, ...],
+    authfile: Path | None,
+    context: str | None,
+    namespace: str | None,
+) -> None:
+    """Make a pod of IMAGE, which `warmstart save` made, and see that it is restored and ready.
+
+    The pod is printed first. Privileges that the image asks for, other images and what the namespace holds need
+    --allow; all that is missing is listed. An image in a file (oci-archive:FILE) is pushed first, to the name that it
+    was saved under, which needs --allow image=NAME.
+    """
+    source, steps = parse_source(image), shell.steps()
+    plain = source.reference is not None and source.reference.registry in plain_http
+    record = read_record(source, plain_http=plain, auth_file=authfile)
+    inspection = inspect_image(source, plain_http=plain, auth_file=authfile)
+    if inspection.image is None or inspection.image.digest != record.digest:
+        raise ImageError(f"{image} was replaced while it was read", hint="use a tag that nobody moves")
+    if inspection.checkpoint is None:
+        require_allowed(record.privileges, allowed, image)
+    require_allowed([*record.privileges, *list_saved_privileges(inspection, record.context)], allowed, image)
+    with connect_cluster(context, namespace) as cluster:
+        recorded = make_recorded_pod(record.manifest, cluster.namespace)
+        manifest = make_copy(recorded, record.container, str(record.name), name=name or "")
+        if node is not None:
+            place_pod(manifest, node, there=True)
+        shown = manifest if show_env else hide_values(manifest)
+        if dry_run:
+            if as_json:
+                shell.print_json(shown)
+            else:
+                shell.out.out(printable_lines(write_yaml(shown)), end="", highlight=False)
+            return
+        shell.err.out(printable_lines(write_yaml(shown)), end="", highlight=False)
+        if source.reference is None:
+            with steps.step("push"):
+                plain = record.name.registry in plain_http
+                push_record(source, record, plain_http=plain, auth_file=authfile)
+        restored = restore_pod(cluster, manifest, record.container, ready_timeout, steps)
+    if as_json:
+        shell.print_json(describe_restored(restored))
+    else:
+        shell.out.print(make_table(list_restored(restored)))
+
+
+@command()
+@click.argument("pod")
+@click.option("-c", "--container", help="Which container of the pod.")
+@click.option("--to", "node", required=True, metavar="NODE", help="The node to move it to.")
+@click.option("--image", required=True, metavar="NAME", help="What the image on the way is to be called.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@ready_option
+@registry_options
+@cluster_options
+@checkpoint_options
+@pass_shell
+def migrate(
+    shell: Shell,
+    pod: str,
+    container: str | None,
+    node: str,
+    image: str,
+    as_json: bool,
+    ready_timeout: float,
+    plain_http: tuple[str, ...],
+    authfile: Path | None,
+    context: str | None,
+    namespace: str | None,
+    how: CheckpointOptions,
+) -> None:
+    """Move POD to another node with its state: a new pod is restored there, and then the old one is removed.
+
+    Connections of the old pod are closed, and what it does between the checkpoint and its end is lost.
+    """
+    options = SaveOptions(shell.cache, how, REGISTRY, plain_http, authfile, ready_timeout)
+    with connect_cluster(context, namespace) as cluster:
+        found = find_target(cluster, pod, container)
+        check_movable(found[0])
+        migrated = migrate_pod(cluster, *found, node, image, options, shell.steps())
+    if as_json:
+        shell.print_json(describe_migrated(migrated))
+    else:
+        shell.out.print(make_table(list_migrated(migrated)))
+
+
+@command("drain-save")
+@click.argument("node")
+@click.option("-l", "--selector", required=True, help="Which pods of the namespace, by their labels.")
+@click.option("--image", required=True, metavar="REPOSITORY", help="Where images go; pods' names become tags.")
+@click.option(
+    "--deadline", type=click.FloatRange(min=1), required=True, metavar="SECONDS", help="When the node may be gone."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@ready_option
+@registry_options
+@cluster_options
+@checkpoint_options
+@pass_shell
+def drain_save(
+    shell: Shell,
+    node: str,
+    selector: str,
+    image: str,
+    deadline: float,
+    as_json: bool,
+    ready_timeout: float,
+    plain_http: tuple[str, ...],
+    authfile: Path | None,
+    context: str | None,
+    namespace: str | None,
+    how: CheckpointOptions,
+) -> None:
+    """Save pods of NODE before it goes away, then restore them on other nodes.
+
+    All checkpoints are off the node before the deadline, and only then are pods restored, some at once. What could not
+    be saved or restored is told, and the exit code is not 0.
+    """
+    options = SaveOptions(shell.cache, how, REGISTRY, plain_http, authfile, ready_timeout)
+    with connect_cluster(context, namespace) as cluster:
+        fates = drain_node(cluster, node, selector, image, deadline, options, shell.steps())
+    if as_json:
+        shell.print_json([describe_fate(fate) for fate in fates])
+    else:
+        shell.out.print(make_table([(fate.pod.name, tell_fate(fate)) for fate in fates]))
+    lost = [fate for fate in fates if fate.error is not None]
+    if lost:
+        brief = f"{len(lost)} of {len(fates)} pods of {node} are not on another node"
+        raise ClusterError(brief, details=[f"{fate.pod.name}: {fate.error}" for fate in lost])
+
+
+def describe_saved(saved: Saved) -> dict[str, Any]:
+    """A container that was saved, as a document."""
+    return {
+        "image": saved.name,
+        "digest": saved.image.manifest.digest,
+        "destination": saved.destination,
+        "closedSockets": saved.closed,
+        "checkpoint": {**describe_taken(saved.taken), "archive": None},
+    }
+
+
+def list_saved(saved: Saved) -> list[tuple[str, str]]:
+    """A container that was saved, as rows of a table."""
+    return [
+        ("image", saved.name),
+        ("digest", saved.image.manifest.digest),
+        ("published", saved.destination),
+        *list_taken(saved.taken)[1:],
+        ("connections", f"{saved.closed} closed in what is restored"),
+    ]
+
+
+def describe_restored(restored: Restored) -> dict[str, Any]:
+    """A pod that was restored, as a document."""
+    pod = restored.pod
+    return {
+        "namespace": pod.namespace,
+        "pod": pod.name,
+        "node": pod.node,
+        "address": pod.ip,
+        "readySeconds": restored.ready_s,
+    }
+
+
+def list_restored(restored: Restored) -> list[tuple[str, str]]:
+    """A pod that was restored, as rows of a table."""
+    pod = restored.pod
+    return [
+        ("pod", f"{pod.namespace}/{pod.name}"),
+        ("node", pod.node),
+        ("ready", f"{format_seconds(restored.ready_s)} after it was created"),
+    ]
+
+
+def describe_migrated(migrated: Migrated) -> dict[str, Any]:
+    """A pod that was moved, as a document."""
+    return {
+        "from": migrated.saved.taken.pod.name,
+        "saved": describe_saved(migrated.saved),
+        "restored": describe_restored(migrated.restored),
+        "downtimeSeconds": migrated.saved.taken.stopped_s,
+        "gapSeconds": migrated.gap_s,
+        "overlapSeconds": migrated.overlap_s,
+    }
+
+
+def list_migrated(migrated: Migrated) -> list[tuple[str, str]]:
+    """A pod that was moved, as rows of a table."""
+    old, stopped_s = migrated.saved.taken.pod, migrated.saved.taken.stopped_s
+    return [
+        ("moved", f"{old.namespace}/{old.name} from {old.node}"),
+        *list_restored(migrated.restored),
+        *list_saved(migrated.saved),
+        ("downtime", f"no longer than {format_seconds(stopped_s)}, while it was frozen; clients waited"),
+        ("gap", f"{format_seconds(migrated.gap_s)} from the checkpoint until the new pod was ready"),
+        ("overlap", f"{format_seconds(migrated.overlap_s)} from then on until the old pod was told to end"),
+    ]
+
+
+def describe_fate(fate: Fate) -> dict[str, Any]:
+    """What became of a pod, as a document."""
+    return {
+        "pod": fate.pod.name,
+        "saved": fate.taken is not None,
+        "migrated": None if fate.migrated is None else describe_migrated(fate.migrated),
+        "error": None if fate.error is None else fate.error.brief,
+    }
+
+
+def tell_fate(fate: Fate) -> str:
+    """What became of a pod, in a line."""
+    if fate.migrated is not None:
+        new = fate.migrated.restored.pod
+        return f"{new.name} on {new.node}, {format_seconds(fate.migrated.gap_s)} after its checkpoint"
+    return "not restored elsewhere" if fate.taken is not None else "not saved"

@@ -1,0 +1,1 @@
+"""Checkpoint archives: untrusted tar files, read without being unpacked by name."""

@@ -1,0 +1,380 @@
+"""Reads checkpoint archives: the tar that CRI-O's CheckpointContainer, and the kubelet through it, leaves behind.
+
+An archive is hostile until shown otherwise. It is judged whole, from its headers and its small members, before
+anything is written; CRI-O applies parts of it to a node as root (internal/lib/restore.go), so those are judged too.
+What is written goes to one new directory, as files and one directory of known names, with our own permissions.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+
+from warmstart.core.errors import ArchiveError, HostError
+from warmstart.dump.archive import metadata, tarball
+from warmstart.dump.archive.metadata import BindMount, ContainerConfig, Spec
+from warmstart.dump.archive.tarball import Kind, Member, Span, quoted
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_DIRECTORY = "checkpoint"
+CONFIG_DUMP = "config.dump"
+SPEC_DUMP = "spec.dump"
+BIND_MOUNTS = "bind.mounts"
+DELETED_FILES = "deleted.files"
+ROOTFS_DIFF = "rootfs-diff.tar"
+NETWORK_STATUS = "network.status"
+STATS_DUMP = "stats-dump"
+DUMP_LOG = "dump.log"
+CONTAINER_LOG = "io.kubernetes.cri-o.LogPath"
+
+# What CRI-O's exportCheckpoint writes (internal/lib/checkpoint.go), and Podman's network.status.
+_FILES = frozenset(
+    {
+        CONFIG_DUMP,
+        SPEC_DUMP,
+        BIND_MOUNTS,
+        DELETED_FILES,
+        ROOTFS_DIFF,
+        NETWORK_STATUS,
+        STATS_DUMP,
+        DUMP_LOG,
+        CONTAINER_LOG,
+    }
+)
+
+# CRI-O does not try to restore without CRIU's inventory.
+_REQUIRED = (CONFIG_DUMP, SPEC_DUMP, f"{CHECKPOINT_DIRECTORY}/inventory.img")
+
+_COPY_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may hold at most.
+
+    Attributes:
+        members: the number of members, and again of those in its rootfs-diff.tar.
+        total_bytes: the sum of the sizes of its members.
+        json_bytes: the size of each of its JSON members.
+    """
+
+    members: int = 100_000
+    total_bytes: int = 256 << 30
+    json_bytes: int = 4 << 20
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class RootfsDiff:
+    """rootfs-diff.tar: what the container changed in its root file system. `entries` counts its members."""
+
+    entries: int
+    size_bytes: int
+    members: tuple[Member, ...] = field(default=(), repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint archive holds.
+
+    Attributes:
+        members: what belongs to the checkpoint, in the archive's order.
+        ignored: names of what else is there; it is never unpacked.
+        config: config.dump.
+        spec: spec.dump.
+        bind_mounts: bind.mounts; empty where absent.
+        deleted_files: deleted.files, absolute paths in the container; empty where absent.
+        rootfs_diff: None where the container changed no file.
+    """
+
+    members: tuple[Member, ...]
+    ignored: tuple[str, ...]
+    config: ContainerConfig
+    spec: Spec
+    bind_mounts: tuple[BindMount, ...]
+    deleted_files: tuple[str, ...]
+    rootfs_diff: RootfsDiff | None
+
+    @property
+    def size_bytes(self) -> int:
+        """The sum of the sizes of its members."""
+        return sum(member.size_bytes for member in self.members)
+
+    @property
+    def container_name(self) -> str:
+        """The container's name in its pod; its full name where the runtime notes no other."""
+        return self.spec.container_name or self.config.name
+
+
+@dataclass(frozen=True)
+class Archive(Contents):
+    """An archive that has been unpacked into the directory `root`, and what it holds."""
+
+    root: Path
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """The directory of CRIU's image files."""
+        return self.root / CHECKPOINT_DIRECTORY
+
+    def find(self, name: str) -> Path | None:
+        """The unpacked file of a member, such as `DUMP_LOG`; None where the archive has none."""
+        path = self.root / name
+        return path if path.exists() else None
+
+
+def read_contents(archive: Path, *, limits: Limits = DEFAULT_LIMITS) -> Contents:
+    """Read what an archive holds without unpacking it; the memory's pages are not read.
+
+    Raises:
+        ArchiveError: it cannot be read, is not a checkpoint archive, is broken, or is not to be trusted.
+    """
+    with open_tar(archive) as tar:
+        return judge_tar(tar, limits)
+
+
+def extract_archive(archive: Path, into: Path, *, limits: Limits = DEFAULT_LIMITS) -> Archive:
+    """Unpack a checkpoint archive into a new directory.
+
+    Files get mode 0600 and directories 0700, whatever the archive says, and belong to the caller. On any error
+    the directory is removed again.
+
+    Args:
+        archive: an uncompressed tar.
+        into: where to; its parent exists and it does not.
+        limits: what the archive may hold.
+
+    Raises:
+        ArchiveError: it cannot be read, is not a checkpoint archive, is broken, or is not to be trusted.
+        HostError: `into` cannot be made or written to.
+    """
+    with open_tar(archive) as tar:
+        contents = judge_tar(tar, limits)
+        unpack(tar, contents.members, into)
+    return Archive(**vars(contents), root=into)
+
+
+@contextmanager
+def open_tar(archive: Path) -> Iterator[Span]:
+    """Open a tar to be judged.
+
+    Raises:
+        ArchiveError: it cannot be read, or is not a regular file.
+    """
+    with ExitStack() as undo:
+        try:
+            # Not blocking: opening a FIFO would wait for a writer.
+            fd = os.open(archive, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            undo.callback(os.close, fd)
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise ArchiveError(f"{archive}: is not a regular file")
+            yield Span(fd, 0, status.st_size, str(archive))
+        except OSError as error:
+            raise ArchiveError(f"{archive}: cannot be read: {error.strerror}") from error
+
+
+def is_tar(file: Path) -> bool:
+    """Whether a file begins as a tar does; no more of it is read.
+
+    Raises:
+        ArchiveError: it cannot be read.
+    """
+    with open_tar(file) as span:
+        return span.read(257, 5) == b"ustar"
+
+
+def judge_tar(tar: Span, limits: Limits, *, among_others: bool = False) -> Contents:
+    """As `read_contents`, for an open tar.
+
+    Args:
+        tar: the tar; of the contents of its members only those are read that `Contents` has.
+        limits: what it may hold.
+        among_others: it is the layer of an image, which may hold any other files beside the checkpoint's.
+
+    Raises:
+        ArchiveError: as `read_contents`.
+    """
+    everything = tarball.list_members(tar, max_members=limits.members)
+    if among_others:
+        everything = tuple(member for member in everything if _expected_kind(member.name))
+    total_bytes = sum(member.size_bytes for member in everything)
+    if total_bytes > limits.total_bytes:
+        tar.refuse(f"holds {total_bytes} bytes; the limit is {limits.total_bytes}")
+    members, ignored = _sort_members(tar, everything)
+    by_name = {member.name: member for member in members}
+    for name in _REQUIRED:
+        if name not in by_name:
+            tar.refuse(
+                f"has no {quoted(name)}: it is not a checkpoint archive, or not a whole one",
+                hint="make one with the kubelet's checkpoint API or CRI's CheckpointContainer",
+            )
+    if ignored:
+        log.warning(
+            "%s: %d members are not known to belong to a checkpoint and are ignored, the first is %s",
+            tar.label,
+            len(ignored),
+            quoted(ignored[0]),
+        )
+
+    def data(name: str) -> tuple[bytes, str]:
+        return _read_small(tar, by_name[name], limits)
+
+    config = metadata.parse_config(*data(CONFIG_DUMP))
+    spec = metadata.parse_spec(*data(SPEC_DUMP))
+    _check_same_container(tar, config, spec)
+    deleted = metadata.parse_deleted_files(*data(DELETED_FILES)) if DELETED_FILES in by_name else ()
+    diff = by_name.get(ROOTFS_DIFF)
+    return Contents(
+        members=members,
+        ignored=ignored,
+        config=config,
+        spec=spec,
+        bind_mounts=metadata.parse_bind_mounts(*data(BIND_MOUNTS)) if BIND_MOUNTS in by_name else (),
+        deleted_files=deleted,
+        rootfs_diff=_check_rootfs_diff(tar, diff, deleted, limits) if diff else None,
+    )
+
+
+def _sort_members(tar: Span, everything: Sequence[Member]) -> tuple[tuple[Member, ...], tuple[str, ...]]:
+    """What belongs to a checkpoint, and the names of the rest.
+
+    What a later CRI-O may add is told apart from what no checkpoint archive has: links and special files.
+    """
+    members = []
+    ignored = []
+    for member in everything:
+        if member.kind not in (Kind.FILE, Kind.DIRECTORY):
+            tar.refuse(f"{quoted(member.name)} is {member.kind.value}; a checkpoint archive has only files")
+        if not member.name.isprintable():
+            tar.refuse(f"{quoted(member.name)} is not a printable name")
+        expected = _expected_kind(member.name)
+        if expected is None:
+            ignored.append(member.name)
+        elif member.kind is not expected:
+            tar.refuse(f"{quoted(member.name)} is {member.kind.value}; expected {expected.value}")
+        elif member.name.count("/") > 1:
+            tar.refuse(f"{quoted(member.name)} is too deep; CRIU's files lie side by side")
+        elif member.name:
+            members.append(member)
+    return tuple(members), tuple(ignored)
+
+
+def _expected_kind(name: str) -> Kind | None:
+    """What a name stands for in a checkpoint archive; None for names that do not belong there."""
+    if name in ("", CHECKPOINT_DIRECTORY):
+        return Kind.DIRECTORY
+    if name in _FILES or name.startswith(f"{CHECKPOINT_DIRECTORY}/"):
+        return Kind.FILE
+    return None
+
+
+def _read_small(tar: Span, member: Member, limits: Limits) -> tuple[bytes, str]:
+    """The content of a JSON member, and how messages call it."""
+    if member.size_bytes > limits.json_bytes:
+        tar.refuse(f"{quoted(member.name)} is {member.size_bytes} bytes long; the limit is {limits.json_bytes}")
+    return tar.read(member.offset, member.size_bytes), f"{tar.label}: {quoted(member.name)}"
+
+
+def _check_same_container(tar: Span, config: ContainerConfig, spec: Spec) -> None:
+    annotated = spec.annotations.get(metadata.CONTAINER_ID_ANNOTATION)
+    if annotated not in (None, config.id):
+        tar.refuse(f"{quoted(CONFIG_DUMP)} is of the container {config.id}, {quoted(SPEC_DUMP)} of {quoted(annotated)}")
+
+
+def _check_rootfs_diff(tar: Span, member: Member, deleted_files: Sequence[str], limits: Limits) -> RootfsDiff:
+    """Judge what CRI-O unpacks, and then deletes, in the restored container's root.
+
+    It does so as root and outside of the container, where a link leads anywhere on the node; so no path may
+    pass through one. Links themselves belong to an application's files; device nodes do not, nor do hard links
+    to symbolic ones, whose permissions CRI-O may set through the link.
+    """
+    diff = Span(
+        tar.fd,
+        member.offset,
+        member.offset + member.size_bytes,
+        f"{tar.label}: {quoted(ROOTFS_DIFF)}",
+    )
+    entries = tarball.list_members(diff, max_members=limits.members)
+    files: set[str] = set()
+    symlinks: set[str] = set()
+    for entry in entries:
+        if entry.kind in (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE):
+            diff.refuse(f"{quoted(entry.name)} is {entry.kind.value}")
+        if entry.kind is Kind.HARDLINK and entry.link.removeprefix("./") not in files:
+            diff.refuse(f"{quoted(entry.name)} is a hard link to {quoted(entry.link)}, which is no file before it")
+        if entry.kind is Kind.SYMLINK:
+            symlinks.add(entry.name)
+        elif entry.kind is not Kind.DIRECTORY:
+            files.add(entry.name)
+    for path in deleted_files:
+        names = [name for name in path.split("/") if name not in ("", ".")]
+        for parent in accumulate(names[:-1], "{}/{}".format):
+            if parent in files or parent in symlinks:
+                tar.refuse(
+                    f"{quoted(DELETED_FILES)}: {quoted(path)} lies beneath {quoted(parent)}, "
+                    f"which {quoted(ROOTFS_DIFF)} makes something else than a directory"
+                )
+    return RootfsDiff(len(entries), member.size_bytes, entries)
+
+
+def unpack(tar: Span, members: Sequence[Member], into: Path, *, skip: Callable[[Member], int] = lambda _: 0) -> None:
+    """Unpack members of a tar that was judged into a new directory, as `extract_archive` does.
+
+    Args:
+        tar: the tar.
+        members: the members.
+        into: where to; its parent exists and it does not.
+        skip: how many bytes at the start of a member's content are left out; there its file has a hole.
+
+    Raises:
+        ArchiveError: the file was truncated in the meantime.
+        HostError: `into` cannot be made or written to.
+    """
+    with ExitStack() as undo:
+        try:
+            into.mkdir(mode=0o700)
+            undo.callback(shutil.rmtree, into, ignore_errors=True)
+            root = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.mkdir(CHECKPOINT_DIRECTORY, 0o700, dir_fd=root)
+                for member in members:
+                    if member.kind is Kind.FILE:
+                        _unpack_file(tar, member, root, skip(member))
+            finally:
+                os.close(root)
+        except OSError as error:
+            raise HostError(f"{into}: cannot unpack {tar.label} there: {error.strerror}") from error
+        undo.pop_all()
+
+
+def _unpack_file(tar: Span, member: Member, root: int, skip_bytes: int) -> None:
+    """Copy a member's content within the kernel.
+
+    sendfile was as fast as copy_file_range, and works between any two file systems; an extent cannot be shared,
+    as a tar aligns to 512 bytes and file systems to 4096.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(member.name, flags, 0o600, dir_fd=root)
+    try:
+        os.ftruncate(fd, skip_bytes)
+        os.lseek(fd, skip_bytes, os.SEEK_SET)
+        offset = member.offset + skip_bytes
+        end = member.offset + member.size_bytes
+        while offset < end:
+            copied = os.sendfile(fd, tar.fd, offset, min(end - offset, _COPY_BYTES))
+            if not copied:
+                tar.refuse(f"was truncated while {quoted(member.name)} was read")
+            offset += copied
+    finally:
+        os.close(fd)

@@ -1,0 +1,79 @@
+"""Read a tar that arrives in a stream, such as a layer that is decompressed while it is read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import NoReturn, Protocol
+
+from warmstart.core.errors import ArchiveError
+from warmstart.dump.archive.tarball import Member, quoted
+
+_CHUNK_BYTES = 1 << 20
+
+
+class Stream(Protocol):
+    """Content that is read from its start to its end."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, at most `size`; none at its end."""
+        ...
+
+
+class StreamedTar:
+    """A tar that arrives in a stream.
+
+    Only reading forward is possible, again from where the last `read` began on. What lies between is dropped.
+    """
+
+    start = 0
+    end = sys.maxsize
+
+    def __init__(self, stream: Stream, label: str) -> None:
+        self._stream = stream
+        self._kept = b""
+        self._kept_at = 0
+        self.label = label
+
+    def refuse(self, wrong: str, *, hint: str = "") -> NoReturn:
+        """Raise the ArchiveError that says what is wrong with this tar."""
+        raise ArchiveError(f"{self.label}: {wrong}", hint=hint)
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """Read from `offset` on; less than asked for only where the stream ends."""
+        self._skip_to(offset)
+        while (missing := size_bytes - len(self._kept)) > 0:
+            data = self._stream.read(missing)
+            if not data:
+                break
+            self._kept += data
+        return self._kept[:size_bytes]
+
+    def read_content(self, member: Member, *, skip_bytes: int = 0) -> Iterator[bytes]:
+        """Read the content of the member that was listed last, from byte `skip_bytes` on, in pieces.
+
+        Raises:
+            ArchiveError: the stream ends before its content does.
+        """
+        at, end = member.offset + skip_bytes, member.offset + member.size_bytes
+        while at < end:
+            piece = self.read(at, min(end - at, _CHUNK_BYTES))
+            if not piece:
+                self.refuse(f"ends within {quoted(member.name)}: it is truncated")
+            at += len(piece)
+            yield piece
+
+    def reaches(self, offset: int) -> bool:
+        """Whether as many bytes have arrived."""
+        return self._kept_at + len(self._kept) >= offset
+
+    def _skip_to(self, offset: int) -> None:
+        assert offset >= self._kept_at, "a stream does not go back"
+        dropped = min(offset - self._kept_at, len(self._kept))
+        self._kept = self._kept[dropped:]
+        self._kept_at += dropped
+        while self._kept_at < offset:
+            data = self._stream.read(min(offset - self._kept_at, _CHUNK_BYTES))
+            if not data:
+                return
+            self._kept_at += len(data)

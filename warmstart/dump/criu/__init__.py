@@ -1,0 +1,1 @@
+"""CRIU's image files: entries, messages, and the process tree they describe."""

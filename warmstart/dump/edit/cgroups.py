@@ -1,0 +1,169 @@
+"""Frees a dump of cgroup v1, so that it restores on a node with either version.
+
+A container on cgroup v1 has the hierarchies bound below the tmpfs /sys/fs/cgroup. runc says at a restore where each is
+to come from, but on a host with cgroup v2 alone it has none to offer, and CRIU gives up: `No mapping for 200:(null)
+mountpoint` (`Restore` in libcontainer/criu_linux.go of https://github.com/opencontainers/runc; `get_mp_root` in
+criu/mount.c of https://github.com/checkpoint-restore/criu, 4.2). Nor could it mount the controllers in order to move
+the processes (`prepare_cgroup_sfd` in criu/cgroup.c).
+
+So the dump is made to say what one of cgroup v2 says: that the processes are in one cgroup of the v2 hierarchy, the
+root of their namespace, in whose place the runtime names the new container's (`rewrite_cgsets`). Every kernel with
+cgroups has that hierarchy. On v1, runc itself puts CRIU into the container's cgroups, and what CRIU restores stays
+there; crun leaves that to CRIU, and so to nobody.
+
+In place of the mounts the tmpfs gets files with the settings as they were, so that a program that reads its limits
+again finds those that it was built with.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from warmstart.dump.criu import protos
+from warmstart.dump.criu.contents import FileType
+from warmstart.dump.criu.entries import Entry, decode, edit_image, read_image, read_only_entry, write_image
+
+_TMPFS, _CGROUP_V1 = 5, 12  # fstype in images/mnt.proto
+# What programs look at to find out how much they may use.
+_SETTINGS = (b"cpu.", b"cpuset.", b"memory.", b"pids.")
+
+# The files of a tmpfs by their names in it.
+_Contents = dict[PurePosixPath, bytes]
+
+
+def free_cgroups(directory: Path) -> bool:
+    """Take cgroup v1 out of a dump.
+
+    Returns:
+        Whether the dump is free of it now. It is not when its processes are in more than one cgroup, or when there are
+        other mounts around those of the hierarchies than a runtime makes; such a dump is left as it is.
+
+    Raises:
+        ArchiveError: a file of the dump is missing or not understood.
+    """
+    tables = {path: _read(path, protos.Mount) for path in directory.glob("mountpoints-*.img")}
+    mounts = {mount.mnt_id: mount for table in tables.values() for _, mount in table}
+    gone = {number: mount for number, mount in mounts.items() if mount.fstype == _CGROUP_V1}
+    if not gone:
+        return True
+    sets = _find_sets(directory)
+    if len(sets) != 1 or not _can_go(gone, mounts):
+        return False
+    contents = _list_contents(directory, gone, mounts)
+    _move_open_files(directory, gone, mounts, contents)
+    for device, files in contents.items():
+        _write_tmpfs(directory / f"tmpfs-dev-{device}.tar.gz.img", files)
+    for path, table in tables.items():
+        write_image(path, [entry for entry, mount in table if mount.mnt_id not in gone])
+    write_image(directory / "cgroup.img", [_place_in_v2(sets.pop())])
+    return True
+
+
+def _read(path: Path, message_class: Any) -> list[tuple[Entry, Any]]:
+    return [(entry, decode(path, entry, message_class)) for entry in read_image(path)]
+
+
+def _find_sets(directory: Path) -> set[int]:
+    """The numbers that the dump gave to the cgroups of all threads; a zombie is in none."""
+    cores = (decode(path, read_only_entry(path), protos.Core) for path in directory.glob("core-*.img"))
+    return {core.thread_core.cg_set or core.tc.cg_set for core in cores} - {0}
+
+
+def _can_go(gone: Mapping[int, Any], mounts: Mapping[int, Any]) -> bool:
+    """Whether each lies right below a tmpfs, with nothing mounted on it."""
+    places = [(mount, mounts.get(mount.parent_mnt_id)) for mount in gone.values()]
+    on_tmpfs = all(
+        place is not None
+        and place.fstype == _TMPFS
+        and _path(mount.mountpoint).parent == _path(place.mountpoint)
+        and _path(mount.mountpoint).name not in ("", "..")
+        for mount, place in places
+    )
+    return on_tmpfs and not any(mount.parent_mnt_id in gone for mount in mounts.values())
+
+
+def _path(raw: bytes) -> PurePosixPath:
+    return PurePosixPath(os.fsdecode(raw))
+
+
+def _list_contents(directory: Path, gone: Mapping[int, Any], mounts: Mapping[int, Any]) -> dict[int, _Contents]:
+    """What each tmpfs, by its device, is to hold in place of what was mounted on it."""
+    cgroups = [cgroups for _, cgroups in _read(directory / "cgroup.img", protos.Cgroups)]
+    controllers = [controller for each in cgroups for controller in each.controllers]
+    contents: dict[int, _Contents] = {}
+    for mount in gone.values():
+        files = contents.setdefault(mounts[mount.parent_mnt_id].root_dev, {})
+        name = PurePosixPath(_path(mount.mountpoint).name)
+        files |= {name / setting: value for setting, value in _read_settings(controllers, mount).items()}
+    return contents
+
+
+def _read_settings(controllers: list[Any], mount: Any) -> dict[str, bytes]:
+    """The settings of the cgroup that a mount shows: the contents of its files by their names."""
+    names = set(mount.options.split(b","))
+    return {
+        os.fsdecode(setting.name): setting.value + b"\n"
+        for controller in controllers
+        if names & set(controller.cnames)
+        for cgroup in controller.dirs
+        if cgroup.dir_name.strip(b"/") == mount.root.strip(b"/")
+        for setting in cgroup.properties
+        if setting.name.startswith(_SETTINGS) and b"/" not in setting.name
+    }
+
+
+def _move_open_files(
+    directory: Path, gone: Mapping[int, Any], mounts: Mapping[int, Any], contents: Mapping[int, _Contents]
+) -> None:
+    """Have files that are open in the hierarchies opened in the tmpfs; what is no setting is empty there.
+
+    Go's runtime, for one, keeps the file with its processor limit open.
+    """
+
+    def move(file: Any) -> bool:
+        mount = gone.get(file.reg.mnt_id) if file.type == FileType.REGULAR else None
+        if mount is None:
+            return False
+        place, name = mounts[mount.parent_mnt_id], _path(file.reg.name)
+        if name.parent == _path(mount.mountpoint):
+            contents[place.root_dev].setdefault(name.relative_to(name.parent.parent), b"")
+        file.reg.mnt_id = place.mnt_id
+        file.reg.ClearField("size")
+        file.reg.ClearField("mode")
+        return True
+
+    edit_image(directory / "files.img", protos.File, move)
+
+
+def _write_tmpfs(path: Path, files: _Contents) -> None:
+    """Files in their directories, as CRIU has tar(1) unpack them (`tmpfs_restore` in criu/filesystems.c)."""
+    directories = {name.parent for name in files}
+    with tarfile.open(path, "w:gz", format=tarfile.GNU_FORMAT) as tar:
+        for directory in (PurePosixPath(), *sorted(directories)):
+            tar.addfile(_member(directory, tarfile.DIRTYPE, 0o755))
+        for name, content in files.items():
+            member = _member(name, tarfile.REGTYPE, 0o444)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def _member(name: PurePosixPath, kind: bytes, mode: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(str(name))
+    member.type, member.mode = kind, mode
+    return member
+
+
+def _place_in_v2(number: int) -> Entry:
+    """The cgroup that the dump knows by this number as one of v2; its name stands for what the runtime will name."""
+    name = b"container"
+    path = b"/" + name
+    member = {"name": b"", "path": path, "cgns_prefix": len(path)}
+    cgroups = protos.Cgroups(
+        sets=[{"id": number, "ctls": [member]}], controllers=[{"cnames": [b""], "dirs": [{"dir_name": name}]}]
+    )
+    return Entry(cgroups.SerializeToString())

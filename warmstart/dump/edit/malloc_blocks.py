@@ -1,0 +1,89 @@
+"""Large blocks of malloc(3), which realloc(3) enlarges with mremap(2) where it can.
+
+A mapping of a file that is enlarged shows what comes next in the file, and beyond its end every access is a SIGBUS. But
+mremap refuses to resize two mappings at once (EFAULT), and both C libraries then take a new block and copy. So each of
+these blocks, when it is mapped from a file, must consist of more than one mapping.
+
+- glibc has a header at the block's start, or where alignment has moved it to (`mmap_chunk`, `mremap_chunk`, `memalign`
+  in malloc/malloc.c of https://sourceware.org/git/glibc.git): the distance from the block's start, and the size with
+  IS_MMAPPED as its only flag. Since 2.43 the size leaves out the 16 bytes of the header itself.
+- musl has at the block's start a pointer to a description, which points back (`struct group` and `struct meta` in
+  src/malloc/mallocng/meta.h of https://git.musl-libc.org/cgit/musl); the size class of these blocks is 63.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+
+from warmstart.dump.criu.contents import PAGE_SIZE
+from warmstart.dump.edit.extents import CHUNK_BYTES, Extent, Range, clip_all, read_extent, read_range
+
+_WORD = 8
+_PAGE_WORDS = PAGE_SIZE // _WORD
+_IS_MMAPPED, _SIZE_FLAGS = 2, 7
+_USES_HUGE_PAGES = 1
+_HEADER_BYTES = 16
+# Where in a page a header may be: what follows it is aligned, to 16 bytes at the start of a block, or to a power of 2.
+_HEADERS = (0, *(alignment - _HEADER_BYTES for alignment in (32, 64, 128, 256, 512, 1024, 2048, 4096)))
+# prev, next; mem; two masks; last_idx (5 bits), freeable (1), sizeclass (6), maplen.
+_META = struct.Struct("<16xQ8xQ")
+_SINGLE = 63
+# Beside the pointer: active_idx, which is 0, and padding; then what `enframe` puts before the first slot.
+_UNUSED = 0xFFFFFFFF
+
+
+def find_blocks(file: int, data: Sequence[Extent], mapping: Range, resident: Sequence[Extent]) -> list[int]:
+    """Find the large blocks of a mapping: the addresses where they start, in order.
+
+    What only looks like a block may be among them.
+
+    Args:
+        file: the descriptor of the file with the pages.
+        data: what of the mapping is resident.
+        mapping: where to look.
+        resident: all that is resident in the process.
+
+    Raises:
+        ArchiveError: as `read_extent`.
+    """
+    found = {
+        start
+        for extent in data
+        for part in extent.cut(CHUNK_BYTES)
+        for start, size in _find_in_part(file, part, resident)
+        if mapping.start <= start and start + size <= mapping.end
+    }
+    return sorted(found)
+
+
+def _find_in_part(file: int, part: Extent, resident: Sequence[Extent]) -> Iterator[tuple[int, int]]:
+    words = memoryview(read_extent(file, part)).cast("Q")
+    yield from _find_of_glibc(words, part.start)
+    yield from _find_of_musl(words, part.start, file, resident)
+
+
+def _find_of_glibc(words: memoryview[int], address: int) -> Iterator[tuple[int, int]]:
+    for header in _HEADERS:
+        first = header // _WORD
+        for index, word in enumerate(words[first + 1 :: _PAGE_WORDS].tolist()):
+            if word & _SIZE_FLAGS != _IS_MMAPPED:
+                continue
+            distance = words[first + index * _PAGE_WORDS] & ~_USES_HUGE_PAGES
+            size = distance + (word & ~_SIZE_FLAGS)
+            size += -size % PAGE_SIZE if -size % PAGE_SIZE == _HEADER_BYTES else 0
+            if distance % PAGE_SIZE == header and size % PAGE_SIZE == 0 and size > PAGE_SIZE:
+                yield address + index * PAGE_SIZE + header - distance, size
+
+
+def _find_of_musl(
+    words: memoryview[int], address: int, file: int, resident: Sequence[Extent]
+) -> Iterator[tuple[int, int]]:
+    pairs = zip(words[::_PAGE_WORDS].tolist(), words[1::_PAGE_WORDS].tolist(), strict=True)
+    for index, (meta, rest) in enumerate(pairs):
+        if rest & _UNUSED or meta % _WORD or not clip_all(resident, meta, meta + 1):
+            continue
+        start = address + index * PAGE_SIZE
+        points_to, bits = _META.unpack(read_range(file, resident, meta, meta + _META.size))
+        if points_to == start and bits >> 6 & 0x3F == _SINGLE and bits >> 12 > 1:
+            yield start, (bits >> 12) * PAGE_SIZE

@@ -1,0 +1,489 @@
+"""Moves resident memory out of a dump into one file, which the restored processes map.
+
+CRIU reads the pages of a dump into fresh anonymous memory, so a restore takes longer the larger the heap is, and every
+replica has a copy. Here the runs of resident pages of private mappings become private mappings of a file that is part
+of the image: the kernel reads them when they are touched, from a page cache that all replicas on a node share, and a
+page that is written to is copied then. Of a mapping that is one of a file already, the dump holds the pages that were
+written to, and they go the same way.
+
+In `mm-*.img` a mapping is cut at its runs, and a run becomes a mapping of a regular file, opened read-only: with a
+writable descriptor overlayfs would copy the whole file up. `pagemap-*.img` and `pages-*.img` lose the run, `files.img`
+gains the file. Pages of zeros of anonymous memory are stored nowhere, but for a few in the midst of others: untouched
+it reads as zeros anyway. See `open_filemap` in `criu/files-reg.c` and `criu/mem.c` of
+https://github.com/checkpoint-restore/criu (4.2).
+
+Two things are different for a process with such memory. madvise(MADV_DONTNEED) brings back the bytes of the file, not
+zeros: a program that relies on zeros there breaks, and the policy (`Choose`) has to leave its mappings alone. And
+mremap(2) lets a mapping grow into the rest of the file, and beyond its end: see `warmstart.dump.edit.malloc_blocks`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from warmstart.core.errors import ArchiveError
+from warmstart.dump.criu import contents, protos
+from warmstart.dump.criu.contents import PAGE_SIZE, FileType, Process, VmaStatus
+from warmstart.dump.criu.entries import Entry, decode, open_new, read_image, read_only_entry, refusal, write_image
+from warmstart.dump.edit.extents import (
+    CHUNK_BYTES,
+    Extent,
+    clip_all,
+    cut_all,
+    find_data,
+    find_overlapping,
+    read_extent,
+    read_range,
+    sum_sizes,
+    write_at,
+)
+from warmstart.dump.edit.malloc_blocks import find_blocks
+
+# What is shorter stays in the dump. A restore copies it twice, out of the image and into memory; for a few pages that
+# costs as much as another mapping.
+MIN_RUN_BYTES = 16 << 10
+# The kernel lets a process have 65530 mappings unless told otherwise (vm.max_map_count); half of them are left to it.
+MAX_MAPPINGS = 32768
+
+# For the application's user alone: it is all that the application knows.
+_FILE_MODE = stat.S_IFREG | 0o400
+# Zeros of this length between two runs become part of the file: they cost less than another mapping.
+_MAX_GAP_BYTES = 16 << 10
+# Parent and child are compared by this much: where they differ in a page here and there, each piece is a mapping more.
+_COMPARED_BYTES = 64 << 10
+
+# From <asm-generic/mman.h> and <asm-generic/mman-common.h>.
+_MAP_GROWSDOWN = 0x100
+_MAP_LOCKED = 0x2000
+_MAP_HUGETLB = 0x40000
+_MADV_WIPEONFORK = 18
+
+_LARGEST_ID = (1 << 32) - 1
+_LARGEST_OFFSET = (1 << 63) - 1
+
+Choose = Callable[[Process, contents.Mapping, Sequence[contents.Mapping]], str]
+"""A policy. Given a process, one of its mappings, and all of them: why this one must be left alone, in a few words, or
+"" when it may be mapped from the file."""
+
+
+def choose_all(process: Process, mapping: contents.Mapping, layout: Sequence[contents.Mapping]) -> str:
+    """The policy that leaves nothing alone."""
+    del process, mapping, layout
+    return ""
+
+
+@dataclass(frozen=True)
+class MappedProcess:
+    """What became of the memory of one process. Every page that the dump held for it is counted once.
+
+    Attributes:
+        pid: its PID in the dump.
+        comm: its name.
+        moved_bytes: now in the file.
+        shared_bytes: in the file already, since its parent has the same there.
+        zero_bytes: pages of zeros, which are stored nowhere.
+        left_bytes: still in the dump, by the reason why.
+        pieces: how many mappings of the file it has.
+        mappings: how many mappings it has in all.
+    """
+
+    pid: int
+    comm: str
+    moved_bytes: int
+    shared_bytes: int
+    zero_bytes: int
+    left_bytes: Mapping[str, int]
+    pieces: int
+    mappings: int
+
+
+@dataclass(frozen=True)
+class MappedMemory:
+    """What was done.
+
+    Attributes:
+        path_in_image: where the restored processes look for the file.
+        size_bytes: of the file; 0 when nothing was moved, and then there is no file.
+        mode: type and permissions of the file. CRIU compares them, and the size, at a restore.
+        processes: those that have memory, parents first.
+    """
+
+    path_in_image: str
+    size_bytes: int
+    mode: int
+    processes: tuple[MappedProcess, ...]
+
+
+@dataclass
+class _Plan:
+    """What is known of one process before anything is changed; all lists are in the order of addresses.
+
+    Attributes:
+        resident: all that the dump holds, by place in the file with the pages.
+        chosen: the mappings that may be moved.
+        cuts: where no piece may go on, since realloc would enlarge it; see `find_blocks`.
+        data: what is resident in these and not zeros, by place in the file with the pages.
+        pieces: what will be mapped, by place in the memory file.
+        shared: those of them that are memory of the parent.
+    """
+
+    process: Process
+    mm_path: Path
+    mm_entry: Entry
+    mm: Any
+    pages_file: Path
+    resident: list[Extent]
+    chosen: list[contents.Mapping] = field(default_factory=list)
+    cuts: list[int] = field(default_factory=list)
+    data: list[Extent] = field(default_factory=list)
+    pieces: list[Extent] = field(default_factory=list)
+    shared: list[Extent] = field(default_factory=list)
+    left_bytes: Counter[str] = field(default_factory=Counter)
+
+
+def map_memory(
+    checkpoint_dir: Path, memory_file: Path, *, path_in_image: str, choose: Choose = choose_all
+) -> MappedMemory:
+    """Move resident private memory of all processes into one file, and make the dump map it.
+
+    Left alone are stacks, what the kernel put there, shared and locked memory, and short runs. What a child still has
+    in common with its parent is stored once. The dump is not touched before all of it has been read and understood.
+    The memory that this takes does not depend on how much is moved.
+
+    Args:
+        checkpoint_dir: the dump, edited in place.
+        memory_file: where to put the file.
+        path_in_image: absolute path of the file in the container.
+        choose: which mappings may be moved.
+
+    Raises:
+        ArchiveError: a file of the dump is missing or not understood, or it is an incremental dump.
+    """
+    contents.read_inventory(checkpoint_dir)
+    files = contents.read_files(checkpoint_dir)
+    processes = contents.read_processes(checkpoint_dir)
+    plans: dict[int, _Plan] = {}
+    with ExitStack() as cleanup:
+        beside = memory_file.with_name(f"{memory_file.name}.new")
+        cleanup.callback(beside.unlink, missing_ok=True)
+        with beside.open("x+b", buffering=0) as memory:
+            for process in processes:
+                if contents.has_memory(checkpoint_dir, process.pid):
+                    plan = _plan_process(checkpoint_dir, process, files, choose)
+                    _check_pages_file(plan, plans.values())
+                    _store_pieces(plan, plans.get(process.ppid), memory.fileno())
+                    plans[process.pid] = plan
+            size = os.fstat(memory.fileno()).st_size
+        file = _describe_file(checkpoint_dir, files, processes[0].pid, path_in_image, size)
+        for plan in plans.values():
+            cleanup.callback(_beside(plan.pages_file).unlink, missing_ok=True)
+            _write_pages(plan)
+        if size:
+            beside.chmod(stat.S_IMODE(_FILE_MODE))
+            beside.replace(memory_file)
+        else:
+            memory_file.unlink(missing_ok=True)
+        _edit_dump(checkpoint_dir, plans.values(), file)
+    return MappedMemory(path_in_image, size, _FILE_MODE, tuple(_summarize(plan) for plan in plans.values()))
+
+
+def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], choose: Choose) -> _Plan:
+    path = directory / f"mm-{process.pid}.img"
+    entry = read_only_entry(path)
+    mm = decode(path, entry, protos.Mm)
+    contents.check_mappings(path, entry, mm)
+    pagemap = contents.read_pagemap(directory, process.pid)
+    resident = [Extent(run.start, run.end, run.offset) for run in pagemap.runs if run.offset is not None]
+    if len(resident) < len(pagemap.runs):
+        raise ArchiveError(
+            f"{directory}: process {process.pid} has pages in an earlier dump",
+            hint="Make the checkpoint in one go, without pre-dumps.",
+        )
+    plan = _Plan(process, path, entry, mm, pagemap.pages_file, resident)
+    layout = [contents.as_mapping(vma, files) for vma in mm.vmas]
+    _check_order(path, entry, layout)
+    with plan.pages_file.open("rb") as pages:
+        for mapping in layout:
+            runs = clip_all(resident, mapping.start, mapping.end)
+            if not runs:
+                continue
+            reason = _find_obstacle(mapping) or choose(process, mapping, layout)
+            if reason:
+                plan.left_bytes[reason] += sum_sizes(runs)
+            else:
+                plan.chosen.append(mapping)
+                # A page of zeros in a mapping of a file is not what the file has there.
+                data = runs if _is_file(mapping) else list(find_data(pages.fileno(), runs))
+                cuts = [start + PAGE_SIZE for start in find_blocks(pages.fileno(), data, mapping, resident)]
+                plan.data += cut_all(data, cuts)
+                plan.cuts += cuts
+    return plan
+
+
+def _check_pages_file(plan: _Plan, others: Iterable[_Plan]) -> None:
+    """See that the pages of a process are its own: they are rewritten.
+
+    Raises:
+        ArchiveError: they are another one's, too.
+    """
+    for other in others:
+        if other.pages_file == plan.pages_file:
+            pids = f"{other.process.pid} and {plan.process.pid}"
+            raise ArchiveError(f"{plan.pages_file}: is of both the processes {pids}")
+
+
+def _check_order(path: Path, entry: Entry, layout: Iterable[contents.Mapping]) -> None:
+    end = 0
+    for mapping in layout:
+        if not mapping.status & VmaStatus.GUARD:  # these are listed after all others
+            if not end <= mapping.start < mapping.end or (mapping.start | mapping.end) % PAGE_SIZE:
+                raise refusal(path, f"a mapping at {mapping.start:#x}, out of order,", entry.offset)
+            if mapping.file_offset + mapping.end - mapping.start > _LARGEST_OFFSET:
+                raise refusal(path, f"a mapping of a file at offset {mapping.file_offset:#x}", entry.offset)
+            end = mapping.end
+
+
+def _find_obstacle(mapping: contents.Mapping) -> str:
+    """Why a mapping cannot be moved, whatever the policy; "" when it can."""
+    kinds = (VmaStatus.REGULAR | VmaStatus.ANON_PRIVATE, VmaStatus.REGULAR | VmaStatus.FILE_PRIVATE)
+    obstacles = {
+        "stack": mapping.flags & _MAP_GROWSDOWN,
+        "not private memory": mapping.status & ~VmaStatus.HEAP not in kinds or not mapping.flags & mmap.MAP_PRIVATE,
+        "not readable": not mapping.prot & mmap.PROT_READ,
+        "locked or huge pages": mapping.flags & (_MAP_LOCKED | _MAP_HUGETLB),
+        # The kernel refuses this advice on a file, and so the restore would fail.
+        "wiped on fork": mapping.advice & 1 << _MADV_WIPEONFORK,
+    }
+    return next((reason for reason, applies in obstacles.items() if applies), "")
+
+
+def _is_file(mapping: contents.Mapping) -> bool:
+    return bool(mapping.status & VmaStatus.FILE_PRIVATE)
+
+
+def _store_pieces(plan: _Plan, parent: _Plan | None, memory: int) -> None:
+    """Decide which addresses will be mapped, and append to the memory file what is not there already."""
+    barriers = [*plan.cuts, *(mapping.start for mapping in plan.chosen)]
+    barriers += [vma.start for vma in plan.mm.vmas if vma.status & VmaStatus.GUARD]
+    for mapping in filter(_is_file, plan.chosen):
+        # What lies between the runs is not zeros, and not in the dump.
+        barriers += [run.start for run in find_overlapping(plan.data, mapping.start, mapping.end)]
+    barriers.sort()
+    # A piece in the middle of a mapping adds two, and where there is a parent it may become two pieces.
+    limit = max(0, MAX_MAPPINGS - len(plan.mm.vmas)) // (4 if parent else 2)
+    spans = _find_spans(plan.data, barriers, limit)
+    spare = limit - len(spans)
+    with plan.pages_file.open("rb") as pages:
+        for start, end in spans:
+            shared = _find_shared(plan, parent, start, end, pages.fileno(), memory) if parent else []
+            if 2 * len(shared) > spare:
+                shared = []
+            spare -= 2 * len(shared)
+            plan.shared += shared
+            for piece in shared:
+                _store(plan, parent, start, piece.start, pages.fileno(), memory)
+                plan.pieces.append(piece)
+                start = piece.end
+            _store(plan, parent, start, end, pages.fileno(), memory)
+
+
+def _find_spans(data: Sequence[Extent], barriers: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """Find the addresses that are worth mapping, but no more of them than the limit."""
+    for max_gap in (_MAX_GAP_BYTES, _MAX_GAP_BYTES * 2, _MAX_GAP_BYTES * 4):
+        spans = _join(data, barriers, max_gap)
+        if len(spans) <= limit:
+            return spans
+    longest = sorted(spans, key=lambda span: span[0] - span[1])[:limit]
+    return sorted(longest)
+
+
+def _join(data: Iterable[Extent], barriers: Sequence[int], max_gap: int) -> list[tuple[int, int]]:
+    """Join what is near to each other; drop what is short then.
+
+    Nothing is joined across a barrier: where a mapping begins, or pages that guard, or where a piece must not go on.
+    """
+    spans: list[tuple[int, int]] = []
+    start = end = 0
+    for extent in data:
+        is_near = extent.start - end <= max_gap
+        if is_near and bisect_left(barriers, end) == bisect_right(barriers, extent.start):
+            end = extent.end
+        else:
+            spans.append((start, end))
+            start, end = extent.start, extent.end
+    spans.append((start, end))
+    return [span for span in spans if span[1] - span[0] >= MIN_RUN_BYTES]
+
+
+def _find_shared(plan: _Plan, parent: _Plan, start: int, end: int, pages: int, memory: int) -> list[Extent]:
+    """Find what the parent has at the same addresses with the same content; by place in the memory file."""
+    found: list[Extent] = []
+    for piece in clip_all(parent.pieces, start, end):
+        for theirs in piece.cut(_COMPARED_BYTES):
+            if read_range(pages, plan.data, theirs.start, theirs.end) != read_extent(memory, theirs):
+                continue
+            last = found[-1] if found else None
+            if last and last.end == theirs.start and last.offset + last.size == theirs.offset:
+                found[-1] = Extent(last.start, theirs.end, last.offset)
+            else:
+                found.append(theirs)
+    return [extent for extent in found if extent.size > _MAX_GAP_BYTES]
+
+
+def _store(plan: _Plan, parent: _Plan | None, start: int, end: int, pages: int, memory: int) -> None:
+    """Append what is at these addresses to the memory file, as a piece, or two.
+
+    CRIU takes a mapping of a child for inherited from its parent when both have the same addresses and the same file,
+    without regard to the offset (`check_cow_vmas` in criu/mem.c), and then restores the parent's content. So a piece
+    with content of its own must not have the addresses of a piece of the parent. To give this mapping of the file
+    another id would help at the next restore, but not in a dump that CRIU makes of the restored processes.
+    """
+    cuts = [start, end]
+    theirs = find_overlapping(parent.pieces, start, end) if parent else []
+    if any((piece.start, piece.end) == (start, end) for piece in theirs):
+        cuts.insert(1, start + (end - start) // PAGE_SIZE // 2 * PAGE_SIZE)
+        if cuts[1] == start:
+            return  # a single page; it stays in the dump
+    for begin, after in pairwise(cuts):
+        offset = os.fstat(memory).st_size
+        last = plan.pieces[-1] if plan.pieces else None
+        if last and last.end == begin and last.offset + last.size == offset:
+            offset += PAGE_SIZE  # or the kernel would make one mapping of both
+        piece = Extent(begin, after, offset)
+        for part in piece.cut(CHUNK_BYTES):
+            write_at(memory, read_range(pages, plan.data, part.start, part.end), part.offset)
+        if begin < after:
+            plan.pieces.append(piece)
+
+
+def _keep_resident(plan: _Plan) -> Iterator[tuple[int, Extent]]:
+    """What stays in the dump, in order, each with the index of the run it is part of."""
+    for index, run in enumerate(plan.resident):
+        at = run.start
+        for mapping in find_overlapping(plan.chosen, run.start, run.end):
+            if at < mapping.start:
+                yield index, run.clip(at, mapping.start)
+            for extent in clip_all(plan.data, max(at, mapping.start), min(run.end, mapping.end)):
+                if not find_overlapping(plan.pieces, extent.start, extent.end):
+                    yield index, extent
+            at = min(run.end, mapping.end)
+        if at < run.end:
+            yield index, run.clip(at, run.end)
+
+
+def _write_pages(plan: _Plan) -> None:
+    """Write the file with the pages that stay beside the present one."""
+    with plan.pages_file.open("rb") as pages, open_new(_beside(plan.pages_file)) as left:
+        for _, extent in _keep_resident(plan):
+            for part in extent.cut(CHUNK_BYTES):
+                left.write(read_extent(pages.fileno(), part))
+
+
+def _edit_dump(directory: Path, plans: Iterable[_Plan], file: Any) -> None:
+    """Put everything in its place."""
+    if file.reg.size:
+        path = directory / "files.img"
+        write_image(path, [*read_image(path), Entry(file.SerializeToString())])
+    for plan in plans:
+        _edit_pagemap(directory / f"pagemap-{plan.process.pid}.img", plan)
+        _beside(plan.pages_file).replace(plan.pages_file)
+        vmas = [part for vma in plan.mm.vmas for part in _split_vma(vma, plan.pieces, file.id)]
+        del plan.mm.vmas[:]
+        plan.mm.vmas.extend(vmas)
+        write_image(plan.mm_path, [plan.mm_entry.replaced_by(plan.mm)])
+
+
+def _edit_pagemap(path: Path, plan: _Plan) -> None:
+    head, *runs = read_image(path)
+
+    def left() -> Iterator[Entry]:
+        yield head
+        for index, extent in _keep_resident(plan):
+            message = decode(path, runs[index], protos.Pagemap)
+            message.vaddr = extent.start
+            message.nr_pages = extent.size // PAGE_SIZE
+            yield runs[index].replaced_by(message)
+
+    write_image(path, left())
+
+
+def _split_vma(vma: Any, pieces: Sequence[Extent], file_id: int) -> Iterator[Any]:
+    def part(start: int, end: int) -> Any:
+        copy = protos.Vma()
+        copy.CopyFrom(vma)
+        copy.start, copy.end = start, end
+        if vma.status & VmaStatus.FILE_PRIVATE:
+            copy.pgoff += start - vma.start
+        return copy
+
+    at = vma.start
+    for piece in find_overlapping(pieces, vma.start, vma.end):
+        if at < piece.start:
+            yield part(at, piece.start)
+        mapped = part(piece.start, piece.end)
+        mapped.status = VmaStatus.REGULAR | VmaStatus.FILE_PRIVATE
+        mapped.flags &= ~mmap.MAP_ANONYMOUS
+        mapped.fdflags = os.O_RDONLY
+        mapped.shmid = file_id
+        mapped.pgoff = piece.offset
+        yield mapped
+        at = piece.end
+    if at < vma.end:
+        yield part(at, vma.end)
+
+
+def _describe_file(directory: Path, files: Mapping[int, Any], root_pid: int, path: str, size: int) -> Any:
+    """The memory file as an entry of files.img, in the mount of the root directory."""
+    fs_path = directory / f"fs-{root_pid}.img"
+    fs = decode(fs_path, read_only_entry(fs_path), protos.Fs)
+    if fs.root_id not in files:
+        raise ArchiveError(f"{fs_path}: its root directory, file {fs.root_id}, is not in files.img")
+    root = files[fs.root_id].reg
+    if max(files) >= _LARGEST_ID:
+        raise ArchiveError(f"{directory / 'files.img'}: has a file with the id {max(files)}, the largest possible")
+    file = protos.File(type=FileType.REGULAR, id=max(files) + 1)
+    file.reg.id = file.id
+    file.reg.flags = file.reg.pos = 0
+    for name in ("uid", "euid", "signum", "pid_type", "pid"):
+        setattr(file.reg.fown, name, 0)
+    file.reg.name = os.fsencode(path)
+    if root.HasField("mnt_id"):
+        file.reg.mnt_id = root.mnt_id
+    file.reg.size = size
+    file.reg.mode = _FILE_MODE
+    return file
+
+
+def _summarize(plan: _Plan) -> MappedProcess:
+    def sum_data(pieces: Iterable[Extent]) -> int:
+        return sum(sum_sizes(clip_all(plan.data, piece.start, piece.end)) for piece in pieces)
+
+    mapped, shared, data = sum_data(plan.pieces), sum_data(plan.shared), sum_sizes(plan.data)
+    resident = sum(sum_sizes(clip_all(plan.resident, mapping.start, mapping.end)) for mapping in plan.chosen)
+    left = Counter(plan.left_bytes)
+    left["short run"] += data - mapped
+    left["outside of all mappings"] += plan.process.memory_bytes - resident - plan.left_bytes.total()
+    return MappedProcess(
+        pid=plan.process.pid,
+        comm=plan.process.comm,
+        moved_bytes=mapped - shared,
+        shared_bytes=shared,
+        zero_bytes=resident - data,
+        left_bytes={reason: size for reason, size in left.most_common() if size},
+        pieces=len(plan.pieces),
+        mappings=len(plan.mm.vmas),
+    )
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")

@@ -1,0 +1,34 @@
+"""The first process of a dump has another parent when it is restored, and that one ends when the restore is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from warmstart.dump.criu import protos
+from warmstart.dump.criu.entries import decode, edit_image, read_image
+
+
+def forget_parent_death(directory: Path) -> int:
+    """Have the first process of a dump get no signal when its parent ends (PR_SET_PDEATHSIG).
+
+    It would be sent as soon as CRIU has restored the process (`restore_pdeath_sig` in `criu/pie/restorer.c`). Other
+    processes keep theirs, since their parents are restored with them.
+
+    Returns:
+        How many of its threads had asked for one.
+
+    Raises:
+        ArchiveError: a file of the dump is missing or not understood.
+    """
+    path = directory / "pstree.img"
+    processes = (decode(path, entry, protos.Process) for entry in read_image(path))
+    threads = [thread for process in processes if process.ppid == 0 for thread in process.threads]
+    return sum(edit_image(directory / f"core-{thread}.img", protos.Core, _forget) for thread in threads)
+
+
+def _forget(core: Any) -> bool:
+    had_one = bool(core.thread_core.pdeath_sig)
+    if had_one:
+        core.thread_core.ClearField("pdeath_sig")
+    return had_one

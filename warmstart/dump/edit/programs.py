@@ -1,0 +1,189 @@
+"""The programs and libraries that a container's processes run: what tells of how they give memory back.
+
+They are read from the files that the processes have mapped to execute, before the dump, for a dump does not hold them.
+Formats: elf(5); Go's version as `readRawBuildInfo` in src/debug/buildinfo/buildinfo.go of https://github.com/golang/go
+reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from warmstart.dump.proc.container import GONE, read_container
+
+# The system calls that may change what lies in memory which its process keeps: madvise(2) and mremap(2).
+_CALLS = (b"madvise\0", b"mremap\0")
+
+_HEADER = struct.Struct("<16sHHIQQQIHHH")
+_SEGMENT = struct.Struct("<IIQQQQQQ")
+_DYNAMIC = struct.Struct("<QQ")
+_MAGIC_64_LITTLE = b"\x7fELF\x02\x01"
+_LOAD, _DYNAMIC_SEGMENT, _INTERPRETER = 1, 2, 3
+_WRITABLE = 2
+_STRING_TABLE, _STRING_TABLE_SIZE = 5, 10
+_MOST_OF_A_PART = 256 << 20
+
+_GO_MAGIC = b"\xff Go buildinf:"
+_GO_ALIGNMENT = 16
+_GO_INLINE = 2
+_GO_SETTING = b"madvdontneed=0"
+_GO_VERSION = re.compile(rb"go(\d+)\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Program:
+    """An executable file or a shared library.
+
+    Attributes:
+        interpreter: the name of the dynamic linker it asks for; "" for a library, and for what is linked statically.
+        calls_madvise: whether it has madvise or mremap from another library, or offers them itself.
+        go: the version of Go that it was made by, as (1, 24); (0, 0) when that is not known; None when it is not Go.
+        go_keeps_no_zeros: whether every process that has it mapped has GODEBUG=madvdontneed=0 in its environment.
+    """
+
+    interpreter: str = ""
+    calls_madvise: bool = False
+    go: tuple[int, int] | None = None
+    go_keeps_no_zeros: bool = False
+
+
+Programs = Mapping[str, Program]
+"""Programs by their path in the container."""
+
+
+def read_programs(proc: Path, init_pid: int) -> dict[str, Program]:
+    """Read what the processes of a container execute, as far as it is understood.
+
+    Args:
+        proc: a procfs; all reads go below it.
+        init_pid: the container's first process, as that procfs numbers it.
+
+    Returns:
+        Programs by their path in the container; what is not ELF, of 64 bits and little-endian, is not among them.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: there is no process of that number.
+        PermissionError: the caller may not look into the container's processes.
+    """
+    container = read_container(proc, init_pid)
+    # What is not reachable from our own root directory is named from the container's already.
+    root = os.readlink(proc / str(init_pid) / "root").rstrip("/")  # noqa: PTH115  (text, not a path of ours)
+    found: dict[str, Program] = {}
+    for process, mapped in container.each_mapped_file():
+        with contextlib.suppress(*GONE):
+            keeps = keeps_no_zeros((proc / str(process.pid) / "environ").read_bytes())
+            _add(found, mapped.target.removeprefix(root), mapped.path, keeps=keeps)
+    return found
+
+
+def _add(found: dict[str, Program], name: str, path: Path, *, keeps: bool) -> None:
+    if name not in found:
+        with contextlib.suppress(ValueError, struct.error):
+            found[name] = replace(read_program(path), go_keeps_no_zeros=keeps)
+    elif not keeps:
+        found[name] = replace(found[name], go_keeps_no_zeros=False)
+
+
+def keeps_no_zeros(environment: bytes) -> bool:
+    """Whether an environment, as /proc/PID/environ has it, tells Go not to rely on zeros."""
+    for variable in environment.split(b"\0"):
+        if variable.startswith(b"GODEBUG="):
+            return _GO_SETTING in variable.removeprefix(b"GODEBUG=").split(b",")
+    return False
+
+
+def read_program(path: Path) -> Program:
+    """Read a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, struct.error: it is not ELF, of 64 bits and little-endian, or is damaged.
+    """
+    with path.open("rb", buffering=0) as file:
+        descriptor = file.fileno()
+        segments = _read_segments(descriptor)
+        names = _read_names(descriptor, segments)
+        return Program(
+            interpreter=_read_interpreter(descriptor, segments),
+            calls_madvise=any(call in names for call in _CALLS),
+            go=_find_go(descriptor, segments),
+        )
+
+
+@dataclass(frozen=True)
+class _Segment:
+    kind: int
+    flags: int
+    offset: int
+    address: int
+    size: int
+
+
+def _read_segments(file: int) -> list[_Segment]:
+    ident, _, _, _, _, start, _, _, _, size, count = _HEADER.unpack(_read(file, 0, _HEADER.size))
+    if not ident.startswith(_MAGIC_64_LITTLE) or size != _SEGMENT.size:
+        raise ValueError("not ELF, of 64 bits and little-endian")
+    entries = _SEGMENT.iter_unpack(_read(file, start, size * count))
+    return [_Segment(kind, flags, at, address, size) for kind, flags, at, address, _, size, _, _ in entries]
+
+
+def _read_interpreter(file: int, segments: list[_Segment]) -> str:
+    for segment in segments:
+        if segment.kind == _INTERPRETER:
+            return Path(os.fsdecode(_read(file, segment.offset, segment.size).rstrip(b"\0"))).name
+    return ""
+
+
+def _read_names(file: int, segments: list[_Segment]) -> bytes:
+    """The names of the symbols that the dynamic linker joins: a name is the end of another, where it can be."""
+    for segment in segments:
+        if segment.kind == _DYNAMIC_SEGMENT:
+            entries = dict(_DYNAMIC.iter_unpack(_read(file, segment.offset, segment.size)))
+            address, size = entries.get(_STRING_TABLE, 0), entries.get(_STRING_TABLE_SIZE, 0)
+            return _read(file, _find_offset(segments, address), size)
+    return b""
+
+
+def _find_offset(segments: list[_Segment], address: int) -> int:
+    for segment in segments:
+        if segment.kind == _LOAD and segment.address <= address < segment.address + segment.size:
+            return address - segment.address + segment.offset
+    raise ValueError(f"nothing is loaded at {address:#x}")
+
+
+def _find_go(file: int, segments: list[_Segment]) -> tuple[int, int] | None:
+    for segment in segments:
+        if segment.kind == _LOAD and segment.flags & _WRITABLE:
+            data = _read(file, segment.offset, segment.size)
+            for at in _find_all(data, _GO_MAGIC):
+                if (segment.address + at) % _GO_ALIGNMENT == 0:
+                    return _read_go_version(data[at:])
+    return None
+
+
+def _find_all(data: bytes, wanted: bytes) -> Iterator[int]:
+    at = data.find(wanted)
+    while at >= 0:
+        yield at
+        at = data.find(wanted, at + 1)
+
+
+def _read_go_version(info: bytes) -> tuple[int, int]:
+    """Since Go 1.18 the version lies after the 32 bytes of the header, with its length before it."""
+    if len(info) > 33 and info[15] & _GO_INLINE:
+        match = _GO_VERSION.match(info[33 : 33 + info[32]])
+        if match:
+            return int(match[1]), int(match[2])
+    return 0, 0
+
+
+def _read(file: int, offset: int, size: int) -> bytes:
+    if size > _MOST_OF_A_PART or offset + size > os.fstat(file).st_size:
+        raise ValueError(f"{size} bytes at {offset:#x} are not there")
+    return os.pread(file, size, offset)

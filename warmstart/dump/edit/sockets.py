@@ -1,0 +1,110 @@
+"""Closes TCP sockets in a dump, so that it restores under another address.
+
+To CRIU every TCP socket with a peer is a connection, even one that the kernel has closed already: a peer that went away
+with a reset leaves its address behind. Such a socket restores only with `tcp-established` or `tcp-close` and, in the
+first case, only where its own address exists. Without a peer and an address of its own it is an ordinary socket that
+is not connected, which restores anywhere (`tcp_connection` and `open_inet_sk` in `criu/sk-inet.c`, `restore_one_tcp` in
+`criu/sk-tcp.c` of https://github.com/checkpoint-restore/criu, 4.2).
+
+What the application sees is what `tcp-close` would have given it: a descriptor that has hung up, reads nothing and
+refuses to write. What was in its queues is lost.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from warmstart.dump.criu import protos
+from warmstart.dump.criu.contents import FileType, Socket, TcpState, as_socket
+from warmstart.dump.criu.entries import Entry, decode, edit_image, read_image, read_only_entry, write_image
+
+_SHUT_BOTH = 3  # sk_shutdown in images/sk-opts.proto
+_NETWORK_LOCK_SKIP = 2  # NETWORK_LOCK_METHOD in criu/include/cr_options.h
+
+
+def close_sockets(directory: Path, *, established: bool) -> tuple[Socket, ...]:
+    """Make the closed TCP sockets of a dump plain, and the connected ones too when established is true.
+
+    Where no connection is left, the dump is also freed of what only connections need: of having to be restored with
+    `tcp-close`, which CRIU demands of one that was made with it, and of the network lock.
+
+    Returns:
+        The sockets that were changed, as they were.
+
+    Raises:
+        ArchiveError: a file of the dump is missing or not understood.
+    """
+    path = directory / "files.img"
+    closed: list[Socket] = []
+    connections_left = False
+    entries: list[Entry] = []
+    for entry in read_image(path):
+        file = decode(path, entry, protos.File)
+        found = as_socket(path, entry, file.isk) if file.type == FileType.INET_SOCKET else None
+        if found is None or not _is_connection(found):
+            entries.append(entry)
+        elif established or found.state == TcpState.CLOSE:
+            closed.append(found)
+            _make_plain(file.isk)
+            entries.append(entry.replaced_by(file))
+        else:
+            connections_left = True
+            entries.append(entry)
+    if closed:
+        write_image(path, entries)
+        for each in closed:
+            (directory / f"tcp-stream-{each.inode:x}.img").unlink(missing_ok=True)
+    if not connections_left:
+        _forget_connections(directory)
+    return tuple(closed)
+
+
+def forget_owners(directory: Path) -> int:
+    """Have no owner restored for the files of unix sockets that are no more, or have another name by now.
+
+    Where CRIU cannot ask the kernel for the file, it says that root owned it, and only root can restore that
+    (`unix_resolve_name_old` in criu/sk-unix.c). A JVM has such a socket once somebody has attached to it.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        ArchiveError: a file of the dump is missing or not understood.
+    """
+    return edit_image(directory / "files.img", protos.File, _forget_owner)
+
+
+def _forget_owner(file: Any) -> bool:
+    if not file.usk.deleted or not file.usk.HasField("file_perms"):
+        return False
+    file.usk.ClearField("file_perms")
+    return True
+
+
+def _is_connection(found: Socket) -> bool:
+    return found.is_tcp and found.destination.port != 0
+
+
+def _make_plain(message: Any) -> None:
+    message.state = TcpState.CLOSE
+    message.src_port = message.dst_port = 0
+    message.src_addr[:] = [0] * len(message.src_addr)
+    message.dst_addr[:] = [0] * len(message.dst_addr)
+    message.ClearField("ifname")
+    message.shutdown = _SHUT_BOTH
+
+
+def _forget_connections(directory: Path) -> None:
+    """Say in the inventory that no connection is restored.
+
+    A restore locks the network as the dump did (`check_img_inventory` in criu/image.c), by default with seven runs of
+    iptables, so that no packet meets a connection that is only half there. Without connections that is time lost, and
+    packets of those who try to connect meanwhile.
+    """
+    path = directory / "inventory.img"
+    entry = read_only_entry(path)
+    inventory = decode(path, entry, protos.Inventory)
+    inventory.ClearField("tcp_close")
+    inventory.network_lock_method = _NETWORK_LOCK_SKIP
+    write_image(path, [entry.replaced_by(inventory)])

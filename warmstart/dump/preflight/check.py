@@ -1,0 +1,103 @@
+"""What in a running container would not dump, or not restore: found in /proc before the dump, with its cure.
+
+Only what is known to fail is called an error, and what a plain service holds gives no finding. The rules come from
+CRIU's source, and all but a few were seen to fail with CRIU 4.2.1 under runc 1.3.6 and the options that CRI-O passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+from warmstart.core.errors import AppError, HostError, PreflightError
+from warmstart.dump.preflight.files import find_in_files
+from warmstart.dump.preflight.finding import Finding, Severity, once_each
+from warmstart.dump.preflight.processes import find_in_processes
+from warmstart.dump.preflight.restrictions import find_in_restrictions
+from warmstart.dump.preflight.sockets import find_in_sockets
+from warmstart.dump.preflight.watches import find_in_watches
+from warmstart.dump.proc.container import GONE, read_container
+
+__all__ = ["Finding", "Severity", "check_processes", "raise_on_errors"]
+
+_MOST_OF_A_CODE = 5
+
+
+def check_processes(
+    proc: Path, init_pid: int, *, pod_ips: Collection[str], close_tcp: bool = False
+) -> tuple[Finding, ...]:
+    """Look at all processes of a container that descend from its first one, which are those that CRIU dumps.
+
+    The container goes on running, so what is found is what was there a moment ago; a connection that is about to close
+    is found too.
+
+    Args:
+        proc: a procfs; all reads go below it.
+        init_pid: the container's first process, as that procfs numbers it.
+        pod_ips: the pod's own addresses.
+        close_tcp: connections are closed in the dump instead of refused.
+
+    Returns:
+        Errors first.
+
+    Raises:
+        AppError: the container has ended.
+        HostError: the caller may not look into the container's processes.
+    """
+    with reading(proc, init_pid):
+        container = read_container(proc, init_pid)
+        if container.first.is_zombie and container.first.threads <= 1:
+            raise ProcessLookupError(init_pid)
+        addresses = [ip_address(each) for each in pod_ips]
+        held = [
+            *find_in_sockets(container, addresses, close_tcp=close_tcp),
+            *find_in_files(container),
+            *find_in_watches(container),
+        ]
+        findings = (*find_in_processes(container), *find_in_restrictions(container), *once_each(held))
+    return tuple(sorted(findings, key=lambda finding: not finding.is_error))
+
+
+@contextlib.contextmanager
+def reading(proc: Path, init_pid: int) -> Iterator[None]:
+    """Explain why a container cannot be looked at in this block.
+
+    Raises:
+        AppError: its first process has ended.
+        HostError: the caller may not look into its processes.
+    """
+    try:
+        yield
+    except GONE as gone:
+        brief = f"the container's first process ({init_pid} in {proc}) has ended"
+        raise AppError(brief, hint="see the container's log for why") from gone
+    except PermissionError as refused:
+        brief = f"{refused.filename or proc}: looking into the container's processes is not permitted"
+        raise HostError(brief, hint="run as root") from refused
+
+
+def raise_on_errors(findings: Collection[Finding], *, force: bool = False) -> None:
+    """Refuse to go on when there are errors among the findings.
+
+    Raises:
+        PreflightError: with each error and its cure in `details`, and force is false.
+    """
+    errors = [finding for finding in findings if finding.is_error]
+    if not errors or force:
+        return
+    lines: list[str] = []
+    seen: Counter[str] = Counter()
+    for finding in errors:
+        seen[finding.code] += 1
+        if seen[finding.code] <= _MOST_OF_A_CODE:
+            lines.append(str(finding))
+    lines += [f"{n - _MOST_OF_A_CODE} more [{code}]" for code, n in seen.items() if n > _MOST_OF_A_CODE]
+    number = "1 thing" if len(errors) == 1 else f"{len(errors)} things"
+    raise PreflightError(
+        f"{number} in the container would not dump or not restore",
+        details=lines,
+        hint="cure them, or take the checkpoint all the same with --force",
+    )

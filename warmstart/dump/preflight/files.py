@@ -1,0 +1,237 @@
+"""Which open and mapped files of a container would not dump or not restore.
+
+What CRIU does with a file is decided in `dump_one_file` of `criu/files.c`, in `criu/files-reg.c`, and for mappings in
+`handle_vma` of `criu/proc_parse.c`, of https://github.com/checkpoint-restore/criu (4.2). CRI-O passes neither
+`link-remap` nor `ghost-limit` (`CheckpointContainer` in its `internal/oci/runtime_oci.go`), gives each pod a new
+/dev/shm (`internal/lib/sandbox/infra_linux.go`), and puts only the container's own file system into a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+
+from warmstart.dump.preflight.finding import Finding, error, warning
+from warmstart.dump.proc.container import (
+    GONE,
+    Container,
+    Link,
+    Mount,
+    Process,
+    is_below,
+    read_descriptor_info,
+    strip_deleted,
+)
+
+GHOST_LIMIT_BYTES = 1 << 20  # DEFAULT_GHOST_LIMIT in criu/include/cr_options.h
+_BLOCK_BYTES = 512  # of st_blocks
+
+_SHM = "/dev/shm"  # noqa: S108  (the mount, not a place for temporary files)
+# What lies in the kernel's own tmpfs mount and is dumped with its contents (`is_memfd`, `is_anon_shmem_map`), the rings
+# of aio(7), and huge pages.
+_ANONYMOUS_FILES = ("/memfd:", "/dev/zero", "/SYSV", "/[aio]", "/anon_hugepage")
+# Mounted afresh in every container, and made by the kernel: what is in them needs no image.
+_KERNEL_FILE_SYSTEMS = frozenset(
+    {"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs", "debugfs", "tracefs", "securityfs"}
+)
+# libuv makes a ring for each loop whatever its environment says since 1.50 (`uv__platform_loop_init` and
+# `uv__use_io_uring` in src/unix/linux.c of https://github.com/libuv/libuv), and does without where it is denied one.
+_NO_IO_URING = (
+    "Have the runtime's default seccomp profile deny it, which a privileged container does not have, or have the "
+    "application go without: uvicorn does with --loop asyncio, Node.js with UV_USE_IO_URING=0 if its libuv is older "
+    "than 1.50."
+)
+# `dump_one_file`; inotify and fanotify are looked at elsewhere.
+_SUPPORTED_ANON = frozenset({"[eventfd]", "[eventpoll]", "[signalfd]", "[timerfd]", "[pidfd]", "inotify", "[fanotify]"})
+_KNOWN_ANON = {
+    "[io_uring]": ("io-uring", _NO_IO_URING),
+    "[perf_event]": ("perf-event", "Stop the profiler before the checkpoint."),
+    "[userfaultfd]": ("userfaultfd", "Switch off what handles page faults itself."),
+}
+
+_MEM_MAJOR = 1
+_MISC_MAJOR = 10
+_TUN_MINOR = 200
+_AUTOFS_MINOR = 235
+_PTY_MAJORS = range(128, 144)
+_SERIAL_MAJORS = (188, 204)
+_TTY_MAJOR = 4
+_TTY_AUX_MAJOR = 5
+_LAST_CONSOLE = 63
+_GPU_DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri/")
+
+
+def find_in_files(container: Container) -> Iterator[Finding]:
+    """Look at every descriptor that is no socket, and at every mapped file, of the container's processes."""
+    for process, descriptor in container.each_descriptor():
+        with contextlib.suppress(*GONE):
+            found = list(_check_descriptor(container, process, descriptor))
+            yield from (each for each in found if descriptor.still_leads_there())
+    for process, mapped in container.each_mapped_file():
+        with contextlib.suppress(*GONE):
+            yield from _check_mapped(container, process, mapped)
+
+
+def _check_descriptor(container: Container, process: Process, descriptor: Link) -> Iterator[Finding]:
+    target = descriptor.target
+    if target.startswith("anon_inode:"):
+        yield from _check_anon(container, process, descriptor)
+    elif target.startswith("pipe:["):
+        yield from _check_pipe(process, descriptor)
+    elif target.startswith("/") and not target.startswith(_ANONYMOUS_FILES[0]):
+        yield from _check_opened(container, process, descriptor)
+
+
+def _check_anon(container: Container, process: Process, descriptor: Link) -> Iterator[Finding]:
+    kind = descriptor.target.removeprefix("anon_inode:")
+    if kind == "[pidfd]":
+        yield from _check_pidfd(container, process, descriptor)
+    elif kind == "bpf-map":  # only where CRIU was built with libbpf
+        what = "It holds a BPF map, which many builds of CRIU do not know."
+        yield warning("bpf-map", process, what, "Have it closed before the checkpoint.")
+    elif kind not in _SUPPORTED_ANON:
+        yield _refuse_anon(process, kind)
+
+
+def _refuse_anon(process: Process, kind: str) -> Finding:
+    code, cure = _KNOWN_ANON.get(kind, ("anon-inode", "Have the application close it before the checkpoint."))
+    return error(code, process, f"It uses {kind.strip('[]')}, which CRIU does not know.", cure)
+
+
+def _check_pidfd(container: Container, process: Process, descriptor: Link) -> Iterator[Finding]:
+    """`dump_one_pidfd` in criu/pidfd.c."""
+    info = read_descriptor_info(descriptor)
+    target = next((int(line.split()[1]) for line in info.lines if line.startswith("Pid:")), -1)
+    inside = target == -1 or any(each.pid == target for each in container.processes)  # -1: it has ended
+    if not inside or info.flags & os.O_EXCL:  # PIDFD_THREAD
+        whose = "a single thread" if inside else "a process outside the container"
+        what = f"It holds a pidfd of {whose}, which CRIU cannot restore."
+        yield error("pidfd", process, what, "Have the application close it before the checkpoint.")
+
+
+def _check_pipe(process: Process, descriptor: Link) -> Iterator[Finding]:
+    """`dump_one_pipe` in criu/pipes.c."""
+    if read_descriptor_info(descriptor).flags & os.O_DIRECT:
+        what = f"Its {descriptor.target} is in packet mode (O_DIRECT), which CRIU does not know."
+        yield error("pipe-packet", process, what, "Open the pipe without O_DIRECT.")
+
+
+def _check_opened(container: Container, process: Process, descriptor: Link) -> Iterator[Finding]:
+    info = descriptor.path.stat()
+    if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
+        yield from _check_device(process, descriptor, info)
+    if any(mount.device == info.st_dev and mount.kind == "mqueue" for mount in container.mounts):
+        return  # a message queue: its mount is looked at as a whole
+    mount_id = read_descriptor_info(descriptor).mount_id
+    mount = next((each for each in container.mounts if each.id == mount_id), None)
+    if mount is None:
+        what = f"Its open file {descriptor.target} lies in none of the container's mounts."
+        yield error("file-outside", process, what, "Have the application close it before the checkpoint.")
+    else:
+        yield from _check_file(container, process, descriptor.target, mount, info)
+
+
+def _check_device(process: Process, descriptor: Link, info: os.stat_result) -> Iterator[Finding]:
+    """`dump_chrdev` in criu/files.c, `get_tty_driver` in criu/tty.c, `dump_tunfile` in criu/tun.c."""
+    path, _ = strip_deleted(descriptor.target)
+    number = (os.major(info.st_rdev), os.minor(info.st_rdev))
+    if number == (_MISC_MAJOR, _TUN_MINOR):
+        lines = read_descriptor_info(descriptor).lines
+        if any(line.startswith("iff:") and line[4:].strip() for line in lines):  # the network is not in the dump
+            what = "It has made a network interface through /dev/net/tun, which a restored pod does not have."
+            yield error("tun", process, what, "Take the interface down before the checkpoint.")
+    elif stat.S_ISBLK(info.st_mode) or not _is_known_device(*number):
+        yield _refuse_device(process, path)
+
+
+def _is_known_device(major: int, minor: int) -> bool:
+    if major in (_MEM_MAJOR, *_SERIAL_MAJORS, *_PTY_MAJORS):
+        return True
+    if major == _TTY_MAJOR:
+        return minor <= _LAST_CONSOLE
+    return (major == _TTY_AUX_MAJOR and minor <= 2) or (major, minor) == (_MISC_MAJOR, _AUTOFS_MINOR)
+
+
+def _refuse_device(process: Process, path: str) -> Finding:
+    if path.startswith(_GPU_DEVICES):  # plugins/cuda and plugins/amdgpu
+        what = f"It uses the GPU by {path}, which restores only with CRIU's plugin for it and on a node that has one."
+        return warning("gpu-device", process, what, "Build without the GPU, or first use it after the restore.")
+    what = f"It uses the device {path}, which CRIU does not know."
+    return error("device", process, what, "Have the application close it before the checkpoint.")
+
+
+def _check_file(
+    container: Container, process: Process, target: str, mount: Mount, info: os.stat_result
+) -> Iterator[Finding]:
+    path, deleted = strip_deleted(target)
+    if mount.kind in _KERNEL_FILE_SYSTEMS:
+        return
+    if deleted:
+        yield from _check_deleted(process, path, info)
+    elif _is_hidden(container, process, path, info):
+        what = f"Its file {path} is in use, but that path now leads elsewhere: to another file, or into another mount."
+        yield error("file-hidden", process, what, "Have the application open it again before the checkpoint.")
+    elif stat.S_ISREG(info.st_mode):
+        yield from _check_place(process, path, mount.point)
+
+
+def _is_hidden(container: Container, process: Process, path: str, info: os.stat_result) -> bool:
+    """The last test of `check_path_remap` in criu/files-reg.c."""
+    held, first = container.held.get(process.pid), container.held.get(container.first.pid)
+    if held is None or first is None or held.namespaces["mnt"] != first.namespaces["mnt"]:
+        return False
+    try:
+        visible = (container.proc / str(container.first.pid) / "root" / path.lstrip("/")).lstat()
+    except (*GONE, NotADirectoryError):
+        return True
+    return (visible.st_dev, visible.st_ino) != (info.st_dev, info.st_ino)
+
+
+def _check_deleted(process: Process, path: str, info: os.stat_result) -> Iterator[Finding]:
+    """`check_path_remap` and `dump_ghost_remap` in criu/files-reg.c."""
+    size_bytes = info.st_blocks * _BLOCK_BYTES
+    if info.st_nlink:  # by another name, or in a lower layer of the image
+        what = f"Its file {path} has been deleted, or replaced, while it is in use and exists elsewhere."
+        cure = "Leave the file where it is until the checkpoint has been taken, or restart what uses it before."
+        yield error("deleted-file-linked", process, what, cure)
+    elif stat.S_ISREG(info.st_mode) and size_bytes > GHOST_LIMIT_BYTES:
+        what = (
+            f"Its file {path} has been deleted while it is in use, and its {size_bytes} bytes are more than CRIU keeps."
+        )
+        cure = f"Close it before the checkpoint, or keep it under {GHOST_LIMIT_BYTES} bytes."
+        yield error("deleted-file-large", process, what, cure)
+
+
+def _check_place(process: Process, path: str, mount_point: str) -> Iterator[Finding]:
+    if is_below(path, _SHM):
+        what = f"Its file {path} is in use, and a restored pod starts with an empty {_SHM}."
+        yield error(
+            "file-in-dev-shm", process, what, "Close and delete it before the checkpoint, or keep it elsewhere."
+        )
+    elif mount_point != "/":
+        what = f"Its file {path} is in use and lies on the volume {mount_point}, which is no part of the image."
+        cure = "Give the restored pod a volume that holds this file in the same size, or keep it outside of volumes."
+        yield warning("file-on-volume", process, what, cure)
+
+
+def _check_mapped(container: Container, process: Process, mapped: Link) -> Iterator[Finding]:
+    target = mapped.target
+    if target == "[uprobes]":  # handle_vma, without `allow-uprobes`
+        what = "It is being watched by probes in its code (uprobes)."
+        yield error("uprobes", process, what, "Stop the tracer, such as bpftrace or perf, before the checkpoint.")
+    elif target.startswith("anon_inode:"):
+        yield _refuse_anon(process, target.removeprefix("anon_inode:"))
+    elif target.startswith("/") and not target.startswith(_ANONYMOUS_FILES):
+        found = list(_check_mapped_file(container, process, mapped))
+        yield from (each for each in found if mapped.still_leads_there())
+
+
+def _check_mapped_file(container: Container, process: Process, mapped: Link) -> Iterator[Finding]:
+    info = mapped.path.stat()
+    mount = container.mount_of(strip_deleted(mapped.target)[0])
+    if stat.S_ISREG(info.st_mode) and mount is not None:
+        yield from _check_file(container, process, mapped.target, mount, info)
+    elif stat.S_ISCHR(info.st_mode):  # /dev/zero was let pass before
+        yield _refuse_device(process, mapped.target)

@@ -1,0 +1,184 @@
+"""Which processes of a container would not dump, and what they hold that is neither a file nor a socket.
+
+Sources: `criu/seize.c`, `criu/cr-dump.c`, `criu/namespaces.c`, `criu/mount.c`, `criu/filesystems.c` of
+https://github.com/checkpoint-restore/criu (4.2). Fine, and therefore not looked at: zombies, seccomp filters, file
+locks (CRI-O passes `file-locks`), System V semaphores and message queues, nested mount namespaces, a chroot of a child.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+from warmstart.dump.preflight.finding import Finding, error, warning
+from warmstart.dump.proc.container import GONE, Container, Process, is_still_there, read_process, read_processes
+from warmstart.dump.proc.strangers import find_strangers
+
+# `dump_task_ns_ids`; a second network namespace fails because runtimes set `empty-ns` (`dump_one_netns` in criu/net.c).
+_SINGLE_NAMESPACES = ("user", "pid", "ipc", "uts", "net", "cgroup", "time", "time_for_children")
+_UNINTERRUPTIBLE_LOOKS = 5
+_STRANGER_LOOKS = 5
+_LOOK_AGAIN_S = 0.05
+
+
+def find_in_processes(container: Container) -> Iterator[Finding]:
+    """Look at the container's processes themselves."""
+    for process in container.processes:
+        try:
+            if process.is_zombie:
+                yield from _check_zombie(process)
+                continue
+            yield from _check_state(container, process)
+            yield from _check_session(process)
+            if container.held.keys() >= {process.pid, container.first.pid}:
+                yield from _check_namespaces(container, process)
+                yield from _check_shared_memory(container, process)
+        except GONE:
+            continue
+    yield from _check_roots(container)
+    yield from _check_message_queues(container)
+    yield from _check_strangers(container)
+
+
+def _check_strangers(container: Container) -> Iterator[Finding]:
+    """Look twice: a command that is about to end is no part of the application."""
+    proc = container.proc
+    strangers = list(find_strangers(proc, read_processes(proc), container.processes))
+    for _ in range(_STRANGER_LOOKS):
+        if not strangers:
+            return
+        time.sleep(_LOOK_AGAIN_S)
+        strangers = [each for each in strangers if is_still_there(proc, each)]
+    for process in strangers:
+        yield error(
+            "not-in-tree",
+            process,
+            "It runs in the container, but does not descend from its first process, so that the checkpoint would be "
+            "without it.",
+            "End it before the checkpoint. If it is a daemon of the application's, have it stay in the foreground, or "
+            "start it below a parent that does; a command of a probe, of a step or of kubectl exec ends by itself.",
+        )
+
+
+def _check_zombie(process: Process) -> Iterator[Finding]:
+    if process.threads > 1:  # `collect_threads` in criu/seize.c
+        yield error(
+            "zombie-threads",
+            process,
+            "Its main thread has ended while others go on, which CRIU does not know.",
+            "Have the main thread wait for the others, as with pthread_join.",
+        )
+
+
+def _check_state(container: Container, process: Process) -> Iterator[Finding]:
+    if process.tracer_pid:
+        yield error(
+            "traced",
+            process,
+            f"Process {process.tracer_pid} traces it, and CRIU cannot.",
+            "Detach the debugger or tracer before the checkpoint.",
+        )
+    elif process.state == "T" and _has_v1_freezer(container, process):
+        # A stopped process in a frozen cgroup never answers PTRACE_SEIZE: CRIU waits for ever (seen with 4.2.1).
+        yield error(
+            "stopped",
+            process,
+            "It has been stopped by a signal, on which CRIU hangs where the freezer is that of cgroup v1.",
+            "Let it continue (SIGCONT), or end it, before the checkpoint.",
+        )
+    elif process.state == "D" and _stays_uninterruptible(container, process):
+        yield warning(
+            "uninterruptible",
+            process,
+            "It is waiting in the kernel and cannot be frozen.",
+            "Wait until its input or output is done.",
+        )
+
+
+def _has_v1_freezer(container: Container, process: Process) -> bool:
+    groups = (container.proc / str(process.pid) / "cgroup").read_text()
+    return any("freezer" in line.split(":")[1].split(",") for line in groups.splitlines())
+
+
+def _stays_uninterruptible(container: Container, process: Process) -> bool:
+    for _ in range(_UNINTERRUPTIBLE_LOOKS):
+        time.sleep(_LOOK_AGAIN_S)
+        if read_process(container.proc, process.pid).state != "D":
+            return False
+    return True
+
+
+def _check_session(process: Process) -> Iterator[Finding]:
+    if process.inner_session == 0:  # `dump_one_task` in criu/cr-dump.c
+        yield error(
+            "session-outside",
+            process,
+            "The leader of its session is outside the container.",
+            "Have the container's first process call setsid, as container runtimes do.",
+        )
+
+
+def _check_namespaces(container: Container, process: Process) -> Iterator[Finding]:
+    outer, inner = container.held[container.first.pid].namespaces, container.held[process.pid].namespaces
+    kinds = [kind for kind in _SINGLE_NAMESPACES if inner.get(kind) != outer.get(kind)]
+    if kinds:
+        names = ", ".join(dict.fromkeys(kind.removesuffix("_for_children") for kind in kinds))
+        yield error(
+            "nested-namespace",
+            process,
+            f"It, or what it starts, lives in namespaces of its own ({names}), which CRIU does not dump.",
+            "Switch off the application's sandbox or unshare step while it is built.",
+        )
+
+
+def _check_shared_memory(container: Container, process: Process) -> Iterator[Finding]:
+    """`check_sysvipc_map_dump` in criu/cr-dump.c: System V memory is dumped with the namespace that it belongs to."""
+    held = container.held[process.pid]
+    used = any(each.target.startswith("/SYSV") for each in held.mapped_files)
+    if used and held.namespaces["ipc"] == container.parent_ipc:  # the runtime's, and so CRIU's
+        yield error(
+            "sysv-shm-host-ipc",
+            process,
+            "It uses System V shared memory in the host's IPC namespace, which is not dumped.",
+            "Run the container without hostIPC.",
+        )
+
+
+def _check_roots(container: Container) -> Iterator[Finding]:
+    """`mntns_get_root_fd` in criu/mount.c: the first process of a mount namespace must see all of it."""
+    seen: set[str] = set()
+    for process in container.processes:
+        if process.pid not in container.held or container.held[process.pid].namespaces["mnt"] in seen:
+            continue
+        seen.add(container.held[process.pid].namespaces["mnt"])
+        try:
+            root = os.readlink(container.proc / str(process.pid) / "root")  # noqa: PTH115  (text, not a path of ours)
+        except GONE:
+            continue
+        if root != "/":
+            yield error(
+                "chroot",
+                process,
+                f"Its root directory is {root}, not the root of its mount namespace.",
+                "Start it without chroot.",
+            )
+
+
+def _check_message_queues(container: Container) -> Iterator[Finding]:
+    """`dump_empty_fs` in criu/filesystems.c."""
+    root = container.proc / str(container.first.pid) / "root"
+    for mount in container.mounts:
+        if mount.kind != "mqueue":
+            continue
+        try:
+            queues = sorted(os.listdir(root / mount.point.lstrip("/")))  # noqa: PTH208
+        except (*GONE, NotADirectoryError):
+            continue
+        if queues:
+            yield error(
+                "mqueue",
+                container.first,
+                f"There are POSIX message queues in its container ({', '.join(queues[:5])}), which CRIU does not dump.",
+                "Have the application remove them (mq_unlink) before the checkpoint.",
+            )

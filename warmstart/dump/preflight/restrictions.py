@@ -1,0 +1,67 @@
+"""Which restrictions a container's processes have put on themselves that CRIU does not bring back.
+
+A restored process has what it inherits from the one that restores it, which for the container's first process is what
+its parent has now. Source: all of proc_pid_status(5), prctl(2) and proc(5) that `criu/cr-dump.c` and
+`criu/pie/parasite.c` of https://github.com/checkpoint-restore/criu (4.2) do not read; docs/restrictions.md of this
+project has the whole list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.dump.preflight.finding import Finding, error, warning
+from warmstart.dump.proc.container import GONE, Container
+
+# Answers of the kernel for who may still be speculated against, of those that prctl(2) can change.
+_SPECULATION = {
+    "Speculation_Store_Bypass": ("thread vulnerable",),
+    "SpeculationIndirectBranch": ("conditional enabled",),
+}
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Settings of a process: what /proc/PID/coredump_filter and personality say, and which speculation is on."""
+
+    core_dump: int
+    personality: int
+    speculation: frozenset[str]
+
+
+def find_in_restrictions(container: Container) -> Iterator[Finding]:
+    """Compare the processes with what started the container."""
+    try:
+        outside = _read(container.proc, container.first.parent_pid)
+    except (*GONE, PermissionError):  # it is started from beyond this procfs
+        return
+    for process in container.processes:
+        if process.pid not in container.held:  # a zombie has no memory
+            continue
+        with contextlib.suppress(*GONE):
+            own = _read(container.proc, process.pid)
+            if outside.core_dump & ~own.core_dump:
+                what = "It keeps some of its memory out of core dumps (coredump_filter), which CRIU does not restore."
+                yield error("coredump-filter", process, what, "Have it mark that memory with MADV_DONTDUMP instead.")
+            if outside.speculation - own.speculation:
+                what = "It has switched speculation off (PR_SET_SPECULATION_CTRL), which CRIU does not restore."
+                yield error("speculation", process, what, "Have it do so for the threads that need it, when they do.")
+            if own.personality != outside.personality:
+                what = f"Its personality is {own.personality:#x} (setarch), which CRIU does not restore."
+                yield warning("personality", process, what, "Start it without setarch or personality(2).")
+
+
+def _read(proc: Path, pid: int) -> _Settings:
+    place = proc / str(pid)
+    fields = dict(
+        line.split(":\t", 1) for line in (place / "status").read_text(errors="replace").splitlines() if ":\t" in line
+    )
+    on = frozenset(name for name, answers in _SPECULATION.items() if fields.get(name) in answers)
+    return _Settings(_read_number(place / "coredump_filter"), _read_number(place / "personality"), on)
+
+
+def _read_number(path: Path) -> int:
+    return int(path.read_text() or "0", 16)

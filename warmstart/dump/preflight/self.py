@@ -1,0 +1,115 @@
+"""What in a running application would keep its image from restoring itself, beside what keeps any from being restored.
+
+The launcher's CRIU restores without privileges, in the container's own namespaces: it cannot choose process numbers,
+become another user, or put back what is not the application's. Source: `pstree_sort_births` of
+`launcher/criu/restore-without-capabilities.patch`, and `launcher/src/seed.c`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from warmstart.dump.preflight.check import reading
+from warmstart.dump.preflight.finding import Finding, error, once_each
+from warmstart.dump.proc.container import GONE, Container, Process, is_below, read_container
+
+# Of these places the launcher keeps the files of the application's user, and of no other.
+_SEEDED = ("/tmp", "/var/tmp", "/run")  # noqa: S108  (places in the container)
+
+
+def check_launched(proc: Path, first_pid: int) -> tuple[Finding, ...]:
+    """Look at an application that the launcher runs.
+
+    Args:
+        proc: a procfs; all reads go below it.
+        first_pid: the application's first process, as that procfs numbers it.
+
+    Raises:
+        AppError: it has ended.
+        HostError: the caller may not look into its processes.
+    """
+    with reading(proc, first_pid):
+        container = read_container(proc, first_pid)
+        return once_each(
+            [
+                *_check_births(container),
+                *_check_users(container),
+                *_check_files(container),
+                *_check_shared_memory(container),
+            ]
+        )
+
+
+def _check_births(container: Container) -> Iterator[Finding]:
+    """Numbers only go up, and all processes come before all threads."""
+    last = max(container.processes, key=lambda process: process.pids[-1])
+    for process in container.processes:
+        for thread in _read_threads(container, process):
+            if process.pids[-1] < thread < last.pids[-1]:
+                yield error(
+                    "thread-before-process",
+                    process,
+                    f"It made its thread {thread} before process {last.pids[-1]} ({last.name}) was started, and an "
+                    "image that restores itself can only make processes first.",
+                    "Start the program without what starts it (npm, a shell wrapper with threads), or have it fork "
+                    "before it makes threads.",
+                )
+                break
+
+
+def _read_threads(container: Container, process: Process) -> list[int]:
+    """As the container numbers them; none of a process that has ended."""
+    tasks, found = container.proc / str(process.pid) / "task", []
+    with contextlib.suppress(*GONE):
+        for name in os.listdir(tasks):  # noqa: PTH208  (names only)
+            with contextlib.suppress(*GONE):
+                status = (tasks / name / "status").read_text(errors="replace")
+                numbers = next(line for line in status.splitlines() if line.startswith("NSpid:"))
+                found.append(int(numbers.split()[-1]))
+    return sorted(found)
+
+
+def _check_users(container: Container) -> Iterator[Finding]:
+    for process in container.processes[1:]:
+        if process.ids != container.first.ids and process.pid in container.held:
+            yield error(
+                "another-user",
+                process,
+                "It runs as another user or group than the first process, and an image that restores itself cannot "
+                "become anybody else.",
+                "Have all processes run as one user, or restore it with the runtime only.",
+            )
+
+
+def _check_files(container: Container) -> Iterator[Finding]:
+    """Open files in /tmp and the like are put back only where they are the application's own."""
+    owners = {(container.proc / str(container.first.pid)).stat().st_uid}
+    for process, link in (*container.each_descriptor(), *container.each_mapped_file()):
+        if not any(is_below(link.target, place) for place in _SEEDED):
+            continue
+        try:
+            status = os.stat(link.path)  # noqa: PTH116  (a link of the kernel's)
+        except (*GONE, PermissionError):
+            continue
+        if status.st_uid not in owners:
+            yield error(
+                "seed-of-others",
+                process,
+                f"It has {link.target} open, which is not its user's, and is not in an image that restores itself.",
+                "Put the file into the base image, outside of /tmp, /var/tmp and /run, or give it to that user.",
+            )
+
+
+def _check_shared_memory(container: Container) -> Iterator[Finding]:
+    for process, link in container.each_mapped_file():
+        if link.target.startswith("/SYSV"):
+            yield error(
+                "sysv-shm-self",
+                process,
+                "It uses System V shared memory, which an image that restores itself cannot bring back.",
+                "Have it use POSIX shared memory or mmap, as PostgreSQL does with shared_memory_type=mmap; or restore "
+                "it with the runtime only.",
+            )

@@ -1,0 +1,202 @@
+"""Which sockets of a container would not dump, or not restore in a pod with another address.
+
+What CRIU does with a socket is decided in `criu/sockets.c`, `sk-inet.c`, `sk-unix.c` and `sk-netlink.c` of
+https://github.com/checkpoint-restore/criu (4.2), and with the options that runtimes pass: CRI-O runs
+`runc checkpoint --file-locks` (`internal/oci/runtime_oci.go`), so neither `tcp-established`, `skip-in-flight` nor
+`ext-unix-sk` is set.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from warmstart.dump.criu.contents import TcpState
+from warmstart.dump.preflight.finding import Finding, error, warning
+from warmstart.dump.proc.container import GONE, Container, Link, Process, read_container
+from warmstart.dump.proc.socket_tables import Address, InetSocket, SocketTables, read_socket_tables
+
+# `can_dump_inet_sk` in criu/sk-inet.c, and SYN_RECV, which it calls an unknown state.
+_CONNECTED = frozenset(
+    {
+        TcpState.ESTABLISHED,
+        TcpState.SYN_SENT,
+        TcpState.SYN_RECV,
+        TcpState.FIN_WAIT1,
+        TcpState.FIN_WAIT2,
+        TcpState.CLOSE_WAIT,
+        TcpState.LAST_ACK,
+        TcpState.CLOSING,
+    }
+)
+# The kernel's names of the protocols that `can_dump_ipproto` and `dump_socket` let pass.
+_TCP = frozenset({"TCP", "TCPv6"})
+_DATAGRAM = frozenset({"UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6"})
+_UNIX = frozenset({"UNIX", "UNIX-STREAM"})
+_HARMLESS = frozenset({"PING", "PINGv6", "PACKET"})
+
+_CLOSE_IT = "Have the application close it before the checkpoint, by a step of beforeCheckpoint if need be."
+
+
+@dataclass(frozen=True)
+class _Open:
+    """An open socket: who holds it, its inode, its protocol in the kernel's words, and its namespace's sockets."""
+
+    process: Process
+    inode: int
+    protocol: str
+    tables: SocketTables
+
+
+def find_in_sockets(container: Container, pod_addresses: Collection[Address], *, close_tcp: bool) -> Iterator[Finding]:
+    """Look at every socket that the container's processes hold.
+
+    Args:
+        pod_addresses: the pod's own addresses, which a restored pod does not have.
+        close_tcp: connections are closed in the dump instead of kept.
+    """
+    opened = _read_open_sockets(container)
+    for each in opened.values():
+        if each.protocol in _TCP:
+            yield from _check_tcp(each, opened, pod_addresses, close_tcp=close_tcp)
+        elif each.protocol in _DATAGRAM:
+            yield from _check_address(each, pod_addresses)
+        elif each.protocol == "NETLINK":
+            yield from _check_netlink(each)
+        elif each.protocol not in _UNIX | _HARMLESS:
+            yield _refuse(each)
+    yield from _check_unix(container, opened)
+
+
+def _read_open_sockets(container: Container) -> dict[int, _Open]:
+    tables: dict[str, SocketTables] = {}
+    opened: dict[int, _Open] = {}
+    for process, descriptor in container.each_descriptor():
+        if not descriptor.target.startswith("socket:["):
+            continue
+        namespace = container.held[process.pid].namespaces["net"]
+        try:
+            if namespace not in tables:
+                tables[namespace] = read_socket_tables(container.proc / str(process.pid))
+            protocol = _read_protocol(descriptor)
+        except GONE:
+            continue
+        if not protocol or not descriptor.still_leads_there():
+            continue
+        inode = int(descriptor.target[len("socket:[") : -1])
+        opened.setdefault(inode, _Open(process, inode, protocol, tables[namespace]))
+    return opened
+
+
+def _read_protocol(descriptor: Link) -> str:
+    """The protocol's name in the kernel (`sk_prot_creator->name`, net/socket.c), which tells MPTCP from TCP.
+
+    It is "" when the descriptor has become that of something else.
+    """
+    try:
+        return os.getxattr(descriptor.path, "system.sockprotoname").rstrip(b"\0").decode()
+    except OSError as problem:
+        if problem.errno in (errno.EOPNOTSUPP, errno.ENODATA):
+            return ""
+        raise
+
+
+def _check_tcp(
+    each: _Open, opened: Collection[int], pod_addresses: Collection[Address], *, close_tcp: bool
+) -> Iterator[Finding]:
+    row = each.tables.inet.get(each.inode)
+    if row is None:  # neither listening nor connected
+        return
+    if row.state in _CONNECTED:
+        yield from _check_connection(each, row, opened, close_tcp=close_tcp)
+        return
+    yield from _check_address(each, pod_addresses)
+    if row.state == TcpState.LISTEN and row.waiting:
+        yield error(
+            "tcp-in-flight",
+            each.process,
+            f"A connection to its TCP port {row.local.port} has not been accepted yet.",
+            "Wait until the application accepts it, or stop whoever connects.",
+        )
+
+
+def _check_connection(each: _Open, row: InetSocket, opened: Collection[int], *, close_tcp: bool) -> Iterator[Finding]:
+    inside = each.tables.by_ends.get((row.remote, row.local)) in opened
+    if inside and str(row.local) > str(row.remote) and row.local != row.remote:
+        return  # its other end is reported
+    where = " inside the container" if inside else ""
+    what = f"It holds a TCP connection{where}, {row.local} to {row.remote}, {TcpState(row.state).name}."
+    if close_tcp:
+        yield warning(
+            "tcp-established", each.process, what, "It is closed in the restored container: have it connect again."
+        )
+    else:
+        yield error("tcp-established", each.process, what, _CLOSE_IT)
+
+
+def _check_address(each: _Open, pod_addresses: Collection[Address]) -> Iterator[Finding]:
+    row = each.tables.inet.get(each.inode)
+    if row is None or row.local.address not in pod_addresses:
+        return
+    kind = each.protocol.removesuffix("v6")
+    what = f"Its {kind} socket is bound to {row.local}, the pod's own address, which a restored pod does not have."
+    cure = "Bind it to 0.0.0.0 or ::, or close it before the checkpoint."
+    # CRIU binds IPv6 sockets with IP_FREEBIND (`inet_bind` in criu/sk-inet.c): they restore, and hear nothing.
+    yield (warning if row.is_ipv6 else error)("address-of-pod", each.process, what, cure)
+
+
+def _check_unix(container: Container, opened: Mapping[int, _Open]) -> Iterator[Finding]:
+    for each in opened.values():
+        if each.protocol in _UNIX and each.inode not in each.tables.unix:
+            what = f"Its UNIX socket {each.inode} belongs to another network namespace."
+            cure = "Start the container without handing it open sockets."
+            yield error("unix-outside", each.process, what, cure)
+    suspects = _find_outer_peers(opened)
+    if suspects:  # look again: the connection may have been made while the descriptors were read
+        later = _read_open_sockets(read_container(container.proc, container.first.pid))
+        for inode, peer in suspects.items() & _find_outer_peers(later).items():
+            yield _refuse_peer(opened[inode], peer)
+
+
+def _find_outer_peers(opened: Mapping[int, _Open]) -> dict[int, int]:
+    """UNIX sockets whose peers the container's processes do not hold."""
+    peers = {inode: each.tables.unix_peers.get(inode, 0) for inode, each in opened.items()}
+    return {inode: peer for inode, peer in peers.items() if peer and peer not in opened}
+
+
+def _refuse_peer(each: _Open, peer: int) -> Finding:
+    name = each.tables.unix.get(peer) or each.tables.unix.get(each.inode)
+    return error(
+        "unix-peer-outside",
+        each.process,
+        f"It is connected by a UNIX socket{' ' + name if name else ''} to a process outside the container.",
+        "Have the application close that connection before the checkpoint, or start the container without it.",
+    )
+
+
+def _check_netlink(each: _Open) -> Iterator[Finding]:
+    if each.tables.netlink.get(each.inode):
+        yield error(
+            "netlink-pending",
+            each.process,
+            f"Its netlink socket {each.inode} holds messages that it has not read.",
+            "Have the application read them, or close the socket, before the checkpoint.",
+        )
+
+
+def _refuse(each: _Open) -> Finding:
+    if each.protocol.startswith("MPTCP"):
+        return error(
+            "mptcp",
+            each.process,
+            "It uses Multipath TCP, which CRIU does not know.",
+            "Use plain TCP: a Go program (1.24 and later) does with GODEBUG=multipathtcp=0 in its environment.",
+        )
+    return error(
+        "socket-unsupported",
+        each.process,
+        f"It holds a socket of the protocol {each.protocol}, which CRIU does not know.",
+        "Have the application close it before the checkpoint.",
+    )

@@ -1,0 +1,146 @@
+"""Which inotify and fanotify watches of a container would not dump.
+
+CRIU must find a path for each watched inode (`check_open_handle` in `criu/fsnotify.c` of
+https://github.com/checkpoint-restore/criu, 4.2). It tries the file handle that the kernel shows, and overlayfs, on
+which containers run, gives out handles that cannot be opened. Then it searches a few directories (`criu/irmap.c`), and
+fails.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.dump.preflight.finding import Finding, error
+from warmstart.dump.proc.container import GONE, Container, Process, is_below, read_descriptor_info
+
+_WATCH = re.compile(
+    r"(?:inotify wd:\w+|fanotify) ino:(\w+) sdev:(\w+) .*?"
+    r"(?:fhandle-bytes:(\w+) fhandle-type:(\w+) f_handle:(\w+))?$"
+)
+_MINOR_BITS = 20  # of the kernel's own dev_t, in which sdev is given
+# `hints` in criu/irmap.c; of the root directory it looks at nothing below.
+_SEARCHED = (
+    "/etc",
+    "/var/spool",
+    "/var/log",
+    "/usr/share/dbus-1/services",
+    "/usr/share/dbus-1/system-services",
+    "/var/lib/polkit-1/localauthority",
+    "/usr/share/polkit-1/actions",
+    "/lib/udev",
+)
+_MOST_ENTRIES = 20_000  # directory entries that are looked at to name the watched file
+_CURE = (
+    "Switch the watching of files off for the build, such as that of configuration which is reloaded when it changes."
+)
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """A watched inode: device and inode number as stat(2) gives them, and the kernel's handle of it."""
+
+    device: int
+    inode: int
+    handle_type: int
+    handle: bytes
+
+
+def find_in_watches(container: Container) -> Iterator[Finding]:
+    """Look at what the container's processes watch by inotify and fanotify."""
+    lost: dict[_Watch, Process] = {}
+    for process, descriptor in container.each_descriptor():
+        if descriptor.target not in ("anon_inode:inotify", "anon_inode:[fanotify]"):
+            continue
+        try:
+            for watch in _parse_watches(read_descriptor_info(descriptor).lines):
+                if not _opens_by_handle(container, process, watch):
+                    lost.setdefault(watch, process)
+        except GONE:
+            continue
+    paths = _find_paths(container, {(watch.device, watch.inode) for watch in lost}) if lost else {}
+    for watch, process in lost.items():
+        path = paths.get((watch.device, watch.inode), "")
+        if path == "/" or any(is_below(path, directory) for directory in _SEARCHED):
+            continue
+        what = f"It watches {path or f'a file (inode {watch.inode})'} for changes, which CRIU cannot dump on overlayfs."
+        yield error("file-watch", process, what, _CURE)
+
+
+def _parse_watches(lines: tuple[str, ...]) -> Iterator[_Watch]:
+    for line in lines:
+        match = _WATCH.match(line)
+        if match is not None:
+            inode, device = int(match[1], 16), int(match[2], 16)
+            number = os.makedev(device >> _MINOR_BITS, device & ((1 << _MINOR_BITS) - 1))
+            yield _Watch(number, inode, int(match[4] or "0", 16), bytes.fromhex(match[5] or ""))
+
+
+def _opens_by_handle(container: Container, process: Process, watch: _Watch) -> bool:
+    """Whether the watched inode opens by its handle in a mount of its file system, as `alloc_openable` tries."""
+    mounts = [mount for mount in container.mounts if mount.device == watch.device and watch.handle]
+    for pid in {container.first.pid, process.pid}:  # one sees more where the other has called chroot or unshare
+        for mount in mounts:
+            try:
+                directory = os.open(f"{container.proc}/{pid}/root{mount.point}", os.O_RDONLY | os.O_DIRECTORY)
+            except (*GONE, NotADirectoryError):
+                continue
+            try:
+                if _open_by_handle_works(directory, watch):
+                    return True
+            finally:
+                os.close(directory)
+    return False
+
+
+def _open_by_handle_works(directory: int, watch: _Watch) -> bool:
+    """open_by_handle_at(2); needs CAP_DAC_READ_SEARCH."""
+    handle = struct.pack("=II", len(watch.handle), watch.handle_type) + watch.handle
+    opened = ctypes.CDLL(None).open_by_handle_at(directory, handle, os.O_PATH)
+    if opened < 0:
+        return False
+    os.close(opened)
+    return True
+
+
+def _find_paths(container: Container, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], str]:
+    """Paths of inodes on the container's root file system: where CRIU looks first, then elsewhere while it is cheap."""
+    root = container.proc / str(container.first.pid) / "root"
+    found: dict[tuple[int, int], str] = {}
+    for start in (*_SEARCHED, "/"):
+        for path in _walk(container, root, start):
+            try:
+                info = os.stat(f"{root}{path}", follow_symlinks=False)  # noqa: PTH116  ("ROOT/" is not the link ROOT)
+            except OSError:
+                continue
+            found.setdefault((info.st_dev, info.st_ino), path)
+            if wanted <= found.keys():
+                return found
+    return found
+
+
+def _walk(container: Container, root: Path, start: str) -> Iterator[str]:
+    """Paths below a directory, breadth first and not into other mounts; not all of them where there are very many."""
+    limit = _MOST_ENTRIES
+    mount_points = {mount.point for mount in container.mounts if mount.point != start}
+    pending = [start]
+    for path in pending:  # grows while it is walked
+        yield path
+        try:
+            entries = list(os.scandir(root / path.lstrip("/")))
+        except OSError:
+            continue
+        for entry in entries:
+            below = f"{path.rstrip('/')}/{entry.name}"
+            if limit <= 0 or below in mount_points:
+                continue
+            limit -= 1
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(below)
+            else:
+                yield below

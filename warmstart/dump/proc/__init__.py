@@ -1,0 +1,1 @@
+"""A running container, as /proc shows it."""

@@ -1,0 +1,126 @@
+"""A container in a pod of a cluster, reached through the API server alone: nothing of its node or network is needed.
+
+Connections are forwarded to the pod's loopback interface, as `kubectl port-forward` does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from warmstart.core.errors import AppError, ClusterError
+from warmstart.core.undo import undoing
+from warmstart.engine.target import ExecResult, State
+from warmstart.kube.client import Cluster, Head
+from warmstart.kube.pods import MANAGED_BY, Pod
+
+# A build that was killed cannot remove its pod: the cluster then ends it after that time.
+LIFE_S = 6 * 3600
+PULL_S = 900.0
+
+
+@dataclass(frozen=True)
+class KubernetesContainer:
+    """A container in a pod; a `Target` for probes and warm-up.
+
+    Attributes:
+        cluster: the cluster.
+        pod: as it was when the container ran.
+        name: of the container.
+        started: `time.monotonic()` when it was first seen to run.
+    """
+
+    cluster: Cluster
+    pod: Pod
+    name: str
+    started: float
+
+    @property
+    def address(self) -> str:
+        """See `Target.address`."""
+        return self.pod.ip
+
+    def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
+        """See `Target.connect`; only the pod itself can be reached."""
+        if host not in (None, self.address, "localhost", "127.0.0.1"):
+            raise OSError(f"{host} is not the pod, and cannot be reached through the API server")
+        connection = self.cluster.connect(self.pod, port)
+        connection.settimeout(timeout_s)
+        return connection
+
+    def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
+        """See `Target.exec`."""
+        out = Head()
+        end = self.cluster.exec(self.pod, self.name, command, write=out.write, timeout_s=timeout_s)
+        return ExecResult(end.exit_code, out.data.decode(errors="replace"), end.stderr)
+
+    def state(self) -> State:
+        """See `Target.state`."""
+        pod = self.cluster.get_pod(self.pod.namespace, self.pod.name)
+        container = pod.find_container(self.name)
+        if container.exit_code is None:
+            return State()
+        return State(container.exit_code, container.why.partition(":")[0])
+
+    def log_tail(self, lines: int) -> list[str]:
+        """See `Target.log_tail`."""
+        return self.cluster.log_tail(self.pod, self.name, lines)
+
+    def await_ready(self, limit_s: float) -> float:
+        """Wait until the cluster says that the pod is ready; seconds since it was first seen to run.
+
+        Raises:
+            AppError: its container has ended, or was not ready in time.
+        """
+        try:
+            pod = self.cluster.wait_pod(self.pod, lambda now: now.ready or now.stuck, limit_s)
+        except TimeoutError as late:
+            details = [*late.args[0].explain(), *self.log_tail(10)]
+            raise AppError(f"the pod was not ready within {limit_s:g} s", details=details) from late
+        if not pod.ready:
+            ended = pod.find_container(self.name)
+            brief = f"the container ended with exit code {ended.exit_code} before it was ready"
+            raise AppError(brief, details=[*pod.explain(), *self.log_tail(10)])
+        return time.monotonic() - self.started
+
+
+def make_build_pod(spec: Mapping[str, Any], name: str, namespace: str) -> dict[str, Any]:
+    """The manifest of the pod of a build, from the specification of the pods that are to be restored."""
+    own = {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": LIFE_S,
+        "terminationGracePeriodSeconds": 1,
+        "enableServiceLinks": False,
+    }
+    # Short enough for the suffix; a name of a pod has at most 63 characters where it is a host name.
+    unique = f"{name[:46].rstrip('-')}-build-{secrets.token_hex(4)}"
+    metadata = {"name": unique, "namespace": namespace, "labels": MANAGED_BY}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**spec, **own}}
+
+
+@contextlib.contextmanager
+def start_pod(cluster: Cluster, manifest: Mapping[str, Any]) -> Iterator[KubernetesContainer]:
+    """Run a pod of one container for the length of a `with` block, which begins when the container runs.
+
+    Raises:
+        RefusedError: it may not be created.
+        ClusterError: it does not come to run.
+    """
+    namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+    with undoing(lambda: cluster.delete_pod(namespace, name)):
+        pod = cluster.create_pod(manifest)
+        try:
+            pod = cluster.wait_pod(pod, lambda now: now.containers[0].running or now.stuck, PULL_S)
+        except TimeoutError as late:
+            brief = f"the pod {name} did not start within {PULL_S:g} s"
+            raise ClusterError(brief, details=late.args[0].explain()) from late
+        started = time.monotonic()
+        container = pod.containers[0]
+        if not container.running and container.exit_code is None:
+            raise ClusterError(f"the pod {name} does not start", details=pod.explain())
+        yield KubernetesContainer(cluster, pod, container.name, started)

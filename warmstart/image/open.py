@@ -1,0 +1,226 @@
+"""Reads an image where it is: in a registry, in a layout, or in an oci-archive. Only what is read is fetched."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from io import BufferedReader, RawIOBase
+from pathlib import Path
+
+import zstandard
+
+from warmstart.core.errors import ArchiveError, ImageError
+from warmstart.core.reference import Reference, Source, Transport
+from warmstart.dump.archive.archive import open_tar
+from warmstart.dump.archive.tarball import Kind, Member, Span, list_members
+from warmstart.image.layout import CheckedReader, Image, OpenContent, Readable, find_image, open_blob, read_image
+from warmstart.image.manifest import DOCUMENT_LIMIT_BYTES, Descriptor, parse_index
+from warmstart.image.registry.client import download_blob, read_config, read_manifest
+
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_BUFFER_BYTES = 1 << 20
+#: The most that a layer may hold when decompressed, whatever its compressed size: a zstd frame can be 30,000 times
+#: smaller than its content. The largest layers of real images hold model weights of some ten GiB.
+LAYER_LIMIT_BYTES = 64 << 30
+# What zstd's own decoder takes without being told otherwise, and more than `zstd --ultra` uses without --long.
+_WINDOW_LIMIT_BYTES = 128 << 20
+_MEMBERS_LIMIT = 100_000
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image that can be read; `open_content` opens what its manifest lists."""
+
+    image: Image
+    open_content: OpenContent
+
+    @contextmanager
+    def open_layer(self, layer: Descriptor) -> Iterator[Readable]:
+        """Open the tar of a layer, which is decompressed as it is read.
+
+        The compression is detected from the content, as runtimes do. When the block ends without an error, the rest is
+        read too, and the layer was checked against its digest and its diff id. Use what was read from it only then.
+
+        Raises:
+            ImageError: it is missing, cannot be decompressed, or does not match its digests; also while reading.
+            RegistryError: the registry refused, or could not be reached; also while reading.
+        """
+        with self.open_content(layer) as blob:
+            opened = _Layer(blob, f"layer {layer.digest}", self._find_diff_id(layer))
+            yield opened
+            opened.finish()
+
+    def _find_diff_id(self, layer: Descriptor) -> str:
+        """Return the digest of the uncompressed layer; empty for an image that lists none."""
+        layers, diff_ids = self.image.manifest.layers, self.image.config.diff_ids
+        if not diff_ids:
+            return ""
+        if len(diff_ids) != len(layers):
+            raise ImageError(f"the image has {len(layers)} layers and its config lists {len(diff_ids)}")
+        return diff_ids[layers.index(layer)]
+
+
+@contextmanager
+def open_image(source: Source, *, plain_http: bool = False, auth_file: Path | None = None) -> Iterator[OpenedImage]:
+    """Open an image; of one for several platforms, that for this machine's.
+
+    Args:
+        source: where it is.
+        plain_http: speak HTTP with the registry; HTTPS with verified certificates otherwise.
+        auth_file: the file of credentials; the usual ones when None.
+
+    Raises:
+        ImageError: it is broken, not there, or in a place that is not read here.
+        RegistryError: the registry refused, or could not be reached.
+    """
+    if source.kind is Transport.REGISTRY and source.reference:
+        yield _open_in_registry(source.reference, plain_http, auth_file)
+    elif source.kind is Transport.OCI and source.path:
+        yield OpenedImage(read_image(source.path, source.image), partial(open_blob, source.path))
+    elif source.kind is Transport.OCI_ARCHIVE and source.path:
+        with _open_archive(source.path) as archive:
+            yield OpenedImage(archive.read_image(source.image), archive.open_blob)
+    else:
+        raise ImageError(
+            f"{source} is not read here: {source.kind} is neither a registry, nor a layout, nor an oci-archive",
+            hint=f"copy it first: skopeo copy {source} oci-archive:FILE; or push it to a registry",
+        )
+
+
+def is_oci_archive(path: Path) -> bool:
+    """Whether a tar is an oci-archive.
+
+    Raises:
+        ArchiveError: it cannot be read, or is no tar.
+    """
+    with open_tar(path) as tar:
+        return any(member.name == "oci-layout" for member in list_members(tar, max_members=_MEMBERS_LIMIT))
+
+
+def _open_in_registry(reference: Reference, plain_http: bool, auth_file: Path | None) -> OpenedImage:
+    manifest = read_manifest(reference, plain_http=plain_http, auth_file=auth_file)
+    # A tag may be moved between two requests.
+    pinned = replace(reference, tag=None, digest=manifest.digest)
+    config = read_config(pinned, plain_http=plain_http, auth_file=auth_file)
+    return OpenedImage(
+        Image(manifest, config), partial(download_blob, pinned, plain_http=plain_http, auth_file=auth_file)
+    )
+
+
+@contextmanager
+def _open_archive(path: Path) -> Iterator[_OciArchive]:
+    with ExitStack() as opened:
+        try:
+            tar = opened.enter_context(open_tar(path))
+            members = list_members(tar, max_members=_MEMBERS_LIMIT)
+        except ArchiveError as error:
+            raise ImageError(error.brief, hint=error.hint) from error
+        yield _OciArchive(tar, {member.name: member for member in members})
+
+
+class _OciArchive:
+    """A layout in a tar, read where it lies."""
+
+    def __init__(self, tar: Span, members: Mapping[str, Member]) -> None:
+        self._tar = tar
+        self._members = members
+
+    def read_image(self, name: str) -> Image:
+        """As `warmstart.image.layout.read_image`."""
+        where = self._tar.label
+        if "oci-layout" not in self._members:
+            raise ImageError(f"{where} is not an oci-archive: it has no member oci-layout")
+        index = self._open("index.json").read(DOCUMENT_LIMIT_BYTES + 1)
+        return find_image(parse_index(index, where=f"{where}: index.json"), self.open_blob, where, name)
+
+    @contextmanager
+    def open_blob(self, descriptor: Descriptor) -> Iterator[CheckedReader]:
+        """As `warmstart.image.layout.open_blob`."""
+        file = self._open(f"blobs/{descriptor.digest.replace(':', '/')}")
+        if file.size_bytes != descriptor.size_bytes:
+            raise ImageError(
+                f"{self._tar.label}: {descriptor.digest} has {file.size_bytes} bytes"
+                f" and should have {descriptor.size_bytes}"
+            )
+        yield CheckedReader(file, descriptor, self._tar.label)
+
+    def _open(self, name: str) -> _MemberFile:
+        member = self._members.get(name)
+        if member is None or member.kind is not Kind.FILE:
+            raise ImageError(f"{self._tar.label} has no file {name}")
+        return _MemberFile(self._tar, member)
+
+
+class _MemberFile:
+    def __init__(self, tar: Span, member: Member) -> None:
+        self._tar = tar
+        self._offset = member.offset
+        self._end = member.offset + member.size_bytes
+        self.size_bytes = member.size_bytes
+
+    def read(self, size: int, /) -> bytes:
+        data = self._tar.read(self._offset, min(size, self._end - self._offset))
+        self._offset += len(data)
+        return data
+
+
+class _Layer:
+    """The tar of a layer, out of its compressed blob."""
+
+    def __init__(self, blob: CheckedReader, label: str, diff_id: str) -> None:
+        self._packed = BufferedReader(_Raw(blob), _BUFFER_BYTES)
+        head = self._packed.peek(len(_ZSTD))
+        self._label = label
+        self._diff_id = diff_id
+        self._hash = hashlib.sha256()
+        self._left_bytes = LAYER_LIMIT_BYTES
+        self._plain: Readable = self._packed
+        if head.startswith(_GZIP):
+            self._plain = gzip.GzipFile(fileobj=self._packed)
+        elif head.startswith(_ZSTD):
+            decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT_BYTES)
+            self._plain = decompressor.stream_reader(self._packed, read_across_frames=True)
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            data = self._plain.read(size)
+        except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+            raise ImageError(f"{self._label} cannot be decompressed: {error}") from error
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            raise ImageError(f"{self._label} is larger than {LAYER_LIMIT_BYTES >> 30} GiB when decompressed")
+        self._hash.update(data)
+        return data
+
+    def finish(self) -> None:
+        """Read what is left, and check the digests."""
+        while self.read(_BUFFER_BYTES):
+            pass
+        while self._packed.read(_BUFFER_BYTES):  # what follows the end of the compressed data
+            pass
+        found = f"sha256:{self._hash.hexdigest()}"
+        if self._diff_id and found != self._diff_id:
+            raise ImageError(
+                f"{self._label} does not match its diff id: its content is {found}, the config lists {self._diff_id}"
+            )
+
+
+class _Raw(RawIOBase):
+    """What Python's decompressors read from."""
+
+    def __init__(self, blob: CheckedReader) -> None:
+        self._blob = blob
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._blob.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

@@ -1,0 +1,99 @@
+"""What a container has changed in its root file system, as a layer of an image.
+
+An overlay file system keeps that in its upper directory, and marks what was removed: a character device 0:0 stands for
+a file that is no more, an attribute `trusted.overlay.opaque` for a directory of which nothing below shows. In a layer
+both are files of certain names. Sources: Documentation/filesystems/overlayfs.rst of the kernel, and layer.md of
+https://github.com/opencontainers/image-spec.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.core.errors import ImageError
+from warmstart.image.tree_tar import Entry, TreeTar, open_entry, walk
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+_OPAQUE = "trusted.overlay.opaque"
+# What the kernel only writes where it is told to make overlays with these features.
+_FOREIGN = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Where a container's changes are.
+
+    Attributes:
+        upper: the upper directory of its root file system.
+        mounts: where other file systems are mounted in it, without leading slashes.
+    """
+
+    upper: Path
+    mounts: frozenset[str]
+
+
+def find_changes(mountinfo: str, root: str = "/") -> Changes | None:
+    """Find them by a /proc/PID/mountinfo; None where the container's root is read-only.
+
+    The process must be one that the container has no power over: who can make a mount namespace can also make mounts in
+    it that look like a container's root, with an upper directory of any name.
+
+    Args:
+        mountinfo: the text.
+        root: where that process sees the container's root file system.
+
+    Raises:
+        ImageError: the root is not an overlay.
+    """
+    mounts = {}
+    for line in mountinfo.splitlines():
+        words, _, rest = line.partition(" - ")
+        point = _plain(words.split(" ")[4])
+        if point == root or point.startswith(f"{root.rstrip('/')}/"):
+            mounts[point.removeprefix(root).lstrip("/")] = rest.split(" ", 2)
+    kind, _, options = mounts.pop("", ["nothing", "", ""])
+    if kind != "overlay":
+        raise ImageError(f"the container's root file system is {kind}, and only of an overlay is known what it changed")
+    given = dict(option.partition("=")[::2] for option in options.split(","))
+    if "upperdir" not in given:
+        return None
+    return Changes(Path(_plain(given["upperdir"])), frozenset(mounts))
+
+
+def _plain(text: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def add_changes(tar: TreeTar, changes: Changes, left_out: Collection[str]) -> int:
+    """Add all that was changed, but for what is at or below one of the paths `left_out`, and where mounts are.
+
+    Returns:
+        The bytes of the files.
+
+    Raises:
+        ImageError: the overlay has features that a layer cannot express, or something in it changed meanwhile.
+    """
+    skipped = {*changes.mounts, *left_out}
+    size = 0
+    with open_entry(changes.upper) as upper:
+        for entry, name in walk(upper, "", skipped):
+            parent, _, last = name.rpartition("/")
+            if entry.kind == stat.S_IFCHR and entry.status.st_rdev == 0:
+                tar.make_empty(f"{parent}/.wh.{last}".lstrip("/"))
+                continue
+            tar.add(entry, name)
+            size += entry.status.st_size if entry.kind == stat.S_IFREG else 0
+            if entry.kind == stat.S_IFDIR and _is_opaque(entry, name):
+                tar.make_empty(f"{name}/.wh..wh..opq")
+    return size
+
+
+def _is_opaque(directory: Entry, name: str) -> bool:
+    attributes = directory.read_attributes()
+    if found := [each for each in _FOREIGN if each in attributes]:
+        raise ImageError(f"{name}: an overlay with {found[0]} cannot be made a layer")
+    return attributes.get(_OPAQUE) == b"y"

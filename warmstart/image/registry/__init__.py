@@ -1,0 +1,1 @@
+"""Registries: credentials, the connection, pushing and pulling."""

@@ -1,0 +1,439 @@
+"""Images in registries: pushing, tagging, attaching reports, reading.
+
+Nothing half-made is ever visible: blobs first, then the manifest by its digest, and its tag last. What a
+registry answers is untrusted: sizes are bounded and digests are checked.
+
+Every function takes `plain_http` (speak HTTP; HTTPS with verified certificates otherwise) and `auth_file` (the
+file of credentials; the usual ones when None, see `warmstart.image.registry.credentials`), and raises RegistryError
+when the registry refuses, cannot be reached, or answers nonsense.
+
+Protocol: https://github.com/opencontainers/distribution-spec/blob/main/spec.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol
+
+from warmstart.core.errors import RegistryError
+from warmstart.core.reference import Reference, is_digest
+from warmstart.image.layout import CheckedReader, open_blob, read_document, read_image
+from warmstart.image.manifest import (
+    DOCUMENT_LIMIT_BYTES,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Config,
+    Descriptor,
+    Manifest,
+    Platform,
+    choose_platform,
+    find_digest,
+    parse_config,
+    parse_index,
+    parse_manifest,
+)
+from warmstart.image.registry.connection import Answer, Connection, add_query
+
+#: Called with the bytes done, the bytes in all, and what is being done. A blob that has to be sent again takes
+#: the bytes done back.
+Progress = Callable[[int, int, str], None]
+
+_CHUNK_BYTES = 1 << 20
+_OCTETS = {"Content-Type": "application/octet-stream"}
+_ACCEPT = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
+_REPORT_TITLE = {"org.opencontainers.image.title": "report.json"}
+# Whoever may push to a repository may attach as many as they like.
+_MOST_REPORTS = 64
+_EMPTY = b"{}"
+_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+
+
+def push_layout(
+    layout: Path,
+    reference: Reference,
+    *,
+    name: str = "",
+    mount_from: Reference | None = None,
+    plain_http: bool = False,
+    auth_file: Path | None = None,
+    on_progress: Progress | None = None,
+) -> str:
+    """Push an image of an OCI layout; what the registry has already is not sent again.
+
+    Args:
+        layout: the directory.
+        reference: where to; without a tag, the image can then be reached by its digest only.
+        name: which image of the layout, as for `read_image`.
+        mount_from: an image that has some of the same layers, such as the base image; when it is in the same
+            registry, they are taken from there.
+        plain_http: see the module.
+        auth_file: see the module.
+        on_progress: told how far the upload is.
+
+    Returns:
+        The digest of the image's manifest.
+
+    Raises:
+        ImageError: the layout is broken.
+        RegistryError: see the module; or the image is not the one that `reference` has the digest of.
+    """
+    manifest = read_image(layout, name).manifest
+    if reference.digest not in (None, manifest.digest):
+        raise RegistryError(f"{layout} holds {manifest.digest} and cannot be pushed as {reference}")
+    lender = None
+    if mount_from and mount_from.registry == reference.registry and mount_from.repository != reference.repository:
+        lender = mount_from.repository
+    document = read_document(layout, manifest.descriptor)
+    total_bytes = sum(blob.size_bytes for blob in manifest.blobs)
+    done_bytes = 0
+
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+        for place, blob in enumerate(manifest.blobs, 1):
+            what = "the config" if blob == manifest.config else f"layer {place} of {len(manifest.layers)}"
+            report = partial(_report, on_progress, done_bytes, total_bytes, what)
+            _push_blob(connection, _Upload(blob, what, partial(open_blob, layout, blob), report), lender)
+            report(blob.size_bytes)
+            done_bytes += blob.size_bytes
+        _put_manifest(connection, manifest.digest, manifest.descriptor, document)
+        if reference.tag:
+            _put_manifest(connection, reference.tag, manifest.descriptor, document)
+    return manifest.digest
+
+
+def tag_manifest(reference: Reference, digest: str, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+    """Let the tag of `reference` name the manifest that has this digest and is in its repository already."""
+    if not reference.tag:
+        raise RegistryError(f"{reference} has no tag to set")
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+        descriptor, document = _get_manifest(connection, digest)
+        _put_manifest(connection, reference.tag, descriptor, document)
+
+
+def attach_report(
+    reference: Reference,
+    digest: str,
+    report: bytes,
+    *,
+    artifact_type: str,
+    plain_http: bool = False,
+    auth_file: Path | None = None,
+) -> str:
+    """Attach a JSON report to a manifest, as an OCI referrer.
+
+    A registry without the referrers API keeps the list of them under the tag ALGORITHM-HEX, as the distribution
+    specification has it. The same report attached again changes nothing.
+
+    Args:
+        reference: the repository; its tag and digest do not matter.
+        digest: the manifest that the report is about.
+        report: a JSON document, not longer than DOCUMENT_LIMIT_BYTES.
+        artifact_type: the media type that says what kind of report it is.
+        plain_http: see the module.
+        auth_file: see the module.
+
+    Returns:
+        The digest of the report's own manifest.
+    """
+    layer = _describe(report, "application/json")
+    config = _describe(_EMPTY, _EMPTY_TYPE)
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+        subject, _ = _get_manifest(connection, digest)
+        document = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "artifactType": artifact_type,
+                "config": config.to_json(),
+                "layers": [replace(layer, annotations=_REPORT_TITLE).to_json()],
+                "subject": subject.to_json(),
+            }
+        ).encode()
+        for blob, content, what in ((config, _EMPTY, "the empty config"), (layer, report, "the report")):
+            _push_blob(connection, _Upload(blob, what, partial(_open_bytes, content)), None)
+        descriptor = replace(_describe(document, OCI_MANIFEST), artifact_type=artifact_type)
+        answer = _put(connection, descriptor.digest, descriptor, document)
+        if "OCI-Subject" not in answer.headers:
+            _list_under_tag(connection, digest, descriptor)
+    return descriptor.digest
+
+
+def read_reports(
+    reference: Reference,
+    digest: str,
+    *,
+    artifact_type: str,
+    plain_http: bool = False,
+    auth_file: Path | None = None,
+) -> tuple[bytes, ...]:
+    """The reports of a type that are attached to a manifest, in the registry's order; at most _MOST_REPORTS.
+
+    Raises:
+        ImageError: what is attached is broken.
+        RegistryError: see the module.
+    """
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+        attached = [entry for entry in _list_referrers(connection, digest) if entry.artifact_type == artifact_type]
+        manifests = [_get_image(connection, entry.digest, None) for entry in attached[:_MOST_REPORTS]]
+        return tuple(_get_blob(connection, layer) for manifest in manifests for layer in manifest.layers[:1])
+
+
+def read_manifest(
+    reference: Reference,
+    *,
+    platform: Platform | None = None,
+    plain_http: bool = False,
+    auth_file: Path | None = None,
+) -> Manifest:
+    """The manifest of an image; of one for several platforms, that for `platform` (this machine's when None).
+
+    Raises:
+        ImageError: it is not the manifest of an image.
+        RegistryError: see the module; or there is no such image.
+    """
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+        return _get_image(connection, _identify(reference), platform)
+
+
+def read_config(
+    reference: Reference,
+    *,
+    platform: Platform | None = None,
+    plain_http: bool = False,
+    auth_file: Path | None = None,
+) -> Config:
+    """The config of an image; `platform` and errors as for `read_manifest`."""
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+        manifest = _get_image(connection, _identify(reference), platform)
+        return parse_config(_get_blob(connection, manifest.config), f"config {manifest.config.digest}")
+
+
+@contextmanager
+def download_blob(
+    reference: Reference, blob: Descriptor, *, plain_http: bool = False, auth_file: Path | None = None
+) -> Iterator[CheckedReader]:
+    """Open a blob of an image's repository, to be read piece by piece; reading it to its end checks its digest.
+
+    Raises:
+        ImageError: it is not what its descriptor says; while reading.
+        RegistryError: see the module; also while reading.
+    """
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+        purpose = f"read {_full_name(connection, blob.digest)}"
+        with connection.download(connection.url(f"blobs/{blob.digest}"), purpose) as content:
+            yield CheckedReader(content, blob, reference.name)
+
+
+def exists(reference: Reference, *, plain_http: bool = False, auth_file: Path | None = None) -> bool:
+    """Whether the registry has a manifest of that tag or digest."""
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+        return _head_manifest(connection, _identify(reference)).status == 200
+
+
+def delete_manifest(
+    reference: Reference, digest: str, *, plain_http: bool = False, auth_file: Path | None = None
+) -> None:
+    """Delete a manifest, and so its tags; a registry may not allow it."""
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+        url = connection.url(f"manifests/{digest}")
+        connection.call("DELETE", url, f"delete {reference.name}@{digest}", (202,))
+
+
+def delete_tag(reference: Reference, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+    """Delete a tag and leave its manifest; a registry may not know how to."""
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+        connection.call("DELETE", connection.url(f"manifests/{reference.tag}"), f"delete {reference}", (202,))
+
+
+class _Reader(Protocol):
+    def read(self, size: int = ..., /) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class _Upload:
+    """A blob as the body of a request: read piece by piece, and from its start each time it is gone through."""
+
+    blob: Descriptor
+    what: str
+    open: Callable[[], AbstractContextManager[_Reader]]
+    report: Callable[[int], None] = lambda _: None
+
+    def __len__(self) -> int:
+        return self.blob.size_bytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        sent_bytes = 0
+        with self.open() as content:
+            while chunk := content.read(_CHUNK_BYTES):
+                yield chunk
+                sent_bytes += len(chunk)
+                self.report(sent_bytes)
+
+
+def _report(on_progress: Progress | None, before_bytes: int, total_bytes: int, what: str, sent_bytes: int) -> None:
+    if on_progress:
+        on_progress(before_bytes + sent_bytes, total_bytes, what)
+
+
+def _push_blob(connection: Connection, upload: _Upload, lender: str | None) -> None:
+    # An upload that broke off is begun anew: asking a registry how much of it it has is where they differ most.
+    connection.retry(lambda: _try_push_blob(connection, upload, lender))
+
+
+def _try_push_blob(connection: Connection, upload: _Upload, lender: str | None) -> None:
+    digest = upload.blob.digest
+    purpose = f"push {upload.what} ({digest[:19]}) to {connection.reference.name}"
+    if connection.request("HEAD", connection.url(f"blobs/{digest}"), purpose, (200, 404)).status == 200:
+        return
+    started = _start_upload(connection, digest, lender, purpose)
+    if started.status == 201:
+        return
+    # One PATCH with all of it, as docker and containers/image do; many registries take no smaller pieces.
+    url = connection.follow(started)
+    sent = connection.request("PATCH", url, purpose, (202, 204), headers=_OCTETS, body=upload)
+    url = add_query(connection.follow(sent), "digest", digest)
+    _check_echo(connection.request("PUT", url, purpose, (201, 204), headers=_OCTETS), digest, purpose)
+
+
+def _start_upload(connection: Connection, digest: str, lender: str | None, purpose: str) -> Answer:
+    """The answer 201 when the blob could be taken from the repository `lender`, 202 when it has to be sent."""
+    url = connection.url("blobs/uploads/")
+    if lender:
+        mount = add_query(add_query(url, "mount", digest), "from", lender)
+        # We may write here and not read there; then it is an upload like any other.
+        answer = connection.request("POST", mount, purpose, (201, 202, 400, 401, 403, 404, 405))
+        if answer.status in (201, 202):
+            return answer
+    return connection.request("POST", url, purpose, (202,))
+
+
+def _put_manifest(connection: Connection, identifier: str, descriptor: Descriptor, document: bytes) -> None:
+    """Put a manifest under its digest or a tag, unless it is there."""
+    found = _head_manifest(connection, identifier)
+    there = found.headers.get("Docker-Content-Digest", identifier)
+    if found.status != 200 or there != descriptor.digest:
+        _put(connection, identifier, descriptor, document)
+
+
+def _put(connection: Connection, identifier: str, descriptor: Descriptor, document: bytes) -> Answer:
+    purpose = f"put the manifest {_full_name(connection, identifier)}"
+    url = connection.url(f"manifests/{identifier}")
+    headers = {"Content-Type": descriptor.media_type}
+    answer = connection.call("PUT", url, purpose, (201,), headers=headers, body=document)
+    _check_echo(answer, descriptor.digest, purpose)
+    return answer
+
+
+def _check_echo(answer: Answer, digest: str, purpose: str) -> None:
+    echo = answer.headers.get("Docker-Content-Digest", digest)
+    if echo != digest:
+        raise RegistryError(f"could not {purpose}: the registry stored {echo:.80} and not {digest}")
+
+
+def _head_manifest(connection: Connection, identifier: str) -> Answer:
+    purpose = f"look for {_full_name(connection, identifier)}"
+    url = connection.url(f"manifests/{identifier}")
+    return connection.call("HEAD", url, purpose, (200, 404), headers=_ACCEPT)
+
+
+def _find_manifest(connection: Connection, identifier: str) -> tuple[Descriptor, bytes] | None:
+    """The manifest or index that has this tag or digest, checked; None when there is none."""
+    purpose = f"read {_full_name(connection, identifier)}"
+    answer = connection.call(
+        "GET",
+        connection.url(f"manifests/{identifier}"),
+        purpose,
+        (200, 404),
+        headers=_ACCEPT,
+        limit_bytes=DOCUMENT_LIMIT_BYTES,
+    )
+    if answer.status == 404:
+        return None
+    announced = answer.headers.get("Docker-Content-Digest", "")
+    digest = identifier if is_digest(identifier) else announced or find_digest(answer.body)
+    media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+    _check_content(answer.body, digest, purpose)
+    return Descriptor(media_type, digest, len(answer.body)), answer.body
+
+
+def _get_manifest(connection: Connection, identifier: str) -> tuple[Descriptor, bytes]:
+    found = _find_manifest(connection, identifier)
+    if found is None:
+        raise RegistryError(
+            f"the registry has no {_full_name(connection, identifier)}",
+            hint="check the name; a registry may also say this to those who have not logged in",
+        )
+    return found
+
+
+def _get_image(connection: Connection, identifier: str, platform: Platform | None) -> Manifest:
+    descriptor, document = _get_manifest(connection, identifier)
+    if descriptor.media_type in INDEX_TYPES:
+        where = f"index {descriptor.digest}"
+        index = parse_index(document, descriptor.media_type, where)
+        descriptor, document = _get_manifest(connection, choose_platform(index.manifests, platform, where).digest)
+    return parse_manifest(document, descriptor)
+
+
+def _get_blob(connection: Connection, blob: Descriptor) -> bytes:
+    purpose = f"read {_full_name(connection, blob.digest)}"
+    url = connection.url(f"blobs/{blob.digest}")
+    answer = connection.call("GET", url, purpose, (200,), limit_bytes=DOCUMENT_LIMIT_BYTES)
+    _check_content(answer.body, blob.digest, purpose)
+    return answer.body
+
+
+def _check_content(content: bytes, digest: str, purpose: str) -> None:
+    if not is_digest(digest) or find_digest(content, digest.partition(":")[0]) != digest:
+        raise RegistryError(f"could not {purpose}: what the registry sent is not {digest:.80}")
+
+
+def _list_referrers(connection: Connection, digest: str) -> tuple[Descriptor, ...]:
+    answer = connection.call(
+        "GET",
+        connection.url(f"referrers/{digest}"),
+        f"list what is attached to {_full_name(connection, digest)}",
+        (200, 404),
+        limit_bytes=DOCUMENT_LIMIT_BYTES,
+    )
+    if answer.status == 200:
+        return parse_index(answer.body, where=f"the referrers of {digest}").manifests
+    return _read_referrers_tag(connection, digest)
+
+
+def _read_referrers_tag(connection: Connection, digest: str) -> tuple[Descriptor, ...]:
+    found = _find_manifest(connection, digest.replace(":", "-"))
+    return parse_index(found[1], found[0].media_type, f"the referrers of {digest}").manifests if found else ()
+
+
+def _list_under_tag(connection: Connection, digest: str, descriptor: Descriptor) -> None:
+    referrers = _read_referrers_tag(connection, digest)
+    if descriptor.digest in (entry.digest for entry in referrers):
+        return
+    manifests = [entry.to_json() for entry in (*referrers, descriptor)]
+    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}).encode()
+    _put(connection, digest.replace(":", "-"), _describe(index, OCI_INDEX), index)
+
+
+def _full_name(connection: Connection, identifier: str) -> str:
+    """What of the repository has this tag or digest, for messages."""
+    return f"{connection.reference.name}{'@' if is_digest(identifier) else ':'}{identifier}"
+
+
+def _identify(reference: Reference) -> str:
+    return reference.digest or reference.tag or "latest"
+
+
+def _describe(content: bytes, media_type: str) -> Descriptor:
+    return Descriptor(media_type, find_digest(content), len(content))
+
+
+def _open_bytes(content: bytes) -> AbstractContextManager[_Reader]:
+    return nullcontext(BytesIO(content))

@@ -1,0 +1,460 @@
+"""One conversation with a registry: requests, authentication, retries, errors. The only user of oras.
+
+oras gives the session and the dance of a request that is first answered with a challenge. Three things of it
+are not used, because they do not fit here: its retries (minutes long, whatever the error, without a look at
+Retry-After), its tokens (one per registry, whatever the scope, so that a push after a read is refused), and
+its upload (a blob whole in memory, a manifest under its tag at once).
+
+Protocol: https://github.com/opencontainers/distribution-spec/blob/main/spec.md; authentication:
+https://distribution.github.io/distribution/spec/auth/token/ and /oauth/.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import json
+import logging
+import re
+import socket
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+from urllib.parse import quote, urljoin, urlsplit
+
+import oras.provider  # type: ignore[import-untyped]
+import requests
+
+from warmstart.core.deadline import TooSlowError
+from warmstart.core.errors import RegistryError
+from warmstart.core.reference import DOCKER_HUB, Reference
+from warmstart.image.registry.challenge import Challenge, parse_challenges
+from warmstart.image.registry.credentials import Search, search_credentials
+from warmstart.image.registry.transport import (
+    MOST_REDIRECTS,
+    Session,
+    find_redirect,
+    is_same_host,
+    read_pieces,
+    read_short,
+)
+
+log = logging.getLogger(__name__)
+
+#: Requests that fail in passing are repeated this many times, after BACKOFF_S, twice that, and so on.
+RETRIES = 4
+BACKOFF_S = 0.5
+#: A registry that asks for a longer pause than this is not waited for.
+LONGEST_PAUSE_S = 60.0
+
+_ANSWER_LIMIT_BYTES = 1 << 20
+_PASSING = (408, 429, 500, 502, 503, 504)
+
+_Result = TypeVar("_Result")
+
+
+class PassingError(RegistryError):
+    """A failure that may be over soon; `pause_s` is how long the registry asks to wait, 0 when it does not say."""
+
+    def __init__(self, brief: str, *, hint: str = "", pause_s: float = 0.0) -> None:
+        super().__init__(brief, hint=hint)
+        self.pause_s = pause_s
+
+
+class Body(Protocol):
+    """What a request sends: it can be gone through more than once, as a challenge makes it be sent again."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the registry answered; `body` is cut at the limit of the request."""
+
+    status: int
+    reason: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Connection:
+    """A conversation with the registry of `reference`, about its repository.
+
+    Args:
+        reference: whose registry and repository.
+        plain_http: speak HTTP; HTTPS with verified certificates otherwise.
+        auth_file: the file of credentials, as for `find_credentials`.
+
+    Raises:
+        RegistryError: the credentials cannot be read.
+    """
+
+    def __init__(self, reference: Reference, *, plain_http: bool, auth_file: Path | None) -> None:
+        self.reference = reference
+        hub = reference.registry == DOCKER_HUB
+        self._scheme = "http" if plain_http else "https"
+        self._host = "registry-1.docker.io" if hub else reference.registry
+        self._search = search_credentials(reference, auth_file)
+        self._oras = oras.provider.Registry(self._host, insecure=plain_http)
+        self._oras.session = session = Session()
+        self._auth = _Authenticator(session, f"{self._scheme}://{self._host}", self._search)
+        self._oras.auth = self._auth
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._oras.session.close()
+
+    def url(self, path: str) -> str:
+        """The URL of `path` in the repository, such as `blobs/sha256:…`."""
+        return f"{self._scheme}://{self._host}/v2/{self.reference.repository}/{path}"
+
+    def retry(self, operation: Callable[[], _Result]) -> _Result:
+        """Do `operation`, and again after a pause when it raises PassingError.
+
+        Raises:
+            RegistryError: it failed for good, or too often.
+        """
+        for attempt in range(RETRIES):
+            try:
+                return operation()
+            except PassingError as error:
+                pause_s = max(error.pause_s, BACKOFF_S * 2**attempt)
+                if pause_s > LONGEST_PAUSE_S:
+                    raise
+                log.warning("%s; trying again in %.1f s", error.brief, pause_s)
+                time.sleep(pause_s)
+        return operation()
+
+    def call(self, method: str, url: str, purpose: str, expect: Collection[int], **options: Any) -> Answer:
+        """As `request`, with retries."""
+        return self.retry(lambda: self.request(method, url, purpose, expect, **options))
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        purpose: str,
+        expect: Collection[int],
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: Body | bytes | None = None,
+        limit_bytes: int = _ANSWER_LIMIT_BYTES,
+    ) -> Answer:
+        """Make one request, and authenticate when the registry asks for it.
+
+        Args:
+            method: the HTTP method.
+            url: as `url` or `follow` made it.
+            purpose: what it is for, to complete "could not …" in an error.
+            expect: the statuses that are answers; all others are errors.
+            headers: headers to send.
+            body: what to send.
+            limit_bytes: a longer answer is an error.
+
+        Raises:
+            PassingError: it failed in a way that may be over soon.
+            RegistryError: it failed.
+        """
+        try:
+            answer = _read_answer(self._send(method, url, headers or {}, body), limit_bytes)
+        except _RefusedError as refused:
+            answer = refused.answer
+        except (requests.RequestException, TooSlowError, ValueError) as error:  # ValueError: led to what is no URL
+            raise self._explain_failure(purpose, error, uploading=bool(body)) from error
+        log.debug("%s %s: %d", method, url, answer.status)
+        if answer.status not in expect:
+            raise self._explain_refusal(purpose, answer)
+        if len(answer.body) > limit_bytes:
+            raise RegistryError(f"could not {purpose}: the answer is longer than {limit_bytes} bytes")
+        if answer.body and answer.headers.get("Content-Encoding", "identity") != "identity":
+            raise RegistryError(f"could not {purpose}: {self._host} compressed its answer, which was not asked for")
+        return answer
+
+    @contextmanager
+    def download(self, url: str, purpose: str) -> Iterator[Download]:
+        """GET content of any size, to be read piece by piece; only the request is repeated when it fails in passing.
+
+        Raises:
+            RegistryError: it failed; also while reading.
+        """
+        with self.retry(lambda: self._start_download(url, purpose)) as response:
+            yield Download(
+                read_pieces(response),
+                lambda error: self._explain_failure(purpose, error, uploading=False),
+            )
+
+    def _start_download(self, url: str, purpose: str) -> requests.Response:
+        try:
+            response = self._send("GET", url, {}, None)
+            if response.status_code == 200:
+                return response
+            answer = _read_answer(response, _ANSWER_LIMIT_BYTES)
+        except _RefusedError as refused:
+            answer = refused.answer
+        except (requests.RequestException, TooSlowError, ValueError) as error:
+            raise self._explain_failure(purpose, error, uploading=False) from error
+        raise self._explain_refusal(purpose, answer)
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: Body | bytes | None) -> requests.Response:
+        """Make a request, and follow where the answer leads; credentials do not go to another host."""
+        send = oras.provider.Registry.do_request.__wrapped__  # the method without its retries
+        for _ in range(MOST_REDIRECTS + 1):
+            response: requests.Response = send(
+                self._oras, url, method, data=body, headers=self._auth.add_header(url, headers), stream=True
+            )
+            target = find_redirect(method, response)
+            if target is None:
+                return response
+            response.close()
+            url = target
+        raise requests.TooManyRedirects(f"it is redirected more than {MOST_REDIRECTS} times")
+
+    def follow(self, answer: Answer) -> str:
+        """The URL to which `answer` points.
+
+        Raises:
+            RegistryError: it points nowhere, or from HTTPS to HTTP.
+        """
+        location = answer.headers.get("Location")
+        if not location:
+            raise RegistryError(f"{self._host} accepted an upload and did not say where to send it")
+        try:
+            url = urljoin(answer.url, location)
+        except ValueError as error:
+            raise RegistryError(f"{self._host} wants the upload sent to {location!r:.80}") from error
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise RegistryError(f"{self._host} wants the upload sent to {_clean(url.partition('?')[0])}")
+        if self._scheme == "https" and not url.startswith("https:"):
+            raise RegistryError(
+                f"{self._host} speaks HTTPS and wants the upload sent to {_clean(url.partition('?')[0])}",
+                hint="when it is behind a proxy, the proxy has to pass X-Forwarded-Proto and Host on",
+            )
+        return url
+
+    def _explain_failure(self, purpose: str, error: Exception, *, uploading: bool) -> RegistryError:
+        brief, reason = f"could not {purpose}", str(error)
+        if isinstance(error, requests.exceptions.SSLError):
+            if re.search("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|PACKET_LENGTH_TOO_LONG", reason):
+                return RegistryError(
+                    f"{brief}: {self._host} does not speak HTTPS",
+                    hint=f"if it is meant to be spoken to with plain HTTP, say so with --plain-http {self._host}",
+                )
+            why = re.search(r"verify failed: ([^(]*[^(\s])", reason)
+            return RegistryError(
+                f"{brief}: the certificate of {self._host} is not trusted: {_clean(why[1] if why else reason)}",
+                hint="add its authority to this machine's certificates, or name the file in SSL_CERT_FILE",
+            )
+        if isinstance(error, TooSlowError):
+            return RegistryError(f"{brief}: {self._host} is too slow: {error}")
+        if _is_caused_by(error, socket.gaierror):
+            hint = "check the name, and the name servers of this machine"
+            return RegistryError(f"{brief}: the name {self._host} does not resolve", hint=hint)
+        if isinstance(error, requests.Timeout):
+            return PassingError(f"{brief}: {self._host} did not answer in time")
+        if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
+            # An answer 413 that comes before all is sent is lost with the connection.
+            hint = "a proxy that limits the size of uploads may break them off like this" if uploading else ""
+            return PassingError(f"{brief}: the connection to {self._host} failed: {_find_cause(error)}", hint=hint)
+        return RegistryError(f"{brief}: {_clean(reason)}")
+
+    def _explain_refusal(self, purpose: str, answer: Answer) -> RegistryError:
+        said = _read_errors(answer.body)
+        brief = f"could not {purpose}: {_clean(urlsplit(answer.url).netloc)} answered {answer.status} {answer.reason}"
+        brief += f" ({said})" if said else ""
+        if answer.status in _PASSING:
+            hint = "the registry limits requests; try later" if answer.status == 429 else ""
+            return PassingError(brief, hint=hint, pause_s=_read_pause_s(answer.headers.get("Retry-After", "")))
+        if answer.status in (401, 403):
+            used = self._search.credentials
+            who = f"as {used.username or 'the owner of a token'}" if used else "without credentials"
+            return RegistryError(
+                f"{brief}; asked {who}",
+                details=["looked for credentials in:", *self._search.looked_at],
+                hint=f"log in with podman login or docker login {self.reference.registry}, as someone who may do this",
+            )
+        if b"HTTP request to an HTTPS server" in answer.body:
+            return RegistryError(brief, hint="the registry speaks HTTPS: leave out --plain-http")
+        hints = {
+            404: f"check the name {self.reference.name}; some registries want a repository to be made first",
+            413: "a proxy before the registry limits the size of uploads (nginx: client_max_body_size)",
+        }
+        return RegistryError(brief, hint=hints.get(answer.status, ""))
+
+
+class Download:
+    """The body of an answer while it arrives."""
+
+    def __init__(self, pieces: Iterator[bytes], explain: Callable[[Exception], RegistryError]) -> None:
+        self._pieces = pieces
+        self._explain = explain
+        self._arrived = bytearray()
+
+    def read(self, size: int, /) -> bytes:
+        """The next `size` bytes; fewer only at the end.
+
+        Raises:
+            RegistryError: the connection failed.
+        """
+        try:
+            while len(self._arrived) < size and (piece := next(self._pieces, b"")):
+                self._arrived += piece
+        except (requests.RequestException, TooSlowError) as error:
+            raise self._explain(error) from error
+        data = bytes(self._arrived[:size])
+        del self._arrived[:size]
+        return data
+
+
+class _RefusedError(Exception):
+    """The registry wants authentication, and there is none to give."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+class _Authenticator:
+    """Answers challenges; the last header that was accepted goes with every later request."""
+
+    def __init__(self, session: requests.Session, registry_url: str, search: Search) -> None:
+        self._session = session
+        self._registry_url = registry_url
+        self._credentials = search.credentials
+        self._header: str | None = None
+
+    def add_header(self, url: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """Headers with authentication, unless the URL is not the registry's (where it sends an upload)."""
+        if self._header and is_same_host(url, self._registry_url):
+            return {**headers, "Authorization": self._header}
+        return dict(headers)
+
+    def authenticate_request(
+        self, original: requests.Response, headers: dict[str, str], refresh: bool = False
+    ) -> tuple[dict[str, str], bool]:
+        """What oras calls after a 401 or a 403: the headers for the next try, and that there is to be one."""
+        answer = _read_answer(original, _ANSWER_LIMIT_BYTES)
+        # A 403 is not a question: the registry knows who asks, and says no.
+        if answer.status != 401 or refresh or not is_same_host(answer.url, self._registry_url):
+            raise _RefusedError(answer)
+        challenges = parse_challenges(answer.headers.get("WWW-Authenticate", ""), urlsplit(answer.url).netloc)
+        bearer = next((one for one in challenges if one.scheme == "bearer"), None)
+        self._header = f"Bearer {self._get_token(answer, bearer)}" if bearer else self._get_basic(answer)
+        return {**headers, "Authorization": self._header}, True
+
+    def _get_basic(self, answer: Answer) -> str:
+        if self._credentials is None or not self._credentials.password:
+            raise _RefusedError(answer)
+        pair = f"{self._credentials.username}:{self._credentials.password}"
+        return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+    def _get_token(self, answer: Answer, challenge: Challenge) -> str:
+        asked = challenge.parameters
+        url = asked.get("realm", "")
+        realm = urlsplit(url)
+        # As with docker and containerd, it may be on another host: tokens of many registries are given elsewhere. But
+        # a password goes in the clear to no other host than the one that is spoken to in the clear anyway.
+        registry = urlsplit(self._registry_url)
+        in_the_clear = (realm.scheme, realm.hostname) == ("http", registry.hostname) and registry.scheme == "http"
+        if not (in_the_clear or realm.scheme == "https") or not realm.hostname or realm.username:
+            raise RegistryError(f"{self._registry_url} sends for a token to {_clean(url)!r}, which is not HTTPS")
+        # One parameter per scope: a mount is asked about with two.
+        query = [("service", asked.get("service", "")), *(("scope", one) for one in asked.get("scope", "").split())]
+        response = self._ask_for_token(url, [(name, value) for name, value in query if value], answer)
+        reply = _read_answer(response, _ANSWER_LIMIT_BYTES)
+        if reply.status in _PASSING:
+            pause_s = _read_pause_s(reply.headers.get("Retry-After", ""))
+            raise PassingError(
+                f"{_clean(realm.netloc)} answered {reply.status} to a request for a token", pause_s=pause_s
+            )
+        if reply.status != 200:
+            raise _RefusedError(reply)
+        try:
+            document = json.loads(reply.body)
+            token = document.get("token") or document["access_token"]
+        except (ValueError, RecursionError, KeyError, AttributeError) as error:
+            raise RegistryError(f"{_clean(realm.netloc)} answered a request for a token with something else") from error
+        return str(token)
+
+    def _ask_for_token(self, realm: str, query: list[tuple[str, str]], answer: Answer) -> requests.Response:
+        if self._credentials and self._credentials.identity_token:
+            form = [
+                ("grant_type", "refresh_token"),
+                ("client_id", "warmstart"),
+                ("refresh_token", self._credentials.identity_token),
+                # The form has one field for all scopes, unlike the query.
+                ("scope", " ".join(value for name, value in query if name == "scope")),
+                *(pair for pair in query if pair[0] != "scope"),
+            ]
+            return self._session.post(realm, data=form, stream=True)
+        headers = {"Authorization": self._get_basic(answer)} if self._credentials else {}
+        response = self._session.get(realm, params=query, headers=headers, stream=True)
+        for _ in range(MOST_REDIRECTS):
+            target = find_redirect("GET", response)
+            if target is None:
+                break
+            response.close()
+            response = self._session.get(target, headers=headers if is_same_host(target, realm) else {}, stream=True)
+        return response
+
+
+def _read_answer(response: requests.Response, limit_bytes: int) -> Answer:
+    """Read at most one byte more than the limit, and let the connection go."""
+    body = read_short(response, limit_bytes)
+    return Answer(response.status_code, _clean(response.reason or ""), response.url, response.headers, body)
+
+
+def _read_errors(body: bytes) -> str:
+    """The registry's own errors (codes and messages), or the first line of what it says instead."""
+    try:
+        errors = json.loads(body)["errors"]
+        said = [f"{error.get('code', '')}: {error.get('message', '')}".strip(": ") for error in errors]
+        text = "; ".join(said)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        text = next(iter(body[:1000].decode(errors="replace").strip().splitlines()), "")
+    return _clean(text)
+
+
+def _clean(text: str) -> str:
+    """What a registry wrote, so that it can be shown: bounded, and unable to steer a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)[:300]
+
+
+def _read_pause_s(retry_after: str) -> float:
+    """Seconds to wait, of a Retry-After header: a number of them or a date."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):  # a date such as year 1 is no moment
+        return 0.0
+
+
+def _find_cause(error: BaseException) -> str:
+    """The innermost reason of a failed connection."""
+    inner = _unwrap(error)
+    return _find_cause(inner) if inner else _clean(getattr(error, "strerror", None) or str(error))
+
+
+def _is_caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Whether the reason of a failed connection is of this kind."""
+    while error is not None and not isinstance(error, kind):
+        error = _unwrap(error)
+    return error is not None
+
+
+def _unwrap(error: BaseException) -> BaseException | None:
+    """What requests and urllib3 have wrapped, which they do several times."""
+    wrapped = [*error.args, getattr(error, "reason", None), error.__cause__]
+    return next((part for part in wrapped if isinstance(part, BaseException)), None)
+
+
+def add_query(url: str, name: str, value: str) -> str:
+    """The URL with one parameter more; what it has is the registry's and stays as it is."""
+    return f"{url}{'&' if '?' in url else '?'}{name}={quote(value, safe='')}"

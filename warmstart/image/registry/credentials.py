@@ -1,0 +1,193 @@
+"""Credentials for registries, from the files in which podman, buildah, skopeo and docker keep them.
+
+Format and order: containers-auth.json(5), pkg/docker/config of https://github.com/containers/image, and
+docker's config.json with its credential helpers (https://github.com/docker/docker-credential-helpers).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from warmstart.core import process
+from warmstart.core.errors import HostError, RegistryError
+from warmstart.core.reference import DOCKER_HUB, Reference
+
+_HELPER_TIMEOUT_S = 60.0
+# The name under which docker files the credentials of Docker Hub.
+_DOCKER_HUB_KEY = "https://index.docker.io/v1/"
+_DOCKER_HUB_HOSTS = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io")
+# The name of a program in PATH is made of it: with a slash, it would be that of any program.
+_HELPER_NAME = re.compile(r"[A-Za-z0-9._-]+")
+# What a helper gives as the user's name when the secret is an identity token.
+_NAMELESS = "<token>"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Who to be at a registry: a user's name and password, or an identity token (an OAuth 2 refresh token).
+
+    `source` says where they were found; it holds no secret.
+    """
+
+    username: str
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for credentials: what was found, and one line for each place that was looked at."""
+
+    credentials: Credentials | None
+    looked_at: tuple[str, ...]
+
+
+def find_credentials(reference: Reference, auth_file: Path | None = None) -> Credentials | None:
+    """Find the credentials for an image's repository.
+
+    `auth_file`, or else $REGISTRY_AUTH_FILE, is the only file that is read when it is given. Otherwise these
+    are, the first that has an entry wins: containers/auth.json in $XDG_RUNTIME_DIR (/run/containers/UID/auth.json
+    without that variable), containers/auth.json in $XDG_CONFIG_HOME or ~/.config, and config.json in
+    $DOCKER_CONFIG or ~/.docker. Within a file the most specific key wins: HOST/a/b before HOST/a before HOST.
+
+    Raises:
+        RegistryError: `auth_file` does not exist, a file is broken, or a credential helper failed.
+    """
+    return search_credentials(reference, auth_file).credentials
+
+
+def search_credentials(reference: Reference, auth_file: Path | None = None) -> Search:
+    """As `find_credentials`, and say where it looked."""
+    looked_at: list[str] = []
+    if auth_file and not auth_file.is_file():
+        raise RegistryError(f"{auth_file}: there is no such file of credentials")
+    for path in _list_files(auth_file):
+        if not path.is_file():
+            looked_at.append(f"{path}: does not exist")
+            continue
+        file = _AuthFile.read(path)
+        credentials, note = file.find(reference)
+        looked_at.append(f"{path}: {note}")
+        if credentials:
+            return Search(credentials, tuple(looked_at))
+    return Search(None, tuple(looked_at))
+
+
+def _list_files(auth_file: Path | None) -> Iterator[Path]:
+    explicit = auth_file or os.environ.get("REGISTRY_AUTH_FILE")
+    if explicit:
+        yield Path(explicit)
+        return
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    yield Path(runtime, "containers/auth.json") if runtime else Path(f"/run/containers/{os.getuid()}/auth.json")
+    yield Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "containers/auth.json")
+    yield Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json")
+
+
+@dataclass(frozen=True)
+class _AuthFile:
+    path: Path
+    auths: Mapping[str, Any]
+    helpers: Mapping[str, Any]
+    store: str
+
+    @classmethod
+    def read(cls, path: Path) -> _AuthFile:
+        try:
+            document = json.loads(path.read_bytes() or b"{}")
+        except (OSError, ValueError) as error:
+            raise RegistryError(f"{path}: the file of credentials cannot be read: {error}") from error
+        broken = RegistryError(
+            f"{path} is not a file of credentials", hint="it should be what podman login or docker login writes"
+        )
+        if not isinstance(document, dict):
+            raise broken
+        auths, helpers = document.get("auths") or {}, document.get("credHelpers") or {}
+        store = document.get("credsStore") or ""
+        if not isinstance(auths, dict) or not isinstance(helpers, dict) or not isinstance(store, str):
+            raise broken
+        return cls(path, auths, helpers, store)
+
+    def find(self, reference: Reference) -> tuple[Credentials | None, str]:
+        """The credentials, and in a few words what came of it."""
+        helper = self.helpers.get(reference.registry)
+        if helper:
+            return self._ask_helper(helper, reference.registry)
+        key, entry = self._find_entry(reference)
+        credentials = self._read_entry(key, entry)
+        if credentials:
+            return credentials, f"an entry for {key}, user {credentials.username or _NAMELESS}"
+        if self.store:
+            # docker leaves an empty entry behind for what it has put into the store.
+            url = _DOCKER_HUB_KEY if reference.registry == DOCKER_HUB else reference.registry
+            return self._ask_helper(self.store, url)
+        return None, f"no entry for {reference.registry}"
+
+    def _find_entry(self, reference: Reference) -> tuple[str, Any]:
+        key = reference.name
+        while key:
+            if key in self.auths:
+                return key, self.auths[key]
+            key = key.rpartition("/")[0]
+        # Keys were once URLs of registries, and Docker Hub's still is. Without a scheme, a path is a namespace.
+        for key, entry in self.auths.items():
+            if ("://" in key or "/" not in key) and _find_host(key) == _find_host(reference.registry):
+                return key, entry
+        return "", {}
+
+    def _read_entry(self, key: str, entry: Any) -> Credentials | None:
+        broken = RegistryError(f"{self.path}: the entry for {key} is broken", hint="log in again")
+        if not isinstance(entry, dict):
+            raise broken
+        fields = [entry.get(name) or "" for name in ("username", "password", "identitytoken", "auth")]
+        if not all(isinstance(value, str) for value in fields):
+            raise broken
+        username, password, token, auth = fields
+        if auth:
+            try:
+                username, colon, password = base64.b64decode(auth).decode().partition(":")
+            except ValueError as error:
+                raise broken from error
+            if not colon:
+                raise broken
+        # Old versions of docker filled the password up with zero bytes.
+        password = password.strip("\0")
+        if not token and not (username and password):
+            return None
+        return Credentials(username, password, token, source=f"{self.path} ({key})")
+
+    def _ask_helper(self, suffix: object, url: str) -> tuple[Credentials | None, str]:
+        if not isinstance(suffix, str) or not _HELPER_NAME.fullmatch(suffix):
+            hint = "it is NAME of a program docker-credential-NAME in PATH: letters, digits, and . _ -"
+            raise RegistryError(f"{self.path}: {suffix!r:.80} is not the name of a credential helper", hint=hint)
+        program = f"docker-credential-{suffix}"
+        try:
+            done = process.run([program, "get"], timeout_s=_HELPER_TIMEOUT_S, check=False, stdin=url)
+        except HostError:
+            return None, f"its credential helper {program} is not on this machine"
+        if done.returncode != 0:
+            # Helpers say on standard output that they have nothing, and give the same status as for a failure.
+            said = (done.stdout + done.stderr).strip().splitlines()
+            return None, f"its credential helper {program} gave nothing for {url}: {' '.join(said[-1:])}"
+        try:
+            answer = json.loads(done.stdout)
+            username, secret = answer["Username"], answer["Secret"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise RegistryError(f"{self.path}: its credential helper {program} gave a broken answer") from error
+        source = f"{self.path} ({program})"
+        if username == _NAMELESS:
+            return Credentials("", identity_token=secret, source=source), f"{program} has an identity token"
+        return Credentials(username, secret, source=source), f"{program} has an entry, user {username}"
+
+
+def _find_host(key: str) -> str:
+    host = key.removeprefix("https://").removeprefix("http://").partition("/")[0]
+    return DOCKER_HUB if host in _DOCKER_HUB_HOSTS else host

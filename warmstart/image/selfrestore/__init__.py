@@ -1,0 +1,1 @@
+"""Images that restore themselves."""

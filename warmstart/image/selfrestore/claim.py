@@ -1,0 +1,99 @@
+"""Takes what the launcher left in a build over into a directory that no container has ever seen.
+
+Only the launcher can write to where it comes from (launcher/src/rooms.c), and when it is taken over no process of the
+container is left. It is judged all the same, as an archive from anywhere would be: known names, known kinds, one link,
+within limits. Nothing is looked up but in open directories, and no link is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from warmstart.core.errors import CheckpointError
+from warmstart.dump.archive.archive import DEFAULT_LIMITS, Limits
+from warmstart.dump.archive.tarball import quoted
+
+_IMAGE = re.compile(r"[a-z0-9][a-z0-9._-]*\.img")
+_KINDS = {
+    "manifest": stat.S_IFREG,
+    "dump.log": stat.S_IFREG,
+    "env": stat.S_IFLNK,
+    "checkpoint": stat.S_IFDIR,
+    "seed": stat.S_IFDIR,
+}
+_REQUIRED = ("manifest", "checkpoint")
+
+
+def claim_state(state: Path, into: Path, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Move what the launcher left to a new directory, which only its owner may enter.
+
+    Owners and modes are kept. What is in `seed` is moved as it is, and must be judged when it is read.
+
+    Args:
+        state: the directory that the container had.
+        into: where to, in the same file system; its parent exists and it does not.
+        limits: what the checkpoint may hold; `json_bytes` is for the manifest.
+
+    Raises:
+        CheckpointError: something in it is not what the launcher writes.
+    """
+    into.mkdir(mode=0o700)
+    with _open(state) as source, _open(into) as target:
+        names = os.listdir(source)  # noqa: PTH208  (an open directory)
+        for name in names:
+            _check(name, _KINDS.get(name, 0), os.stat(name, dir_fd=source, follow_symlinks=False))
+        if missing := [name for name in _REQUIRED if name not in names]:
+            _refuse(f"no {missing[0]} is there")
+        if os.stat("manifest", dir_fd=source, follow_symlinks=False).st_size > limits.json_bytes:
+            _refuse(f"its manifest is larger than {limits.json_bytes} bytes")
+        for name in names:
+            if name != "checkpoint":
+                os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+        _claim_checkpoint(source, target, limits)
+
+
+def _claim_checkpoint(source: int, target: int, limits: Limits) -> None:
+    os.mkdir("checkpoint", 0o700, dir_fd=target)
+    with _open("checkpoint", source) as images, _open("checkpoint", target) as claimed:
+        names = os.listdir(images)  # noqa: PTH208
+        if len(names) > limits.members:
+            _refuse(f"the checkpoint has {len(names)} files; the limit is {limits.members}")
+        total_bytes = 0
+        for name in names:
+            status = os.stat(name, dir_fd=images, follow_symlinks=False)
+            _check(name, stat.S_IFREG if _IMAGE.fullmatch(name) else 0, status)
+            total_bytes += status.st_size
+        if total_bytes > limits.total_bytes:
+            _refuse(f"the checkpoint has {total_bytes} bytes; the limit is {limits.total_bytes}")
+        for name in names:
+            os.rename(name, name, src_dir_fd=images, dst_dir_fd=claimed)
+        status = os.fstat(images)
+        os.fchown(claimed, status.st_uid, status.st_gid)
+
+
+def _check(name: str, kind: int, status: os.stat_result) -> None:
+    if not kind:
+        _refuse(f"{quoted(name)} is not a file that it writes")
+    if stat.S_IFMT(status.st_mode) != kind:
+        _refuse(f"{quoted(name)} is of another kind")
+    if kind != stat.S_IFDIR and status.st_nlink != 1:
+        _refuse(f"{quoted(name)} has other names, too")
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise CheckpointError(f"cannot take over the checkpoint that the launcher made: {problem}")
+
+
+@contextmanager
+def _open(name: str | Path, directory: int | None = None) -> Iterator[int]:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

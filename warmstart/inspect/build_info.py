@@ -1,0 +1,170 @@
+"""What an image was built from, as far as the pods that run it must match it; and where it is restored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from warmstart.core.cpu import FEATURES
+from warmstart.core.errors import ClusterError, ImageError, RecipeError
+from warmstart.core.privileges import Kind, Privilege
+from warmstart.core.progress import Steps
+from warmstart.core.reference import parse_reference, parse_source
+from warmstart.dump.archive.archive import is_tar
+from warmstart.image.annotations import CPU
+from warmstart.inspect.inspection import CheckpointFacts, ImageFacts, inspect_target
+from warmstart.inspect.trust import list_image_privileges
+from warmstart.kube.client import Cluster
+from warmstart.kube.manifests import make_pod_spec
+from warmstart.kube.match import KUBELET_MOUNTS, Build
+from warmstart.kube.recorded import list_pod_privileges
+from warmstart.kube.trial import Verdict, find_pools, try_pool
+from warmstart.recipe.load import STDIN, load_recipe, parse_recipe
+from warmstart.recipe.model import Recipe, Restorer
+
+_MOST_NODES = 20
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a build, and what is to be said of it.
+
+    Attributes:
+        build: what pods must match.
+        warnings: a sentence each.
+        identity: of the process that was dumped; empty when only the recipe is known.
+        privileges: what an image asks for beyond an ordinary pod; none for a recipe, which is the user's word.
+        checkpoint: that of an image; None when only the recipe is known.
+        name: privileges for the name that an image says it has, where the user calls it by another.
+    """
+
+    build: Build
+    warnings: tuple[str, ...] = ()
+    identity: str = ""
+    privileges: tuple[Privilege, ...] = ()
+    name: tuple[Privilege, ...] = ()
+    checkpoint: CheckpointFacts | None = None
+
+
+def read_build(
+    target: str,
+    *,
+    overrides: Sequence[str] = (),
+    tag: str | None = None,
+    plain_http: Sequence[str] = (),
+    auth_file: Path | None = None,
+    match_cpu: bool = False,
+    allowed: Sequence[Privilege] = (),
+) -> Known:
+    """Find out what an image was built from.
+
+    Args:
+        target: the recipe's file, or `-`; or the image, as for `inspect_target`, which says more: whom the process runs
+            as, its mounts, its architecture.
+        overrides: values in place of the recipe's.
+        tag: as for `load_recipe`.
+        plain_http: registries (HOST[:PORT]) to speak to without TLS.
+        auth_file: the file of credentials; the usual ones when None.
+        match_cpu: whether nodes must have the processor's features of the build.
+        allowed: what pods may be given on the word of an image.
+
+    Raises:
+        RecipeError: the recipe is wrong, or does not say what is asked for.
+        ImageError: it is no image that warmstart made, or cannot be read.
+        ArchiveError: the checkpoint in the image is broken.
+        RegistryError: the registry refused, or could not be reached.
+    """
+    if target == "-" or (Path(target).is_file() and not is_tar(Path(target))):
+        if match_cpu:
+            raise RecipeError("a recipe does not say on which processor it was built: give the image instead")
+        recipe = load_recipe(STDIN if target == "-" else Path(target), overrides=overrides, tag=tag)
+        return Known(_describe_recipe(recipe, str(parse_reference(recipe.image_name))))
+    if overrides or tag:
+        raise RecipeError(f"values can be given for a recipe only, and {target} is not a file of YAML")
+    inspection = inspect_target(target, plain_http=plain_http, auth_file=auth_file)
+    if inspection.image is None or inspection.image.provenance is None or inspection.checkpoint is None:
+        raise ImageError(f"{target} has no record of how it was built; warmstart did not make it")
+    recipe = parse_recipe(inspection.image.provenance.recipe, f"the recipe in {target}")
+    known = _describe_image(recipe, inspection.image, inspection.checkpoint, target, match_cpu=match_cpu)
+    build = replace(known.build, allowed=tuple(allowed))
+    asked = dict.fromkeys([*list_image_privileges(inspection, recipe), *_list_of_pod(build)])
+    return replace(known, build=build, privileges=tuple(asked), checkpoint=inspection.checkpoint)
+
+
+def _list_of_pod(build: Build) -> list[Privilege]:
+    """What the pod that is made of a build asks for; a recipe may have keys that only Kubernetes heeds."""
+    pod = {"metadata": {"name": build.name}, "spec": make_pod_spec(build)}
+    asked = list_pod_privileges(pod, build.image, root=True)
+    # Nodes of the build's architecture and processor.
+    return [one for one in asked if one.kind is not Kind.NODE_SELECTOR]
+
+
+def _describe_recipe(recipe: Recipe, image: str) -> Build:
+    container = json.loads(recipe.document)["container"]
+    return Build(recipe.name, image, container, tuple(map(str, recipe.restore)))
+
+
+def _describe_image(
+    recipe: Recipe, image: ImageFacts, checkpoint: CheckpointFacts, target: str, *, match_cpu: bool
+) -> Known:
+    assert image.provenance is not None
+    built_as = parse_reference(recipe.image_name)
+    by_recipe = _describe_recipe(recipe, str(built_as))
+    user, mounts = checkpoint.container.user, checkpoint.container.mounts
+    build = Build(
+        name=recipe.name,
+        image=str(built_as) if Restorer.RUNTIME in recipe.restore else f"{built_as.name}@{image.digest}",
+        container=by_recipe.container,
+        restorers=by_recipe.restorers,
+        user=(user.uid, user.gid),
+        mounts=tuple(mount.destination for mount in mounts if mount.destination not in KUBELET_MOUNTS),
+        architecture=image.provenance.architecture,
+        cpu_features=_find_cpu_features(image, target) if match_cpu else (),
+    )
+    renamed = tuple(_list_renamed(target, str(built_as)))
+    return Known(build, tuple(one.why for one in renamed), image.provenance.identity, name=renamed)
+
+
+def _list_renamed(target: str, built_as: str) -> list[Privilege]:
+    """The name that an image says it was built with, where the user calls it by another one."""
+    if Path(target).exists():
+        return []
+    reference = parse_source(target).reference
+    if reference is None or str(reference) == built_as:
+        return []
+    if reference.digest and reference.name == parse_reference(built_as).name:
+        return []
+    why = f"{target} was built as {built_as}; the runtime looks it up by that name, so pods are to pull it by that"
+    return [Privilege(Kind.IMAGE, built_as, why)]
+
+
+def _find_cpu_features(image: ImageFacts, target: str) -> tuple[str, ...]:
+    if CPU not in image.notes:
+        raise ImageError(f"{target} does not say on which processor it was built: build it again")
+    return tuple(FEATURES[name] for name in image.notes[CPU].split() if name in FEATURES)
+
+
+def try_cluster(cluster: Cluster, known: Known, steps: Steps) -> list[Verdict]:
+    """See on one node of each kind who restores an image.
+
+    Raises:
+        ClusterError: nodes may not be listed or pods not be made, or the API server could not be reached.
+    """
+    verdicts = []
+    for pool in find_pools(cluster):
+        with steps.step(pool.runtime):
+            verdicts.append(try_pool(cluster, pool, known.build, known.identity, steps.note))
+    return verdicts
+
+
+def require_restored(verdicts: Sequence[Verdict]) -> None:
+    """Raise where an image was not restored.
+
+    Raises:
+        ClusterError: naming on which nodes.
+    """
+    failed = [node for verdict in verdicts if not verdict.restored for node in verdict.pool.nodes]
+    if failed:
+        raise ClusterError(f"the image is not restored on {len(failed)} nodes", details=failed[:_MOST_NODES])

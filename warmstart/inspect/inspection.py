@@ -1,0 +1,478 @@
+"""What is in a checkpoint archive or in an image, from what it was made, and how large it is.
+
+Nothing is trusted and nothing is run; neither root nor any tool is needed. All text in an inspection is as it was
+found: whoever shows it has to see to characters that a terminal would obey (`warmstart.cli.views.inspect` does).
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from pathlib import Path
+
+from warmstart.build.publish import REPORT_TYPE
+from warmstart.build.result import Report, parse_report
+from warmstart.core.errors import ArchiveError, CheckpointError, ImageError, RegistryError
+from warmstart.core.privileges import name_capability
+from warmstart.core.reference import Reference, Source, Transport, parse_source
+from warmstart.core.workspace import open_workspace
+from warmstart.dump.archive.archive import (
+    BIND_MOUNTS,
+    CHECKPOINT_DIRECTORY,
+    CONFIG_DUMP,
+    DELETED_FILES,
+    ROOTFS_DIFF,
+    SPEC_DUMP,
+    Archive,
+    RootfsDiff,
+)
+from warmstart.dump.archive.metadata import Mount, User
+from warmstart.dump.archive.outline import extract_outline, extract_spooled, spool_outline
+from warmstart.dump.criu.contents import Process, Socket, read_inventory, read_processes, read_sockets, sum_pages_bytes
+from warmstart.dump.criu.credentials import Credentials, read_credentials
+from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, PREFIX, Provenance, read_provenance
+from warmstart.image.compose import CREATED_BY
+from warmstart.image.crio import CHECKPOINT_NAME, list_expected_mounts, list_given_annotations
+from warmstart.image.layout import Image
+from warmstart.image.manifest import Platform
+from warmstart.image.mount_points import Links, add_layer, check_checkpoint, check_image
+from warmstart.image.open import OpenedImage, is_oci_archive, open_image
+from warmstart.image.registry.client import read_reports
+from warmstart.image.selfrestore.inspect import unpack_launched
+from warmstart.image.selfrestore.pack import read_manifest, restores_itself
+
+#: Who restores an image, by the annotation that they look for in its manifest. containerd's is checkpointctl's
+#: (`lib/annotations.go` of https://github.com/checkpoint-restore/checkpointctl).
+RESTORERS = {CHECKPOINT_NAME: "CRI-O", "org.criu.checkpoint.container.name": "containerd"}
+
+#: The same, of an image whose entrypoint is the launcher.
+ITSELF = "itself"
+
+# Files that hide in a layer what the layers below have in their place: layer.md of the image specification.
+_HIDING = {f".wh.{CONFIG_DUMP}", f".wh.{CHECKPOINT_DIRECTORY}", ".wh..wh..opq"}
+
+
+# Files of a checkpoint beside its directory.
+_BESIDE = frozenset({CONFIG_DUMP, SPEC_DUMP, BIND_MOUNTS, DELETED_FILES, ROOTFS_DIFF})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of an image.
+
+    Attributes:
+        digest: of its blob.
+        media_type: of its blob.
+        size_bytes: of its blob, which is compressed as the media type says.
+        created_by: what made it; empty where the image does not say.
+        added: whether warmstart added it to the base image; None where the image does not say.
+    """
+
+    digest: str
+    media_type: str
+    size_bytes: int
+    created_by: str
+    added: bool | None
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What an image says of itself.
+
+    Attributes:
+        digest: of its manifest.
+        platform: what it is for.
+        created: when, as the image writes it; empty where it does not say.
+        base_name: the image that it was made from; empty where it does not say.
+        base_digest: the digest of that image's manifest; empty where it does not say.
+        restorers: who restores it, in the words of RESTORERS, and ITSELF.
+        provenance: how warmstart made it; None for an image that warmstart did not make.
+        notes: warmstart's annotations beside those of the provenance, without their prefix.
+        layers: from the lowest.
+    """
+
+    digest: str
+    platform: Platform
+    created: str
+    base_name: str
+    base_digest: str
+    restorers: tuple[str, ...]
+    provenance: Provenance | None
+    notes: Mapping[str, str]
+    layers: tuple[Layer, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """The compressed size of all layers."""
+        return sum(layer.size_bytes for layer in self.layers)
+
+    @property
+    def added_bytes(self) -> int | None:
+        """The compressed size of the layers that the base image has not; None where that is not known."""
+        if any(layer.added is None for layer in self.layers):
+            return None
+        return sum(layer.size_bytes for layer in self.layers if layer.added)
+
+
+@dataclass(frozen=True)
+class ContainerFacts:
+    """The container that was checkpointed.
+
+    Attributes:
+        name: its name in its pod.
+        args: its command line.
+        env: its environment as (name, value) pairs; values may be secrets.
+        cwd: its working directory.
+        user: whom it ran as.
+        mounts: what a pod has to mount for CRI-O to restore it.
+        runtime: the OCI runtime, or CRI-O's handler for it; may be empty.
+        root_image: the image of its root file system, as the runtime knew it; may be empty.
+        created: when it was created.
+        checkpointed: when it was checkpointed; None from a runtime that does not say.
+        limits: what the runtime let it do; None for an image that restores itself, whose pod says that.
+    """
+
+    name: str
+    args: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = field(repr=False)
+    cwd: str
+    user: User
+    mounts: tuple[Mount, ...]
+    runtime: str
+    root_image: str
+    created: datetime
+    checkpointed: datetime | None
+    limits: ContainerLimits | None = None
+
+
+@dataclass(frozen=True)
+class ContainerLimits:
+    """What a runtime let a container do, by its configuration (spec.dump).
+
+    Attributes:
+        capabilities: of any of the sets, without `CAP_`.
+        no_new_privs: whether its processes could gain no privileges.
+        filtered: whether they were under a system call filter of the runtime.
+        apparmor: the AppArmor profile; may be empty.
+        devices: paths of devices it was given.
+        annotations: the keys of the annotations that the runtime was given for it.
+    """
+
+    capabilities: tuple[str, ...]
+    no_new_privs: bool
+    filtered: bool
+    apparmor: str
+    devices: tuple[str, ...]
+    annotations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """A checkpoint.
+
+    Attributes:
+        container: the container.
+        processes: parents before their children.
+        sockets: the internet sockets.
+        closes_tcp: whether connections that were open are closed in the restored container.
+        memory_bytes: all memory in the dump, private and shared.
+        size_bytes: all of the checkpoint's files, uncompressed.
+        rootfs_diff: what the container had changed in its root file system; None for nothing.
+        deleted_files: what it had deleted there, without what CRI-O is told to delete of the checkpoint itself.
+        credentials: of each thread of each process, by the process.
+    """
+
+    container: ContainerFacts
+    processes: tuple[Process, ...]
+    sockets: tuple[Socket, ...]
+    closes_tcp: bool
+    memory_bytes: int
+    size_bytes: int
+    rootfs_diff: RootfsDiff | None
+    deleted_files: tuple[str, ...]
+    credentials: Mapping[int, tuple[Credentials, ...]] = field(default_factory=dict)
+
+    @property
+    def shared_bytes(self) -> int:
+        """The memory that is no process's own, such as shared memory segments."""
+        return max(0, self.memory_bytes - sum(process.memory_bytes for process in self.processes))
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        name: the image or the archive, as it was asked for.
+        image: None for an archive.
+        checkpoint: None where it could not be read.
+        unread: why it could not be read, for an image that warmstart did not make; else empty.
+        reports: what is attached to an image in a registry, of how it was seen to restore.
+        reports_unread: why they could not be read; empty when they could, and where there are none.
+    """
+
+    name: str
+    image: ImageFacts | None
+    checkpoint: CheckpointFacts | None
+    unread: str = ""
+    reports: tuple[Report, ...] = ()
+    reports_unread: str = ""
+
+
+def inspect_target(target: str, *, plain_http: Collection[str] = (), auth_file: Path | None = None) -> Inspection:
+    """Find out what is in a checkpoint archive or an image.
+
+    Args:
+        target: a checkpoint archive, an oci-archive, or a layout, by its path; or an image, as for `parse_source`.
+        plain_http: registries (HOST[:PORT]) to speak to without TLS.
+        auth_file: the file of credentials; the usual ones when None.
+
+    Raises:
+        ArchiveError: the archive, or the checkpoint in an image that warmstart made, is broken or not to be trusted.
+        ImageError: it is no image of a checkpoint, is broken, or is where it cannot be read.
+        RecipeError: it is neither a path nor the name of an image.
+        RegistryError: the registry refused, or could not be reached.
+    """
+    path = Path(target)
+    if path.is_dir():
+        return inspect_image(Source(Transport.OCI, path=path))
+    if path.exists() or target.startswith((".", "/")):
+        if is_oci_archive(path):
+            return inspect_image(Source(Transport.OCI_ARCHIVE, path=path))
+        return inspect_archive(path)
+    source = parse_source(target)
+    plain = source.reference is not None and source.reference.registry in plain_http
+    return inspect_image(source, plain_http=plain, auth_file=auth_file)
+
+
+def inspect_archive(path: Path) -> Inspection:
+    """Find out what is in a checkpoint archive.
+
+    Raises:
+        ArchiveError: it cannot be read, is no checkpoint archive, is broken, or is not to be trusted.
+    """
+    with open_workspace("inspect") as workspace:
+        archive = extract_outline(path, workspace / "outline")
+        return Inspection(str(path), None, _describe_checkpoint(archive, str(path)))
+
+
+def inspect_image(source: Source, *, plain_http: bool = False, auth_file: Path | None = None) -> Inspection:
+    """Find out what is in the image of a checkpoint. Of its layers, only those are read that may hold it.
+
+    Args:
+        source: an image in a registry, in a layout, or in an oci-archive.
+        plain_http: speak HTTP with the registry; HTTPS with verified certificates otherwise.
+        auth_file: the file of credentials; the usual ones when None.
+
+    Raises:
+        ArchiveError: the checkpoint in an image that warmstart made is missing, broken, or not to be trusted.
+        ImageError: it is no image of a checkpoint, is broken, or is where it cannot be read.
+        RegistryError: the registry refused, or could not be reached.
+    """
+    name = str(source.reference or source)
+    with (
+        open_workspace("inspect") as workspace,
+        open_image(source, plain_http=plain_http, auth_file=auth_file) as opened,
+    ):
+        facts = _describe_image(opened.image, name)
+        is_local = source.kind is not Transport.REGISTRY
+        try:
+            if facts.restorers == (ITSELF,):
+                _check_mount_points(opened, None, name, is_local=is_local)
+                found = Inspection(name, facts, _describe_launched(opened, facts, workspace))
+            else:
+                layer, archive = _find_checkpoint(opened, facts, workspace)
+                _check_mount_points(opened, archive, name, is_local=is_local)
+                found = Inspection(name, facts, _describe_checkpoint(archive, layer))
+        except ArchiveError as error:
+            if facts.provenance is not None:
+                raise
+            found = Inspection(name, facts, None, error.brief)
+        if source.kind is not Transport.REGISTRY or source.reference is None:
+            return found
+        try:
+            return replace(found, reports=_read_reports(source.reference, facts.digest, plain_http, auth_file))
+        except (ImageError, RegistryError) as error:
+            # Anybody who may push can attach what they like; the image is none the worse for it.
+            return replace(found, reports_unread=error.brief)
+
+
+def _read_reports(reference: Reference, digest: str, plain_http: bool, auth_file: Path | None) -> tuple[Report, ...]:
+    documents = read_reports(reference, digest, artifact_type=REPORT_TYPE, plain_http=plain_http, auth_file=auth_file)
+    return tuple(map(parse_report, documents))
+
+
+def _describe_image(image: Image, name: str) -> ImageFacts:
+    annotations = image.manifest.annotations
+    restorers = tuple(restorer for annotation, restorer in RESTORERS.items() if annotation in annotations)
+    restorers += (ITSELF,) if restores_itself(image.config) else ()
+    if not restorers:
+        raise ImageError(
+            f"{name} is not the image of a checkpoint: its manifest has none of the annotations {', '.join(RESTORERS)}",
+            hint="these are lost when an image is converted to Docker's format",
+        )
+    provenance = read_provenance(annotations)
+    known = {PREFIX + attribute.name for attribute in fields(Provenance)}
+    return ImageFacts(
+        digest=image.manifest.digest,
+        platform=image.config.platform,
+        created=annotations.get(CREATED, image.config.created),
+        base_name=annotations.get(BASE_NAME, ""),
+        base_digest=annotations.get(BASE_DIGEST, ""),
+        restorers=restorers,
+        provenance=provenance,
+        notes={
+            key.removeprefix(PREFIX): value
+            for key, value in annotations.items()
+            if key.startswith(PREFIX) and key not in known
+        },
+        layers=_describe_layers(image),
+    )
+
+
+def _describe_layers(image: Image) -> tuple[Layer, ...]:
+    blobs = image.manifest.layers
+    # Where the base image has no history, there is only that of what was added on top.
+    history = ("",) * (len(blobs) - len(image.config.history)) + image.config.history
+    known = any(made.startswith(CREATED_BY) for made in history)
+    return tuple(
+        Layer(blob.digest, blob.media_type, blob.size_bytes, made, made.startswith(CREATED_BY) if known else None)
+        for blob, made in zip(blobs, history, strict=False)
+    )
+
+
+def _find_checkpoint(opened: OpenedImage, facts: ImageFacts, workspace: Path) -> tuple[str, Archive]:
+    """The outline of the checkpoint, and what to call the layer that it is in; the topmost one counts."""
+    blobs = opened.image.manifest.layers
+    # What lies below the layers that warmstart added is the base image, and is not fetched.
+    lowest = next((place for place, layer in enumerate(facts.layers) if layer.added), 0)
+    for place in range(len(blobs) - 1, lowest - 1, -1):
+        label = f"layer {blobs[place].digest}"
+        spool = workspace / f"layer-{place}"
+        with opened.open_layer(blobs[place]) as tar:
+            names = set(spool_outline(tar, spool, label))
+        if names & {CONFIG_DUMP, f"{CHECKPOINT_DIRECTORY}/inventory.img"}:
+            return label, extract_spooled(spool, workspace / "outline", label)
+        if not names & _HIDING and any(map(_is_of_checkpoint, names)):
+            # A runtime would restore the checkpoint below with these files in it.
+            raise ArchiveError(f"{label}: changes the checkpoint of a layer below it")
+        spool.unlink()
+        if names & _HIDING:
+            break
+    raise ArchiveError("none of its layers holds a checkpoint")
+
+
+def _check_mount_points(opened: OpenedImage, archive: Archive | None, name: str, *, is_local: bool) -> None:
+    """Check mount destinations: of an image in a registry, without fetching the layers of the base image."""
+    links = Links()
+    for layer in opened.image.manifest.layers if is_local else ():
+        add_layer(links, opened, layer)
+    if archive is None:
+        check_image(links, name)
+    else:
+        check_checkpoint(links, archive, name)
+
+
+def _is_of_checkpoint(name: str) -> bool:
+    top, *rest = posixpath.normpath(name).lstrip("/").split("/")
+    return top == CHECKPOINT_DIRECTORY or (not rest and top.removeprefix(".wh.") in _BESIDE)
+
+
+def _describe_checkpoint(archive: Archive, label: str) -> CheckpointFacts:
+    directory = archive.checkpoint_dir
+    try:
+        inventory = read_inventory(directory)
+        processes, sockets = read_processes(directory), read_sockets(directory)
+        credentials = read_credentials(directory)
+    except ArchiveError as error:
+        # The files were unpacked to where the user has never seen them.
+        brief = error.brief.replace(str(archive.root), label)
+        raise ArchiveError(brief, details=error.details, hint=error.hint) from error
+    own = {f"/{name}" for name in (DELETED_FILES, *(member.name for member in archive.members))}
+    return CheckpointFacts(
+        container=_describe_container(archive),
+        processes=processes,
+        sockets=sockets,
+        closes_tcp=inventory.tcp_close,
+        memory_bytes=sum_pages_bytes(directory),
+        size_bytes=archive.size_bytes,
+        rootfs_diff=archive.rootfs_diff,
+        deleted_files=tuple(path for path in archive.deleted_files if path not in own),
+        credentials=credentials,
+    )
+
+
+def _describe_container(archive: Archive) -> ContainerFacts:
+    spec, config = archive.spec, archive.config
+    # The runtime's defaults come before the image's own, of the same name; runc takes the last.
+    variables = {name: value for name, _, value in (variable.partition("=") for variable in spec.env)}
+    return ContainerFacts(
+        name=archive.container_name,
+        args=spec.args,
+        env=tuple(variables.items()),
+        cwd=spec.cwd,
+        user=spec.user,
+        mounts=list_expected_mounts(spec),
+        runtime=config.runtime,
+        root_image=config.rootfs_image_name or config.rootfs_image,
+        created=config.created,
+        checkpointed=config.checkpointed,
+        limits=ContainerLimits(
+            capabilities=tuple(
+                sorted({name_capability(name) for names in vars(spec.capabilities).values() for name in names})
+            ),
+            no_new_privs=spec.no_new_privs,
+            filtered=spec.filtered,
+            apparmor=spec.apparmor,
+            devices=spec.devices,
+            annotations=list_given_annotations(spec),
+        ),
+    )
+
+
+def _describe_launched(opened: OpenedImage, facts: ImageFacts, workspace: Path) -> CheckpointFacts:
+    """The checkpoint of an image that restores itself, in the topmost layer that has one."""
+    for place, layer in reversed(list(enumerate(opened.image.manifest.layers))):
+        if not facts.layers[place].added:
+            continue
+        directory, label = workspace / f"layer-{place}", f"layer {layer.digest}"
+        directory.mkdir()
+        with opened.open_layer(layer) as tar:
+            if not unpack_launched(tar, directory, label):
+                continue
+        images = directory / "checkpoint"
+        processes, sockets = read_processes(images), read_sockets(images)
+        return CheckpointFacts(
+            container=_describe_launched_container(opened.image, facts, directory),
+            processes=processes,
+            sockets=sockets,
+            closes_tcp=True,
+            memory_bytes=sum_pages_bytes(images),
+            size_bytes=sum(file.stat().st_size for file in images.iterdir()),
+            rootfs_diff=None,
+            deleted_files=(),
+            credentials=read_credentials(images),
+        )
+    raise ArchiveError("none of its layers holds a checkpoint")
+
+
+def _describe_launched_container(image: Image, facts: ImageFacts, directory: Path) -> ContainerFacts:
+    try:
+        identity = read_manifest(directory)
+        created = datetime.fromisoformat(facts.created)
+    except (CheckpointError, ValueError) as error:
+        raise ArchiveError(f"the launcher's manifest is not understood: {error}") from error
+    return ContainerFacts(
+        name="",
+        args=identity.arguments,
+        env=image.config.env,
+        cwd=image.config.working_dir,
+        user=User(identity.user, identity.group, identity.groups),
+        mounts=(),
+        runtime="",
+        root_image=facts.base_name,
+        created=created,
+        checkpointed=created,
+    )

@@ -1,0 +1,247 @@
+"""Privileges that an image claims by its recipe, its checkpoint or its name, compared with what the user has allowed.
+
+A runtime gives a restored process the user, capabilities and system call filter of the checkpoint, whatever its pod
+says. An image that restores itself has those of its pod: of that, the recipe counts alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmstart.core.errors import ArchiveError, ImageError, RecipeError
+from warmstart.core.privileges import (
+    ALL,
+    ORDINARY_CAPABILITIES,
+    UNCONFINED,
+    Kind,
+    Privilege,
+    name_capability,
+    require_allowed,
+)
+from warmstart.core.reference import Source, Transport
+from warmstart.dump.archive.metadata import load_json
+from warmstart.image.annotations import POD_NOTE
+from warmstart.image.crio import CHECKPOINT_NAME
+from warmstart.inspect.inspection import RESTORERS, CheckpointFacts, ImageFacts, Inspection, inspect_image
+from warmstart.kube.match import KUBELET_MOUNTS
+from warmstart.kube.recorded import list_pod_privileges
+from warmstart.recipe.load import parse_recipe
+from warmstart.recipe.model import Recipe
+from warmstart.recipe.privileges import require_host_privileges
+
+# Annotations that the kubelet gives to every container.
+_KUBELET_ANNOTATIONS = "io.kubernetes."
+_ORDINARY_DEVICES = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx"))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a container's processes may have.
+
+    Attributes:
+        capabilities: names; ALL stands for every one.
+        no_new_privs: whether they must be kept from gaining privileges.
+        filtered: whether they must be under a system call filter.
+        root: whether they may be root.
+    """
+
+    capabilities: frozenset[str] = ORDINARY_CAPABILITIES
+    no_new_privs: bool = False
+    filtered: bool = True
+    root: bool = True
+
+
+def expect(context: Mapping[str, Any], *, filtered: bool) -> Expected:
+    """What processes may have under a security context in the words of Kubernetes.
+
+    Args:
+        context: of the container, with what it has from the pod's.
+        filtered: whether there is a system call filter where the context does not say so.
+    """
+    changes = context.get("capabilities") or {}
+    dropped, added = ({name_capability(name) for name in changes.get(key) or ()} for key in ("drop", "add"))
+    kept = frozenset() if ALL in dropped else ORDINARY_CAPABILITIES - dropped
+    if context.get("privileged"):
+        return Expected(frozenset({ALL}), filtered=False)
+    kind = (context.get("seccompProfile") or {}).get("type", "")
+    return Expected(
+        capabilities=kept | added,
+        no_new_privs=context.get("allowPrivilegeEscalation") is False,
+        filtered=filtered if not kind else kind != UNCONFINED,
+        root=not context.get("runAsNonRoot") and not context.get("runAsUser"),
+    )
+
+
+def list_recipe_privileges(recipe: Recipe) -> list[Privilege]:
+    """List the privileges that a recipe from an image asks for."""
+    context, where = recipe.container.security_context, "the recipe in the image"
+    found = [
+        Privilege(Kind.CAPABILITY, name, f"{where} adds it")
+        for name in map(name_capability, context.capabilities_add)
+        if name not in ORDINARY_CAPABILITIES
+    ]
+    if context.privileged:
+        found.append(Privilege(Kind.PRIVILEGED, why=f"{where} says it"))
+    probes = filter(None, (recipe.container.readiness_probe, recipe.container.startup_probe))
+    hosts = filter(None, (getattr(probe.action, "host", None) for probe in probes))
+    return found + [Privilege(Kind.PROBE_HOST, host, f"a probe of {where} asks it") for host in hosts]
+
+
+def list_checkpoint_privileges(checkpoint: CheckpointFacts, expected: Expected) -> list[Privilege]:
+    """List the privileges that a runtime would give the processes of a checkpoint, beyond what is expected."""
+    return [*_list_of_container(checkpoint, expected), *_list_of_processes(checkpoint, expected)]
+
+
+def _list_of_container(checkpoint: CheckpointFacts, expected: Expected) -> Iterator[Privilege]:
+    limits = checkpoint.container.limits
+    if limits is None:
+        return
+    yield from _list_capabilities(limits.capabilities, expected, "the checkpointed container had it")
+    if expected.no_new_privs and not limits.no_new_privs:
+        yield Privilege(Kind.PRIVILEGE_ESCALATION, why="the checkpointed container had no no_new_privs")
+    if expected.filtered and not limits.filtered:
+        yield Privilege(Kind.SECCOMP, UNCONFINED, "the checkpointed container had no system call filter")
+    if limits.apparmor == "unconfined" and ALL not in expected.capabilities:
+        yield Privilege(Kind.APPARMOR, UNCONFINED, "the checkpointed container had no AppArmor profile")
+    for path in limits.devices:
+        if path not in _ORDINARY_DEVICES and ALL not in expected.capabilities:
+            yield Privilege(Kind.DEVICE, path, "the checkpointed container had this device")
+    for key in limits.annotations:
+        if not key.startswith(_KUBELET_ANNOTATIONS) or key.startswith("io.kubernetes.cri-o."):
+            yield Privilege(Kind.ANNOTATION, key, "the runtime takes it from the checkpoint")
+
+
+def _list_of_processes(checkpoint: CheckpointFacts, expected: Expected) -> Iterator[Privilege]:
+    for pid, threads in checkpoint.credentials.items():
+        where = f"the process {pid} of the checkpoint"
+        for thread in threads:
+            for _, names in thread.capabilities:
+                yield from _list_capabilities(names, expected, f"{where} has it")
+            if thread.root and not expected.root:
+                yield Privilege(Kind.ROOT, why=f"{where} has a user id of 0")
+            if expected.no_new_privs and not thread.no_new_privs:
+                yield Privilege(Kind.PRIVILEGE_ESCALATION, why=f"{where} has no no_new_privs")
+            if expected.filtered and not thread.filters:
+                yield Privilege(Kind.SECCOMP, UNCONFINED, f"{where} has no system call filter")
+            if ALL not in expected.capabilities:
+                yield from _list_lsm(thread.lsm, where)
+
+
+def _list_lsm(lsm: str, where: str) -> Iterator[Privilege]:
+    """AppArmor's profile, or SELinux's label USER:ROLE:TYPE:LEVEL, where it confines nothing."""
+    if lsm.startswith("unconfined"):
+        yield Privilege(Kind.APPARMOR, UNCONFINED, f"{where} has no AppArmor profile")
+    elif ":spc_t" in lsm or ":unconfined" in lsm:
+        yield Privilege(Kind.SELINUX, lsm, f"{where} has this label")
+
+
+def _list_capabilities(names: Iterable[str], expected: Expected, why: str) -> Iterator[Privilege]:
+    if ALL not in expected.capabilities:
+        yield from (Privilege(Kind.CAPABILITY, name, why) for name in names if name not in expected.capabilities)
+
+
+def list_mount_privileges(checkpoint: CheckpointFacts) -> list[Privilege]:
+    """List the mounts of a checkpoint that a recipe cannot ask for."""
+    return [
+        Privilege(Kind.MOUNT, mount.destination, "the checkpointed container had this mount")
+        for mount in checkpoint.container.mounts
+        if mount.destination not in KUBELET_MOUNTS
+    ]
+
+
+def list_image_privileges(inspection: Inspection, recipe: Recipe, *, own: bool = False) -> list[Privilege]:
+    """List all that an image which warmstart built asks for.
+
+    Args:
+        inspection: of the image.
+        recipe: the one in the image, or the user's own.
+        own: whether it is the user's, and its privileges are the user's word.
+    """
+    asked = [] if own else list_recipe_privileges(recipe)
+    if inspection.image is None or inspection.checkpoint is None:
+        return asked
+    if RESTORERS[CHECKPOINT_NAME] in inspection.image.restorers:
+        expected = expect(read_context(recipe), filtered=True)
+        asked += list_checkpoint_privileges(inspection.checkpoint, expected)
+        asked += list_mount_privileges(inspection.checkpoint)
+    return asked
+
+
+def list_saved_privileges(inspection: Inspection, context: Mapping[str, Any]) -> list[Privilege]:
+    """List what the checkpoint of a saved image has beyond the pod that the image records.
+
+    A pod of Kubernetes is under no system call filter unless it says so, and so is what was saved of it. Mounts are
+    not listed: a runtime restores only those that the new pod has.
+
+    Args:
+        inspection: of the image.
+        context: the security context of the container in the pod.
+
+    Raises:
+        ImageError: the checkpoint cannot be read.
+    """
+    if inspection.checkpoint is None:
+        raise ImageError(f"the checkpoint in {inspection.name} cannot be read: {inspection.unread}")
+    return list_checkpoint_privileges(inspection.checkpoint, expect(context, filtered=False))
+
+
+def list_claims(inspection: Inspection) -> list[Privilege]:
+    """List what an image or an archive asks for beyond an ordinary pod, as far as it is understood: to be shown."""
+    image, checkpoint = inspection.image, inspection.checkpoint
+    try:
+        if image is not None and image.provenance is not None:
+            return list_image_privileges(inspection, parse_recipe(image.provenance.recipe, "the recipe"))
+        found = [] if image is None else list_noted_privileges(image)
+    except (RecipeError, ImageError):
+        found = []
+    return found if checkpoint is None else [*found, *list_checkpoint_privileges(checkpoint, Expected(filtered=False))]
+
+
+def list_noted_privileges(image: ImageFacts) -> list[Privilege]:
+    """List what the pod in a saved image asks for.
+
+    Raises:
+        ImageError: it is not understood.
+    """
+    if POD_NOTE not in image.notes:
+        return []
+    try:
+        manifest = load_json(image.notes[POD_NOTE].encode(), "the pod")
+    except (ArchiveError, ValueError) as error:
+        raise ImageError(f"the pod in the image is not understood: {error}") from error
+    if not isinstance(manifest, dict):
+        raise ImageError("the pod in the image is not understood: it is not a mapping")
+    containers = manifest.get("spec", {}).get("containers") if isinstance(manifest.get("spec"), dict) else None
+    first = containers[0] if isinstance(containers, list) and containers else None
+    own = str(first.get("image")) if isinstance(first, dict) else ""
+    return list_pod_privileges(manifest, own, root=True)
+
+
+def read_context(recipe: Recipe) -> Mapping[str, Any]:
+    """The security context of a recipe's container, in the words of Kubernetes."""
+    context: Mapping[str, Any] = json.loads(recipe.document)["container"].get("securityContext") or {}
+    return context
+
+
+def trust(allowed: Sequence[Privilege], own: Recipe | None = None) -> Callable[[Path, Source, Recipe], Recipe]:
+    """Make what decides whether a pulled image is run, and by which recipe: the user's own, or that in the image.
+
+    Args:
+        allowed: what the user has allowed.
+        own: the recipe that the user says the image was built from.
+    """
+
+    def decide(layout: Path, source: Source, claimed: Recipe) -> Recipe:
+        recipe = own or claimed
+        inspection = inspect_image(Source(Transport.OCI, path=layout))
+        if own is not None:
+            require_host_privileges(own.container.security_context, allowed)
+        asked = list_image_privileges(inspection, recipe, own=own is not None)
+        require_allowed(asked, allowed, str(source.reference or source))
+        return recipe
+
+    return decide

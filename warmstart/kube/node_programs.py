@@ -1,0 +1,74 @@
+"""The versions of runc, crun and CRIU on a node, as far as they can be found from a pod.
+
+The API says the version of the container runtime, and nothing of what it runs. A helper pod that shows the node's /usr,
+read-only, can ask the programs themselves, without any capability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from warmstart.core.errors import ClusterError
+from warmstart.kube.client import Cluster
+from warmstart.kube.helper import Errand, open_helper
+from warmstart.node.advisories import ADVISORIES, find_version
+
+DIRECTORY = "/usr"
+LIMIT_S = 30.0
+# Prints `NAME OUTPUT` for each program; the first line counts. One that is linked to libraries of the node needs the
+# node's loader.
+SCRIPT = """\
+ask() {
+    "$1" --version 2>/dev/null && return
+    for loader in "$usr"/lib*/ld-linux*.so* "$usr"/lib/*/ld-linux*.so*; do
+        [ -e "$loader" ] || continue
+        directory=${loader%/*}
+        "$loader" --library-path "$directory:$usr/lib" "$1" --version 2>/dev/null && return
+    done
+}
+for name in NAMES; do
+    for directory in local/sbin local/bin sbin bin libexec/crio lib/cri-o-runc/sbin; do
+        [ -f "$usr/$directory/$name" ] || continue
+        said=$(ask "$usr/$directory/$name")
+        [ -z "$said" ] || { echo "$name $said"; break; }
+    done
+done
+"""
+
+
+def find_versions(cluster: Cluster, node: str, errand: Errand) -> dict[str, str]:
+    """Ask the programs of a node for their versions; those that are not found, or do not answer, are left out.
+
+    Raises:
+        ClusterError: the helper pod cannot be made.
+    """
+    with open_helper(cluster, node, replace(errand, directory=DIRECTORY), writable=False) as helper:
+        script = f"usr=/checkpoints\n{SCRIPT}".replace("NAMES", " ".join(one.program for one in ADVISORIES))
+        output: list[bytes] = []
+        try:
+            cluster.exec(helper.pod, "helper", ["sh", "-c", script], write=output.append, timeout_s=LIMIT_S)
+        except TimeoutError as late:
+            raise ClusterError(f"the programs on the node {node} do not answer within {LIMIT_S:g} s") from late
+    return parse_versions(b"".join(output).decode(errors="replace"))
+
+
+def parse_versions(output: str) -> dict[str, str]:
+    """Read what the script prints."""
+    names = {one.program for one in ADVISORIES}
+    lines = [line.partition(" ") for line in output.splitlines()]
+    return {name: version for name, _, said in lines if name in names and (version := find_version(said))}
+
+
+def make_fixes_document(versions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Which of the fixes for crafted links the programs have, as JSON; null is not known."""
+    return [
+        {
+            "program": one.program,
+            "version": versions.get(one.program),
+            "cve": one.cve,
+            "fixed": one.is_fixed(versions.get(one.program, "")),
+        }
+        for one in ADVISORIES
+    ]

@@ -1,0 +1,1 @@
+"""Checkpoint, save and move pods of a cluster."""

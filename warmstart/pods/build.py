@@ -1,0 +1,199 @@
+"""A build whose container runs in a cluster: there it is warmed up and checkpointed; the rest is as with any build.
+
+Processes on the node cannot be looked at. What a build on this machine learns from them while they run is read from
+their dump, and from the layers of their image, afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from dataclasses import dataclass, field, replace
+from urllib.parse import quote
+
+from warmstart import __version__
+from warmstart.build.assemble import edit_dump, make_layout, read_archive
+from warmstart.build.context import Options, Work
+from warmstart.build.pipeline import fetch_base, find_source, publish, see_it_restore
+from warmstart.build.publish import check_output, describe_output
+from warmstart.build.result import Base, Built, Dump, Dumped, Made, Warm
+from warmstart.core.cpu import find_features
+from warmstart.core.errors import PreflightError, RecipeError
+from warmstart.core.progress import Steps
+from warmstart.core.reference import Transport, parse_reference
+from warmstart.core.workspace import open_workspace
+from warmstart.dump.archive.archive import DUMP_LOG, Archive
+from warmstart.dump.criu.contents import Socket, TcpState, read_sockets
+from warmstart.dump.criu.fingerprint import find_identity
+from warmstart.dump.criu.log import find_version
+from warmstart.engine.cluster import make_build_pod, start_pod
+from warmstart.image.annotations import Provenance
+from warmstart.image.executables import find_programs
+from warmstart.image.layout import find_partials, read_image
+from warmstart.kube.client import Cluster
+from warmstart.kube.helper import open_helper
+from warmstart.kube.manifests import make_pod_spec
+from warmstart.kube.match import Build
+from warmstart.node.network import connect_network
+from warmstart.node.session import enter
+from warmstart.node.tree import ensure_tree
+from warmstart.pods.checkpoint import CLOSING_S, CheckpointOptions, Taken, take_with
+from warmstart.probe.readiness import find_limit_s
+from warmstart.probe.warmup import run_steps
+from warmstart.recipe.model import Recipe, Restorer
+from warmstart.recipe.pods import Block
+from warmstart.recipe.privileges import require_host_privileges
+
+_CONNECTED = frozenset(TcpState) - {TcpState.CLOSE, TcpState.LISTEN}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What comes of the pod of a build.
+
+    Attributes:
+        taken: its checkpoint.
+        cold_s: seconds until it was ready, as coarse as the period of its probe.
+        cpu_features: of its node; see `Warm`.
+    """
+
+    taken: Taken
+    cold_s: float
+    cpu_features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the container of a build runs.
+
+    Attributes:
+        cluster: the cluster; the pod is in its namespace.
+        checkpoint: how the checkpoint is taken.
+    """
+
+    cluster: Cluster
+    checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+
+
+def build_in_cluster(recipe: Recipe, options: Options, place: Place, steps: Steps) -> Built:
+    """Build the image of a recipe, as `build_image` does, on a cluster.
+
+    Raises:
+        WarmstartError: a step failed; nothing was published, and nothing is left behind.
+    """
+    require_host_privileges(recipe.container.security_context, options.allowed)
+    target = parse_reference(recipe.image_name)
+    source = find_source(recipe)
+    check_recipe(recipe, source.kind)
+    plain_http = target.registry in options.plain_http
+    check_output(target, options.output, plain_http=plain_http, auth_file=options.auth_file)
+    with open_workspace("build", keep_evidence=options.keep) as workspace:
+        with steps.step("tools"):
+            tree = ensure_tree(options.cache, steps.note, steps.warn)
+        leftovers = find_partials(options.output.path) if options.output.path else ()
+        with (
+            enter(tree, workspace, leftovers=leftovers) as node,
+            connect_network(node, options.network) as session,
+        ):
+            work = Work(recipe, options, steps, session)
+            base = fetch_base(work, source)
+            made = make_restored(work, place, base)
+            restores = see_it_restore(work, made)
+            destination, image = describe_output(options.output, target), read_image(made.layout)
+            built = Built(str(target), destination, made.warm.cold_s, restores, made.dump, image, base, made.provenance)
+            publish(work, made.layout, built, target)
+    return built
+
+
+def make_restored(work: Work, place: Place, base: Base) -> Made:
+    """Make an image that the runtime restores."""
+    ran = run_and_checkpoint(work, place, base)
+    archive = read_archive(work, ran.taken.archive)
+    warm = learn(work, archive, base, ran)
+    dumped = Dumped(ran.taken.archive, warm, has_tmp=False)
+    dump = edit_dump(work, dumped, archive)
+    provenance = describe(work, place.cluster, ran.taken.pod.node, archive, warm, dump)
+    return Made(make_layout(work, dumped, archive, dump, base, provenance), warm, dump, provenance)
+
+
+def check_recipe(recipe: Recipe, kind: Transport) -> None:
+    """See that a recipe can be built on a cluster.
+
+    Raises:
+        RecipeError: it cannot.
+    """
+    if kind is not Transport.REGISTRY:
+        hint = "push it to a registry that the cluster can pull from"
+        raise RecipeError(f"container.image {recipe.container.image} is not in a registry", hint=hint)
+    # An image that restores itself also has the files that the application changed, which here are only had with a
+    # checkpoint. Of an application below the launcher there is none: CRIU says "Can't dump nested time namespace".
+    if recipe.restore != (Restorer.RUNTIME,):
+        raise RecipeError("a build on a cluster makes images that the runtime restores", hint="restore: [runtime]")
+
+
+def run_and_checkpoint(work: Work, place: Place, base: Base) -> Ran:
+    """Run the pod, bring it to the state it is to be restored in, and fetch its checkpoint."""
+    recipe, steps = work.recipe, work.steps
+    manifest = make_build_pod(find_pod_spec(recipe, base), recipe.name, place.cluster.namespace)
+    with contextlib.ExitStack() as pod:
+        with steps.step("start"):
+            running = pod.enter_context(start_pod(place.cluster, manifest))
+        with steps.step("ready"):
+            cold_s = running.await_ready(find_limit_s(recipe.container))
+        with steps.step("warm up"):
+            run_steps(running, recipe.warmup, on_progress=lambda p: steps.note(f"{p.done} of {p.step.repeat}"))
+            run_steps(running, recipe.before_checkpoint, field="beforeCheckpoint")
+        # Connections of the warm-up may still be closing.
+        time.sleep(CLOSING_S)
+        how = replace(place.checkpoint, timeout_s=work.options.checkpoint_timeout_s)
+        container, archive = running.pod.find_container(running.name), work.workspace / "checkpoint.tar"
+        with steps.step("helper"):
+            helper = pod.enter_context(open_helper(place.cluster, running.pod.node, how.errand, writable=not how.keep))
+            cpu_features = find_features(helper.read_cpuinfo())
+        return Ran(take_with(helper, running.pod, container, archive, how, steps), cold_s, cpu_features)
+
+
+def find_pod_spec(recipe: Recipe, base: Base) -> Block:
+    """What the pod of the build asks for, which is what pods that are restored are to ask for; the image is pinned."""
+    assert base.source.reference is not None
+    pinned = replace(base.source.reference, tag=None, digest=base.digest)
+    return make_pod_spec(Build(recipe.name, str(pinned), json.loads(recipe.document)["container"]))
+
+
+def learn(work: Work, archive: Archive, base: Base, ran: Ran) -> Warm:
+    """Find in the dump and the image what could not be looked at while the container ran.
+
+    Raises:
+        PreflightError: connections were open, and the recipe does not say that they may be closed.
+    """
+    with work.steps.step("preflight"):
+        connected = [one for one in read_sockets(archive.checkpoint_dir) if is_connected(one)]
+        if connected and not work.recipe.close_tcp and not work.options.force:
+            details = [f"{one.source} to {one.destination}" for one in connected]
+            brief = f"{len(connected)} connections were open at the checkpoint"
+            raise PreflightError(brief, details=details, hint="close them before, or say `tcp: close` in the recipe")
+        identity, programs = find_identity(archive.checkpoint_dir), find_programs(archive, base.layout)
+        return Warm(identity, ran.cold_s, programs, ran.cpu_features)
+
+
+def is_connected(one: Socket) -> bool:
+    """Whether a TCP socket has a peer that still knows of it."""
+    return one.kind == socket.SOCK_STREAM and one.state in _CONNECTED
+
+
+def describe(work: Work, cluster: Cluster, node_name: str, archive: Archive, warm: Warm, dump: Dump) -> Provenance:
+    """What the image is to say of how it was made."""
+    node = cluster.request("GET", f"/api/v1/nodes/{quote(node_name, safe='')}").at("status", "nodeInfo")
+    log = archive.find(DUMP_LOG)
+    return Provenance(
+        version=__version__,
+        criu=(log and find_version(log.read_text(errors="replace"))) or "that of the node",
+        runtime=node.at("containerRuntimeVersion").text().replace("://", " "),
+        kernel=node.at("kernelVersion").text(),
+        architecture=node.at("architecture").text(),
+        identity=warm.identity,
+        recipe=work.recipe.document,
+        edits=json.dumps(dump.edits),
+    )

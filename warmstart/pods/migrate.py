@@ -1,0 +1,289 @@
+"""Moving the state of a pod to another node: saved, restored in a new pod, and only then is the old one removed.
+
+A pod of a ReplicaSet is replaced without its noticing: the new pod gets the labels that the set counts by when it is
+ready; the set takes it in, has one too many, and removes the one that costs least, which the old pod is marked as
+(`controller.kubernetes.io/pod-deletion-cost`, pkg/controller/controller_utils.go of kubernetes/kubernetes).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from warmstart.core.errors import ClusterError, WarmstartError
+from warmstart.core.progress import Steps
+from warmstart.core.reference import Reference, parse_reference
+from warmstart.core.undo import call_to_the_end, undoing_on_error
+from warmstart.core.workers import Crew
+from warmstart.kube.client import Cluster
+from warmstart.kube.helper import Helper, open_helper
+from warmstart.kube.pods import REPLICA_LABELS, ContainerState, Pod, list_cautions, make_copy, name_copy, place_pod
+from warmstart.kube.refusal import ignoring_absence
+from warmstart.node.session import Session
+from warmstart.pods.checkpoint import CheckpointOptions, Taken, take_with
+from warmstart.pods.save import (
+    Bench,
+    Restored,
+    Saved,
+    SaveOptions,
+    fetch_base,
+    open_session,
+    publish_saved,
+    restore_pod,
+    save_pod,
+)
+
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+LEAST = "-2147483647"
+GONE_S = 60.0
+#: Pods of a node at a time.
+AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """A pod that was moved.
+
+    Attributes:
+        saved: its state.
+        restored: the new pod.
+        gap_s: seconds from the checkpoint until the new pod was ready; what the old one did in that time is lost.
+        overlap_s: seconds from then on until the old one was told to end; either may have been asked in that time, and
+            what the old one did is lost, too.
+    """
+
+    saved: Saved
+    restored: Restored
+    gap_s: float
+    overlap_s: float
+
+
+def migrate_pod(
+    cluster: Cluster, pod: Pod, container: ContainerState, node: str, image: str, options: SaveOptions, steps: Steps
+) -> Migrated:
+    """Move a pod to a node.
+
+    Args:
+        cluster: the cluster.
+        pod: the pod.
+        container: the one of its containers whose state is moved; the others start anew.
+        node: the name of the other node.
+        image: what the image of the checkpoint is to be called.
+        options: how to save.
+        steps: is told how far it is.
+
+    Raises:
+        WarmstartError: a step failed; the old pod is there as before, and no new one.
+    """
+    check_movable(pod)
+    saved = save_pod(cluster, pod, container, image, options, steps)
+    migrated = replace_pod(cluster, saved, lambda manifest: place_pod(manifest, node, there=True), options, steps)
+    await_gone(cluster, [migrated], steps)
+    return migrated
+
+
+def check_movable(pod: Pod) -> None:
+    """See that a pod can be replaced by one of another name.
+
+    Raises:
+        ClusterError: what made it would not let it be.
+    """
+    if pod.controller is None or pod.controller[0] == "ReplicaSet":
+        return
+    kind, owner = pod.controller
+    brief = f"the pod {pod.namespace}/{pod.name} belongs to the {kind} {owner}, which would make it anew"
+    raise ClusterError(brief, hint="pods of Deployments and pods of their own can be moved; others can be saved")
+
+
+def replace_pod(
+    cluster: Cluster, saved: Saved, place: Callable[[dict[str, object]], None], options: SaveOptions, steps: Steps
+) -> Migrated:
+    """Restore a saved pod where `place` puts it, and have the old one removed, which takes its time."""
+    old, container = saved.taken.pod, saved.taken.container.name
+    manifest = make_copy(saved.manifest, container, saved.name, name=name_copy(old.name))
+    place(manifest)
+    restored = restore_pod(cluster, manifest, container, options.ready_s, steps)
+    # Whoever interrupts us between the two would have both pods.
+    call_to_the_end(lambda: hand_over(cluster, old, restored.pod))
+    with steps.step("hand over"):
+        left = await_end(cluster, old)
+    return Migrated(saved, restored, restored.ready - saved.taken.asked, left - restored.ready)
+
+
+def hand_over(cluster: Cluster, old: Pod, new: Pod) -> None:
+    """Have a pod removed that another one has replaced; a ReplicaSet does that itself, when it has the new one."""
+    labels = _find_replica_labels(old)
+    if labels:
+        # With its node, it may have gone already.
+        with ignoring_absence():
+            cluster.patch_pod(old.namespace, old.name, {"metadata": {"annotations": {DELETION_COST: LEAST}}})
+        cluster.patch_pod(new.namespace, new.name, {"metadata": {"labels": labels}})
+    else:
+        cluster.delete_pod(old.namespace, old.name, uid=old.uid)
+
+
+def await_end(cluster: Cluster, old: Pod) -> float:
+    """Wait until a pod that was handed over is told to end; `time.monotonic()` then."""
+    with ignoring_absence():
+        try:
+            cluster.wait_pod(old, lambda now: now.deleting, GONE_S)
+        except TimeoutError:
+            cluster.delete_pod(old.namespace, old.name, uid=old.uid)
+    return time.monotonic()
+
+
+def await_gone(cluster: Cluster, moved: Sequence[Migrated], steps: Steps) -> None:
+    """Wait until the old pods are gone, and warn of those that are not in time, as when their node is gone."""
+    deadline = time.monotonic() + GONE_S
+    with steps.step("remove"):
+        for one in moved:
+            old = one.saved.taken.pod
+            if not cluster.wait_gone(old, max(1.0, deadline - time.monotonic())):
+                steps.warn(f"the pod {old.name} has not ended yet on {old.node}; {one.restored.pod.name} replaces it")
+
+
+def _find_replica_labels(pod: Pod) -> dict[str, str]:
+    """The labels by which what made a pod counts it."""
+    return {label: pod.labels[label] for label in REPLICA_LABELS if pod.controller and label in pod.labels}
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a pod of a node that is to go away.
+
+    Attributes:
+        pod: the pod.
+        taken: its checkpoint; None when it could not be had in time.
+        migrated: where it is now; None when it is where it was.
+        error: why.
+    """
+
+    pod: Pod
+    taken: Taken | None = None
+    migrated: Migrated | None = None
+    error: WarmstartError | None = None
+
+
+def drain_node(
+    cluster: Cluster,
+    node: str,
+    selector: str,
+    repository: str,
+    deadline_s: float,
+    options: SaveOptions,
+    steps: Steps,
+) -> tuple[Fate, ...]:
+    """Save pods of a node while it is there, then restore them on others; in both, some at once.
+
+    Before the deadline, all are checkpointed and fetched, and nothing else is done. Then they are restored. A pod that
+    was not saved in time stays where it is. The kubelet finishes its checkpoint all the same; that is awaited while the
+    others are restored, to remove it from the node.
+
+    Args:
+        cluster: the cluster.
+        node: the node.
+        selector: which of its pods in the cluster's namespace, by their labels.
+        repository: of the images; the pods' names become their tags.
+        deadline_s: seconds from now until the node may be gone.
+        options: how to save.
+        steps: is told how far it is.
+
+    Raises:
+        ClusterError: no pod matches; or what goes for all of them failed.
+    """
+    deadline = time.monotonic() + deadline_s
+    target = parse_reference(repository)
+    pods = [pod for pod in cluster.list_pods(cluster.namespace, selector=selector, node=node) if not pod.deleting]
+    if not pods:
+        raise ClusterError(f"no pod in the namespace {cluster.namespace} on the node {node} has the labels {selector}")
+    with (
+        open_session(options, steps) as session,
+        Crew(steps, len(pods), AT_ONCE) as restoring,
+        contextlib.ExitStack() as there,
+        undoing_on_error(restoring.stop),
+    ):
+        bases, restored = Bases(session, options), {}
+        with steps.step("helper"):
+            helper = there.enter_context(open_helper(cluster, node, options.checkpoint.errand, writable=True))
+        saving = there.enter_context(Crew(steps, len(pods), AT_ONCE))
+        with steps.step("checkpoint"):
+            save = partial(save_in_time, helper, session.workspace, deadline, options.checkpoint)
+            saved = [saving.submit(pod.name, partial(save, pod)) for pod in pods]
+            wait(saved, max(0.0, deadline - time.monotonic()))
+        with steps.step("restore"):
+            for future in as_completed(saved):
+                fate = future.result()
+                restore = partial(restore_elsewhere, cluster, bases, fate, target, options)
+                restored[fate.pod.name] = restoring.submit(fate.pod.name, restore)
+            try:
+                there.close()
+            except ClusterError as error:
+                steps.warn(f"the helper {helper.pod.name} may still be there: {error.brief}")
+            fates = tuple(restored[pod.name].result() for pod in pods)
+        await_gone(cluster, [fate.migrated for fate in fates if fate.migrated], steps)
+    return fates
+
+
+def save_in_time(
+    helper: Helper, workspace: Path, deadline: float, options: CheckpointOptions, pod: Pod, steps: Steps
+) -> Fate:
+    """Checkpoint a pod and fetch the archive, until `time.monotonic()` is `deadline`."""
+    try:
+        check_movable(pod)
+        if time.monotonic() >= deadline:
+            raise ClusterError(f"there was no time left for the pod {pod.name}")
+        container = pod.find_container(None)
+        for caution in list_cautions(pod, container.name):
+            steps.warn(caution)
+        archive = workspace / pod.name / "checkpoint.tar"
+        archive.parent.mkdir()
+        taken = take_with(helper, pod, container, archive, options, steps, deadline)
+    except WarmstartError as error:
+        return Fate(pod, error=error)
+    return Fate(pod, taken)
+
+
+class Bases:
+    """The images that pods run: each is pulled once.
+
+    Args:
+        session: where images are made.
+        options: how to save.
+    """
+
+    def __init__(self, session: Session, options: SaveOptions) -> None:
+        self._session = session
+        self._options = options
+        self._lock = threading.Lock()
+        self._benches: dict[tuple[str, str], Bench] = {}
+
+    def open_bench(self, directory: Path, container: ContainerState, steps: Steps) -> Bench:
+        """As `fetch_base`; any thread may call it."""
+        known_by = (container.image_id, container.image)
+        with self._lock:
+            if known_by not in self._benches:
+                self._benches[known_by] = fetch_base(self._session, directory, container, self._options, steps)
+            return replace(self._benches[known_by], directory=directory)
+
+
+def restore_elsewhere(
+    cluster: Cluster, bases: Bases, fate: Fate, target: Reference, options: SaveOptions, steps: Steps
+) -> Fate:
+    """Restore a pod that was saved on any node but its own, and have the old one removed."""
+    if fate.taken is None:
+        return fate
+    taken, node = fate.taken, fate.pod.node
+    try:
+        with steps.step("pull"):
+            bench = bases.open_bench(taken.archive.parent, taken.container, steps)
+        saved = publish_saved(bench, taken, replace(target, tag=fate.pod.name), options, steps)
+        migrated = replace_pod(cluster, saved, lambda pod: place_pod(pod, node, there=False), options, steps)
+    except WarmstartError as error:
+        return replace(fate, error=error)
+    return replace(fate, migrated=migrated)

@@ -1,0 +1,419 @@
+"""Saving the state of a container in a cluster as an image, and restoring it in a new pod.
+
+The image is made as a build makes one: the layers of the image that the container runs, and its checkpoint on top. An
+annotation has the manifest of the pod, so that nothing else is needed to restore it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from warmstart import __version__
+from warmstart.build.assemble import add_tmp, open_buildah
+from warmstart.build.pipeline import pin_source
+from warmstart.build.publish import REGISTRY, Output, describe_output, publish_image
+from warmstart.core.errors import ArchiveError, ClusterError, ImageError, VerifyError
+from warmstart.core.privileges import Kind, Privilege
+from warmstart.core.progress import Steps
+from warmstart.core.reference import Reference, Source, Transport, parse_reference, parse_source
+from warmstart.core.undo import undoing_on_error
+from warmstart.core.workspace import open_workspace
+from warmstart.dump.archive.archive import Archive, extract_archive
+from warmstart.dump.archive.metadata import load_json
+from warmstart.dump.edit.cgroups import free_cgroups
+from warmstart.dump.edit.sockets import close_sockets
+from warmstart.engine.local import find_access
+from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, POD_NOTE, PREFIX
+from warmstart.image.compose import compose_image, remove_checkpoint
+from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
+from warmstart.image.layout import Image, read_image, write_index
+from warmstart.image.open import open_image
+from warmstart.image.registry.client import push_layout
+from warmstart.image.skopeo import copy_image, find_image
+from warmstart.kube.client import Cluster
+from warmstart.kube.pods import ContainerState, Pod, list_cautions, make_copy, strip_pod
+from warmstart.kube.recorded import list_pod_privileges
+from warmstart.kube.refusal import RefusedError
+from warmstart.node.session import Session, enter
+from warmstart.node.tree import ensure_tree
+from warmstart.pods.checkpoint import CheckpointOptions, Taken, take_checkpoint
+
+POD = f"{PREFIX}{POD_NOTE}"
+VERSION = f"{PREFIX}version"
+IMAGE_ID_DIGITS = 64
+COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """How to save, beside which container.
+
+    Attributes:
+        cache: the directory of the tree of tools.
+        checkpoint: how the checkpoint is taken.
+        output: where the image goes.
+        plain_http: registries (HOST:PORT) to speak to without TLS.
+        auth_file: the file of credentials; the usual ones when None.
+        ready_s: for how long a restored pod may take until it is ready.
+    """
+
+    cache: Path
+    checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+    output: Output = REGISTRY
+    plain_http: tuple[str, ...] = ()
+    auth_file: Path | None = None
+    ready_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A container that was saved.
+
+    Attributes:
+        name: the image's name.
+        image: its manifest and config.
+        destination: where it was put.
+        taken: the checkpoint.
+        closed: how many connections were open; they are closed in what is restored.
+        manifest: of the pod that restores it.
+    """
+
+    name: str
+    image: Image
+    destination: str
+    taken: Taken
+    closed: int
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A pod that was restored.
+
+    Attributes:
+        pod: as it was when it was ready.
+        ready_s: seconds from its creation until then.
+        ready: `time.monotonic()` at that moment.
+    """
+
+    pod: Pod
+    ready_s: float
+    ready: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where images are made: a session, and the base image in it.
+
+    Attributes:
+        session: with the tree of tools.
+        directory: a directory for one image, which the session sees.
+        base: the layout of the image that the container runs, without any checkpoint.
+        source: where that image is from.
+        digest: of its manifest.
+        config_digest: of its configuration, which is what runtimes know an image by.
+    """
+
+    session: Session
+    directory: Path
+    base: Path
+    source: Source
+    digest: str
+    config_digest: str
+
+
+def save_pod(
+    cluster: Cluster, pod: Pod, container: ContainerState, name: str, options: SaveOptions, steps: Steps
+) -> Saved:
+    """Save a container, which goes on, as an image.
+
+    Raises:
+        WarmstartError: a step failed; nothing was published.
+    """
+    target = parse_reference(name)
+    for caution in list_cautions(pod, container.name):
+        steps.warn(f"{pod.name}: {caution}")
+    with open_session(options, steps) as session:
+        with steps.step("pull"):
+            bench = fetch_base(session, session.workspace / "image", container, options, steps)
+        archive = bench.directory / "checkpoint.tar"
+        taken = take_checkpoint(cluster, pod, container, archive, options.checkpoint, steps)
+        return publish_saved(bench, taken, target, options, steps)
+
+
+@contextlib.contextmanager
+def open_session(options: SaveOptions, steps: Steps) -> Iterator[Session]:
+    """A place to make images in."""
+    with open_workspace("save") as workspace:
+        with steps.step("tools"):
+            tree = ensure_tree(options.cache, steps.note, steps.warn)
+        with enter(tree, workspace) as session:
+            yield session
+
+
+def fetch_base(
+    session: Session, directory: Path, container: ContainerState, options: SaveOptions, steps: Steps
+) -> Bench:
+    """Get ready to make an image in `directory`: with what the container runs, without any checkpoint.
+
+    Raises:
+        ImageError: the image that the container runs cannot be had.
+    """
+    pulled, base = directory / "pulled", directory / "base"
+    base.mkdir(parents=True)
+    source, digest = _pull_any(session, find_sources(container), pulled, options, steps)
+    remove_checkpoint(pulled, base)
+    return Bench(session, directory, base, source, digest, read_image(pulled).manifest.config.digest)
+
+
+def _pull_any(
+    session: Session, sources: Sequence[Source], layout: Path, options: SaveOptions, steps: Steps
+) -> tuple[Source, str]:
+    """Pull the first of these images that there is; where it was, and its digest."""
+    for left, source in zip(reversed(range(len(sources))), sources, strict=True):
+        access = find_access(session, source, options.plain_http, options.auth_file)
+        try:
+            digest = find_image(session, str(source), access=access)
+        except ImageError:
+            if not left:
+                raise
+            continue
+        copy_image(session, str(pin_source(source, digest)), f"oci:{layout}", access=access, on_line=steps.note)
+        return source, digest
+    raise AssertionError
+
+
+def find_sources(container: ContainerState) -> list[Source]:
+    """Where the image that a container runs may be: by its digest, where the runtime knows it, and by its name.
+
+    A node may know an image by a digest that its registry does not have, when it once came to it by another way.
+
+    Raises:
+        ImageError: only the node has it.
+    """
+    names = [name.removeprefix("docker-pullable://") for name in (container.image_id, container.image)]
+    sources = [parse_source(name) for name in names if "@sha256:" in name or name == names[-1]]
+    found = [source for source in sources if source.kind is Transport.REGISTRY]
+    if not found:
+        hint = "push it to a registry, and have the pod run it from there"
+        raise ImageError(f"the container {container.name} runs {names[-1]}, which is in no registry", hint=hint)
+    return found
+
+
+def check_base(bench: Bench, archive: Archive) -> None:
+    """See that the image that was pulled is the one that the container was made from: its name may be another's now.
+
+    Raises:
+        ImageError: it is not.
+    """
+    known = archive.config.rootfs_image_ref
+    if len(known) == IMAGE_ID_DIGITS and bench.config_digest != f"sha256:{known}":
+        hint = "pods run it by a digest, or a tag that nobody moves, if they are to be saved"
+        raise ImageError(f"{bench.source} is not the image any more that the container runs", hint=hint)
+
+
+def publish_saved(bench: Bench, taken: Taken, target: Reference, options: SaveOptions, steps: Steps) -> Saved:
+    """Make the image of a checkpoint, and put it where it is to go."""
+    with steps.step("read checkpoint"):
+        archive = extract_archive(taken.archive, bench.directory / "checkpoint")
+        taken.archive.unlink()
+        check_base(bench, archive)
+    with steps.step("edit dump"):
+        closed = len(close_sockets(archive.checkpoint_dir, established=True))
+        free_cgroups(archive.checkpoint_dir)
+    manifest = make_copy(strip_pod(taken.pod), taken.container.name, str(target))
+    with steps.step("image"):
+        layout = make_layout(bench, taken, archive, target, manifest)
+    image = read_image(layout)
+    document = {"pod": f"{taken.pod.namespace}/{taken.pod.name}", "container": taken.container.name}
+    with steps.step("publish"):
+        publish_image(
+            layout,
+            image,
+            target,
+            options.output,
+            steps,
+            report=json.dumps(document).encode(),
+            mount_from=bench.source.reference,
+            plain_http=target.registry in options.plain_http,
+            auth_file=options.auth_file,
+        )
+    return Saved(str(target), image, describe_output(options.output, target), taken, closed, manifest)
+
+
+def make_layout(bench: Bench, taken: Taken, archive: Archive, target: Reference, manifest: Mapping[str, Any]) -> Path:
+    """Make the image, as an OCI layout in the directory of the bench."""
+    layout, addition, store = (bench.directory / name for name in ("layout", "addition", "buildah"))
+    annotations = {
+        CHECKPOINT_NAME: taken.container.name,
+        CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
+        BASE_NAME: str(bench.source.reference),
+        BASE_DIGEST: bench.digest,
+        VERSION: __version__,
+        POD: json.dumps(manifest),
+    }
+    prepare_checkpoint(archive, str(target), log_line=find_mark(str(target)))
+    if _has_read_only_root(manifest, taken.container.name):
+        add_tmp(archive.root)
+    buildah = open_buildah(bench.session, store)
+    buildah.make_image(archive.root, f"oci:{addition}", annotations=annotations, labels={}, cmd=archive.spec.args)
+    compose_image(bench.base, addition, layout)
+    return layout
+
+
+def find_mark(name: str) -> str:
+    """The first line in the log of a container that was restored from an image of this name.
+
+    Nothing in the API tells a restored container from one that a runtime without restore has started cold.
+    """
+    return f"warmstart: restored from {name}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What an image says of the pod that it was saved from; anybody may have written it.
+
+    Attributes:
+        manifest: of a pod that is restored from it.
+        container: the container in it that is.
+        name: what the image must be called.
+        privileges: what the manifest asks for beyond an ordinary pod.
+        digest: of the image's manifest.
+    """
+
+    manifest: dict[str, Any]
+    container: str
+    name: Reference
+    privileges: tuple[Privilege, ...] = ()
+    digest: str = ""
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """The security context of the container, with what it has from the pod's."""
+        spec = self.manifest["spec"]
+        found = next(one for one in spec["containers"] if one["name"] == self.container)
+        return {**(spec.get("securityContext") or {}), **(found.get("securityContext") or {})}
+
+
+def read_record(source: Source, *, plain_http: bool = False, auth_file: Path | None = None) -> Record:
+    """Read what an image says of its pod, from a registry or an oci-archive.
+
+    Raises:
+        ImageError: it was not made by `save_pod`, or has another name now, by which no runtime would restore it.
+        RegistryError: the registry refused, or could not be reached.
+    """
+    with open_image(source, plain_http=plain_http, auth_file=auth_file) as opened:
+        annotations, user = opened.image.manifest.annotations, opened.image.config.user
+        digest = opened.image.manifest.digest
+    try:
+        manifest: Any = load_json(annotations[POD].encode(), "the pod")
+        container = annotations[CHECKPOINT_NAME]
+        [name] = [str(one["image"]) for one in manifest["spec"]["containers"] if one["name"] == container]
+        str(manifest["metadata"]["name"])
+    except (KeyError, ValueError, TypeError, ArchiveError) as error:
+        hint = "make one with `warmstart save`"
+        raise ImageError(f"{source} has no record of the pod that it was saved from", hint=hint) from error
+    reference = parse_reference(name)
+    if source.reference not in (None, reference):
+        hint = "the runtime looks the image up by that name: push it there"
+        raise ImageError(f"{source} was saved as {name}", hint=hint)
+    asked = list_pod_privileges(manifest, name, root=user.partition(":")[0] in ("", "0", "root"))
+    if source.reference is None:
+        why = "the image is pushed to this name, and the pod runs what is there"
+        asked = [Privilege(Kind.IMAGE, str(reference), why), *asked]
+    return Record(manifest, container, reference, tuple(asked), digest)
+
+
+def push_record(source: Source, record: Record, *, plain_http: bool, auth_file: Path | None) -> None:
+    """Push an image from an oci-archive to where nodes will look for it.
+
+    Raises:
+        ImageError: the archive is broken.
+        RegistryError: the registry refused, or could not be reached.
+    """
+    with open_workspace("restore") as workspace, open_image(source) as opened:
+        layout, manifest = workspace / "layout", opened.image.manifest
+        for blob in (manifest.descriptor, *manifest.blobs):
+            path = layout / "blobs" / blob.digest.replace(":", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with opened.open_content(blob) as content, path.open("wb") as out:
+                shutil.copyfileobj(content, out, COPY_BYTES)
+        write_index(layout, manifest.descriptor)
+        push_layout(layout, record.name, plain_http=plain_http, auth_file=auth_file)
+
+
+def restore_pod(
+    cluster: Cluster, manifest: Mapping[str, Any], container: str, ready_s: float, steps: Steps
+) -> Restored:
+    """Create a pod, and see it restored and ready; if it is not, it is removed again.
+
+    Raises:
+        VerifyError: its container was not restored but started cold.
+        ClusterError: it may not be created, or was not ready in time.
+    """
+    created = time.monotonic()
+    with steps.step("restore"):
+        pod = _create(cluster, manifest)
+        with undoing_on_error(lambda: cluster.delete_pod(pod.namespace, pod.name, uid=pod.uid)):
+            ready = await_ready(cluster, pod, ready_s, steps)
+            restored = Restored(ready, time.monotonic() - created, time.monotonic())
+            check_restored(cluster, ready, container)
+    return restored
+
+
+def await_ready(cluster: Cluster, pod: Pod, timeout_s: float, steps: Steps) -> Pod:
+    """Wait until a pod is ready, and tell what it waits for.
+
+    Raises:
+        ClusterError: it was not in time, or cannot be.
+    """
+
+    def is_settled(now: Pod) -> bool:
+        steps.note("; ".join(now.explain()) or now.phase)
+        return now.ready or now.stuck
+
+    try:
+        now = cluster.wait_pod(pod, is_settled, timeout_s)
+    except TimeoutError as late:
+        brief = f"the pod {pod.name} was not ready within {timeout_s:g} s"
+        raise ClusterError(brief, details=late.args[0].explain()) from late
+    if not now.ready:
+        details = [*now.explain(), *cluster.log_tail(now, now.containers[0].name, 10)]
+        raise ClusterError(f"the pod {pod.name} does not become ready", details=details)
+    return now
+
+
+def check_restored(cluster: Cluster, pod: Pod, container: str) -> None:
+    """See that a container was restored.
+
+    Raises:
+        VerifyError: it was started cold.
+    """
+    image = next(one["image"] for one in pod.manifest["spec"]["containers"] if one["name"] == container)
+    if find_mark(image) not in cluster.log_head(pod, container):
+        hint = "CRI-O restores where `enable_criu_support` and, in newer releases, checkpoint_restore are on"
+        raise VerifyError(f"the node {pod.node} started {image} cold instead of restoring it", hint=hint)
+
+
+def _create(cluster: Cluster, manifest: Mapping[str, Any]) -> Pod:
+    try:
+        return cluster.create_pod(manifest)
+    except RefusedError as refusal:
+        if refusal.status == HTTPStatus.CONFLICT:
+            name = manifest["metadata"]["name"]
+            raise ClusterError(f"there is a pod {name} already", hint="give the new one another --name") from refusal
+        raise
+
+
+def _has_read_only_root(manifest: Mapping[str, Any], container: str) -> bool:
+    found = next(one for one in manifest["spec"]["containers"] if one["name"] == container)
+    return bool((found.get("securityContext") or {}).get("readOnlyRootFilesystem"))

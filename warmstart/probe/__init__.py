@@ -1,0 +1,1 @@
+"""Readiness probes, warm-up steps, and the requests they make."""

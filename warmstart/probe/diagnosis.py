@@ -1,0 +1,54 @@
+"""Why a container is not what it should be: how it ended, and the end of its log."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from warmstart.core.errors import WarmstartError
+from warmstart.engine.target import State, Target
+
+_LOG_LINES = 20
+_POLLS = 2
+_POLL_S = 0.2
+
+
+def settle_state(target: Target) -> State:
+    """The container's state, asked for again a little later when it seems to run.
+
+    The connections of a container that dies are gone some time before the runtime knows of its end.
+    """
+    for _ in range(_POLLS):
+        if (state := target.state()).exited:
+            return state
+        time.sleep(_POLL_S)
+    return target.state()
+
+
+def describe_end(state: State) -> str:
+    """How a container ended, such as `exit code 137 (OOMKilled)` or `exit code 139 (SIGSEGV)`."""
+    code = state.exit_code or 0
+    reason = "" if state.reason in ("Error", "Completed") else state.reason
+    if not reason and code > 128 and code - 128 in set(signal.Signals):
+        reason = signal.Signals(code - 128).name
+    return f"exit code {code}" + (f" ({reason})" if reason else "")
+
+
+def suggest_cure(state: State) -> str:
+    """What the user can do about a container that ended so."""
+    if state.reason == "OOMKilled":
+        return "raise container.resources.limits.memory"
+    if state.exit_code == 0:
+        return "its command must go on running: a checkpoint can be taken only of a container that runs"
+    if state.exit_code in (126, 127):
+        return "its command could not be executed: compare container.command with what the image holds"
+    return "the end of its log should say why"
+
+
+def read_log_end(target: Target) -> list[str]:
+    """The end of the container's log, below a heading; for the details of an error, which it never hides."""
+    try:
+        lines = target.log_tail(_LOG_LINES)
+    except WarmstartError as error:
+        return [f"its log could not be read: {error.brief}"]
+    return ["the end of its log:", *(f"  {line}" for line in lines)] if lines else ["its log is empty"]
