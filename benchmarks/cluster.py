@@ -21,11 +21,11 @@ from rich.console import Console
 from support.cluster.cluster import Cluster, open_cluster
 from support.cluster_images import push_image
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.pipeline import build_image
 from warmstart.cli.terminal import TerminalListener
 from warmstart.core.errors import WarmstartError
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.text import format_seconds
 from warmstart.core.workspace import open_workspace
 from warmstart.inspect.build_info import read_build
@@ -48,7 +48,7 @@ FROM, TO = 1, 4
 READY_S, GONE_S, POLL_S = 300.0, 60.0, 0.02
 
 
-def make_deployments(cluster: Cluster, cache: Path, steps: Steps) -> dict[str, Block]:
+def make_deployments(cluster: Cluster, cache: Path, steps: Progress) -> dict[str, Block]:
     """The same Deployment of the base image, and of a warm one for each restorer."""
     tree = ensure_tree(cache, steps.note)
     with steps.step("base image"), open_workspace("bench") as workspace, enter(tree, workspace) as session:
@@ -59,11 +59,11 @@ def make_deployments(cluster: Cluster, cache: Path, steps: Steps) -> dict[str, B
     return {COLD: cold, **deployments}
 
 
-def deploy_restored(cluster: Cluster, cache: Path, restorer: Restorer, steps: Steps) -> Block:
+def deploy_restored(cluster: Cluster, cache: Path, restorer: Restorer, steps: Progress) -> Block:
     """A Deployment of an image that is restored by this restorer alone."""
     name = f"{cluster.registry}/java-app:{restorer}"
     recipe = load_recipe(RECIPE, overrides=[*SMALL, f"restore=[{restorer}]"], tag=name)
-    build_image(recipe, Options(cache, plain_http=(cluster.registry,)), steps)
+    build_image(recipe, BuildOptions(cache, plain_http=(cluster.registry,)), steps)
     return make_deployment(read_build(name, plain_http=(cluster.registry,)).build, "java-app")
 
 
@@ -115,7 +115,7 @@ def time_scaling(api: Api, deployment: Block) -> float:
 def main(rounds: int, cache_dir: Path) -> None:
     """Measure all ways, and print what a cold start takes of each."""
     console, cache = Console(), cache_dir.absolute()
-    steps = Steps(TerminalListener(console, verbose=True))
+    steps = Progress(TerminalListener(console, verbose=True))
     took_s: dict[str, list[float]] = {}
     with open_cluster(cache, progress=steps.note) as cluster:
         os.environ["KUBECONFIG"] = str(cluster.kubeconfig)

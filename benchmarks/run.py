@@ -30,9 +30,9 @@ from warmstart.bench.report import find_verdict, make_bench_document
 from warmstart.bench.result import COLD, MAPPED, PLAIN, Bench, Load, Series
 from warmstart.bench.run import Subject, find_request, make_images, measure, open_session
 from warmstart.build import pipeline as build
-from warmstart.build.context import Options, Work
+from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.cli.terminal import TerminalListener
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.text import format_bytes, format_seconds
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, start_engine
@@ -64,13 +64,13 @@ class Run:
     """How this run measures: starts of each way, whom it tells, and where it leaves what it found."""
 
     rounds: int
-    options: Options
+    options: BuildOptions
     console: Console
     directory: Path
 
-    def steps(self) -> Steps:
+    def steps(self) -> Progress:
         """Steps that are shown as they happen."""
-        return Steps(TerminalListener(self.console, verbose=True))
+        return Progress(TerminalListener(self.console, verbose=True))
 
     def keep(self, name: str, bench: Bench) -> None:
         """Leave a page and the figures."""
@@ -191,12 +191,12 @@ def measure_at_once(run: Run) -> list[Row]:
 
 
 @contextlib.contextmanager
-def open_subject(recipe: Recipe, load: Load, run: Run, steps: Steps) -> Iterator[tuple[Session, Subject]]:
+def open_subject(recipe: Recipe, load: Load, run: Run, steps: Progress) -> Iterator[tuple[Session, Subject]]:
     """The images of a recipe, on a node of their own."""
     source = build.find_source(recipe)
     with open_session(source, run.options, steps) as session:
         action = find_request(recipe) if load.requests else None
-        yield session, make_images(Work(recipe, run.options, steps, session), source, load, action)
+        yield session, make_images(BuildContext(recipe, run.options, steps, session), source, load, action)
 
 
 def import_images(engine: LocalEngine, subject: Subject, *ways: str) -> None:
@@ -319,7 +319,7 @@ def main(rounds: int, cache_dir: Path, only: tuple[str, ...]) -> None:
     """Measure everything, and print it beside what is aimed at."""
     directory = TOP / "build/bench"
     directory.mkdir(parents=True, exist_ok=True)
-    run = Run(rounds, Options(cache_dir.absolute()), Console(), directory)
+    run = Run(rounds, BuildOptions(cache_dir.absolute()), Console(), directory)
     began, load_before = datetime.now(UTC), os.getloadavg()[0]
     rows: list[Row] = []
     if not only or {"spring", "large"} & {*only}:

@@ -11,11 +11,11 @@ from pathlib import Path
 from warmstart.bench.result import Spread
 from warmstart.bench.run import open_session
 from warmstart.build import pipeline as build
-from warmstart.build.context import Options, Work
-from warmstart.build.result import Base, Made
+from warmstart.build.context import BuildContext, BuildOptions
+from warmstart.build.result import BaseImage, BuildCandidate
 from warmstart.build.verify import read_identities, read_launcher_ms
 from warmstart.core.errors import VerifyError
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, start_engine
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
@@ -88,7 +88,7 @@ class Comparison:
         path.write_text(json.dumps({"pagesBytes": self.pages_bytes, "ways": figures}, indent=1))
 
 
-def compare_restorers(recipe: Recipe, options: Options, rounds: int, steps: Steps) -> Comparison:
+def compare_restorers(recipe: Recipe, options: BuildOptions, rounds: int, steps: Progress) -> Comparison:
     """Make an image for each restorer, and start both and the base image in turn, `rounds` times each.
 
     Raises:
@@ -96,7 +96,7 @@ def compare_restorers(recipe: Recipe, options: Options, rounds: int, steps: Step
     """
     source = build.find_source(recipe)
     with open_session(source, options, steps) as session:
-        work = Work(recipe, options, steps, session)
+        work = BuildContext(recipe, options, steps, session)
         base = build.fetch_base(work, source)
         made = {restorer: _make(work, base, restorer) for restorer in Restorer}
         ways = [Starts(f"{IMAGE}:cold", recipe.container)]
@@ -118,7 +118,7 @@ def compare_restorers(recipe: Recipe, options: Options, rounds: int, steps: Step
         return Comparison(made[Restorer.SELF].dump.pages_bytes, cold, runtime, itself)
 
 
-def _make(work: Work, base: Base, restorer: Restorer) -> Made:
+def _make(work: BuildContext, base: BaseImage, restorer: Restorer) -> BuildCandidate:
     """Make the image for one restorer, in a directory of its own."""
     directory = work.workspace / restorer
     directory.mkdir()

@@ -52,7 +52,7 @@ from warmstart.image.selfrestore.inspect import unpack_launched
 from warmstart.image.selfrestore.pack import read_manifest as read_launcher_manifest
 from warmstart.inspect.inspection import inspect_target
 from warmstart.kube.client import Cluster
-from warmstart.kube.match import Build
+from warmstart.kube.match import BuildInfo
 from warmstart.kube.patch import patch_manifest
 from warmstart.kube.trial import find_pools
 from warmstart.recipe.init import init_from_manifest
@@ -285,7 +285,7 @@ spec:
 ---
 {"kind": "Pod", "metadata": {"name": "b"}, "spec": {"containers": [{"name": "b", "image": "b"}]}}
 """
-BUILD = Build("app", "registry.example.com/app:warm", {"name": "app", "image": "a"}, (str(Restorer.RUNTIME),))
+BUILD = BuildInfo("app", "registry.example.com/app:warm", {"name": "app", "image": "a"}, (str(Restorer.RUNTIME),))
 
 
 @target(lambda: [MANIFEST])

@@ -10,10 +10,10 @@ from support.builds import STATE, build, write_recipe
 
 from warmstart.bench.result import Bench, Load
 from warmstart.bench.run import bench_recipe, bench_source
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.publish import parse_output
 from warmstart.core.errors import ImageError, RecipeError
-from warmstart.core.progress import Silent, Steps
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source
 from warmstart.inspect.trust import trust
 from warmstart.recipe.load import load_recipe
@@ -37,13 +37,13 @@ def recipe_path(base_archive, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def options(cache) -> Options:
-    return Options(cache)
+def options(cache) -> BuildOptions:
+    return BuildOptions(cache)
 
 
 @pytest.fixture(scope="module")
 def measured(recipe_path, options) -> Bench:
-    return bench_recipe(load_recipe(recipe_path), options, LOAD, Steps(Silent()))
+    return bench_recipe(load_recipe(recipe_path), options, LOAD, Progress(SilentListener()))
 
 
 def test_each_way_is_started_as_often_as_asked_for(measured):
@@ -93,7 +93,7 @@ def test_replicas_are_started_at_once(measured):
 
 def test_without_mapped_memory_there_is_one_way_less_and_a_reason(recipe_path, options):
     recipe = load_recipe(recipe_path, overrides=["memory.mapped=auto"])
-    result = bench_recipe(recipe, options, Load(rounds=1), Steps(Silent()))
+    result = bench_recipe(recipe, options, Load(rounds=1), Progress(SilentListener()))
     assert [series.way.name for series in result.series] == ["cold", "plain"]
     [note] = result.notes
     assert note.startswith("no memory is mapped: ")
@@ -106,13 +106,13 @@ def test_a_recipe_without_requests_to_time_is_refused_at_once(recipe_path, optio
     probe = {"readinessProbe": {"tcpSocket": {"port": 8080}}}
     path = write_recipe(recipe_path.with_name("tcp.yaml"), "localhost:1/none:1", "localhost:1/tests/bench:1", probe)
     with pytest.raises(RecipeError, match="has no HTTP request to time"):
-        bench_recipe(replace(load_recipe(path), source=recipe.source), options, LOAD, Steps(Silent()))
+        bench_recipe(replace(load_recipe(path), source=recipe.source), options, LOAD, Progress(SilentListener()))
 
 
 def test_an_image_is_measured_against_its_base(recipe_path, options, tmp_path):
     archive = f"oci-archive:{tmp_path}/warm.tar"
     built, _ = build(recipe_path, replace(options, output=parse_output(archive)))
-    result = bench_source(parse_source(archive), options, Load(rounds=2), Steps(Silent()), decide=trust(()))
+    result = bench_source(parse_source(archive), options, Load(rounds=2), Progress(SilentListener()), decide=trust(()))
     cold, mapped = result.series
     assert (cold.way.name, mapped.way.name) == ("cold", "mapped")
     assert mapped.way.identity == built.provenance.identity
@@ -126,5 +126,9 @@ def test_an_image_is_measured_against_its_base(recipe_path, options, tmp_path):
 def test_an_image_of_another_origin_is_refused(base_archive, options):
     with pytest.raises(ImageError, match="warmstart did not make it"):
         bench_source(
-            parse_source(f"oci-archive:{base_archive}"), options, Load(rounds=1), Steps(Silent()), decide=trust(())
+            parse_source(f"oci-archive:{base_archive}"),
+            options,
+            Load(rounds=1),
+            Progress(SilentListener()),
+            decide=trust(()),
         )

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from support.builds import build, find_process, get, read_limit, write_recipe
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
-from warmstart.core.progress import Silent
+from warmstart.core.progress import SilentListener
 from warmstart.core.reference import Transport
 from warmstart.engine.local import start_engine
 from warmstart.recipe.load import load_recipe
@@ -69,7 +69,7 @@ def see(process: Path) -> Seen:
     )
 
 
-class Witness(Silent):
+class Witness(SilentListener):
     """Looks at the container when its preflight begins."""
 
     seen: Seen | None = None
@@ -93,7 +93,7 @@ def recipe(base_archive, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def layout(recipe, witness, cache) -> Path:
     output = Output(Transport.OCI, recipe.parent / "out")
-    build(recipe, Options(cache, output), witness)
+    build(recipe, BuildOptions(cache, output), witness)
     return output.path
 
 

@@ -12,7 +12,7 @@ import pytest
 from support.builds import build, write_recipe
 from support.hostile import SECRET, Victim, make_hostile_archive, make_victim, read_layers
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.core.errors import WarmstartError
 from warmstart.core.reference import Transport
@@ -54,7 +54,7 @@ def make(hostile_archive, cache, tmp_path, victim) -> Callable[..., dict[str, by
         recipe = write_recipe(
             tmp_path / "recipe.yaml", hostile_archive, IMAGE, container, restore=list(restore or ["self"]), **more
         )
-        build(recipe, Options(cache, Output(Transport.OCI, tmp_path / "out")))
+        build(recipe, BuildOptions(cache, Output(Transport.OCI, tmp_path / "out")))
         return read_layers(tmp_path / "out")
 
     return make_one

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.builds import build, write_recipe
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.publish import parse_output
 from warmstart.core.errors import ImageError
 from warmstart.image.skopeo import Access, copy_image
@@ -34,8 +34,8 @@ def recipe(pushed_base, tmp_path) -> Path:
 
 
 @pytest.fixture
-def options(cache, private_registry, tmp_path) -> Options:
-    return Options(
+def options(cache, private_registry, tmp_path) -> BuildOptions:
+    return BuildOptions(
         cache,
         output=parse_output(f"oci-archive:{tmp_path}/image.tar"),
         plain_http=(private_registry.host,),

@@ -15,10 +15,10 @@ from support.builds import STATE, PrivateRegistry, build, write_recipe
 from support.leaks import Traces, take_snapshot, wait_until_clean
 from support.strike import Striker
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.cli.main import INTERRUPTED, TERMINATED
 from warmstart.core import workspace
-from warmstart.core.progress import Silent
+from warmstart.core.progress import SilentListener
 
 pytestmark = pytest.mark.node
 
@@ -36,7 +36,7 @@ class InjectedError(Exception):
     """What no code of the build knows."""
 
 
-class Recorder(Silent):
+class Recorder(SilentListener):
     """Remembers the steps that tell how far they are."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Scene:
     """
 
     recipe: Path
-    options: Options
+    options: BuildOptions
     registry: PrivateRegistry
     token: str
     directory: Path
@@ -82,7 +82,7 @@ def scene(base_archive, private_registry, cache, area, tmp_path_factory) -> Iter
     (directory / "tmp").mkdir(parents=True)
     recipe = tmp_path_factory.mktemp("struck") / "recipe.yaml"
     write_recipe(recipe, base_archive, private_registry.name(IMAGE), warmup=[STATE])
-    options = Options(cache, plain_http=(private_registry.host,), auth_file=private_registry.auth_file)
+    options = BuildOptions(cache, plain_http=(private_registry.host,), auth_file=private_registry.auth_file)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WARMSTART_TMPDIR", str(directory))
         patch.setenv("TMPDIR", str(directory / "tmp"))

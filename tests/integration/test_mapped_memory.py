@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.builds import PORT, build, write_recipe
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.core.reference import Transport
 
@@ -46,7 +46,7 @@ def test_a_runtime_that_is_known(tree, cache, tmp_path) -> None:
     assert PYTHON_IMAGE.exists(), "make images"
     container = {"command": ["python3", "-c", SERVER], "readinessProbe": PROBE}
     recipe = write_recipe(tmp_path / "recipe.yaml", PYTHON_IMAGE.resolve(), "localhost/python:1", container)
-    built, _ = build(recipe, Options(cache, Output(Transport.OCI, tmp_path / "image")))
+    built, _ = build(recipe, BuildOptions(cache, Output(Transport.OCI, tmp_path / "image")))
     assert len(built.restores) == 2
     (python,) = built.dump.memory.processes
     assert python.moved_bytes > 30 * MIB
@@ -57,7 +57,7 @@ def test_a_runtime_that_is_known(tree, cache, tmp_path) -> None:
 def test_a_program_that_is_not_known(base_archive, cache, tmp_path) -> None:
     container = {"env": [{"name": "FILL_MB", "value": "16"}]}
     recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, "localhost/server:1", container)
-    built, _ = build(recipe, Options(cache, Output(Transport.OCI, tmp_path / "image")))
+    built, _ = build(recipe, BuildOptions(cache, Output(Transport.OCI, tmp_path / "image")))
     (server,) = built.dump.memory.processes
     assert server.moved_bytes < MIB
     assert server.left_bytes["/server is linked statically, and its allocator not known"] > 15 * MIB

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from support.builds import build, write_recipe
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.core.errors import AppError
 from warmstart.core.reference import Transport
@@ -74,15 +74,15 @@ def make_recipe(base_archive, tmp_path):
 def test_an_application_that_fetches_something_at_its_start(outside, make_recipe, cache, tmp_path):
     recipe, output = make_recipe(outside), Output(Transport.OCI, tmp_path / "out")
     with pytest.raises(AppError) as caught:
-        build(recipe, Options(cache, output))
+        build(recipe, BuildOptions(cache, output))
     assert "Network is unreachable" in "\n".join(caught.value.details)
-    built, _ = build(recipe, Options(cache, output, network=Network.OUTSIDE))
+    built, _ = build(recipe, BuildOptions(cache, output, network=Network.OUTSIDE))
     assert len(built.restores) == 2
 
 
 def test_what_this_machine_serves_only_to_itself_is_not_reached(outside, make_recipe, cache, tmp_path):
     # pasta would take its router for this machine's loopback, unless told otherwise.
-    options = Options(cache, Output(Transport.OCI, tmp_path / "out"), network=Network.OUTSIDE)
+    options = BuildOptions(cache, Output(Transport.OCI, tmp_path / "out"), network=Network.OUTSIDE)
     with serve("127.0.0.1") as port:
         recipe = make_recipe(f"{ROUTER}:{port}")
         with pytest.raises(AppError):

@@ -15,9 +15,9 @@ import zstandard
 from support.builds import STATE, PrivateRegistry, build, get, read_state, write_recipe
 
 from warmstart import __version__
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.pipeline import SUBNET, Built
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.engine.cri import CriEngine
 from warmstart.engine.local import LocalEngine, start_engine
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, read_provenance
@@ -43,7 +43,7 @@ OTHER_SUBNET = "10.77.0.0/24"
 class Pushed:
     recipe: Path
     built: Built
-    steps: Steps
+    steps: Progress
 
     @property
     def container(self):
@@ -60,7 +60,7 @@ def pushed(pushed_base, private_registry, cache, tmp_path_factory) -> Pushed:
         warmup=[{**STATE, "repeat": WARMUPS}],
         memory={"mapped": "all"},
     )
-    options = Options(cache, plain_http=(private_registry.host,), auth_file=private_registry.auth_file)
+    options = BuildOptions(cache, plain_http=(private_registry.host,), auth_file=private_registry.auth_file)
     built, steps = build(recipe, options)
     return Pushed(recipe, built, steps)
 

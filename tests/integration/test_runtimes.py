@@ -10,7 +10,7 @@ import pytest
 from support.builds import build, get, read_state, write_recipe
 
 import warmstart.build.pipeline
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.core.reference import Transport
 from warmstart.engine.local import start_engine
@@ -28,7 +28,7 @@ def test_an_image_restores_under_the_other_one_too(builder, base_archive, cache,
     # The pipeline itself verifies under runc, whatever it builds with.
     monkeypatch.setattr(warmstart.build.pipeline, "start_engine", partial(start_engine, runtime=builder))
     recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, IMAGE, SETTINGS, memory={"mapped": "all"})
-    built, _ = build(recipe, Options(cache, Output(Transport.OCI, tmp_path / "out")))
+    built, _ = build(recipe, BuildOptions(cache, Output(Transport.OCI, tmp_path / "out")))
     assert len(built.restores) == 2
 
     container = load_recipe(recipe).container

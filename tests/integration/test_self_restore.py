@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.builds import build, get, read_state, write_recipe
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.build.verify import read_launcher_ms
 from warmstart.core.errors import PreflightError
@@ -59,7 +59,7 @@ def make(base_archive, cache, tmp_path) -> Callable[..., tuple[Path, Container]]
             warmup=[{"httpGet": {"path": "/state", "port": 8080}, "repeat": 3}],
             **{"memory": {"mapped": "all"}, **more},
         )
-        built, _ = build(recipe, Options(cache, Output(Transport.OCI, tmp_path / "out")))
+        built, _ = build(recipe, BuildOptions(cache, Output(Transport.OCI, tmp_path / "out")))
         seen = [(each.restorer, each.launcher_ms is not None) for each in built.restores]
         assert seen == [(each, each == Restorer.SELF) for each in restore for _ in range(2)]
         return tmp_path / "out", replace(load_recipe(recipe).container, command=(), args=())

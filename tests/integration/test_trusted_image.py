@@ -8,11 +8,11 @@ import pytest
 from support.builds import STATE, build, write_recipe
 from support.checkpoint_image import edit_annotations
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.publish import parse_output
 from warmstart.build.verify import verify_source
 from warmstart.core.errors import PrivilegeError
-from warmstart.core.progress import Silent, Steps
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source
 from warmstart.inspect.inspection import inspect_target
 from warmstart.inspect.trust import trust
@@ -34,7 +34,7 @@ def test_only_the_users_word_gives_an_image_more(base_archive, cache, tmp_path):
         warmup=[STATE],
         restore=[str(restorer) for restorer in Restorer],
     )
-    build(recipe, Options(cache, parse_output(f"oci:{layout}")))
+    build(recipe, BuildOptions(cache, parse_output(f"oci:{layout}")))
 
     # What the processes really have is what the recipe says.
     checkpoint = inspect_target(str(layout)).checkpoint
@@ -44,7 +44,7 @@ def test_only_the_users_word_gives_an_image_more(base_archive, cache, tmp_path):
     assert all(thread.no_new_privs and thread.filters for thread in threads)
 
     def verify(**options):
-        source, steps = parse_source(f"oci:{layout}"), Steps(Silent())
+        source, steps = parse_source(f"oci:{layout}"), Progress(SilentListener())
         return verify_source(source, cache, (), None, steps, decide=trust((), **options))
 
     assert len(verify()) == 4

@@ -15,7 +15,7 @@ from support.builds import STATE, build, write_recipe
 from support.cluster.pods import Pod
 from support.cluster_images import push_image
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.cli import main as cli
 from warmstart.core.errors import ClusterError
 from warmstart.core.workspace import open_workspace
@@ -66,7 +66,7 @@ def recipe(cluster, base_archive, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def image(cluster, cache, recipe) -> str:
-    built, _ = build(recipe, Options(cache, plain_http=(cluster.registry,)))
+    built, _ = build(recipe, BuildOptions(cache, plain_http=(cluster.registry,)))
     return built.name
 
 

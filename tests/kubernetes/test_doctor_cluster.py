@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.builds import build, write_recipe
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.cli import main as cli
 from warmstart.core.errors import ClusterError
 from warmstart.core.workspace import open_workspace
@@ -65,7 +65,7 @@ def doctor(cluster, monkeypatch, capsys) -> Callable[..., list[dict]]:
 
 def make_image(cluster, cache, archive: Path, directory: Path, name: str, **more: object) -> str:
     recipe = write_recipe(directory / "recipe.yaml", archive, f"{cluster.registry}/tests/{name}:1", **more)
-    built, _ = build(recipe, Options(cache, plain_http=(cluster.registry,)))
+    built, _ = build(recipe, BuildOptions(cache, plain_http=(cluster.registry,)))
     return built.name
 
 

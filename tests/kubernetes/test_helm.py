@@ -12,7 +12,7 @@ from support.builds import STATE, build, write_recipe
 from support.cluster.pods import Pod
 from support.go_tools import HELM, ensure_go_tool
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -35,7 +35,7 @@ def image(cluster, cache, base_archive, tmp_path_factory) -> str:
     settings = {"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}}
     path, name = tmp_path_factory.mktemp("helm") / "recipe.yaml", f"{cluster.registry}/tests/helm:1"
     recipe = write_recipe(path, base_archive, name, settings, warmup=[{**STATE, "repeat": WARMUPS}])
-    built, _ = build(recipe, Options(cache, plain_http=(cluster.registry,)))
+    built, _ = build(recipe, BuildOptions(cache, plain_http=(cluster.registry,)))
     return built.name
 
 

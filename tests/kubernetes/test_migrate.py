@@ -11,7 +11,7 @@ from support.builds import PORT, STATE, build, write_recipe
 from support.checkpoint_image import edit_annotations
 from support.cluster_user import list_checkpoints, wait_until
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.core.network import connect_in
 
 pytestmark = pytest.mark.cluster
@@ -182,7 +182,7 @@ def test_a_pod_moves(user, call, cluster, second_node, image):
 def test_a_pod_that_has_restored_itself_moves(user, call, cluster, second_node, image, base_archive, tmp_path):
     name = f"{cluster.registry}/tests/itself:1"
     recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, name, restore=["self"], warmup=[STATE])
-    build(recipe, Options(user.cache, plain_http=(cluster.registry,)))
+    build(recipe, BuildOptions(user.cache, plain_http=(cluster.registry,)))
     with user.pod("itself", {"image": name}, nodeName="node-1") as pod:
         assert "warmstart: restored in" in cluster.kubectl("logs", pod)
         before = use(user, pod)

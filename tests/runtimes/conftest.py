@@ -16,7 +16,7 @@ from support.builds import build, write_recipe
 from support.runtime_tree import ensure_runtime_tree
 from support.runtimes import IMAGE, Runc, Runtime, open_containerd, open_crio, open_podman
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.cli.main import default_cache
 from warmstart.core.reference import Transport
@@ -73,7 +73,7 @@ def make_image(cache, tree, tmp_path_factory) -> Callable[..., SelfRestoring]:
         recipe = write_recipe(
             directory / f"{mapped}.json", base, IMAGE, SETTINGS, restore=["self"], memory={"mapped": mapped}
         )
-        built, _ = build(recipe, Options(cache, Output(Transport.OCI_ARCHIVE, archive)))
+        built, _ = build(recipe, BuildOptions(cache, Output(Transport.OCI_ARCHIVE, archive)))
         return SelfRestoring(archive, built.provenance.identity)
 
     return make

@@ -19,11 +19,11 @@ from support.runtimes import (
     wait_for_line,
 )
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.pipeline import build_image
 from warmstart.build.publish import Output
 from warmstart.core.errors import PreflightError
-from warmstart.core.progress import Silent, Steps
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Transport
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.criu.fingerprint import read_identity
@@ -115,8 +115,8 @@ def application(request, cache, tree, tmp_path_factory) -> Iterator[Restored]:
     chosen = APPLICATIONS[request.param]
     recipe = chosen.load()
     archive = tmp_path_factory.mktemp("images") / "image.tar"
-    steps = Steps(Silent())
-    built = build_image(recipe, Options(cache, Output(Transport.OCI_ARCHIVE, archive)), steps)
+    steps = Progress(SilentListener())
+    built = build_image(recipe, BuildOptions(cache, Output(Transport.OCI_ARCHIVE, archive)), steps)
     assert steps.warnings == []
     container = replace(recipe.container, command=(), args=())
     with open_workspace("runtimes") as workspace, enter(tree, workspace) as session:
@@ -165,7 +165,7 @@ def test_what_cannot_be_is_refused_with_its_cure(recipe, overrides, code, cure, 
     recipe = Application(f"recipes/{recipe}/recipe.yaml", overrides).load()
     output = Output(Transport.OCI_ARCHIVE, tmp_path / "image.tar")
     with pytest.raises(PreflightError) as refused:
-        build_image(recipe, Options(cache, output), Steps(Silent()))
+        build_image(recipe, BuildOptions(cache, output), Progress(SilentListener()))
     said = "\n".join(refused.value.details)
     assert f"[{code}]" in said
     assert cure in said

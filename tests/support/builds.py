@@ -10,9 +10,9 @@ from typing import Any
 
 import requests
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.pipeline import Built, build_image
-from warmstart.core.progress import Listener, Silent, Steps
+from warmstart.core.progress import Progress, ProgressListener, SilentListener
 from warmstart.core.reference import parse_reference
 from warmstart.engine.cri import CriContainer
 from warmstart.image.manifest import Manifest
@@ -94,9 +94,9 @@ def write_recipe(
     return path
 
 
-def build(recipe: Path, options: Options, listener: Listener | None = None) -> tuple[Built, Steps]:
+def build(recipe: Path, options: BuildOptions, listener: ProgressListener | None = None) -> tuple[Built, Progress]:
     """As `warmstart build`."""
-    steps = Steps(listener or Silent())
+    steps = Progress(listener or SilentListener())
     return build_image(load_recipe(recipe), options, steps), steps
 
 

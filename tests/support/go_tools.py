@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.cache import SUITE, Progress, as_host_error, bootstrap, key_of, make_once
+from warmstart.node.cache import SUITE, Notify, as_host_error, bootstrap, key_of, make_once
 from warmstart.node.session import enter
 
 PACKAGES = ("ca-certificates", "golang-go")
@@ -59,7 +59,7 @@ TEKTON = GoTool(
 )
 
 
-def ensure_go_tool(cache: Path, tool: GoTool, progress: Progress) -> Path:
+def ensure_go_tool(cache: Path, tool: GoTool, progress: Notify) -> Path:
     """The program, made now if it is not in the cache yet (a few minutes).
 
     Raises:
@@ -71,7 +71,7 @@ def ensure_go_tool(cache: Path, tool: GoTool, progress: Progress) -> Path:
     return directory / tool.name
 
 
-def _compile(tool: GoTool, into: Path, progress: Progress) -> None:
+def _compile(tool: GoTool, into: Path, progress: Notify) -> None:
     with open_workspace("go") as workspace:
         bootstrap(workspace / "compiler", SUITE, PACKAGES, progress)
         inner = workspace / "compile"

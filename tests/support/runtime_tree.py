@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from warmstart.node.cache import SUITE, Progress, bootstrap, key_of, make_once
+from warmstart.node.cache import SUITE, Notify, bootstrap, key_of, make_once
 
 PACKAGES = (
     "buildah",
@@ -23,7 +23,7 @@ PACKAGES = (
 )
 
 
-def ensure_runtime_tree(cache: Path, progress: Progress) -> Path:
+def ensure_runtime_tree(cache: Path, progress: Notify) -> Path:
     """The tree, made now if it is not in the cache yet (a minute).
 
     Raises:

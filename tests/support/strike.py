@@ -16,10 +16,10 @@ from unittest.mock import patch
 from warmstart.cli import context as shell
 from warmstart.cli import main as cli
 from warmstart.core import workspace
-from warmstart.core.progress import Silent
+from warmstart.core.progress import SilentListener
 
 
-class Striker(Silent):
+class Striker(SilentListener):
     """A listener that calls `strike` when a step begins or, if `noted`, first tells how far it is."""
 
     def __init__(self, step: str, strike: Callable[[], None], *, noted: bool = False) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.cache import Progress, bootstrap, key_of, make_once
+from warmstart.node.cache import Notify, bootstrap, key_of, make_once
 from warmstart.node.host_files import CA_BUNDLE
 from warmstart.node.launcher import ensure_launcher
 from warmstart.node.session import enter
@@ -79,7 +79,7 @@ def has_kvm() -> bool:
     return Path("/dev/kvm").exists() and bool({"vmx", "svm"} & set(flags))
 
 
-def run_in_vm(cache: Path, suite: str, script: str, files: dict[str, Path], result: Path, progress: Progress) -> str:
+def run_in_vm(cache: Path, suite: str, script: str, files: dict[str, Path], result: Path, progress: Notify) -> str:
     """Run a shell script as root on a new machine; what its console showed.
 
     Args:
@@ -108,7 +108,7 @@ def run_in_vm(cache: Path, suite: str, script: str, files: dict[str, Path], resu
 
 
 @contextlib.contextmanager
-def _stage(cache: Path, run: Path, script: str, files: dict[str, Path], progress: Progress) -> Iterator[Path]:
+def _stage(cache: Path, run: Path, script: str, files: dict[str, Path], progress: Notify) -> Iterator[Path]:
     """What goes on the second disk; the trees are linked, as they are never written to."""
     stage = run / "stage"
     tree, launcher = ensure_tree(cache, progress), ensure_launcher(cache, progress).directory
@@ -135,7 +135,7 @@ def _make_disk(source: Path, disk: Path) -> None:
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-F", "-d", source, disk, DISK], check=True)
 
 
-def _ensure(cache: Path, suite: str, progress: Progress, *, qemu: bool = False) -> Path:
+def _ensure(cache: Path, suite: str, progress: Notify, *, qemu: bool = False) -> Path:
     """QEMU in a tree, or a directory with the kernel, the initrd and the disk of a Debian."""
     name, packages = ("qemu", QEMU_PACKAGES) if qemu else ("root", PACKAGES)
     requirements = _find_requirements()
@@ -157,7 +157,7 @@ def _find_requirements() -> list[str]:
     return [*project["dependencies"], *(name for name in development if name.startswith(("pytest", "hypothesis")))]
 
 
-def _make_root(new: Path, suite: str, requirements: list[str], progress: Progress) -> None:
+def _make_root(new: Path, suite: str, requirements: list[str], progress: Notify) -> None:
     with open_workspace("vm-root") as workspace:
         root, inner = workspace / "root", workspace / "inner"
         bootstrap(root, suite, PACKAGES, progress)

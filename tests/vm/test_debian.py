@@ -15,11 +15,11 @@ from support.base_image import make_base_archive
 from support.builds import build, write_recipe
 from support.vm import run_in_vm
 
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.build.verify import verify_source
 from warmstart.cli.main import default_cache
-from warmstart.core.progress import Silent, Steps
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Transport, parse_source
 from warmstart.core.workspace import open_workspace
 from warmstart.inspect.trust import trust
@@ -62,10 +62,10 @@ def test_a_debian_builds_and_restores_and_images_cross(suite, place):
     with open_workspace("test") as workspace, enter(ensure_tree(cache, print), workspace) as session:
         make_base_archive(session, place / "base.tar")
     here = write_recipe(place / "recipe.yaml", place / "base.tar", IMAGE, container)
-    build(here, Options(cache, Output(Transport.OCI, place / "layout")))
+    build(here, BuildOptions(cache, Output(Transport.OCI, place / "layout")))
     there = write_recipe(place / "there.yaml", Path("/srv/base.tar"), IMAGE, container)
     files = {"recipe.yaml": there, "base.tar": place / "base.tar", "layout": place / "layout"}
     console = run_in_vm(cache, suite, SCRIPT, files, place, print)
     print(console)
     assert "ended with status 0" in console
-    verify_source(parse_source(f"oci:{place}/built"), cache, (), None, Steps(Silent()), decide=trust(()))
+    verify_source(parse_source(f"oci:{place}/built"), cache, (), None, Progress(SilentListener()), decide=trust(()))

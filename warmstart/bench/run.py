@@ -22,11 +22,11 @@ from warmstart.bench.measure import Burst, Start, Way, measure_burst, measure_st
 from warmstart.bench.result import COLD, MAPPED, PLAIN, Bench, Load, Machine, Series
 from warmstart.build import assemble
 from warmstart.build import pipeline as build
-from warmstart.build.context import Options, Work
-from warmstart.build.result import Base, Dump, Dumped
+from warmstart.build.context import BuildContext, BuildOptions
+from warmstart.build.result import BaseImage, EditedDump, RuntimeCheckpoint
 from warmstart.build.verify import Decide
 from warmstart.core.errors import ImageError, RecipeError, WarmstartError
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.reference import Source, parse_reference
 from warmstart.core.workspace import open_workspace
 from warmstart.engine.cri import CriContainer
@@ -74,7 +74,7 @@ class Subject:
     archive: Path | None = None
 
 
-def bench_recipe(recipe: Recipe, options: Options, load: Load, steps: Steps) -> Bench:
+def bench_recipe(recipe: Recipe, options: BuildOptions, load: Load, steps: Progress) -> Bench:
     """Measure what restoring gains a recipe: one checkpoint, restored as it is, and with its memory mapped.
 
     Nothing is published.
@@ -86,11 +86,11 @@ def bench_recipe(recipe: Recipe, options: Options, load: Load, steps: Steps) -> 
     source = build.find_source(recipe)
     action = find_request(recipe) if load.requests else None
     with open_session(source, options, steps) as session:
-        subject = make_images(Work(recipe, options, steps, session), source, load, action)
+        subject = make_images(BuildContext(recipe, options, steps, session), source, load, action)
         return measure(session, subject, load, steps)
 
 
-def bench_source(source: Source, options: Options, load: Load, steps: Steps, *, decide: Decide) -> Bench:
+def bench_source(source: Source, options: BuildOptions, load: Load, steps: Progress, *, decide: Decide) -> Bench:
     """Measure what restoring gains an image that warmstart built, against the base image that it was built on.
 
     Raises:
@@ -107,7 +107,7 @@ def bench_source(source: Source, options: Options, load: Load, steps: Steps, *, 
 
 
 @contextlib.contextmanager
-def open_session(source: Source, options: Options, steps: Steps) -> Iterator[Session]:
+def open_session(source: Source, options: BuildOptions, steps: Progress) -> Iterator[Session]:
     """The embedded node, which sees what `source` is read from."""
     with open_workspace("bench", keep_evidence=options.keep) as workspace:
         with steps.step("tools"):
@@ -119,7 +119,7 @@ def open_session(source: Source, options: Options, steps: Steps) -> Iterator[Ses
             yield session
 
 
-def make_images(work: Work, source: Source, load: Load, action: HttpGet | None) -> Subject:
+def make_images(work: BuildContext, source: Source, load: Load, action: HttpGet | None) -> Subject:
     """Run and checkpoint a recipe's container, time requests in it, and make images of the one checkpoint."""
     recipe, base = work.recipe, build.fetch_base(work, source)
     batches: list[tuple[float, ...]] = []
@@ -184,7 +184,7 @@ def find_subject(source: Source, layout: Path, decide: Decide) -> Subject:
     return Subject(str(source), recipe, candidates, edits["dumpedBytes"])
 
 
-def measure(session: Session, subject: Subject, load: Load, steps: Steps) -> Bench:
+def measure(session: Session, subject: Subject, load: Load, steps: Progress) -> Bench:
     """Start each image in turn, as often as asked for, and all at once.
 
     Raises:
@@ -262,7 +262,9 @@ def _start_many(
     return measure_burst(engine, tally.way, container, replicas)
 
 
-def _make_image(work: Work, engine: LocalEngine, base: Base, dumped: Dumped, name: str) -> tuple[Candidate, Dump]:
+def _make_image(
+    work: BuildContext, engine: LocalEngine, base: BaseImage, dumped: RuntimeCheckpoint, name: str
+) -> tuple[Candidate, EditedDump]:
     """Make one image of a checkpoint, in a directory of its own, and leave the checkpoint as it was."""
     directory = work.workspace / name
     directory.mkdir()
@@ -296,7 +298,7 @@ def _discard(path: Path | None) -> None:
         path.unlink(missing_ok=True)
 
 
-def _find_reasons(dump: Dump) -> list[str]:
+def _find_reasons(dump: EditedDump) -> list[str]:
     """Why memory was left in the dump, the most common reason first."""
     left: Counter[str] = Counter()
     for process in dump.memory.processes:

@@ -11,8 +11,8 @@ from pathlib import Path
 from signal import Signals
 
 from warmstart import __version__
-from warmstart.build.context import Work
-from warmstart.build.result import Base, Dump, Dumped, Launched, Warm
+from warmstart.build.context import BuildContext
+from warmstart.build.result import BaseImage, EditedDump, RuntimeCheckpoint, SelfCheckpoint, WarmState
 from warmstart.core.reference import parse_reference
 from warmstart.dump.archive.archive import Archive, extract_archive
 from warmstart.dump.criu.contents import sum_pages_bytes
@@ -37,7 +37,7 @@ from warmstart.node.session import Session
 from warmstart.recipe.model import Mapped
 
 
-def read_archive(work: Work, file: Path) -> Archive:
+def read_archive(work: BuildContext, file: Path) -> Archive:
     """Unpack the archive; it is not needed any more afterwards."""
     with work.steps.step("read checkpoint"):
         archive = extract_archive(file, work.workspace / "checkpoint")
@@ -45,7 +45,7 @@ def read_archive(work: Work, file: Path) -> Archive:
     return archive
 
 
-def edit_dump(work: Work, dumped: Dumped, archive: Archive, memory: str = MEMORY) -> Dump:
+def edit_dump(work: BuildContext, dumped: RuntimeCheckpoint, archive: Archive, memory: str = MEMORY) -> EditedDump:
     """Make of the dump one that restores under any address, and whose memory is mapped from a file of the image."""
     directory = archive.checkpoint_dir
     with work.steps.step("edit dump"):
@@ -54,7 +54,7 @@ def edit_dump(work: Work, dumped: Dumped, archive: Archive, memory: str = MEMORY
         return edit_images(work, directory, dumped.warm, memory)
 
 
-def edit_launched(work: Work, launched: Launched) -> Dump:
+def edit_launched(work: BuildContext, launched: SelfCheckpoint) -> EditedDump:
     """The same, of a dump that the launcher made; its manifest is brought up to date."""
     directory, signal = launched.directory / "checkpoint", work.recipe.restored_signal
     identity = launched.identity
@@ -71,7 +71,7 @@ def edit_launched(work: Work, launched: Launched) -> Dump:
     return dump
 
 
-def edit_images(work: Work, directory: Path, warm: Warm, name: str) -> Dump:
+def edit_images(work: BuildContext, directory: Path, warm: WarmState, name: str) -> EditedDump:
     """Close the sockets in a dump, and move its memory to a file, which is to have that name in the image."""
     memory_file = work.workspace / Path(name).name
     pages_bytes = sum_pages_bytes(directory)
@@ -80,10 +80,10 @@ def edit_images(work: Work, directory: Path, warm: Warm, name: str) -> Dump:
     policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(warm.programs), Mapped.NONE: choose_none}
     choose = policies[work.recipe.mapped]
     memory = map_memory(directory, memory_file, path_in_image=f"/{name}", choose=choose)
-    return Dump(pages_bytes, len(sockets), memory, memory_file if memory.size_bytes else None)
+    return EditedDump(pages_bytes, len(sockets), memory, memory_file if memory.size_bytes else None)
 
 
-def describe(work: Work, engine: LocalEngine, warm: Warm, dump: Dump) -> Provenance:
+def describe(work: BuildContext, engine: LocalEngine, warm: WarmState, dump: EditedDump) -> Provenance:
     """What the image is to say of how it was made."""
     criu = work.session.run(["criu", "--version"], timeout_s=10).stdout
     return Provenance(
@@ -98,7 +98,7 @@ def describe(work: Work, engine: LocalEngine, warm: Warm, dump: Dump) -> Provena
     )
 
 
-def annotate(base: Base, warm: Warm, provenance: Provenance) -> dict[str, str]:
+def annotate(base: BaseImage, warm: WarmState, provenance: Provenance) -> dict[str, str]:
     """The annotations of an image, whoever restores it."""
     return {
         CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
@@ -109,7 +109,7 @@ def annotate(base: Base, warm: Warm, provenance: Provenance) -> dict[str, str]:
     }
 
 
-def pack_launched(launched: Launched, dump: Dump, layout: Path) -> list[Layer]:
+def pack_launched(launched: SelfCheckpoint, dump: EditedDump, layout: Path) -> list[Layer]:
     """Make the layers of an image that restores itself, the lowest first."""
     identity = launched.identity
     layers = [pack_programs(launched.programs.directory, layout)]
@@ -119,11 +119,11 @@ def pack_launched(launched: Launched, dump: Dump, layout: Path) -> list[Layer]:
 
 
 def make_layout(
-    work: Work,
-    dumped: Dumped,
+    work: BuildContext,
+    dumped: RuntimeCheckpoint,
     archive: Archive,
-    dump: Dump,
-    base: Base,
+    dump: EditedDump,
+    base: BaseImage,
     provenance: Provenance,
     below: Sequence[Layer] = (),
     run: Run | None = None,

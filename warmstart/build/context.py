@@ -7,14 +7,14 @@ from pathlib import Path
 
 from warmstart.build.publish import REGISTRY, Output
 from warmstart.core.privileges import Privilege
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.node.network import Network
 from warmstart.node.session import Session
 from warmstart.recipe.model import Recipe
 
 
 @dataclass(frozen=True)
-class Options:
+class BuildOptions:
     """How to build, beside what the recipe says.
 
     Attributes:
@@ -43,12 +43,12 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Work:
+class BuildContext:
     """What every step is given: what is to be built, how, whom to tell, and where."""
 
     recipe: Recipe
-    options: Options
-    steps: Steps
+    options: BuildOptions
+    steps: Progress
     session: Session
 
     @property

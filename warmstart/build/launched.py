@@ -67,7 +67,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class LaunchedContainer:
+class LauncherContainer:
     """A container whose first process is the launcher; a `Target` for probes and warm-up.
 
     Attributes:
@@ -239,7 +239,7 @@ def wrap_container(container: Container, config: Config, place: Place) -> Contai
     )
 
 
-def await_application(container: CriContainer, place: Place, working_dir: str) -> LaunchedContainer:
+def await_application(container: CriContainer, place: Place, working_dir: str) -> LauncherContainer:
     """Wait until the launcher has started the application.
 
     Raises:
@@ -250,7 +250,7 @@ def await_application(container: CriContainer, place: Place, working_dir: str) -
         try:
             inner_pid = read_manifest(place.state).pid
             pid = find_child(container, inner_pid)
-            return LaunchedContainer(container, place, working_dir, pid, inner_pid)
+            return LauncherContainer(container, place, working_dir, pid, inner_pid)
         except (CheckpointError, LookupError, EngineError, *GONE):
             if container.state().exited:
                 break

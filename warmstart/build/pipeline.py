@@ -20,9 +20,9 @@ from warmstart.build.assemble import (
     pack_launched,
     read_archive,
 )
-from warmstart.build.context import Options, Work
+from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.launched import (
-    LaunchedContainer,
+    LauncherContainer,
     Place,
     await_application,
     find_working_dir,
@@ -30,12 +30,20 @@ from warmstart.build.launched import (
     wrap_container,
 )
 from warmstart.build.publish import check_output, describe_output, publish_image
-from warmstart.build.result import Base, Built, Dumped, Launched, Made, Warm, make_document
+from warmstart.build.result import (
+    BaseImage,
+    BuildCandidate,
+    BuildResult,
+    RuntimeCheckpoint,
+    SelfCheckpoint,
+    WarmState,
+    make_document,
+)
 from warmstart.build.verify import Restore, check_links, read_launcher_ms, verify_image
 from warmstart.core.cpu import read_features
 from warmstart.core.errors import AppError
 from warmstart.core.linux import open_in_root
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.reference import Reference, Source, Transport, parse_reference, parse_source
 from warmstart.core.undo import undoing
 from warmstart.core.workspace import open_workspace
@@ -83,7 +91,7 @@ CLOSING_S = 3.0
 PLAIN_LAYERS = (Transport.CONTAINERS_STORAGE, Transport.DOCKER_DAEMON, Transport.DOCKER_ARCHIVE)
 
 
-def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
+def build_image(recipe: Recipe, options: BuildOptions, steps: Progress) -> BuildResult:
     """Build the image of a recipe.
 
     Raises:
@@ -107,27 +115,29 @@ def build_image(recipe: Recipe, options: Options, steps: Steps) -> Built:
             enter(tree, workspace, binds=binds, leftovers=leftovers) as node,
             connect_network(node, options.network) as session,
         ):
-            work = Work(recipe, options, steps, session)
+            work = BuildContext(recipe, options, steps, session)
             base = fetch_base(work, source)
             with open_engine(work, host) as engine:
                 made = make_self_restoring(work, engine, base) if by_itself else make_restored(work, engine, base)
             restores = see_it_restore(work, made)
             destination, image = describe_output(options.output, target), read_image(made.layout)
-            built = Built(str(target), destination, made.warm.cold_s, restores, made.dump, image, base, made.provenance)
+            built = BuildResult(
+                str(target), destination, made.warm.cold_s, restores, made.dump, image, base, made.provenance
+            )
             publish(work, made.layout, built, target)
     return built
 
 
-def make_restored(work: Work, engine: LocalEngine, base: Base) -> Made:
+def make_restored(work: BuildContext, engine: LocalEngine, base: BaseImage) -> BuildCandidate:
     """Make an image that the runtime restores."""
     dumped = run_and_checkpoint(work, engine, base)
     archive = read_archive(work, dumped.archive)
     dump = edit_dump(work, dumped, archive)
     provenance = describe(work, engine, dumped.warm, dump)
-    return Made(make_layout(work, dumped, archive, dump, base, provenance), dumped.warm, dump, provenance)
+    return BuildCandidate(make_layout(work, dumped, archive, dump, base, provenance), dumped.warm, dump, provenance)
 
 
-def make_self_restoring(work: Work, engine: LocalEngine, base: Base) -> Made:
+def make_self_restoring(work: BuildContext, engine: LocalEngine, base: BaseImage) -> BuildCandidate:
     """Make an image that restores itself; where the runtime is to restore it, too, also one that it can restore."""
     layout = work.workspace / "layout"
     launched = run_and_dump(work, engine, base, layout)
@@ -140,14 +150,14 @@ def make_self_restoring(work: Work, engine: LocalEngine, base: Base) -> Made:
         )
     if Restorer.RUNTIME in work.recipe.restore:
         add_checkpoint(work, engine, base, launched, layers, provenance)
-    return Made(layout, launched.warm, dump, provenance)
+    return BuildCandidate(layout, launched.warm, dump, provenance)
 
 
 def add_checkpoint(
-    work: Work,
+    work: BuildContext,
     engine: LocalEngine,
-    base: Base,
-    launched: Launched,
+    base: BaseImage,
+    launched: SelfCheckpoint,
     layers: Sequence[Layer],
     provenance: Provenance,
 ) -> None:
@@ -161,7 +171,7 @@ def add_checkpoint(
     make_layout(work, dumped, archive, dump, base, provenance, layers, launched.run)
 
 
-def open_engine(work: Work, host: HostRuntime | None) -> contextlib.AbstractContextManager[LocalEngine]:
+def open_engine(work: BuildContext, host: HostRuntime | None) -> contextlib.AbstractContextManager[LocalEngine]:
     """What runs the container: the host's CRI-O where one was named, else one of our own."""
     if host is None:
         criu_options = ["tcp-established"] if work.recipe.close_tcp else []
@@ -181,7 +191,7 @@ def find_source(recipe: Recipe) -> Source:
     return Source(source.kind, path=recipe.source.parent.absolute() / source.path, image=source.image)
 
 
-def fetch_base(work: Work, source: Source) -> Base:
+def fetch_base(work: BuildContext, source: Source) -> BaseImage:
     """Bring the base image into the workspace, its blobs as they are where it comes from."""
     session, layout = work.session, work.workspace / "base"
     access = find_access(session, source, work.options.plain_http, work.options.auth_file)
@@ -194,7 +204,7 @@ def fetch_base(work: Work, source: Source) -> Base:
         image = read_image(layout)
         check_platform(image.config.platform, str(source))
         check_base(layout, str(source))
-    return Base(source, digest, layout, len(image.manifest.layers))
+    return BaseImage(source, digest, layout, len(image.manifest.layers))
 
 
 def check_base(layout: Path, name: str) -> None:
@@ -218,8 +228,11 @@ def pin_source(source: Source, digest: str) -> Source:
 
 
 def run_and_checkpoint(
-    work: Work, engine: LocalEngine, base: Base, on_dumped: Callable[[CriContainer], object] = lambda _: None
-) -> Dumped:
+    work: BuildContext,
+    engine: LocalEngine,
+    base: BaseImage,
+    on_dumped: Callable[[CriContainer], object] = lambda _: None,
+) -> RuntimeCheckpoint:
     """Start the container, bring it to the state it is to be restored in, and have the runtime take its checkpoint.
 
     `on_dumped` is called with the container when that is done; until then it goes on.
@@ -234,10 +247,10 @@ def run_and_checkpoint(
         with work.steps.step("checkpoint"):
             running.checkpoint(archive, work.options.checkpoint_timeout_s)
         on_dumped(running)
-    return Dumped(archive, warm, has_tmp)
+    return RuntimeCheckpoint(archive, warm, has_tmp)
 
 
-def run_and_dump(work: Work, engine: LocalEngine, base: Base, layout: Path) -> Launched:
+def run_and_dump(work: BuildContext, engine: LocalEngine, base: BaseImage, layout: Path) -> SelfCheckpoint:
     """Start the container below the launcher, bring it to the state it is to be restored in, and have it dumped.
 
     What it has changed in its file system becomes a layer in `layout`, for that is gone with the container.
@@ -256,10 +269,10 @@ def run_and_dump(work: Work, engine: LocalEngine, base: Base, layout: Path) -> L
         with work.steps.step("checkpoint"):
             launched.dump(work.options.checkpoint_timeout_s)
             changes = pack_changes(launched.take_out(directory), layout)
-    return Launched(directory, programs, find_run(container, config), changes, warm)
+    return SelfCheckpoint(directory, programs, find_run(container, config), changes, warm)
 
 
-def restore_and_checkpoint(work: Work, engine: LocalEngine, launched: Launched) -> Dumped:
+def restore_and_checkpoint(work: BuildContext, engine: LocalEngine, launched: SelfCheckpoint) -> RuntimeCheckpoint:
     """Have the image in the workspace restore itself, and the runtime take the checkpoint of what runs then.
 
     Its clocks are the node's: a runtime cannot dump namespaces that the launcher would make to keep them.
@@ -279,7 +292,7 @@ def restore_and_checkpoint(work: Work, engine: LocalEngine, launched: Launched) 
             running.checkpoint(archive, work.options.checkpoint_timeout_s)
     # What was mapped from the image was found safe to be, and what has changed of it is so, too.
     programs = {**launched.warm.programs, f"/{MEMORY}": Program()}
-    return Dumped(archive, replace(launched.warm, programs=programs), has_tmp)
+    return RuntimeCheckpoint(archive, replace(launched.warm, programs=programs), has_tmp)
 
 
 def has_directory(root: Path, path: str) -> bool:
@@ -300,7 +313,7 @@ def has_directory(root: Path, path: str) -> bool:
 
 
 def start_container(
-    work: Work, engine: LocalEngine, layout: Path, container: Container, undo: contextlib.ExitStack
+    work: BuildContext, engine: LocalEngine, layout: Path, container: Container, undo: contextlib.ExitStack
 ) -> CriContainer:
     """Start a container of the image in a layout; `undo` ends it, and makes the engine forget the image."""
     image = f"localhost/warmstart/base:{work.workspace.name}"
@@ -309,7 +322,9 @@ def start_container(
     return undo.enter_context(engine.cri.start(container, image, work.recipe.name))
 
 
-def warm_up(work: Work, engine: LocalEngine, running: CriContainer | LaunchedContainer, inner_pid: int = 1) -> Warm:
+def warm_up(
+    work: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer, inner_pid: int = 1
+) -> WarmState:
     """Bring a container that was started to the state it is to be restored in; `inner_pid` is the application's."""
     recipe, steps = work.recipe, work.steps
     with steps.step("ready"):
@@ -323,10 +338,10 @@ def warm_up(work: Work, engine: LocalEngine, running: CriContainer | LaunchedCon
         check_before_dump(work, engine, running)
         identity = read_identity(engine.cri.proc, running.pid)
         programs = read_programs(engine.cri.proc, running.pid)
-        return Warm(identity, cold_s, programs, read_features(), read_restrictions(engine.cri.proc, running.pid))
+        return WarmState(identity, cold_s, programs, read_features(), read_restrictions(engine.cri.proc, running.pid))
 
 
-def check_user(engine: LocalEngine, running: CriContainer | LaunchedContainer, container: Container) -> None:
+def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, container: Container) -> None:
     """Hold the container to its runAsNonRoot, which CRI leaves to whoever calls it.
 
     Raises:
@@ -337,7 +352,7 @@ def check_user(engine: LocalEngine, running: CriContainer | LaunchedContainer, c
         raise AppError(brief, hint="set runAsUser, or give the image another user")
 
 
-def await_ready(running: CriContainer | LaunchedContainer, container: Container) -> float:
+def await_ready(running: CriContainer | LauncherContainer, container: Container) -> float:
     """Wait as the kubelet would; seconds from the request to create the container until its probe first succeeded.
 
     The probes' own periods are too coarse to measure with, so the first success is awaited on its own before.
@@ -348,7 +363,7 @@ def await_ready(running: CriContainer | LaunchedContainer, container: Container)
     return cold_s
 
 
-def check_before_dump(work: Work, engine: LocalEngine, running: CriContainer | LaunchedContainer) -> None:
+def check_before_dump(work: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer) -> None:
     """Say what would keep the container from being dumped or restored.
 
     Connections of the probe and the warm-up may still be closing; those are given a moment.
@@ -358,7 +373,7 @@ def check_before_dump(work: Work, engine: LocalEngine, running: CriContainer | L
         findings = check_processes(
             engine.cri.proc, running.pid, pod_ips=[running.address], close_tcp=work.recipe.close_tcp
         )
-        if isinstance(running, LaunchedContainer):
+        if isinstance(running, LauncherContainer):
             findings = (*findings, *check_launched(engine.cri.proc, running.pid))
         errors = [finding for finding in findings if finding.is_error]
         if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:
@@ -370,7 +385,7 @@ def check_before_dump(work: Work, engine: LocalEngine, running: CriContainer | L
     raise_on_errors(findings, force=work.options.force)
 
 
-def see_it_restore(work: Work, made: Made) -> tuple[Restore, ...]:
+def see_it_restore(work: BuildContext, made: BuildCandidate) -> tuple[Restore, ...]:
     """Have a second CRI-O, with nothing in its store, restore the image."""
     recipe = work.recipe
     with work.steps.step("verify"):
@@ -388,7 +403,7 @@ def see_it_restore(work: Work, made: Made) -> tuple[Restore, ...]:
         )
 
 
-def publish(work: Work, layout: Path, built: Built, target: Reference) -> None:
+def publish(work: BuildContext, layout: Path, built: BuildResult, target: Reference) -> None:
     """Put the image where it is to go."""
     source = built.base.source
     with work.steps.step("publish"):

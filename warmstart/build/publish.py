@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.errors import RecipeError
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.reference import Reference, Transport
 from warmstart.image.layout import Image, check_writable, write_archive, write_layout
 from warmstart.image.registry.client import attach_report, push_layout, tag_manifest
@@ -67,7 +67,7 @@ def publish_image(
     image: Image,
     target: Reference,
     output: Output,
-    steps: Steps,
+    steps: Progress,
     *,
     report: bytes,
     mount_from: Reference | None = None,

@@ -11,7 +11,7 @@ from typing import Any
 
 from warmstart.build.verify import Restore
 from warmstart.core.errors import ArchiveError, ImageError
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.reference import Source
 from warmstart.dump.archive.metadata import load_json
 from warmstart.dump.edit.memory import MappedMemory
@@ -25,7 +25,7 @@ from warmstart.node.launcher import LauncherPrograms
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseImage:
     """The base image: where it came from, the digest of its manifest, the layout it is in now, how many layers."""
 
     source: Source
@@ -35,7 +35,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Warm:
+class WarmState:
     """An application that is ready to be checkpointed.
 
     Attributes:
@@ -54,7 +54,7 @@ class Warm:
 
 
 @dataclass(frozen=True)
-class Dumped:
+class RuntimeCheckpoint:
     """A checkpoint that the runtime took.
 
     Attributes:
@@ -64,12 +64,12 @@ class Dumped:
     """
 
     archive: Path
-    warm: Warm
+    warm: WarmState
     has_tmp: bool
 
 
 @dataclass(frozen=True)
-class Launched:
+class SelfCheckpoint:
     """A dump that the launcher took.
 
     Attributes:
@@ -84,7 +84,7 @@ class Launched:
     programs: LauncherPrograms
     run: Run
     changes: Layer
-    warm: Warm
+    warm: WarmState
 
     @property
     def identity(self) -> Identity:
@@ -93,7 +93,7 @@ class Launched:
 
 
 @dataclass(frozen=True)
-class Dump:
+class EditedDump:
     """A dump that has been edited.
 
     Attributes:
@@ -124,23 +124,23 @@ class Dump:
 
 
 @dataclass(frozen=True)
-class Made:
+class BuildCandidate:
     """An image that was made, and not seen to restore yet: the layout it is in, what was checkpointed, and how."""
 
     layout: Path
-    warm: Warm
-    dump: Dump
+    warm: WarmState
+    dump: EditedDump
     provenance: Provenance
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """An image that was built, seen to restore, and published.
 
     Attributes:
         name: the image's name.
         destination: where it was put.
-        cold_s: as in `Warm`.
+        cold_s: as in `WarmState`.
         restores: the restores that were seen.
         dump: what was dumped, and how it was edited.
         image: its manifest and config.
@@ -152,9 +152,9 @@ class Built:
     destination: str
     cold_s: float
     restores: tuple[Restore, ...]
-    dump: Dump
+    dump: EditedDump
     image: Image
-    base: Base
+    base: BaseImage
     provenance: Provenance
 
     @property
@@ -163,7 +163,7 @@ class Built:
         return sum(layer.size_bytes for layer in self.image.manifest.layers[self.base.layers :])
 
 
-def make_document(built: Built, steps: Steps) -> Mapping[str, Any]:
+def make_document(built: BuildResult, steps: Progress) -> Mapping[str, Any]:
     """Everything, for `--json`; sizes in bytes, times in seconds."""
     return {
         "image": built.name,

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from warmstart.core.errors import AppError, EngineError, ImageError, VerifyError, WarmstartError
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.reference import Source, Transport, parse_reference
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.criu.fingerprint import read_identity
@@ -84,7 +84,7 @@ def verify_image(
     image_name: str,
     container: Container,
     identity: str,
-    steps: Steps,
+    steps: Progress,
     restorers: Sequence[Restorer] = (Restorer.RUNTIME,),
     restrictions: Mapping[int, Restrictions] | None = None,
 ) -> tuple[Restore, ...]:
@@ -144,7 +144,7 @@ def verify_source(
     cache: Path,
     plain_http: Sequence[str],
     auth_file: Path | None,
-    steps: Steps,
+    steps: Progress,
     network: Network = Network.NONE,
     *,
     decide: Decide,

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from warmstart.cli.terminal import TerminalListener
 from warmstart.core.privileges import Privilege, parse_privilege
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Shell:
         """Print a document; escaped, since a terminal obeys some characters of text from elsewhere."""
         self.out.print_json(json.dumps(document), ensure_ascii=True)
 
-    def steps(self) -> Steps:
+    def steps(self) -> Progress:
         """Steps that are shown as they happen."""
-        return Steps(TerminalListener(self.err, verbose=self.verbose))
+        return Progress(TerminalListener(self.err, verbose=self.verbose))
 
 
 pass_shell = click.make_pass_decorator(Shell)

@@ -19,12 +19,12 @@ from warmstart.core.privileges import Privilege, list_refused, require_allowed
 from warmstart.core.text import Section, printable, printable_lines
 from warmstart.core.yaml_document import read_documents
 from warmstart.core.yaml_writing import write_yaml
-from warmstart.inspect.build_info import Known, read_build, require_restored, try_cluster
+from warmstart.inspect.build_info import ImageSummary, read_build, require_restored, try_cluster
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import Cluster, connect_cluster
 from warmstart.kube.helper import Errand
 from warmstart.kube.manifests import PAUSE_IMAGE, make_manifests, make_pre_pull, make_whole_patch
-from warmstart.kube.match import Build
+from warmstart.kube.match import BuildInfo
 from warmstart.kube.node_programs import find_versions, make_fixes_document
 from warmstart.kube.patch import Patched, patch_manifest
 from warmstart.kube.trial import Verdict, make_document
@@ -35,7 +35,7 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DeployRequest:
     """What is to be made of a build.
 
     Attributes:
@@ -101,7 +101,7 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
         match_cpu=options["match_cpu"],
         allowed=options["allowed"],
     )
-    wanted = Wanted(
+    wanted = DeployRequest(
         name=options["name"],
         replicas=1 if options["replicas"] is None else options["replicas"],
         namespace=options["namespace"],
@@ -124,7 +124,7 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
             shell.out.out(printable(f"{applied} applied"), highlight=False)
 
 
-def _judge(shell: Shell, known: Known, target: str, allowed: Sequence[Privilege], *, anew: bool) -> None:
+def _judge(shell: Shell, known: ImageSummary, target: str, allowed: Sequence[Privilege], *, anew: bool) -> None:
     """Compare what an image asks for with what the user allows; a manifest of the user's is not given any of it.
 
     Raises:
@@ -157,7 +157,7 @@ def _refuse_contradictions(options: dict[str, Any]) -> None:
         raise click.UsageError(f"--name {options['name']}: lower case letters, digits and -, from a letter on")
 
 
-def _make(shell: Shell, build: Build, wanted: Wanted) -> str:
+def _make(shell: Shell, build: BuildInfo, wanted: DeployRequest) -> str:
     if wanted.manifest is not None:
         return _change(shell, build, wanted, wanted.manifest)
     name = wanted.name or build.name
@@ -168,7 +168,7 @@ def _make(shell: Shell, build: Build, wanted: Wanted) -> str:
     return write_yaml(*make_manifests(build, name, replicas=wanted.replicas, namespace=wanted.namespace))
 
 
-def _change(shell: Shell, build: Build, wanted: Wanted, manifest: Path) -> str:
+def _change(shell: Shell, build: BuildInfo, wanted: DeployRequest, manifest: Path) -> str:
     """The manifest, changed, or what changes it; what was changed is shown."""
     name = "<stdin>" if manifest == STDIN else str(manifest)
     patched = patch_manifest(read_input(manifest), name, wanted.container, build)

@@ -21,7 +21,7 @@ from warmstart.bench.page import write_page
 from warmstart.bench.report import find_verdict, list_bench_sections, list_facts, make_bench_document
 from warmstart.bench.result import Load
 from warmstart.bench.run import bench_recipe, bench_source
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.pipeline import build_image
 from warmstart.build.publish import REGISTRY, parse_output
 from warmstart.build.result import make_document
@@ -58,7 +58,7 @@ from warmstart.node.network import Network
 from warmstart.node.record import list_tools, make_record_document
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree, read_records, remove_trees, require_tested, update_tree
-from warmstart.pods.build import Place, build_in_cluster
+from warmstart.pods.build import ClusterTarget, build_in_cluster
 from warmstart.pods.checkpoint import CheckpointOptions
 from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
 from warmstart.recipe.load import load_recipe
@@ -157,7 +157,7 @@ def build(
     as_json: bool,
 ) -> None:
     """Build the image of RECIPE, see it restore, and publish it."""
-    options = Options(
+    options = BuildOptions(
         cache=shell.cache,
         output=parse_output(output) if output else REGISTRY,
         plain_http=plain_http,
@@ -173,7 +173,7 @@ def build(
     loaded = load_recipe(recipe, overrides=overrides, tag=tag)
     if engine == "kubernetes":
         with connect_cluster(context, namespace) as cluster:
-            built = build_in_cluster(loaded, options, Place(cluster, how), steps)
+            built = build_in_cluster(loaded, options, ClusterTarget(cluster, how), steps)
     else:
         built = build_image(loaded, options, steps)
     if as_json:
@@ -258,7 +258,7 @@ def bench(
     """
     if html is not None and not html.absolute().parent.is_dir():
         raise click.UsageError(f"--html {html}: there is no such directory")
-    options = Options(
+    options = BuildOptions(
         cache=shell.cache,
         plain_http=plain_http,
         auth_file=authfile,

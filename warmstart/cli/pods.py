@@ -32,9 +32,9 @@ from warmstart.kube.helper import DEFAULT_DIRECTORY, DEFAULT_IMAGE, DEFAULT_NAME
 from warmstart.kube.pods import make_copy, place_pod
 from warmstart.kube.rbac import TASKS, read_role
 from warmstart.kube.recorded import make_recorded_pod
-from warmstart.pods.checkpoint import CheckpointOptions, Taken, find_target, take_checkpoint
-from warmstart.pods.migrate import Fate, Migrated, check_movable, drain_node, migrate_pod
-from warmstart.pods.save import Restored, Saved, SaveOptions, push_record, read_record, restore_pod, save_pod
+from warmstart.pods.checkpoint import CheckpointOptions, FetchedCheckpoint, find_target, take_checkpoint
+from warmstart.pods.migrate import Migration, PodOutcome, check_movable, drain_node, migrate_pod
+from warmstart.pods.save import RestoredPod, SavedImage, SaveOptions, push_record, read_record, restore_pod, save_pod
 from warmstart.recipe.pods import hide_values
 
 #: The commands of this module.
@@ -182,7 +182,7 @@ def checkpoint(
         shell.out.print(make_table(list_taken(taken)))
 
 
-def describe_taken(taken: Taken) -> dict[str, Any]:
+def describe_taken(taken: FetchedCheckpoint) -> dict[str, Any]:
     """A checkpoint as a document; sizes in bytes, times in seconds."""
     return {
         "namespace": taken.pod.namespace,
@@ -198,7 +198,7 @@ def describe_taken(taken: Taken) -> dict[str, Any]:
     }
 
 
-def list_taken(taken: Taken) -> list[tuple[str, str]]:
+def list_taken(taken: FetchedCheckpoint) -> list[tuple[str, str]]:
     """A checkpoint as rows of a table."""
     frozen = "" if taken.frozen_s is None else f"{format_seconds(taken.frozen_s)} by CRIU, "
     rows = [
@@ -407,7 +407,7 @@ def drain_save(
         raise ClusterError(brief, details=[f"{fate.pod.name}: {fate.error}" for fate in lost])
 
 
-def describe_saved(saved: Saved) -> dict[str, Any]:
+def describe_saved(saved: SavedImage) -> dict[str, Any]:
     """A container that was saved, as a document."""
     return {
         "image": saved.name,
@@ -418,7 +418,7 @@ def describe_saved(saved: Saved) -> dict[str, Any]:
     }
 
 
-def list_saved(saved: Saved) -> list[tuple[str, str]]:
+def list_saved(saved: SavedImage) -> list[tuple[str, str]]:
     """A container that was saved, as rows of a table."""
     return [
         ("image", saved.name),
@@ -429,7 +429,7 @@ def list_saved(saved: Saved) -> list[tuple[str, str]]:
     ]
 
 
-def describe_restored(restored: Restored) -> dict[str, Any]:
+def describe_restored(restored: RestoredPod) -> dict[str, Any]:
     """A pod that was restored, as a document."""
     pod = restored.pod
     return {
@@ -441,7 +441,7 @@ def describe_restored(restored: Restored) -> dict[str, Any]:
     }
 
 
-def list_restored(restored: Restored) -> list[tuple[str, str]]:
+def list_restored(restored: RestoredPod) -> list[tuple[str, str]]:
     """A pod that was restored, as rows of a table."""
     pod = restored.pod
     return [
@@ -451,7 +451,7 @@ def list_restored(restored: Restored) -> list[tuple[str, str]]:
     ]
 
 
-def describe_migrated(migrated: Migrated) -> dict[str, Any]:
+def describe_migrated(migrated: Migration) -> dict[str, Any]:
     """A pod that was moved, as a document."""
     return {
         "from": migrated.saved.taken.pod.name,
@@ -463,7 +463,7 @@ def describe_migrated(migrated: Migrated) -> dict[str, Any]:
     }
 
 
-def list_migrated(migrated: Migrated) -> list[tuple[str, str]]:
+def list_migrated(migrated: Migration) -> list[tuple[str, str]]:
     """A pod that was moved, as rows of a table."""
     old, stopped_s = migrated.saved.taken.pod, migrated.saved.taken.stopped_s
     return [
@@ -476,7 +476,7 @@ def list_migrated(migrated: Migrated) -> list[tuple[str, str]]:
     ]
 
 
-def describe_fate(fate: Fate) -> dict[str, Any]:
+def describe_fate(fate: PodOutcome) -> dict[str, Any]:
     """What became of a pod, as a document."""
     return {
         "pod": fate.pod.name,
@@ -486,7 +486,7 @@ def describe_fate(fate: Fate) -> dict[str, Any]:
     }
 
 
-def tell_fate(fate: Fate) -> str:
+def tell_fate(fate: PodOutcome) -> str:
     """What became of a pod, in a line."""
     if fate.migrated is not None:
         new = fate.migrated.restored.pod

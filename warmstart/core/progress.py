@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 
-class Listener(Protocol):
+class ProgressListener(Protocol):
     """Is told what a pipeline does, in the pipeline's thread."""
 
     def begin(self, step: str) -> None:
@@ -31,29 +31,29 @@ class Listener(Protocol):
         ...
 
 
-class Silent:
+class SilentListener:
     """A listener that ignores everything."""
 
     def begin(self, step: str) -> None:
-        """See `Listener`."""
+        """See `ProgressListener`."""
 
     def note(self, text: str) -> None:
-        """See `Listener`."""
+        """See `ProgressListener`."""
 
     def end(self, step: str, elapsed_s: float, ok: bool) -> None:
-        """See `Listener`."""
+        """See `ProgressListener`."""
 
     def warn(self, text: str) -> None:
-        """See `Listener`."""
+        """See `ProgressListener`."""
 
 
-class Steps:
+class Progress:
     """The steps of one run; `durations_s` maps those that have ended well to their seconds, in order.
 
     Steps of the same name are added up.
     """
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: ProgressListener) -> None:
         self._listener = listener
         self.durations_s: dict[str, float] = {}
         self.warnings: list[str] = []

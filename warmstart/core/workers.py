@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ class StoppedError(Exception):
     """The pipeline has ended: what a thread does for it is not wanted any more."""
 
 
-class Crew:
+class WorkerPool:
     """Threads, for the length of a `with` block; what each of them is at is the note of the pipeline's current step.
 
     When the block fails, what has not begun will not, and what has begun is ended by an error at its next step or note;
@@ -29,7 +29,7 @@ class Crew:
         at_once: how many of them at a time.
     """
 
-    def __init__(self, steps: Steps, total: int, at_once: int) -> None:
+    def __init__(self, steps: Progress, total: int, at_once: int) -> None:
         self._steps = steps
         self._total = total
         self._pool = ThreadPoolExecutor(at_once)
@@ -38,7 +38,7 @@ class Crew:
         self._done = 0
         self._stopped = False
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None) -> None:
@@ -46,7 +46,7 @@ class Crew:
             self.stop()
         self._pool.shutdown(cancel_futures=kind is not None)
 
-    def submit(self, name: str, work: Callable[[Steps], T]) -> Future[T]:
+    def submit(self, name: str, work: Callable[[Progress], T]) -> Future[T]:
         """Have something done, which has this name; `work` is called with steps of its own."""
         return self._pool.submit(self._work, name, work)
 
@@ -54,9 +54,9 @@ class Crew:
         """Have what has begun end soon."""
         self._stopped = True
 
-    def _work(self, name: str, work: Callable[[Steps], T]) -> T:
+    def _work(self, name: str, work: Callable[[Progress], T]) -> T:
         try:
-            return work(Steps(_Member(self, name)))
+            return work(Progress(_Member(self, name)))
         finally:
             with self._lock:
                 self._doing.pop(name, None)
@@ -88,7 +88,7 @@ class Crew:
 class _Member:
     """The listener of one thread."""
 
-    def __init__(self, crew: Crew, name: str) -> None:
+    def __init__(self, crew: WorkerPool, name: str) -> None:
         self._crew = crew
         self._name = name
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from warmstart.core.cpu import FEATURES
 from warmstart.core.errors import ClusterError, ImageError, RecipeError
 from warmstart.core.privileges import Kind, Privilege
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.reference import parse_reference, parse_source
 from warmstart.dump.archive.archive import is_tar
 from warmstart.image.annotations import CPU
@@ -18,7 +18,7 @@ from warmstart.inspect.inspection import CheckpointFacts, ImageFacts, inspect_ta
 from warmstart.inspect.trust import list_image_privileges
 from warmstart.kube.client import Cluster
 from warmstart.kube.manifests import make_pod_spec
-from warmstart.kube.match import KUBELET_MOUNTS, Build
+from warmstart.kube.match import KUBELET_MOUNTS, BuildInfo
 from warmstart.kube.recorded import list_pod_privileges
 from warmstart.kube.trial import Verdict, find_pools, try_pool
 from warmstart.recipe.load import STDIN, load_recipe, parse_recipe
@@ -28,7 +28,7 @@ _MOST_NODES = 20
 
 
 @dataclass(frozen=True)
-class Known:
+class ImageSummary:
     """What is known of a build, and what is to be said of it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Known:
         name: privileges for the name that an image says it has, where the user calls it by another.
     """
 
-    build: Build
+    build: BuildInfo
     warnings: tuple[str, ...] = ()
     identity: str = ""
     privileges: tuple[Privilege, ...] = ()
@@ -57,7 +57,7 @@ def read_build(
     auth_file: Path | None = None,
     match_cpu: bool = False,
     allowed: Sequence[Privilege] = (),
-) -> Known:
+) -> ImageSummary:
     """Find out what an image was built from.
 
     Args:
@@ -80,7 +80,7 @@ def read_build(
         if match_cpu:
             raise RecipeError("a recipe does not say on which processor it was built: give the image instead")
         recipe = load_recipe(STDIN if target == "-" else Path(target), overrides=overrides, tag=tag)
-        return Known(_describe_recipe(recipe, str(parse_reference(recipe.image_name))))
+        return ImageSummary(_describe_recipe(recipe, str(parse_reference(recipe.image_name))))
     if overrides or tag:
         raise RecipeError(f"values can be given for a recipe only, and {target} is not a file of YAML")
     inspection = inspect_target(target, plain_http=plain_http, auth_file=auth_file)
@@ -93,7 +93,7 @@ def read_build(
     return replace(known, build=build, privileges=tuple(asked), checkpoint=inspection.checkpoint)
 
 
-def _list_of_pod(build: Build) -> list[Privilege]:
+def _list_of_pod(build: BuildInfo) -> list[Privilege]:
     """What the pod that is made of a build asks for; a recipe may have keys that only Kubernetes heeds."""
     pod = {"metadata": {"name": build.name}, "spec": make_pod_spec(build)}
     asked = list_pod_privileges(pod, build.image, root=True)
@@ -101,19 +101,19 @@ def _list_of_pod(build: Build) -> list[Privilege]:
     return [one for one in asked if one.kind is not Kind.NODE_SELECTOR]
 
 
-def _describe_recipe(recipe: Recipe, image: str) -> Build:
+def _describe_recipe(recipe: Recipe, image: str) -> BuildInfo:
     container = json.loads(recipe.document)["container"]
-    return Build(recipe.name, image, container, tuple(map(str, recipe.restore)))
+    return BuildInfo(recipe.name, image, container, tuple(map(str, recipe.restore)))
 
 
 def _describe_image(
     recipe: Recipe, image: ImageFacts, checkpoint: CheckpointFacts, target: str, *, match_cpu: bool
-) -> Known:
+) -> ImageSummary:
     assert image.provenance is not None
     built_as = parse_reference(recipe.image_name)
     by_recipe = _describe_recipe(recipe, str(built_as))
     user, mounts = checkpoint.container.user, checkpoint.container.mounts
-    build = Build(
+    build = BuildInfo(
         name=recipe.name,
         image=str(built_as) if Restorer.RUNTIME in recipe.restore else f"{built_as.name}@{image.digest}",
         container=by_recipe.container,
@@ -124,7 +124,7 @@ def _describe_image(
         cpu_features=_find_cpu_features(image, target) if match_cpu else (),
     )
     renamed = tuple(_list_renamed(target, str(built_as)))
-    return Known(build, tuple(one.why for one in renamed), image.provenance.identity, name=renamed)
+    return ImageSummary(build, tuple(one.why for one in renamed), image.provenance.identity, name=renamed)
 
 
 def _list_renamed(target: str, built_as: str) -> list[Privilege]:
@@ -146,7 +146,7 @@ def _find_cpu_features(image: ImageFacts, target: str) -> tuple[str, ...]:
     return tuple(FEATURES[name] for name in image.notes[CPU].split() if name in FEATURES)
 
 
-def try_cluster(cluster: Cluster, known: Known, steps: Steps) -> list[Verdict]:
+def try_cluster(cluster: Cluster, known: ImageSummary, steps: Progress) -> list[Verdict]:
     """See on one node of each kind who restores an image.
 
     Raises:

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from warmstart.kube.match import Build, Setting, list_settings
+from warmstart.kube.match import BuildInfo, Setting, list_settings
 from warmstart.recipe.model import Restorer
 from warmstart.recipe.pods import Block, PodContainer, find_containers, mapping_at
 
@@ -22,7 +22,7 @@ _IN_THE_IMAGE = frozenset({"command", "args"})
 _IDENTITY = ("name", "namespace")
 
 
-def make_deployment(build: Build, name: str, *, replicas: int = 1, namespace: str | None = None) -> Block:
+def make_deployment(build: BuildInfo, name: str, *, replicas: int = 1, namespace: str | None = None) -> Block:
     """A Deployment whose pods are restored from what was built, or, where nothing restores, start cold."""
     labels = {_NAME_LABEL: name}
     return {
@@ -37,14 +37,14 @@ def make_deployment(build: Build, name: str, *, replicas: int = 1, namespace: st
     }
 
 
-def make_manifests(build: Build, name: str, *, replicas: int = 1, namespace: str | None = None) -> list[Block]:
+def make_manifests(build: BuildInfo, name: str, *, replicas: int = 1, namespace: str | None = None) -> list[Block]:
     """The Deployment, and a Service where the container names ports."""
     service = make_service(build, name, namespace=namespace)
     deployment = make_deployment(build, name, replicas=replicas, namespace=namespace)
     return [deployment, *([service] if service else [])]
 
 
-def make_service(build: Build, name: str, *, namespace: str | None = None) -> Block | None:
+def make_service(build: BuildInfo, name: str, *, namespace: str | None = None) -> Block | None:
     """The Service for a Deployment of this name; None where the container names no port."""
     ports = [_service_port(port) for port in build.container.get("ports") or ()]
     if not ports:
@@ -57,7 +57,7 @@ def make_service(build: Build, name: str, *, namespace: str | None = None) -> Bl
     }
 
 
-def make_pod_spec(build: Build) -> Block:
+def make_pod_spec(build: BuildInfo) -> Block:
     """The specification of a pod that is restored from what was built.
 
     As in the build, there is no token of a service account: its volume costs a start about 0.3 s, too.
@@ -72,7 +72,7 @@ def make_pod_spec(build: Build) -> Block:
     return {**pod, "containers": [container]}
 
 
-def make_pre_pull(build: Build, name: str, pause_image: str, *, namespace: str | None = None) -> Block:
+def make_pre_pull(build: BuildInfo, name: str, pause_image: str, *, namespace: str | None = None) -> Block:
     """A DaemonSet that has every node pull the image, and keep it, without running it.
 
     The image is a volume (`ImageVolume`, on by default from Kubernetes 1.35): a container of it would be restored.
@@ -123,7 +123,7 @@ def make_patch(target: PodContainer, settings: Sequence[Setting]) -> Block:
     return {"apiVersion": target.manifest.get("apiVersion"), "kind": target.kind, "metadata": metadata, **inner}
 
 
-def make_whole_patch(build: Build, name: str, *, namespace: str | None = None) -> Block:
+def make_whole_patch(build: BuildInfo, name: str, *, namespace: str | None = None) -> Block:
     """A patch with all that must be, for a Deployment of this name and its container of the recipe's name."""
     target = next(find_containers(make_deployment(build, name, namespace=namespace)))
     return make_patch(target, [setting for setting in list_settings(build) if not setting.by_default])

@@ -38,7 +38,7 @@ _PROBE = "the pod has none, and counts as ready before it is"
 
 
 @dataclass(frozen=True)
-class Build:
+class BuildInfo:
     """What an image was built from, as far as pods must match it.
 
     Attributes:
@@ -86,7 +86,7 @@ class Setting:
     or_other: bool = False
 
 
-def list_settings(build: Build) -> Iterator[Setting]:
+def list_settings(build: BuildInfo) -> Iterator[Setting]:
     """All that a pod must have to be restored from what was built."""
     by_runtime = Restorer.RUNTIME in build.restorers
     if by_runtime:
@@ -108,7 +108,7 @@ def list_settings(build: Build) -> Iterator[Setting]:
             yield Setting((probe,), build.container[probe], _PROBE, or_other=True)
 
 
-def _list_privileges(build: Build) -> Iterator[Setting]:
+def _list_privileges(build: BuildInfo) -> Iterator[Setting]:
     """A runtime restores all of them; an image that restores itself has those of its pod, but must be the same user."""
     by_runtime = Restorer.RUNTIME in build.restorers
     context = dict(mapping_at(build.container, "securityContext"))
@@ -123,7 +123,7 @@ def _list_privileges(build: Build) -> Iterator[Setting]:
             yield Setting(("securityContext", key), value, _PRIVILEGES if by_runtime else _SAME_USER)
 
 
-def find_changes(build: Build, pod: Block, container: Block) -> list[Setting]:
+def find_changes(build: BuildInfo, pod: Block, container: Block) -> list[Setting]:
     """What of `list_settings` a pod does not have.
 
     The token of a service account is left to pods with other containers: it is all of theirs, and where the build had
@@ -148,7 +148,7 @@ def find_changes(build: Build, pod: Block, container: Block) -> list[Setting]:
     return changes
 
 
-def list_withheld(build: Build, pod: Block, container: Block) -> list[tuple[Setting, tuple[Privilege, ...]]]:
+def list_withheld(build: BuildInfo, pod: Block, container: Block) -> list[tuple[Setting, tuple[Privilege, ...]]]:
     """What of `list_settings` a pod does not have and is not given either, since it is more than the pod may.
 
     Args:
@@ -163,11 +163,11 @@ def list_withheld(build: Build, pod: Block, container: Block) -> list[tuple[Sett
     return [(setting, refused) for setting, refused in found if refused]
 
 
-def _list_differences(build: Build, pod: Block, container: Block) -> list[Setting]:
+def _list_differences(build: BuildInfo, pod: Block, container: Block) -> list[Setting]:
     return [setting for setting in list_settings(build) if not _has(pod, container, setting)]
 
 
-def _refuse(build: Build, pod: Block, container: Block, setting: Setting) -> tuple[Privilege, ...]:
+def _refuse(build: BuildInfo, pod: Block, container: Block, setting: Setting) -> tuple[Privilege, ...]:
     if build.allowed is None:
         return ()
     context = {**mapping_at(pod, "securityContext"), **mapping_at(container, "securityContext")}

@@ -8,7 +8,7 @@ from typing import Any
 
 from warmstart.core.privileges import list_options
 from warmstart.core.yaml_document import shown
-from warmstart.kube.match import KUBELET_MOUNTS, TOKEN, Build, list_withheld
+from warmstart.kube.match import KUBELET_MOUNTS, TOKEN, BuildInfo, list_withheld
 from warmstart.recipe.model import Restorer
 from warmstart.recipe.pods import Block, list_others, mapping_at
 
@@ -29,7 +29,7 @@ _PRIVILEGES = {
 }
 
 
-def list_warnings(build: Build, pod: Block, container: Block) -> Iterator[str]:
+def list_warnings(build: BuildInfo, pod: Block, container: Block) -> Iterator[str]:
     """What would be otherwise in a restored container than the pod says, a sentence each.
 
     Args:
@@ -50,7 +50,7 @@ def list_warnings(build: Build, pod: Block, container: Block) -> Iterator[str]:
         yield f"readinessProbe.initialDelaySeconds: a restored container, ready at once, waits {delay} s to be asked"
 
 
-def _list_withheld(build: Build, pod: Block, container: Block) -> Iterator[str]:
+def _list_withheld(build: BuildInfo, pod: Block, container: Block) -> Iterator[str]:
     for setting, refused in list_withheld(build, pod, container):
         key, value, options = ".".join(setting.keys), shown(json.dumps(setting.value)), " ".join(list_options(refused))
         yield f"{key}: the image asks for {value}; set it yourself if it may have that, or add {options}"
@@ -66,7 +66,7 @@ def _list_of_pod(pod: Block) -> Iterator[str]:
         yield f"runtimeClassName: {shown(str(handler))} must restore what runc dumped"
 
 
-def _list_mounts(build: Build, pod: Block, container: Block) -> Iterator[str]:
+def _list_mounts(build: BuildInfo, pod: Block, container: Block) -> Iterator[str]:
     if Restorer.RUNTIME not in build.restorers:
         return
     mounts = container.get("volumeMounts")
@@ -84,7 +84,7 @@ def _list_mounts(build: Build, pod: Block, container: Block) -> Iterator[str]:
         yield "volumeDevices: the build had no block device, and a restored container sees none"
 
 
-def _list_command(build: Build, container: Block) -> Iterator[str]:
+def _list_command(build: BuildInfo, container: Block) -> Iterator[str]:
     for key in ("command", "args", "workingDir"):
         if container.get(key) and container[key] != build.container.get(key):
             yield f"{key}: a restored container goes on with what the build was started with"
@@ -95,7 +95,7 @@ def _list_command(build: Build, container: Block) -> Iterator[str]:
             yield f"{key}: the build had none, and a restored container has none either"
 
 
-def _list_environment(build: Build, container: Block) -> Iterator[str]:
+def _list_environment(build: BuildInfo, container: Block) -> Iterator[str]:
     """Names alone: values may be secrets."""
     if container.get("envFrom"):
         yield "envFrom: a restored container has the environment of the build, without these"
@@ -113,7 +113,7 @@ def _variables(container: Block) -> Iterator[tuple[str, str | None]]:
             yield str(variable.get("name")), None if "valueFrom" in variable else "" if value is None else str(value)
 
 
-def _list_privileges(build: Build, pod: Block, container: Block) -> Iterator[str]:
+def _list_privileges(build: BuildInfo, pod: Block, container: Block) -> Iterator[str]:
     context = {**mapping_at(pod, "securityContext"), **mapping_at(container, "securityContext")}
     had: dict[str, Any] = {**mapping_at(build.container, "securityContext")}
     group = context.get("fsGroup")

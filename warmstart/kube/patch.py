@@ -23,7 +23,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from warmstart.core.errors import RecipeError
 from warmstart.core.yaml_document import plain_value, read_documents
 from warmstart.kube.manifests import make_patch, put_settings
-from warmstart.kube.match import Build, Setting, find_changes
+from warmstart.kube.match import BuildInfo, Setting, find_changes
 from warmstart.kube.mismatch import list_warnings
 from warmstart.recipe.load import recipe_error
 from warmstart.recipe.pods import Block, PodContainer, choose_container, find_containers
@@ -54,7 +54,7 @@ class Patched:
     patch: Block | None
 
 
-def patch_manifest(data: bytes, name: str, container: str | None, build: Build) -> Patched:
+def patch_manifest(data: bytes, name: str, container: str | None, build: BuildInfo) -> Patched:
     """Change a manifest so that its pod is restored from what was built.
 
     Args:

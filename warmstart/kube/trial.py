@@ -14,7 +14,7 @@ from warmstart.image.selfrestore.pack import COLD_START, RESTORED
 from warmstart.kube.answer import Answer
 from warmstart.kube.client import Cluster, Head
 from warmstart.kube.manifests import make_pod_spec
-from warmstart.kube.match import Build
+from warmstart.kube.match import BuildInfo
 from warmstart.kube.pods import MANAGED_BY, Pod
 from warmstart.recipe.pods import Block, mapping_at
 
@@ -93,7 +93,7 @@ def _takes_pods(node: Answer) -> bool:
     return conditions.get("Ready") == "True" and not node.at("spec", "unschedulable").flag()
 
 
-def try_pool(cluster: Cluster, pool: Pool, build: Build, identity: str, note: Callable[[str], object]) -> Verdict:
+def try_pool(cluster: Cluster, pool: Pool, build: BuildInfo, identity: str, note: Callable[[str], object]) -> Verdict:
     """Run the image on a node of a pool, and see who restored it.
 
     Args:
@@ -122,7 +122,7 @@ def try_pool(cluster: Cluster, pool: Pool, build: Build, identity: str, note: Ca
         return Verdict(pool, node, *_tell(cluster, pod, build, identity, pool.runtime))
 
 
-def _make_pod(build: Build, node: str, namespace: str) -> Block:
+def _make_pod(build: BuildInfo, node: str, namespace: str) -> Block:
     """A pod like those that are deployed, on this very node, and asking for little."""
     spec = make_pod_spec(build)
     requests = {"cpu": "10m", "memory": "16Mi"}
@@ -154,7 +154,7 @@ def _explain_failure(pod: Pod) -> str:
     return "; ".join(filter(None, said)) or f"not ready within {READY_S:g} s"
 
 
-def _tell(cluster: Cluster, pod: Pod, build: Build, identity: str, runtime: str) -> tuple[str, str]:
+def _tell(cluster: Cluster, pod: Pod, build: BuildInfo, identity: str, runtime: str) -> tuple[str, str]:
     """Who restored the container of a pod that is ready, if anybody; else why not."""
     log = cluster.log_head(pod, build.name)
     if any(map(RESTORED.match, log)):

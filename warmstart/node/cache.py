@@ -25,7 +25,7 @@ from warmstart.node.packages import Package, parse_checksums
 from warmstart.node.session import EXPIRED, require_root
 from warmstart.node.trust import check_cache, check_directory, seal
 
-Progress = Callable[[str], None]
+Notify = Callable[[str], None]
 
 SUITE = "forky"
 BOOTSTRAP_S = 1200.0
@@ -40,7 +40,7 @@ def require_makers() -> None:
         raise HostError("mmdebstrap is needed to make the tree of tools, and is not on this machine", hint=hint)
 
 
-def bootstrap(target: Path, suite: str, packages: Sequence[str], progress: Progress) -> tuple[Package, ...]:
+def bootstrap(target: Path, suite: str, packages: Sequence[str], progress: Notify) -> tuple[Package, ...]:
     """Make a Debian tree of a suite, with packages and what they depend on.
 
     Returns:
@@ -113,7 +113,7 @@ def find_newest(target: Path) -> Path:
     return updates[-1] if updates else target
 
 
-def make_once(target: Path, cache: Path, make: Callable[[Path], object], progress: Progress) -> Path:
+def make_once(target: Path, cache: Path, make: Callable[[Path], object], progress: Notify) -> Path:
     """Have `make` fill a new directory of the cache, which becomes `target`, unless that is there already.
 
     Returns:
@@ -154,7 +154,7 @@ def made_beside(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def sole_maker(cache: Path, progress: Progress) -> Iterator[None]:
+def sole_maker(cache: Path, progress: Notify) -> Iterator[None]:
     """One maker at a time; what a killed one left half-made is removed."""
     _make_directory(check_cache(cache))
     with (cache / "lock").open("w") as lock:

@@ -14,7 +14,7 @@ from pathlib import Path
 from warmstart.core.workspace import open_workspace
 from warmstart.node.cache import (
     SUITE,
-    Progress,
+    Notify,
     as_host_error,
     bootstrap,
     find_newer,
@@ -61,7 +61,7 @@ def find_sources() -> Path:
     return installed if installed.is_dir() else package.parent / "launcher"
 
 
-def ensure_launcher(cache: Path, progress: Progress) -> LauncherPrograms:
+def ensure_launcher(cache: Path, progress: Notify) -> LauncherPrograms:
     """The programs, built now (some minutes) if they are not in the cache yet.
 
     Args:
@@ -87,7 +87,7 @@ def find_launcher(cache: Path) -> list[Path]:
     return [newest for path in _find_paths(cache) if (newest := find_newest(path)).is_dir()]
 
 
-def update_launcher(cache: Path, progress: Progress) -> None:
+def update_launcher(cache: Path, progress: Notify) -> None:
     """Build both again, if they were built; the caller is the cache's only maker.
 
     Raises:
@@ -120,7 +120,7 @@ def _find_paths(cache: Path) -> tuple[Path, Path]:
     return criu, programs / f"launcher-{_find_key(sources, sources)}"
 
 
-def _build_launcher(criu: Path, new: Path, progress: Progress) -> None:
+def _build_launcher(criu: Path, new: Path, progress: Notify) -> None:
     _build(BUILD_LAUNCHER, new, progress)
     shutil.copytree(criu, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, RECORD))
 
@@ -133,7 +133,7 @@ def _find_key(sources: Path, part: Path) -> str:
     return key_of(contents, SUITE, locked, os.uname().machine)
 
 
-def _build(build: Build, new: Path, progress: Progress) -> None:
+def _build(build: Build, new: Path, progress: Notify) -> None:
     sources = find_sources()
     packages = (sources / "build-packages").read_text().split()
     with open_workspace("launcher") as workspace:

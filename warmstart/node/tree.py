@@ -17,7 +17,7 @@ from warmstart.core.errors import HostError
 from warmstart.core.workspace import open_workspace
 from warmstart.node.cache import (
     SUITE,
-    Progress,
+    Notify,
     as_host_error,
     bootstrap,
     find_newer,
@@ -125,7 +125,7 @@ def tree_path(cache: Path) -> Path:
     return find_newest(cache.resolve() / "trees" / tree_key())
 
 
-def ensure_tree(cache: Path, progress: Progress, warn: Callable[[str], object] = lambda _: None) -> Path:
+def ensure_tree(cache: Path, progress: Notify, warn: Callable[[str], object] = lambda _: None) -> Path:
     """The tree of tools, made now if it is not in the cache yet.
 
     Args:
@@ -147,7 +147,7 @@ def ensure_tree(cache: Path, progress: Progress, warn: Callable[[str], object] =
     return tree_path(cache)
 
 
-def update_tree(cache: Path, progress: Progress) -> Path:
+def update_tree(cache: Path, progress: Notify) -> Path:
     """Make a tree of the newest packages; what uses the old one can go on with it.
 
     Raises:
@@ -230,7 +230,7 @@ def _program_paths(cache: Path) -> list[Path]:
     return [find_program(cache, one, CONTENTS.suite, CONTENTS.build_packages) for one in _programs(CONTENTS)]
 
 
-def _make(new: Path, cache: Path, progress: Progress, *, anew: bool) -> None:
+def _make(new: Path, cache: Path, progress: Notify, *, anew: bool) -> None:
     programs = ensure_programs(cache, _programs(CONTENTS), CONTENTS.suite, CONTENTS.build_packages, progress, anew=anew)
     progress(f"tools: Debian {CONTENTS.suite} packages")
     packages = bootstrap(new, CONTENTS.suite, CONTENTS.packages, progress)

@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 from warmstart import __version__
 from warmstart.build.assemble import edit_dump, make_layout, read_archive
-from warmstart.build.context import Options, Work
+from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.pipeline import fetch_base, find_source, publish, see_it_restore
 from warmstart.build.publish import check_output, describe_output
-from warmstart.build.result import Base, Built, Dump, Dumped, Made, Warm
+from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, EditedDump, RuntimeCheckpoint, WarmState
 from warmstart.core.cpu import find_features
 from warmstart.core.errors import PreflightError, RecipeError
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.reference import Transport, parse_reference
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive.archive import DUMP_LOG, Archive
@@ -35,11 +35,11 @@ from warmstart.image.layout import find_partials, read_image
 from warmstart.kube.client import Cluster
 from warmstart.kube.helper import open_helper
 from warmstart.kube.manifests import make_pod_spec
-from warmstart.kube.match import Build
+from warmstart.kube.match import BuildInfo
 from warmstart.node.network import connect_network
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
-from warmstart.pods.checkpoint import CLOSING_S, CheckpointOptions, Taken, take_with
+from warmstart.pods.checkpoint import CLOSING_S, CheckpointOptions, FetchedCheckpoint, take_with
 from warmstart.probe.readiness import find_limit_s
 from warmstart.probe.warmup import run_steps
 from warmstart.recipe.model import Recipe, Restorer
@@ -50,22 +50,22 @@ _CONNECTED = frozenset(TcpState) - {TcpState.CLOSE, TcpState.LISTEN}
 
 
 @dataclass(frozen=True)
-class Ran:
+class PodRun:
     """What comes of the pod of a build.
 
     Attributes:
         taken: its checkpoint.
         cold_s: seconds until it was ready, as coarse as the period of its probe.
-        cpu_features: of its node; see `Warm`.
+        cpu_features: of its node; see `WarmState`.
     """
 
-    taken: Taken
+    taken: FetchedCheckpoint
     cold_s: float
     cpu_features: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Place:
+class ClusterTarget:
     """Where the container of a build runs.
 
     Attributes:
@@ -77,7 +77,7 @@ class Place:
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
 
 
-def build_in_cluster(recipe: Recipe, options: Options, place: Place, steps: Steps) -> Built:
+def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget, steps: Progress) -> BuildResult:
     """Build the image of a recipe, as `build_image` does, on a cluster.
 
     Raises:
@@ -97,25 +97,27 @@ def build_in_cluster(recipe: Recipe, options: Options, place: Place, steps: Step
             enter(tree, workspace, leftovers=leftovers) as node,
             connect_network(node, options.network) as session,
         ):
-            work = Work(recipe, options, steps, session)
+            work = BuildContext(recipe, options, steps, session)
             base = fetch_base(work, source)
             made = make_restored(work, place, base)
             restores = see_it_restore(work, made)
             destination, image = describe_output(options.output, target), read_image(made.layout)
-            built = Built(str(target), destination, made.warm.cold_s, restores, made.dump, image, base, made.provenance)
+            built = BuildResult(
+                str(target), destination, made.warm.cold_s, restores, made.dump, image, base, made.provenance
+            )
             publish(work, made.layout, built, target)
     return built
 
 
-def make_restored(work: Work, place: Place, base: Base) -> Made:
+def make_restored(work: BuildContext, place: ClusterTarget, base: BaseImage) -> BuildCandidate:
     """Make an image that the runtime restores."""
     ran = run_and_checkpoint(work, place, base)
     archive = read_archive(work, ran.taken.archive)
     warm = learn(work, archive, base, ran)
-    dumped = Dumped(ran.taken.archive, warm, has_tmp=False)
+    dumped = RuntimeCheckpoint(ran.taken.archive, warm, has_tmp=False)
     dump = edit_dump(work, dumped, archive)
     provenance = describe(work, place.cluster, ran.taken.pod.node, archive, warm, dump)
-    return Made(make_layout(work, dumped, archive, dump, base, provenance), warm, dump, provenance)
+    return BuildCandidate(make_layout(work, dumped, archive, dump, base, provenance), warm, dump, provenance)
 
 
 def check_recipe(recipe: Recipe, kind: Transport) -> None:
@@ -133,7 +135,7 @@ def check_recipe(recipe: Recipe, kind: Transport) -> None:
         raise RecipeError("a build on a cluster makes images that the runtime restores", hint="restore: [runtime]")
 
 
-def run_and_checkpoint(work: Work, place: Place, base: Base) -> Ran:
+def run_and_checkpoint(work: BuildContext, place: ClusterTarget, base: BaseImage) -> PodRun:
     """Run the pod, bring it to the state it is to be restored in, and fetch its checkpoint."""
     recipe, steps = work.recipe, work.steps
     manifest = make_build_pod(find_pod_spec(recipe, base), recipe.name, place.cluster.namespace)
@@ -152,17 +154,17 @@ def run_and_checkpoint(work: Work, place: Place, base: Base) -> Ran:
         with steps.step("helper"):
             helper = pod.enter_context(open_helper(place.cluster, running.pod.node, how.errand, writable=not how.keep))
             cpu_features = find_features(helper.read_cpuinfo())
-        return Ran(take_with(helper, running.pod, container, archive, how, steps), cold_s, cpu_features)
+        return PodRun(take_with(helper, running.pod, container, archive, how, steps), cold_s, cpu_features)
 
 
-def find_pod_spec(recipe: Recipe, base: Base) -> Block:
+def find_pod_spec(recipe: Recipe, base: BaseImage) -> Block:
     """What the pod of the build asks for, which is what pods that are restored are to ask for; the image is pinned."""
     assert base.source.reference is not None
     pinned = replace(base.source.reference, tag=None, digest=base.digest)
-    return make_pod_spec(Build(recipe.name, str(pinned), json.loads(recipe.document)["container"]))
+    return make_pod_spec(BuildInfo(recipe.name, str(pinned), json.loads(recipe.document)["container"]))
 
 
-def learn(work: Work, archive: Archive, base: Base, ran: Ran) -> Warm:
+def learn(work: BuildContext, archive: Archive, base: BaseImage, ran: PodRun) -> WarmState:
     """Find in the dump and the image what could not be looked at while the container ran.
 
     Raises:
@@ -175,7 +177,7 @@ def learn(work: Work, archive: Archive, base: Base, ran: Ran) -> Warm:
             brief = f"{len(connected)} connections were open at the checkpoint"
             raise PreflightError(brief, details=details, hint="close them before, or say `tcp: close` in the recipe")
         identity, programs = find_identity(archive.checkpoint_dir), find_programs(archive, base.layout)
-        return Warm(identity, ran.cold_s, programs, ran.cpu_features)
+        return WarmState(identity, ran.cold_s, programs, ran.cpu_features)
 
 
 def is_connected(one: Socket) -> bool:
@@ -183,7 +185,9 @@ def is_connected(one: Socket) -> bool:
     return one.kind == socket.SOCK_STREAM and one.state in _CONNECTED
 
 
-def describe(work: Work, cluster: Cluster, node_name: str, archive: Archive, warm: Warm, dump: Dump) -> Provenance:
+def describe(
+    work: BuildContext, cluster: Cluster, node_name: str, archive: Archive, warm: WarmState, dump: EditedDump
+) -> Provenance:
     """What the image is to say of how it was made."""
     node = cluster.request("GET", f"/api/v1/nodes/{quote(node_name, safe='')}").at("status", "nodeInfo")
     log = archive.find(DUMP_LOG)

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from warmstart.core.disk_space import reporting_full_disk
 from warmstart.core.errors import ArchiveError, CheckpointError, ClusterError, HostError, WarmstartError
 from warmstart.core.partial import write_beside
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.text import format_bytes
 from warmstart.core.undo import call_to_the_end, undoing, undoing_on_error
 from warmstart.core.workspace import open_workspace
@@ -63,7 +63,7 @@ class CheckpointOptions:
 
 
 @dataclass(frozen=True)
-class Taken:
+class FetchedCheckpoint:
     """A checkpoint that was taken and fetched.
 
     Attributes:
@@ -109,8 +109,8 @@ def find_target(cluster: Cluster, name: str, container: str | None) -> tuple[Pod
 
 
 def take_checkpoint(
-    cluster: Cluster, pod: Pod, container: ContainerState, archive: Path, options: CheckpointOptions, steps: Steps
-) -> Taken:
+    cluster: Cluster, pod: Pod, container: ContainerState, archive: Path, options: CheckpointOptions, steps: Progress
+) -> FetchedCheckpoint:
     """Take a checkpoint of a container and fetch it; `archive` appears whole or not at all.
 
     Raises:
@@ -130,9 +130,9 @@ def take_with(
     container: ContainerState,
     archive: Path,
     options: CheckpointOptions,
-    steps: Steps,
+    steps: Progress,
     deadline: float = math.inf,
-) -> Taken:
+) -> FetchedCheckpoint:
     """As `take_checkpoint`, with a helper that runs already; until `time.monotonic()` is `deadline`."""
     with steps.step("checkpoint"):
         asked, on_node = checkpoint_in_time(helper, pod, container.name, options, steps, deadline)
@@ -140,7 +140,7 @@ def take_with(
     leaving = undoing_on_error if options.keep else undoing
     with leaving(lambda: discard(helper, on_node, options, steps)), steps.step("fetch"):
         contents = fetch_archive(helper, on_node, archive, steps, deadline)
-    return Taken(
+    return FetchedCheckpoint(
         pod=pod,
         container=container,
         archive=archive,
@@ -153,7 +153,7 @@ def take_with(
 
 
 def checkpoint_in_time(
-    helper: Helper, pod: Pod, container: str, options: CheckpointOptions, steps: Steps, deadline: float
+    helper: Helper, pod: Pod, container: str, options: CheckpointOptions, steps: Progress, deadline: float
 ) -> tuple[float, str]:
     """As `checkpoint_at_rest`; what comes too late, or is not wanted any more when it comes, is removed from the node.
 
@@ -173,7 +173,7 @@ def checkpoint_in_time(
         raise CheckpointError(brief) from late
 
 
-def discard(helper: Helper, on_node: str, options: CheckpointOptions, steps: Steps) -> None:
+def discard(helper: Helper, on_node: str, options: CheckpointOptions, steps: Progress) -> None:
     """Remove an archive from the node; where it may not be or cannot be removed, say that it is there."""
     with contextlib.suppress(WarmstartError):
         if not options.keep:
@@ -188,7 +188,7 @@ def tell_where(node: str, on_node: str) -> str:
 
 
 def checkpoint_at_rest(
-    cluster: Cluster, pod: Pod, container: str, options: CheckpointOptions, steps: Steps, until: float
+    cluster: Cluster, pod: Pod, container: str, options: CheckpointOptions, steps: Progress, until: float
 ) -> tuple[float, str]:
     """As `ask_kubelet`, and when it was asked; again where a connection was open, such as of the kubelet's probe.
 
@@ -254,7 +254,7 @@ def _say(error: WarmstartError) -> str:
     return "\n".join([error.brief, *error.details])
 
 
-def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Steps, deadline: float = math.inf) -> Contents:
+def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Progress, deadline: float = math.inf) -> Contents:
     """Copy an archive from the node to `archive`, where it appears when all of it is there and was judged.
 
     Raises:

@@ -17,20 +17,20 @@ from functools import partial
 from pathlib import Path
 
 from warmstart.core.errors import ClusterError, WarmstartError
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.reference import Reference, parse_reference
 from warmstart.core.undo import call_to_the_end, undoing_on_error
-from warmstart.core.workers import Crew
+from warmstart.core.workers import WorkerPool
 from warmstart.kube.client import Cluster
 from warmstart.kube.helper import Helper, open_helper
 from warmstart.kube.pods import REPLICA_LABELS, ContainerState, Pod, list_cautions, make_copy, name_copy, place_pod
 from warmstart.kube.refusal import ignoring_absence
 from warmstart.node.session import Session
-from warmstart.pods.checkpoint import CheckpointOptions, Taken, take_with
+from warmstart.pods.checkpoint import CheckpointOptions, FetchedCheckpoint, take_with
 from warmstart.pods.save import (
-    Bench,
-    Restored,
-    Saved,
+    RestoredPod,
+    SaveContext,
+    SavedImage,
     SaveOptions,
     fetch_base,
     open_session,
@@ -47,7 +47,7 @@ AT_ONCE = 4
 
 
 @dataclass(frozen=True)
-class Migrated:
+class Migration:
     """A pod that was moved.
 
     Attributes:
@@ -58,15 +58,15 @@ class Migrated:
             what the old one did is lost, too.
     """
 
-    saved: Saved
-    restored: Restored
+    saved: SavedImage
+    restored: RestoredPod
     gap_s: float
     overlap_s: float
 
 
 def migrate_pod(
-    cluster: Cluster, pod: Pod, container: ContainerState, node: str, image: str, options: SaveOptions, steps: Steps
-) -> Migrated:
+    cluster: Cluster, pod: Pod, container: ContainerState, node: str, image: str, options: SaveOptions, steps: Progress
+) -> Migration:
     """Move a pod to a node.
 
     Args:
@@ -102,8 +102,12 @@ def check_movable(pod: Pod) -> None:
 
 
 def replace_pod(
-    cluster: Cluster, saved: Saved, place: Callable[[dict[str, object]], None], options: SaveOptions, steps: Steps
-) -> Migrated:
+    cluster: Cluster,
+    saved: SavedImage,
+    place: Callable[[dict[str, object]], None],
+    options: SaveOptions,
+    steps: Progress,
+) -> Migration:
     """Restore a saved pod where `place` puts it, and have the old one removed, which takes its time."""
     old, container = saved.taken.pod, saved.taken.container.name
     manifest = make_copy(saved.manifest, container, saved.name, name=name_copy(old.name))
@@ -113,7 +117,7 @@ def replace_pod(
     call_to_the_end(lambda: hand_over(cluster, old, restored.pod))
     with steps.step("hand over"):
         left = await_end(cluster, old)
-    return Migrated(saved, restored, restored.ready - saved.taken.asked, left - restored.ready)
+    return Migration(saved, restored, restored.ready - saved.taken.asked, left - restored.ready)
 
 
 def hand_over(cluster: Cluster, old: Pod, new: Pod) -> None:
@@ -138,7 +142,7 @@ def await_end(cluster: Cluster, old: Pod) -> float:
     return time.monotonic()
 
 
-def await_gone(cluster: Cluster, moved: Sequence[Migrated], steps: Steps) -> None:
+def await_gone(cluster: Cluster, moved: Sequence[Migration], steps: Progress) -> None:
     """Wait until the old pods are gone, and warn of those that are not in time, as when their node is gone."""
     deadline = time.monotonic() + GONE_S
     with steps.step("remove"):
@@ -154,7 +158,7 @@ def _find_replica_labels(pod: Pod) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Fate:
+class PodOutcome:
     """What became of a pod of a node that is to go away.
 
     Attributes:
@@ -165,8 +169,8 @@ class Fate:
     """
 
     pod: Pod
-    taken: Taken | None = None
-    migrated: Migrated | None = None
+    taken: FetchedCheckpoint | None = None
+    migrated: Migration | None = None
     error: WarmstartError | None = None
 
 
@@ -177,8 +181,8 @@ def drain_node(
     repository: str,
     deadline_s: float,
     options: SaveOptions,
-    steps: Steps,
-) -> tuple[Fate, ...]:
+    steps: Progress,
+) -> tuple[PodOutcome, ...]:
     """Save pods of a node while it is there, then restore them on others; in both, some at once.
 
     Before the deadline, all are checkpointed and fetched, and nothing else is done. Then they are restored. A pod that
@@ -204,14 +208,14 @@ def drain_node(
         raise ClusterError(f"no pod in the namespace {cluster.namespace} on the node {node} has the labels {selector}")
     with (
         open_session(options, steps) as session,
-        Crew(steps, len(pods), AT_ONCE) as restoring,
+        WorkerPool(steps, len(pods), AT_ONCE) as restoring,
         contextlib.ExitStack() as there,
         undoing_on_error(restoring.stop),
     ):
-        bases, restored = Bases(session, options), {}
+        bases, restored = BaseImages(session, options), {}
         with steps.step("helper"):
             helper = there.enter_context(open_helper(cluster, node, options.checkpoint.errand, writable=True))
-        saving = there.enter_context(Crew(steps, len(pods), AT_ONCE))
+        saving = there.enter_context(WorkerPool(steps, len(pods), AT_ONCE))
         with steps.step("checkpoint"):
             save = partial(save_in_time, helper, session.workspace, deadline, options.checkpoint)
             saved = [saving.submit(pod.name, partial(save, pod)) for pod in pods]
@@ -231,8 +235,8 @@ def drain_node(
 
 
 def save_in_time(
-    helper: Helper, workspace: Path, deadline: float, options: CheckpointOptions, pod: Pod, steps: Steps
-) -> Fate:
+    helper: Helper, workspace: Path, deadline: float, options: CheckpointOptions, pod: Pod, steps: Progress
+) -> PodOutcome:
     """Checkpoint a pod and fetch the archive, until `time.monotonic()` is `deadline`."""
     try:
         check_movable(pod)
@@ -245,11 +249,11 @@ def save_in_time(
         archive.parent.mkdir()
         taken = take_with(helper, pod, container, archive, options, steps, deadline)
     except WarmstartError as error:
-        return Fate(pod, error=error)
-    return Fate(pod, taken)
+        return PodOutcome(pod, error=error)
+    return PodOutcome(pod, taken)
 
 
-class Bases:
+class BaseImages:
     """The images that pods run: each is pulled once.
 
     Args:
@@ -261,9 +265,9 @@ class Bases:
         self._session = session
         self._options = options
         self._lock = threading.Lock()
-        self._benches: dict[tuple[str, str], Bench] = {}
+        self._benches: dict[tuple[str, str], SaveContext] = {}
 
-    def open_bench(self, directory: Path, container: ContainerState, steps: Steps) -> Bench:
+    def open_bench(self, directory: Path, container: ContainerState, steps: Progress) -> SaveContext:
         """As `fetch_base`; any thread may call it."""
         known_by = (container.image_id, container.image)
         with self._lock:
@@ -273,8 +277,8 @@ class Bases:
 
 
 def restore_elsewhere(
-    cluster: Cluster, bases: Bases, fate: Fate, target: Reference, options: SaveOptions, steps: Steps
-) -> Fate:
+    cluster: Cluster, bases: BaseImages, fate: PodOutcome, target: Reference, options: SaveOptions, steps: Progress
+) -> PodOutcome:
     """Restore a pod that was saved on any node but its own, and have the old one removed."""
     if fate.taken is None:
         return fate

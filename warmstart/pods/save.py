@@ -23,7 +23,7 @@ from warmstart.build.pipeline import pin_source
 from warmstart.build.publish import REGISTRY, Output, describe_output, publish_image
 from warmstart.core.errors import ArchiveError, ClusterError, ImageError, VerifyError
 from warmstart.core.privileges import Kind, Privilege
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.reference import Reference, Source, Transport, parse_reference, parse_source
 from warmstart.core.undo import undoing_on_error
 from warmstart.core.workspace import open_workspace
@@ -45,7 +45,7 @@ from warmstart.kube.recorded import list_pod_privileges
 from warmstart.kube.refusal import RefusedError
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
-from warmstart.pods.checkpoint import CheckpointOptions, Taken, take_checkpoint
+from warmstart.pods.checkpoint import CheckpointOptions, FetchedCheckpoint, take_checkpoint
 
 POD = f"{PREFIX}{POD_NOTE}"
 VERSION = f"{PREFIX}version"
@@ -75,7 +75,7 @@ class SaveOptions:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedImage:
     """A container that was saved.
 
     Attributes:
@@ -90,13 +90,13 @@ class Saved:
     name: str
     image: Image
     destination: str
-    taken: Taken
+    taken: FetchedCheckpoint
     closed: int
     manifest: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoredPod:
     """A pod that was restored.
 
     Attributes:
@@ -111,7 +111,7 @@ class Restored:
 
 
 @dataclass(frozen=True)
-class Bench:
+class SaveContext:
     """Where images are made: a session, and the base image in it.
 
     Attributes:
@@ -132,8 +132,8 @@ class Bench:
 
 
 def save_pod(
-    cluster: Cluster, pod: Pod, container: ContainerState, name: str, options: SaveOptions, steps: Steps
-) -> Saved:
+    cluster: Cluster, pod: Pod, container: ContainerState, name: str, options: SaveOptions, steps: Progress
+) -> SavedImage:
     """Save a container, which goes on, as an image.
 
     Raises:
@@ -151,7 +151,7 @@ def save_pod(
 
 
 @contextlib.contextmanager
-def open_session(options: SaveOptions, steps: Steps) -> Iterator[Session]:
+def open_session(options: SaveOptions, steps: Progress) -> Iterator[Session]:
     """A place to make images in."""
     with open_workspace("save") as workspace:
         with steps.step("tools"):
@@ -161,8 +161,8 @@ def open_session(options: SaveOptions, steps: Steps) -> Iterator[Session]:
 
 
 def fetch_base(
-    session: Session, directory: Path, container: ContainerState, options: SaveOptions, steps: Steps
-) -> Bench:
+    session: Session, directory: Path, container: ContainerState, options: SaveOptions, steps: Progress
+) -> SaveContext:
     """Get ready to make an image in `directory`: with what the container runs, without any checkpoint.
 
     Raises:
@@ -172,11 +172,11 @@ def fetch_base(
     base.mkdir(parents=True)
     source, digest = _pull_any(session, find_sources(container), pulled, options, steps)
     remove_checkpoint(pulled, base)
-    return Bench(session, directory, base, source, digest, read_image(pulled).manifest.config.digest)
+    return SaveContext(session, directory, base, source, digest, read_image(pulled).manifest.config.digest)
 
 
 def _pull_any(
-    session: Session, sources: Sequence[Source], layout: Path, options: SaveOptions, steps: Steps
+    session: Session, sources: Sequence[Source], layout: Path, options: SaveOptions, steps: Progress
 ) -> tuple[Source, str]:
     """Pull the first of these images that there is; where it was, and its digest."""
     for left, source in zip(reversed(range(len(sources))), sources, strict=True):
@@ -209,7 +209,7 @@ def find_sources(container: ContainerState) -> list[Source]:
     return found
 
 
-def check_base(bench: Bench, archive: Archive) -> None:
+def check_base(bench: SaveContext, archive: Archive) -> None:
     """See that the image that was pulled is the one that the container was made from: its name may be another's now.
 
     Raises:
@@ -221,7 +221,9 @@ def check_base(bench: Bench, archive: Archive) -> None:
         raise ImageError(f"{bench.source} is not the image any more that the container runs", hint=hint)
 
 
-def publish_saved(bench: Bench, taken: Taken, target: Reference, options: SaveOptions, steps: Steps) -> Saved:
+def publish_saved(
+    bench: SaveContext, taken: FetchedCheckpoint, target: Reference, options: SaveOptions, steps: Progress
+) -> SavedImage:
     """Make the image of a checkpoint, and put it where it is to go."""
     with steps.step("read checkpoint"):
         archive = extract_archive(taken.archive, bench.directory / "checkpoint")
@@ -247,10 +249,12 @@ def publish_saved(bench: Bench, taken: Taken, target: Reference, options: SaveOp
             plain_http=target.registry in options.plain_http,
             auth_file=options.auth_file,
         )
-    return Saved(str(target), image, describe_output(options.output, target), taken, closed, manifest)
+    return SavedImage(str(target), image, describe_output(options.output, target), taken, closed, manifest)
 
 
-def make_layout(bench: Bench, taken: Taken, archive: Archive, target: Reference, manifest: Mapping[str, Any]) -> Path:
+def make_layout(
+    bench: SaveContext, taken: FetchedCheckpoint, archive: Archive, target: Reference, manifest: Mapping[str, Any]
+) -> Path:
     """Make the image, as an OCI layout in the directory of the bench."""
     layout, addition, store = (bench.directory / name for name in ("layout", "addition", "buildah"))
     annotations = {
@@ -279,7 +283,7 @@ def find_mark(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Record:
+class PodRecord:
     """What an image says of the pod that it was saved from; anybody may have written it.
 
     Attributes:
@@ -304,7 +308,7 @@ class Record:
         return {**(spec.get("securityContext") or {}), **(found.get("securityContext") or {})}
 
 
-def read_record(source: Source, *, plain_http: bool = False, auth_file: Path | None = None) -> Record:
+def read_record(source: Source, *, plain_http: bool = False, auth_file: Path | None = None) -> PodRecord:
     """Read what an image says of its pod, from a registry or an oci-archive.
 
     Raises:
@@ -330,10 +334,10 @@ def read_record(source: Source, *, plain_http: bool = False, auth_file: Path | N
     if source.reference is None:
         why = "the image is pushed to this name, and the pod runs what is there"
         asked = [Privilege(Kind.IMAGE, str(reference), why), *asked]
-    return Record(manifest, container, reference, tuple(asked), digest)
+    return PodRecord(manifest, container, reference, tuple(asked), digest)
 
 
-def push_record(source: Source, record: Record, *, plain_http: bool, auth_file: Path | None) -> None:
+def push_record(source: Source, record: PodRecord, *, plain_http: bool, auth_file: Path | None) -> None:
     """Push an image from an oci-archive to where nodes will look for it.
 
     Raises:
@@ -352,8 +356,8 @@ def push_record(source: Source, record: Record, *, plain_http: bool, auth_file: 
 
 
 def restore_pod(
-    cluster: Cluster, manifest: Mapping[str, Any], container: str, ready_s: float, steps: Steps
-) -> Restored:
+    cluster: Cluster, manifest: Mapping[str, Any], container: str, ready_s: float, steps: Progress
+) -> RestoredPod:
     """Create a pod, and see it restored and ready; if it is not, it is removed again.
 
     Raises:
@@ -365,12 +369,12 @@ def restore_pod(
         pod = _create(cluster, manifest)
         with undoing_on_error(lambda: cluster.delete_pod(pod.namespace, pod.name, uid=pod.uid)):
             ready = await_ready(cluster, pod, ready_s, steps)
-            restored = Restored(ready, time.monotonic() - created, time.monotonic())
+            restored = RestoredPod(ready, time.monotonic() - created, time.monotonic())
             check_restored(cluster, ready, container)
     return restored
 
 
-def await_ready(cluster: Cluster, pod: Pod, timeout_s: float, steps: Steps) -> Pod:
+def await_ready(cluster: Cluster, pod: Pod, timeout_s: float, steps: Progress) -> Pod:
     """Wait until a pod is ready, and tell what it waits for.
 
     Raises:

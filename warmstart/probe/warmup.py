@@ -31,7 +31,7 @@ _STOP_GRACE_S = 2.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class WarmupProgress:
     """How far the steps are: `done` of `step.repeat` goes of the step at `index` (from 0)."""
 
     index: int
@@ -54,7 +54,7 @@ def run_steps(
     *,
     field: str = "warmup",
     pid: int = 1,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[WarmupProgress], None] | None = None,
 ) -> tuple[StepResult, ...]:
     """Carry out steps one after the other, each as often and as many at once as it says.
 
@@ -79,7 +79,7 @@ def _tell_pid(step: Step, pid: int) -> Step:
 
 
 @dataclass(frozen=True)
-class _Go:
+class _Attempt:
     """One repetition of a step, numbered from 1."""
 
     number: int
@@ -88,7 +88,7 @@ class _Go:
 
 
 def _run_step(
-    target: Target, step: Step, index: int, field: str, on_progress: Callable[[Progress], None] | None
+    target: Target, step: Step, index: int, field: str, on_progress: Callable[[WarmupProgress], None] | None
 ) -> StepResult:
     start = time.monotonic()
     goes_s: list[float] = []
@@ -99,29 +99,29 @@ def _run_step(
                 raise _failure(target, step, go, f"{field}[{index}]")
             goes_s.append(go.elapsed_s)
             if on_progress is not None:
-                on_progress(Progress(index, step, len(goes_s)))
+                on_progress(WarmupProgress(index, step, len(goes_s)))
     result = StepResult(step, time.monotonic() - start, tuple(goes_s))
     log.debug("%s[%d]: %d goes in %.2f s", field, index, step.repeat, result.elapsed_s)
     return result
 
 
-def _go(target: Target, step: Step, number: int, cancel: threading.Event | None = None) -> _Go:
+def _go(target: Target, step: Step, number: int, cancel: threading.Event | None = None) -> _Attempt:
     start = time.monotonic()
     outcome = perform(target, step.action, TimeLimit(step.timeout_s, cancel=cancel), drain=True)
-    return _Go(number, outcome, time.monotonic() - start)
+    return _Attempt(number, outcome, time.monotonic() - start)
 
 
-def _one_by_one(target: Target, step: Step) -> Generator[_Go, None, None]:
+def _one_by_one(target: Target, step: Step) -> Generator[_Attempt, None, None]:
     for number in range(1, step.repeat + 1):
         yield _go(target, step, number)
 
 
-def _at_once(target: Target, step: Step, workers: int) -> Generator[_Go, None, None]:
+def _at_once(target: Target, step: Step, workers: int) -> Generator[_Attempt, None, None]:
     """The goes as they end. When the iterator is closed, those that are under way are given up."""
     numbers: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(1, step.repeat + 1):
         numbers.put(number)
-    ended: queue.SimpleQueue[_Go | BaseException] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[_Attempt | BaseException] = queue.SimpleQueue()
     cancel = threading.Event()
 
     def work() -> None:
@@ -151,7 +151,7 @@ def _at_once(target: Target, step: Step, workers: int) -> Generator[_Go, None, N
             thread.join(max(0.0, give_up_at - time.monotonic()))
 
 
-def _failure(target: Target, step: Step, go: _Go, where: str) -> AppError:
+def _failure(target: Target, step: Step, go: _Attempt, where: str) -> AppError:
     brief = f"{where}, {describe(target, step.action)}: failed in go {go.number} of {step.repeat}: {go.outcome.seen}"
     hint = "a step must succeed every time: correct it, or give it more time"
     state = settle_state(target)

@@ -23,7 +23,7 @@ from support.cluster.program import ensure_kubernetes
 
 from warmstart.core import process
 from warmstart.core.workspace import open_workspace
-from warmstart.node.cache import Progress
+from warmstart.node.cache import Notify
 from warmstart.node.keeper import Bind
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
@@ -161,7 +161,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def open_cluster(cache: Path, *, nodes: int = 1, restore: bool = True, progress: Progress = print) -> Iterator[Cluster]:
+def open_cluster(cache: Path, *, nodes: int = 1, restore: bool = True, progress: Notify = print) -> Iterator[Cluster]:
     """Run a cluster for the length of a `with` block.
 
     Args:

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.cache import SUITE, Progress, as_host_error, bootstrap, key_of, make_once
+from warmstart.node.cache import SUITE, Notify, as_host_error, bootstrap, key_of, make_once
 from warmstart.node.session import enter
 
 SOURCES = Path(__file__).with_name("kubernetes")
@@ -28,7 +28,7 @@ go build -trimpath -o ../kubernetes -ldflags "-s -w -X $variables.gitVersion=v{V
 """
 
 
-def ensure_kubernetes(cache: Path, progress: Progress) -> Path:
+def ensure_kubernetes(cache: Path, progress: Notify) -> Path:
     """The program, made now if it is not in the cache yet (some minutes).
 
     Raises:
@@ -40,7 +40,7 @@ def ensure_kubernetes(cache: Path, progress: Progress) -> Path:
     return directory / "kubernetes"
 
 
-def _compile(into: Path, progress: Progress) -> None:
+def _compile(into: Path, progress: Notify) -> None:
     with open_workspace("kubernetes") as workspace:
         progress(f"cluster: a compiler, from Debian {SUITE}")
         bootstrap(workspace / "compiler", SUITE, PACKAGES, progress)

@@ -14,7 +14,7 @@ import pytest
 
 from warmstart.build import launched
 from warmstart.build.launched import (
-    LaunchedContainer,
+    LauncherContainer,
     Place,
     await_application,
     end_container,
@@ -60,8 +60,8 @@ class FakeContainer:
 PLACE = Place(Path("/programs"), Path("/state"))
 
 
-def make(container: FakeContainer) -> LaunchedContainer:
-    return LaunchedContainer(cast(Any, container), PLACE, "/work", 4711, 100)
+def make(container: FakeContainer) -> LauncherContainer:
+    return LauncherContainer(cast(Any, container), PLACE, "/work", 4711, 100)
 
 
 def test_the_launcher_is_told_whom_to_run_and_what():

@@ -11,11 +11,11 @@ from typing import Any, cast
 import pytest
 
 from warmstart.build import pipeline as build
-from warmstart.build.context import Options, Work
+from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.pipeline import await_ready, check_before_dump, check_user, find_source, has_directory, pin_source
 from warmstart.build.publish import Output
 from warmstart.core.errors import AppError, ImageError, PreflightError, RecipeError
-from warmstart.core.progress import Silent, Steps
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Source, Transport, parse_source
 from warmstart.dump.preflight.finding import Finding, Severity
 from warmstart.pods.build import build_in_cluster
@@ -31,17 +31,20 @@ def make_recipe(image: str = "base:1", source: Path | None = None, **fields: obj
 # Where the image goes
 
 
-def build_here(recipe: Recipe, options: Options, steps: Steps) -> object:
+def build_here(recipe: Recipe, options: BuildOptions, steps: Progress) -> object:
     return build.build_image(recipe, options, steps)
 
 
-def build_there(recipe: Recipe, options: Options, steps: Steps) -> object:
+def build_there(recipe: Recipe, options: BuildOptions, steps: Progress) -> object:
     return build_in_cluster(replace(recipe, restore=(Restorer.RUNTIME,)), options, cast(Any, None), steps)
 
 
 @pytest.mark.parametrize("run", [build_here, build_there])
 def test_an_output_that_cannot_be_written_is_found_before_anything_is_made(tmp_path, run):
-    options, steps = Options(Path("/nonexistent"), Output(Transport.OCI_ARCHIVE, tmp_path)), Steps(Silent())
+    options, steps = (
+        BuildOptions(Path("/nonexistent"), Output(Transport.OCI_ARCHIVE, tmp_path)),
+        Progress(SilentListener()),
+    )
     with pytest.raises(ImageError, match="cannot be written: it is a directory"):
         run(make_recipe(), options, steps)
     assert steps.durations_s == {}
@@ -134,7 +137,7 @@ def test_a_container_is_awaited_as_long_as_the_kubelet_would(monkeypatch):
 # Preflight
 
 
-class Recorder(Silent):
+class Recorder(SilentListener):
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
@@ -156,8 +159,8 @@ def check(monkeypatch: pytest.MonkeyPatch, *rounds: list[Finding], force: bool =
 
     monkeypatch.setattr(build, "check_processes", check_processes)
     recorder = Recorder()
-    options = Options(Path("cache"), force=force)
-    work = Work(make_recipe(), options, Steps(recorder), cast(Any, None))
+    options = BuildOptions(Path("cache"), force=force)
+    work = BuildContext(make_recipe(), options, Progress(recorder), cast(Any, None))
     check_before_dump(work, make_engine(Path("/proc")), make_running())
     return recorder, len(asked)
 

@@ -19,14 +19,14 @@ from warmstart.build.publish import (
     publish_image,
 )
 from warmstart.core.errors import ImageError, RecipeError, RegistryError
-from warmstart.core.progress import Silent, Steps
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Transport, parse_reference
 from warmstart.image.layout import read_image
 
 TARGET = parse_reference("registry.example.com/team/app:1-warm")
 
 
-class Recorder(Silent):
+class Recorder(SilentListener):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
@@ -73,7 +73,7 @@ def test_a_place_that_is_not_there_is_said_so_before_there_is_something_to_put(t
 def test_an_output_holds_the_image_under_its_name(layout, tmp_path, kind):
     output = parse_output(f"{kind}:{tmp_path}/out")
     image = read_image(layout)
-    publish_image(layout, image, TARGET, output, Steps(Silent()), report=b"{}")
+    publish_image(layout, image, TARGET, output, Progress(SilentListener()), report=b"{}")
     assert output.path is not None
     if kind == "oci":
         assert read_image(output.path, name=str(TARGET)).manifest.digest == image.manifest.digest
@@ -108,7 +108,7 @@ def test_a_registry_gets_the_tag_last(layout, registry_calls):
     recorder = Recorder()
     base = parse_reference("registry.example.com/base:1")
     options = {"mount_from": base, "plain_http": True, "auth_file": Path("auth.json")}
-    publish_image(layout, read_image(layout), TARGET, REGISTRY, Steps(recorder), report=b"{}", **options)
+    publish_image(layout, read_image(layout), TARGET, REGISTRY, Progress(recorder), report=b"{}", **options)
     push, attach, tag = registry_calls
     # By its digest: nobody who asks for the tag sees it yet.
     assert push == ("push", "registry.example.com/team/app", options)
@@ -123,7 +123,7 @@ def test_an_image_whose_report_is_refused_gets_no_tag(layout, registry_calls, mo
 
     monkeypatch.setattr(publish, "attach_report", refuse)
     with pytest.raises(RegistryError):
-        publish_image(layout, read_image(layout), TARGET, REGISTRY, Steps(Silent()), report=b"{}")
+        publish_image(layout, read_image(layout), TARGET, REGISTRY, Progress(SilentListener()), report=b"{}")
     assert [call[0] for call in registry_calls] == ["push"]
 
 

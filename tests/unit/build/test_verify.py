@@ -17,7 +17,7 @@ from warmstart.build import verify
 from warmstart.build.verify import Restore, verify_image, verify_source
 from warmstart.cli.main import default_cache
 from warmstart.core.errors import EngineError, ImageError, VerifyError
-from warmstart.core.progress import Silent, Steps
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source
 from warmstart.dump.proc.restrictions import Restrictions, read_restrictions
 from warmstart.node.tree import tree_path
@@ -32,7 +32,9 @@ def test_a_relative_path_starts_at_the_current_directory(tmp_path, monkeypatch):
     make_layout(tmp_path / "app", tar_of(entry("app", b"x")), annotations={})
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ImageError, match="warmstart did not make it"):
-        verify_source(parse_source("oci:app"), cache, (), None, Steps(Silent()), decide=lambda _, __, claimed: claimed)
+        verify_source(
+            parse_source("oci:app"), cache, (), None, Progress(SilentListener()), decide=lambda _, __, claimed: claimed
+        )
 
 
 # What counts as a restore
@@ -88,7 +90,9 @@ def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
         monkeypatch.setattr(verify, "start_engine", start_engine)
         monkeypatch.setattr(verify, "read_identity", read_identity)
         monkeypatch.setattr(verify, "wait_first_success", lambda *_, **__: None)
-        return verify_image(None, tmp_path, "app:1", CONTAINER, "identity", Steps(Silent()), restorers, restrictions)
+        return verify_image(
+            None, tmp_path, "app:1", CONTAINER, "identity", Progress(SilentListener()), restorers, restrictions
+        )
 
     return run
 

@@ -19,7 +19,7 @@ import click
 import pytest
 
 from warmstart import __version__
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.build.verify import Restore
 from warmstart.cli import main as cli
@@ -342,9 +342,9 @@ def test_a_recipe_from_an_image(warmstart, monkeypatch, option, http):
 
 
 def test_options_of_a_build(warmstart, monkeypatch, recipe, tmp_path):
-    asked: list[tuple[str, Options]] = []
+    asked: list[tuple[str, BuildOptions]] = []
 
-    def build_image(recipe: object, options: Options, steps: object) -> object:
+    def build_image(recipe: object, options: BuildOptions, steps: object) -> object:
         asked.append((recipe.image_name, options))
         raise EngineError("far enough")
 
@@ -354,7 +354,7 @@ def test_options_of_a_build(warmstart, monkeypatch, recipe, tmp_path):
     more += ["--network", "outside"]
     assert warmstart("build", recipe).status == EngineError.exit_code
     assert warmstart("build", recipe, *plain, *more, "-o", "oci-archive:x.tar").status == EngineError.exit_code
-    default = Options(cache=tmp_path / "cache")
+    default = BuildOptions(cache=tmp_path / "cache")
     assert asked == [
         ("registry.example.com/app:1-warm", default),
         (

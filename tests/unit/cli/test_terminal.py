@@ -24,7 +24,7 @@ from warmstart.cli.terminal import (
     show_error,
 )
 from warmstart.core.errors import HostError, WarmstartError
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.text import Section
 from warmstart.node.doctor import Check
 
@@ -37,7 +37,7 @@ def make_console(*, terminal: bool = False, width: int = 80) -> tuple[Console, i
     return Console(file=written, force_terminal=terminal, width=width, emoji=False, color_system=None), written
 
 
-def run_steps(steps: Steps) -> None:
+def run_steps(steps: Progress) -> None:
     with steps.step("pull"):
         steps.note("half of it")
         steps.warn("slow")
@@ -50,13 +50,13 @@ def run_steps(steps: Steps) -> None:
 
 def test_a_pipe_gets_only_warnings():
     console, written = make_console()
-    run_steps(Steps(TerminalListener(console, verbose=False)))
+    run_steps(Progress(TerminalListener(console, verbose=False)))
     assert written.getvalue() == "warning: slow\n"
 
 
 def test_a_pipe_gets_a_line_a_step_where_it_is_asked_for():
     console, written = make_console()
-    run_steps(Steps(TerminalListener(console, verbose=True)))
+    run_steps(Progress(TerminalListener(console, verbose=True)))
     lines = [line.split() for line in written.getvalue().splitlines()]
     assert [line[:2] for line in lines] == [["warning:", "slow"], ["✓", "pull"], ["✗", "start"]]
     assert "half of it" not in written.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warmstart.core.progress import Silent, Steps
+from warmstart.core.progress import Progress, SilentListener
 
 
 class Recorder:
@@ -27,7 +27,7 @@ class Recorder:
 
 def test_a_listener_is_told_of_all_in_order():
     recorder = Recorder()
-    steps = Steps(recorder)
+    steps = Progress(recorder)
     with steps.step("pull"):
         steps.note("half")
     with steps.step("start"):
@@ -48,7 +48,7 @@ def test_a_listener_is_told_of_all_in_order():
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 def test_a_step_that_fails_is_told_and_not_counted(error):
     recorder = Recorder()
-    steps = Steps(recorder)
+    steps = Progress(recorder)
     with pytest.raises(error), steps.step("pull"):
         raise error
     assert recorder.told == [("begin", "pull"), ("end", "pull", False)]
@@ -56,7 +56,7 @@ def test_a_step_that_fails_is_told_and_not_counted(error):
 
 
 def test_nobody_needs_to_listen():
-    steps = Steps(Silent())
+    steps = Progress(SilentListener())
     with steps.step("pull"):
         steps.note("half")
         steps.warn("slow")
@@ -67,7 +67,7 @@ def test_nobody_needs_to_listen():
 def test_steps_of_one_name_are_added_up(monkeypatch):
     clock = iter([0.0, 1.0, 1.0, 10.0, 12.5, 12.5])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    steps = Steps(Silent())
+    steps = Progress(SilentListener())
     for _ in range(2):
         with steps.step("image"):
             pass

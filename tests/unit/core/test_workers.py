@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from warmstart.core.progress import Silent, Steps
-from warmstart.core.workers import Crew, StoppedError
+from warmstart.core.progress import Progress, SilentListener
+from warmstart.core.workers import StoppedError, WorkerPool
 
 LIMIT_S = 20
 
 
-class Notes(Silent):
+class Notes(SilentListener):
     """Keeps what is told."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Notes(Silent):
 
 
 def test_results_and_errors_are_those_of_the_work():
-    with Crew(Steps(Silent()), 2, at_once=2) as crew:
+    with WorkerPool(Progress(SilentListener()), 2, at_once=2) as crew:
         good, bad = crew.submit("good", lambda _: 7), crew.submit("bad", lambda _: 1 // 0)
     assert good.result() == 7
     with pytest.raises(ZeroDivisionError):
@@ -38,13 +38,13 @@ def test_results_and_errors_are_those_of_the_work():
 def test_it_is_told_what_each_is_at():
     listener, both = Notes(), threading.Barrier(2)
 
-    def work(steps: Steps) -> None:
+    def work(steps: Progress) -> None:
         with steps.step("image"):
             both.wait(LIMIT_S)
         with steps.step("restore"):
             both.wait(LIMIT_S)
 
-    with Crew(Steps(listener), 2, at_once=2) as crew:
+    with WorkerPool(Progress(listener), 2, at_once=2) as crew:
         crew.submit("one", work)
         crew.submit("two", work)
     assert "0 of 2  one: image, two: image" in listener.notes or "0 of 2  two: image, one: image" in listener.notes
@@ -53,16 +53,16 @@ def test_it_is_told_what_each_is_at():
 
 def test_a_warning_names_who_has_it():
     listener = Notes()
-    with Crew(Steps(listener), 1, at_once=1) as crew:
+    with WorkerPool(Progress(listener), 1, at_once=1) as crew:
         crew.submit("one", lambda steps: steps.warn("is late"))
     assert listener.warnings == ["one: is late"]
 
 
-def note(steps: Steps) -> None:
+def note(steps: Progress) -> None:
     steps.note("still at it")
 
 
-def step(steps: Steps) -> None:
+def step(steps: Progress) -> None:
     with steps.step("again"):
         pass
 
@@ -71,7 +71,7 @@ def step(steps: Steps) -> None:
 def test_an_interruption_ends_what_has_begun_and_begins_nothing(go_on):
     begun, undone = threading.Event(), threading.Event()
 
-    def work(steps: Steps) -> None:
+    def work(steps: Progress) -> None:
         try:
             with steps.step("wait"):
                 begun.set()
@@ -82,7 +82,7 @@ def test_an_interruption_ends_what_has_begun_and_begins_nothing(go_on):
             undone.set()
 
     never: list[str] = []
-    with pytest.raises(KeyboardInterrupt), Crew(Steps(Silent()), 2, at_once=1) as crew:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), WorkerPool(Progress(SilentListener()), 2, at_once=1) as crew:  # noqa: PT012
         first = crew.submit("first", work)
         second = crew.submit("second", lambda _: never.append("begun"))
         assert begun.wait(LIMIT_S)

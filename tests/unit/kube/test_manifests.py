@@ -8,10 +8,10 @@ import pytest
 
 from warmstart.engine.cluster import make_build_pod
 from warmstart.kube.manifests import make_manifests, make_pod_spec, make_pre_pull, make_service, make_whole_patch
-from warmstart.kube.match import Build, find_changes
+from warmstart.kube.match import BuildInfo, find_changes
 from warmstart.kube.mismatch import list_warnings
 
-BUILD = Build(
+BUILD = BuildInfo(
     name="shop",
     image="registry.example.com/shop:1-warm",
     container={

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from warmstart.core.privileges import parse_privilege
-from warmstart.kube.match import Build, find_changes, list_settings
+from warmstart.kube.match import BuildInfo, find_changes, list_settings
 from warmstart.kube.mismatch import list_warnings
 
-BUILD = Build(
+BUILD = BuildInfo(
     name="shop",
     image="registry.example.com/shop:1-warm",
     container={
@@ -35,13 +35,13 @@ CONTAINER = {
 POD = {"automountServiceAccountToken": False, "securityContext": {"supplementalGroups": [3000, 2000]}}
 
 
-def changed(pod: dict | None = None, build: Build = BUILD, **container: object) -> dict[str, object]:
+def changed(pod: dict | None = None, build: BuildInfo = BUILD, **container: object) -> dict[str, object]:
     found = find_changes(build, {**POD, **(pod or {})}, {**copy.deepcopy(CONTAINER), **container})
     assert all(change.reason for change in found)
     return {".".join(change.keys): change.value for change in found}
 
 
-def warned(pod: dict | None = None, build: Build = BUILD, **container: object) -> list[str]:
+def warned(pod: dict | None = None, build: BuildInfo = BUILD, **container: object) -> list[str]:
     return list(list_warnings(build, {**POD, **(pod or {})}, {**copy.deepcopy(CONTAINER), **container}))
 
 
@@ -168,7 +168,7 @@ def test_the_token_is_left_to_other_containers(key) -> None:
 # What an image asks for is given to a pod only when its user says so
 
 
-def of_image(context: dict, *allowed: str, **more: object) -> Build:
+def of_image(context: dict, *allowed: str, **more: object) -> BuildInfo:
     container = {**BUILD.container, "securityContext": context, **more}
     return replace(BUILD, container=container, allowed=tuple(map(parse_privilege, allowed)))
 

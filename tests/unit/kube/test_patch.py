@@ -11,10 +11,10 @@ from ruamel.yaml import YAML
 
 from warmstart.core.errors import RecipeError
 from warmstart.core.yaml_document import read_documents
-from warmstart.kube.match import Build
+from warmstart.kube.match import BuildInfo
 from warmstart.kube.patch import patch_manifest
 
-BUILD = Build(
+BUILD = BuildInfo(
     name="shop",
     image="registry.example.com/shop:1-warm",
     container={
@@ -57,7 +57,7 @@ LAST = "# end\nkind: Other\n"
 FILE = f"{SERVICE}--- # next\n{WORKLOAD}---\n{LAST}"
 
 
-def patched(text: str, container: str | None = "shop", build: Build = BUILD):
+def patched(text: str, container: str | None = "shop", build: BuildInfo = BUILD):
     return patch_manifest(text.encode(), "shop.yaml", container, build)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from warmstart.core.errors import AppError, EngineError
 from warmstart.engine.target import ExecResult, State
-from warmstart.probe.warmup import Progress, run_steps
+from warmstart.probe.warmup import WarmupProgress, run_steps
 from warmstart.recipe.model import Exec, HttpGet, Step
 
 
@@ -88,7 +88,9 @@ def test_progress_is_told_after_each_go_in_the_callers_thread(local_target, conc
         [step, step],
         on_progress=lambda progress: told.append((progress, threading.current_thread())),
     )
-    assert [progress for progress, _ in told] == [Progress(index, step, done) for index in (0, 1) for done in (1, 2, 3)]
+    assert [progress for progress, _ in told] == [
+        WarmupProgress(index, step, done) for index in (0, 1) for done in (1, 2, 3)
+    ]
     assert {thread for _, thread in told} == {threading.current_thread()}
 
 

@@ -9,10 +9,10 @@ import pytest
 from warmstart.bench import run as bench
 from warmstart.bench.result import Load
 from warmstart.build import pipeline as build
-from warmstart.build.context import Options
+from warmstart.build.context import BuildOptions
 from warmstart.core.errors import PrivilegeError
 from warmstart.core.privileges import Privilege, parse_privilege
-from warmstart.core.progress import Silent, Steps
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.pods import build as build_kubernetes
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import SecurityContext
@@ -84,6 +84,10 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_begins_with_what_is_not_allowed(tmp_path, command):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    recipe, options, steps = load_recipe(tmp_path / "recipe.yaml"), Options(Path("/nonexistent")), Steps(Silent())
+    recipe, options, steps = (
+        load_recipe(tmp_path / "recipe.yaml"),
+        BuildOptions(Path("/nonexistent")),
+        Progress(SilentListener()),
+    )
     with pytest.raises(PrivilegeError, match=r"capability=SYS_MODULE$"):
         COMMANDS[command](recipe, options, steps)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from warmstart.build.result import Built
+from warmstart.build.result import BuildResult
 from warmstart.build.verify import Restore
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.core.text import format_bytes, format_seconds
 
 # Steps whose length is the application's or the network's doing, not warmstart's.
 NOT_OURS = ("tools", "pull", "ready", "warm up", "publish")
 
 
-def list_rows(built: Built, steps: Steps) -> list[tuple[str, str]]:
+def list_rows(built: BuildResult, steps: Progress) -> list[tuple[str, str]]:
     """Names and values, the most wanted first."""
     restored_s = median(restore.first_success_s for restore in built.restores)
     by_runtime = [restore for restore in built.restores if restore.launcher_ms is None]
@@ -46,7 +46,7 @@ def _list_restores(name: str, restores: Sequence[Restore]) -> Iterator[tuple[str
     yield name, value + (f"; of it the launcher {median(took):.0f} ms)" if took else ")")
 
 
-def _own_cost(steps: Steps) -> str:
+def _own_cost(steps: Progress) -> str:
     own = {name: seconds for name, seconds in steps.durations_s.items() if name not in NOT_OURS}
     parts = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in own.items())
     return f"{format_seconds(sum(own.values()))}: {parts}"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.build.result import Base, Built, Dump, Report, make_document, parse_report
+from warmstart.build.result import BaseImage, BuildResult, EditedDump, Report, make_document, parse_report
 from warmstart.build.verify import Restore
 from warmstart.cli.views.build import list_rows
 from warmstart.core.errors import ImageError
-from warmstart.core.progress import Silent, Steps
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source
 from warmstart.dump.edit.memory import MappedMemory
 from warmstart.image.annotations import Provenance
@@ -27,25 +27,25 @@ def descriptor(digit: int, size_bytes: int) -> Descriptor:
 
 
 @pytest.fixture
-def built() -> Built:
+def built() -> BuildResult:
     layers = (descriptor(1, 5 << 20), descriptor(2, 2 << 20), descriptor(3, 1 << 20))
     manifest = Manifest(descriptor(9, 1000), descriptor(8, 500), layers)
     memory = MappedMemory("/.warmstart/memory", 90 << 20, 0o100600, ())
-    return Built(
+    return BuildResult(
         name="registry.example.com/app:1-warm",
         destination="docker://registry.example.com/app:1-warm",
         cold_s=3.0,
         restores=(Restore("10.89.0.2", 0.1, 0.2), Restore("10.89.0.3", 0.2, 0.4)),
-        dump=Dump(100 << 20, 2, memory, Path("memory")),
+        dump=EditedDump(100 << 20, 2, memory, Path("memory")),
         image=Image(manifest, Config(Platform("linux", "amd64"))),
-        base=Base(parse_source("registry.example.com/app:1"), "sha256:base", Path("base"), layers=1),
+        base=BaseImage(parse_source("registry.example.com/app:1"), "sha256:base", Path("base"), layers=1),
         provenance=Provenance("0.1", "4.2.1", "cri-o 1.36.3", "6.18", "amd64", "identity", "a recipe", "{}"),
     )
 
 
 @pytest.fixture
-def steps() -> Steps:
-    steps = Steps(Silent())
+def steps() -> Progress:
+    steps = Progress(SilentListener())
     steps.durations_s.update({"tools": 100.0, "pull": 5.0, "preflight": 0.2, "ready": 9.0, "checkpoint": 1.5})
     steps.warnings.append("careful")
     return steps
