@@ -48,22 +48,22 @@ FROM, TO = 1, 4
 READY_S, GONE_S, POLL_S = 300.0, 60.0, 0.02
 
 
-def make_deployments(cluster: Cluster, cache: Path, steps: Progress) -> dict[str, Block]:
+def make_deployments(cluster: Cluster, cache: Path, progress: Progress) -> dict[str, Block]:
     """The same Deployment of the base image, and of a warm one for each restorer."""
-    tree = ensure_tree(cache, steps.note)
-    with steps.step("base image"), open_workspace("bench") as workspace, enter(tree, workspace) as session:
+    tree = ensure_tree(cache, progress.note)
+    with progress.step("base image"), open_workspace("bench") as workspace, enter(tree, workspace) as session:
         base = push_image(cluster, session, BASE, "java-app:1.0")
-    deployments = {restorer.value: deploy_restored(cluster, cache, restorer, steps) for restorer in Restorer}
+    deployments = {restorer.value: deploy_restored(cluster, cache, restorer, progress) for restorer in Restorer}
     cold = copy.deepcopy(deployments[Restorer.RUNTIME])
     cold["spec"]["template"]["spec"]["containers"][0]["image"] = base
     return {COLD: cold, **deployments}
 
 
-def deploy_restored(cluster: Cluster, cache: Path, restorer: Restorer, steps: Progress) -> Block:
+def deploy_restored(cluster: Cluster, cache: Path, restorer: Restorer, progress: Progress) -> Block:
     """A Deployment of an image that is restored by this restorer alone."""
     name = f"{cluster.registry}/java-app:{restorer}"
     recipe = load_recipe(RECIPE, overrides=[*SMALL, f"restore=[{restorer}]"], tag=name)
-    build_image(recipe, BuildOptions(cache, plain_http=(cluster.registry,)), steps)
+    build_image(recipe, BuildOptions(cache, plain_http=(cluster.registry,)), progress)
     return make_deployment(read_build(name, plain_http=(cluster.registry,)).build, "java-app")
 
 
@@ -115,15 +115,15 @@ def time_scaling(api: Api, deployment: Block) -> float:
 def main(rounds: int, cache_dir: Path) -> None:
     """Measure all ways, and print what a cold start takes of each."""
     console, cache = Console(), cache_dir.absolute()
-    steps = Progress(TerminalListener(console, verbose=True))
+    progress = Progress(TerminalListener(console, verbose=True))
     took_s: dict[str, list[float]] = {}
-    with open_cluster(cache, progress=steps.note) as cluster:
+    with open_cluster(cache, progress=progress.note) as cluster:
         os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
-        deployments = make_deployments(cluster, cache, steps)
+        deployments = make_deployments(cluster, cache, progress)
         with connect_cluster() as api:
             for number in range(rounds + 1):
                 for way, deployment in deployments.items():
-                    with steps.step(f"{way} {number or 'first'}"):
+                    with progress.step(f"{way} {number or 'first'}"):
                         seconds = time_scaling(api, deployment)
                     if number:
                         took_s.setdefault(way, []).append(seconds)

@@ -68,7 +68,7 @@ class Run:
     console: Console
     directory: Path
 
-    def steps(self) -> Progress:
+    def progress(self) -> Progress:
         """Steps that are shown as they happen."""
         return Progress(TerminalListener(self.console, verbose=True))
 
@@ -81,14 +81,14 @@ class Run:
 
 def measure_spring(run: Run) -> tuple[list[Row], Bench]:
     """The Spring Boot example, with the memory of a middling service."""
-    recipe, load, steps = with_live_data(80, 384, "1Gi"), Load(run.rounds, requests=REQUESTS), run.steps()
-    with open_subject(recipe, load, run, steps) as (session, subject):
-        bench = measure(session, subject, load, steps)
+    recipe, load, progress = with_live_data(80, 384, "1Gi"), Load(run.rounds, requests=REQUESTS), run.progress()
+    with open_subject(recipe, load, run, progress) as (session, subject):
+        bench = measure(session, subject, load, progress)
         run.keep("spring", bench)
         rows = [*list_start_rows(bench), list_latency_row(bench)]
-        with steps.step("pull and start"):
-            cold_s, restored_s = compare_pulls(session, subject, max(3, run.rounds // 4), steps.note)
-        with steps.step("pack as upstream"):
+        with progress.step("pull and start"):
+            cold_s, restored_s = compare_pulls(session, subject, max(3, run.rounds // 4), progress.note)
+        with progress.step("pack as upstream"):
             theirs = pack_upstream(session, subject.archive, recipe.name)
         packing = list_packing_rows(f"Spring Boot, {format_bytes(bench.pages_bytes)}", theirs, describe_ours(subject))
     what = f"pull over 1 Gb/s and restore ({format_seconds(restored_s)}) ÷ pull and cold ({format_seconds(cold_s)})"
@@ -108,8 +108,8 @@ def measure_packing(run: Run) -> list[Row]:
 
 def pack_both(recipe: Recipe, run: Run) -> tuple[Packed, Packed]:
     """An image of ours, and one of the same checkpoint as others make it."""
-    steps = run.steps()
-    with open_subject(recipe, Load(), run, steps) as (session, subject), steps.step("pack as upstream"):
+    progress = run.progress()
+    with open_subject(recipe, Load(), run, progress) as (session, subject), progress.step("pack as upstream"):
         return describe_ours(subject), pack_upstream(session, subject.archive, recipe.name)
 
 
@@ -123,16 +123,16 @@ def describe_ours(subject: Subject) -> Packed:
 
 def measure_large(run: Run, spring: Bench) -> list[Row]:
     """The same with a heap of 2 GB: how long a restore takes, and what many replicas take of the node."""
-    recipe, load, steps = with_live_data(1900, 2800, "4Gi"), Load(max(3, run.rounds // 2)), run.steps()
-    with open_subject(recipe, load, run, steps) as (session, subject):
-        bench = measure(session, subject, load, steps)
+    recipe, load, progress = with_live_data(1900, 2800, "4Gi"), Load(max(3, run.rounds // 2)), run.progress()
+    with open_subject(recipe, load, run, progress) as (session, subject):
+        bench = measure(session, subject, load, progress)
         run.keep("large", bench)
-        with steps.step(f"{REPLICAS} replicas"), start_engine(session, "replicas", subnet=SUBNET) as engine:
+        with progress.step(f"{REPLICAS} replicas"), start_engine(session, "replicas", subnet=SUBNET) as engine:
             import_images(engine, subject, COLD, MAPPED)
             ready = start_at_once(engine, subject, MAPPED, REPLICAS)
             read = start_at_once(engine, subject, MAPPED, REPLICAS, on_ready=read_all)
             cold = start_at_once(engine, subject, COLD, 1)
-        with steps.step("pack as upstream"):
+        with progress.step("pack as upstream"):
             theirs = pack_upstream(session, subject.archive, recipe.name)
         packing = list_packing_rows("2 GB heap", theirs, describe_ours(subject))
     plain_s, mapped_s = find(bench, PLAIN).total.median, find(bench, MAPPED).total.median
@@ -155,7 +155,7 @@ def measure_self(run: Run) -> list[Row]:
     """Images that restore themselves: the memory of a middling service, and a heap of 2 GB."""
     rows: list[Row] = []
     for name, recipe in (("self", with_live_data(80, 384, "1Gi")), ("self-large", with_live_data(1900, 2800, "4Gi"))):
-        compared = compare_restorers(recipe, run.options, run.rounds, run.steps())
+        compared = compare_restorers(recipe, run.options, run.rounds, run.progress())
         compared.write(run.directory / f"{name}.json")
         rows += list_self_rows(compared)
     return rows
@@ -180,10 +180,10 @@ def list_self_rows(compared: Comparison) -> list[Row]:
 
 def measure_at_once(run: Run) -> list[Row]:
     """A small service, restored many times at once."""
-    recipe, steps = load_recipe(SMALL), run.steps()
-    with open_subject(recipe, Load(), run, steps) as (session, subject):
+    recipe, progress = load_recipe(SMALL), run.progress()
+    with open_subject(recipe, Load(), run, progress) as (session, subject):
         way = subject.candidates[-1].way.name
-        with steps.step(f"{AT_ONCE} replicas"), start_engine(session, "replicas", subnet=SUBNET) as engine:
+        with progress.step(f"{AT_ONCE} replicas"), start_engine(session, "replicas", subnet=SUBNET) as engine:
             import_images(engine, subject, way)
             burst = start_at_once(engine, subject, way, AT_ONCE)
     what = f"{AT_ONCE} restores of a small service at once ({describe(burst)}): failures"
@@ -191,12 +191,12 @@ def measure_at_once(run: Run) -> list[Row]:
 
 
 @contextlib.contextmanager
-def open_subject(recipe: Recipe, load: Load, run: Run, steps: Progress) -> Iterator[tuple[Session, Subject]]:
+def open_subject(recipe: Recipe, load: Load, run: Run, progress: Progress) -> Iterator[tuple[Session, Subject]]:
     """The images of a recipe, on a node of their own."""
     source = build.find_source(recipe)
-    with open_session(source, run.options, steps) as session:
+    with open_session(source, run.options, progress) as session:
         action = find_request(recipe) if load.requests else None
-        yield session, make_images(BuildContext(recipe, run.options, steps, session), source, load, action)
+        yield session, make_images(BuildContext(recipe, run.options, progress, session), source, load, action)
 
 
 def import_images(engine: LocalEngine, subject: Subject, *ways: str) -> None:

@@ -88,29 +88,29 @@ class Comparison:
         path.write_text(json.dumps({"pagesBytes": self.pages_bytes, "ways": figures}, indent=1))
 
 
-def compare_restorers(recipe: Recipe, options: BuildOptions, rounds: int, steps: Progress) -> Comparison:
+def compare_restorers(recipe: Recipe, options: BuildOptions, rounds: int, progress: Progress) -> Comparison:
     """Make an image for each restorer, and start both and the base image in turn, `rounds` times each.
 
     Raises:
         WarmstartError: a step failed, or an image was not started as it was to be.
     """
     source = build.find_source(recipe)
-    with open_session(source, options, steps) as session:
-        work = BuildContext(recipe, options, steps, session)
-        base = build.fetch_base(work, source)
-        made = {restorer: _make(work, base, restorer) for restorer in Restorer}
+    with open_session(source, options, progress) as session:
+        context = BuildContext(recipe, options, progress, session)
+        base = build.fetch_base(context, source)
+        made = {restorer: _make(context, base, restorer) for restorer in Restorer}
         ways = [Starts(f"{IMAGE}:cold", recipe.container)]
         for restorer in Restorer:
             container = recipe.container
             if restorer is Restorer.SELF:
                 container = replace(container, command=(), args=())  # they are in the image
             ways.append(Starts(f"{IMAGE}:{restorer}", container, made[restorer].warm.identity, restorer))
-        with start_engine(session, "restorers", subnet=SUBNET) as engine, steps.step("starts"):
+        with start_engine(session, "restorers", subnet=SUBNET) as engine, progress.step("starts"):
             layouts = (base.layout, *(each.layout for each in made.values()))
             for way, layout in zip(ways, layouts, strict=True):
                 engine.import_image(layout, way.image)
             for number in range(rounds):
-                steps.note(f"round {number + 1} of {rounds}")
+                progress.note(f"round {number + 1} of {rounds}")
                 turn = number % len(ways)
                 for way in (*ways[turn:], *ways[:turn]):
                     way.start(engine, f"start-{number}")
@@ -118,14 +118,14 @@ def compare_restorers(recipe: Recipe, options: BuildOptions, rounds: int, steps:
         return Comparison(made[Restorer.SELF].dump.pages_bytes, cold, runtime, itself)
 
 
-def _make(work: BuildContext, base: BaseImage, restorer: Restorer) -> BuildCandidate:
+def _make(context: BuildContext, base: BaseImage, restorer: Restorer) -> BuildCandidate:
     """Make the image for one restorer, in a directory of its own."""
-    directory = work.workspace / restorer
+    directory = context.workspace / restorer
     directory.mkdir()
     own = replace(
-        work,
-        recipe=replace(work.recipe, restore=(restorer,), image_name=f"{IMAGE}:{restorer}"),
-        session=replace(work.session, workspace=directory),
+        context,
+        recipe=replace(context.recipe, restore=(restorer,), image_name=f"{IMAGE}:{restorer}"),
+        session=replace(context.session, workspace=directory),
     )
     make = build.make_self_restoring if restorer is Restorer.SELF else build.make_restored
     with build.open_engine(own, None) as engine:

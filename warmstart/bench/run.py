@@ -74,7 +74,7 @@ class Subject:
     archive: Path | None = None
 
 
-def bench_recipe(recipe: Recipe, options: BuildOptions, load: Load, steps: Progress) -> Bench:
+def bench_recipe(recipe: Recipe, options: BuildOptions, load: Load, progress: Progress) -> Bench:
     """Measure what restoring gains a recipe: one checkpoint, restored as it is, and with its memory mapped.
 
     Nothing is published.
@@ -85,12 +85,12 @@ def bench_recipe(recipe: Recipe, options: BuildOptions, load: Load, steps: Progr
     require_host_privileges(recipe.container.security_context, options.allowed)
     source = build.find_source(recipe)
     action = find_request(recipe) if load.requests else None
-    with open_session(source, options, steps) as session:
-        subject = make_images(BuildContext(recipe, options, steps, session), source, load, action)
-        return measure(session, subject, load, steps)
+    with open_session(source, options, progress) as session:
+        subject = make_images(BuildContext(recipe, options, progress, session), source, load, action)
+        return measure(session, subject, load, progress)
 
 
-def bench_source(source: Source, options: BuildOptions, load: Load, steps: Progress, *, decide: Decide) -> Bench:
+def bench_source(source: Source, options: BuildOptions, load: Load, progress: Progress, *, decide: Decide) -> Bench:
     """Measure what restoring gains an image that warmstart built, against the base image that it was built on.
 
     Raises:
@@ -98,20 +98,20 @@ def bench_source(source: Source, options: BuildOptions, load: Load, steps: Progr
         PrivilegeError: it asks for more than its user allows; see `decide` of `verify_source`.
         WarmstartError: a step failed, or one of the ways of starting never succeeded.
     """
-    with open_session(source, options, steps) as session:
+    with open_session(source, options, progress) as session:
         layout = session.workspace / "layout"
         access = find_access(session, source, options.plain_http, options.auth_file)
-        with steps.step("pull"):
-            copy_image(session, str(source), f"oci:{layout}", access=access, on_line=steps.note)
-        return measure(session, find_subject(source, layout, decide), load, steps)
+        with progress.step("pull"):
+            copy_image(session, str(source), f"oci:{layout}", access=access, on_line=progress.note)
+        return measure(session, find_subject(source, layout, decide), load, progress)
 
 
 @contextlib.contextmanager
-def open_session(source: Source, options: BuildOptions, steps: Progress) -> Iterator[Session]:
+def open_session(source: Source, options: BuildOptions, progress: Progress) -> Iterator[Session]:
     """The embedded node, which sees what `source` is read from."""
     with open_workspace("bench", keep_evidence=options.keep) as workspace:
-        with steps.step("tools"):
-            tree = ensure_tree(options.cache, steps.note, steps.warn)
+        with progress.step("tools"):
+            tree = ensure_tree(options.cache, progress.note, progress.warn)
         with (
             enter(tree, workspace, binds=find_binds(source)) as node,
             connect_network(node, options.network) as session,
@@ -119,22 +119,22 @@ def open_session(source: Source, options: BuildOptions, steps: Progress) -> Iter
             yield session
 
 
-def make_images(work: BuildContext, source: Source, load: Load, action: HttpGet | None) -> Subject:
+def make_images(context: BuildContext, source: Source, load: Load, action: HttpGet | None) -> Subject:
     """Run and checkpoint a recipe's container, time requests in it, and make images of the one checkpoint."""
-    recipe, base = work.recipe, build.fetch_base(work, source)
+    recipe, base = context.recipe, build.fetch_base(context, source)
     batches: list[tuple[float, ...]] = []
 
     def time_batches(running: CriContainer) -> None:
         if action is not None:
-            with work.steps.step("requests"):
+            with context.progress.step("requests"):
                 batches.extend(time_requests(running, action, load.requests) for _ in range(load.rounds))
 
-    with build.open_engine(work, None) as engine:
-        dumped = build.run_and_checkpoint(work, engine, base, time_batches)
-        plain, dump = _make_image(work, engine, base, dumped, PLAIN)
+    with build.open_engine(context, None) as engine:
+        dumped = build.run_and_checkpoint(context, engine, base, time_batches)
+        plain, dump = _make_image(context, engine, base, dumped, PLAIN)
         candidates, notes = [Candidate(Way(COLD, f"{IMAGE}:{COLD}"), base.layout), plain], []
         if recipe.mapped is not Mapped.NONE:
-            mapped, dump = _make_image(work, engine, base, dumped, MAPPED)
+            mapped, dump = _make_image(context, engine, base, dumped, MAPPED)
             if dump.memory_file:
                 candidates.append(mapped)
         if len(candidates) == 2:
@@ -184,7 +184,7 @@ def find_subject(source: Source, layout: Path, decide: Decide) -> Subject:
     return Subject(str(source), recipe, candidates, edits["dumpedBytes"])
 
 
-def measure(session: Session, subject: Subject, load: Load, steps: Progress) -> Bench:
+def measure(session: Session, subject: Subject, load: Load, progress: Progress) -> Bench:
     """Start each image in turn, as often as asked for, and all at once.
 
     Raises:
@@ -193,19 +193,19 @@ def measure(session: Session, subject: Subject, load: Load, steps: Progress) -> 
     began, load_before = datetime.now(UTC), os.getloadavg()[0]
     action = find_request(subject.recipe) if load.requests else None
     with start_engine(session, "bench", subnet=SUBNET) as engine:
-        with steps.step("import"):
-            import_s = [_time(engine.import_image, c.layout, c.way.image, steps.note) for c in subject.candidates]
+        with progress.step("import"):
+            import_s = [_time(engine.import_image, c.layout, c.way.image, progress.note) for c in subject.candidates]
         tallies = [_Tally(candidate.way) for candidate in subject.candidates]
-        with steps.step("starts"):
+        with progress.step("starts"):
             for number in range(load.rounds):
                 turn = number % len(tallies)
                 for tally in (*tallies[turn:], *tallies[:turn]):
-                    steps.note(f"round {number + 1} of {load.rounds}: {tally.way.name}")
+                    progress.note(f"round {number + 1} of {load.rounds}: {tally.way.name}")
                     tally.start(engine, subject.recipe.container, f"{tally.way.name}-{number}", load.requests, action)
         for tally in tallies:
             tally.check()
         notes = list(subject.notes)
-        with steps.step("replicas") if load.replicas else contextlib.nullcontext():
+        with progress.step("replicas") if load.replicas else contextlib.nullcontext():
             bursts = [_start_many(engine, tally, subject.recipe.container, load.replicas, notes) for tally in tallies]
         machine = _describe_machine(session, engine, load_before)
     series = tuple(
@@ -263,21 +263,21 @@ def _start_many(
 
 
 def _make_image(
-    work: BuildContext, engine: LocalEngine, base: BaseImage, dumped: RuntimeCheckpoint, name: str
+    context: BuildContext, engine: LocalEngine, base: BaseImage, dumped: RuntimeCheckpoint, name: str
 ) -> tuple[Candidate, EditedDump]:
     """Make one image of a checkpoint, in a directory of its own, and leave the checkpoint as it was."""
-    directory = work.workspace / name
+    directory = context.workspace / name
     directory.mkdir()
     own_archive = directory / dumped.archive.name
     os.link(dumped.archive, own_archive)
     own = replace(
-        work,
+        context,
         recipe=replace(
-            work.recipe,
+            context.recipe,
             image_name=f"{IMAGE}:{name}",
-            mapped=work.recipe.mapped if name == MAPPED else Mapped.NONE,
+            mapped=context.recipe.mapped if name == MAPPED else Mapped.NONE,
         ),
-        session=replace(work.session, workspace=directory),
+        session=replace(context.session, workspace=directory),
     )
     archive = assemble.read_archive(own, own_archive)
     began = time.monotonic()

@@ -37,30 +37,30 @@ from warmstart.node.session import Session
 from warmstart.recipe.model import Mapped
 
 
-def read_archive(work: BuildContext, file: Path) -> Archive:
+def read_archive(context: BuildContext, file: Path) -> Archive:
     """Unpack the archive; it is not needed any more afterwards."""
-    with work.steps.step("read checkpoint"):
-        archive = extract_archive(file, work.workspace / "checkpoint")
+    with context.progress.step("read checkpoint"):
+        archive = extract_archive(file, context.workspace / "checkpoint")
         file.unlink()
     return archive
 
 
-def edit_dump(work: BuildContext, dumped: RuntimeCheckpoint, archive: Archive, memory: str = MEMORY) -> EditedDump:
+def edit_dump(context: BuildContext, dumped: RuntimeCheckpoint, archive: Archive, memory: str = MEMORY) -> EditedDump:
     """Make of the dump one that restores under any address, and whose memory is mapped from a file of the image."""
     directory = archive.checkpoint_dir
-    with work.steps.step("edit dump"):
+    with context.progress.step("edit dump"):
         if not free_cgroups(directory):
-            work.steps.warn("processes are in several cgroups: the image restores only on nodes with cgroup v1")
-        return edit_images(work, directory, dumped.warm, memory)
+            context.progress.warn("processes are in several cgroups: the image restores only on nodes with cgroup v1")
+        return edit_images(context, directory, dumped.warm, memory)
 
 
-def edit_launched(work: BuildContext, launched: SelfCheckpoint) -> EditedDump:
+def edit_launched(context: BuildContext, launched: SelfCheckpoint) -> EditedDump:
     """The same, of a dump that the launcher made; its manifest is brought up to date."""
-    directory, signal = launched.directory / "checkpoint", work.recipe.restored_signal
+    directory, signal = launched.directory / "checkpoint", context.recipe.restored_signal
     identity = launched.identity
-    with work.steps.step("edit dump"):
-        raise_on_errors(check_filters(directory), force=work.options.force)
-        dump = edit_images(work, directory, launched.warm, MEMORY)
+    with context.progress.step("edit dump"):
+        raise_on_errors(check_filters(directory), force=context.options.force)
+        dump = edit_images(context, directory, launched.warm, MEMORY)
         link_environment(launched.directory, add_environment(directory))
         forget_directory_modes(directory)
         forget_owners(directory)
@@ -71,21 +71,21 @@ def edit_launched(work: BuildContext, launched: SelfCheckpoint) -> EditedDump:
     return dump
 
 
-def edit_images(work: BuildContext, directory: Path, warm: WarmState, name: str) -> EditedDump:
+def edit_images(context: BuildContext, directory: Path, warm: WarmState, name: str) -> EditedDump:
     """Close the sockets in a dump, and move its memory to a file, which is to have that name in the image."""
-    memory_file = work.workspace / Path(name).name
+    memory_file = context.workspace / Path(name).name
     pages_bytes = sum_pages_bytes(directory)
-    sockets = close_sockets(directory, established=work.recipe.close_tcp)
+    sockets = close_sockets(directory, established=context.recipe.close_tcp)
     forget_parent_death(directory)
     policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(warm.programs), Mapped.NONE: choose_none}
-    choose = policies[work.recipe.mapped]
+    choose = policies[context.recipe.mapped]
     memory = map_memory(directory, memory_file, path_in_image=f"/{name}", choose=choose)
     return EditedDump(pages_bytes, len(sockets), memory, memory_file if memory.size_bytes else None)
 
 
-def describe(work: BuildContext, engine: LocalEngine, warm: WarmState, dump: EditedDump) -> Provenance:
+def describe(context: BuildContext, engine: LocalEngine, warm: WarmState, dump: EditedDump) -> Provenance:
     """What the image is to say of how it was made."""
-    criu = work.session.run(["criu", "--version"], timeout_s=10).stdout
+    criu = context.session.run(["criu", "--version"], timeout_s=10).stdout
     return Provenance(
         version=__version__,
         criu=criu.split()[-1],
@@ -93,7 +93,7 @@ def describe(work: BuildContext, engine: LocalEngine, warm: WarmState, dump: Edi
         kernel=platform.release(),
         architecture=find_host_platform().architecture,
         identity=warm.identity,
-        recipe=work.recipe.document,
+        recipe=context.recipe.document,
         edits=json.dumps(dump.edits),
     )
 
@@ -119,7 +119,7 @@ def pack_launched(launched: SelfCheckpoint, dump: EditedDump, layout: Path) -> l
 
 
 def make_layout(
-    work: BuildContext,
+    context: BuildContext,
     dumped: RuntimeCheckpoint,
     archive: Archive,
     dump: EditedDump,
@@ -132,18 +132,18 @@ def make_layout(
 
     `below` are layers under those of the checkpoint, and `run` is how it is started; as the base image when None.
     """
-    layout, addition, store = (work.workspace / name for name in ("layout", "addition", "buildah"))
-    container = work.recipe.container
-    annotations = {CHECKPOINT_NAME: work.recipe.name, **annotate(base, dumped.warm, provenance)}
-    with work.steps.step("image"):
-        prepare_checkpoint(archive, str(parse_reference(work.recipe.image_name)))
+    layout, addition, store = (context.workspace / name for name in ("layout", "addition", "buildah"))
+    container = context.recipe.container
+    annotations = {CHECKPOINT_NAME: context.recipe.name, **annotate(base, dumped.warm, provenance)}
+    with context.progress.step("image"):
+        prepare_checkpoint(archive, str(parse_reference(context.recipe.image_name)))
         if not dumped.has_tmp and container.security_context.read_only_root_filesystem:
             add_tmp(archive.root)
-        open_buildah(work.session, store).make_image(
+        open_buildah(context.session, store).make_image(
             archive.root,
             f"oci:{addition}",
             annotations=annotations,
-            labels=work.recipe.labels,
+            labels=context.recipe.labels,
             cmd=container.command + container.args or None,
         )
         layers = list(below)

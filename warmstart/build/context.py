@@ -48,7 +48,7 @@ class BuildContext:
 
     recipe: Recipe
     options: BuildOptions
-    steps: Progress
+    progress: Progress
     session: Session
 
     @property

@@ -91,7 +91,7 @@ CLOSING_S = 3.0
 PLAIN_LAYERS = (Transport.CONTAINERS_STORAGE, Transport.DOCKER_DAEMON, Transport.DOCKER_ARCHIVE)
 
 
-def build_image(recipe: Recipe, options: BuildOptions, steps: Progress) -> BuildResult:
+def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> BuildResult:
     """Build the image of a recipe.
 
     Raises:
@@ -104,10 +104,10 @@ def build_image(recipe: Recipe, options: BuildOptions, steps: Progress) -> Build
     check_output(target, options.output, plain_http=plain_http, auth_file=options.auth_file)
     with open_workspace("build", keep_evidence=options.keep) as workspace:
         by_itself = Restorer.SELF in recipe.restore
-        with steps.step("tools"):
-            tree = ensure_tree(options.cache, steps.note, steps.warn)
+        with progress.step("tools"):
+            tree = ensure_tree(options.cache, progress.note, progress.warn)
             if by_itself:
-                ensure_launcher(options.cache, steps.note)
+                ensure_launcher(options.cache, progress.note)
             host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
         binds = [*find_binds(source), *(host.binds if host else ())]
         leftovers = find_partials(options.output.path) if options.output.path else ()
@@ -115,46 +115,46 @@ def build_image(recipe: Recipe, options: BuildOptions, steps: Progress) -> Build
             enter(tree, workspace, binds=binds, leftovers=leftovers) as node,
             connect_network(node, options.network) as session,
         ):
-            work = BuildContext(recipe, options, steps, session)
-            base = fetch_base(work, source)
-            with open_engine(work, host) as engine:
-                made = make_self_restoring(work, engine, base) if by_itself else make_restored(work, engine, base)
-            restores = see_it_restore(work, made)
+            context = BuildContext(recipe, options, progress, session)
+            base = fetch_base(context, source)
+            with open_engine(context, host) as engine:
+                made = make_self_restoring(context, engine, base) if by_itself else make_restored(context, engine, base)
+            restores = see_it_restore(context, made)
             destination, image = describe_output(options.output, target), read_image(made.layout)
             built = BuildResult(
                 str(target), destination, made.warm.cold_s, restores, made.dump, image, base, made.provenance
             )
-            publish(work, made.layout, built, target)
+            publish(context, made.layout, built, target)
     return built
 
 
-def make_restored(work: BuildContext, engine: LocalEngine, base: BaseImage) -> BuildCandidate:
+def make_restored(context: BuildContext, engine: LocalEngine, base: BaseImage) -> BuildCandidate:
     """Make an image that the runtime restores."""
-    dumped = run_and_checkpoint(work, engine, base)
-    archive = read_archive(work, dumped.archive)
-    dump = edit_dump(work, dumped, archive)
-    provenance = describe(work, engine, dumped.warm, dump)
-    return BuildCandidate(make_layout(work, dumped, archive, dump, base, provenance), dumped.warm, dump, provenance)
+    dumped = run_and_checkpoint(context, engine, base)
+    archive = read_archive(context, dumped.archive)
+    dump = edit_dump(context, dumped, archive)
+    provenance = describe(context, engine, dumped.warm, dump)
+    return BuildCandidate(make_layout(context, dumped, archive, dump, base, provenance), dumped.warm, dump, provenance)
 
 
-def make_self_restoring(work: BuildContext, engine: LocalEngine, base: BaseImage) -> BuildCandidate:
+def make_self_restoring(context: BuildContext, engine: LocalEngine, base: BaseImage) -> BuildCandidate:
     """Make an image that restores itself; where the runtime is to restore it, too, also one that it can restore."""
-    layout = work.workspace / "layout"
-    launched = run_and_dump(work, engine, base, layout)
-    dump = edit_launched(work, launched)
-    provenance = describe(work, engine, launched.warm, dump)
-    with work.steps.step("image"):
+    layout = context.workspace / "layout"
+    launched = run_and_dump(context, engine, base, layout)
+    dump = edit_launched(context, launched)
+    provenance = describe(context, engine, launched.warm, dump)
+    with context.progress.step("image"):
         layers = pack_launched(launched, dump, layout)
         add_layers(
-            base.layout, layout, layers, launched.run, annotate(base, launched.warm, provenance), work.recipe.labels
+            base.layout, layout, layers, launched.run, annotate(base, launched.warm, provenance), context.recipe.labels
         )
-    if Restorer.RUNTIME in work.recipe.restore:
-        add_checkpoint(work, engine, base, launched, layers, provenance)
+    if Restorer.RUNTIME in context.recipe.restore:
+        add_checkpoint(context, engine, base, launched, layers, provenance)
     return BuildCandidate(layout, launched.warm, dump, provenance)
 
 
 def add_checkpoint(
-    work: BuildContext,
+    context: BuildContext,
     engine: LocalEngine,
     base: BaseImage,
     launched: SelfCheckpoint,
@@ -165,18 +165,18 @@ def add_checkpoint(
 
     Memory that is mapped from the image is not in that checkpoint, but for what has changed since.
     """
-    dumped = restore_and_checkpoint(work, engine, launched)
-    archive = read_archive(work, dumped.archive)
-    dump = edit_dump(work, dumped, archive, MEMORY_OF_RUNTIME)
-    make_layout(work, dumped, archive, dump, base, provenance, layers, launched.run)
+    dumped = restore_and_checkpoint(context, engine, launched)
+    archive = read_archive(context, dumped.archive)
+    dump = edit_dump(context, dumped, archive, MEMORY_OF_RUNTIME)
+    make_layout(context, dumped, archive, dump, base, provenance, layers, launched.run)
 
 
-def open_engine(work: BuildContext, host: HostRuntime | None) -> contextlib.AbstractContextManager[LocalEngine]:
+def open_engine(context: BuildContext, host: HostRuntime | None) -> contextlib.AbstractContextManager[LocalEngine]:
     """What runs the container: the host's CRI-O where one was named, else one of our own."""
     if host is None:
-        criu_options = ["tcp-established"] if work.recipe.close_tcp else []
-        return start_engine(work.session, "build", subnet=SUBNET, criu_options=criu_options)
-    return connect_engine(work.session, host)
+        criu_options = ["tcp-established"] if context.recipe.close_tcp else []
+        return start_engine(context.session, "build", subnet=SUBNET, criu_options=criu_options)
+    return connect_engine(context.session, host)
 
 
 def find_source(recipe: Recipe) -> Source:
@@ -191,16 +191,16 @@ def find_source(recipe: Recipe) -> Source:
     return Source(source.kind, path=recipe.source.parent.absolute() / source.path, image=source.image)
 
 
-def fetch_base(work: BuildContext, source: Source) -> BaseImage:
+def fetch_base(context: BuildContext, source: Source) -> BaseImage:
     """Bring the base image into the workspace, its blobs as they are where it comes from."""
-    session, layout = work.session, work.workspace / "base"
-    access = find_access(session, source, work.options.plain_http, work.options.auth_file)
+    session, layout = context.session, context.workspace / "base"
+    access = find_access(session, source, context.options.plain_http, context.options.auth_file)
     # Asked for zstd, skopeo would compress anew, into other blobs, what has been compressed with gzip.
     plain = source.kind in PLAIN_LAYERS
-    with work.steps.step("pull"):
+    with context.progress.step("pull"):
         digest = find_image(session, str(source), access=access)
         pinned = pin_source(source, digest)
-        copy_image(session, str(pinned), f"oci:{layout}", access=access, zstd=plain, on_line=work.steps.note)
+        copy_image(session, str(pinned), f"oci:{layout}", access=access, zstd=plain, on_line=context.progress.note)
         image = read_image(layout)
         check_platform(image.config.platform, str(source))
         check_base(layout, str(source))
@@ -228,7 +228,7 @@ def pin_source(source: Source, digest: str) -> Source:
 
 
 def run_and_checkpoint(
-    work: BuildContext,
+    context: BuildContext,
     engine: LocalEngine,
     base: BaseImage,
     on_dumped: Callable[[CriContainer], object] = lambda _: None,
@@ -237,59 +237,59 @@ def run_and_checkpoint(
 
     `on_dumped` is called with the container when that is done; until then it goes on.
     """
-    archive = work.workspace / "checkpoint.tar"
+    archive = context.workspace / "checkpoint.tar"
     with contextlib.ExitStack() as undo:
-        with work.steps.step("start"):
-            running = start_container(work, engine, base.layout, work.recipe.container, undo)
-            check_user(engine, running, work.recipe.container)
-        warm = warm_up(work, engine, running)
+        with context.progress.step("start"):
+            running = start_container(context, engine, base.layout, context.recipe.container, undo)
+            check_user(engine, running, context.recipe.container)
+        warm = warm_up(context, engine, running)
         has_tmp = has_directory(engine.cri.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
-        with work.steps.step("checkpoint"):
-            running.checkpoint(archive, work.options.checkpoint_timeout_s)
+        with context.progress.step("checkpoint"):
+            running.checkpoint(archive, context.options.checkpoint_timeout_s)
         on_dumped(running)
     return RuntimeCheckpoint(archive, warm, has_tmp)
 
 
-def run_and_dump(work: BuildContext, engine: LocalEngine, base: BaseImage, layout: Path) -> SelfCheckpoint:
+def run_and_dump(context: BuildContext, engine: LocalEngine, base: BaseImage, layout: Path) -> SelfCheckpoint:
     """Start the container below the launcher, bring it to the state it is to be restored in, and have it dumped.
 
     What it has changed in its file system becomes a layer in `layout`, for that is gone with the container.
     """
-    container, config = work.recipe.container, read_image(base.layout).config
-    programs = ensure_launcher(work.options.cache, work.steps.note)
-    place = Place(work.workspace / "launcher", work.workspace / "launcher-state")
+    container, config = context.recipe.container, read_image(base.layout).config
+    programs = ensure_launcher(context.options.cache, context.progress.note)
+    place = Place(context.workspace / "launcher", context.workspace / "launcher-state")
     make_place(place, programs)
-    directory = work.workspace / "launched"
+    directory = context.workspace / "launched"
     with contextlib.ExitStack() as undo:
-        with work.steps.step("start"):
-            running = start_container(work, engine, base.layout, wrap_container(container, config, place), undo)
+        with context.progress.step("start"):
+            running = start_container(context, engine, base.layout, wrap_container(container, config, place), undo)
             launched = await_application(running, place, find_working_dir(container, config))
             check_user(engine, launched, container)
-        warm = warm_up(work, engine, launched, launched.inner_pid)
-        with work.steps.step("checkpoint"):
-            launched.dump(work.options.checkpoint_timeout_s)
+        warm = warm_up(context, engine, launched, launched.inner_pid)
+        with context.progress.step("checkpoint"):
+            launched.dump(context.options.checkpoint_timeout_s)
             changes = pack_changes(launched.take_out(directory), layout)
     return SelfCheckpoint(directory, programs, find_run(container, config), changes, warm)
 
 
-def restore_and_checkpoint(work: BuildContext, engine: LocalEngine, launched: SelfCheckpoint) -> RuntimeCheckpoint:
+def restore_and_checkpoint(context: BuildContext, engine: LocalEngine, launched: SelfCheckpoint) -> RuntimeCheckpoint:
     """Have the image in the workspace restore itself, and the runtime take the checkpoint of what runs then.
 
     Its clocks are the node's: a runtime cannot dump namespaces that the launcher would make to keep them.
     """
-    archive = work.workspace / "checkpoint.tar"
+    archive = context.workspace / "checkpoint.tar"
     command = (*ENTRYPOINT[:-1], "--clocks", "node", *launched.run.entrypoint[len(ENTRYPOINT) - 1 :], *launched.run.cmd)
-    container = replace(work.recipe.container, command=command, args=())
+    container = replace(context.recipe.container, command=command, args=())
     with contextlib.ExitStack() as undo:
-        with work.steps.step("restore"):
-            running = start_container(work, engine, work.workspace / "layout", container, undo)
+        with context.progress.step("restore"):
+            running = start_container(context, engine, context.workspace / "layout", container, undo)
             wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
             read_launcher_ms(running)
-        with work.steps.step("second preflight"):
-            check_before_dump(work, engine, running)
+        with context.progress.step("second preflight"):
+            check_before_dump(context, engine, running)
         has_tmp = has_directory(engine.cri.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
-        with work.steps.step("second checkpoint"):
-            running.checkpoint(archive, work.options.checkpoint_timeout_s)
+        with context.progress.step("second checkpoint"):
+            running.checkpoint(archive, context.options.checkpoint_timeout_s)
     # What was mapped from the image was found safe to be, and what has changed of it is so, too.
     programs = {**launched.warm.programs, f"/{MEMORY}": Program()}
     return RuntimeCheckpoint(archive, replace(launched.warm, programs=programs), has_tmp)
@@ -313,29 +313,29 @@ def has_directory(root: Path, path: str) -> bool:
 
 
 def start_container(
-    work: BuildContext, engine: LocalEngine, layout: Path, container: Container, undo: contextlib.ExitStack
+    context: BuildContext, engine: LocalEngine, layout: Path, container: Container, undo: contextlib.ExitStack
 ) -> CriContainer:
     """Start a container of the image in a layout; `undo` ends it, and makes the engine forget the image."""
-    image = f"localhost/warmstart/base:{work.workspace.name}"
+    image = f"localhost/warmstart/base:{context.workspace.name}"
     undo.enter_context(undoing(partial(engine.cri.remove_image, image)))
-    engine.import_image(layout, image, work.steps.note)
-    return undo.enter_context(engine.cri.start(container, image, work.recipe.name))
+    engine.import_image(layout, image, context.progress.note)
+    return undo.enter_context(engine.cri.start(container, image, context.recipe.name))
 
 
 def warm_up(
-    work: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer, inner_pid: int = 1
+    context: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer, inner_pid: int = 1
 ) -> WarmState:
     """Bring a container that was started to the state it is to be restored in; `inner_pid` is the application's."""
-    recipe, steps = work.recipe, work.steps
-    with steps.step("ready"):
+    recipe, progress = context.recipe, context.progress
+    with progress.step("ready"):
         cold_s = await_ready(running, recipe.container)
-    with steps.step("warm up"):
+    with progress.step("warm up"):
         run_steps(
-            running, recipe.warmup, pid=inner_pid, on_progress=lambda p: steps.note(f"{p.done} of {p.step.repeat}")
+            running, recipe.warmup, pid=inner_pid, on_progress=lambda p: progress.note(f"{p.done} of {p.step.repeat}")
         )
         run_steps(running, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
-    with steps.step("preflight"):
-        check_before_dump(work, engine, running)
+    with progress.step("preflight"):
+        check_before_dump(context, engine, running)
         identity = read_identity(engine.cri.proc, running.pid)
         programs = read_programs(engine.cri.proc, running.pid)
         return WarmState(identity, cold_s, programs, read_features(), read_restrictions(engine.cri.proc, running.pid))
@@ -363,7 +363,7 @@ def await_ready(running: CriContainer | LauncherContainer, container: Container)
     return cold_s
 
 
-def check_before_dump(work: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer) -> None:
+def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer) -> None:
     """Say what would keep the container from being dumped or restored.
 
     Connections of the probe and the warm-up may still be closing; those are given a moment.
@@ -371,7 +371,7 @@ def check_before_dump(work: BuildContext, engine: LocalEngine, running: CriConta
     deadline = time.monotonic() + CLOSING_S
     while True:
         findings = check_processes(
-            engine.cri.proc, running.pid, pod_ips=[running.address], close_tcp=work.recipe.close_tcp
+            engine.cri.proc, running.pid, pod_ips=[running.address], close_tcp=context.recipe.close_tcp
         )
         if isinstance(running, LauncherContainer):
             findings = (*findings, *check_launched(engine.cri.proc, running.pid))
@@ -380,41 +380,41 @@ def check_before_dump(work: BuildContext, engine: LocalEngine, running: CriConta
             break
         time.sleep(0.1)
     for finding in findings:
-        if not finding.is_error or work.options.force:
-            work.steps.warn(str(finding))
-    raise_on_errors(findings, force=work.options.force)
+        if not finding.is_error or context.options.force:
+            context.progress.warn(str(finding))
+    raise_on_errors(findings, force=context.options.force)
 
 
-def see_it_restore(work: BuildContext, made: BuildCandidate) -> tuple[Restore, ...]:
+def see_it_restore(context: BuildContext, made: BuildCandidate) -> tuple[Restore, ...]:
     """Have a second CRI-O, with nothing in its store, restore the image."""
-    recipe = work.recipe
-    with work.steps.step("verify"):
+    recipe = context.recipe
+    with context.progress.step("verify"):
         name = str(parse_reference(recipe.image_name))
         check_links(made.layout, name)
         return verify_image(
-            work.session,
+            context.session,
             made.layout,
             name,
             recipe.container,
             made.warm.identity,
-            work.steps,
+            context.progress,
             recipe.restore,
             made.warm.restrictions,
         )
 
 
-def publish(work: BuildContext, layout: Path, built: BuildResult, target: Reference) -> None:
+def publish(context: BuildContext, layout: Path, built: BuildResult, target: Reference) -> None:
     """Put the image where it is to go."""
     source = built.base.source
-    with work.steps.step("publish"):
+    with context.progress.step("publish"):
         publish_image(
             layout,
             built.image,
             target,
-            work.options.output,
-            work.steps,
-            report=json.dumps(make_document(built, work.steps)).encode(),
+            context.options.output,
+            context.progress,
+            report=json.dumps(make_document(built, context.progress)).encode(),
             mount_from=source.reference if source.kind is Transport.REGISTRY else None,
-            plain_http=target.registry in work.options.plain_http,
-            auth_file=work.options.auth_file,
+            plain_http=target.registry in context.options.plain_http,
+            auth_file=context.options.auth_file,
         )

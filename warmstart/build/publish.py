@@ -67,7 +67,7 @@ def publish_image(
     image: Image,
     target: Reference,
     output: Output,
-    steps: Progress,
+    progress: Progress,
     *,
     report: bytes,
     mount_from: Reference | None = None,
@@ -101,7 +101,7 @@ def publish_image(
         mount_from=mount_from,
         plain_http=plain_http,
         auth_file=auth_file,
-        on_progress=lambda done, total, what: steps.note(f"{what}, {done * 100 // max(total, 1)} %"),
+        on_progress=lambda done, total, what: progress.note(f"{what}, {done * 100 // max(total, 1)} %"),
     )
     attach_report(target, digest, report, artifact_type=REPORT_TYPE, plain_http=plain_http, auth_file=auth_file)
     tag_manifest(target, digest, plain_http=plain_http, auth_file=auth_file)

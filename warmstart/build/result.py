@@ -163,7 +163,7 @@ class BuildResult:
         return sum(layer.size_bytes for layer in self.image.manifest.layers[self.base.layers :])
 
 
-def make_document(built: BuildResult, steps: Progress) -> Mapping[str, Any]:
+def make_document(built: BuildResult, progress: Progress) -> Mapping[str, Any]:
     """Everything, for `--json`; sizes in bytes, times in seconds."""
     return {
         "image": built.name,
@@ -189,8 +189,8 @@ def make_document(built: BuildResult, steps: Progress) -> Mapping[str, Any]:
         ],
         "base": {"name": built.base.source.label, "digest": built.base.digest},
         "provenance": {name: value for name, value in asdict(built.provenance).items() if name != "recipe"},
-        "stepSeconds": steps.durations_s,
-        "warnings": steps.warnings,
+        "stepSeconds": progress.durations_s,
+        "warnings": progress.warnings,
     }
 
 

@@ -84,7 +84,7 @@ def verify_image(
     image_name: str,
     container: Container,
     identity: str,
-    steps: Progress,
+    progress: Progress,
     restorers: Sequence[Restorer] = (Restorer.RUNTIME,),
     restrictions: Mapping[int, Restrictions] | None = None,
 ) -> tuple[Restore, ...]:
@@ -112,14 +112,14 @@ def verify_image(
         by_runtime = restorer is Restorer.RUNTIME
         name = "verify" if by_runtime else "verify-self"
         with start_engine(session, name, subnet=SUBNETS[restorer], restore=by_runtime) as engine:
-            steps.note("bringing the image to an empty store")
-            engine.import_image(layout, image_name, steps.note)
+            progress.note("bringing the image to an empty store")
+            engine.import_image(layout, image_name, progress.note)
             pod = _Pod(engine, image_name, container, identity, restorer, restrictions or {})
             for number in range(RESTORES):
-                steps.note(f"restore {number + 1} of {RESTORES}")
+                progress.note(f"restore {number + 1} of {RESTORES}")
                 seen.append(pod.see(f"verify-{number}", _see_it_restore))
             if not by_runtime:
-                steps.note("a cold start")
+                progress.note("a cold start")
                 cold = replace(pod, container=replace(container, env=(*container.env, COLD)))
                 cold.see("verify-cold", _see_it_start_cold)
     return tuple(seen)
@@ -144,7 +144,7 @@ def verify_source(
     cache: Path,
     plain_http: Sequence[str],
     auth_file: Path | None,
-    steps: Progress,
+    progress: Progress,
     network: Network = Network.NONE,
     *,
     decide: Decide,
@@ -169,13 +169,13 @@ def verify_source(
         # The node's programs do not run in the current directory.
         source = replace(source, path=source.path.absolute())
     with open_workspace("verify") as workspace:
-        with steps.step("tools"):
-            tree = ensure_tree(cache, steps.note, steps.warn)
+        with progress.step("tools"):
+            tree = ensure_tree(cache, progress.note, progress.warn)
         with enter(tree, workspace, binds=find_binds(source)) as node, connect_network(node, network) as session:
             layout = workspace / "layout"
             access = find_access(session, source, plain_http, auth_file)
-            with steps.step("pull"):
-                copy_image(session, str(source), f"oci:{layout}", access=access, on_line=steps.note)
+            with progress.step("pull"):
+                copy_image(session, str(source), f"oci:{layout}", access=access, on_line=progress.note)
             image = read_image(layout)
             check_platform(image.config.platform, str(source))
             provenance = read_provenance(image.manifest.annotations)
@@ -183,9 +183,11 @@ def verify_source(
                 raise ImageError(f"{source} has no record of how it was built; warmstart did not make it")
             recipe = decide(layout, source, parse_recipe(provenance.recipe, f"the recipe in {source}"))
             name = str(source.reference or parse_reference(recipe.image_name))
-            with steps.step("verify"):
+            with progress.step("verify"):
                 check_links(layout, name)
-                return verify_image(session, layout, name, recipe.container, provenance.identity, steps, recipe.restore)
+                return verify_image(
+                    session, layout, name, recipe.container, provenance.identity, progress, recipe.restore
+                )
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Shell:
         """Print a document; escaped, since a terminal obeys some characters of text from elsewhere."""
         self.out.print_json(json.dumps(document), ensure_ascii=True)
 
-    def steps(self) -> Progress:
+    def progress(self) -> Progress:
         """Steps that are shown as they happen."""
         return Progress(TerminalListener(self.err, verbose=self.verbose))
 

@@ -140,7 +140,7 @@ def _judge(shell: Shell, known: ImageSummary, target: str, allowed: Sequence[Pri
             for one in list_refused(known.privileges, allowed)
         ]
     for warning in warnings:
-        shell.steps().warn(warning)
+        shell.progress().warn(warning)
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:
@@ -173,7 +173,7 @@ def _change(shell: Shell, build: BuildInfo, wanted: DeployRequest, manifest: Pat
     name = "<stdin>" if manifest == STDIN else str(manifest)
     patched = patch_manifest(read_input(manifest), name, wanted.container, build)
     for warning in patched.warnings:
-        shell.steps().warn(warning)
+        shell.progress().warn(warning)
     if wanted.only_diff:
         return patched.diff
     shell.err.out(printable_lines(patched.diff or f"{name}: nothing must differ\n"), end="", highlight=False)
@@ -197,7 +197,7 @@ def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_
     if not known.identity:
         raise click.UsageError(f"--image {image}: give an image that warmstart built, not a recipe")
     with connect_cluster(options["context"], options["namespace"]) as cluster:
-        verdicts = try_cluster(cluster, known, shell.steps())
+        verdicts = try_cluster(cluster, known, shell.progress())
         versions = [_find_versions(shell, cluster, verdict, options) for verdict in verdicts]
     if as_json:
         documents = zip(map(make_document, verdicts), map(make_fixes_document, versions), strict=True)
@@ -216,7 +216,7 @@ def _find_versions(shell: Shell, cluster: Cluster, verdict: Verdict, options: Ma
     try:
         return find_versions(cluster, verdict.node, Errand(options["helper_image"], options["helper_namespace"]))
     except ClusterError as error:
-        shell.steps().warn(f"the programs of {verdict.node} cannot be asked: {error.brief}")
+        shell.progress().warn(f"the programs of {verdict.node} cannot be asked: {error.brief}")
         return {}
 
 

@@ -169,17 +169,17 @@ def build(
         network=Network(network),
         allowed=allowed,
     )
-    steps = shell.steps()
+    progress = shell.progress()
     loaded = load_recipe(recipe, overrides=overrides, tag=tag)
     if engine == "kubernetes":
         with connect_cluster(context, namespace) as cluster:
-            built = build_in_cluster(loaded, options, ClusterTarget(cluster, how), steps)
+            built = build_in_cluster(loaded, options, ClusterTarget(cluster, how), progress)
     else:
-        built = build_image(loaded, options, steps)
+        built = build_image(loaded, options, progress)
     if as_json:
-        shell.print_json(make_document(built, steps))
+        shell.print_json(make_document(built, progress))
     else:
-        shell.out.print(make_table(list_rows(built, steps)))
+        shell.out.print(make_table(list_rows(built, progress)))
 
 
 recipe_option = click.option(
@@ -211,7 +211,7 @@ def verify(
     """Restore IMAGE, which warmstart built, on an empty node under another address, twice."""
     decide = trust(allowed, None if own is None else load_recipe(own))
     restores = verify_source(
-        parse_source(image), shell.cache, plain_http, authfile, shell.steps(), Network(network), decide=decide
+        parse_source(image), shell.cache, plain_http, authfile, shell.progress(), Network(network), decide=decide
     )
     if as_json:
         shell.print_json([asdict(restore) for restore in restores])
@@ -267,16 +267,16 @@ def bench(
         network=Network(network),
         allowed=allowed,
     )
-    load, steps = Load(rounds, replicas, requests), shell.steps()
+    load, progress = Load(rounds, replicas, requests), shell.progress()
     if target == "-" or Path(target).is_file():
         if own:
             raise click.UsageError(f"--recipe needs an image, and {target} is a recipe")
-        result = bench_recipe(load_recipe(Path(target), overrides=overrides), options, load, steps)
+        result = bench_recipe(load_recipe(Path(target), overrides=overrides), options, load, progress)
     elif overrides:
         raise click.UsageError(f"--set needs a recipe, and {target} is not a file")
     else:
         decide = trust(allowed, None if own is None else load_recipe(own))
-        result = bench_source(parse_source(target), options, load, steps, decide=decide)
+        result = bench_source(parse_source(target), options, load, progress, decide=decide)
     if html is not None:
         write_page(html, result)
     if as_json:
@@ -416,9 +416,9 @@ def node() -> None:
 @pass_shell
 def setup(shell: Shell, locked: bool) -> None:
     """Make the tree of tools now, instead of at the first build."""
-    steps = shell.steps()
-    with steps.step("tools"):
-        tree = ensure_tree(shell.cache, steps.note, steps.warn)
+    progress = shell.progress()
+    with progress.step("tools"):
+        tree = ensure_tree(shell.cache, progress.note, progress.warn)
         if locked:
             require_tested(shell.cache)
     shell.out.out(str(tree))
@@ -428,9 +428,9 @@ def setup(shell: Shell, locked: bool) -> None:
 @pass_shell
 def update(shell: Shell) -> None:
     """Make the tree of tools anew, of the newest packages; a build that is running keeps the old one."""
-    steps = shell.steps()
-    with steps.step("tools"):
-        tree = update_tree(shell.cache, steps.note)
+    progress = shell.progress()
+    with progress.step("tools"):
+        tree = update_tree(shell.cache, progress.note)
     shell.out.out(str(tree))
 
 
@@ -463,9 +463,9 @@ def run(shell: Shell, binds: tuple[Path, ...], command: tuple[str, ...]) -> None
 
     Of this machine it sees the current directory, the network, and what --bind names.
     """
-    steps = shell.steps()
-    with steps.step("tools"):
-        tree = ensure_tree(shell.cache, steps.note, steps.warn)
+    progress = shell.progress()
+    with progress.step("tools"):
+        tree = ensure_tree(shell.cache, progress.note, progress.warn)
     here = Path.cwd()
     seen = [Bind(str(path.absolute()), writable=True) for path in (here, *binds)]
     with open_workspace("run") as workspace, enter(tree, workspace, binds=seen) as session:

@@ -175,7 +175,7 @@ def checkpoint(
     """
     with connect_cluster(context, namespace) as cluster:
         found = find_target(cluster, pod, container)
-        taken = take_checkpoint(cluster, *found, archive, replace(how, keep=keep), shell.steps())
+        taken = take_checkpoint(cluster, *found, archive, replace(how, keep=keep), shell.progress())
     if as_json:
         shell.print_json(describe_taken(taken))
     else:
@@ -249,7 +249,7 @@ def save(
     """Save the state of a container of POD, which goes on, as an image that `warmstart restore` makes a pod of."""
     options = SaveOptions(shell.cache, how, parse_output(output) if output else REGISTRY, plain_http, authfile)
     with connect_cluster(context, namespace) as cluster:
-        saved = save_pod(cluster, *find_target(cluster, pod, container), image, options, shell.steps())
+        saved = save_pod(cluster, *find_target(cluster, pod, container), image, options, shell.progress())
     if as_json:
         shell.print_json(describe_saved(saved))
     else:
@@ -289,7 +289,7 @@ def restore(
     --allow; all that is missing is listed. An image in a file (oci-archive:FILE) is pushed first, to the name that it
     was saved under, which needs --allow image=NAME.
     """
-    source, steps = parse_source(image), shell.steps()
+    source, progress = parse_source(image), shell.progress()
     plain = source.reference is not None and source.reference.registry in plain_http
     record = read_record(source, plain_http=plain, auth_file=authfile)
     inspection = inspect_image(source, plain_http=plain, auth_file=authfile)
@@ -312,10 +312,10 @@ def restore(
             return
         shell.err.out(printable_lines(write_yaml(shown)), end="", highlight=False)
         if source.reference is None:
-            with steps.step("push"):
+            with progress.step("push"):
                 plain = record.name.registry in plain_http
                 push_record(source, record, plain_http=plain, auth_file=authfile)
-        restored = restore_pod(cluster, manifest, record.container, ready_timeout, steps)
+        restored = restore_pod(cluster, manifest, record.container, ready_timeout, progress)
     if as_json:
         shell.print_json(describe_restored(restored))
     else:
@@ -355,7 +355,7 @@ def migrate(
     with connect_cluster(context, namespace) as cluster:
         found = find_target(cluster, pod, container)
         check_movable(found[0])
-        migrated = migrate_pod(cluster, *found, node, image, options, shell.steps())
+        migrated = migrate_pod(cluster, *found, node, image, options, shell.progress())
     if as_json:
         shell.print_json(describe_migrated(migrated))
     else:
@@ -396,7 +396,7 @@ def drain_save(
     """
     options = SaveOptions(shell.cache, how, REGISTRY, plain_http, authfile, ready_timeout)
     with connect_cluster(context, namespace) as cluster:
-        fates = drain_node(cluster, node, selector, image, deadline, options, shell.steps())
+        fates = drain_node(cluster, node, selector, image, deadline, options, shell.progress())
     if as_json:
         shell.print_json([describe_fate(fate) for fate in fates])
     else:

@@ -29,8 +29,8 @@ class WorkerPool:
         at_once: how many of them at a time.
     """
 
-    def __init__(self, steps: Progress, total: int, at_once: int) -> None:
-        self._steps = steps
+    def __init__(self, progress: Progress, total: int, at_once: int) -> None:
+        self._steps = progress
         self._total = total
         self._pool = ThreadPoolExecutor(at_once)
         self._lock = threading.Lock()

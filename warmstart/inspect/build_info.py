@@ -146,7 +146,7 @@ def _find_cpu_features(image: ImageFacts, target: str) -> tuple[str, ...]:
     return tuple(FEATURES[name] for name in image.notes[CPU].split() if name in FEATURES)
 
 
-def try_cluster(cluster: Cluster, known: ImageSummary, steps: Progress) -> list[Verdict]:
+def try_cluster(cluster: Cluster, known: ImageSummary, progress: Progress) -> list[Verdict]:
     """See on one node of each kind who restores an image.
 
     Raises:
@@ -154,8 +154,8 @@ def try_cluster(cluster: Cluster, known: ImageSummary, steps: Progress) -> list[
     """
     verdicts = []
     for pool in find_pools(cluster):
-        with steps.step(pool.runtime):
-            verdicts.append(try_pool(cluster, pool, known.build, known.identity, steps.note))
+        with progress.step(pool.runtime):
+            verdicts.append(try_pool(cluster, pool, known.build, known.identity, progress.note))
     return verdicts
 
 

@@ -77,7 +77,7 @@ class ClusterTarget:
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
 
 
-def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget, steps: Progress) -> BuildResult:
+def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget, progress: Progress) -> BuildResult:
     """Build the image of a recipe, as `build_image` does, on a cluster.
 
     Raises:
@@ -90,34 +90,34 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
     plain_http = target.registry in options.plain_http
     check_output(target, options.output, plain_http=plain_http, auth_file=options.auth_file)
     with open_workspace("build", keep_evidence=options.keep) as workspace:
-        with steps.step("tools"):
-            tree = ensure_tree(options.cache, steps.note, steps.warn)
+        with progress.step("tools"):
+            tree = ensure_tree(options.cache, progress.note, progress.warn)
         leftovers = find_partials(options.output.path) if options.output.path else ()
         with (
             enter(tree, workspace, leftovers=leftovers) as node,
             connect_network(node, options.network) as session,
         ):
-            work = BuildContext(recipe, options, steps, session)
-            base = fetch_base(work, source)
-            made = make_restored(work, place, base)
-            restores = see_it_restore(work, made)
+            context = BuildContext(recipe, options, progress, session)
+            base = fetch_base(context, source)
+            made = make_restored(context, place, base)
+            restores = see_it_restore(context, made)
             destination, image = describe_output(options.output, target), read_image(made.layout)
             built = BuildResult(
                 str(target), destination, made.warm.cold_s, restores, made.dump, image, base, made.provenance
             )
-            publish(work, made.layout, built, target)
+            publish(context, made.layout, built, target)
     return built
 
 
-def make_restored(work: BuildContext, place: ClusterTarget, base: BaseImage) -> BuildCandidate:
+def make_restored(context: BuildContext, place: ClusterTarget, base: BaseImage) -> BuildCandidate:
     """Make an image that the runtime restores."""
-    ran = run_and_checkpoint(work, place, base)
-    archive = read_archive(work, ran.taken.archive)
-    warm = learn(work, archive, base, ran)
+    ran = run_and_checkpoint(context, place, base)
+    archive = read_archive(context, ran.taken.archive)
+    warm = learn(context, archive, base, ran)
     dumped = RuntimeCheckpoint(ran.taken.archive, warm, has_tmp=False)
-    dump = edit_dump(work, dumped, archive)
-    provenance = describe(work, place.cluster, ran.taken.pod.node, archive, warm, dump)
-    return BuildCandidate(make_layout(work, dumped, archive, dump, base, provenance), warm, dump, provenance)
+    dump = edit_dump(context, dumped, archive)
+    provenance = describe(context, place.cluster, ran.taken.pod.node, archive, warm, dump)
+    return BuildCandidate(make_layout(context, dumped, archive, dump, base, provenance), warm, dump, provenance)
 
 
 def check_recipe(recipe: Recipe, kind: Transport) -> None:
@@ -135,26 +135,26 @@ def check_recipe(recipe: Recipe, kind: Transport) -> None:
         raise RecipeError("a build on a cluster makes images that the runtime restores", hint="restore: [runtime]")
 
 
-def run_and_checkpoint(work: BuildContext, place: ClusterTarget, base: BaseImage) -> PodRun:
+def run_and_checkpoint(context: BuildContext, place: ClusterTarget, base: BaseImage) -> PodRun:
     """Run the pod, bring it to the state it is to be restored in, and fetch its checkpoint."""
-    recipe, steps = work.recipe, work.steps
+    recipe, progress = context.recipe, context.progress
     manifest = make_build_pod(find_pod_spec(recipe, base), recipe.name, place.cluster.namespace)
     with contextlib.ExitStack() as pod:
-        with steps.step("start"):
+        with progress.step("start"):
             running = pod.enter_context(start_pod(place.cluster, manifest))
-        with steps.step("ready"):
+        with progress.step("ready"):
             cold_s = running.await_ready(find_limit_s(recipe.container))
-        with steps.step("warm up"):
-            run_steps(running, recipe.warmup, on_progress=lambda p: steps.note(f"{p.done} of {p.step.repeat}"))
+        with progress.step("warm up"):
+            run_steps(running, recipe.warmup, on_progress=lambda p: progress.note(f"{p.done} of {p.step.repeat}"))
             run_steps(running, recipe.before_checkpoint, field="beforeCheckpoint")
         # Connections of the warm-up may still be closing.
         time.sleep(CLOSING_S)
-        how = replace(place.checkpoint, timeout_s=work.options.checkpoint_timeout_s)
-        container, archive = running.pod.find_container(running.name), work.workspace / "checkpoint.tar"
-        with steps.step("helper"):
+        how = replace(place.checkpoint, timeout_s=context.options.checkpoint_timeout_s)
+        container, archive = running.pod.find_container(running.name), context.workspace / "checkpoint.tar"
+        with progress.step("helper"):
             helper = pod.enter_context(open_helper(place.cluster, running.pod.node, how.errand, writable=not how.keep))
             cpu_features = find_features(helper.read_cpuinfo())
-        return PodRun(take_with(helper, running.pod, container, archive, how, steps), cold_s, cpu_features)
+        return PodRun(take_with(helper, running.pod, container, archive, how, progress), cold_s, cpu_features)
 
 
 def find_pod_spec(recipe: Recipe, base: BaseImage) -> Block:
@@ -164,15 +164,15 @@ def find_pod_spec(recipe: Recipe, base: BaseImage) -> Block:
     return make_pod_spec(BuildInfo(recipe.name, str(pinned), json.loads(recipe.document)["container"]))
 
 
-def learn(work: BuildContext, archive: Archive, base: BaseImage, ran: PodRun) -> WarmState:
+def learn(context: BuildContext, archive: Archive, base: BaseImage, ran: PodRun) -> WarmState:
     """Find in the dump and the image what could not be looked at while the container ran.
 
     Raises:
         PreflightError: connections were open, and the recipe does not say that they may be closed.
     """
-    with work.steps.step("preflight"):
+    with context.progress.step("preflight"):
         connected = [one for one in read_sockets(archive.checkpoint_dir) if is_connected(one)]
-        if connected and not work.recipe.close_tcp and not work.options.force:
+        if connected and not context.recipe.close_tcp and not context.options.force:
             details = [f"{one.source} to {one.destination}" for one in connected]
             brief = f"{len(connected)} connections were open at the checkpoint"
             raise PreflightError(brief, details=details, hint="close them before, or say `tcp: close` in the recipe")
@@ -186,7 +186,7 @@ def is_connected(one: Socket) -> bool:
 
 
 def describe(
-    work: BuildContext, cluster: Cluster, node_name: str, archive: Archive, warm: WarmState, dump: EditedDump
+    context: BuildContext, cluster: Cluster, node_name: str, archive: Archive, warm: WarmState, dump: EditedDump
 ) -> Provenance:
     """What the image is to say of how it was made."""
     node = cluster.request("GET", f"/api/v1/nodes/{quote(node_name, safe='')}").at("status", "nodeInfo")
@@ -198,6 +198,6 @@ def describe(
         kernel=node.at("kernelVersion").text(),
         architecture=node.at("architecture").text(),
         identity=warm.identity,
-        recipe=work.recipe.document,
+        recipe=context.recipe.document,
         edits=json.dumps(dump.edits),
     )

@@ -109,7 +109,7 @@ def find_target(cluster: Cluster, name: str, container: str | None) -> tuple[Pod
 
 
 def take_checkpoint(
-    cluster: Cluster, pod: Pod, container: ContainerState, archive: Path, options: CheckpointOptions, steps: Progress
+    cluster: Cluster, pod: Pod, container: ContainerState, archive: Path, options: CheckpointOptions, progress: Progress
 ) -> FetchedCheckpoint:
     """Take a checkpoint of a container and fetch it; `archive` appears whole or not at all.
 
@@ -119,9 +119,9 @@ def take_checkpoint(
         ClusterError: the cluster refused, or could not be reached.
     """
     with contextlib.ExitStack() as stack:
-        with steps.step("helper"):
+        with progress.step("helper"):
             helper = stack.enter_context(open_helper(cluster, pod.node, options.errand, writable=not options.keep))
-        return take_with(helper, pod, container, archive, options, steps)
+        return take_with(helper, pod, container, archive, options, progress)
 
 
 def take_with(
@@ -130,16 +130,16 @@ def take_with(
     container: ContainerState,
     archive: Path,
     options: CheckpointOptions,
-    steps: Progress,
+    progress: Progress,
     deadline: float = math.inf,
 ) -> FetchedCheckpoint:
     """As `take_checkpoint`, with a helper that runs already; until `time.monotonic()` is `deadline`."""
-    with steps.step("checkpoint"):
-        asked, on_node = checkpoint_in_time(helper, pod, container.name, options, steps, deadline)
+    with progress.step("checkpoint"):
+        asked, on_node = checkpoint_in_time(helper, pod, container.name, options, progress, deadline)
         stopped_s = time.monotonic() - asked
     leaving = undoing_on_error if options.keep else undoing
-    with leaving(lambda: discard(helper, on_node, options, steps)), steps.step("fetch"):
-        contents = fetch_archive(helper, on_node, archive, steps, deadline)
+    with leaving(lambda: discard(helper, on_node, options, progress)), progress.step("fetch"):
+        contents = fetch_archive(helper, on_node, archive, progress, deadline)
     return FetchedCheckpoint(
         pod=pod,
         container=container,
@@ -153,7 +153,7 @@ def take_with(
 
 
 def checkpoint_in_time(
-    helper: Helper, pod: Pod, container: str, options: CheckpointOptions, steps: Progress, deadline: float
+    helper: Helper, pod: Pod, container: str, options: CheckpointOptions, progress: Progress, deadline: float
 ) -> tuple[float, str]:
     """As `checkpoint_at_rest`; what comes too late, or is not wanted any more when it comes, is removed from the node.
 
@@ -164,8 +164,8 @@ def checkpoint_in_time(
     until = min(started + options.timeout_s, deadline)
     try:
         return call_to_the_end(
-            lambda: checkpoint_at_rest(helper.cluster, pod, container, options, steps, until),
-            lambda answer: discard(helper, answer[1], options, steps),
+            lambda: checkpoint_at_rest(helper.cluster, pod, container, options, progress, until),
+            lambda answer: discard(helper, answer[1], options, progress),
             max(0.0, until - started),
         )
     except TimeoutError as late:
@@ -173,13 +173,13 @@ def checkpoint_in_time(
         raise CheckpointError(brief) from late
 
 
-def discard(helper: Helper, on_node: str, options: CheckpointOptions, steps: Progress) -> None:
+def discard(helper: Helper, on_node: str, options: CheckpointOptions, progress: Progress) -> None:
     """Remove an archive from the node; where it may not be or cannot be removed, say that it is there."""
     with contextlib.suppress(WarmstartError):
         if not options.keep:
             helper.remove(on_node)
             return
-    steps.warn(tell_where(helper.pod.node, on_node))
+    progress.warn(tell_where(helper.pod.node, on_node))
 
 
 def tell_where(node: str, on_node: str) -> str:
@@ -188,7 +188,7 @@ def tell_where(node: str, on_node: str) -> str:
 
 
 def checkpoint_at_rest(
-    cluster: Cluster, pod: Pod, container: str, options: CheckpointOptions, steps: Progress, until: float
+    cluster: Cluster, pod: Pod, container: str, options: CheckpointOptions, progress: Progress, until: float
 ) -> tuple[float, str]:
     """As `ask_kubelet`, and when it was asked; again where a connection was open, such as of the kubelet's probe.
 
@@ -201,7 +201,7 @@ def checkpoint_at_rest(
         except CheckpointError as error:
             if not left or time.monotonic() > until or not any(text in _say(error) for text in PASSING):
                 raise
-        steps.note("a connection was open; once more")
+        progress.note("a connection was open; once more")
         time.sleep(CLOSING_S)
     raise AssertionError
 
@@ -254,7 +254,9 @@ def _say(error: WarmstartError) -> str:
     return "\n".join([error.brief, *error.details])
 
 
-def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Progress, deadline: float = math.inf) -> Contents:
+def fetch_archive(
+    helper: Helper, on_node: str, archive: Path, progress: Progress, deadline: float = math.inf
+) -> Contents:
     """Copy an archive from the node to `archive`, where it appears when all of it is there and was judged.
 
     Raises:
@@ -272,7 +274,7 @@ def fetch_archive(helper: Helper, on_node: str, archive: Path, steps: Progress, 
             if done > size_bytes:
                 raise ClusterError(f"the archive has {size_bytes} bytes, but more came")
             file.write(data)
-            steps.note(f"{format_bytes(done)} of {format_bytes(size_bytes)}")
+            progress.note(f"{format_bytes(done)} of {format_bytes(size_bytes)}")
 
         try:
             helper.read(on_node, write, deadline - time.monotonic())

@@ -65,7 +65,13 @@ class Migration:
 
 
 def migrate_pod(
-    cluster: Cluster, pod: Pod, container: ContainerState, node: str, image: str, options: SaveOptions, steps: Progress
+    cluster: Cluster,
+    pod: Pod,
+    container: ContainerState,
+    node: str,
+    image: str,
+    options: SaveOptions,
+    progress: Progress,
 ) -> Migration:
     """Move a pod to a node.
 
@@ -82,9 +88,9 @@ def migrate_pod(
         WarmstartError: a step failed; the old pod is there as before, and no new one.
     """
     check_movable(pod)
-    saved = save_pod(cluster, pod, container, image, options, steps)
-    migrated = replace_pod(cluster, saved, lambda manifest: place_pod(manifest, node, there=True), options, steps)
-    await_gone(cluster, [migrated], steps)
+    saved = save_pod(cluster, pod, container, image, options, progress)
+    migrated = replace_pod(cluster, saved, lambda manifest: place_pod(manifest, node, there=True), options, progress)
+    await_gone(cluster, [migrated], progress)
     return migrated
 
 
@@ -106,16 +112,16 @@ def replace_pod(
     saved: SavedImage,
     place: Callable[[dict[str, object]], None],
     options: SaveOptions,
-    steps: Progress,
+    progress: Progress,
 ) -> Migration:
     """Restore a saved pod where `place` puts it, and have the old one removed, which takes its time."""
     old, container = saved.taken.pod, saved.taken.container.name
     manifest = make_copy(saved.manifest, container, saved.name, name=name_copy(old.name))
     place(manifest)
-    restored = restore_pod(cluster, manifest, container, options.ready_s, steps)
+    restored = restore_pod(cluster, manifest, container, options.ready_s, progress)
     # Whoever interrupts us between the two would have both pods.
     call_to_the_end(lambda: hand_over(cluster, old, restored.pod))
-    with steps.step("hand over"):
+    with progress.step("hand over"):
         left = await_end(cluster, old)
     return Migration(saved, restored, restored.ready - saved.taken.asked, left - restored.ready)
 
@@ -142,14 +148,16 @@ def await_end(cluster: Cluster, old: Pod) -> float:
     return time.monotonic()
 
 
-def await_gone(cluster: Cluster, moved: Sequence[Migration], steps: Progress) -> None:
+def await_gone(cluster: Cluster, moved: Sequence[Migration], progress: Progress) -> None:
     """Wait until the old pods are gone, and warn of those that are not in time, as when their node is gone."""
     deadline = time.monotonic() + GONE_S
-    with steps.step("remove"):
+    with progress.step("remove"):
         for one in moved:
             old = one.saved.taken.pod
             if not cluster.wait_gone(old, max(1.0, deadline - time.monotonic())):
-                steps.warn(f"the pod {old.name} has not ended yet on {old.node}; {one.restored.pod.name} replaces it")
+                progress.warn(
+                    f"the pod {old.name} has not ended yet on {old.node}; {one.restored.pod.name} replaces it"
+                )
 
 
 def _find_replica_labels(pod: Pod) -> dict[str, str]:
@@ -181,7 +189,7 @@ def drain_node(
     repository: str,
     deadline_s: float,
     options: SaveOptions,
-    steps: Progress,
+    progress: Progress,
 ) -> tuple[PodOutcome, ...]:
     """Save pods of a node while it is there, then restore them on others; in both, some at once.
 
@@ -207,20 +215,20 @@ def drain_node(
     if not pods:
         raise ClusterError(f"no pod in the namespace {cluster.namespace} on the node {node} has the labels {selector}")
     with (
-        open_session(options, steps) as session,
-        WorkerPool(steps, len(pods), AT_ONCE) as restoring,
+        open_session(options, progress) as session,
+        WorkerPool(progress, len(pods), AT_ONCE) as restoring,
         contextlib.ExitStack() as there,
         undoing_on_error(restoring.stop),
     ):
         bases, restored = BaseImages(session, options), {}
-        with steps.step("helper"):
+        with progress.step("helper"):
             helper = there.enter_context(open_helper(cluster, node, options.checkpoint.errand, writable=True))
-        saving = there.enter_context(WorkerPool(steps, len(pods), AT_ONCE))
-        with steps.step("checkpoint"):
+        saving = there.enter_context(WorkerPool(progress, len(pods), AT_ONCE))
+        with progress.step("checkpoint"):
             save = partial(save_in_time, helper, session.workspace, deadline, options.checkpoint)
             saved = [saving.submit(pod.name, partial(save, pod)) for pod in pods]
             wait(saved, max(0.0, deadline - time.monotonic()))
-        with steps.step("restore"):
+        with progress.step("restore"):
             for future in as_completed(saved):
                 fate = future.result()
                 restore = partial(restore_elsewhere, cluster, bases, fate, target, options)
@@ -228,14 +236,14 @@ def drain_node(
             try:
                 there.close()
             except ClusterError as error:
-                steps.warn(f"the helper {helper.pod.name} may still be there: {error.brief}")
+                progress.warn(f"the helper {helper.pod.name} may still be there: {error.brief}")
             fates = tuple(restored[pod.name].result() for pod in pods)
-        await_gone(cluster, [fate.migrated for fate in fates if fate.migrated], steps)
+        await_gone(cluster, [fate.migrated for fate in fates if fate.migrated], progress)
     return fates
 
 
 def save_in_time(
-    helper: Helper, workspace: Path, deadline: float, options: CheckpointOptions, pod: Pod, steps: Progress
+    helper: Helper, workspace: Path, deadline: float, options: CheckpointOptions, pod: Pod, progress: Progress
 ) -> PodOutcome:
     """Checkpoint a pod and fetch the archive, until `time.monotonic()` is `deadline`."""
     try:
@@ -244,10 +252,10 @@ def save_in_time(
             raise ClusterError(f"there was no time left for the pod {pod.name}")
         container = pod.find_container(None)
         for caution in list_cautions(pod, container.name):
-            steps.warn(caution)
+            progress.warn(caution)
         archive = workspace / pod.name / "checkpoint.tar"
         archive.parent.mkdir()
-        taken = take_with(helper, pod, container, archive, options, steps, deadline)
+        taken = take_with(helper, pod, container, archive, options, progress, deadline)
     except WarmstartError as error:
         return PodOutcome(pod, error=error)
     return PodOutcome(pod, taken)
@@ -267,27 +275,27 @@ class BaseImages:
         self._lock = threading.Lock()
         self._benches: dict[tuple[str, str], SaveContext] = {}
 
-    def open_bench(self, directory: Path, container: ContainerState, steps: Progress) -> SaveContext:
+    def open_bench(self, directory: Path, container: ContainerState, progress: Progress) -> SaveContext:
         """As `fetch_base`; any thread may call it."""
         known_by = (container.image_id, container.image)
         with self._lock:
             if known_by not in self._benches:
-                self._benches[known_by] = fetch_base(self._session, directory, container, self._options, steps)
+                self._benches[known_by] = fetch_base(self._session, directory, container, self._options, progress)
             return replace(self._benches[known_by], directory=directory)
 
 
 def restore_elsewhere(
-    cluster: Cluster, bases: BaseImages, fate: PodOutcome, target: Reference, options: SaveOptions, steps: Progress
+    cluster: Cluster, bases: BaseImages, fate: PodOutcome, target: Reference, options: SaveOptions, progress: Progress
 ) -> PodOutcome:
     """Restore a pod that was saved on any node but its own, and have the old one removed."""
     if fate.taken is None:
         return fate
     taken, node = fate.taken, fate.pod.node
     try:
-        with steps.step("pull"):
-            bench = bases.open_bench(taken.archive.parent, taken.container, steps)
-        saved = publish_saved(bench, taken, replace(target, tag=fate.pod.name), options, steps)
-        migrated = replace_pod(cluster, saved, lambda pod: place_pod(pod, node, there=False), options, steps)
+        with progress.step("pull"):
+            bench = bases.open_bench(taken.archive.parent, taken.container, progress)
+        saved = publish_saved(bench, taken, replace(target, tag=fate.pod.name), options, progress)
+        migrated = replace_pod(cluster, saved, lambda pod: place_pod(pod, node, there=False), options, progress)
     except WarmstartError as error:
         return replace(fate, error=error)
     return replace(fate, migrated=migrated)

@@ -132,7 +132,7 @@ class SaveContext:
 
 
 def save_pod(
-    cluster: Cluster, pod: Pod, container: ContainerState, name: str, options: SaveOptions, steps: Progress
+    cluster: Cluster, pod: Pod, container: ContainerState, name: str, options: SaveOptions, progress: Progress
 ) -> SavedImage:
     """Save a container, which goes on, as an image.
 
@@ -141,27 +141,27 @@ def save_pod(
     """
     target = parse_reference(name)
     for caution in list_cautions(pod, container.name):
-        steps.warn(f"{pod.name}: {caution}")
-    with open_session(options, steps) as session:
-        with steps.step("pull"):
-            bench = fetch_base(session, session.workspace / "image", container, options, steps)
+        progress.warn(f"{pod.name}: {caution}")
+    with open_session(options, progress) as session:
+        with progress.step("pull"):
+            bench = fetch_base(session, session.workspace / "image", container, options, progress)
         archive = bench.directory / "checkpoint.tar"
-        taken = take_checkpoint(cluster, pod, container, archive, options.checkpoint, steps)
-        return publish_saved(bench, taken, target, options, steps)
+        taken = take_checkpoint(cluster, pod, container, archive, options.checkpoint, progress)
+        return publish_saved(bench, taken, target, options, progress)
 
 
 @contextlib.contextmanager
-def open_session(options: SaveOptions, steps: Progress) -> Iterator[Session]:
+def open_session(options: SaveOptions, progress: Progress) -> Iterator[Session]:
     """A place to make images in."""
     with open_workspace("save") as workspace:
-        with steps.step("tools"):
-            tree = ensure_tree(options.cache, steps.note, steps.warn)
+        with progress.step("tools"):
+            tree = ensure_tree(options.cache, progress.note, progress.warn)
         with enter(tree, workspace) as session:
             yield session
 
 
 def fetch_base(
-    session: Session, directory: Path, container: ContainerState, options: SaveOptions, steps: Progress
+    session: Session, directory: Path, container: ContainerState, options: SaveOptions, progress: Progress
 ) -> SaveContext:
     """Get ready to make an image in `directory`: with what the container runs, without any checkpoint.
 
@@ -170,13 +170,13 @@ def fetch_base(
     """
     pulled, base = directory / "pulled", directory / "base"
     base.mkdir(parents=True)
-    source, digest = _pull_any(session, find_sources(container), pulled, options, steps)
+    source, digest = _pull_any(session, find_sources(container), pulled, options, progress)
     remove_checkpoint(pulled, base)
     return SaveContext(session, directory, base, source, digest, read_image(pulled).manifest.config.digest)
 
 
 def _pull_any(
-    session: Session, sources: Sequence[Source], layout: Path, options: SaveOptions, steps: Progress
+    session: Session, sources: Sequence[Source], layout: Path, options: SaveOptions, progress: Progress
 ) -> tuple[Source, str]:
     """Pull the first of these images that there is; where it was, and its digest."""
     for left, source in zip(reversed(range(len(sources))), sources, strict=True):
@@ -187,7 +187,7 @@ def _pull_any(
             if not left:
                 raise
             continue
-        copy_image(session, str(pin_source(source, digest)), f"oci:{layout}", access=access, on_line=steps.note)
+        copy_image(session, str(pin_source(source, digest)), f"oci:{layout}", access=access, on_line=progress.note)
         return source, digest
     raise AssertionError
 
@@ -222,28 +222,28 @@ def check_base(bench: SaveContext, archive: Archive) -> None:
 
 
 def publish_saved(
-    bench: SaveContext, taken: FetchedCheckpoint, target: Reference, options: SaveOptions, steps: Progress
+    bench: SaveContext, taken: FetchedCheckpoint, target: Reference, options: SaveOptions, progress: Progress
 ) -> SavedImage:
     """Make the image of a checkpoint, and put it where it is to go."""
-    with steps.step("read checkpoint"):
+    with progress.step("read checkpoint"):
         archive = extract_archive(taken.archive, bench.directory / "checkpoint")
         taken.archive.unlink()
         check_base(bench, archive)
-    with steps.step("edit dump"):
+    with progress.step("edit dump"):
         closed = len(close_sockets(archive.checkpoint_dir, established=True))
         free_cgroups(archive.checkpoint_dir)
     manifest = make_copy(strip_pod(taken.pod), taken.container.name, str(target))
-    with steps.step("image"):
+    with progress.step("image"):
         layout = make_layout(bench, taken, archive, target, manifest)
     image = read_image(layout)
     document = {"pod": f"{taken.pod.namespace}/{taken.pod.name}", "container": taken.container.name}
-    with steps.step("publish"):
+    with progress.step("publish"):
         publish_image(
             layout,
             image,
             target,
             options.output,
-            steps,
+            progress,
             report=json.dumps(document).encode(),
             mount_from=bench.source.reference,
             plain_http=target.registry in options.plain_http,
@@ -356,7 +356,7 @@ def push_record(source: Source, record: PodRecord, *, plain_http: bool, auth_fil
 
 
 def restore_pod(
-    cluster: Cluster, manifest: Mapping[str, Any], container: str, ready_s: float, steps: Progress
+    cluster: Cluster, manifest: Mapping[str, Any], container: str, ready_s: float, progress: Progress
 ) -> RestoredPod:
     """Create a pod, and see it restored and ready; if it is not, it is removed again.
 
@@ -365,16 +365,16 @@ def restore_pod(
         ClusterError: it may not be created, or was not ready in time.
     """
     created = time.monotonic()
-    with steps.step("restore"):
+    with progress.step("restore"):
         pod = _create(cluster, manifest)
         with undoing_on_error(lambda: cluster.delete_pod(pod.namespace, pod.name, uid=pod.uid)):
-            ready = await_ready(cluster, pod, ready_s, steps)
+            ready = await_ready(cluster, pod, ready_s, progress)
             restored = RestoredPod(ready, time.monotonic() - created, time.monotonic())
             check_restored(cluster, ready, container)
     return restored
 
 
-def await_ready(cluster: Cluster, pod: Pod, timeout_s: float, steps: Progress) -> Pod:
+def await_ready(cluster: Cluster, pod: Pod, timeout_s: float, progress: Progress) -> Pod:
     """Wait until a pod is ready, and tell what it waits for.
 
     Raises:
@@ -382,7 +382,7 @@ def await_ready(cluster: Cluster, pod: Pod, timeout_s: float, steps: Progress) -
     """
 
     def is_settled(now: Pod) -> bool:
-        steps.note("; ".join(now.explain()) or now.phase)
+        progress.note("; ".join(now.explain()) or now.phase)
         return now.ready or now.stuck
 
     try:

@@ -160,8 +160,8 @@ def check(monkeypatch: pytest.MonkeyPatch, *rounds: list[Finding], force: bool =
     monkeypatch.setattr(build, "check_processes", check_processes)
     recorder = Recorder()
     options = BuildOptions(Path("cache"), force=force)
-    work = BuildContext(make_recipe(), options, Progress(recorder), cast(Any, None))
-    check_before_dump(work, make_engine(Path("/proc")), make_running())
+    context = BuildContext(make_recipe(), options, Progress(recorder), cast(Any, None))
+    check_before_dump(context, make_engine(Path("/proc")), make_running())
     return recorder, len(asked)
 
 

@@ -66,9 +66,9 @@ def test_a_terminal_shows_how_far_a_step_is():
     script = """
 import time
 from rich.console import Console
-from warmstart.core.progress import Steps
+from warmstart.core.progress import Progress
 from warmstart.cli.terminal import TerminalListener
-steps = Steps(TerminalListener(Console(stderr=True), verbose=False))
+steps = Progress(TerminalListener(Console(stderr=True), verbose=False))
 with steps.step("pull"):
     steps.note("half of it")
     time.sleep(0.3)

@@ -14,7 +14,7 @@ from warmstart.core.text import format_bytes, format_seconds
 NOT_OURS = ("tools", "pull", "ready", "warm up", "publish")
 
 
-def list_rows(built: BuildResult, steps: Progress) -> list[tuple[str, str]]:
+def list_rows(built: BuildResult, progress: Progress) -> list[tuple[str, str]]:
     """Names and values, the most wanted first."""
     restored_s = median(restore.first_success_s for restore in built.restores)
     by_runtime = [restore for restore in built.restores if restore.launcher_ms is None]
@@ -34,7 +34,7 @@ def list_rows(built: BuildResult, steps: Progress) -> list[tuple[str, str]]:
         ),
         ("size", f"{format_bytes(sum(layer.size_bytes for layer in layers))} compressed, in {len(layers)} layers"),
         ("added", f"{format_bytes(built.added_bytes)} to the base image"),
-        ("own cost", _own_cost(steps)),
+        ("own cost", _own_cost(progress)),
     ]
 
 
@@ -46,7 +46,7 @@ def _list_restores(name: str, restores: Sequence[Restore]) -> Iterator[tuple[str
     yield name, value + (f"; of it the launcher {median(took):.0f} ms)" if took else ")")
 
 
-def _own_cost(steps: Progress) -> str:
-    own = {name: seconds for name, seconds in steps.durations_s.items() if name not in NOT_OURS}
+def _own_cost(progress: Progress) -> str:
+    own = {name: seconds for name, seconds in progress.durations_s.items() if name not in NOT_OURS}
     parts = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in own.items())
     return f"{format_seconds(sum(own.values()))}: {parts}"
