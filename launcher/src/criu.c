@@ -132,7 +132,9 @@ static _Noreturn void run_criu(const struct manifest *manifest, int log)
 {
 	char output[32], *always[] = {CRIU,	   "restore", "--no-default-config", "--unprivileged",
 				      "-D",	   CHECKPOINT, "-o",		     output,
-				      "-d",	   "--manage-cgroups=ignore", "--tcp-close", "--file-locks"};
+				      "-d",	   "--manage-cgroups=ignore", "--tcp-close", "--file-locks",
+				      /* Plugins of the image are not for it. */
+				      "--libdir",  "/proc/self/fdinfo"};
 	struct arguments arguments = {0};
 	int own = dup(log); /* one that stays open, as those of listeners */
 
