@@ -16,7 +16,8 @@ from support.builds import STATE, PrivateRegistry, build, get, read_state, write
 
 from warmstart import __version__
 from warmstart.build.context import BuildOptions
-from warmstart.build.pipeline import SUBNET, Built
+from warmstart.build.pipeline import SUBNET
+from warmstart.build.result import BuildResult
 from warmstart.core.progress import Progress
 from warmstart.engine.cri import CriEngine
 from warmstart.engine.local import LocalEngine, start_engine
@@ -42,7 +43,7 @@ OTHER_SUBNET = "10.77.0.0/24"
 @dataclass(frozen=True)
 class Pushed:
     recipe: Path
-    built: Built
+    built: BuildResult
     steps: Progress
 
     @property

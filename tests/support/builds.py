@@ -11,7 +11,8 @@ from typing import Any
 import requests
 
 from warmstart.build.context import BuildOptions
-from warmstart.build.pipeline import Built, build_image
+from warmstart.build.pipeline import build_image
+from warmstart.build.result import BuildResult
 from warmstart.core.progress import Progress, ProgressListener, SilentListener
 from warmstart.core.reference import parse_reference
 from warmstart.engine.cri import CriContainer
@@ -94,7 +95,9 @@ def write_recipe(
     return path
 
 
-def build(recipe: Path, options: BuildOptions, listener: ProgressListener | None = None) -> tuple[Built, Progress]:
+def build(
+    recipe: Path, options: BuildOptions, listener: ProgressListener | None = None
+) -> tuple[BuildResult, Progress]:
     """As `warmstart build`."""
     steps = Progress(listener or SilentListener())
     return build_image(load_recipe(recipe), options, steps), steps
