@@ -49,7 +49,7 @@ LIMITS = {
 PHRASES = (
     r"\b(?:is|are|was|were|be) told\b",
     r"\b(?:is|are|was|were) said\b",
-    r"\b(?:is|are|was|were|not|be) seen to\b",
+    r"\bseen to\b",
     r"\bbeside\b",
     r"\bbut for\b",
     r"\ball the same\b",

@@ -29,6 +29,7 @@ from support.checkpoint_archive import (
     with_diff,
     write,
 )
+from support.tars import extract
 
 from warmstart.core.errors import ArchiveError
 from warmstart.dump.archive import Archive, extract_archive, read_contents
@@ -136,7 +137,7 @@ def test_no_accepted_change_leaves_the_root_file_system(
     root = lasting / "root"
     root.mkdir()
     with tarfile.open(fileobj=io.BytesIO(tar_of(*changes))) as tar:
-        tar.extractall(root, filter="fully_trusted")
+        extract(tar, root, trusted=True)
     for path in deleted:
         delete(Path(f"{root}/{path}"))
     assert tree(lasting.parent / "outside") == outside
