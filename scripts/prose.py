@@ -19,7 +19,7 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,20 @@ DOCS = (
     "launcher/*.md",
     ".github/*.md",
 )
+
+# Pages that do not count for the limits until they are rewritten. Remove a page from this list, never add one.
+PENDING = {
+    "docs/how-to/kubernetes.md",
+    "docs/how-to/private-registry.md",
+    "docs/recipe.md",  # generated from the schema
+    "docs/reference/cli.md",  # generated from the help of the commands
+    "docs/reference/environment.md",
+    "docs/reference/images.md",
+    "docs/security.md",
+    "docs/self-restore.md",
+    "docs/troubleshooting.md",
+    "launcher/README.md",
+}
 
 _FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2[ ]*$", re.DOTALL | re.MULTILINE)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
@@ -267,7 +281,7 @@ def _place(path: Path) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def table(kind: str, texts: Iterable[Text]) -> tuple[list[str], Count]:
+def table(kind: str, texts: Iterable[Text]) -> list[str]:
     """Return the lines of a table, a line for each file, and the total."""
     files: dict[Path, Count] = {}
     for text in texts:
@@ -276,13 +290,14 @@ def table(kind: str, texts: Iterable[Text]) -> tuple[list[str], Count]:
     rows = [(_place(path), each) for path, each in files.items()]
     lines = [f"{kind:50} {'words':>7} {'which':>6} {'you':>6}   per 1,000 words"]
     for name, each in [*rows, ("total", total)]:
+        name += " (pending)" if name in PENDING else ""
         lines.append(f"{name:50} {each.words:7} {each.rate(each.which):6.1f} {each.rate(each.you):6.1f}")
-    return lines, total
+    return lines
 
 
-def findings(kind: str, texts: Iterable[Text], total: Count) -> list[str]:
+def findings(kind: str, texts: Sequence[Text]) -> list[str]:
     """Return a line for each rule that the texts of a kind break."""
-    found = list(exceeded(kind, total))
+    found = list(exceeded(kind, sum((count(text.text) for text in texts), Count())))
     if kind == "docs":
         found += questions(texts)
     if kind == "messages":
@@ -304,8 +319,8 @@ def main(arguments: list[str]) -> int:
     found: list[str] = []
     for kind in options.kinds or KINDS:
         texts = list({"docs": docs, "docstrings": docstrings, "messages": messages}[kind](options.root))
-        lines, total = table(kind, texts)
-        found += findings(kind, texts, total)
+        lines = table(kind, texts)
+        found += findings(kind, [text for text in texts if _place(text.path) not in PENDING])
         if not options.check:
             print("\n".join(lines), end="\n\n")
         if options.verbose:
