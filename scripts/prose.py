@@ -89,8 +89,6 @@ DOCS = (
 PENDING = {
     "docs/recipe.md",  # generated from the schema
     "docs/reference/cli.md",  # generated from the help of the commands
-    "docs/reference/environment.md",
-    "docs/reference/images.md",
     "docs/security.md",
     "docs/self-restore.md",
     "docs/troubleshooting.md",
