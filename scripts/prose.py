@@ -90,7 +90,6 @@ PENDING = {
     "docs/recipe.md",  # generated from the schema
     "docs/reference/cli.md",  # generated from the help of the commands
     "docs/security.md",
-    "docs/troubleshooting.md",
     "launcher/README.md",
 }
 
