@@ -90,7 +90,6 @@ PENDING = {
     "docs/recipe.md",  # generated from the schema
     "docs/reference/cli.md",  # generated from the help of the commands
     "docs/security.md",
-    "launcher/README.md",
 }
 
 _FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2[ ]*$", re.DOTALL | re.MULTILINE)
