@@ -111,7 +111,8 @@ def test_arbitrary_root_file_system_changes(lasting: Path, entries: list[Entry],
 MEETING = st.sampled_from(["a", "b", "a/b", "b/a", "a/b/c", "./a", "b/../a", "/a"])
 OUTSIDE = st.sampled_from(["a", "b/a", "..", "../../outside", "../../outside/secret", "/", "../a/b"])
 CHANGES = st.builds(
-    lambda name, kind, to, content: entry(name, content, type=kind, linkname=to),
+    # Directories that whoever runs the tests can enter and remove.
+    lambda name, kind, to, content: entry(name, content, type=kind, linkname=to, mode=0o755),
     MEETING,
     st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]),
     OUTSIDE,
