@@ -60,7 +60,7 @@ PHRASES = (
     r"\bwhat else\b",
     r"\bsuch as it is\b",
     r"\bas ever\b",
-    r"\ba(?:nother)? go\b",
+    r"\b(?-i:a(?:nother)? go)\b",  # and not the language
     r"\bcures?\b",
     r"\bcrews?\b",
     r"\btrees? of tools\b",

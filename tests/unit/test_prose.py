@@ -154,7 +154,7 @@ def test_phrases_of_the_old_dialect(prose, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["secure", "besides", "screw", "untold", "for all the same files", "this is a go binary"]
+    "text", ["secure", "besides", "screw", "untold", "a Go program", "for all the same files", "this is a go binary"]
 )
 def test_plain_words_are_none_of_them(prose, text, monkeypatch):
     monkeypatch.setattr(prose, "ALLOWED", ("all the same files", "is a go binary"))
