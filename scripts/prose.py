@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -104,6 +105,7 @@ _QUESTION = re.compile(r"(?:what|which|who|whom|whose|where|why)\b(?!.*\?)", re.
 # Calls whose arguments the user reads. The first argument of these is a code or a logger's format, and is read too.
 _MESSAGE_CALLS = {"error", "explain", "note", "warn", "warning", "echo", "tell", "Finding", "secho", "style"}
 _MESSAGE_KEYWORDS = {"details", "epilog", "help", "hint", "short_help", "why"}
+_SCHEMA_KEYWORDS = {"description", "errorMessage", "title"}
 _COMMAND_DECORATORS = {"command", "group"}
 _PROSE_WORDS = 4  # a constant of a module with fewer words is a name, not a sentence
 
@@ -165,11 +167,25 @@ def docstrings(root: Path) -> Iterator[Text]:
 
 
 def messages(root: Path) -> Iterator[Text]:
-    """Yield the strings of the package that a user reads: errors, warnings, hints and help."""
+    """Yield the strings of the package that a user reads: errors, warnings, hints, help, and the schema's texts."""
     for path, tree in _modules(root):
         for string in _message_strings(tree):
             if text := strip_markdown(_text_of(string)).strip():
                 yield Text(path, string.lineno, text)
+    for path in sorted((root / "warmstart").rglob("*.schema.json")):
+        for string in _schema_strings(json.loads(path.read_text())):
+            yield Text(path, 1, strip_markdown(string))
+
+
+def _schema_strings(node: object) -> Iterator[str]:
+    """Yield the texts of a JSON Schema: they are messages, and the reference of the recipe."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if key in _SCHEMA_KEYWORDS and isinstance(value, str):
+            yield value
+        else:
+            yield from _schema_strings(value)
+    for value in node if isinstance(node, list) else ():
+        yield from _schema_strings(value)
 
 
 def _modules(root: Path) -> Iterator[tuple[Path, ast.Module]]:

@@ -143,6 +143,12 @@ def test_messages(prose, checkout, code, found):
     assert texts(prose.messages(in_module(checkout, code))) == found
 
 
+def test_the_texts_of_a_schema_are_messages(prose, checkout):
+    inner = '{"description": "b", "enum": ["c"], "anyOf": [{"errorMessage": "d"}]}'
+    schema = f'{{"title": "a", "properties": {{"title": {inner}}}}}'
+    assert texts(prose.messages(checkout("warmstart/recipe/x.schema.json", schema))) == ["a", "b", "d"]
+
+
 @pytest.mark.parametrize(
     "text",
     ["Nothing is told.", "It was said", "seen to restore", "beside the file", "but for one", "all the same, fine",
