@@ -48,8 +48,8 @@ LIMITS = {
 
 # Wording that reads as a translation. Each is a regular expression, matched without regard to case.
 PHRASES = (
-    r"\b(?:is|are|was|were|be) told\b",
-    r"\b(?:is|are|was|were) said\b",
+    r"\b(?:is|are|was|were|be)(?: not)? told\b",
+    r"\b(?:is|are|was|were)(?: not)? said\b",
     r"\bseen to\b",
     r"\bbeside\b",
     r"\bbut for\b",
@@ -61,12 +61,14 @@ PHRASES = (
     r"\bwhat else\b",
     r"\bsuch as it is\b",
     r"\bas ever\b",
-    r"\b(?-i:a(?:nother)? go)\b",  # and not the language
+    r"\b(?-i:(?:a|an|one|another|each) go)\b",  # and not the language
     r"\bcures?\b",
     r"\bcrews?\b",
     r"\btrees? of tools\b",
     r"\b(?:says|knows) (?:more )?about itself\b",
-    r"\bgoes on\b",
+    r"\bgo(?:es)? on\b",
+    r"\bwhoever\b|\banybody\b|\bsomebody\b",
+    r"\bif need be\b",
     r"\bthe like\b",
     r"\bis to be had\b",
     r"\bwherefore\b|\bwhereof\b|\bthereof\b",
@@ -108,6 +110,8 @@ _MESSAGE_KEYWORDS = {"details", "epilog", "help", "hint", "short_help", "why"}
 _SCHEMA_KEYWORDS = {"description", "errorMessage", "title"}
 _COMMAND_DECORATORS = {"command", "group"}
 _PROSE_WORDS = 4  # a constant of a module with fewer words is a name, not a sentence
+_PLAIN = re.compile(r"(?:^|(?<=[\s(\"']))[A-Za-z][A-Za-z'’-]*(?=[\s),.:;!?\"']|$)")
+_CODE = re.compile(r"[\n\\{}|$]")
 
 
 @dataclass(frozen=True)
@@ -234,7 +238,9 @@ def _text_of(string: ast.Constant | ast.JoinedStr) -> str:
 
 
 def _is_prose(string: ast.Constant | ast.JoinedStr) -> bool:
-    return len(WORD.findall(_text_of(string))) >= _PROSE_WORDS
+    """Tell a sentence from a name, a pattern, a script or a file's content."""
+    text = _text_of(string)
+    return not _CODE.search(text) and len(_PLAIN.findall(text)) >= _PROSE_WORDS
 
 
 def _is_command(node: ast.FunctionDef) -> bool:

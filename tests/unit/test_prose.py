@@ -131,6 +131,10 @@ def test_docstrings_of_all_kinds(prose, checkout):
         ('HINT = "A sentence of four words."', ["A sentence of four words."]),
         ('HINT = {"a": ("code", "A sentence of four words.")}', ["A sentence of four words."]),
         ('NAME = "a name"', []),
+        ('NAME = "org.example.a.b.c/d.e.f"', []),
+        ('SCRIPT = "set -eu\\nmake one two three"', []),
+        ('PATTERN = r"cannot (\\w+) the one or the other"', []),
+        ('CONFIG = "log = {level} and some more words"', []),
         ('f("not a message")', []),
         ('x = {"hint": 1}["hint"]', []),
         ('@click.command()\ndef c():\n    """Do it."""', ["Do it."]),
@@ -153,7 +157,8 @@ def test_the_texts_of_a_schema_are_messages(prose, checkout):
     "text",
     ["Nothing is told.", "It was said", "seen to restore", "beside the file", "but for one", "all the same, fine",
      "not any more", "for want of memory", "of whom", "of which two", "the cure", "a crew",
-     "the tree of tools", "a go"],
+     "the tree of tools", "a go",
+     "one go", "it goes on", "it is not said", "whoever does it", "if need be"],
 )  # fmt: skip
 def test_phrases_of_the_old_dialect(prose, text):
     assert list(prose.phrases([prose.Text(Path("m.py"), 1, text)]))
