@@ -1,6 +1,6 @@
 #!/bin/sh
-# Checks what ci/ has for others to use, each file by the schema of the service that it is for. actionlint, which sees
-# into expressions, and what a workflow gives to the action, is compiled from its Go module where there is a Go compiler.
+# Checks the templates in ci/ and .github/ against the schemas of their services. actionlint also checks expressions and
+# the inputs of the action; it is compiled from its Go module if there is a Go compiler.
 set -eu
 cd "$(dirname "$0")/.."
 bin=${1:-.venv/bin}
@@ -8,13 +8,16 @@ bin=${1:-.venv/bin}
 "$bin/check-jsonschema" --builtin-schema vendor.github-actions ci/github/action.yml
 "$bin/check-jsonschema" --builtin-schema vendor.github-workflows ci/github/workflow.yml
 "$bin/check-jsonschema" --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci ci/gitlab/warmstart.yml
+"$bin/check-jsonschema" --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml \
+    .github/ISSUE_TEMPLATE/feature.yml
+"$bin/check-jsonschema" --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 
 if command -v actionlint >/dev/null; then
     run_actionlint() { actionlint "$@"; }
 elif command -v go >/dev/null; then
     run_actionlint() { go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 "$@"; }
 else
-    echo "ci/github: not seen by actionlint, since there is neither actionlint nor go"
+    echo "ci/github: not checked by actionlint: neither actionlint nor go is installed"
     exit 0
 fi
 # It looks at local actions only in a repository that has its workflows where GitHub wants them.
