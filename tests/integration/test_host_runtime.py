@@ -112,7 +112,7 @@ def test_an_interrupted_build_leaves_nothing_there(host, step, delay_s):
 
 def test_where_nothing_listens_it_says_so(base_archive, cache, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, "localhost/tests/host:1")
-    command = [sys.executable, "-m", "warmstart", "--cache-dir", cache, "build", recipe]
+    command = [sys.executable, "-m", "warmstart", "--cache-dir", cache, "build", recipe, "-o", f"oci:{tmp_path}/out"]
     done = subprocess.run(
         [*command, "--runtime-endpoint", f"unix://{tmp_path}/none.sock"], capture_output=True, text=True, check=False
     )
