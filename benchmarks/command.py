@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from warmstart.cli.main import default_cache
+from warmstart.cli.context import default_cache
 from warmstart.cli.terminal import show_error
 from warmstart.core.errors import WarmstartError
 

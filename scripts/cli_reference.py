@@ -42,7 +42,9 @@ def describe(context: click.Context) -> Iterator[str]:
         yield "\n".join(["| Option | Meaning |", "| --- | --- |", *rows]) + "\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
-            yield from describe(click.Context(command.commands[name], info_name=name, parent=context))
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from describe(click.Context(inner, info_name=name, parent=context))
 
 
 def help_text(command: click.Command) -> str:

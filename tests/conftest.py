@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.cli.main import default_cache
+from warmstart.cli.context import default_cache
 from warmstart.node.session import EXPIRED
 from warmstart.node.tree import tree_path
 

@@ -15,7 +15,7 @@ import pytest
 from support.base_image import make_base_archive
 from support.builds import PASSWORD, PASSWORD_HASH, USER, PrivateRegistry
 
-from warmstart.cli.main import default_cache
+from warmstart.cli.context import default_cache
 from warmstart.core.workspace import open_workspace
 from warmstart.node.keeper import Bind
 from warmstart.node.session import Session, enter

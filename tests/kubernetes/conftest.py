@@ -15,7 +15,7 @@ from support.cluster.node import Node
 from support.cluster_images import make_helper_image, push_image
 from support.cluster_user import User
 
-from warmstart.cli.main import default_cache
+from warmstart.cli.context import default_cache
 from warmstart.core.workspace import open_workspace
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree

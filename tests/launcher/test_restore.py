@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from launcher.bundle import BUILD, DOCKER_CAPABILITIES, Setup, configure, like_docker, resolve_profile
 
-from warmstart.cli.main import default_cache
+from warmstart.cli.context import default_cache
 from warmstart.core.network import connect_in
 from warmstart.core.process import Finished
 from warmstart.core.workspace import open_workspace

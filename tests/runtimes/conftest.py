@@ -18,7 +18,7 @@ from support.runtimes import IMAGE, Runc, Runtime, open_containerd, open_crio, o
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
-from warmstart.cli.main import default_cache
+from warmstart.cli.context import default_cache
 from warmstart.core.reference import Transport
 from warmstart.core.workspace import open_workspace
 from warmstart.node.session import Session, enter

@@ -110,8 +110,9 @@ def check_command(words: list[str]) -> None:
             if isinstance(option, click.Option) and not option.is_flag and not value:
                 words[:1] = []
         elif isinstance(command, click.Group):
-            assert word in command.commands, f"there is no command {word}"
-            command = command.commands[word]
+            below = command.get_command(click.Context(command), word)
+            assert below is not None, f"there is no command {word}"
+            command = below
         elif command.name == "run":
             return
 
@@ -132,10 +133,18 @@ def test_a_wrong_command_would_be_found(line):
         check_command(split(line))
 
 
+def commands_below(command: click.Command) -> list[click.Command]:
+    if not isinstance(command, click.Group):
+        return []
+    context = click.Context(command)
+    found = [command.get_command(context, name) for name in command.list_commands(context)]
+    return [below for below in found if below is not None]
+
+
 def all_options(command: click.Command) -> Iterator[str]:
     for option in command.params:
         yield from option.opts
-    for below in command.commands.values() if isinstance(command, click.Group) else ():
+    for below in commands_below(command):
         yield from all_options(below)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,11 @@ from rich.console import Console
 from warmstart.cli.terminal import TerminalListener
 from warmstart.core.privileges import Privilege, parse_privilege
 from warmstart.core.progress import Progress
+
+
+def default_cache() -> Path:
+    """Return the user's cache directory, as in the XDG base directory specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "warmstart"
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,12 @@ checkpoint_timeout_option = click.option(
     default=120.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the checkpoint may take.",
+    help="Time limit of the checkpoint.",
 )
 
 
 show_env_option = click.option(
-    "--show-env", is_flag=True, help="Show the values of environment variables; they may be secret."
+    "--show-env", is_flag=True, help="Show the values of environment variables, which can be secret."
 )
 
 
@@ -66,15 +72,15 @@ allow_option = click.option(
     multiple=True,
     callback=_parse_allowed,
     metavar="KIND[=NAME]",
-    help="Grant this privilege to the image or recipe; an error lists those it asks for.",
+    help="Grant this privilege to the image or recipe. The error of a refusal lists them.",
 )
 
 
 def registry_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say how to speak to registries: `plain_http` and `authfile`."""
     function = click.option(
-        "--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries."
+        "--authfile", type=click.Path(path_type=Path, dir_okay=False), help="File of registry credentials."
     )(function)
-    return click.option(
-        "--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS."
-    )(function)
+    return click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Use this registry without TLS.")(
+        function
+    )

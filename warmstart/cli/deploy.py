@@ -1,4 +1,4 @@
-"""The command that deploys, and the part of `doctor` that looks at a cluster: `warmstart.cli.main` registers them."""
+"""The command that deploys, and the part of `doctor` that looks at a cluster."""
 
 from __future__ import annotations
 
@@ -61,8 +61,10 @@ class DeployRequest:
 
 @click.command()
 @click.argument("target", metavar="RECIPE|IMAGE")
-@click.option("-f", "--from", "manifest", type=click.Path(path_type=Path), help="A manifest that is to match.")
-@click.option("-c", "--container", help="Which container of the manifest: NAME, OBJECT/NAME or KIND/OBJECT/NAME.")
+@click.option(
+    "-f", "--from", "manifest", type=click.Path(path_type=Path), help="Change this manifest to match the image."
+)
+@click.option("-c", "--container", help="Container of the manifest: NAME, OBJECT/NAME or KIND/OBJECT/NAME.")
 @click.option(
     "-o",
     "--output",
@@ -71,25 +73,30 @@ class DeployRequest:
     show_default=True,
     help="A whole manifest, or a strategic merge patch, as Kustomize takes it.",
 )
-@click.option("--diff", "only_diff", is_flag=True, help="With --from: print what must differ, and why, alone.")
-@click.option("--name", help="The name of what is made; the recipe's if not given.")
-@click.option("--replicas", type=click.IntRange(0), help="How many pods.  [default: 1]")
-@click.option("--match-cpu", is_flag=True, help="Only on nodes with the processor's features of the build.")
-@click.option("--pre-pull", is_flag=True, help="Make a DaemonSet that has all nodes pull the image, instead.")
-@click.option("--pause-image", default=PAUSE_IMAGE, show_default=True, help="What waits in the pods of --pre-pull.")
+@click.option("--diff", "only_diff", is_flag=True, help="With --from: print only the changes, with reasons.")
+@click.option("--name", help="Name of the objects.  [default: the recipe's name]")
+@click.option("--replicas", type=click.IntRange(0), help="Number of pods.  [default: 1]")
+@click.option("--match-cpu", is_flag=True, help="Select nodes that have the processor features of the build.")
+@click.option("--pre-pull", is_flag=True, help="Print a DaemonSet that pulls the image on all nodes instead.")
+@click.option(
+    "--pause-image",
+    default=PAUSE_IMAGE,
+    show_default=True,
+    help="Image of the waiting container in the pods of --pre-pull.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
-@click.option("-t", "--tag", help="The tag, or the whole name, of the image, as at the build.")
+@click.option("-t", "--tag", help="Tag, or whole name, of the image, as at the build.")
 @allow_option
 @click.option("--apply", is_flag=True, help="Apply it to the cluster, server-side.")
-@click.option("--force-conflicts", is_flag=True, help="With --apply: take over fields that others have set.")
+@click.option("--force-conflicts", is_flag=True, help="With --apply: take over fields owned by other managers.")
 @cluster_options
 @registry_options
 @pass_shell
 def deploy(shell: Shell, /, target: str, **options: Any) -> None:
-    """Print what runs an image in Kubernetes, so that it is restored there: a Deployment and a Service.
+    """Print (or apply) a Deployment and Service for a warm image.
 
-    Of RECIPE, or of IMAGE, which warmstart built and which says more. With --from, an existing manifest is changed
-    where it must be, and the changes with their reasons are shown on standard error.
+    RECIPE is enough; IMAGE, built by warmstart, has more details. With --from, your manifest is changed only as far as
+    necessary, and standard error shows the changes with their reasons.
     """
     _refuse_contradictions(options)
     known = read_build(
@@ -125,7 +132,9 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
 
 
 def _judge(shell: Shell, known: ImageSummary, target: str, allowed: Sequence[Privilege], *, anew: bool) -> None:
-    """Compare what an image asks for with what the user allows; a manifest of the user's is not given any of it.
+    """Compare the requests of an image with the privileges the user allows.
+
+    The user's own manifest gets no privilege from the image.
 
     Raises:
         PrivilegeError: it has another name than the user says, or a manifest that is made of it would have more.
@@ -136,7 +145,7 @@ def _judge(shell: Shell, known: ImageSummary, target: str, allowed: Sequence[Pri
         for name, value in list_security(known.checkpoint) if known.checkpoint else ():
             shell.err.out(printable(f"{name}: {value}"), highlight=False)
         warnings += [
-            f"a runtime that restores gives the processes {one}, whatever the pod says: {one.why}"
+            f"a runtime that restores the image grants {one}, whatever the pod says: {one.why}"
             for one in list_refused(known.privileges, allowed)
         ]
     for warning in warnings:
@@ -144,7 +153,7 @@ def _judge(shell: Shell, known: ImageSummary, target: str, allowed: Sequence[Pri
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:
-    """Options that mean nothing beside each other."""
+    """Refuse options that contradict each other."""
     given = {key for key, value in options.items() if value is not None and value is not False}
     anew = [key for key in ("name", "replicas", "pre_pull") if key in given]
     if options["manifest"] is not None and anew:

@@ -1,4 +1,4 @@
-"""Commands that speak to a Kubernetes cluster; `warmstart.cli.main` registers what is in COMMANDS."""
+"""Commands that speak to a Kubernetes cluster."""
 
 from __future__ import annotations
 
@@ -37,49 +37,35 @@ from warmstart.pods.migrate import Migration, PodOutcome, check_movable, drain_n
 from warmstart.pods.save import RestoredPod, SavedImage, SaveOptions, push_record, read_record, restore_pod, save_pod
 from warmstart.recipe.pods import hide_values
 
-#: The commands of this module.
-COMMANDS: list[click.Command] = []
-
-
-def command(*args: Any, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """As `click.command`, and adds the command to COMMANDS."""
-
-    def register(function: Callable[..., Any]) -> click.Command:
-        made: click.Command = click.command(*args, **kwargs)(function)
-        COMMANDS.append(made)
-        return made
-
-    return register
-
 
 def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which cluster, and where in it: `context` and `namespace`."""
-    function = click.option("-n", "--namespace", help="The namespace; that of the context if it is not given.")(
+    function = click.option("-n", "--namespace", help="Namespace.  [default: the context's]")(function)
+    return click.option("--context", metavar="NAME", help="Context of the kubeconfig.  [default: the current one]")(
         function
     )
-    return click.option(
-        "--context", metavar="NAME", help="The context of the kubeconfig; its current one if not given."
-    )(function)
 
 
-@command()
+@click.command()
 @click.argument("task", type=click.Choice(TASKS))
 @click.option(
     "-n",
     "--namespace",
     "namespaces",
     multiple=True,
-    help="A namespace whose pods it is for; may be given again. All namespaces if it is not given.",
+    help="Namespace of the pods; repeatable.  [default: all namespaces]",
 )
 @click.option(
     "--kubelet",
     is_flag=True,
-    help="Ask kubelets for checkpoints themselves, on port 10250, instead of through the API server, which takes a"
-    " right that allows far more.",
+    help="Request checkpoints from kubelets directly (port 10250), with fewer rights than through the proxy.",
 )
 @pass_shell
 def rbac(shell: Shell, task: str, namespaces: tuple[str, ...], kubelet: bool) -> None:
-    """Print the manifest of a service account that may do TASK: warmstart rbac save | kubectl apply -f -."""
+    """Print a service account with the rights for TASK.
+
+    Apply it with: warmstart rbac save | kubectl apply -f -
+    """
     shell.out.out(read_role(task, namespaces, kubelet=kubelet), end="")
 
 
@@ -91,24 +77,24 @@ def helper_options(function: Callable[..., Any]) -> Callable[..., Any]:
             default=DEFAULT_IMAGE,
             show_default=True,
             envvar="WARMSTART_HELPER_IMAGE",
-            help="Image of the pod that fetches the checkpoint from its node; with cat, stat, rm, sleep.",
+            help="Image of the helper pod that reads the checkpoint; needs cat, stat, rm and sleep.",
         ),
         click.option(
             "--helper-namespace",
             default=DEFAULT_NAMESPACE,
             show_default=True,
-            help="The namespace of that pod; it must admit privileged pods.",
+            help="Namespace of the helper pod; must admit privileged pods.",
         ),
         click.option(
             "--checkpoints-dir",
             default=DEFAULT_DIRECTORY,
             show_default=True,
-            help="Where the kubelet of the node leaves checkpoints.",
+            help="Directory of checkpoints on the node.",
         ),
         click.option(
             "--kubelet-ca",
             type=click.Path(path_type=Path, dir_okay=False, exists=True),
-            help="Authority of the kubelets' certificates, should the API server not let us reach them.",
+            help="CA of the kubelets' certificates, if warmstart must ask them directly.",
         ),
     ]
 
@@ -141,9 +127,9 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-@command()
+@click.command()
 @click.argument("pod")
-@click.option("-c", "--container", help="Which container of the pod.")
+@click.option("-c", "--container", help="Container of the pod.")
 @click.option(
     "-o",
     "--output",
@@ -151,9 +137,9 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.tar",
-    help="Where to put the archive.",
+    help="Path of the archive.",
 )
-@click.option("--keep", is_flag=True, help="Leave the archive on the node, too.")
+@click.option("--keep", is_flag=True, help="Also keep the archive on the node.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @cluster_options
 @checkpoint_options
@@ -169,9 +155,9 @@ def checkpoint(
     namespace: str | None,
     how: CheckpointOptions,
 ) -> None:
-    """Take a checkpoint of a container of POD, which goes on, and fetch the archive.
+    """Checkpoint a container of POD and fetch the archive.
 
-    The archive holds the container's memory, and with it its secrets.
+    The container keeps running. The archive contains its memory, including secrets.
     """
     with connect_cluster(context, namespace) as cluster:
         found = find_target(cluster, pod, container)
@@ -219,14 +205,14 @@ def ready_option(function: Callable[..., Any]) -> Callable[..., Any]:
         default=120.0,
         show_default=True,
         metavar="SECONDS",
-        help="How long the restored pod may take until it is ready.",
+        help="Time limit until the restored pod is ready.",
     )(function)
 
 
-@command()
+@click.command()
 @click.argument("pod")
-@click.option("-c", "--container", help="Which container of the pod.")
-@click.option("--image", required=True, metavar="NAME", help="What the image is to be called.")
+@click.option("-c", "--container", help="Container of the pod.")
+@click.option("--image", required=True, metavar="NAME", help="Name of the image.")
 @click.option("-o", "--output", metavar="KIND:PATH", help="oci:DIRECTORY or oci-archive:FILE instead of a registry.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @registry_options
@@ -246,7 +232,10 @@ def save(
     namespace: str | None,
     how: CheckpointOptions,
 ) -> None:
-    """Save the state of a container of POD, which goes on, as an image that `warmstart restore` makes a pod of."""
+    """Save a container of POD as an image.
+
+    The container keeps running. `warmstart restore` makes a pod from the image.
+    """
     options = SaveOptions(shell.cache, how, parse_output(output) if output else REGISTRY, plain_http, authfile)
     with connect_cluster(context, namespace) as cluster:
         saved = save_pod(cluster, *find_target(cluster, pod, container), image, options, shell.progress())
@@ -256,12 +245,12 @@ def save(
         shell.out.print(make_table(list_saved(saved)))
 
 
-@command()
+@click.command()
 @click.argument("image")
-@click.option("--name", help="What the pod is to be called; as the one that was saved if it is not given.")
-@click.option("--to", "node", metavar="NODE", help="Where it is to run; anywhere if it is not given.")
+@click.option("--name", help="Name of the pod.  [default: the saved pod's]")
+@click.option("--to", "node", metavar="NODE", help="Node to run it on.  [default: any]")
 @allow_option
-@click.option("--dry-run", is_flag=True, help="Print the pod that would be created, and do nothing else.")
+@click.option("--dry-run", is_flag=True, help="Print the pod without creating it.")
 @show_env_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @ready_option
@@ -283,11 +272,11 @@ def restore(
     context: str | None,
     namespace: str | None,
 ) -> None:
-    """Make a pod of IMAGE, which `warmstart save` made, and see that it is restored and ready.
+    """Restore a pod from an image made by `warmstart save`.
 
-    The pod is printed first. Privileges that the image asks for, other images and what the namespace holds need
-    --allow; all that is missing is listed. An image in a file (oci-archive:FILE) is pushed first, to the name that it
-    was saved under, which needs --allow image=NAME.
+    Prints the pod, creates it, and checks that it was restored and becomes ready. Privileges, other images and objects
+    of the namespace that the image asks for need --allow; the error lists all of them. An image in a file
+    (oci-archive:FILE) is pushed to the name under which it was saved, if you pass --allow image=NAME.
     """
     source, progress = parse_source(image), shell.progress()
     plain = source.reference is not None and source.reference.registry in plain_http
@@ -322,11 +311,11 @@ def restore(
         shell.out.print(make_table(list_restored(restored)))
 
 
-@command()
+@click.command()
 @click.argument("pod")
-@click.option("-c", "--container", help="Which container of the pod.")
-@click.option("--to", "node", required=True, metavar="NODE", help="The node to move it to.")
-@click.option("--image", required=True, metavar="NAME", help="What the image on the way is to be called.")
+@click.option("-c", "--container", help="Container of the pod.")
+@click.option("--to", "node", required=True, metavar="NODE", help="Node to move the pod to.")
+@click.option("--image", required=True, metavar="NAME", help="Name of the intermediate image.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @ready_option
 @registry_options
@@ -347,9 +336,10 @@ def migrate(
     namespace: str | None,
     how: CheckpointOptions,
 ) -> None:
-    """Move POD to another node with its state: a new pod is restored there, and then the old one is removed.
+    """Move POD with its state to another node.
 
-    Connections of the old pod are closed, and what it does between the checkpoint and its end is lost.
+    A new pod is restored there, and then the old one is removed. Connections of the old pod are closed. Changes that it
+    makes after the checkpoint are lost.
     """
     options = SaveOptions(shell.cache, how, REGISTRY, plain_http, authfile, ready_timeout)
     with connect_cluster(context, namespace) as cluster:
@@ -362,12 +352,18 @@ def migrate(
         shell.out.print(make_table(list_migrated(migrated)))
 
 
-@command("drain-save")
+@click.command("drain-save")
 @click.argument("node")
-@click.option("-l", "--selector", required=True, help="Which pods of the namespace, by their labels.")
-@click.option("--image", required=True, metavar="REPOSITORY", help="Where images go; pods' names become tags.")
+@click.option("-l", "--selector", required=True, help="Label selector of the pods.")
 @click.option(
-    "--deadline", type=click.FloatRange(min=1), required=True, metavar="SECONDS", help="When the node may be gone."
+    "--image", required=True, metavar="REPOSITORY", help="Repository of the images; the names of the pods become tags."
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=1),
+    required=True,
+    metavar="SECONDS",
+    help="Time until the node can disappear.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @ready_option
@@ -389,10 +385,10 @@ def drain_save(
     namespace: str | None,
     how: CheckpointOptions,
 ) -> None:
-    """Save pods of NODE before it goes away, then restore them on other nodes.
+    """Save pods of NODE, then restore them on other nodes.
 
-    All checkpoints are off the node before the deadline, and only then are pods restored, some at once. What could not
-    be saved or restored is told, and the exit code is not 0.
+    All checkpoints leave the node before the deadline. Then the pods are restored, several at once. Failures are
+    reported, and the exit code is not 0.
     """
     options = SaveOptions(shell.cache, how, REGISTRY, plain_http, authfile, ready_timeout)
     with connect_cluster(context, namespace) as cluster:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,7 +18,9 @@ from rich.table import Table
 
 from warmstart.core.errors import WarmstartError
 from warmstart.core.text import Section, printable, printable_lines
-from warmstart.node.doctor import Check
+
+if TYPE_CHECKING:
+    from warmstart.node.doctor import Check
 
 # What a line with a note takes beside it: the spinner and the step.
 NOTE_MARGIN = 20

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from support.cluster.cluster import open_cluster
 
-from warmstart.cli.main import default_cache
+from warmstart.cli.context import default_cache
 from warmstart.core.errors import WarmstartError
 
 

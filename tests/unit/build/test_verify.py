@@ -15,7 +15,7 @@ from support.checkpoint_image import make_layout
 
 from warmstart.build import verify
 from warmstart.build.verify import Restore, verify_image, verify_source
-from warmstart.cli.main import default_cache
+from warmstart.cli.context import default_cache
 from warmstart.core.errors import EngineError, ImageError, VerifyError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source

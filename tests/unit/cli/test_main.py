@@ -155,7 +155,9 @@ def test_kinds_of_errors_have_exit_codes_of_their_own():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_exit_code_is_that_of_the_kind(warmstart, monkeypatch, kind):
-    monkeypatch.setattr(cli, "schema_text", failing(kind("what is wrong", details=["why"], hint="what to do")))
+    monkeypatch.setattr(
+        "warmstart.cli.init.schema_text", failing(kind("what is wrong", details=["why"], hint="what to do"))
+    )
     expected = "error: what is wrong\n  why\nhint: what to do\n"
     assert warmstart("schema") == Result(kind.exit_code, "", expected)
 
@@ -175,7 +177,7 @@ def test_the_exit_code_is_that_of_the_kind(warmstart, monkeypatch, kind):
     ],
 )
 def test_what_nobody_expected_is_one_clear_error(warmstart, monkeypatch, error, status, brief):
-    monkeypatch.setattr(cli, "schema_text", failing(error))
+    monkeypatch.setattr("warmstart.cli.init.schema_text", failing(error))
     result = warmstart("schema")
     assert (result.status, result.out) == (status, "")
     assert result.err.startswith(brief)
@@ -184,7 +186,7 @@ def test_what_nobody_expected_is_one_clear_error(warmstart, monkeypatch, error, 
 
 @pytest.mark.parametrize("error", [EngineError("what is wrong"), ZeroDivisionError("by zero"), OSError(5, "broken")])
 def test_a_traceback_is_shown_where_it_is_asked_for(warmstart, monkeypatch, error):
-    monkeypatch.setattr(cli, "schema_text", failing(error))
+    monkeypatch.setattr("warmstart.cli.init.schema_text", failing(error))
     quiet, loud = warmstart("schema"), warmstart("--debug", "schema")
     assert loud.status == quiet.status
     assert "Traceback" in loud.err
@@ -194,7 +196,7 @@ def test_a_traceback_is_shown_where_it_is_asked_for(warmstart, monkeypatch, erro
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.exceptions.Abort()])
 def test_an_interruption_is_no_error(warmstart, monkeypatch, error):
-    monkeypatch.setattr(cli, "schema_text", failing(error))
+    monkeypatch.setattr("warmstart.cli.init.schema_text", failing(error))
     result = warmstart("schema")
     assert (result.status, result.out, result.err.strip()) == (130, "", "interrupted")
 
@@ -217,7 +219,8 @@ def hang():
         (directory / "file").touch()
         print("started", flush=True)
         time.sleep(1000)
-cli.schema_text = hang
+import warmstart.cli.init
+warmstart.cli.init.schema_text = hang
 sys.argv = ["warmstart", "schema"]
 cli.main()
 """
@@ -334,7 +337,7 @@ def test_a_recipe_from_an_image(warmstart, monkeypatch, option, http):
         config = Config(Platform("linux", "amd64"), entrypoint=("/app",), exposed_ports=("8080/tcp",))
         yield SimpleNamespace(image=SimpleNamespace(config=config))
 
-    monkeypatch.setattr(cli, "open_image", open_image)
+    monkeypatch.setattr("warmstart.cli.init.open_image", open_image)
     result = warmstart("init", "localhost:5000/app:1", *option)
     assert result.status == 0, result.err
     assert "containerPort: 8080" in result.out
@@ -348,7 +351,7 @@ def test_options_of_a_build(warmstart, monkeypatch, recipe, tmp_path):
         asked.append((recipe.image_name, options))
         raise EngineError("far enough")
 
-    monkeypatch.setattr(cli, "build_image", build_image)
+    monkeypatch.setattr("warmstart.cli.build.build_image", build_image)
     plain = ["--plain-http", "a:1", "--plain-http", "b"]
     more = ["--authfile", "auth.json", "--checkpoint-timeout", "5", "--force", "--keep", "-t", "2-warm"]
     more += ["--network", "outside"]
@@ -375,7 +378,7 @@ def test_options_of_a_build(warmstart, monkeypatch, recipe, tmp_path):
 
 def test_a_cache_below_the_current_directory_is_known_by_its_whole_path(warmstart, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(cli, "remove_trees", asked.append)
+    monkeypatch.setattr("warmstart.cli.node.remove_trees", asked.append)
     monkeypatch.chdir(tmp_path)
     assert warmstart("--cache-dir", "mine", "node", "remove") == Result(0, "", "")
     assert asked == [tmp_path / "mine"]
@@ -395,7 +398,7 @@ RESTORES = (Restore("10.89.0.2", 0.5, 0.75), Restore("10.89.0.3", 1.5, 2.5))
 
 
 def test_a_verification_as_a_table(warmstart, monkeypatch):
-    monkeypatch.setattr(cli, "verify_source", lambda *_, **__: RESTORES)
+    monkeypatch.setattr("warmstart.cli.build.verify_source", lambda *_, **__: RESTORES)
     result = warmstart("verify", "app:1")
     lines = ["10.89.0.2 restored, ready after 750 ms", "10.89.0.3 restored, ready after 2.50 s"]
     assert (result.status, [" ".join(line.split()) for line in result.out.splitlines()], result.err) == (0, lines, "")
@@ -409,7 +412,7 @@ def test_a_verification_as_json(warmstart, monkeypatch):
         steps.warn("careful")
         return RESTORES
 
-    monkeypatch.setattr(cli, "verify_source", verify)
+    monkeypatch.setattr("warmstart.cli.build.verify_source", verify)
     result = warmstart("verify", "app:1", "--json", "--plain-http", "localhost:5000")
     assert result.err == "warning: careful\n"
     expected = {"address": "10.89.0.3", "runtime_s": 1.5, "first_success_s": 2.5}
@@ -423,7 +426,7 @@ def test_steps_are_shown_where_it_is_asked_for(warmstart, monkeypatch):
         with steps.step("pull"):
             return RESTORES
 
-    monkeypatch.setattr(cli, "verify_source", verify)
+    monkeypatch.setattr("warmstart.cli.build.verify_source", verify)
     assert warmstart("verify", "app:1").err == ""
     for option in ("-v", "--debug"):
         assert warmstart(option, "verify", "app:1").err.startswith("✓ pull")
@@ -433,7 +436,7 @@ CHECKS = [Check("root", True, "yes"), Check("kernel", None, "6.1"), Check("tools
 
 
 def test_a_doctor_finds_something(warmstart, monkeypatch):
-    monkeypatch.setattr(cli, "examine_host", lambda _: CHECKS)
+    monkeypatch.setattr("warmstart.cli.doctor.examine_host", lambda _: CHECKS)
     result = warmstart("doctor")
     assert result.status == HostError.exit_code
     assert "✗  tools" in result.out
@@ -442,14 +445,14 @@ def test_a_doctor_finds_something(warmstart, monkeypatch):
 
 
 def test_a_doctor_finds_nothing(warmstart, monkeypatch):
-    monkeypatch.setattr(cli, "examine_host", lambda _: CHECKS[:2])
+    monkeypatch.setattr("warmstart.cli.doctor.examine_host", lambda _: CHECKS[:2])
     result = warmstart("doctor", "--json")
     assert (result.status, result.err) == (0, "")
     assert [check["name"] for check in json.loads(result.out)] == ["root", "kernel"]
 
 
 def test_a_doctor_is_asked_about_a_runtime_that_is_not_there(warmstart, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "examine_host", lambda _: CHECKS[:2])
+    monkeypatch.setattr("warmstart.cli.doctor.examine_host", lambda _: CHECKS[:2])
     result = warmstart("doctor", "--json", "--runtime-endpoint", f"unix://{tmp_path}/none.sock")
     assert result.status == HostError.exit_code
     assert [check["ok"] for check in json.loads(result.out)] == [True, None, False]
@@ -459,7 +462,7 @@ RECORD = Record(datetime.now(UTC), "tools", (Package("crun", "0.1-1", "00"),), {
 
 
 def test_the_tools_say_what_they_are_made_of(warmstart, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "read_records", lambda cache: [(cache / "trees/0123", RECORD)])
+    monkeypatch.setattr("warmstart.cli.node.read_records", lambda cache: [(cache / "trees/0123", RECORD)])
     result = warmstart("node", "status")
     assert (result.status, result.err) == (0, "")
     assert "0123 today runc v1.5.3, crun 0.1-1" in [" ".join(line.split()) for line in result.out.splitlines()]
@@ -478,7 +481,7 @@ def test_the_tools_may_not_be_made_yet(warmstart):
 
 
 def test_the_tools_are_updated(warmstart, monkeypatch):
-    monkeypatch.setattr(cli, "update_tree", lambda cache, note: cache / "trees/0123-20261128T000000Z")
+    monkeypatch.setattr("warmstart.cli.node.update_tree", lambda cache, note: cache / "trees/0123-20261128T000000Z")
     result = warmstart("node", "update")
     assert (result.status, result.err) == (0, "")
     assert result.out.endswith("/trees/0123-20261128T000000Z\n")
@@ -486,8 +489,8 @@ def test_the_tools_are_updated(warmstart, monkeypatch):
 
 def test_only_the_tested_tools_will_do(warmstart, monkeypatch):
     asked = []
-    monkeypatch.setattr(cli, "ensure_tree", lambda *_: Path("/tree"))
-    monkeypatch.setattr(cli, "require_tested", asked.append)
+    monkeypatch.setattr("warmstart.cli.node.ensure_tree", lambda *_: Path("/tree"))
+    monkeypatch.setattr("warmstart.cli.node.require_tested", asked.append)
     assert warmstart("node", "setup") == Result(0, "/tree\n", "")
     assert asked == []
     assert warmstart("node", "setup", "--locked") == Result(0, "/tree\n", "")
@@ -501,7 +504,7 @@ def test_programs_of_nodes_belong_to_a_cluster(warmstart):
 def test_a_command_in_the_node_ends_us_with_its_status(warmstart, monkeypatch, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("needs root to make namespaces")
-    monkeypatch.setattr(cli, "ensure_tree", lambda *_: Path("/"))
+    monkeypatch.setattr("warmstart.cli.node.ensure_tree", lambda *_: Path("/"))
     monkeypatch.setenv("WARMSTART_TMPDIR", "/var/tmp")
     monkeypatch.chdir(tmp_path)
     script = "pwd > here; exit 42"
@@ -512,7 +515,7 @@ def test_a_command_in_the_node_ends_us_with_its_status(warmstart, monkeypatch, t
 def test_a_command_in_the_node_may_not_hide_it(warmstart, monkeypatch):
     if os.geteuid() != 0:
         pytest.skip("needs root to make namespaces")
-    monkeypatch.setattr(cli, "ensure_tree", lambda *_: Path("/"))
+    monkeypatch.setattr("warmstart.cli.node.ensure_tree", lambda *_: Path("/"))
     monkeypatch.chdir("/")
     result = warmstart("node", "run", "true")
     assert result.status == HostError.exit_code
@@ -524,3 +527,25 @@ def test_what_was_typed_does_not_steer_the_terminal(warmstart):
     assert result.status == 2
     assert r"--no-\x1b]0;title\x07\u202e" in result.err
     assert "\x1b" not in result.err
+
+
+def test_the_summary_of_each_command_fits_and_is_its_own(warmstart, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = warmstart("--help").out
+    context = click.Context(cli.cli)
+    for name, lazy in cli.COMMANDS.items():
+        command = lazy.load()
+        assert command.name == name
+        assert (command.help or "").partition("\n")[0] == lazy.summary
+        assert any(line.split() == [name, *lazy.summary.split()] for line in shown.splitlines()), name
+    assert cli.cli.list_commands(context) == sorted(cli.COMMANDS)
+
+
+def test_help_imports_no_command():
+    code = "import sys; sys.argv[1:] = ['--help']; from warmstart.cli.main import cli; cli.main(standalone_mode=False)"
+    heavy = ("grpc", "kubernetes", "oras", "jsonschema", "requests", "zstandard", "warmstart.build", "warmstart.image")
+    check = (
+        f"import atexit; atexit.register(lambda: print('loaded:', [name for name in {heavy} if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", f"import sys; {check}; {code}"], stdout=subprocess.PIPE, text=True)
+    assert done.stdout.endswith("loaded: []\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.cli.main import default_cache
+from warmstart.cli.context import default_cache
 from warmstart.core.errors import HostError
 from warmstart.node import doctor
 from warmstart.node.doctor import Check, examine_host, examine_host_programs, require

@@ -1,0 +1,98 @@
+"""The command `bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from warmstart.bench.page import write_page
+from warmstart.bench.report import find_verdict, list_bench_sections, list_facts, make_bench_document
+from warmstart.bench.result import Load
+from warmstart.bench.run import bench_recipe, bench_source
+from warmstart.build.context import BuildOptions
+from warmstart.cli.context import (
+    Shell,
+    allow_option,
+    pass_shell,
+    registry_options,
+)
+from warmstart.cli.options import network_option, recipe_option
+from warmstart.cli.terminal import make_section, safe
+from warmstart.core.privileges import Privilege
+from warmstart.core.reference import parse_source
+from warmstart.inspect.trust import trust
+from warmstart.node.network import Network
+from warmstart.recipe.load import load_recipe
+
+
+@click.command()
+@click.argument("target", metavar="RECIPE|IMAGE")
+@click.option(
+    "-n", "--rounds", type=click.IntRange(1, 1000), default=20, show_default=True, help="Number of starts of each kind."
+)
+@click.option("--replicas", type=click.IntRange(0, 64), default=0, help="Also start this many at once.")
+@click.option(
+    "--requests", type=click.IntRange(0, 10_000), default=0, help="Also time this many requests after each start."
+)
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
+@registry_options
+@network_option
+@recipe_option
+@allow_option
+@click.option("--force", is_flag=True, help="Continue despite preflight errors.")
+@click.option("--keep", is_flag=True, help="Keep all files if a step fails.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with plots.")
+@pass_shell
+def bench(
+    shell: Shell,
+    target: str,
+    rounds: int,
+    replicas: int,
+    requests: int,
+    overrides: tuple[str, ...],
+    plain_http: tuple[str, ...],
+    authfile: Path | None,
+    network: str,
+    own: Path | None,
+    allowed: tuple[Privilege, ...],
+    force: bool,
+    keep: bool,
+    as_json: bool,
+    html: Path | None,
+) -> None:
+    """Compare cold and restored starts of RECIPE or IMAGE.
+
+    The starts alternate. RECIPE is a file, or - for standard input. IMAGE was built by warmstart. Nothing is published.
+    """
+    if html is not None and not html.absolute().parent.is_dir():
+        raise click.UsageError(f"--html {html}: there is no such directory")
+    options = BuildOptions(
+        cache=shell.cache,
+        plain_http=plain_http,
+        auth_file=authfile,
+        force=force,
+        keep=keep,
+        network=Network(network),
+        allowed=allowed,
+    )
+    load, progress = Load(rounds, replicas, requests), shell.progress()
+    if target == "-" or Path(target).is_file():
+        if own:
+            raise click.UsageError(f"--recipe needs an image, and {target} is a recipe")
+        result = bench_recipe(load_recipe(Path(target), overrides=overrides), options, load, progress)
+    elif overrides:
+        raise click.UsageError(f"--set needs a recipe, and {target} is not a file")
+    else:
+        decide = trust(allowed, None if own is None else load_recipe(own))
+        result = bench_source(parse_source(target), options, load, progress, decide=decide)
+    if html is not None:
+        write_page(html, result)
+    if as_json:
+        shell.print_json(make_bench_document(result))
+    else:
+        shell.out.print(safe(find_verdict(result)), style="bold", highlight=False)
+        for section in (*list_bench_sections(result), list_facts(result)):
+            shell.out.print()
+            shell.out.print(make_section(section))

@@ -1,0 +1,24 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from warmstart.node.network import Network
+
+network_option = click.option(
+    "--network",
+    type=click.Choice([network.value for network in Network]),
+    default=Network.NONE.value,
+    show_default=True,
+    help="Network of the container on the embedded node: none, or outside through this machine.",
+)
+
+recipe_option = click.option(
+    "--recipe",
+    "own",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Trust this recipe instead of the one in IMAGE.",
+)
