@@ -16,10 +16,13 @@ INTRODUCTION = """\
 
 <!-- Made by `python scripts/cli_reference.py > docs/reference/cli.md`. Do not edit. -->
 
-Results go to standard output, all else to standard error: steps, warnings, errors. Steps are shown where standard error
-is a terminal, and elsewhere with `--verbose`.
+Results go to standard output; steps, warnings and errors go to standard error. You see steps if standard error is a
+terminal, or with `--verbose`.
 
-See also [how images are named](images.md), the [environment variables](environment.md), and the
+With `--json`, an error is JSON as well, on one line of standard error:
+`{"error": {"kind": "recipe", "message": "...", "details": [], "hint": "...", "exitCode": 3}}`.
+
+See also [image names](images.md), the [environment variables](environment.md), and the
 [exit codes](#exit-codes) below.
 
 ## Commands

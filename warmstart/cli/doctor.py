@@ -79,3 +79,5 @@ def doctor(
     else:
         shell.out.print(make_checks_table(checks))
     require(checks)
+    if not as_json:
+        shell.out.print("A build would work on this machine.")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -74,43 +76,63 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
     logging.getLogger("sh").setLevel(logging.WARNING)
     out = Console(emoji=False)
     if not out.is_terminal:
-        # A digest that is cut into lines is of no use to what reads the pipe.
+        # A digest broken into lines would be useless to a program that reads the pipe.
         out = Console(width=PIPE_WIDTH, emoji=False)
     context.obj = Shell(out, err, verbose or debug, debug, cache_dir.absolute())
 
 
 def main() -> NoReturn:
-    """Run the command line; whatever goes wrong is shown, and becomes an exit code."""
+    """Run the command line. Every error is shown and becomes an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     use_for_temporary_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # What the user's locale cannot show is escaped, as it is on standard error.
+        # Escape characters that the user's locale cannot show, as on standard error.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        # click answers with the exit code of what ends early, such as --help.
+        # click returns the exit code of options that end early, such as --help.
         sys.exit(cli.main(prog_name=_find_own_name(sys.argv[0]), standalone_mode=False) or 0)
     except click.ClickException as error:
-        usage = io.StringIO()
-        error.show(usage)
-        click.echo(printable_lines(usage.getvalue()), err=True, nl=False)
+        _show_usage(error)
         sys.exit(error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         Console(stderr=True, emoji=False).print("interrupted")
         sys.exit(INTERRUPTED)
     except Exception as error:
         shown = _explain(error)
-        show_error(Console(stderr=True, emoji=False), shown, debug="--debug" in sys.argv)
+        if _wants_json():
+            _print_error(shown.kind, shown.brief, shown.details, shown.hint, shown.exit_code)
+        else:
+            show_error(Console(stderr=True, emoji=False), shown, debug="--debug" in sys.argv)
         sys.exit(shown.exit_code)
 
 
+def _wants_json() -> bool:
+    """Return whether the result was requested as JSON; then an error is JSON as well."""
+    return "--json" in sys.argv[1:]
+
+
+def _print_error(kind: str, message: str, details: Sequence[str], hint: str, exit_code: int) -> None:
+    error = {"kind": kind, "message": message, "details": list(details), "hint": hint, "exitCode": exit_code}
+    click.echo(json.dumps({"error": error}), err=True)
+
+
+def _show_usage(error: click.ClickException) -> None:
+    if _wants_json():
+        _print_error("usage", error.format_message(), (), "", error.exit_code)
+        return
+    usage = io.StringIO()
+    error.show(usage)
+    click.echo(printable_lines(usage.getvalue()), err=True, nl=False)
+
+
 def _find_own_name(program: str) -> str | None:
-    """What the user called us: kubectl runs kubectl-warmstart for `kubectl warmstart`; None for what it looks like."""
+    """Return the name the user typed, if it is not the program's: kubectl runs kubectl-warmstart."""
     name = Path(program).name
     return name.replace("-", " ", 1) if name.startswith("kubectl-") else None
 
 
 def _explain(error: Exception) -> WarmstartError:
-    """What went wrong, for the user; its cause is what happened."""
+    """Return the error to show. Its cause is the original error."""
     full = explain_full_disk(error)
     if isinstance(error, PrivilegeError) and error.refused:
         line = shlex.join([*sys.argv[1:], *(word for name in error.refused for word in ("--allow", name))])
@@ -121,13 +143,13 @@ def _explain(error: Exception) -> WarmstartError:
     if full is not None:
         shown: WarmstartError = full
     elif isinstance(error, MemoryError):
-        shown = HostError("there is not enough memory")
+        shown = HostError("not enough memory")
     elif isinstance(error, OSError) and error.strerror:
         named = f": {error.filename}" if error.filename else ""
-        shown = HostError(f"{error.strerror}{named}", hint="with --debug before the command, it is shown where")
+        shown = HostError(f"{error.strerror}{named}", hint="run `warmstart --debug ...` for details")
     else:
         brief = f"this is a bug in warmstart: {type(error).__name__}: {error}"
-        shown = WarmstartError(brief, hint="please report it, with what --debug before the command shows")
+        shown = WarmstartError(brief, hint="report it, with the output of `warmstart --debug ...`")
     shown.__cause__ = error
     return shown
 

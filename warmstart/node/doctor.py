@@ -206,11 +206,13 @@ def _try_criu(session: Session) -> str:
 
 
 def require(checks: list[Check]) -> None:
-    """Raise where a check is not ok.
+    """Raise an error if a check has failed.
 
     Raises:
-        HostError: naming what is not.
+        HostError: names the failed checks; the hint is the first fix.
     """
-    failed = [check.name for check in checks if check.ok is False]
+    failed = [check for check in checks if check.ok is False]
     if failed:
-        raise HostError(f"a build would not work here: {', '.join(failed)}")
+        names = ", ".join(check.name for check in failed)
+        hint = next((f"first, {check.cure}" for check in failed if check.cure), "")
+        raise HostError(f"a build would not work here: {names}", hint=hint)

@@ -168,7 +168,7 @@ def test_the_exit_code_is_that_of_the_kind(warmstart, monkeypatch, kind):
         (OSError(21, "Is a directory", "/var/tmp/x"), 4, "error: Is a directory: /var/tmp/x\n"),
         (OSError(28, "No space left on device", "/var/tmp/x"), 4, "error: cannot write /var/tmp/x: no space left on "),
         (OSError(5, "Input/output error"), 4, "error: Input/output error\n"),
-        (MemoryError(), 4, "error: there is not enough memory\n"),
+        (MemoryError(), 4, "error: not enough memory\n"),
         (ZeroDivisionError("by zero"), 1, "error: this is a bug in warmstart: ZeroDivisionError: by zero\n"),
         (KeyError("name"), 1, "error: this is a bug in warmstart: KeyError: 'name'\n"),
         (OSError("only text"), 1, "error: this is a bug in warmstart: OSError: only text\n"),
@@ -441,7 +441,28 @@ def test_a_doctor_finds_something(warmstart, monkeypatch):
     assert result.status == HostError.exit_code
     assert "✗  tools" in result.out
     assert "make them" in result.out
-    assert result.err == "error: a build would not work here: tools\n"
+    assert result.err == "error: a build would not work here: tools\nhint: first, make them\n"
+
+
+def test_a_doctor_that_finds_nothing_says_so_in_a_sentence(warmstart, monkeypatch):
+    monkeypatch.setattr("warmstart.cli.doctor.examine_host", lambda _: CHECKS[:2])
+    assert warmstart("doctor").out.splitlines()[-1] == "A build would work on this machine."
+
+
+def test_an_error_is_json_if_the_result_would_be(warmstart, monkeypatch):
+    monkeypatch.setattr("warmstart.cli.doctor.examine_host", lambda _: CHECKS)
+    result = warmstart("doctor", "--json")
+    assert json.loads(result.err) == {
+        "error": {
+            "kind": "host",
+            "message": "a build would not work here: tools",
+            "details": [],
+            "hint": "first, make them",
+            "exitCode": 4,
+        }
+    }
+    usage = json.loads(warmstart("doctor", "--json", "--cluster").err)["error"]
+    assert (usage["kind"], usage["exitCode"]) == ("usage", 2)
 
 
 def test_a_doctor_finds_nothing(warmstart, monkeypatch):
