@@ -177,16 +177,19 @@ READS: dict[str, tuple[Callable[[Request], bool], str]] = {
     "asks for a pause of a day": (lambda r: r.reply(429, Retry_After="86400"), "answered 429"),
     "takes no token": (lambda r: _challenge(r, f"http://{r.registry.host}/token"), "answered 401"),
     "has a challenge of 60 KB": (lambda r: r.reply(401, WWW_Authenticate="Bearer " + "a" * 60000), "longer than 8192"),
-    "has a realm that is a file": (lambda r: _challenge(r, "file:///etc/shadow"), "which is not HTTPS"),
-    "has a realm elsewhere in the clear": (lambda r: _challenge(r, "http://127.0.0.2:9/token"), "which is not HTTPS"),
-    "has a realm without a host": (lambda r: _challenge(r, "http:///token"), "which is not HTTPS"),
-    "has no realm": (lambda r: r.reply(401, WWW_Authenticate="Bearer"), "which is not HTTPS"),
-    "compresses": (lambda r: r.reply(200, _zip(1), Content_Encoding="gzip", Content_Type=MANIFEST), "compressed its"),
+    "has a realm that is a file": (lambda r: _challenge(r, "file:///etc/shadow"), "is not HTTPS"),
+    "has a realm elsewhere in the clear": (lambda r: _challenge(r, "http://127.0.0.2:9/token"), "is not HTTPS"),
+    "has a realm without a host": (lambda r: _challenge(r, "http:///token"), "is not HTTPS"),
+    "has no realm": (lambda r: r.reply(401, WWW_Authenticate="Bearer"), "is not HTTPS"),
+    "compresses": (
+        lambda r: r.reply(200, _zip(1), Content_Encoding="gzip", Content_Type=MANIFEST),
+        "compressed answer",
+    ),
     "compresses twice": (
         lambda r: r.reply(200, _zip(2), Content_Encoding="gzip, gzip", Content_Type=MANIFEST),
-        "compressed its",
+        "compressed answer",
     ),
-    "deflates": (lambda r: r.reply(200, zlib.compress(bytes(MANY)), Content_Encoding="deflate"), "compressed its"),
+    "deflates": (lambda r: r.reply(200, zlib.compress(bytes(MANY)), Content_Encoding="deflate"), "compressed answer"),
     "sends without an end": (
         lambda r: r.drip(_headers("", ""), b"x" * (1 << 20)),
         "longer than|is too slow",
@@ -203,7 +206,7 @@ READS: dict[str, tuple[Callable[[Request], bool], str]] = {
         "the connection to .* failed",
     ),
     "redirects in a circle": (lambda r: r.reply(307, Location=r.path), "redirected more than 5 times"),
-    "redirects to a file": (lambda r: r.reply(307, Location="file:///etc/shadow"), "redirected to file:///etc/shadow"),
+    "redirects to a file": (lambda r: r.reply(307, Location="file:///etc/shadow"), "redirect to file:///etc/shadow"),
     "redirects, and drips": (
         lambda r: r.drip(b"HTTP/1.1 307 X\r\nLocation: /v2/other\r\nContent-Length: 1000000\r\n\r\n", b" "),
         "redirected more than 5 times",
@@ -217,7 +220,7 @@ READS: dict[str, tuple[Callable[[Request], bool], str]] = {
             "/manifests/",
             lambda r: r.reply(200, r.manifest(), Content_Type=MANIFEST, Docker_Content_Digest=f"sha256:{'0' * 64}"),
         ),
-        "what the registry sent is not sha256:0000",
+        "the answer does not have the digest sha256:0000",
     ),
     "breaks off a config": (
         _on("/blobs/", lambda r: r.reply(200, r.blob(r.path.rpartition("/")[2])[:10], size=1000)),
@@ -225,6 +228,6 @@ READS: dict[str, tuple[Callable[[Request], bool], str]] = {
     ),
     "changes a byte of a config": (
         _on("/blobs/", lambda r: r.reply(200, r.blob(r.path.rpartition("/")[2])[:-1] + b" ")),
-        "what the registry sent is not sha256:",
+        "the answer does not have the digest sha256:",
     ),
 }

@@ -50,7 +50,7 @@ _BYTES = _Unit(lambda size: format_bytes(round(size)), ((1 << 30, "GiB"), (1 << 
 _TIME = tuple(_Part(name, name.removesuffix("_s"), label) for name, label in STEPS.items())
 _MEMORY = (
     _Part("anonymous_bytes", "own", "its own"),
-    _Part("file_bytes", "shared", "pages of files, which replicas on a node share"),
+    _Part("file_bytes", "shared", "pages of files, shared by replicas on a node"),
 )
 
 

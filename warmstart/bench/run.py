@@ -171,8 +171,8 @@ def find_subject(source: Source, layout: Path, decide: Decide) -> Subject:
         raise ImageError(f"{source} has no record of how it was built; warmstart did not make it")
     recipe = parse_recipe(provenance.recipe, f"the recipe in {source}")
     if Restorer.SELF in recipe.restore:
-        hint = "give the recipe instead, whose checkpoint is then restored by the runtime"
-        raise ImageError(f"{source} restores itself, which is not measured", hint=hint)
+        hint = "give the recipe instead: `warmstart bench RECIPE`"
+        raise ImageError(f"cannot measure {source}: it restores itself", hint=hint)
     recipe = decide(layout, source, recipe)
     base = layout.with_name("base")
     take_apart(layout, base)

@@ -223,9 +223,11 @@ def _see_it_restore(pod: _Pod, running: CriContainer, first_success_s: float) ->
     except OSError as error:
         raise VerifyError("the restored process ended right after its first answer") from error
     if pod.identity not in found:
-        raise VerifyError("what runs is not the process that was dumped, but a new one")
+        raise VerifyError("the container runs a new process instead of the dumped one")
     if lost := find_lost(pod.restrictions, restrictions, exact=pod.restorer is Restorer.RUNTIME):
-        raise VerifyError(f"a restored process is less restricted than before: {lost[0]}", details=lost[1:])
+        raise VerifyError(
+            f"the restored process has fewer restrictions than before the checkpoint: {lost[0]}", details=lost[1:]
+        )
     runtime_s = running.running - running.started
     return Restore(running.address, runtime_s, first_success_s, pod.restorer, launcher_ms)
 
@@ -254,7 +256,7 @@ def _await_launcher(running: CriContainer) -> str:
             if RESTORED.match(line) or COLD_START.match(line):
                 return line
         time.sleep(0.02)
-    raise VerifyError("the launcher does not say what it did", details=running.log_tail(10))
+    raise VerifyError("the launcher logged neither a restore nor a cold start", details=running.log_tail(10))
 
 
 def read_identities(proc: Path, pid: int) -> set[str]:
@@ -265,7 +267,7 @@ def read_identities(proc: Path, pid: int) -> set[str]:
 def _see_it_start_cold(pod: _Pod, running: CriContainer, first_success_s: float) -> None:
     del pod, first_success_s
     if RESTORED.match(_await_launcher(running)):
-        raise VerifyError("the image did not start cold when it was told to", details=running.log_tail(10))
+        raise VerifyError("the image restored itself despite WARMSTART=off", details=running.log_tail(10))
 
 
 def _verify_error(error: WarmstartError) -> VerifyError:

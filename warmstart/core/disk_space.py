@@ -62,7 +62,10 @@ def explain_full_disk(error: BaseException, place: Path | None = None, hint: str
         hint: what to do about it.
     """
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, NoSpaceError):
+    seen: set[int] = set()
+    # An exception that is raised from its own cause makes a circle.
+    while cause is not None and not isinstance(cause, NoSpaceError) and id(cause) not in seen:
+        seen.add(id(cause))
         if (found := _find_reason(cause)) is not None:
             reason, path = found
             # A program may mean a path in a root of its own, as those do that unpack layers.

@@ -143,8 +143,8 @@ def read_document(data: bytes | str, name: str) -> Document:
         second = documents[1].places[()].label
         raise RecipeError(
             f"{name} holds several documents",
-            details=[f"{second}: the second document begins here; a recipe is one document"],
-            hint="Delete the line `---` and what follows it, or keep each recipe in a file of its own.",
+            details=[f"{second}: the second document begins here; a recipe has one"],
+            hint="Delete the line `---` and everything after it, or use one file for each recipe.",
         )
     return documents[0] if documents else Document(None, {(): Place(f"{name}:1", 1)})
 

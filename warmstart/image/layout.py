@@ -301,7 +301,7 @@ def _choose_image(index: Index, name: str, platform: Platform | None, where: str
         raise ImageError(f"{where} has no image {name!r}" if name else f"{where} has no image", hint=hint)
     same_name = len({entry.annotations.get(REF_NAME) for entry in named}) == 1
     if not same_name or not any(entry.platform for entry in named):
-        raise ImageError(f"{where} has {len(named)} images, and which one is not said", hint=hint)
+        raise ImageError(f"{where} has {len(named)} images of this name or platform", hint=hint)
     return choose_platform(named, platform, where)
 
 

@@ -316,7 +316,7 @@ def _check(links: Links, destinations: Iterable[str], where: str) -> dict[str, s
         named = f"{where}: the mount destination {quoted(destination)}"
         for link in (*followed, resolved):
             if "]:" in link or not _CONTROL.isdisjoint(link):
-                raise ImageError(f"{named} leads through {quoted(link)}, which holds ]: or a control character")
+                raise ImageError(f"{named} leads through {quoted(link)}, a name with ]: or a control character")
         if resolved == "/" and destination != "/":
             raise ImageError(f"{named} leads through a link to the root: {', '.join(followed)}", hint=_HINT)
         if links.is_link(destination) or (followed and destination.startswith(f"/{DIRECTORY}")):

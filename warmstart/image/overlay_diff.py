@@ -57,7 +57,7 @@ def find_changes(mountinfo: str, root: str = "/") -> Changes | None:
             mounts[point.removeprefix(root).lstrip("/")] = rest.split(" ", 2)
     kind, _, options = mounts.pop("", ["nothing", "", ""])
     if kind != "overlay":
-        raise ImageError(f"the container's root file system is {kind}, and only of an overlay is known what it changed")
+        raise ImageError(f"cannot list the container's changed files: its root filesystem is {kind}, not overlayfs")
     given = dict(option.partition("=")[::2] for option in options.split(","))
     if "upperdir" not in given:
         return None

@@ -78,7 +78,7 @@ def read_build(
     """
     if target == "-" or (Path(target).is_file() and not is_tar(Path(target))):
         if match_cpu:
-            raise RecipeError("a recipe does not say on which processor it was built: give the image instead")
+            raise RecipeError("--match-cpu needs the image: a recipe has no record of the processor")
         recipe = load_recipe(STDIN if target == "-" else Path(target), overrides=overrides, tag=tag)
         return ImageSummary(_describe_recipe(recipe, str(parse_reference(recipe.image_name))))
     if overrides or tag:
@@ -142,7 +142,7 @@ def _list_renamed(target: str, built_as: str) -> list[Privilege]:
 
 def _find_cpu_features(image: ImageFacts, target: str) -> tuple[str, ...]:
     if CPU not in image.notes:
-        raise ImageError(f"{target} does not say on which processor it was built: build it again")
+        raise ImageError(f"{target} has no record of the processor it was built on: build it again")
     return tuple(FEATURES[name] for name in image.notes[CPU].split() if name in FEATURES)
 
 

@@ -71,7 +71,7 @@ def _identify(manifest: Any) -> tuple[str, str, str]:
     named = mapping_at(manifest, "metadata").get("name")
     found = (manifest.get("apiVersion"), manifest.get("kind"), named) if isinstance(manifest, dict) else ()
     if not found or not all(found):
-        raise RecipeError("there is a document without apiVersion, kind or metadata.name, which cannot be applied")
+        raise RecipeError("cannot apply a document without apiVersion, kind or metadata.name")
     version, kind, name = map(str, found)
     return version, kind, name
 

@@ -92,7 +92,7 @@ class Helper:
             hint = f"name that directory with --checkpoints-dir {where.parent}"
             raise ClusterError(f"the kubelet left the archive at {path}, not in {self.directory}", hint=hint)
         if not _ARCHIVE.fullmatch(where.name):
-            raise ClusterError(f"the kubelet names {path!r:.200}, which is not a checkpoint")
+            raise ClusterError(f"the kubelet returned {path!r:.200}, and this is not a checkpoint")
         return f"/checkpoints/{where.name}"
 
     def _run(self, command: Sequence[str], write: Callable[[bytes], object], timeout_s: float = math.inf) -> None:

@@ -103,8 +103,8 @@ def _require_same_beside(text: str, name: str, before: list[Any], index: int, ch
     put_settings(target.pod, target.block, changes)
     if _plain(expected) != _plain([document.value for document in read_documents(text, name)]):
         raise RecipeError(
-            f"{name}: what must differ is written once, with an anchor (&), for several places that would all change",
-            hint="write it out in the container that is to be restored, and where an alias (*) stands for it",
+            f"{name}: a value that must change has an anchor (&) and is used in several places",
+            hint="write the value out in the restored container, without the anchor or alias (*)",
         )
 
 

@@ -37,7 +37,7 @@ def require_makers() -> None:
     require_root()
     if shutil.which("mmdebstrap") is None:
         hint = "apt-get install mmdebstrap (or your distribution's package of that name)"
-        raise HostError("mmdebstrap is needed to make the tree of tools, and is not on this machine", hint=hint)
+        raise HostError("cannot set up the tools: mmdebstrap is not installed", hint=hint)
 
 
 def bootstrap(target: Path, suite: str, packages: Sequence[str], progress: Notify) -> tuple[Package, ...]:

@@ -49,11 +49,11 @@ def check_directory(directory: Path) -> None:
         raise HostError(f"refusing to run tools from {directory}: it is not a directory", hint=f"rm {directory}")
     if status.st_uid not in _trusted_owners():
         brief = f"refusing to run tools from {directory}: it belongs to user {status.st_uid}, not to root"
-        raise HostError(brief, hint=f"if you trust what is in it: chown -R root:root {directory}")
+        raise HostError(brief, hint=f"if you trust its contents: chown -R root:root {directory}")
     if status.st_mode & 0o022:
         mode = stat.S_IMODE(status.st_mode)
         brief = f"refusing to run tools from {directory}: its mode {mode:04o} lets others write to it"
-        raise HostError(brief, hint=f"if you trust what is in it: chmod go-w {directory}")
+        raise HostError(brief, hint=f"if you trust its contents: chmod go-w {directory}")
 
 
 def check_parents(directory: Path, cache: Path) -> None:

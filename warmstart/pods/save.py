@@ -204,8 +204,10 @@ def find_sources(container: ContainerState) -> list[Source]:
     sources = [parse_source(name) for name in names if "@sha256:" in name or name == names[-1]]
     found = [source for source in sources if source.kind is Transport.REGISTRY]
     if not found:
-        hint = "push it to a registry, and have the pod run it from there"
-        raise ImageError(f"the container {container.name} runs {names[-1]}, which is in no registry", hint=hint)
+        hint = "push it to a registry, and let the pod run it from there"
+        raise ImageError(
+            f"the container {container.name} runs {names[-1]}, and this image is in no registry", hint=hint
+        )
     return found
 
 

@@ -95,7 +95,7 @@ def wait_first_success(target: Target, probe: Probe, *, limit_s: float, interval
     wait = _Wait(target, time, time.monotonic())
     while not wait.attempt("readiness", probe, connect_s=_RESTORING_CONNECT_S):
         if wait.elapsed_s() >= limit_s:
-            raise wait.give_up(f"within {limit_s:g} s", "see what the probe last saw, and the container's log")
+            raise wait.give_up(f"within {limit_s:g} s", "compare the last answer of the probe with the container's log")
         wait.sleep_until(wait.now() + interval_s)
     return wait.readiness()
 

@@ -38,7 +38,7 @@ _TO_BE_NAMED = "TODO: name the registry that the image is pushed to, and that th
 
 # What a pod has beside its containers that makes a restored container behave otherwise than the one that was built.
 _POD_NOTES = {
-    "initContainers": "they do not run before a build; the base image must hold what they prepare",
+    "initContainers": "they do not run before a build; the base image must contain their results",
     "hostNetwork": "the build has a network of its own, and the restored container must have one too",
     "hostPID": "the build has process ids of its own, and the restored container must have them too",
     "hostIPC": "the build has System V IPC of its own, and the restored container must have it too",

@@ -79,9 +79,7 @@ def recipe_error(name: str, problems: Sequence[Problem]) -> RecipeError:
     if len(problems) > _MOST_DETAILS:
         details.append(f"... and {len(problems) - _MOST_DETAILS} more")
     mistakes = "a mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-    return RecipeError(
-        f"{name} has {mistakes}", details=details, hint="`warmstart schema` prints what a recipe may hold."
-    )
+    return RecipeError(f"{name} has {mistakes}", details=details, hint="run `warmstart schema` for the allowed fields")
 
 
 def _refuse_manifest(value: dict[str, object], name: str) -> None:

@@ -126,7 +126,9 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
     short, long = ([_list_names(one)[i] for one in matches or found] for i in (1, 2))
     names = list(map(shown, short if len(set(short)) == len(short) else long))
     if not found:
-        raise RecipeError(f"{name} has no container", hint="Give the manifest of a Deployment, a Pod or the like.")
+        raise RecipeError(
+            f"{name} has no container", hint="Give a manifest with a container, such as a Deployment or a Pod."
+        )
     if not matches:
         raise RecipeError(f"{name} has no container named {shown(str(wanted))}; its containers are:", details=names)
     hint = "Say which: --container"

@@ -183,3 +183,9 @@ def test_it_is_explained_once():
     first = explain_full_disk(OSError(errno.ENOSPC, "x", "/var/tmp/x"))
     first.__cause__ = OSError(errno.ENOSPC, "x", "/var/tmp/x")
     assert explain_full_disk(first) is None
+
+
+def test_errors_that_cause_each_other_come_to_an_end():
+    first, second = HostError("first"), HostError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert explain_full_disk(first) is None

@@ -44,7 +44,7 @@ def test_an_image_is_chosen_by_its_name(layout):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"), [("3.0", "has no image '3.0'"), ("", "has 2 images, and which one is not said")]
+    ("name", "wrong"), [("3.0", "has no image '3.0'"), ("", "has 2 images of this name or platform")]
 )
 def test_a_name_that_fits_none_is_refused_with_the_names_there_are(layout, name, wrong):
     layout.list(layout.image(b"one", **named("1.0")), layout.image(b"two", **named("2.0")))

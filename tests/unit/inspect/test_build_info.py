@@ -118,10 +118,10 @@ def test_the_processor_of_the_build(image: Path) -> None:
 
 
 def test_who_does_not_know_the_processor_says_so(recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="give the image instead"):
+    with pytest.raises(RecipeError, match="needs the image"):
         read_build(str(recipe), match_cpu=True)
     older = {**ANNOTATIONS, **write_provenance(replace(PROVENANCE, recipe=json.dumps(RECIPE)))}
-    with pytest.raises(ImageError, match="on which processor"):
+    with pytest.raises(ImageError, match="no record of the processor"):
         read_build(str(make_warm_image(tmp_path, older)), match_cpu=True)
 
 

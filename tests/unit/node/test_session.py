@@ -462,7 +462,7 @@ def test_it_takes_root(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("tree", "why"),
     [
-        ("/nonexistent", "there is no tree of tools: /nonexistent"),
+        ("/nonexistent", "the tools directory does not exist: /nonexistent"),
         # No file system that overlay takes for a layer.
         ("/proc", "mount overlay: Invalid argument: "),
     ],
@@ -494,7 +494,7 @@ def test_the_tools_cannot_be_hidden(open_node, path):
 
 def test_evidence_of_a_node_that_could_not_be_made_is_kept():
     with (
-        pytest.raises(HostError, match="no tree of tools") as caught,
+        pytest.raises(HostError, match="tools directory does not exist") as caught,
         open_workspace("test", keep_evidence=True) as workspace,
         enter(Path("/nonexistent"), workspace),
     ):

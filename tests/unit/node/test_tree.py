@@ -489,7 +489,7 @@ def test_it_takes_root(cache, monkeypatch):
 
 def test_it_takes_mmdebstrap(cache, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    with pytest.raises(HostError, match="mmdebstrap is needed") as caught:
+    with pytest.raises(HostError, match="mmdebstrap is not installed") as caught:
         ensure_tree(cache, ignore)
     assert "apt-get install mmdebstrap" in caught.value.hint
     assert not cache.exists()

@@ -101,7 +101,7 @@ def test_the_container_of_a_deployment(tmp_path: Path) -> None:
     "comment",
     [
         "- other containers (proxy): they do not run during a build",
-        "- initContainers: they do not run before a build; the base image must hold what they prepare",
+        "- initContainers: they do not run before a build; the base image must contain their results",
         "- hostNetwork: the build has a network of its own, and the restored container must have one too",
         "- automountServiceAccountToken: set it to false in the pod, since the build has no such mount",
         "- container.env[2].valueFrom: not accepted: there is no cluster to ask for the value during a build,",

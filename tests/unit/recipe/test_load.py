@@ -643,7 +643,7 @@ BAD = {
     ),
     "several documents": (
         BASE + "---\n" + BASE,
-        ["recipe.yaml:14: the second document begins here; a recipe is one document"],
+        ["recipe.yaml:14: the second document begins here; a recipe has one"],
     ),
     "encoding": (
         BASE.encode("utf-16"),

@@ -247,7 +247,7 @@ def read_processes(directory: Path) -> tuple[Process, ...]:
     for entry in read_image(path):
         message = decode(path, entry, protos.Process)
         if message.pid in messages:
-            raise refusal(path, f"the process {message.pid}, which is there already,", entry.offset)
+            raise refusal(path, f"a second process {message.pid}", entry.offset)
         messages[message.pid] = message
     if not messages:
         raise ArchiveError(f"{path}: lists no processes")

@@ -207,7 +207,7 @@ def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], c
     if len(resident) < len(pagemap.runs):
         raise ArchiveError(
             f"{directory}: process {process.pid} has pages in an earlier dump",
-            hint="Make the checkpoint in one go, without pre-dumps.",
+            hint="Make the checkpoint without pre-dumps.",
         )
     plan = _Plan(process, path, entry, mm, pagemap.pages_file, resident)
     layout = [contents.as_mapping(vma, files) for vma in mm.vmas]

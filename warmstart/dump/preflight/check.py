@@ -99,5 +99,5 @@ def raise_on_errors(findings: Collection[Finding], *, force: bool = False) -> No
     raise PreflightError(
         f"{number} in the container would not dump or not restore",
         details=lines,
-        hint="cure them, or take the checkpoint all the same with --force",
+        hint="fix them, or continue with --force",
     )

@@ -39,16 +39,15 @@ _KERNEL_FILE_SYSTEMS = frozenset(
 # libuv makes a ring for each loop whatever its environment says since 1.50 (`uv__platform_loop_init` and
 # `uv__use_io_uring` in src/unix/linux.c of https://github.com/libuv/libuv), and does without where it is denied one.
 _NO_IO_URING = (
-    "Have the runtime's default seccomp profile deny it, which a privileged container does not have, or have the "
-    "application go without: uvicorn does with --loop asyncio, Node.js with UV_USE_IO_URING=0 if its libuv is older "
-    "than 1.50."
+    "Let the runtime's default seccomp profile deny it (a privileged container has none), or switch it off in the "
+    "application: uvicorn with --loop asyncio, Node.js with UV_USE_IO_URING=0 if its libuv is older than 1.50."
 )
 # `dump_one_file`; inotify and fanotify are looked at elsewhere.
 _SUPPORTED_ANON = frozenset({"[eventfd]", "[eventpoll]", "[signalfd]", "[timerfd]", "[pidfd]", "inotify", "[fanotify]"})
 _KNOWN_ANON = {
     "[io_uring]": ("io-uring", _NO_IO_URING),
     "[perf_event]": ("perf-event", "Stop the profiler before the checkpoint."),
-    "[userfaultfd]": ("userfaultfd", "Switch off what handles page faults itself."),
+    "[userfaultfd]": ("userfaultfd", "Switch off the library that handles page faults itself."),
 }
 
 _MEM_MAJOR = 1
@@ -97,7 +96,7 @@ def _check_anon(container: Container, process: Process, descriptor: Link) -> Ite
 
 def _refuse_anon(process: Process, kind: str) -> Finding:
     code, cure = _KNOWN_ANON.get(kind, ("anon-inode", "Have the application close it before the checkpoint."))
-    return error(code, process, f"It uses {kind.strip('[]')}, which CRIU does not know.", cure)
+    return error(code, process, f"It uses {kind.strip('[]')}, and CRIU does not support it.", cure)
 
 
 def _check_pidfd(container: Container, process: Process, descriptor: Link) -> Iterator[Finding]:

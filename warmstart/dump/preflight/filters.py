@@ -89,8 +89,8 @@ def _check_task(task: _Task, architecture: _Architecture) -> Iterator[Finding]:
         return
     filters = [each for thread in task.threads for each in thread.filters]
     if any(USER_NOTIFICATION in list_answers(each.program) for each in filters):
-        what = "Its system call filter asks another process (SECCOMP_RET_USER_NOTIF), which is not restored."
-        yield error("seccomp-notify", task, what, "Build without what supervises its system calls.")
+        what = "Its system call filter asks another process (SECCOMP_RET_USER_NOTIF). This cannot be restored."
+        yield error("seccomp-notify", task, what, "Build without the supervisor of its system calls.")
     missing = sorted({name for at, thread in enumerate(task.threads) for name in _find_missing(task, at, architecture)})
     if missing:
         what = (

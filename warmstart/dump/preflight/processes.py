@@ -66,8 +66,8 @@ def _check_zombie(process: Process) -> Iterator[Finding]:
         yield error(
             "zombie-threads",
             process,
-            "Its main thread has ended while others go on, which CRIU does not know.",
-            "Have the main thread wait for the others, as with pthread_join.",
+            "Its main thread has ended but other threads still run, and CRIU does not support this.",
+            "Let the main thread wait for the others, for example with pthread_join.",
         )
 
 
@@ -84,7 +84,7 @@ def _check_state(container: Container, process: Process) -> Iterator[Finding]:
         yield error(
             "stopped",
             process,
-            "It has been stopped by a signal, on which CRIU hangs where the freezer is that of cgroup v1.",
+            "It was stopped by a signal, and CRIU hangs on stopped processes with the freezer of cgroup v1.",
             "Let it continue (SIGCONT), or end it, before the checkpoint.",
         )
     elif process.state == "D" and _stays_uninterruptible(container, process):
@@ -127,7 +127,7 @@ def _check_namespaces(container: Container, process: Process) -> Iterator[Findin
         yield error(
             "nested-namespace",
             process,
-            f"It, or what it starts, lives in namespaces of its own ({names}), which CRIU does not dump.",
+            f"The process or its children have their own namespaces ({names}), and CRIU does not dump them.",
             "Switch off the application's sandbox or unshare step while it is built.",
         )
 
@@ -140,7 +140,7 @@ def _check_shared_memory(container: Container, process: Process) -> Iterator[Fin
         yield error(
             "sysv-shm-host-ipc",
             process,
-            "It uses System V shared memory in the host's IPC namespace, which is not dumped.",
+            "It uses System V shared memory in the host's IPC namespace. This memory is not dumped.",
             "Run the container without hostIPC.",
         )
 
@@ -179,6 +179,6 @@ def _check_message_queues(container: Container) -> Iterator[Finding]:
             yield error(
                 "mqueue",
                 container.first,
-                f"There are POSIX message queues in its container ({', '.join(queues[:5])}), which CRIU does not dump.",
+                f"The container has POSIX message queues ({', '.join(queues[:5])}), and CRIU does not dump them.",
                 "Have the application remove them (mq_unlink) before the checkpoint.",
             )

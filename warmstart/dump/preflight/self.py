@@ -54,8 +54,8 @@ def _check_births(container: Container) -> Iterator[Finding]:
                     process,
                     f"It made its thread {thread} before process {last.pids[-1]} ({last.name}) was started, and an "
                     "image that restores itself can only make processes first.",
-                    "Start the program without what starts it (npm, a shell wrapper with threads), or have it fork "
-                    "before it makes threads.",
+                    "Start the program directly, without npm or a wrapper that has threads, or let it fork before "
+                    "it starts threads.",
                 )
                 break
 
@@ -78,9 +78,9 @@ def _check_users(container: Container) -> Iterator[Finding]:
             yield error(
                 "another-user",
                 process,
-                "It runs as another user or group than the first process, and an image that restores itself cannot "
-                "become anybody else.",
-                "Have all processes run as one user, or restore it with the runtime only.",
+                "It runs as another user or group than the first process, and an image that restores itself "
+                "cannot change users.",
+                "Run all processes as one user, or restore with the runtime only.",
             )
 
 
@@ -98,7 +98,7 @@ def _check_files(container: Container) -> Iterator[Finding]:
             yield error(
                 "seed-of-others",
                 process,
-                f"It has {link.target} open, which is not its user's, and is not in an image that restores itself.",
+                f"It has {link.target} open, a file of another user. An image that restores itself does not keep it.",
                 "Put the file into the base image, outside of /tmp, /var/tmp and /run, or give it to that user.",
             )
 
@@ -109,7 +109,6 @@ def _check_shared_memory(container: Container) -> Iterator[Finding]:
             yield error(
                 "sysv-shm-self",
                 process,
-                "It uses System V shared memory, which an image that restores itself cannot bring back.",
-                "Have it use POSIX shared memory or mmap, as PostgreSQL does with shared_memory_type=mmap; or restore "
-                "it with the runtime only.",
+                "It uses System V shared memory, and an image that restores itself cannot restore it.",
+                "Use POSIX shared memory or mmap (PostgreSQL: shared_memory_type=mmap), or restore with the runtime.",
             )

@@ -37,7 +37,7 @@ _DATAGRAM = frozenset({"UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6"})
 _UNIX = frozenset({"UNIX", "UNIX-STREAM"})
 _HARMLESS = frozenset({"PING", "PINGv6", "PACKET"})
 
-_CLOSE_IT = "Have the application close it before the checkpoint, by a step of beforeCheckpoint if need be."
+_CLOSE_IT = "Let the application close it before the checkpoint, for example in a step of beforeCheckpoint."
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _check_tcp(
             "tcp-in-flight",
             each.process,
             f"A connection to its TCP port {row.local.port} has not been accepted yet.",
-            "Wait until the application accepts it, or stop whoever connects.",
+            "Wait until the application accepts it, or stop the client.",
         )
 
 
@@ -191,12 +191,12 @@ def _refuse(each: _Open) -> Finding:
         return error(
             "mptcp",
             each.process,
-            "It uses Multipath TCP, which CRIU does not know.",
-            "Use plain TCP: a Go program (1.24 and later) does with GODEBUG=multipathtcp=0 in its environment.",
+            "It uses Multipath TCP, and CRIU does not support it.",
+            "Use plain TCP. For Go 1.24 and later, set GODEBUG=multipathtcp=0.",
         )
     return error(
         "socket-unsupported",
         each.process,
-        f"It holds a socket of the protocol {each.protocol}, which CRIU does not know.",
+        f"It holds a socket of the protocol {each.protocol}, and CRIU does not support it.",
         "Have the application close it before the checkpoint.",
     )

@@ -36,9 +36,7 @@ _SEARCHED = (
     "/lib/udev",
 )
 _MOST_ENTRIES = 20_000  # directory entries that are looked at to name the watched file
-_CURE = (
-    "Switch the watching of files off for the build, such as that of configuration which is reloaded when it changes."
-)
+_CURE = "Switch off file watching for the build, for example automatic reloading of the configuration."
 
 
 @dataclass(frozen=True)

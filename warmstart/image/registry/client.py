@@ -392,7 +392,7 @@ def _get_blob(connection: Connection, blob: Descriptor) -> bytes:
 
 def _check_content(content: bytes, digest: str, purpose: str) -> None:
     if not is_digest(digest) or find_digest(content, digest.partition(":")[0]) != digest:
-        raise RegistryError(f"could not {purpose}: what the registry sent is not {digest:.80}")
+        raise RegistryError(f"could not {purpose}: the answer does not have the digest {digest:.80}")
 
 
 def _list_referrers(connection: Connection, digest: str) -> tuple[Descriptor, ...]:

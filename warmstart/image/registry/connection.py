@@ -174,7 +174,7 @@ class Connection:
         if len(answer.body) > limit_bytes:
             raise RegistryError(f"could not {purpose}: the answer is longer than {limit_bytes} bytes")
         if answer.body and answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise RegistryError(f"could not {purpose}: {self._host} compressed its answer, which was not asked for")
+            raise RegistryError(f"could not {purpose}: {self._host} sent a compressed answer without a request for it")
         return answer
 
     @contextmanager
@@ -363,7 +363,7 @@ class _Authenticator:
         registry = urlsplit(self._registry_url)
         in_the_clear = (realm.scheme, realm.hostname) == ("http", registry.hostname) and registry.scheme == "http"
         if not (in_the_clear or realm.scheme == "https") or not realm.hostname or realm.username:
-            raise RegistryError(f"{self._registry_url} sends for a token to {_clean(url)!r}, which is not HTTPS")
+            raise RegistryError(f"{self._registry_url} names the token service {_clean(url)!r}, and it is not HTTPS")
         # One parameter per scope: a mount is asked about with two.
         query = [("service", asked.get("service", "")), *(("scope", one) for one in asked.get("scope", "").split())]
         response = self._ask_for_token(url, [(name, value) for name, value in query if value], answer)

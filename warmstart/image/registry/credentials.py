@@ -106,7 +106,7 @@ class _AuthFile:
         except (OSError, ValueError) as error:
             raise RegistryError(f"{path}: the file of credentials cannot be read: {error}") from error
         broken = RegistryError(
-            f"{path} is not a file of credentials", hint="it should be what podman login or docker login writes"
+            f"{path} is not a file of credentials", hint="create it with `podman login` or `docker login`"
         )
         if not isinstance(document, dict):
             raise broken

@@ -238,14 +238,14 @@ CASES = [
         "s = socket.create_server(('127.0.0.1', 8080)); c = socket.create_connection(('127.0.0.1', 8080));"
         "a = s.accept()",
         "It holds a TCP connection inside the container, 127.0.0.1:",
-        "Have the application close it",
+        "Let the application close it",
     ),
     (
         "tcp-established",
         "s = socket.create_server(('::1', 8080), family=socket.AF_INET6);"
         "c = socket.create_connection(('::1', 8080)); s.accept()[0].close()",
         "[::1]:8080, CLOSE_WAIT.",
-        "Have the application close it",
+        "Let the application close it",
     ),
     (
         "tcp-established",
@@ -253,13 +253,13 @@ CASES = [
         "ip link set v0 up; ip link set v1 up');"
         "s = socket.socket(); s.setblocking(False); s.connect_ex(('198.51.100.1', 80))",
         "It holds a TCP connection, 198.51.100.2:",
-        "Have the application close it",
+        "Let the application close it",
     ),
     (
         "tcp-in-flight",
         "s = socket.create_server(('127.0.0.1', 8080)); socket.create_connection(('127.0.0.1', 8080)).close()",
         "A connection to its TCP port 8080 has not been accepted yet.",
-        "stop whoever connects",
+        "stop the client",
     ),
     (
         "mptcp",
@@ -357,7 +357,7 @@ CASES = [
         "file-watch",
         "os.makedirs('/srv/configuration'); watch('/srv/configuration')",
         "It watches /srv/configuration for changes",
-        "Switch the watching of files off",
+        "Switch off file watching",
     ),
     ("mqueue", "librt = ctypes.CDLL('librt.so.1'); librt.mq_open(b'/q', 0o102, 0o600, None)", "(q)", "mq_unlink"),
     (
@@ -378,7 +378,7 @@ CASES = [
     (
         "zombie-threads",
         "child(lambda: (keep(lambda: time.sleep(600)), libc.syscall(60, 0)))",
-        "Its main thread has ended while others go on",
+        "Its main thread has ended but other threads still run",
         "pthread_join",
     ),
 ]
