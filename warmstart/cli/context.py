@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from rich.console import Console
 from warmstart.cli.terminal import TerminalListener
 from warmstart.core.privileges import Privilege, parse_privilege
 from warmstart.core.progress import Progress
+from warmstart.image.registry.credentials import RegistryAccess
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,15 @@ allow_option = click.option(
 
 
 def registry_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how to speak to registries: `plain_http` and `authfile`."""
+    """Add --plain-http and --authfile, which the command takes as one argument: `access`."""
+
+    @functools.wraps(function)
+    def command(*args: Any, plain_http: tuple[str, ...], authfile: Path | None, **options: Any) -> Any:
+        return function(*args, access=RegistryAccess(plain_http, authfile), **options)
+
     function = click.option(
         "--authfile", type=click.Path(path_type=Path, dir_okay=False), help="Credentials for registries."
-    )(function)
+    )(command)
     return click.option(
         "--plain-http", multiple=True, metavar="HOST[:PORT]", help="Speak to this registry without TLS."
     )(function)

@@ -48,6 +48,7 @@ from warmstart.core.text import format_seconds, printable_lines
 from warmstart.core.workspace import open_workspace, use_for_temporary_files
 from warmstart.engine.local import examine_runtime
 from warmstart.image.open import open_image
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.inspection import inspect_target
 from warmstart.inspect.trust import trust
 from warmstart.kube.client import connect_cluster
@@ -142,8 +143,7 @@ def build(
     overrides: tuple[str, ...],
     tag: str | None,
     output: str | None,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     runtime_endpoint: str | None,
     engine: str,
     context: str | None,
@@ -160,8 +160,7 @@ def build(
     options = BuildOptions(
         cache=shell.cache,
         output=parse_output(output) if output else REGISTRY,
-        plain_http=plain_http,
-        auth_file=authfile,
+        access=access,
         checkpoint_timeout_s=checkpoint_timeout,
         force=force,
         keep=keep,
@@ -201,8 +200,7 @@ recipe_option = click.option(
 def verify(
     shell: Shell,
     image: str,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     network: str,
     own: Path | None,
     allowed: tuple[Privilege, ...],
@@ -211,7 +209,7 @@ def verify(
     """Restore IMAGE, which warmstart built, on an empty node under another address, twice."""
     decide = trust(allowed, None if own is None else load_recipe(own))
     restores = verify_source(
-        parse_source(image), shell.cache, plain_http, authfile, shell.progress(), Network(network), decide=decide
+        parse_source(image), shell.cache, access, shell.progress(), Network(network), decide=decide
     )
     if as_json:
         shell.print_json([asdict(restore) for restore in restores])
@@ -242,8 +240,7 @@ def bench(
     replicas: int,
     requests: int,
     overrides: tuple[str, ...],
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     network: str,
     own: Path | None,
     allowed: tuple[Privilege, ...],
@@ -260,8 +257,7 @@ def bench(
         raise click.UsageError(f"--html {html}: there is no such directory")
     options = BuildOptions(
         cache=shell.cache,
-        plain_http=plain_http,
-        auth_file=authfile,
+        access=access,
         force=force,
         keep=keep,
         network=Network(network),
@@ -294,11 +290,9 @@ def bench(
 @show_env_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @pass_shell
-def inspect_(
-    shell: Shell, target: str, plain_http: tuple[str, ...], authfile: Path | None, show_env: bool, as_json: bool
-) -> None:
+def inspect_(shell: Shell, target: str, access: RegistryAccess, show_env: bool, as_json: bool) -> None:
     """Say what is in an image or a checkpoint archive: from what it was made, how large, processes and sockets."""
-    inspection = inspect_target(target, plain_http=plain_http, auth_file=authfile)
+    inspection = inspect_target(target, access=access)
     if as_json:
         shell.print_json(to_document(inspection, show_env=show_env))
     else:
@@ -379,8 +373,7 @@ def init(
     image: str | None,
     manifest: Path | None,
     container: str | None,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
 ) -> None:
     """Write a commented recipe to standard output, from IMAGE or from a manifest (--from)."""
     if (image is None) == (manifest is None):
@@ -390,8 +383,7 @@ def init(
     else:
         assert image is not None
         source = parse_source(image)
-        http = source.reference is not None and source.reference.registry in plain_http
-        with open_image(source, plain_http=http, auth_file=authfile) as opened:
+        with open_image(source, access=access) as opened:
             config = opened.image.config
         text = init_from_image(
             image,

@@ -25,6 +25,7 @@ from warmstart.core.privileges import Privilege, require_allowed
 from warmstart.core.reference import parse_source
 from warmstart.core.text import format_bytes, format_seconds, printable_lines
 from warmstart.core.yaml_writing import write_yaml
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.inspection import inspect_image
 from warmstart.inspect.trust import list_saved_privileges
 from warmstart.kube.client import connect_cluster
@@ -240,14 +241,13 @@ def save(
     image: str,
     output: str | None,
     as_json: bool,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     context: str | None,
     namespace: str | None,
     how: CheckpointOptions,
 ) -> None:
     """Save the state of a container of POD, which goes on, as an image that `warmstart restore` makes a pod of."""
-    options = SaveOptions(shell.cache, how, parse_output(output) if output else REGISTRY, plain_http, authfile)
+    options = SaveOptions(shell.cache, how, parse_output(output) if output else REGISTRY, access)
     with connect_cluster(context, namespace) as cluster:
         saved = save_pod(cluster, *find_target(cluster, pod, container), image, options, shell.progress())
     if as_json:
@@ -278,8 +278,7 @@ def restore(
     show_env: bool,
     as_json: bool,
     ready_timeout: float,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     context: str | None,
     namespace: str | None,
 ) -> None:
@@ -290,9 +289,8 @@ def restore(
     was saved under, which needs --allow image=NAME.
     """
     source, progress = parse_source(image), shell.progress()
-    plain = source.reference is not None and source.reference.registry in plain_http
-    record = read_record(source, plain_http=plain, auth_file=authfile)
-    inspection = inspect_image(source, plain_http=plain, auth_file=authfile)
+    record = read_record(source, access=access)
+    inspection = inspect_image(source, access=access)
     if inspection.image is None or inspection.image.digest != record.digest:
         raise ImageError(f"{image} was replaced while it was read", hint="use a tag that nobody moves")
     if inspection.checkpoint is None:
@@ -313,8 +311,7 @@ def restore(
         shell.err.out(printable_lines(write_yaml(shown)), end="", highlight=False)
         if source.reference is None:
             with progress.step("push"):
-                plain = record.name.registry in plain_http
-                push_record(source, record, plain_http=plain, auth_file=authfile)
+                push_record(source, record, access=access)
         restored = restore_pod(cluster, manifest, record.container, ready_timeout, progress)
     if as_json:
         shell.print_json(describe_restored(restored))
@@ -341,8 +338,7 @@ def migrate(
     image: str,
     as_json: bool,
     ready_timeout: float,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     context: str | None,
     namespace: str | None,
     how: CheckpointOptions,
@@ -351,7 +347,7 @@ def migrate(
 
     Connections of the old pod are closed, and what it does between the checkpoint and its end is lost.
     """
-    options = SaveOptions(shell.cache, how, REGISTRY, plain_http, authfile, ready_timeout)
+    options = SaveOptions(shell.cache, how, REGISTRY, access, ready_timeout)
     with connect_cluster(context, namespace) as cluster:
         found = find_target(cluster, pod, container)
         check_movable(found[0])
@@ -383,8 +379,7 @@ def drain_save(
     deadline: float,
     as_json: bool,
     ready_timeout: float,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     context: str | None,
     namespace: str | None,
     how: CheckpointOptions,
@@ -394,7 +389,7 @@ def drain_save(
     All checkpoints are off the node before the deadline, and only then are pods restored, some at once. What could not
     be saved or restored is told, and the exit code is not 0.
     """
-    options = SaveOptions(shell.cache, how, REGISTRY, plain_http, authfile, ready_timeout)
+    options = SaveOptions(shell.cache, how, REGISTRY, access, ready_timeout)
     with connect_cluster(context, namespace) as cluster:
         fates = drain_node(cluster, node, selector, image, deadline, options, shell.progress())
     if as_json:
