@@ -28,6 +28,7 @@ from warmstart.core.errors import WarmstartError
 from warmstart.core.progress import Progress
 from warmstart.core.text import format_seconds
 from warmstart.core.workspace import open_workspace
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.build_info import read_build
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import Cluster as Api
@@ -63,8 +64,8 @@ def deploy_restored(cluster: Cluster, cache: Path, restorer: Restorer, progress:
     """A Deployment of an image that is restored by this restorer alone."""
     name = f"{cluster.registry}/java-app:{restorer}"
     recipe = load_recipe(RECIPE, overrides=[*SMALL, f"restore=[{restorer}]"], tag=name)
-    build_image(recipe, BuildOptions(cache, plain_http=(cluster.registry,)), progress)
-    return make_deployment(read_build(name, plain_http=(cluster.registry,)).build, "java-app")
+    build_image(recipe, BuildOptions(cache, access=RegistryAccess((cluster.registry,))), progress)
+    return make_deployment(read_build(name, access=RegistryAccess((cluster.registry,))).build, "java-app")
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from warmstart.build.result import BaseImage, BuildCandidate
 from warmstart.build.verify import read_identities, read_launcher_ms
 from warmstart.core.errors import VerifyError
 from warmstart.core.progress import Progress
+from warmstart.core.reference import parse_reference
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, start_engine
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
@@ -124,7 +125,7 @@ def _make(context: BuildContext, base: BaseImage, restorer: Restorer) -> BuildCa
     directory.mkdir()
     own = replace(
         context,
-        recipe=replace(context.recipe, restore=(restorer,), image_name=f"{IMAGE}:{restorer}"),
+        recipe=replace(context.recipe, restore=(restorer,), image=parse_reference(f"{IMAGE}:{restorer}")),
         session=replace(context.session, workspace=directory),
     )
     make = build.make_self_restoring if restorer is Restorer.SELF else build.make_restored

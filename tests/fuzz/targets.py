@@ -19,6 +19,7 @@ from support.checkpoint_archive import GOOD, entry, tar_of
 from support.checkpoint_image import ANNOTATIONS, make_warm_image, real_dump
 
 from fuzz.server import Reply, answering, serve
+from tests.support.registry_access import http
 from warmstart.build.result import parse_report
 from warmstart.core.errors import WarmstartError
 from warmstart.core.reference import Reference
@@ -355,6 +356,6 @@ def registry(data: bytes) -> None:
         reference = Reference(address, "app", tag="1")
         digest = "sha256:" + sha256(body).hexdigest()
         attempt(
-            lambda: read_manifest(reference, plain_http=True),
-            lambda: read_reports(reference, digest, artifact_type="t", plain_http=True),
+            lambda: read_manifest(reference, access=http()),
+            lambda: read_reports(reference, digest, artifact_type="t", access=http()),
         )

@@ -12,7 +12,8 @@ from support.builds import build, write_recipe
 from warmstart.build.context import BuildOptions
 from warmstart.build.publish import parse_output
 from warmstart.core.errors import ImageError
-from warmstart.image.skopeo import Access, copy_image
+from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.image.skopeo import SkopeoAccess, copy_image
 
 pytestmark = pytest.mark.node
 
@@ -38,8 +39,7 @@ def options(cache, private_registry, tmp_path) -> BuildOptions:
     return BuildOptions(
         cache,
         output=parse_output(f"oci-archive:{tmp_path}/image.tar"),
-        plain_http=(private_registry.host,),
-        auth_file=private_registry.auth_file,
+        access=RegistryAccess((private_registry.host,), private_registry.auth_file),
     )
 
 
@@ -66,7 +66,7 @@ def test_a_registry_that_is_blocked_is_not_asked(config, pushed_base, private_re
     (config / "registries.conf.d/block.conf").write_text(text)
     with open_node() as session, pytest.raises(ImageError, match="blocked"):
         copy_image(
-            session, f"docker://{pushed_base}", f"oci:{session.workspace}/layout", access=Access(plain_http=True)
+            session, f"docker://{pushed_base}", f"oci:{session.workspace}/layout", access=SkopeoAccess(plain_http=True)
         )
 
 

@@ -19,6 +19,7 @@ from warmstart.build.context import BuildOptions
 from warmstart.cli.main import INTERRUPTED, TERMINATED
 from warmstart.core import workspace
 from warmstart.core.progress import SilentListener
+from warmstart.image.registry.credentials import RegistryAccess
 
 pytestmark = pytest.mark.node
 
@@ -82,7 +83,7 @@ def scene(base_archive, private_registry, cache, area, tmp_path_factory) -> Iter
     (directory / "tmp").mkdir(parents=True)
     recipe = tmp_path_factory.mktemp("struck") / "recipe.yaml"
     write_recipe(recipe, base_archive, private_registry.name(IMAGE), warmup=[STATE])
-    options = BuildOptions(cache, plain_http=(private_registry.host,), auth_file=private_registry.auth_file)
+    options = BuildOptions(cache, access=RegistryAccess((private_registry.host,), private_registry.auth_file))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WARMSTART_TMPDIR", str(directory))
         patch.setenv("TMPDIR", str(directory / "tmp"))

@@ -25,8 +25,9 @@ from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, read_pr
 from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.layout import Image, open_blob, read_image
 from warmstart.image.manifest import find_host_platform
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.image.selfrestore.pack import MEMORY
-from warmstart.image.skopeo import Access, copy_image
+from warmstart.image.skopeo import SkopeoAccess, copy_image
 from warmstart.node.crio import PAUSE_IMAGE, run_crio
 from warmstart.node.session import Session
 from warmstart.node.tree import PAUSE_LAYOUT
@@ -61,7 +62,7 @@ def pushed(pushed_base, private_registry, cache, tmp_path_factory) -> Pushed:
         warmup=[{**STATE, "repeat": WARMUPS}],
         memory={"mapped": "all"},
     )
-    options = BuildOptions(cache, plain_http=(private_registry.host,), auth_file=private_registry.auth_file)
+    options = BuildOptions(cache, access=RegistryAccess((private_registry.host,), private_registry.auth_file))
     built, steps = build(recipe, options)
     return Pushed(recipe, built, steps)
 
@@ -69,7 +70,7 @@ def pushed(pushed_base, private_registry, cache, tmp_path_factory) -> Pushed:
 def pull(session: Session, registry: PrivateRegistry, name: str, destination: str) -> str:
     auth_file = session.workspace / "auth.json"
     auth_file.write_text(registry.auth_file.read_text())
-    return copy_image(session, f"docker://{name}", destination, access=Access(auth_file, plain_http=True))
+    return copy_image(session, f"docker://{name}", destination, access=SkopeoAccess(auth_file, plain_http=True))
 
 
 @contextmanager

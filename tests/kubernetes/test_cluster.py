@@ -23,6 +23,7 @@ from support.leaks import take_snapshot, wait_until_clean
 from warmstart.build.context import BuildOptions
 from warmstart.core.network import connect_in
 from warmstart.core.process import ProgramError
+from warmstart.image.registry.credentials import RegistryAccess
 
 pytestmark = pytest.mark.cluster
 
@@ -43,7 +44,7 @@ def warm_image(cluster, cache, base_archive, tmp_path_factory) -> str:
     recipe = write_recipe(
         tmp_path_factory.mktemp("warm") / "recipe.yaml", base_archive, name, warmup=[{**STATE, "repeat": WARMUPS}]
     )
-    build(recipe, BuildOptions(cache, plain_http=(cluster.registry,)))
+    build(recipe, BuildOptions(cache, access=RegistryAccess((cluster.registry,))))
     return name
 
 
@@ -161,7 +162,7 @@ def test_one_image_is_restored_by_the_node_or_by_itself(cluster, cache, base_arc
     name = f"{cluster.registry}/tests/both:1"
     warmup = [{**STATE, "repeat": WARMUPS}]
     recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, name, warmup=warmup, restore=["runtime", "self"])
-    build(recipe, BuildOptions(cache, plain_http=(cluster.registry,)))
+    build(recipe, BuildOptions(cache, access=RegistryAccess((cluster.registry,))))
     with run_pod(cluster, "by-node", name) as pod:
         by_node = pod.read_state()
         assert "warmstart: " not in cluster.kubectl("logs", pod.name)

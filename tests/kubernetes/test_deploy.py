@@ -21,6 +21,7 @@ from warmstart.core.errors import ClusterError
 from warmstart.core.workspace import open_workspace
 from warmstart.core.yaml_document import read_documents
 from warmstart.core.yaml_writing import write_yaml
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
 
@@ -66,7 +67,7 @@ def recipe(cluster, base_archive, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def image(cluster, cache, recipe) -> str:
-    built, _ = build(recipe, BuildOptions(cache, plain_http=(cluster.registry,)))
+    built, _ = build(recipe, BuildOptions(cache, access=RegistryAccess((cluster.registry,))))
     return built.name
 
 

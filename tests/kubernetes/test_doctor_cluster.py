@@ -13,6 +13,7 @@ from warmstart.build.context import BuildOptions
 from warmstart.cli import main as cli
 from warmstart.core.errors import ClusterError
 from warmstart.core.workspace import open_workspace
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.kube.rbac import read_role
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
@@ -65,7 +66,7 @@ def doctor(cluster, monkeypatch, capsys) -> Callable[..., list[dict]]:
 
 def make_image(cluster, cache, archive: Path, directory: Path, name: str, **more: object) -> str:
     recipe = write_recipe(directory / "recipe.yaml", archive, f"{cluster.registry}/tests/{name}:1", **more)
-    built, _ = build(recipe, BuildOptions(cache, plain_http=(cluster.registry,)))
+    built, _ = build(recipe, BuildOptions(cache, access=RegistryAccess((cluster.registry,))))
     return built.name
 
 

@@ -13,6 +13,7 @@ from support.cluster.pods import Pod
 from support.go_tools import HELM, ensure_go_tool
 
 from warmstart.build.context import BuildOptions
+from warmstart.image.registry.credentials import RegistryAccess
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -35,7 +36,7 @@ def image(cluster, cache, base_archive, tmp_path_factory) -> str:
     settings = {"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}}
     path, name = tmp_path_factory.mktemp("helm") / "recipe.yaml", f"{cluster.registry}/tests/helm:1"
     recipe = write_recipe(path, base_archive, name, settings, warmup=[{**STATE, "repeat": WARMUPS}])
-    built, _ = build(recipe, BuildOptions(cache, plain_http=(cluster.registry,)))
+    built, _ = build(recipe, BuildOptions(cache, access=RegistryAccess((cluster.registry,))))
     return built.name
 
 

@@ -13,6 +13,7 @@ from support.cluster_user import list_checkpoints, wait_until
 
 from warmstart.build.context import BuildOptions
 from warmstart.core.network import connect_in
+from warmstart.image.registry.credentials import RegistryAccess
 
 pytestmark = pytest.mark.cluster
 
@@ -182,7 +183,7 @@ def test_a_pod_moves(user, call, cluster, second_node, image):
 def test_a_pod_that_has_restored_itself_moves(user, call, cluster, second_node, image, base_archive, tmp_path):
     name = f"{cluster.registry}/tests/itself:1"
     recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, name, restore=["self"], warmup=[STATE])
-    build(recipe, BuildOptions(user.cache, plain_http=(cluster.registry,)))
+    build(recipe, BuildOptions(user.cache, access=RegistryAccess((cluster.registry,))))
     with user.pod("itself", {"image": name}, nodeName="node-1") as pod:
         assert "warmstart: restored in" in cluster.kubectl("logs", pod)
         before = use(user, pod)

@@ -18,6 +18,7 @@ from warmstart.core.reference import parse_reference
 from warmstart.engine.cri import CriContainer
 from warmstart.image.manifest import Manifest
 from warmstart.image.registry.client import delete_manifest, exists, read_manifest
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.node.cgroup import find_hierarchies
 from warmstart.recipe.load import load_recipe
 
@@ -42,7 +43,7 @@ class PrivateRegistry:
 
     def has(self, name: str) -> bool:
         """Whether there is such an image."""
-        return exists(parse_reference(name), plain_http=True, auth_file=self.auth_file)
+        return exists(parse_reference(name), access=RegistryAccess((self.host,), self.auth_file))
 
     def list_images(self) -> set[str]:
         """All that have a tag, as REPOSITORY:TAG."""
@@ -60,7 +61,7 @@ class PrivateRegistry:
             manifest, name = self.read(self.name(image)), parse_reference(self.name(image))
             blobs = [f"{name.repository}/blobs/{blob.digest}" for blob in manifest.blobs]
             if all(self._request("HEAD", blob).status_code == 200 for blob in blobs):
-                delete_manifest(name, manifest.digest, plain_http=True, auth_file=self.auth_file)
+                delete_manifest(name, manifest.digest, access=RegistryAccess((self.host,), self.auth_file))
 
     def _get(self, path: str) -> dict[str, Any]:
         answer: dict[str, Any] = self._request("GET", path).json()
@@ -71,7 +72,7 @@ class PrivateRegistry:
 
     def read(self, name: str) -> Manifest:
         """An image's manifest."""
-        return read_manifest(parse_reference(name), plain_http=True, auth_file=self.auth_file)
+        return read_manifest(parse_reference(name), access=RegistryAccess((self.host,), self.auth_file))
 
 
 def write_recipe(

@@ -100,7 +100,7 @@ def bench_source(source: Source, options: BuildOptions, load: Load, progress: Pr
     """
     with open_session(source, options, progress) as session:
         layout = session.workspace / "layout"
-        access = find_access(session, source, options.plain_http, options.auth_file)
+        access = find_access(session, source, options.access)
         with progress.step("pull"):
             copy_image(session, str(source), f"oci:{layout}", access=access, on_line=progress.note)
         return measure(session, find_subject(source, layout, decide), load, progress)
@@ -178,7 +178,7 @@ def find_subject(source: Source, layout: Path, decide: Decide) -> Subject:
     take_apart(layout, base)
     edits = json.loads(provenance.edits)
     # The checkpoint names its own image.
-    name = str(source.reference or parse_reference(recipe.image_name))
+    name = str(source.reference or recipe.image)
     restored = Way(MAPPED if edits["mappedBytes"] else PLAIN, name, provenance.identity)
     candidates = [Candidate(Way(COLD, f"{IMAGE}:{COLD}"), base), Candidate(restored, layout)]
     return Subject(str(source), recipe, candidates, edits["dumpedBytes"])
@@ -274,7 +274,7 @@ def _make_image(
         context,
         recipe=replace(
             context.recipe,
-            image_name=f"{IMAGE}:{name}",
+            image=parse_reference(f"{IMAGE}:{name}"),
             mapped=context.recipe.mapped if name == MAPPED else Mapped.NONE,
         ),
         session=replace(context.session, workspace=directory),

@@ -13,7 +13,6 @@ from signal import Signals
 from warmstart import __version__
 from warmstart.build.context import BuildContext
 from warmstart.build.result import BaseImage, EditedDump, RuntimeCheckpoint, SelfCheckpoint, WarmState
-from warmstart.core.reference import parse_reference
 from warmstart.dump.archive.archive import Archive, extract_archive
 from warmstart.dump.criu.contents import sum_pages_bytes
 from warmstart.dump.edit.allocators import choose_none, choose_safe
@@ -136,7 +135,7 @@ def make_layout(
     container = context.recipe.container
     annotations = {CHECKPOINT_NAME: context.recipe.name, **annotate(base, dumped.warm, provenance)}
     with context.progress.step("image"):
-        prepare_checkpoint(archive, str(parse_reference(context.recipe.image_name)))
+        prepare_checkpoint(archive, str(context.recipe.image))
         if not dumped.has_tmp and container.security_context.read_only_root_filesystem:
             add_tmp(archive.root)
         open_buildah(context.session, store).make_image(

@@ -8,6 +8,7 @@ from pathlib import Path
 from warmstart.build.publish import REGISTRY, Output
 from warmstart.core.privileges import Privilege
 from warmstart.core.progress import Progress
+from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.node.network import Network
 from warmstart.node.session import Session
 from warmstart.recipe.model import Recipe
@@ -20,8 +21,7 @@ class BuildOptions:
     Attributes:
         cache: the directory of the tree of tools.
         output: where the image goes.
-        plain_http: registries (HOST:PORT) to speak to without TLS.
-        auth_file: the file of credentials; the usual ones when None.
+        access: registries without TLS, and the file of credentials.
         checkpoint_timeout_s: how long the checkpoint may take.
         force: go on where preflight finds errors.
         keep: leave the workspace when something fails.
@@ -32,8 +32,7 @@ class BuildOptions:
 
     cache: Path
     output: Output = REGISTRY
-    plain_http: tuple[str, ...] = ()
-    auth_file: Path | None = None
+    access: RegistryAccess = DEFAULT_ACCESS
     checkpoint_timeout_s: float = 120.0
     force: bool = False
     keep: bool = False

@@ -44,7 +44,7 @@ from warmstart.core.cpu import read_features
 from warmstart.core.errors import AppError
 from warmstart.core.linux import open_in_root
 from warmstart.core.progress import Progress
-from warmstart.core.reference import Reference, Source, Transport, parse_reference, parse_source
+from warmstart.core.reference import Reference, Source, Transport, parse_source
 from warmstart.core.undo import undoing
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.criu.fingerprint import read_identity
@@ -98,10 +98,9 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
         WarmstartError: a step failed; nothing was published, and nothing is left behind.
     """
     require_host_privileges(recipe.container.security_context, options.allowed)
-    target = parse_reference(recipe.image_name)
+    target = recipe.image
     source = find_source(recipe)
-    plain_http = target.registry in options.plain_http
-    check_output(target, options.output, plain_http=plain_http, auth_file=options.auth_file)
+    check_output(target, options.output, access=options.access)
     with open_workspace("build", keep_evidence=options.keep) as workspace:
         by_itself = Restorer.SELF in recipe.restore
         with progress.step("tools"):
@@ -194,7 +193,7 @@ def find_source(recipe: Recipe) -> Source:
 def fetch_base(context: BuildContext, source: Source) -> BaseImage:
     """Bring the base image into the workspace, its blobs as they are where it comes from."""
     session, layout = context.session, context.workspace / "base"
-    access = find_access(session, source, context.options.plain_http, context.options.auth_file)
+    access = find_access(session, source, context.options.access)
     # Asked for zstd, skopeo would compress anew, into other blobs, what has been compressed with gzip.
     plain = source.kind in PLAIN_LAYERS
     with context.progress.step("pull"):
@@ -389,7 +388,7 @@ def see_it_restore(context: BuildContext, made: BuildCandidate) -> tuple[Restore
     """Have a second CRI-O, with nothing in its store, restore the image."""
     recipe = context.recipe
     with context.progress.step("verify"):
-        name = str(parse_reference(recipe.image_name))
+        name = str(recipe.image)
         check_links(made.layout, name)
         return verify_image(
             context.session,
@@ -415,6 +414,5 @@ def publish(context: BuildContext, layout: Path, built: BuildResult, target: Ref
             context.progress,
             report=json.dumps(make_document(built, context.progress)).encode(),
             mount_from=source.reference if source.kind is Transport.REGISTRY else None,
-            plain_http=target.registry in context.options.plain_http,
-            auth_file=context.options.auth_file,
+            access=context.options.access,
         )

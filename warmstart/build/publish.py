@@ -10,6 +10,7 @@ from warmstart.core.progress import Progress
 from warmstart.core.reference import Reference, Transport
 from warmstart.image.layout import Image, check_writable, write_archive, write_layout
 from warmstart.image.registry.client import attach_report, push_layout, tag_manifest
+from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.image.registry.push_access import check_push_access
 
 
@@ -49,7 +50,7 @@ def describe_output(output: Output, target: Reference) -> str:
     return f"docker://{target}" if output.path is None else f"{output.kind}:{output.path}"
 
 
-def check_output(target: Reference, output: Output, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+def check_output(target: Reference, output: Output, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
     """See whether `publish_image` could put an image there, before it is made.
 
     Raises:
@@ -59,7 +60,7 @@ def check_output(target: Reference, output: Output, *, plain_http: bool = False,
     if output.path is not None:
         check_writable(output.path, as_archive=output.kind is Transport.OCI_ARCHIVE)
     else:
-        check_push_access(target, plain_http=plain_http, auth_file=auth_file)
+        check_push_access(target, access=access)
 
 
 def publish_image(
@@ -71,8 +72,7 @@ def publish_image(
     *,
     report: bytes,
     mount_from: Reference | None = None,
-    plain_http: bool = False,
-    auth_file: Path | None = None,
+    access: RegistryAccess = DEFAULT_ACCESS,
 ) -> None:
     """Put an image of a layout where it is to go; in a registry, its tag is set last.
 
@@ -84,8 +84,7 @@ def publish_image(
         steps: is told how far it is.
         report: what was seen of it, as JSON; in a registry it is attached to the image.
         mount_from: an image in the same registry that has some of the layers.
-        plain_http: whether the registry is spoken to without TLS.
-        auth_file: the file of credentials; the usual ones when None.
+        access: registries without TLS, and the file of credentials.
 
     Raises:
         RegistryError: the registry refused, or could not be reached.
@@ -99,9 +98,8 @@ def publish_image(
         layout,
         replace(target, tag=None),
         mount_from=mount_from,
-        plain_http=plain_http,
-        auth_file=auth_file,
+        access=access,
         on_progress=lambda done, total, what: progress.note(f"{what}, {done * 100 // max(total, 1)} %"),
     )
-    attach_report(target, digest, report, artifact_type=REPORT_TYPE, plain_http=plain_http, auth_file=auth_file)
-    tag_manifest(target, digest, plain_http=plain_http, auth_file=auth_file)
+    attach_report(target, digest, report, artifact_type=REPORT_TYPE, access=access)
+    tag_manifest(target, digest, access=access)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from warmstart.core.errors import AppError, EngineError, ImageError, VerifyError, WarmstartError
 from warmstart.core.progress import Progress
-from warmstart.core.reference import Source, Transport, parse_reference
+from warmstart.core.reference import Source, Transport
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.proc.container import list_children
@@ -29,6 +29,7 @@ from warmstart.image.layout import read_image
 from warmstart.image.manifest import check_platform
 from warmstart.image.mount_points import check_opened
 from warmstart.image.open import open_image
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.image.selfrestore.pack import COLD_START, RESTORED
 from warmstart.image.skopeo import copy_image
 from warmstart.node.network import Network, connect_network
@@ -142,8 +143,7 @@ def check_links(layout: Path, name: str) -> None:
 def verify_source(
     source: Source,
     cache: Path,
-    plain_http: Sequence[str],
-    auth_file: Path | None,
+    access: RegistryAccess,
     progress: Progress,
     network: Network = Network.NONE,
     *,
@@ -154,8 +154,7 @@ def verify_source(
     Args:
         source: where it is.
         cache: the directory of the tree of tools.
-        plain_http: registries (HOST:PORT) to speak to without TLS.
-        auth_file: the file of credentials; the usual ones when None.
+        access: registries without TLS, and the file of credentials.
         steps: is told how far it is.
         network: what the restored containers reach.
         decide: decides whether it may run, and by which recipe.
@@ -173,16 +172,16 @@ def verify_source(
             tree = ensure_tree(cache, progress.note, progress.warn)
         with enter(tree, workspace, binds=find_binds(source)) as node, connect_network(node, network) as session:
             layout = workspace / "layout"
-            access = find_access(session, source, plain_http, auth_file)
+            skopeo_access = find_access(session, source, access)
             with progress.step("pull"):
-                copy_image(session, str(source), f"oci:{layout}", access=access, on_line=progress.note)
+                copy_image(session, str(source), f"oci:{layout}", access=skopeo_access, on_line=progress.note)
             image = read_image(layout)
             check_platform(image.config.platform, str(source))
             provenance = read_provenance(image.manifest.annotations)
             if provenance is None:
                 raise ImageError(f"{source} has no record of how it was built; warmstart did not make it")
             recipe = decide(layout, source, parse_recipe(provenance.recipe, f"the recipe in {source}"))
-            name = str(source.reference or parse_reference(recipe.image_name))
+            name = str(source.reference or recipe.image)
             with progress.step("verify"):
                 check_links(layout, name)
                 return verify_image(

@@ -21,6 +21,7 @@ from warmstart.cli.options import network_option, recipe_option
 from warmstart.cli.terminal import make_section, safe
 from warmstart.core.privileges import Privilege
 from warmstart.core.reference import parse_source
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.trust import trust
 from warmstart.node.network import Network
 from warmstart.recipe.load import load_recipe
@@ -52,8 +53,7 @@ def bench(
     replicas: int,
     requests: int,
     overrides: tuple[str, ...],
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     network: str,
     own: Path | None,
     allowed: tuple[Privilege, ...],
@@ -70,8 +70,7 @@ def bench(
         raise click.UsageError(f"--html {html}: there is no such directory")
     options = BuildOptions(
         cache=shell.cache,
-        plain_http=plain_http,
-        auth_file=authfile,
+        access=access,
         force=force,
         keep=keep,
         network=Network(network),

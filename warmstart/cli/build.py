@@ -26,6 +26,7 @@ from warmstart.cli.views.build import list_rows
 from warmstart.core.privileges import Privilege
 from warmstart.core.reference import parse_source
 from warmstart.core.text import format_seconds
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.trust import trust
 from warmstart.kube.client import connect_cluster
 from warmstart.node.network import Network
@@ -68,8 +69,7 @@ def build(
     overrides: tuple[str, ...],
     tag: str | None,
     output: str | None,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     runtime_endpoint: str | None,
     engine: str,
     context: str | None,
@@ -86,8 +86,7 @@ def build(
     options = BuildOptions(
         cache=shell.cache,
         output=parse_output(output) if output else REGISTRY,
-        plain_http=plain_http,
-        auth_file=authfile,
+        access=access,
         checkpoint_timeout_s=checkpoint_timeout,
         force=force,
         keep=keep,
@@ -119,8 +118,7 @@ def build(
 def verify(
     shell: Shell,
     image: str,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     network: str,
     own: Path | None,
     allowed: tuple[Privilege, ...],
@@ -132,7 +130,7 @@ def verify(
     """
     decide = trust(allowed, None if own is None else load_recipe(own))
     restores = verify_source(
-        parse_source(image), shell.cache, plain_http, authfile, shell.progress(), Network(network), decide=decide
+        parse_source(image), shell.cache, access, shell.progress(), Network(network), decide=decide
     )
     if as_json:
         shell.print_json([asdict(restore) for restore in restores])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -77,10 +78,17 @@ allow_option = click.option(
 
 
 def registry_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how to speak to registries: `plain_http` and `authfile`."""
+    """Add --plain-http and --authfile, which the command takes as one argument: `access`."""
+
+    @functools.wraps(function)
+    def command(*args: Any, plain_http: tuple[str, ...], authfile: Path | None, **options: Any) -> Any:
+        from warmstart.image.registry.credentials import RegistryAccess
+
+        return function(*args, access=RegistryAccess(plain_http, authfile), **options)
+
     function = click.option(
         "--authfile", type=click.Path(path_type=Path, dir_okay=False), help="File of registry credentials."
-    )(function)
+    )(command)
     return click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Use this registry without TLS.")(
         function
     )

@@ -103,8 +103,7 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
         target,
         overrides=options["overrides"],
         tag=options["tag"],
-        plain_http=options["plain_http"],
-        auth_file=options["authfile"],
+        access=options["access"],
         match_cpu=options["match_cpu"],
         allowed=options["allowed"],
     )
@@ -201,7 +200,7 @@ def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_
     Raises:
         ClusterError: some do not.
     """
-    known = read_build(image, plain_http=options["plain_http"], auth_file=options["authfile"])
+    known = read_build(image, access=options["access"])
     require_allowed([*known.name, *known.privileges], options["allowed"], image)
     if not known.identity:
         raise click.UsageError(f"--image {image}: give an image that warmstart built, not a recipe")

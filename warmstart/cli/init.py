@@ -14,6 +14,7 @@ from warmstart.cli.context import (
 )
 from warmstart.core.reference import parse_source
 from warmstart.image.open import open_image
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
 from warmstart.recipe.schema import schema_text
 
@@ -29,8 +30,7 @@ def init(
     image: str | None,
     manifest: Path | None,
     container: str | None,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
 ) -> None:
     """Write a recipe from an image or a manifest (--from)."""
     if (image is None) == (manifest is None):
@@ -40,8 +40,7 @@ def init(
     else:
         assert image is not None
         source = parse_source(image)
-        http = source.reference is not None and source.reference.registry in plain_http
-        with open_image(source, plain_http=http, auth_file=authfile) as opened:
+        with open_image(source, access=access) as opened:
             config = opened.image.config
         text = init_from_image(
             image,

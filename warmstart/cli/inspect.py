@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from warmstart.cli.context import (
@@ -14,6 +12,7 @@ from warmstart.cli.context import (
 )
 from warmstart.cli.terminal import make_section
 from warmstart.cli.views.inspect import list_sections, to_document
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.inspection import inspect_target
 
 
@@ -23,14 +22,12 @@ from warmstart.inspect.inspection import inspect_target
 @show_env_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @pass_shell
-def inspect_(
-    shell: Shell, target: str, plain_http: tuple[str, ...], authfile: Path | None, show_env: bool, as_json: bool
-) -> None:
+def inspect_(shell: Shell, target: str, access: RegistryAccess, show_env: bool, as_json: bool) -> None:
     """Show the contents and origin of an image or checkpoint archive.
 
     Shows sizes, processes, sockets, privileges, and how the image was built.
     """
-    inspection = inspect_target(target, plain_http=plain_http, auth_file=authfile)
+    inspection = inspect_target(target, access=access)
     if as_json:
         shell.print_json(to_document(inspection, show_env=show_env))
     else:

@@ -25,6 +25,7 @@ from warmstart.core.privileges import Privilege, require_allowed
 from warmstart.core.reference import parse_source
 from warmstart.core.text import format_bytes, format_seconds, printable_lines
 from warmstart.core.yaml_writing import write_yaml
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.inspection import inspect_image
 from warmstart.inspect.trust import list_saved_privileges
 from warmstart.kube.client import connect_cluster
@@ -226,8 +227,7 @@ def save(
     image: str,
     output: str | None,
     as_json: bool,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     context: str | None,
     namespace: str | None,
     how: CheckpointOptions,
@@ -236,7 +236,7 @@ def save(
 
     The container keeps running. `warmstart restore` makes a pod from the image.
     """
-    options = SaveOptions(shell.cache, how, parse_output(output) if output else REGISTRY, plain_http, authfile)
+    options = SaveOptions(shell.cache, how, parse_output(output) if output else REGISTRY, access)
     with connect_cluster(context, namespace) as cluster:
         saved = save_pod(cluster, *find_target(cluster, pod, container), image, options, shell.progress())
     if as_json:
@@ -267,8 +267,7 @@ def restore(
     show_env: bool,
     as_json: bool,
     ready_timeout: float,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     context: str | None,
     namespace: str | None,
 ) -> None:
@@ -279,9 +278,8 @@ def restore(
     (oci-archive:FILE) is pushed to the name under which it was saved, if you pass --allow image=NAME.
     """
     source, progress = parse_source(image), shell.progress()
-    plain = source.reference is not None and source.reference.registry in plain_http
-    record = read_record(source, plain_http=plain, auth_file=authfile)
-    inspection = inspect_image(source, plain_http=plain, auth_file=authfile)
+    record = read_record(source, access=access)
+    inspection = inspect_image(source, access=access)
     if inspection.image is None or inspection.image.digest != record.digest:
         raise ImageError(f"{image} was replaced while it was read", hint="use a tag that nobody moves")
     if inspection.checkpoint is None:
@@ -302,8 +300,7 @@ def restore(
         shell.err.out(printable_lines(write_yaml(shown)), end="", highlight=False)
         if source.reference is None:
             with progress.step("push"):
-                plain = record.name.registry in plain_http
-                push_record(source, record, plain_http=plain, auth_file=authfile)
+                push_record(source, record, access=access)
         restored = restore_pod(cluster, manifest, record.container, ready_timeout, progress)
     if as_json:
         shell.print_json(describe_restored(restored))
@@ -330,8 +327,7 @@ def migrate(
     image: str,
     as_json: bool,
     ready_timeout: float,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     context: str | None,
     namespace: str | None,
     how: CheckpointOptions,
@@ -341,7 +337,7 @@ def migrate(
     A new pod is restored there, and then the old one is removed. Connections of the old pod are closed. Changes that it
     makes after the checkpoint are lost.
     """
-    options = SaveOptions(shell.cache, how, REGISTRY, plain_http, authfile, ready_timeout)
+    options = SaveOptions(shell.cache, how, REGISTRY, access, ready_timeout)
     with connect_cluster(context, namespace) as cluster:
         found = find_target(cluster, pod, container)
         check_movable(found[0])
@@ -379,8 +375,7 @@ def drain_save(
     deadline: float,
     as_json: bool,
     ready_timeout: float,
-    plain_http: tuple[str, ...],
-    authfile: Path | None,
+    access: RegistryAccess,
     context: str | None,
     namespace: str | None,
     how: CheckpointOptions,
@@ -390,7 +385,7 @@ def drain_save(
     All checkpoints leave the node before the deadline. Then the pods are restored, several at once. Failures are
     reported, and the exit code is not 0.
     """
-    options = SaveOptions(shell.cache, how, REGISTRY, plain_http, authfile, ready_timeout)
+    options = SaveOptions(shell.cache, how, REGISTRY, access, ready_timeout)
     with connect_cluster(context, namespace) as cluster:
         fates = drain_node(cluster, node, selector, image, deadline, options, shell.progress())
     if as_json:

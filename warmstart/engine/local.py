@@ -13,8 +13,8 @@ from warmstart.core.errors import HostError, ImageError, WarmstartError
 from warmstart.core.reference import Source, Transport
 from warmstart.core.undo import call_to_the_end, undoing
 from warmstart.engine.cri import CriEngine
-from warmstart.image.registry.credentials import Credentials, find_credentials
-from warmstart.image.skopeo import Access, copy_image
+from warmstart.image.registry.credentials import Credentials, RegistryAccess
+from warmstart.image.skopeo import SkopeoAccess, copy_image
 from warmstart.node.crio import PAUSE_IMAGE, run_crio
 from warmstart.node.doctor import Check
 from warmstart.node.keeper import Bind
@@ -173,7 +173,7 @@ def find_binds(source: Source) -> list[Bind]:
     return []
 
 
-def find_access(session: Session, source: Source, plain_http: Sequence[str], auth_file: Path | None) -> Access:
+def find_access(session: Session, source: Source, registries: RegistryAccess) -> SkopeoAccess:
     """How skopeo, in the session, is to speak to the registry that an image comes from.
 
     Credentials are found as `find_credentials` does, and given to skopeo in a file of their own: helpers that docker
@@ -183,10 +183,10 @@ def find_access(session: Session, source: Source, plain_http: Sequence[str], aut
         RegistryError: a file of credentials is broken, or a helper failed.
     """
     if source.kind is not Transport.REGISTRY or source.reference is None:
-        return Access()
+        return SkopeoAccess()
     registry = source.reference.registry
-    access = Access(plain_http=registry in plain_http)
-    credentials = find_credentials(source.reference, auth_file)
+    access = SkopeoAccess(plain_http=registries.uses_plain_http(source.reference))
+    credentials = registries.find_credentials(source.reference)
     if credentials is None:
         return access
     path = session.workspace / "auth.json"

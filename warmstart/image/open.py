@@ -21,6 +21,7 @@ from warmstart.dump.archive.tarball import Kind, Member, Span, list_members
 from warmstart.image.layout import CheckedReader, Image, OpenContent, Readable, find_image, open_blob, read_image
 from warmstart.image.manifest import DOCUMENT_LIMIT_BYTES, Descriptor, parse_index
 from warmstart.image.registry.client import download_blob, read_config, read_manifest
+from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -67,20 +68,19 @@ class OpenedImage:
 
 
 @contextmanager
-def open_image(source: Source, *, plain_http: bool = False, auth_file: Path | None = None) -> Iterator[OpenedImage]:
+def open_image(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) -> Iterator[OpenedImage]:
     """Open an image; of one for several platforms, that for this machine's.
 
     Args:
         source: where it is.
-        plain_http: speak HTTP with the registry; HTTPS with verified certificates otherwise.
-        auth_file: the file of credentials; the usual ones when None.
+        access: registries without TLS, and the file of credentials.
 
     Raises:
         ImageError: it is broken, not there, or in a place that is not read here.
         RegistryError: the registry refused, or could not be reached.
     """
     if source.kind is Transport.REGISTRY and source.reference:
-        yield _open_in_registry(source.reference, plain_http, auth_file)
+        yield _open_in_registry(source.reference, access)
     elif source.kind is Transport.OCI and source.path:
         yield OpenedImage(read_image(source.path, source.image), partial(open_blob, source.path))
     elif source.kind is Transport.OCI_ARCHIVE and source.path:
@@ -103,14 +103,12 @@ def is_oci_archive(path: Path) -> bool:
         return any(member.name == "oci-layout" for member in list_members(tar, max_members=_MEMBERS_LIMIT))
 
 
-def _open_in_registry(reference: Reference, plain_http: bool, auth_file: Path | None) -> OpenedImage:
-    manifest = read_manifest(reference, plain_http=plain_http, auth_file=auth_file)
+def _open_in_registry(reference: Reference, access: RegistryAccess) -> OpenedImage:
+    manifest = read_manifest(reference, access=access)
     # A tag may be moved between two requests.
     pinned = replace(reference, tag=None, digest=manifest.digest)
-    config = read_config(pinned, plain_http=plain_http, auth_file=auth_file)
-    return OpenedImage(
-        Image(manifest, config), partial(download_blob, pinned, plain_http=plain_http, auth_file=auth_file)
-    )
+    config = read_config(pinned, access=access)
+    return OpenedImage(Image(manifest, config), partial(download_blob, pinned, access=access))
 
 
 @contextmanager

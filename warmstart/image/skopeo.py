@@ -42,7 +42,7 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class Access:
+class SkopeoAccess:
     """How to speak to the registry that an image comes from: credentials, and whether without TLS."""
 
     auth_file: Path | None = None
@@ -54,7 +54,7 @@ def copy_image(
     source: str,
     destination: str,
     *,
-    access: Access = Access(),
+    access: SkopeoAccess = SkopeoAccess(),
     zstd: bool = False,
     own_layout: bool = False,
     on_line: Callable[[str], object] = lambda _: None,
@@ -89,7 +89,7 @@ def copy_image(
     return digest_file.read_text().strip()
 
 
-def find_image(place: Place, source: str, *, access: Access = Access()) -> str:
+def find_image(place: Place, source: str, *, access: SkopeoAccess = SkopeoAccess()) -> str:
     """The digest of the manifest, or of the index, that the name of an image stands for now; arguments as above.
 
     Raises:
@@ -101,7 +101,7 @@ def find_image(place: Place, source: str, *, access: Access = Access()) -> str:
     return lines[-1]
 
 
-def _access_options(access: Access, side: str) -> list[str]:
+def _access_options(access: SkopeoAccess, side: str) -> list[str]:
     options = [] if access.auth_file is None else [f"--{side}authfile", str(access.auth_file)]
     return [*options, f"--{side}tls-verify=false"] if access.plain_http else options
 

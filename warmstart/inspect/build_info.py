@@ -11,9 +11,10 @@ from warmstart.core.cpu import FEATURES
 from warmstart.core.errors import ClusterError, ImageError, RecipeError
 from warmstart.core.privileges import Kind, Privilege
 from warmstart.core.progress import Progress
-from warmstart.core.reference import parse_reference, parse_source
+from warmstart.core.reference import Reference, parse_source
 from warmstart.dump.archive.archive import is_tar
 from warmstart.image.annotations import CPU
+from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.inspect.inspection import CheckpointFacts, ImageFacts, inspect_target
 from warmstart.inspect.trust import list_image_privileges
 from warmstart.kube.client import Cluster
@@ -53,8 +54,7 @@ def read_build(
     *,
     overrides: Sequence[str] = (),
     tag: str | None = None,
-    plain_http: Sequence[str] = (),
-    auth_file: Path | None = None,
+    access: RegistryAccess = DEFAULT_ACCESS,
     match_cpu: bool = False,
     allowed: Sequence[Privilege] = (),
 ) -> ImageSummary:
@@ -65,8 +65,7 @@ def read_build(
             as, its mounts, its architecture.
         overrides: values in place of the recipe's.
         tag: as for `load_recipe`.
-        plain_http: registries (HOST[:PORT]) to speak to without TLS.
-        auth_file: the file of credentials; the usual ones when None.
+        access: registries without TLS, and the file of credentials.
         match_cpu: whether nodes must have the processor's features of the build.
         allowed: what pods may be given on the word of an image.
 
@@ -80,10 +79,10 @@ def read_build(
         if match_cpu:
             raise RecipeError("--match-cpu needs the image: a recipe has no record of the processor")
         recipe = load_recipe(STDIN if target == "-" else Path(target), overrides=overrides, tag=tag)
-        return ImageSummary(_describe_recipe(recipe, str(parse_reference(recipe.image_name))))
+        return ImageSummary(_describe_recipe(recipe, str(recipe.image)))
     if overrides or tag:
         raise RecipeError(f"values can be given for a recipe only, and {target} is not a file of YAML")
-    inspection = inspect_target(target, plain_http=plain_http, auth_file=auth_file)
+    inspection = inspect_target(target, access=access)
     if inspection.image is None or inspection.image.provenance is None or inspection.checkpoint is None:
         raise ImageError(f"{target} has no record of how it was built; warmstart did not make it")
     recipe = parse_recipe(inspection.image.provenance.recipe, f"the recipe in {target}")
@@ -110,7 +109,7 @@ def _describe_image(
     recipe: Recipe, image: ImageFacts, checkpoint: CheckpointFacts, target: str, *, match_cpu: bool
 ) -> ImageSummary:
     assert image.provenance is not None
-    built_as = parse_reference(recipe.image_name)
+    built_as = recipe.image
     by_recipe = _describe_recipe(recipe, str(built_as))
     user, mounts = checkpoint.container.user, checkpoint.container.mounts
     build = BuildInfo(
@@ -123,21 +122,21 @@ def _describe_image(
         architecture=image.provenance.architecture,
         cpu_features=_find_cpu_features(image, target) if match_cpu else (),
     )
-    renamed = tuple(_list_renamed(target, str(built_as)))
+    renamed = tuple(_list_renamed(target, built_as))
     return ImageSummary(build, tuple(one.why for one in renamed), image.provenance.identity, name=renamed)
 
 
-def _list_renamed(target: str, built_as: str) -> list[Privilege]:
+def _list_renamed(target: str, built_as: Reference) -> list[Privilege]:
     """The name that an image says it was built with, where the user calls it by another one."""
     if Path(target).exists():
         return []
     reference = parse_source(target).reference
-    if reference is None or str(reference) == built_as:
+    if reference is None or reference == built_as:
         return []
-    if reference.digest and reference.name == parse_reference(built_as).name:
+    if reference.digest and reference.name == built_as.name:
         return []
     why = f"{target} was built as {built_as}; the runtime looks it up by that name, so pods are to pull it by that"
-    return [Privilege(Kind.IMAGE, built_as, why)]
+    return [Privilege(Kind.IMAGE, str(built_as), why)]
 
 
 def _find_cpu_features(image: ImageFacts, target: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ found: whoever shows it has to see to characters that a terminal would obey (`wa
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -40,6 +40,7 @@ from warmstart.image.manifest import Platform
 from warmstart.image.mount_points import Links, add_layer, check_checkpoint, check_image
 from warmstart.image.open import OpenedImage, is_oci_archive, open_image
 from warmstart.image.registry.client import read_reports
+from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.image.selfrestore.inspect import unpack_launched
 from warmstart.image.selfrestore.pack import read_manifest, restores_itself
 
@@ -221,13 +222,12 @@ class Inspection:
     reports_unread: str = ""
 
 
-def inspect_target(target: str, *, plain_http: Collection[str] = (), auth_file: Path | None = None) -> Inspection:
+def inspect_target(target: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> Inspection:
     """Find out what is in a checkpoint archive or an image.
 
     Args:
         target: a checkpoint archive, an oci-archive, or a layout, by its path; or an image, as for `parse_source`.
-        plain_http: registries (HOST[:PORT]) to speak to without TLS.
-        auth_file: the file of credentials; the usual ones when None.
+        access: registries without TLS, and the file of credentials.
 
     Raises:
         ArchiveError: the archive, or the checkpoint in an image that warmstart made, is broken or not to be trusted.
@@ -243,8 +243,7 @@ def inspect_target(target: str, *, plain_http: Collection[str] = (), auth_file: 
             return inspect_image(Source(Transport.OCI_ARCHIVE, path=path))
         return inspect_archive(path)
     source = parse_source(target)
-    plain = source.reference is not None and source.reference.registry in plain_http
-    return inspect_image(source, plain_http=plain, auth_file=auth_file)
+    return inspect_image(source, access=access)
 
 
 def inspect_archive(path: Path) -> Inspection:
@@ -258,13 +257,12 @@ def inspect_archive(path: Path) -> Inspection:
         return Inspection(str(path), None, _describe_checkpoint(archive, str(path)))
 
 
-def inspect_image(source: Source, *, plain_http: bool = False, auth_file: Path | None = None) -> Inspection:
+def inspect_image(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) -> Inspection:
     """Find out what is in the image of a checkpoint. Of its layers, only those are read that may hold it.
 
     Args:
         source: an image in a registry, in a layout, or in an oci-archive.
-        plain_http: speak HTTP with the registry; HTTPS with verified certificates otherwise.
-        auth_file: the file of credentials; the usual ones when None.
+        access: registries without TLS, and the file of credentials.
 
     Raises:
         ArchiveError: the checkpoint in an image that warmstart made is missing, broken, or not to be trusted.
@@ -274,7 +272,7 @@ def inspect_image(source: Source, *, plain_http: bool = False, auth_file: Path |
     name = str(source.reference or source)
     with (
         open_workspace("inspect") as workspace,
-        open_image(source, plain_http=plain_http, auth_file=auth_file) as opened,
+        open_image(source, access=access) as opened,
     ):
         facts = _describe_image(opened.image, name)
         is_local = source.kind is not Transport.REGISTRY
@@ -293,14 +291,14 @@ def inspect_image(source: Source, *, plain_http: bool = False, auth_file: Path |
         if source.kind is not Transport.REGISTRY or source.reference is None:
             return found
         try:
-            return replace(found, reports=_read_reports(source.reference, facts.digest, plain_http, auth_file))
+            return replace(found, reports=_read_reports(source.reference, facts.digest, access))
         except (ImageError, RegistryError) as error:
             # Anybody who may push can attach what they like; the image is none the worse for it.
             return replace(found, reports_unread=error.brief)
 
 
-def _read_reports(reference: Reference, digest: str, plain_http: bool, auth_file: Path | None) -> tuple[Report, ...]:
-    documents = read_reports(reference, digest, artifact_type=REPORT_TYPE, plain_http=plain_http, auth_file=auth_file)
+def _read_reports(reference: Reference, digest: str, access: RegistryAccess) -> tuple[Report, ...]:
+    documents = read_reports(reference, digest, artifact_type=REPORT_TYPE, access=access)
     return tuple(map(parse_report, documents))
 
 

@@ -22,7 +22,7 @@ from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, Edite
 from warmstart.core.cpu import find_features
 from warmstart.core.errors import PreflightError, RecipeError
 from warmstart.core.progress import Progress
-from warmstart.core.reference import Transport, parse_reference
+from warmstart.core.reference import Transport
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive.archive import DUMP_LOG, Archive
 from warmstart.dump.criu.contents import Socket, TcpState, read_sockets
@@ -84,11 +84,10 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
         WarmstartError: a step failed; nothing was published, and nothing is left behind.
     """
     require_host_privileges(recipe.container.security_context, options.allowed)
-    target = parse_reference(recipe.image_name)
+    target = recipe.image
     source = find_source(recipe)
     check_recipe(recipe, source.kind)
-    plain_http = target.registry in options.plain_http
-    check_output(target, options.output, plain_http=plain_http, auth_file=options.auth_file)
+    check_output(target, options.output, access=options.access)
     with open_workspace("build", keep_evidence=options.keep) as workspace:
         with progress.step("tools"):
             tree = ensure_tree(options.cache, progress.note, progress.warn)

@@ -38,6 +38,7 @@ from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import Image, read_image, write_index
 from warmstart.image.open import open_image
 from warmstart.image.registry.client import push_layout
+from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.image.skopeo import copy_image, find_image
 from warmstart.kube.client import Cluster
 from warmstart.kube.pods import ContainerState, Pod, list_cautions, make_copy, strip_pod
@@ -61,16 +62,14 @@ class SaveOptions:
         cache: the directory of the tree of tools.
         checkpoint: how the checkpoint is taken.
         output: where the image goes.
-        plain_http: registries (HOST:PORT) to speak to without TLS.
-        auth_file: the file of credentials; the usual ones when None.
+        access: registries without TLS, and the file of credentials.
         ready_s: for how long a restored pod may take until it is ready.
     """
 
     cache: Path
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     output: Output = REGISTRY
-    plain_http: tuple[str, ...] = ()
-    auth_file: Path | None = None
+    access: RegistryAccess = DEFAULT_ACCESS
     ready_s: float = 120.0
 
 
@@ -180,7 +179,7 @@ def _pull_any(
 ) -> tuple[Source, str]:
     """Pull the first of these images that there is; where it was, and its digest."""
     for left, source in zip(reversed(range(len(sources))), sources, strict=True):
-        access = find_access(session, source, options.plain_http, options.auth_file)
+        access = find_access(session, source, options.access)
         try:
             digest = find_image(session, str(source), access=access)
         except ImageError:
@@ -248,8 +247,7 @@ def publish_saved(
             progress,
             report=json.dumps(document).encode(),
             mount_from=bench.source.reference,
-            plain_http=target.registry in options.plain_http,
-            auth_file=options.auth_file,
+            access=options.access,
         )
     return SavedImage(str(target), image, describe_output(options.output, target), taken, closed, manifest)
 
@@ -310,14 +308,14 @@ class PodRecord:
         return {**(spec.get("securityContext") or {}), **(found.get("securityContext") or {})}
 
 
-def read_record(source: Source, *, plain_http: bool = False, auth_file: Path | None = None) -> PodRecord:
+def read_record(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) -> PodRecord:
     """Read what an image says of its pod, from a registry or an oci-archive.
 
     Raises:
         ImageError: it was not made by `save_pod`, or has another name now, by which no runtime would restore it.
         RegistryError: the registry refused, or could not be reached.
     """
-    with open_image(source, plain_http=plain_http, auth_file=auth_file) as opened:
+    with open_image(source, access=access) as opened:
         annotations, user = opened.image.manifest.annotations, opened.image.config.user
         digest = opened.image.manifest.digest
     try:
@@ -339,7 +337,7 @@ def read_record(source: Source, *, plain_http: bool = False, auth_file: Path | N
     return PodRecord(manifest, container, reference, tuple(asked), digest)
 
 
-def push_record(source: Source, record: PodRecord, *, plain_http: bool, auth_file: Path | None) -> None:
+def push_record(source: Source, record: PodRecord, access: RegistryAccess) -> None:
     """Push an image from an oci-archive to where nodes will look for it.
 
     Raises:
@@ -354,7 +352,7 @@ def push_record(source: Source, record: PodRecord, *, plain_http: bool, auth_fil
             with opened.open_content(blob) as content, path.open("wb") as out:
                 shutil.copyfileobj(content, out, COPY_BYTES)
         write_index(layout, manifest.descriptor)
-        push_layout(layout, record.name, plain_http=plain_http, auth_file=auth_file)
+        push_layout(layout, record.name, access=access)
 
 
 def restore_pod(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.core.quantity import millicores, whole_bytes
-from warmstart.recipe.checks import with_tag
+from warmstart.core.reference import parse_reference
 from warmstart.recipe.model import (
     Action,
     Container,
@@ -43,7 +43,7 @@ def make_recipe(document: Block, source: Path | None) -> Recipe:
     return Recipe(
         name=document["name"],
         container=_container(container, scope),
-        image_name=with_tag(document["image"]["name"]),
+        image=parse_reference(document["image"]["name"]),
         warmup=tuple(scope.step(step) for step in document.get("warmup", [])),
         before_checkpoint=tuple(scope.step(step) for step in document.get("beforeCheckpoint", [])),
         source=source,

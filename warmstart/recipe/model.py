@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from warmstart.core.reference import Reference
+
 
 class Restorer(StrEnum):
     """Who restores the image: the node's container runtime, or the image itself."""
@@ -171,7 +173,7 @@ class Container:
 class Recipe:
     """A whole recipe.
 
-    `image_name` is the image to make (repository and tag). `close_tcp`: whether connections that are open at the
+    `image` is the name of the image to make. `close_tcp`: whether connections that are open at the
     checkpoint are closed in the restored container, instead of failing the build. `restored_signal` is the name of a
     signal that an image that restores itself sends to the application after each restore; empty for none. `source` is
     the file it was read from, if any; relative paths in the recipe start at its directory. `document` is the recipe as
@@ -180,7 +182,7 @@ class Recipe:
 
     name: str
     container: Container
-    image_name: str
+    image: Reference
     warmup: tuple[Step, ...] = ()
     before_checkpoint: tuple[Step, ...] = ()
     restore: tuple[Restorer, ...] = (Restorer.RUNTIME,)

@@ -22,6 +22,7 @@ from warmstart.core.errors import ImageError, RecipeError, RegistryError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Transport, parse_reference
 from warmstart.image.layout import read_image
+from warmstart.image.registry.credentials import RegistryAccess
 
 TARGET = parse_reference("registry.example.com/team/app:1-warm")
 
@@ -107,7 +108,7 @@ def registry_calls(monkeypatch) -> list[tuple[object, ...]]:
 def test_a_registry_gets_the_tag_last(layout, registry_calls):
     recorder = Recorder()
     base = parse_reference("registry.example.com/base:1")
-    options = {"mount_from": base, "plain_http": True, "auth_file": Path("auth.json")}
+    options = {"mount_from": base, "access": RegistryAccess(auth_file=Path("auth.json"))}
     publish_image(layout, read_image(layout), TARGET, REGISTRY, Progress(recorder), report=b"{}", **options)
     push, attach, tag = registry_calls
     # By its digest: nobody who asks for the tag sees it yet.
@@ -130,8 +131,9 @@ def test_an_image_whose_report_is_refused_gets_no_tag(layout, registry_calls, mo
 def test_each_kind_of_output_is_tried_before(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(publish, "check_push_access", lambda *given, **options: asked.append((given, options)))
-    check_output(TARGET, REGISTRY, plain_http=True, auth_file=tmp_path)
-    assert asked == [((TARGET,), {"plain_http": True, "auth_file": tmp_path})]
+    access = RegistryAccess(auth_file=tmp_path)
+    check_output(TARGET, REGISTRY, access=access)
+    assert asked == [((TARGET,), {"access": access})]
     check_output(TARGET, Output(Transport.OCI, tmp_path / "new"))
     with pytest.raises(ImageError, match="it is a directory"):
         check_output(TARGET, Output(Transport.OCI_ARCHIVE, tmp_path))

@@ -27,6 +27,7 @@ from warmstart.core import errors
 from warmstart.core.errors import EngineError, HostError, WarmstartError
 from warmstart.core.reference import Transport
 from warmstart.image.manifest import Config, Platform
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.node.doctor import Check
 from warmstart.node.network import Network
 from warmstart.node.packages import Package
@@ -327,7 +328,7 @@ spec:
     assert list(recipe.container.args) == [f"[bold]{long}[/bold]", ":key:", "a\tb"]
 
 
-@pytest.mark.parametrize(("option", "http"), [([], False), (["--plain-http", "localhost:5000"], True)])
+@pytest.mark.parametrize(("option", "http"), [([], ()), (["--plain-http", "localhost:5000"], ("localhost:5000",))])
 def test_a_recipe_from_an_image(warmstart, monkeypatch, option, http):
     asked = []
 
@@ -341,14 +342,14 @@ def test_a_recipe_from_an_image(warmstart, monkeypatch, option, http):
     result = warmstart("init", "localhost:5000/app:1", *option)
     assert result.status == 0, result.err
     assert "containerPort: 8080" in result.out
-    assert asked == [("docker://localhost:5000/app:1", {"plain_http": http, "auth_file": None})]
+    assert asked == [("docker://localhost:5000/app:1", {"access": RegistryAccess(http)})]
 
 
 def test_options_of_a_build(warmstart, monkeypatch, recipe, tmp_path):
     asked: list[tuple[str, BuildOptions]] = []
 
     def build_image(recipe: object, options: BuildOptions, steps: object) -> object:
-        asked.append((recipe.image_name, options))
+        asked.append((str(recipe.image), options))
         raise EngineError("far enough")
 
     monkeypatch.setattr("warmstart.cli.build.build_image", build_image)
@@ -364,8 +365,7 @@ def test_options_of_a_build(warmstart, monkeypatch, recipe, tmp_path):
             "registry.example.com/app:2-warm",
             replace(
                 default,
-                plain_http=("a:1", "b"),
-                auth_file=Path("auth.json"),
+                access=RegistryAccess(("a:1", "b"), Path("auth.json")),
                 checkpoint_timeout_s=5.0,
                 force=True,
                 keep=True,

@@ -28,7 +28,8 @@ from warmstart.engine.local import (
     find_binds,
     find_host_runtime,
 )
-from warmstart.image.skopeo import Access, copy_image
+from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.image.skopeo import SkopeoAccess, copy_image
 from warmstart.node.keeper import Bind
 
 
@@ -181,8 +182,8 @@ def auth_file(tmp_path) -> Path:
 
 def test_credentials_are_handed_over_in_a_file_that_nobody_else_reads(tmp_path, auth_file):
     session = FakeSession(tmp_path)
-    access = find_access(session, parse_source("registry.example.com/app:1"), [], auth_file)
-    assert access == Access(auth_file=tmp_path / "auth.json")
+    access = find_access(session, parse_source("registry.example.com/app:1"), RegistryAccess(auth_file=auth_file))
+    assert access == SkopeoAccess(auth_file=tmp_path / "auth.json")
     assert stat.S_IMODE((tmp_path / "auth.json").stat().st_mode) == 0o600
     (entry,) = json.loads((tmp_path / "auth.json").read_text())["auths"].items()
     assert entry[0] == "registry.example.com"
@@ -190,14 +191,16 @@ def test_credentials_are_handed_over_in_a_file_that_nobody_else_reads(tmp_path, 
 
 
 def test_a_token_is_handed_over_as_one(tmp_path, auth_file):
-    find_access(FakeSession(tmp_path), parse_source("token.example.com/app:1"), [], auth_file)
+    find_access(FakeSession(tmp_path), parse_source("token.example.com/app:1"), RegistryAccess(auth_file=auth_file))
     auths = json.loads((tmp_path / "auth.json").read_text())["auths"]
     assert auths == {"token.example.com": {"identitytoken": "secret"}}
 
 
 def test_a_registry_without_credentials_is_asked_without(tmp_path, auth_file):
-    access = find_access(FakeSession(tmp_path), parse_source("localhost:5000/app:1"), ["localhost:5000"], auth_file)
-    assert access == Access(plain_http=True)
+    access = find_access(
+        FakeSession(tmp_path), parse_source("localhost:5000/app:1"), RegistryAccess(("localhost:5000",), auth_file)
+    )
+    assert access == SkopeoAccess(plain_http=True)
     assert not (tmp_path / "auth.json").exists()
 
 
@@ -207,7 +210,10 @@ def test_a_file_of_credentials_that_is_not_there_is_said_so(tmp_path):
 
 
 def test_what_is_no_registry_has_no_credentials(tmp_path, auth_file):
-    assert find_access(FakeSession(tmp_path), parse_source("oci:layout"), ["localhost:5000"], auth_file) == Access()
+    assert (
+        find_access(FakeSession(tmp_path), parse_source("oci:layout"), RegistryAccess(("localhost:5000",), auth_file))
+        == SkopeoAccess()
+    )
 
 
 def test_an_engine_is_a_runtime_and_its_store(engine, tmp_path):

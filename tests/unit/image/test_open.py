@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 import zstandard
 
+from tests.support.registry_access import http
 from warmstart.core.errors import ArchiveError, ImageError, RegistryError
 from warmstart.core.reference import Reference, Source, Transport
 from warmstart.image.layout import read_image, write_archive
@@ -39,7 +40,7 @@ def image(layout):
 @pytest.fixture
 def reference(image, proxy) -> Reference:
     reference = Reference(proxy.host, f"team/{uuid4().hex}", "1.0")
-    push_layout(image.path, reference, plain_http=True)
+    push_layout(image.path, reference, access=http())
     proxy.seen.clear()
     return reference
 
@@ -91,17 +92,17 @@ def test_an_image_of_an_archive_is_chosen_by_its_name(image, tmp_path):
 
 def test_a_registry_is_asked_for_what_is_read_only(reference, proxy, image):
     source = Source(Transport.REGISTRY, reference)
-    with open_image(source, plain_http=True) as opened:
+    with open_image(source, access=http()) as opened:
         assert opened.image == read_image(image.path)
         assert not any(layer.digest in line for line in proxy.seen for layer in opened.image.manifest.layers)
         with opened.open_layer(opened.image.manifest.layers[2]) as tar:
             assert tar.read(4) == TAR[:4]
         assert not any(opened.image.manifest.layers[1].digest in line for line in proxy.seen)
-    assert read_layers(source, plain_http=True) == [TAR] * 3
+    assert read_layers(source, access=http()) == [TAR] * 3
 
 
 def test_a_tag_that_is_moved_meanwhile_does_not_mix_images(reference, proxy, image):
-    with open_image(Source(Transport.REGISTRY, reference), plain_http=True) as opened:
+    with open_image(Source(Transport.REGISTRY, reference), access=http()) as opened:
         assert [line for line in proxy.seen if line.endswith("/manifests/1.0")] == proxy.seen[:1]
         assert opened.image.manifest.digest in proxy.seen[1]
 
@@ -110,7 +111,7 @@ def test_a_download_is_begun_again_and_never_mixed(reference, proxy, pauses, ima
     digest = read_image(image.path).manifest.layers[0].digest
     proxy.answer(f"GET .*{digest}", 503)
     proxy.hang_up(f"GET .*{digest}")
-    assert read_layers(Source(Transport.REGISTRY, reference), plain_http=True)[0] == TAR
+    assert read_layers(Source(Transport.REGISTRY, reference), access=http())[0] == TAR
     assert len(pauses) == 2
 
 
@@ -129,7 +130,7 @@ def test_a_registry_that_sends_something_else_is_refused(reference, proxy, image
 
     proxy.edit(f"GET .*{read_image(image.path).manifest.layers[0].digest}", spoil)
     with pytest.raises(error, match=problem):
-        read_layers(Source(Transport.REGISTRY, reference), plain_http=True)
+        read_layers(Source(Transport.REGISTRY, reference), access=http())
 
 
 def test_a_connection_that_breaks_while_a_layer_is_read_is_told_of(reference, proxy, image):
@@ -141,13 +142,13 @@ def test_a_connection_that_breaks_while_a_layer_is_read_is_told_of(reference, pr
 
     proxy.edit(f"GET .*{read_image(image.path).manifest.layers[0].digest}", cut)
     with pytest.raises(RegistryError, match=r"could not read .* the connection to 127\.0\.0\.1:\d+ failed: "):
-        read_layers(Source(Transport.REGISTRY, reference), plain_http=True)
+        read_layers(Source(Transport.REGISTRY, reference), access=http())
 
 
 def test_a_layer_that_is_not_there_is_told_of(reference, proxy, image):
     proxy.answer(f"GET .*{read_image(image.path).manifest.layers[0].digest}", 404)
     with pytest.raises(RegistryError, match="answered 404"):
-        read_layers(Source(Transport.REGISTRY, reference), plain_http=True)
+        read_layers(Source(Transport.REGISTRY, reference), access=http())
 
 
 @pytest.mark.parametrize(

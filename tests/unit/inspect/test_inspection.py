@@ -18,6 +18,7 @@ import zstandard
 from support.checkpoint_archive import CONFIG, SPEC, entry, open_files, tar_of, text
 from support.checkpoint_image import ANNOTATIONS, BASE, PROVENANCE, checkpoint, make_layout, make_warm_image, real_dump
 
+from tests.support.registry_access import http
 from warmstart.build.publish import REPORT_TYPE
 from warmstart.build.result import Report
 from warmstart.build.verify import check_links
@@ -31,6 +32,7 @@ from warmstart.image.layout import CheckedReader, open_blob, read_image, write_a
 from warmstart.image.manifest import Descriptor, Platform
 from warmstart.image.open import OpenedImage
 from warmstart.image.registry.client import attach_report, push_layout
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.inspection import inspect_archive, inspect_image, inspect_target
 
 CRIO = {CHECKPOINT_NAME: "app"}
@@ -227,21 +229,21 @@ def test_a_checkpoint_archive_is_told_from_an_image_in_an_archive(tmp_path: Path
 
 def test_an_image_in_a_registry(warm: Path, registry: str) -> None:
     reference = Reference(registry, f"team/{uuid4().hex}", "warm")
-    push_layout(warm, reference, plain_http=True)
-    found = inspect_target(str(reference), plain_http=[registry])
+    push_layout(warm, reference, access=http())
+    found = inspect_target(str(reference), access=RegistryAccess((registry,)))
     assert found.name == str(reference)
     in_layout = inspect_image(Source(Transport.OCI, path=warm))
     assert (found.image, found.checkpoint) == (in_layout.image, in_layout.checkpoint)
     with pytest.raises(RegistryError, match=r"has no .*:other"):
-        inspect_target(f"{reference.name}:other", plain_http=[registry])
+        inspect_target(f"{reference.name}:other", access=RegistryAccess((registry,)))
 
 
 def test_reports_that_are_attached_in_a_registry(warm: Path, registry: str) -> None:
     reference = Reference(registry, f"team/{uuid4().hex}", "warm")
-    digest = push_layout(warm, reference, plain_http=True)
-    attach = partial(attach_report, reference, digest, plain_http=True)
+    digest = push_layout(warm, reference, access=http())
+    attach = partial(attach_report, reference, digest, access=http())
     attach(b"{}", artifact_type="application/vnd.example.other+json")
-    assert inspect_target(str(reference), plain_http=[registry]).reports == ()
+    assert inspect_target(str(reference), access=RegistryAccess((registry,))).reports == ()
     report = {
         "verified": "2026-03-01T10:00:00+00:00",
         "coldStartSeconds": 3,
@@ -249,13 +251,13 @@ def test_reports_that_are_attached_in_a_registry(warm: Path, registry: str) -> N
         "provenance": {"runtime": "cri-o 1.36.3", "criu": "4.2.1", "kernel": "6.18"},
     }
     attach(json.dumps(report).encode(), artifact_type=REPORT_TYPE)
-    found = inspect_target(str(reference), plain_http=[registry])
+    found = inspect_target(str(reference), access=RegistryAccess((registry,)))
     assert (found.reports, found.reports_unread) == (
         (Report(report["verified"], "cri-o 1.36.3", "4.2.1", "6.18", 3.0, (0.25,)),),
         "",
     )
     attach(b"{}", artifact_type=REPORT_TYPE)
-    found = inspect_target(str(reference), plain_http=[registry])
+    found = inspect_target(str(reference), access=RegistryAccess((registry,)))
     assert (found.reports, found.checkpoint is None) == ((), False)
     assert "not one of warmstart's" in found.reports_unread
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from warmstart.core.errors import RecipeError
+from warmstart.core.reference import parse_reference
 from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import HttpGet, Port, Probe, Recipe, Resources, SecurityContext, TcpSocket
@@ -80,7 +81,7 @@ def test_the_container_of_a_deployment(tmp_path: Path) -> None:
     recipe = loaded(tmp_path, init_from_manifest(manifest(tmp_path, DEPLOYMENT), container="shop"))
     container = recipe.container
     assert recipe.name == "shop-front"
-    assert recipe.image_name == "registry.example.com:5000/team/shop:1.2-warm"
+    assert recipe.image == parse_reference("registry.example.com:5000/team/shop:1.2-warm")
     assert container.image == "registry.example.com:5000/team/shop:1.2"
     assert container.command == ("sh", "-c")
     assert container.args == ("set -e\nexec java -jar /app.jar --port=8080\n",)
@@ -179,7 +180,7 @@ def test_the_examples_in_the_comments_are_right(tmp_path: Path) -> None:
 )
 def test_kinds_of_manifests(tmp_path: Path, text: str) -> None:
     recipe = loaded(tmp_path, init_from_manifest(manifest(tmp_path, text)))
-    assert (recipe.name, recipe.container.image, recipe.image_name) == ("o", "i", "i:warm")
+    assert (recipe.name, recipe.container.image, str(recipe.image)) == ("o", "i", "i:warm")
 
 
 def test_several_containers_have_to_be_told_apart(tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_an_image(tmp_path: Path) -> None:
     )
     text = init_from_image("quay.io/team/java_app@sha256:" + "0" * 64, config)
     recipe = loaded(tmp_path, text)
-    assert (recipe.name, recipe.image_name) == ("java-app", "quay.io/team/java_app:warm")
+    assert (recipe.name, str(recipe.image)) == ("java-app", "quay.io/team/java_app:warm")
     assert recipe.container.ports == (Port(5353, protocol="UDP"), Port(8080))
     assert recipe.container.readiness_probe == Probe(TcpSocket(8080), period_s=1, failure_threshold=120)
     said = comments(text)
@@ -265,7 +266,7 @@ def test_an_image(tmp_path: Path) -> None:
 
 def test_an_image_that_says_nothing(tmp_path: Path) -> None:
     text = init_from_image("localhost:5000/app:1", ImageConfig())
-    assert loaded(tmp_path, text).image_name == "localhost:5000/app:1-warm"
+    assert loaded(tmp_path, text).image == parse_reference("localhost:5000/app:1-warm")
     said = comments(text)
     assert "The image has no command of its own: give one." in said
     assert "8080 is a guess" in said
@@ -287,7 +288,7 @@ def test_an_image_that_says_nothing(tmp_path: Path) -> None:
 )
 def test_names_for_what_is_made(tmp_path: Path, image: str, name: str, made: str) -> None:
     recipe = loaded(tmp_path, init_from_image(image, ImageConfig()))
-    assert (recipe.container.image, recipe.name, recipe.image_name) == (image, name, made)
+    assert (recipe.container.image, recipe.name, str(recipe.image)) == (image, name, made)
 
 
 def test_a_registry_that_is_made_up_is_to_be_replaced() -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from warmstart.core.errors import RecipeError
+from warmstart.core.reference import parse_reference
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import (
     Container,
@@ -76,7 +77,7 @@ def test_a_small_recipe_has_the_defaults() -> None:
             ports=(Port(8080, name="http"),),
             readiness_probe=Probe(HttpGet(8080, path="/ready")),
         ),
-        image_name="registry.example.com/team/java-app:1.0-warm",
+        image=parse_reference("registry.example.com/team/java-app:1.0-warm"),
         source=RECIPE,
         document=document,
     )
@@ -158,7 +159,7 @@ image:
 
 def test_a_full_recipe() -> None:
     recipe = load(FULL)
-    assert recipe.image_name == "app:latest"
+    assert recipe.image == parse_reference("app:latest")
     assert recipe.labels == {"org.example.a": "1", "b": "x"}
     assert recipe.restore == (Restorer.RUNTIME,)
     assert recipe.warmup == (
@@ -780,7 +781,7 @@ def test_an_alias_stands_for_its_anchor() -> None:
     ],
 )
 def test_names_of_images(name: str, made: str) -> None:
-    assert load(changed("registry.example.com/team/java-app:1.0-warm", name)).image_name == made
+    assert load(changed("registry.example.com/team/java-app:1.0-warm", name)).image == parse_reference(made)
 
 
 @pytest.mark.parametrize(

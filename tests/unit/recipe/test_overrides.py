@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from warmstart.core.errors import RecipeError
+from warmstart.core.reference import parse_reference
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Recipe, Resources
 
@@ -155,22 +156,22 @@ def test_mistakes_of_overrides_come_after_those_of_the_file_and_on_one_line(tmp_
     ],
 )
 def test_tag(tmp_path: Path, tag: str, made: str) -> None:
-    assert load(tmp_path, tag=tag).image_name == made
+    assert load(tmp_path, tag=tag).image == parse_reference(made)
 
 
 def test_tag_of_a_name_without_one(tmp_path: Path) -> None:
     text = BASE.replace(":1.0-warm", "")
-    assert load(tmp_path, tag="v2", text=text).image_name == "registry.example.com:5000/team/java-app:v2"
+    assert load(tmp_path, tag="v2", text=text).image == parse_reference("registry.example.com:5000/team/java-app:v2")
 
 
 def test_a_whole_name_can_stand_for_the_image(tmp_path: Path) -> None:
     text = BASE.partition("image:\n  name: reg")[0]
-    assert load(tmp_path, tag="other:v2", text=text).image_name == "other:v2"
+    assert load(tmp_path, tag="other:v2", text=text).image == parse_reference("other:v2")
     assert details(tmp_path, tag="v2", text=text) == ["recipe.yaml:1: image: missing: expected a mapping with name"]
 
 
 def test_a_tag_replaces_that_of_an_override(tmp_path: Path) -> None:
-    assert load(tmp_path, "image.name=other:v1", tag="v2").image_name == "other:v2"
+    assert load(tmp_path, "image.name=other:v1", tag="v2").image == parse_reference("other:v2")
 
 
 @pytest.mark.parametrize(("tag", "name"), [("v 2", "registry.example.com:5000/team/java-app:v 2"), (":v2", ":v2")])

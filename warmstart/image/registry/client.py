@@ -3,9 +3,8 @@
 Nothing half-made is ever visible: blobs first, then the manifest by its digest, and its tag last. What a
 registry answers is untrusted: sizes are bounded and digests are checked.
 
-Every function takes `plain_http` (speak HTTP; HTTPS with verified certificates otherwise) and `auth_file` (the
-file of credentials; the usual ones when None, see `warmstart.image.registry.credentials`), and raises RegistryError
-when the registry refuses, cannot be reached, or answers nonsense.
+Every function takes `access` (a RegistryAccess: the registries without TLS, and the credentials file), and raises
+RegistryError when the registry refuses, cannot be reached, or answers nonsense.
 
 Protocol: https://github.com/opencontainers/distribution-spec/blob/main/spec.md.
 """
@@ -41,6 +40,7 @@ from warmstart.image.manifest import (
     parse_manifest,
 )
 from warmstart.image.registry.connection import Answer, Connection, add_query
+from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 
 #: Called with the bytes done, the bytes in all, and what is being done. A blob that has to be sent again takes
 #: the bytes done back.
@@ -62,8 +62,7 @@ def push_layout(
     *,
     name: str = "",
     mount_from: Reference | None = None,
-    plain_http: bool = False,
-    auth_file: Path | None = None,
+    access: RegistryAccess = DEFAULT_ACCESS,
     on_progress: Progress | None = None,
 ) -> str:
     """Push an image of an OCI layout; what the registry has already is not sent again.
@@ -74,8 +73,7 @@ def push_layout(
         name: which image of the layout, as for `read_image`.
         mount_from: an image that has some of the same layers, such as the base image; when it is in the same
             registry, they are taken from there.
-        plain_http: see the module.
-        auth_file: see the module.
+        access: registries without TLS, and the file of credentials.
         on_progress: told how far the upload is.
 
     Returns:
@@ -95,7 +93,7 @@ def push_layout(
     total_bytes = sum(blob.size_bytes for blob in manifest.blobs)
     done_bytes = 0
 
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         for place, blob in enumerate(manifest.blobs, 1):
             what = "the config" if blob == manifest.config else f"layer {place} of {len(manifest.layers)}"
             report = partial(_report, on_progress, done_bytes, total_bytes, what)
@@ -108,11 +106,11 @@ def push_layout(
     return manifest.digest
 
 
-def tag_manifest(reference: Reference, digest: str, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+def tag_manifest(reference: Reference, digest: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
     """Let the tag of `reference` name the manifest that has this digest and is in its repository already."""
     if not reference.tag:
         raise RegistryError(f"{reference} has no tag to set")
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         descriptor, document = _get_manifest(connection, digest)
         _put_manifest(connection, reference.tag, descriptor, document)
 
@@ -123,8 +121,7 @@ def attach_report(
     report: bytes,
     *,
     artifact_type: str,
-    plain_http: bool = False,
-    auth_file: Path | None = None,
+    access: RegistryAccess = DEFAULT_ACCESS,
 ) -> str:
     """Attach a JSON report to a manifest, as an OCI referrer.
 
@@ -136,15 +133,14 @@ def attach_report(
         digest: the manifest that the report is about.
         report: a JSON document, not longer than DOCUMENT_LIMIT_BYTES.
         artifact_type: the media type that says what kind of report it is.
-        plain_http: see the module.
-        auth_file: see the module.
+        access: registries without TLS, and the file of credentials.
 
     Returns:
         The digest of the report's own manifest.
     """
     layer = _describe(report, "application/json")
     config = _describe(_EMPTY, _EMPTY_TYPE)
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         subject, _ = _get_manifest(connection, digest)
         document = json.dumps(
             {
@@ -170,8 +166,7 @@ def read_reports(
     digest: str,
     *,
     artifact_type: str,
-    plain_http: bool = False,
-    auth_file: Path | None = None,
+    access: RegistryAccess = DEFAULT_ACCESS,
 ) -> tuple[bytes, ...]:
     """The reports of a type that are attached to a manifest, in the registry's order; at most _MOST_REPORTS.
 
@@ -179,7 +174,7 @@ def read_reports(
         ImageError: what is attached is broken.
         RegistryError: see the module.
     """
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         attached = [entry for entry in _list_referrers(connection, digest) if entry.artifact_type == artifact_type]
         manifests = [_get_image(connection, entry.digest, None) for entry in attached[:_MOST_REPORTS]]
         return tuple(_get_blob(connection, layer) for manifest in manifests for layer in manifest.layers[:1])
@@ -189,8 +184,7 @@ def read_manifest(
     reference: Reference,
     *,
     platform: Platform | None = None,
-    plain_http: bool = False,
-    auth_file: Path | None = None,
+    access: RegistryAccess = DEFAULT_ACCESS,
 ) -> Manifest:
     """The manifest of an image; of one for several platforms, that for `platform` (this machine's when None).
 
@@ -198,7 +192,7 @@ def read_manifest(
         ImageError: it is not the manifest of an image.
         RegistryError: see the module; or there is no such image.
     """
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         return _get_image(connection, _identify(reference), platform)
 
 
@@ -206,18 +200,17 @@ def read_config(
     reference: Reference,
     *,
     platform: Platform | None = None,
-    plain_http: bool = False,
-    auth_file: Path | None = None,
+    access: RegistryAccess = DEFAULT_ACCESS,
 ) -> Config:
     """The config of an image; `platform` and errors as for `read_manifest`."""
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         manifest = _get_image(connection, _identify(reference), platform)
         return parse_config(_get_blob(connection, manifest.config), f"config {manifest.config.digest}")
 
 
 @contextmanager
 def download_blob(
-    reference: Reference, blob: Descriptor, *, plain_http: bool = False, auth_file: Path | None = None
+    reference: Reference, blob: Descriptor, *, access: RegistryAccess = DEFAULT_ACCESS
 ) -> Iterator[CheckedReader]:
     """Open a blob of an image's repository, to be read piece by piece; reading it to its end checks its digest.
 
@@ -225,30 +218,28 @@ def download_blob(
         ImageError: it is not what its descriptor says; while reading.
         RegistryError: see the module; also while reading.
     """
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         purpose = f"read {_full_name(connection, blob.digest)}"
         with connection.download(connection.url(f"blobs/{blob.digest}"), purpose) as content:
             yield CheckedReader(content, blob, reference.name)
 
 
-def exists(reference: Reference, *, plain_http: bool = False, auth_file: Path | None = None) -> bool:
+def exists(reference: Reference, *, access: RegistryAccess = DEFAULT_ACCESS) -> bool:
     """Whether the registry has a manifest of that tag or digest."""
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         return _head_manifest(connection, _identify(reference)).status == 200
 
 
-def delete_manifest(
-    reference: Reference, digest: str, *, plain_http: bool = False, auth_file: Path | None = None
-) -> None:
+def delete_manifest(reference: Reference, digest: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
     """Delete a manifest, and so its tags; a registry may not allow it."""
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         url = connection.url(f"manifests/{digest}")
         connection.call("DELETE", url, f"delete {reference.name}@{digest}", (202,))
 
 
-def delete_tag(reference: Reference, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+def delete_tag(reference: Reference, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
     """Delete a tag and leave its manifest; a registry may not know how to."""
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         connection.call("DELETE", connection.url(f"manifests/{reference.tag}"), f"delete {reference}", (202,))
 
 

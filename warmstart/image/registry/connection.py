@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -32,7 +31,7 @@ from warmstart.core.deadline import TooSlowError
 from warmstart.core.errors import RegistryError
 from warmstart.core.reference import DOCKER_HUB, Reference
 from warmstart.image.registry.challenge import Challenge, parse_challenges
-from warmstart.image.registry.credentials import Search, search_credentials
+from warmstart.image.registry.credentials import RegistryAccess, Search
 from warmstart.image.registry.transport import (
     MOST_REDIRECTS,
     Session,
@@ -87,19 +86,19 @@ class Connection:
 
     Args:
         reference: whose registry and repository.
-        plain_http: speak HTTP; HTTPS with verified certificates otherwise.
-        auth_file: the file of credentials, as for `find_credentials`.
+        access: registries without TLS, and the file of credentials.
 
     Raises:
         RegistryError: the credentials cannot be read.
     """
 
-    def __init__(self, reference: Reference, *, plain_http: bool, auth_file: Path | None) -> None:
+    def __init__(self, reference: Reference, access: RegistryAccess) -> None:
         self.reference = reference
         hub = reference.registry == DOCKER_HUB
+        plain_http = access.uses_plain_http(reference)
         self._scheme = "http" if plain_http else "https"
         self._host = "registry-1.docker.io" if hub else reference.registry
-        self._search = search_credentials(reference, auth_file)
+        self._search = access.search_credentials(reference)
         self._oras = oras.provider.Registry(self._host, insecure=plain_http)
         self._oras.session = session = Session()
         self._auth = _Authenticator(session, f"{self._scheme}://{self._host}", self._search)

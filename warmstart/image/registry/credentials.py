@@ -43,6 +43,34 @@ class Credentials:
 
 
 @dataclass(frozen=True)
+class RegistryAccess:
+    """How to reach registries.
+
+    Attributes:
+        plain_http: registries (HOST[:PORT]) without TLS; all others use HTTPS with verified certificates.
+        auth_file: the credentials file; None to search the usual ones, as `find_credentials` does.
+    """
+
+    plain_http: tuple[str, ...] = ()
+    auth_file: Path | None = None
+
+    def uses_plain_http(self, reference: Reference) -> bool:
+        """Return whether the registry of an image is accessed without TLS."""
+        return reference.registry in self.plain_http
+
+    def find_credentials(self, reference: Reference) -> Credentials | None:
+        """Find the credentials for an image's repository; errors as for the function `find_credentials`."""
+        return find_credentials(reference, self.auth_file)
+
+    def search_credentials(self, reference: Reference) -> Search:
+        """Find the credentials for an image's repository, and list the files searched."""
+        return search_credentials(reference, self.auth_file)
+
+
+DEFAULT_ACCESS = RegistryAccess()
+
+
+@dataclass(frozen=True)
 class Search:
     """A search for credentials: what was found, and one line for each place that was looked at."""
 

@@ -11,13 +11,12 @@ from uuid import uuid4
 import pytest
 from support.bad_registry import READS, BadRegistry, run_bad_registry
 
+from tests.support.registry_access import http
 from warmstart.core.errors import ImageError, RegistryError
 from warmstart.core.reference import Reference
 from warmstart.image.layout import read_image
 from warmstart.image.registry.challenge import Challenge, parse_challenges
 from warmstart.image.registry.client import download_blob, exists, push_layout, read_config
-
-HTTP = {"plain_http": True}
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +46,7 @@ def target(registry: BadRegistry) -> Reference:
 
 
 def read_layer(image: Path, registry: BadRegistry) -> None:
-    with download_blob(target(registry), read_image(image).manifest.layers[0], **HTTP) as content:
+    with download_blob(target(registry), read_image(image).manifest.layers[0], access=http()) as content:
         while content.read(1 << 16):
             pass
 
@@ -56,14 +55,14 @@ def read_layer(image: Path, registry: BadRegistry) -> None:
 def test_a_read_from_a_registry_that(image, pauses, way):
     misbehave, said = READS[way]
     with run_bad_registry(BadRegistry(misbehave, image)) as registry, pytest.raises(RegistryError, match=said):
-        read_config(target(registry), **HTTP)
+        read_config(target(registry), access=http())
     assert len(registry.seen) <= 12
 
 
 def test_one_that_behaves_is_read_and_pushed_to(image):
     with run_bad_registry(BadRegistry(lambda _: False, image)) as registry:
-        assert read_config(target(registry), **HTTP) == read_image(image).config
-        assert push_layout(image, target(registry), **HTTP) == read_image(image).manifest.digest
+        assert read_config(target(registry), access=http()) == read_image(image).config
+        assert push_layout(image, target(registry), access=http()) == read_image(image).manifest.digest
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def test_a_layer_that_was_stored_compressed_is_what_its_digest_says(image):
     """Storage behind a registry may have this header with a blob that is compressed answerelf."""
     layer = read_image(image).manifest.layers[0]
     answer = BadRegistry(lambda r: r.reply(200, b"one" * 100_000, Content_Encoding="gzip"), image)
-    with run_bad_registry(answer) as registry, download_blob(target(registry), layer, **HTTP) as content:
+    with run_bad_registry(answer) as registry, download_blob(target(registry), layer, access=http()) as content:
         assert content.read(1 << 20) == b"one" * 100_000
 
 
@@ -101,7 +100,7 @@ def test_credentials_do_not_follow_a_redirect(image, auth_file, status):
             return request.asks("/blobs/") and request.reply(status, Location=f"http://{storage.host}{request.path}")
 
         with run_bad_registry(BadRegistry(lead_away, image)) as registry:
-            assert read_config(target(registry), auth_file=auth_file(registry.host), **HTTP)
+            assert read_config(target(registry), access=http(auth_file(registry.host)))
     assert [seen.authorization for seen in registry.seen].count(None) == 1
     assert [seen.authorization for seen in storage.seen] == [None]
 
@@ -111,7 +110,7 @@ def test_a_storage_that_asks_for_credentials_gets_none(image, auth_file, pauses)
     with run_bad_registry(storage):
         away = BadRegistry(lambda r: r.reply(307, Location=f"http://{storage.host}{r.path}"), image)
         with run_bad_registry(away) as registry, pytest.raises(RegistryError, match=f"{storage.host} answered 401"):
-            read_config(target(registry), auth_file=auth_file(registry.host), **HTTP)
+            read_config(target(registry), access=http(auth_file(registry.host)))
     assert [seen.authorization for seen in storage.seen] == [None]
 
 
@@ -126,7 +125,7 @@ def test_a_token_service_may_lead_elsewhere_but_not_with_the_password(image, aut
             return request.reply(401, WWW_Authenticate=f'Bearer realm="http://{request.registry.host}/token"')
 
         with run_bad_registry(BadRegistry(answer, image)) as registry:
-            assert read_config(target(registry), auth_file=auth_file(registry.host), **HTTP)
+            assert read_config(target(registry), access=http(auth_file(registry.host)))
     assert [seen.authorization for seen in other.seen] == [None]
 
 
@@ -136,7 +135,7 @@ def test_what_is_written_is_not_redirected_to_another_host(image, pauses):
             lambda r: r.command == "POST" and r.reply(307, Location=f"http://{thief.host}{r.path}"), image
         )
         with run_bad_registry(lead) as registry, pytest.raises(RegistryError, match="answered 307"):
-            push_layout(image, target(registry), **HTTP)
+            push_layout(image, target(registry), access=http())
     assert thief.seen == []
 
 
@@ -149,7 +148,7 @@ def test_an_upload_that_is_sent_elsewhere_goes_without_credentials(image, auth_f
             return request.command == "POST" and request.reply(202, Location=f"http://{storage.host}/upload")
 
         with run_bad_registry(BadRegistry(answer, image)) as registry:
-            push_layout(image, target(registry), auth_file=auth_file(registry.host), **HTTP)
+            push_layout(image, target(registry), access=http(auth_file(registry.host)))
     assert storage.seen
     assert {seen.authorization for seen in storage.seen} == {None}
 
@@ -157,7 +156,7 @@ def test_an_upload_that_is_sent_elsewhere_goes_without_credentials(image, auth_f
 def test_an_upload_that_is_reset_is_tried_again_and_then_given_up(image, pauses):
     away = BadRegistry(lambda r: r.command == "PATCH" and r.reset(), image)
     with run_bad_registry(away) as registry, pytest.raises(RegistryError, match=r"the connection to .* failed"):
-        push_layout(image, target(registry), **HTTP)
+        push_layout(image, target(registry), access=http())
     assert len(pauses) == 4
 
 

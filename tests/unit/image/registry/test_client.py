@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.registry_access import http
 from warmstart.core.errors import ImageError, RegistryError
 from warmstart.core.reference import Reference
 from warmstart.image.layout import read_image
@@ -25,7 +26,6 @@ from warmstart.image.registry.client import (
 )
 
 REPORT = "application/vnd.example.report+json"
-HTTP = {"plain_http": True}
 
 
 @pytest.fixture
@@ -44,17 +44,17 @@ def image(layout):
 
 
 def test_an_image_is_pushed_and_read_back(image, target):
-    digest = push_layout(image.path, target, **HTTP)
+    digest = push_layout(image.path, target, access=http())
     pushed = read_image(image.path)
-    read = read_manifest(target, **HTTP)
+    read = read_manifest(target, access=http())
     assert read.digest == digest == pushed.manifest.digest
     assert (read.layers, read.annotations) == (pushed.manifest.layers, {"a": "b"})
-    assert read_config(target, **HTTP) == pushed.config
-    assert read_manifest(replace(target, tag=None, digest=digest), **HTTP) == read
+    assert read_config(target, access=http()) == pushed.config
+    assert read_manifest(replace(target, tag=None, digest=digest), access=http()) == read
 
 
 def test_blobs_come_first_then_the_manifest_by_its_digest_then_the_tag(image, target, proxy):
-    digest = push_layout(image.path, target, **HTTP)
+    digest = push_layout(image.path, target, access=http())
     puts = [line.partition("?")[0].removeprefix(f"PUT /v2/{target.repository}/") for line in proxy.writes()]
     puts = [line for line in puts if not line.startswith(("POST", "PATCH"))]
     assert [line.rpartition("/")[0] for line in puts[:3]] == ["blobs/uploads"] * 3
@@ -62,84 +62,84 @@ def test_blobs_come_first_then_the_manifest_by_its_digest_then_the_tag(image, ta
 
 
 def test_the_same_content_again_sends_nothing(image, target, proxy):
-    push_layout(image.path, target, **HTTP)
+    push_layout(image.path, target, access=http())
     proxy.seen.clear()
-    push_layout(image.path, target, **HTTP)
+    push_layout(image.path, target, access=http())
     assert proxy.seen
     assert proxy.writes() == []
-    push_layout(image.path, replace(target, tag="2.0"), **HTTP)
+    push_layout(image.path, replace(target, tag="2.0"), access=http())
     assert proxy.writes() == [f"PUT /v2/{target.repository}/manifests/2.0"]
 
 
 def test_without_a_tag_the_image_is_there_by_its_digest_only_until_it_is_tagged(image, target):
-    digest = push_layout(image.path, replace(target, tag=None), **HTTP)
-    assert exists(replace(target, digest=digest), **HTTP)
-    assert not exists(target, **HTTP)
-    assert not exists(replace(target, tag="latest"), **HTTP)
-    tag_manifest(target, digest, **HTTP)
-    assert read_manifest(target, **HTTP).digest == digest
+    digest = push_layout(image.path, replace(target, tag=None), access=http())
+    assert exists(replace(target, digest=digest), access=http())
+    assert not exists(target, access=http())
+    assert not exists(replace(target, tag="latest"), access=http())
+    tag_manifest(target, digest, access=http())
+    assert read_manifest(target, access=http()).digest == digest
 
 
 def test_a_tag_moves(image, target):
-    first = push_layout(image.path, target, **HTTP)
+    first = push_layout(image.path, target, access=http())
     image.list(image.image(b"other"))
-    second = push_layout(image.path, target, **HTTP)
-    assert first != second == read_manifest(target, **HTTP).digest
-    tag_manifest(target, first, **HTTP)
-    assert read_manifest(target, **HTTP).digest == first
+    second = push_layout(image.path, target, access=http())
+    assert first != second == read_manifest(target, access=http()).digest
+    tag_manifest(target, first, access=http())
+    assert read_manifest(target, access=http()).digest == first
 
 
 def test_what_is_not_there_cannot_be_tagged(image, target):
-    digest = push_layout(image.path, target, **HTTP)
+    digest = push_layout(image.path, target, access=http())
     with pytest.raises(RegistryError, match=f"has no {target.name}@sha256:0000") as caught:
-        tag_manifest(target, "sha256:" + "0" * 64, **HTTP)
+        tag_manifest(target, "sha256:" + "0" * 64, access=http())
     assert "check the name" in caught.value.hint
     with pytest.raises(RegistryError, match="has no tag to set"):
-        tag_manifest(replace(target, tag=None), digest, **HTTP)
+        tag_manifest(replace(target, tag=None), digest, access=http())
 
 
 def test_an_image_that_is_not_there_is_told_of(target):
-    assert not exists(target, **HTTP)
+    assert not exists(target, access=http())
     with pytest.raises(RegistryError, match=f"has no {target.name}:1.0"):
-        read_manifest(target, **HTTP)
+        read_manifest(target, access=http())
 
 
 def test_the_image_has_to_be_the_one_of_the_digest(image, target):
     with pytest.raises(RegistryError, match="cannot be pushed as"):
-        push_layout(image.path, replace(target, digest="sha256:" + "0" * 64), **HTTP)
+        push_layout(image.path, replace(target, digest="sha256:" + "0" * 64), access=http())
 
 
 def test_layers_of_the_base_image_are_mounted_and_not_sent(image, target, proxy):
     base = replace(target, repository=f"base/{uuid4().hex}")
-    push_layout(image.path, base, **HTTP)
+    push_layout(image.path, base, access=http())
     proxy.seen.clear()
-    push_layout(image.path, target, mount_from=base, **HTTP)
+    push_layout(image.path, target, mount_from=base, access=http())
     assert not [line for line in proxy.seen if line.startswith("PATCH")]
     mounts = [line for line in proxy.seen if "mount=" in line and f"from=base%2F{base.repository[5:]}" in line]
     assert len(mounts) == 3
-    assert exists(target, **HTTP)
+    assert exists(target, access=http())
 
 
 def test_what_the_base_image_lacks_is_sent(image, target, proxy):
-    push_layout(image.path, target, mount_from=replace(target, repository="no/such"), **HTTP)
+    push_layout(image.path, target, mount_from=replace(target, repository="no/such"), access=http())
     assert len([line for line in proxy.seen if line.startswith("PATCH")]) == 3
 
 
 def test_a_base_image_that_may_not_be_read_does_not_stop_the_push(image, target, proxy):
     proxy.answer("POST .*mount=", 401, {"WWW-Authenticate": 'Basic realm="x"'}, times=3)
-    push_layout(image.path, target, mount_from=replace(target, repository="secret/base"), **HTTP)
-    assert exists(target, **HTTP)
+    push_layout(image.path, target, mount_from=replace(target, repository="secret/base"), access=http())
+    assert exists(target, access=http())
 
 
 def test_an_empty_layer_and_one_that_comes_twice_are_pushed(layout, target):
     layout.list(layout.image(b"", b"twice", b"twice"))
-    push_layout(layout.path, target, **HTTP)
-    assert [layer.size_bytes for layer in read_manifest(target, **HTTP).layers] == [0, 5, 5]
+    push_layout(layout.path, target, access=http())
+    assert [layer.size_bytes for layer in read_manifest(target, access=http()).layers] == [0, 5, 5]
 
 
 def test_progress_goes_from_nothing_to_all(image, target):
     seen: list[tuple[int, int, str]] = []
-    push_layout(image.path, target, on_progress=lambda *step: seen.append(step), **HTTP)
+    push_layout(image.path, target, on_progress=lambda *step: seen.append(step), access=http())
     total = sum(blob.size_bytes for blob in read_image(image.path).manifest.blobs)
     done = [step[0] for step in seen]
     assert {step[1] for step in seen} == {total}
@@ -151,9 +151,9 @@ def test_progress_goes_from_nothing_to_all(image, target):
 
 
 def test_progress_is_whole_when_all_is_there(image, target):
-    push_layout(image.path, target, **HTTP)
+    push_layout(image.path, target, access=http())
     seen: list[int] = []
-    push_layout(image.path, target, on_progress=lambda done, total, what: seen.append(total - done), **HTTP)
+    push_layout(image.path, target, on_progress=lambda done, total, what: seen.append(total - done), access=http())
     assert seen[-1] == 0
 
 
@@ -170,7 +170,7 @@ def test_a_large_layer_is_never_whole_in_memory(layout, registry):
     layout.list(layout.image(manifest={"layers": [layer]}))
     tracemalloc.start()
     try:
-        push_layout(layout.path, Reference(registry, f"large/{uuid4().hex}", "1"), **HTTP)
+        push_layout(layout.path, Reference(registry, f"large/{uuid4().hex}", "1"), access=http())
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -182,7 +182,7 @@ def test_a_damaged_layer_is_not_published(image, target, proxy):
     blob = image.path / "blobs" / layer.digest.replace(":", "/")
     blob.write_bytes(blob.read_bytes()[:-1] + b"X")
     with pytest.raises(ImageError, match="is damaged"):
-        push_layout(image.path, target, **HTTP)
+        push_layout(image.path, target, access=http())
     assert not [line for line in proxy.writes() if line.startswith("PUT")]
 
 
@@ -194,12 +194,12 @@ def test_the_platform_is_chosen_in_an_image_for_several(layout, target, platform
         its = {"os": "linux", "architecture": architecture}
         entry = layout.image(architecture.encode(), config=its, platform=its)
         layout.list(entry)
-        push_layout(layout.path, replace(target, tag=None), **HTTP)
+        push_layout(layout.path, replace(target, tag=None), access=http())
         entries.append(entry)
     put_index(target, entries)
-    assert read_config(target, platform=platform, **HTTP).platform == platform
+    assert read_config(target, platform=platform, access=http()).platform == platform
     with pytest.raises(ImageError, match="holds no image for linux/s390x"):
-        read_manifest(target, platform=Platform("linux", "s390x"), **HTTP)
+        read_manifest(target, platform=Platform("linux", "s390x"), access=http())
 
 
 def put_index(target: Reference, entries: list[dict]) -> None:
@@ -212,58 +212,58 @@ def put_index(target: Reference, entries: list[dict]) -> None:
 
 
 def test_reports_are_listed_under_the_tag_where_the_registry_has_no_referrers_api(image, target):
-    digest = push_layout(image.path, target, **HTTP)
-    assert read_reports(target, digest, artifact_type=REPORT, **HTTP) == ()
-    first = attach_report(target, digest, b'{"n": 1}', artifact_type=REPORT, **HTTP)
-    attach_report(target, digest, b'{"n": 2}', artifact_type=REPORT, **HTTP)
-    attach_report(target, digest, b"{}", artifact_type="application/vnd.example.other", **HTTP)
-    assert read_reports(target, digest, artifact_type=REPORT, **HTTP) == (b'{"n": 1}', b'{"n": 2}')
-    manifest = read_manifest(replace(target, digest=first), **HTTP)
+    digest = push_layout(image.path, target, access=http())
+    assert read_reports(target, digest, artifact_type=REPORT, access=http()) == ()
+    first = attach_report(target, digest, b'{"n": 1}', artifact_type=REPORT, access=http())
+    attach_report(target, digest, b'{"n": 2}', artifact_type=REPORT, access=http())
+    attach_report(target, digest, b"{}", artifact_type="application/vnd.example.other", access=http())
+    assert read_reports(target, digest, artifact_type=REPORT, access=http()) == (b'{"n": 1}', b'{"n": 2}')
+    manifest = read_manifest(replace(target, digest=first), access=http())
     assert manifest.artifact_type == REPORT
     assert manifest.subject.digest == digest
     assert manifest.config.media_type == "application/vnd.oci.empty.v1+json"
-    assert exists(replace(target, tag=digest.replace(":", "-")), **HTTP)
+    assert exists(replace(target, tag=digest.replace(":", "-")), access=http())
 
 
 def test_the_same_report_again_changes_nothing(image, target, proxy):
-    digest = push_layout(image.path, target, **HTTP)
-    first = attach_report(target, digest, b"{}", artifact_type=REPORT, **HTTP)
+    digest = push_layout(image.path, target, access=http())
+    first = attach_report(target, digest, b"{}", artifact_type=REPORT, access=http())
     proxy.seen.clear()
-    assert attach_report(target, digest, b"{}", artifact_type=REPORT, **HTTP) == first
+    assert attach_report(target, digest, b"{}", artifact_type=REPORT, access=http()) == first
     assert proxy.writes() == [f"PUT /v2/{target.repository}/manifests/{first}"]
-    assert read_reports(target, digest, artifact_type=REPORT, **HTTP) == (b"{}",)
+    assert read_reports(target, digest, artifact_type=REPORT, access=http()) == (b"{}",)
 
 
 def test_a_registry_that_has_the_referrers_api_keeps_the_list_itself(image, target, proxy):
-    digest = push_layout(image.path, target, **HTTP)
+    digest = push_layout(image.path, target, access=http())
     proxy.edit("PUT .*manifests", lambda answer: replace_headers(answer, {"OCI-Subject": digest}))
-    report = attach_report(target, digest, b'{"n": 1}', artifact_type=REPORT, **HTTP)
-    assert not exists(replace(target, tag=digest.replace(":", "-")), **HTTP)
+    report = attach_report(target, digest, b'{"n": 1}', artifact_type=REPORT, access=http())
+    assert not exists(replace(target, tag=digest.replace(":", "-")), access=http())
     entry = {"mediaType": "x/y", "digest": report, "size": 1, "artifactType": REPORT}
     other = {**entry, "digest": digest, "artifactType": "other"}
     index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry, other]}).encode()
     proxy.answer(f"GET .*referrers/{digest}", 200, {"Content-Type": OCI_INDEX}, index)
-    assert read_reports(target, digest, artifact_type=REPORT, **HTTP) == (b'{"n": 1}',)
+    assert read_reports(target, digest, artifact_type=REPORT, access=http()) == (b'{"n": 1}',)
 
 
 def test_no_report_is_attached_to_what_is_not_there(target):
     with pytest.raises(RegistryError, match="the registry has no"):
-        attach_report(target, "sha256:" + "0" * 64, b"{}", artifact_type=REPORT, **HTTP)
+        attach_report(target, "sha256:" + "0" * 64, b"{}", artifact_type=REPORT, access=http())
 
 
 def test_a_manifest_is_deleted_with_its_tags(image, target):
-    digest = push_layout(image.path, target, **HTTP)
-    delete_manifest(target, digest, **HTTP)
-    assert not exists(target, **HTTP)
+    digest = push_layout(image.path, target, access=http())
+    delete_manifest(target, digest, access=http())
+    assert not exists(target, access=http())
     with pytest.raises(RegistryError, match="MANIFEST_UNKNOWN"):
-        delete_manifest(target, digest, **HTTP)
+        delete_manifest(target, digest, access=http())
 
 
 def test_a_registry_that_cannot_delete_tags_says_so(image, target):
-    push_layout(image.path, target, **HTTP)
+    push_layout(image.path, target, access=http())
     with pytest.raises(RegistryError, match=f"could not delete {target}: .* answered 4"):
-        delete_tag(target, **HTTP)
-    assert exists(target, **HTTP)
+        delete_tag(target, access=http())
+    assert exists(target, access=http())
 
 
 def replace_headers(answer, headers):
@@ -276,36 +276,36 @@ def replace_body(answer, body):
 
 @pytest.mark.parametrize("by", ["tag", "digest"])
 def test_a_manifest_that_is_not_what_its_digest_says_is_refused(image, target, proxy, by):
-    digest = push_layout(image.path, target, **HTTP)
+    digest = push_layout(image.path, target, access=http())
     proxy.edit("GET .*manifests", lambda answer: replace_body(answer, answer.body + b" "))
     with pytest.raises(RegistryError, match=f"the answer does not have the digest {digest}"):
-        read_manifest(target if by == "tag" else replace(target, digest=digest), **HTTP)
+        read_manifest(target if by == "tag" else replace(target, digest=digest), access=http())
 
 
 def test_a_config_that_is_not_what_its_digest_says_is_refused(image, target, proxy):
-    push_layout(image.path, target, **HTTP)
+    push_layout(image.path, target, access=http())
     proxy.edit("GET .*blobs", lambda answer: replace_body(answer, b"{}"))
     with pytest.raises(RegistryError, match="the answer does not have the digest sha256:"):
-        read_config(target, **HTTP)
+        read_config(target, access=http())
 
 
 @pytest.mark.parametrize("said", ["sha256:" + "0" * 64, "nonsense", "sha256:../../x"])
 def test_a_digest_in_a_header_is_not_believed(image, target, proxy, said):
-    push_layout(image.path, target, **HTTP)
+    push_layout(image.path, target, access=http())
     proxy.edit("GET .*manifests", lambda answer: replace_headers(answer, {"Docker-Content-Digest": said}))
     with pytest.raises(RegistryError, match="the answer does not have the digest"):
-        read_manifest(target, **HTTP)
+        read_manifest(target, access=http())
 
 
 def test_a_manifest_that_is_too_long_is_not_read(image, target, proxy):
-    push_layout(image.path, target, **HTTP)
+    push_layout(image.path, target, access=http())
     proxy.edit("GET .*manifests", lambda answer: replace_body(answer, b" " * (DOCUMENT_LIMIT_BYTES + 1)))
     with pytest.raises(RegistryError, match="the answer is longer than 4194304 bytes"):
-        read_manifest(target, **HTTP)
+        read_manifest(target, access=http())
 
 
 def test_a_registry_that_stores_something_else_is_caught(image, target, proxy):
     proxy.edit("PUT .*manifests", lambda answer: replace_headers(answer, {"Docker-Content-Digest": "sha256:1"}))
     with pytest.raises(RegistryError, match="the registry stored sha256:1 and not sha256:"):
-        push_layout(image.path, target, **HTTP)
-    assert not exists(target, **HTTP)
+        push_layout(image.path, target, access=http())
+    assert not exists(target, access=http())

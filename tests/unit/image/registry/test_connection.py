@@ -12,14 +12,15 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.registry_access import http
 from warmstart.core.errors import RegistryError
 from warmstart.core.reference import Reference, parse_reference
 from warmstart.image.registry.client import exists, push_layout, read_config, read_manifest
 from warmstart.image.registry.connection import Answer, Connection
+from warmstart.image.registry.credentials import RegistryAccess
 
 from ..conftest import serve
 
-HTTP = {"plain_http": True}
 USER, PASSWORD = "builder", "correct horse"
 # bcrypt of PASSWORD
 HASH = "$2b$04$t9ytzW2nXpsGg4lTHcf2F.OYMh5/6HQnlzHbKwuz5/kse3bYBulD."
@@ -56,14 +57,14 @@ def private_registry(start_registry, tmp_path_factory) -> str:
 def test_a_password_opens_the_registry(image, private_registry, tmp_path):
     target = Reference(private_registry, "app", "1.0")
     auth_file = write_auth(tmp_path, private_registry)
-    digest = push_layout(image, target, auth_file=auth_file, **HTTP)
-    assert read_manifest(target, auth_file=auth_file, **HTTP).digest == digest
+    digest = push_layout(image, target, access=http(auth_file))
+    assert read_manifest(target, access=http(auth_file)).digest == digest
 
 
 def test_a_refusal_tells_where_credentials_were_looked_for(image, private_registry, tmp_path, monkeypatch):
     target = Reference(private_registry, "app", "1.0")
     with pytest.raises(RegistryError, match="answered 401 Unauthorized; asked without credentials") as caught:
-        push_layout(image, target, **HTTP)
+        push_layout(image, target, access=http())
     assert caught.value.details[0] == "looked for credentials in:"
     assert any(line.endswith(".docker/config.json: does not exist") for line in caught.value.details)
     assert f"docker login {private_registry}" in caught.value.hint
@@ -72,13 +73,13 @@ def test_a_refusal_tells_where_credentials_were_looked_for(image, private_regist
 def test_a_wrong_password_is_told_from_a_missing_one(image, private_registry, tmp_path):
     auth_file = write_auth(tmp_path, private_registry, password="pa55word")
     with pytest.raises(RegistryError, match="answered 401 Unauthorized; asked as builder") as caught:
-        push_layout(image, Reference(private_registry, "app", "1.0"), auth_file=auth_file, **HTTP)
+        push_layout(image, Reference(private_registry, "app", "1.0"), access=http(auth_file))
     assert "pa55word" not in str(caught.value) + " ".join(caught.value.details)
 
 
 def test_the_registrys_own_error_is_shown(private_registry):
     with pytest.raises(RegistryError, match=r"\(UNAUTHORIZED: authentication required\)"):
-        read_manifest(Reference(private_registry, "app", "1.0"), **HTTP)
+        read_manifest(Reference(private_registry, "app", "1.0"), access=http())
 
 
 def test_netrc_does_not_take_the_place_of_credentials(image, private_registry, tmp_path):
@@ -86,7 +87,7 @@ def test_netrc_does_not_take_the_place_of_credentials(image, private_registry, t
     netrc.write_text("machine 127.0.0.1 login other password wrong\n")
     netrc.chmod(0o600)
     auth_file = write_auth(tmp_path, private_registry)
-    assert push_layout(image, Reference(private_registry, "netrc", "1.0"), auth_file=auth_file, **HTTP)
+    assert push_layout(image, Reference(private_registry, "netrc", "1.0"), access=http(auth_file))
 
 
 def test_who_may_not_is_not_asked_again(image, target, proxy, pauses):
@@ -94,7 +95,7 @@ def test_who_may_not_is_not_asked_again(image, target, proxy, pauses):
     proxy.answer("HEAD", 404)
     proxy.answer("POST", 403, body=body, times=9)
     with pytest.raises(RegistryError, match=r"answered 403 .*DENIED: requested access is denied.*; asked without"):
-        push_layout(image, target, **HTTP)
+        push_layout(image, target, access=http())
     assert len([line for line in proxy.seen if line.startswith("POST")]) == 1
     assert pauses == []
 
@@ -200,32 +201,32 @@ def tokens(running_tokens) -> TokenService:
 def test_a_token_is_got_for_what_the_registry_asks(image, token_registry, tokens, tmp_path):
     target = Reference(token_registry, f"team/{uuid4().hex}", "1.0")
     auth_file = write_auth(tmp_path, token_registry)
-    digest = push_layout(image, target, auth_file=auth_file, **HTTP)
+    digest = push_layout(image, target, access=http(auth_file))
     assert tokens.asked == [(USER, f"{target.repository}:pull"), (USER, f"{target.repository}:pull,push")]
-    assert read_manifest(target, auth_file=auth_file, **HTTP).digest == digest
+    assert read_manifest(target, access=http(auth_file)).digest == digest
 
 
 def test_a_token_may_be_anonymous(token_registry, tokens):
-    assert not exists(Reference(token_registry, "public/app", "1.0"), **HTTP)
+    assert not exists(Reference(token_registry, "public/app", "1.0"), access=http())
     assert tokens.asked == [("", "public/app:pull")]
 
 
 def test_a_token_that_does_not_allow_it_is_a_refusal(image, token_registry, tokens, tmp_path):
     auth_file = write_auth(tmp_path, token_registry, user="reader")
     with pytest.raises(RegistryError, match=r"could not push .* answered 401 .*UNAUTHORIZED.*; asked as reader"):
-        push_layout(image, Reference(token_registry, "team/app", "1.0"), auth_file=auth_file, **HTTP)
+        push_layout(image, Reference(token_registry, "team/app", "1.0"), access=http(auth_file))
 
 
 def test_the_token_services_refusal_is_shown(token_registry, tokens, tmp_path):
     auth_file = write_auth(tmp_path, token_registry, password="wrong")
     with pytest.raises(RegistryError, match=r"answered 401 .*bad password.*; asked as builder"):
-        exists(Reference(token_registry, "team/app", "1.0"), auth_file=auth_file, **HTTP)
+        exists(Reference(token_registry, "team/app", "1.0"), access=http(auth_file))
 
 
 def test_an_identity_token_is_exchanged(image, token_registry, tokens, tmp_path):
     auth_file = write_auth(tmp_path, token_registry, password="", identitytoken="identity")
     target = Reference(token_registry, f"team/{uuid4().hex}", "1.0")
-    assert push_layout(image, target, auth_file=auth_file, **HTTP)
+    assert push_layout(image, target, access=http(auth_file))
     assert tokens.asked[0] == (USER, f"{target.repository}:pull")
 
 
@@ -236,8 +237,8 @@ def test_a_token_that_expires_in_the_midst_is_renewed_and_the_layer_sent_again(
     challenge = f'Bearer realm="{tokens.realm}",service="registry",scope="{scope}",error="invalid_token"'
     proxy.answer("PATCH", 401, {"WWW-Authenticate": challenge})
     auth_file = write_auth(tmp_path, target.registry)
-    digest = push_layout(image, target, auth_file=auth_file, **HTTP)
-    assert read_manifest(target, **HTTP).digest == digest
+    digest = push_layout(image, target, access=http(auth_file))
+    assert read_manifest(target, access=http()).digest == digest
     assert tokens.asked == [(USER, f"{target.repository}:pull,push")]
     assert pauses == []
 
@@ -245,18 +246,18 @@ def test_a_token_that_expires_in_the_midst_is_renewed_and_the_layer_sent_again(
 def test_a_mount_is_asked_for_with_both_repositories(image, token_registry, tokens, tmp_path):
     auth_file = write_auth(tmp_path, token_registry)
     base = Reference(token_registry, f"base/{uuid4().hex}", "1.0")
-    push_layout(image, base, auth_file=auth_file, **HTTP)
+    push_layout(image, base, access=http(auth_file))
     tokens.asked.clear()
     target = Reference(token_registry, f"team/{uuid4().hex}", "1.0")
-    push_layout(image, target, mount_from=base, auth_file=auth_file, **HTTP)
+    push_layout(image, target, mount_from=base, access=http(auth_file))
     assert (USER, f"{base.repository}:pull") in tokens.asked
-    assert exists(target, auth_file=auth_file, **HTTP)
+    assert exists(target, access=http(auth_file))
 
 
 def test_a_token_service_that_fails_in_passing_is_asked_again(token_registry, tokens, pauses):
     tokens.status = 503
     with pytest.raises(RegistryError, match="answered 503 to a request for a token"):
-        exists(Reference(token_registry, "public/app", "1.0"), **HTTP)
+        exists(Reference(token_registry, "public/app", "1.0"), access=http())
     assert len(tokens.asked) == len(pauses) + 1 == 5
 
 
@@ -266,7 +267,7 @@ def test_a_token_service_that_talks_nonsense_is_told_of(target, proxy, body):
     proxy.answer("HEAD", 401, {"WWW-Authenticate": realm})
     proxy.answer("GET /token", 200, body=body)
     with pytest.raises(RegistryError, match="answered a request for a token with something else"):
-        exists(target, **HTTP)
+        exists(target, access=http())
 
 
 def test_credentials_do_not_follow_an_upload_to_another_host(image, target, proxy, tmp_path):
@@ -275,7 +276,7 @@ def test_credentials_do_not_follow_an_upload_to_another_host(image, target, prox
     with serve(make_thief(seen)) as elsewhere:
         proxy.answer("POST", 202, {"Location": f"http://{elsewhere}/upload"})
         with pytest.raises(RegistryError, match=f"{elsewhere} answered 401"):
-            push_layout(image, target, auth_file=write_auth(tmp_path, proxy.host), **HTTP)
+            push_layout(image, target, access=http(write_auth(tmp_path, proxy.host)))
     assert seen == [None]
 
 
@@ -326,7 +327,7 @@ def test_a_registry_without_https_is_told_of(registry, pauses):
 
 def test_plain_http_to_a_registry_with_https_is_told_of(tls_registry):
     with pytest.raises(RegistryError, match=r"answered 400 .*HTTP request to an HTTPS server") as caught:
-        read_manifest(Reference(tls_registry[0], "app", "1.0"), **HTTP)
+        read_manifest(Reference(tls_registry[0], "app", "1.0"), access=http())
     assert "leave out --plain-http" in caught.value.hint
 
 
@@ -334,7 +335,7 @@ def test_plain_http_to_a_registry_with_https_is_told_of(tls_registry):
 
 
 def connect(name: str, **options) -> Connection:
-    return Connection(parse_reference(name), **{"plain_http": False, "auth_file": None, **options})
+    return Connection(parse_reference(name), RegistryAccess(**options))
 
 
 def test_docker_hub_is_spoken_to_by_the_name_of_its_registry():
@@ -373,9 +374,9 @@ def test_a_passing_failure_at_any_step_is_overcome(image, target, proxy, pauses,
         proxy.hang_up(pattern, times=2)
     else:
         proxy.answer(pattern, harm, times=2)
-    digest = push_layout(image, target, **HTTP)
-    assert read_manifest(target, **HTTP).digest == digest
-    assert read_config(target, **HTTP)
+    digest = push_layout(image, target, access=http())
+    assert read_manifest(target, access=http()).digest == digest
+    assert read_config(target, access=http())
     assert pauses == [0.5, 1.0]
 
 
@@ -385,15 +386,15 @@ def test_a_passing_failure_at_any_step_is_overcome(image, target, proxy, pauses,
 def test_a_failure_that_stays_ends_the_push_and_leaves_no_tag(image, target, proxy, pauses, pattern):
     proxy.answer(pattern, 502, body=b"<h1>Bad gateway</h1>\nmore", times=99)
     with pytest.raises(RegistryError, match="answered 502 Bad Gateway"):
-        push_layout(image, target, **HTTP)
+        push_layout(image, target, access=http())
     assert pauses == [0.5, 1.0, 2.0, 4.0]
     proxy.faults.clear()
-    assert not exists(target, **HTTP)
+    assert not exists(target, access=http())
 
 
 def test_a_blob_whose_upload_was_done_before_the_connection_broke_is_not_sent_again(image, target, proxy, pauses):
     proxy.edit("PUT .*uploads", lambda answer: None)
-    push_layout(image, target, **HTTP)
+    push_layout(image, target, access=http())
     assert len([line for line in proxy.seen if line.startswith("PATCH")]) == 3
     assert pauses == [0.5]
 
@@ -401,7 +402,7 @@ def test_a_blob_whose_upload_was_done_before_the_connection_broke_is_not_sent_ag
 def test_a_failure_for_good_is_not_repeated(image, target, proxy, pauses):
     proxy.answer("PATCH", 413, times=99)
     with pytest.raises(RegistryError, match="answered 413") as caught:
-        push_layout(image, target, **HTTP)
+        push_layout(image, target, access=http())
     assert "client_max_body_size" in caught.value.hint
     assert pauses == []
 
@@ -409,7 +410,7 @@ def test_a_failure_for_good_is_not_repeated(image, target, proxy, pauses):
 def test_an_upload_that_is_broken_off_hints_at_its_size(image, target, proxy, pauses):
     proxy.hang_up("PATCH", times=99)
     with pytest.raises(RegistryError, match=r"the connection to .* failed") as caught:
-        push_layout(image, target, **HTTP)
+        push_layout(image, target, access=http())
     assert "limits the size of uploads" in caught.value.hint
 
 
@@ -418,7 +419,7 @@ def test_a_registry_that_never_answers_is_not_waited_for(pauses, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(RegistryError, match=f"{host} did not answer in time"):
-            exists(Reference(host, "app", "1.0"), **HTTP)
+            exists(Reference(host, "app", "1.0"), access=http())
     assert len(pauses) == 4
 
 
@@ -427,7 +428,7 @@ def test_a_pause_that_is_asked_for_is_made(target, proxy, pauses):
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 30))
     proxy.answer("HEAD", 503, {"Retry-After": date})
     proxy.answer("HEAD", 503, {"Retry-After": "soon"})
-    assert not exists(target, **HTTP)
+    assert not exists(target, access=http())
     assert pauses[0] == 7.0
     assert 20 < pauses[1] <= 30
     assert pauses[2] == 2.0
@@ -436,14 +437,14 @@ def test_a_pause_that_is_asked_for_is_made(target, proxy, pauses):
 def test_a_pause_that_is_too_long_is_not_made(target, proxy, pauses):
     proxy.answer("HEAD", 429, {"Retry-After": "3600"})
     with pytest.raises(RegistryError, match="answered 429") as caught:
-        exists(target, **HTTP)
+        exists(target, access=http())
     assert "try later" in caught.value.hint
     assert pauses == []
 
 
 def test_a_registry_that_is_not_there_is_told_of(pauses):
     with pytest.raises(RegistryError, match=r"the connection to 127.0.0.1:1 failed: Connection refused"):
-        exists(Reference("127.0.0.1:1", "app", "1.0"), **HTTP)
+        exists(Reference("127.0.0.1:1", "app", "1.0"), access=http())
     assert len(pauses) == 4
 
 
@@ -451,18 +452,18 @@ def test_a_registry_that_is_not_there_is_told_of(pauses):
 def test_an_upload_that_leads_nowhere_is_told_of(image, target, proxy, location):
     proxy.answer("POST", 202, {"Location": location} if location else {}, times=9)
     with pytest.raises(RegistryError):
-        push_layout(image, target, **HTTP)
+        push_layout(image, target, access=http())
 
 
 def test_an_endless_error_text_is_cut(target, proxy):
     proxy.answer("GET", 400, body=b"x" * (3 << 20))
     with pytest.raises(RegistryError, match=r"answered 400 .*\(x{300}\)"):
-        read_manifest(target, **HTTP)
+        read_manifest(target, access=http())
 
 
 def test_an_error_text_cannot_write_to_the_terminal(target, proxy):
     body = json.dumps({"errors": [{"code": "X", "message": "\x1b[31mred\nnext"}, {"code": "Y"}]}).encode()
     proxy.answer("GET", 400, body=body)
     with pytest.raises(RegistryError) as caught:
-        read_manifest(target, **HTTP)
+        read_manifest(target, access=http())
     assert caught.value.brief.endswith("(X:  [31mred next; Y)")

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.registry_access import http
 from warmstart.core.errors import RegistryError
 from warmstart.core.reference import Reference
 from warmstart.image.registry.push_access import check_push_access
@@ -19,7 +20,7 @@ def target(proxy) -> Reference:
 
 
 def test_an_upload_is_begun_and_taken_back(target, proxy):
-    check_push_access(target, plain_http=True)
+    check_push_access(target, access=http())
     begin, cancel = proxy.writes()
     assert begin == f"POST /v2/{target.repository}/blobs/uploads/"
     assert cancel.startswith(f"DELETE /v2/{target.repository}/blobs/uploads/")
@@ -27,23 +28,23 @@ def test_an_upload_is_begun_and_taken_back(target, proxy):
 
 def test_a_registry_that_takes_nothing_back_is_good_enough(target, proxy):
     proxy.answer("^DELETE ", 405)
-    check_push_access(target, plain_http=True)
+    check_push_access(target, access=http())
 
 
 @pytest.mark.parametrize(("status", "hint"), [(403, "log in with"), (404, "repository to be made first"), (405, "")])
 def test_who_may_not_push_is_told_as_by_a_push(target, proxy, status, hint):
     proxy.answer(UPLOADS, status)
     with pytest.raises(RegistryError, match=f"could not push to {target.name}: .* answered {status}") as caught:
-        check_push_access(target, plain_http=True)
+        check_push_access(target, access=http())
     assert hint in caught.value.hint
 
 
 def test_a_registry_that_stumbles_is_asked_again(target, proxy, pauses):
     proxy.answer(UPLOADS, 503)
-    check_push_access(target, plain_http=True)
+    check_push_access(target, access=http())
     assert len(pauses) == 1
 
 
 def test_a_registry_that_is_not_there(pauses):
     with pytest.raises(RegistryError, match=r"the connection to 127\.0\.0\.1:9 failed"):
-        check_push_access(Reference("127.0.0.1:9", "team/app", "1.0"), plain_http=True)
+        check_push_access(Reference("127.0.0.1:9", "team/app", "1.0"), access=http())
