@@ -86,9 +86,10 @@ def registry_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
         return function(*args, access=RegistryAccess(plain_http, authfile), **options)
 
-    function = click.option(
+    authfile_option = click.option(
         "--authfile", type=click.Path(path_type=Path, dir_okay=False), help="File of registry credentials."
-    )(command)
-    return click.option("--plain-http", multiple=True, metavar="HOST[:PORT]", help="Use this registry without TLS.")(
-        function
     )
+    plain_http_option = click.option(
+        "--plain-http", multiple=True, metavar="HOST[:PORT]", help="Use this registry without TLS."
+    )
+    return plain_http_option(authfile_option(command))

@@ -406,9 +406,9 @@ def test_a_verification_as_a_table(warmstart, monkeypatch):
 
 def test_a_verification_as_json(warmstart, monkeypatch):
     def verify(
-        source: object, cache: object, plain: object, auth: object, steps: object, network: object, **_: object
+        source: object, cache: object, access: RegistryAccess, steps: object, network: object, **_: object
     ) -> object:
-        assert (plain, network) == (("localhost:5000",), Network.NONE)
+        assert (access, network) == (RegistryAccess(("localhost:5000",)), Network.NONE)
         steps.warn("careful")
         return RESTORES
 
@@ -420,9 +420,7 @@ def test_a_verification_as_json(warmstart, monkeypatch):
 
 
 def test_steps_are_shown_where_it_is_asked_for(warmstart, monkeypatch):
-    def verify(
-        _source: object, _cache: object, _plain: object, _auth: object, steps: object, *_: object, **__: object
-    ) -> object:
+    def verify(_source: object, _cache: object, _access: object, steps: object, *_: object, **__: object) -> object:
         with steps.step("pull"):
             return RESTORES
 

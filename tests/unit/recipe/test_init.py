@@ -180,7 +180,7 @@ def test_the_examples_in_the_comments_are_right(tmp_path: Path) -> None:
 )
 def test_kinds_of_manifests(tmp_path: Path, text: str) -> None:
     recipe = loaded(tmp_path, init_from_manifest(manifest(tmp_path, text)))
-    assert (recipe.name, recipe.container.image, str(recipe.image)) == ("o", "i", "i:warm")
+    assert (recipe.name, recipe.container.image, recipe.image) == ("o", "i", parse_reference("i:warm"))
 
 
 def test_several_containers_have_to_be_told_apart(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_an_image_that_says_nothing(tmp_path: Path) -> None:
 )
 def test_names_for_what_is_made(tmp_path: Path, image: str, name: str, made: str) -> None:
     recipe = loaded(tmp_path, init_from_image(image, ImageConfig()))
-    assert (recipe.container.image, recipe.name, str(recipe.image)) == (image, name, made)
+    assert (recipe.container.image, recipe.name, recipe.image) == (image, name, parse_reference(made))
 
 
 def test_a_registry_that_is_made_up_is_to_be_replaced() -> None:
