@@ -21,6 +21,7 @@ from warmstart.dump.proc.container import (
     Mount,
     Process,
     is_below,
+    open_below_root,
     read_descriptor_info,
     strip_deleted,
 )
@@ -183,8 +184,11 @@ def _is_hidden(container: Container, process: Process, path: str, info: os.stat_
     if held is None or first is None or held.namespaces["mnt"] != first.namespaces["mnt"]:
         return False
     try:
-        visible = (container.proc / str(container.first.pid) / "root" / path.lstrip("/")).lstat()
-    except (*GONE, NotADirectoryError):
+        with open_below_root(container.proc, container.first.pid, path, os.O_PATH | os.O_NOFOLLOW) as opened:
+            visible = os.fstat(opened)
+    except PermissionError:
+        raise
+    except OSError:  # gone, or planted links: ENOENT, ENOTDIR, ELOOP
         return True
     return (visible.st_dev, visible.st_ino) != (info.st_dev, info.st_ino)
 
