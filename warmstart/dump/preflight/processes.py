@@ -62,8 +62,8 @@ def _check_strangers(container: Container) -> Iterator[Finding]:
         yield error(
             "not-in-tree",
             process,
-            "It runs in the container, but does not descend from its first process, so that the checkpoint would be "
-            "without it.",
+            "It runs in the container, but does not descend from its first process, so the checkpoint would not "
+            "contain it.",
             "End it before the checkpoint. If it is a daemon of the application's, have it stay in the foreground, or "
             "start it below a parent that does; a command of a probe, of a step or of kubectl exec ends by itself.",
         )
@@ -74,7 +74,7 @@ def _check_zombie(process: Process) -> Iterator[Finding]:
         yield error(
             "zombie-threads",
             process,
-            "Its main thread has ended while others go on, which CRIU does not know.",
+            "Its main thread has ended while others go on, which CRIU does not support.",
             "Have the main thread wait for the others, as with pthread_join.",
         )
 

@@ -35,7 +35,7 @@ _SEARCHED = (
     "/lib/udev",
 )
 _MOST_ENTRIES = 20_000  # directory entries that are looked at to name the watched file
-_CURE = (
+_FIX = (
     "Switch the watching of files off for the build, such as that of configuration which is reloaded when it changes."
 )
 
@@ -68,7 +68,7 @@ def find_in_watches(container: Container) -> Iterator[Finding]:
         if path == "/" or any(is_below(path, directory) for directory in _SEARCHED):
             continue
         what = f"It watches {path or f'a file (inode {watch.inode})'} for changes, which CRIU cannot dump on overlayfs."
-        yield error("file-watch", process, what, _CURE)
+        yield error("file-watch", process, what, _FIX)
 
 
 def _parse_watches(lines: tuple[str, ...]) -> Iterator[_Watch]:
