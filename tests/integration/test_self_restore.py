@@ -155,7 +155,7 @@ def test_a_filter_of_the_applications_own_survives_by_each_restorer(make, start)
 
 
 def test_a_filter_that_would_not_let_a_restore_end_is_refused(make):
-    with pytest.raises(PreflightError, match="would not dump or not restore") as raised:
+    with pytest.raises(PreflightError, match="would not dump or restore") as raised:
         make("self", container={"env": [{"name": "DENY", "value": "munmap"}]})
     (line,) = raised.value.details
     assert "does not allow munmap" in line

@@ -1,4 +1,4 @@
-"""What in a running container would not dump, or not restore: found in /proc before the dump, with its cure.
+"""Find what would not dump or restore in a running container, from /proc and before the dump, each with a fix.
 
 Only what is known to fail is called an error, and what a plain service holds gives no finding. The rules come from
 CRIU's source, and all but a few were seen to fail with CRIU 4.2.1 under runc 1.3.6 and the options that CRI-O passes.
@@ -75,7 +75,7 @@ def reading(proc: Path, init_pid: int) -> Iterator[None]:
         brief = f"the container's first process ({init_pid} in {proc}) has ended"
         raise AppError(brief, hint="see the container's log for why") from gone
     except PermissionError as refused:
-        brief = f"{refused.filename or proc}: looking into the container's processes is not permitted"
+        brief = f"{refused.filename or proc}: cannot read the container's processes: permission denied"
         raise HostError(brief, hint="run as root") from refused
 
 
@@ -83,7 +83,7 @@ def raise_on_errors(findings: Collection[Finding], *, force: bool = False) -> No
     """Refuse to go on when there are errors among the findings.
 
     Raises:
-        PreflightError: with each error and its cure in `details`, and force is false.
+        PreflightError: with each error and its fix in `details`, and force is false.
     """
     errors = [finding for finding in findings if finding.is_error]
     if not errors or force:
@@ -97,7 +97,7 @@ def raise_on_errors(findings: Collection[Finding], *, force: bool = False) -> No
     lines += [f"{n - _MOST_OF_A_CODE} more [{code}]" for code, n in seen.items() if n > _MOST_OF_A_CODE]
     number = "1 thing" if len(errors) == 1 else f"{len(errors)} things"
     raise PreflightError(
-        f"{number} in the container would not dump or not restore",
+        f"{number} in the container would not dump or restore",
         details=lines,
         hint="fix them, or continue with --force",
     )

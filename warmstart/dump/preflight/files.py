@@ -1,4 +1,4 @@
-"""Which open and mapped files of a container would not dump or not restore.
+"""Which open and mapped files of a container would not dump or restore.
 
 What CRIU does with a file is decided in `dump_one_file` of `criu/files.c`, in `criu/files-reg.c`, and for mappings in
 `handle_vma` of `criu/proc_parse.c`, of https://github.com/checkpoint-restore/criu (4.2). CRI-O passes neither
@@ -21,6 +21,7 @@ from warmstart.dump.proc.container import (
     Mount,
     Process,
     is_below,
+    open_below_root,
     read_descriptor_info,
     strip_deleted,
 )
@@ -88,15 +89,15 @@ def _check_anon(container: Container, process: Process, descriptor: Link) -> Ite
     if kind == "[pidfd]":
         yield from _check_pidfd(container, process, descriptor)
     elif kind == "bpf-map":  # only where CRIU was built with libbpf
-        what = "It holds a BPF map, which many builds of CRIU do not know."
+        what = "It holds a BPF map, which many builds of CRIU do not support."
         yield warning("bpf-map", process, what, "Have it closed before the checkpoint.")
     elif kind not in _SUPPORTED_ANON:
         yield _refuse_anon(process, kind)
 
 
 def _refuse_anon(process: Process, kind: str) -> Finding:
-    code, cure = _KNOWN_ANON.get(kind, ("anon-inode", "Have the application close it before the checkpoint."))
-    return error(code, process, f"It uses {kind.strip('[]')}, and CRIU does not support it.", cure)
+    code, fix = _KNOWN_ANON.get(kind, ("anon-inode", "Let the application close it before the checkpoint."))
+    return error(code, process, f"It uses {kind.strip('[]')}, and CRIU does not support it.", fix)
 
 
 def _check_pidfd(container: Container, process: Process, descriptor: Link) -> Iterator[Finding]:
@@ -113,7 +114,7 @@ def _check_pidfd(container: Container, process: Process, descriptor: Link) -> It
 def _check_pipe(process: Process, descriptor: Link) -> Iterator[Finding]:
     """`dump_one_pipe` in criu/pipes.c."""
     if read_descriptor_info(descriptor).flags & os.O_DIRECT:
-        what = f"Its {descriptor.target} is in packet mode (O_DIRECT), which CRIU does not know."
+        what = f"Its {descriptor.target} is in packet mode (O_DIRECT), which CRIU does not support."
         yield error("pipe-packet", process, what, "Open the pipe without O_DIRECT.")
 
 
@@ -157,7 +158,7 @@ def _refuse_device(process: Process, path: str) -> Finding:
     if path.startswith(_GPU_DEVICES):  # plugins/cuda and plugins/amdgpu
         what = f"It uses the GPU by {path}, which restores only with CRIU's plugin for it and on a node that has one."
         return warning("gpu-device", process, what, "Build without the GPU, or first use it after the restore.")
-    what = f"It uses the device {path}, which CRIU does not know."
+    what = f"It uses the device {path}, which CRIU does not support."
     return error("device", process, what, "Have the application close it before the checkpoint.")
 
 
@@ -182,8 +183,11 @@ def _is_hidden(container: Container, process: Process, path: str, info: os.stat_
     if held is None or first is None or held.namespaces["mnt"] != first.namespaces["mnt"]:
         return False
     try:
-        visible = (container.proc / str(container.first.pid) / "root" / path.lstrip("/")).lstat()
-    except (*GONE, NotADirectoryError):
+        with open_below_root(container.proc, container.first.pid, path, os.O_PATH | os.O_NOFOLLOW) as opened:
+            visible = os.fstat(opened)
+    except PermissionError:
+        raise
+    except OSError:  # gone, or planted links: ENOENT, ENOTDIR, ELOOP
         return True
     return (visible.st_dev, visible.st_ino) != (info.st_dev, info.st_ino)
 
@@ -193,14 +197,14 @@ def _check_deleted(process: Process, path: str, info: os.stat_result) -> Iterato
     size_bytes = info.st_blocks * _BLOCK_BYTES
     if info.st_nlink:  # by another name, or in a lower layer of the image
         what = f"Its file {path} has been deleted, or replaced, while it is in use and exists elsewhere."
-        cure = "Leave the file where it is until the checkpoint has been taken, or restart what uses it before."
-        yield error("deleted-file-linked", process, what, cure)
+        fix = "Leave the file where it is until the checkpoint has been taken, or restart what uses it before."
+        yield error("deleted-file-linked", process, what, fix)
     elif stat.S_ISREG(info.st_mode) and size_bytes > GHOST_LIMIT_BYTES:
         what = (
             f"Its file {path} has been deleted while it is in use, and its {size_bytes} bytes are more than CRIU keeps."
         )
-        cure = f"Close it before the checkpoint, or keep it under {GHOST_LIMIT_BYTES} bytes."
-        yield error("deleted-file-large", process, what, cure)
+        fix = f"Close it before the checkpoint, or keep it under {GHOST_LIMIT_BYTES} bytes."
+        yield error("deleted-file-large", process, what, fix)
 
 
 def _check_place(process: Process, path: str, mount_point: str) -> Iterator[Finding]:
@@ -210,9 +214,9 @@ def _check_place(process: Process, path: str, mount_point: str) -> Iterator[Find
             "file-in-dev-shm", process, what, "Close and delete it before the checkpoint, or keep it elsewhere."
         )
     elif mount_point != "/":
-        what = f"Its file {path} is in use and lies on the volume {mount_point}, which is no part of the image."
-        cure = "Give the restored pod a volume that holds this file in the same size, or keep it outside of volumes."
-        yield warning("file-on-volume", process, what, cure)
+        what = f"Its file {path} is in use and lies on the volume {mount_point}, which is not part of the image."
+        fix = "Give the restored pod a volume that holds this file in the same size, or keep it outside of volumes."
+        yield warning("file-on-volume", process, what, fix)
 
 
 def _check_mapped(container: Container, process: Process, mapped: Link) -> Iterator[Finding]:

@@ -97,11 +97,11 @@ def _check_task(task: _Task, architecture: _Architecture) -> Iterator[Finding]:
             f"Its own system call filter does not allow {', '.join(missing)}, which a restore has to call once the "
             "filter is in force."
         )
-        cure = (
+        fix = (
             "Have the filter allow these calls with any arguments, or restore the image with the runtime only "
             "(restore: [runtime])."
         )
-        yield error("seccomp-filter", task, what, cure)
+        yield error("seccomp-filter", task, what, fix)
 
 
 def _find_missing(task: _Task, at: int, architecture: _Architecture) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a check before the dump has to say: one thing in one process, and its cure."""
+"""A finding of the checks before the dump: one problem in one process, and its fix."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Finding:
         pid: of the process, as numbered by the procfs that was read.
         process: its name.
         what: one sentence that says what it holds.
-        cure: one sentence that says what to do about it.
+        fix: one sentence that says what to do about it.
     """
 
     severity: Severity
@@ -44,7 +44,7 @@ class Finding:
     pid: int
     process: str
     what: str
-    cure: str
+    fix: str
 
     @property
     def is_error(self) -> bool:
@@ -52,17 +52,17 @@ class Finding:
         return self.severity is Severity.ERROR
 
     def __str__(self) -> str:
-        return f"{self.process} (process {self.pid}): {self.what} {self.cure} [{self.code}]"
+        return f"{self.process} (process {self.pid}): {self.what} {self.fix} [{self.code}]"
 
 
-def error(code: str, process: Named, what: str, cure: str) -> Finding:
-    """What would fail the dump or the restore."""
-    return Finding(Severity.ERROR, code, process.pid, process.name, what, cure)
+def error(code: str, process: Named, what: str, fix: str) -> Finding:
+    """Return a finding that would fail the dump or the restore."""
+    return Finding(Severity.ERROR, code, process.pid, process.name, what, fix)
 
 
-def warning(code: str, process: Named, what: str, cure: str) -> Finding:
-    """What may fail the restore, or changes what the application sees."""
-    return Finding(Severity.WARNING, code, process.pid, process.name, what, cure)
+def warning(code: str, process: Named, what: str, fix: str) -> Finding:
+    """Return a finding that may fail the restore, or that the application may notice."""
+    return Finding(Severity.WARNING, code, process.pid, process.name, what, fix)
 
 
 def once_each(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -12,7 +12,15 @@ import time
 from collections.abc import Iterator
 
 from warmstart.dump.preflight.finding import Finding, error, warning
-from warmstart.dump.proc.container import GONE, Container, Process, is_still_there, read_process, read_processes
+from warmstart.dump.proc.container import (
+    GONE,
+    Container,
+    Process,
+    is_still_there,
+    open_below_root,
+    read_process,
+    read_processes,
+)
 from warmstart.dump.proc.strangers import find_strangers
 
 # `dump_task_ns_ids`; a second network namespace fails because runtimes set `empty-ns` (`dump_one_netns` in criu/net.c).
@@ -54,8 +62,8 @@ def _check_strangers(container: Container) -> Iterator[Finding]:
         yield error(
             "not-in-tree",
             process,
-            "It runs in the container, but does not descend from its first process, so that the checkpoint would be "
-            "without it.",
+            "It runs in the container, but does not descend from its first process, so the checkpoint would not "
+            "contain it.",
             "End it before the checkpoint. If it is a daemon of the application's, have it stay in the foreground, or "
             "start it below a parent that does; a command of a probe, of a step or of kubectl exec ends by itself.",
         )
@@ -167,13 +175,16 @@ def _check_roots(container: Container) -> Iterator[Finding]:
 
 def _check_message_queues(container: Container) -> Iterator[Finding]:
     """`dump_empty_fs` in criu/filesystems.c."""
-    root = container.proc / str(container.first.pid) / "root"
     for mount in container.mounts:
         if mount.kind != "mqueue":
             continue
         try:
-            queues = sorted(os.listdir(root / mount.point.lstrip("/")))  # noqa: PTH208
-        except (*GONE, NotADirectoryError):
+            flags = os.O_RDONLY | os.O_DIRECTORY
+            with open_below_root(container.proc, container.first.pid, mount.point, flags) as directory:
+                queues = sorted(os.listdir(directory))  # noqa: PTH208  (a descriptor)
+        except PermissionError:
+            raise
+        except OSError:  # gone, or planted links: ENOENT, ENOTDIR, ELOOP
             continue
         if queues:
             yield error(

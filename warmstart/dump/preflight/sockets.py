@@ -142,17 +142,17 @@ def _check_address(each: _Open, pod_addresses: Collection[Address]) -> Iterator[
         return
     kind = each.protocol.removesuffix("v6")
     what = f"Its {kind} socket is bound to {row.local}, the pod's own address, which a restored pod does not have."
-    cure = "Bind it to 0.0.0.0 or ::, or close it before the checkpoint."
+    fix = "Bind it to 0.0.0.0 or ::, or close it before the checkpoint."
     # CRIU binds IPv6 sockets with IP_FREEBIND (`inet_bind` in criu/sk-inet.c): they restore, and hear nothing.
-    yield (warning if row.is_ipv6 else error)("address-of-pod", each.process, what, cure)
+    yield (warning if row.is_ipv6 else error)("address-of-pod", each.process, what, fix)
 
 
 def _check_unix(container: Container, opened: Mapping[int, _Open]) -> Iterator[Finding]:
     for each in opened.values():
         if each.protocol in _UNIX and each.inode not in each.tables.unix:
             what = f"Its UNIX socket {each.inode} belongs to another network namespace."
-            cure = "Start the container without handing it open sockets."
-            yield error("unix-outside", each.process, what, cure)
+            fix = "Start the container without handing it open sockets."
+            yield error("unix-outside", each.process, what, fix)
     suspects = _find_outer_peers(opened)
     if suspects:  # look again: the connection may have been made while the descriptors were read
         later = _read_open_sockets(read_container(container.proc, container.first.pid))

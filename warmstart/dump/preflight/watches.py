@@ -14,10 +14,9 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from warmstart.dump.preflight.finding import Finding, error
-from warmstart.dump.proc.container import GONE, Container, Process, is_below, read_descriptor_info
+from warmstart.dump.proc.container import GONE, Container, Process, is_below, open_below_root, read_descriptor_info
 
 _WATCH = re.compile(
     r"(?:inotify wd:\w+|fanotify) ino:(\w+) sdev:(\w+) .*?"
@@ -36,7 +35,7 @@ _SEARCHED = (
     "/lib/udev",
 )
 _MOST_ENTRIES = 20_000  # directory entries that are looked at to name the watched file
-_CURE = "Switch off file watching for the build, for example automatic reloading of the configuration."
+_FIX = "Switch off file watching for the build, for example automatic reloading of the configuration."
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def find_in_watches(container: Container) -> Iterator[Finding]:
         if path == "/" or any(is_below(path, directory) for directory in _SEARCHED):
             continue
         what = f"It watches {path or f'a file (inode {watch.inode})'} for changes, which CRIU cannot dump on overlayfs."
-        yield error("file-watch", process, what, _CURE)
+        yield error("file-watch", process, what, _FIX)
 
 
 def _parse_watches(lines: tuple[str, ...]) -> Iterator[_Watch]:
@@ -85,14 +84,14 @@ def _opens_by_handle(container: Container, process: Process, watch: _Watch) -> b
     for pid in {container.first.pid, process.pid}:  # one sees more where the other has called chroot or unshare
         for mount in mounts:
             try:
-                directory = os.open(f"{container.proc}/{pid}/root{mount.point}", os.O_RDONLY | os.O_DIRECTORY)
-            except (*GONE, NotADirectoryError):
+                flags = os.O_RDONLY | os.O_DIRECTORY
+                with open_below_root(container.proc, pid, mount.point, flags) as directory:
+                    if _open_by_handle_works(directory, watch):
+                        return True
+            except PermissionError:
+                raise
+            except OSError:  # gone, or planted links: ENOENT, ENOTDIR, ELOOP
                 continue
-            try:
-                if _open_by_handle_works(directory, watch):
-                    return True
-            finally:
-                os.close(directory)
     return False
 
 
@@ -108,12 +107,12 @@ def _open_by_handle_works(directory: int, watch: _Watch) -> bool:
 
 def _find_paths(container: Container, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], str]:
     """Paths of inodes on the container's root file system: where CRIU looks first, then elsewhere while it is cheap."""
-    root = container.proc / str(container.first.pid) / "root"
     found: dict[tuple[int, int], str] = {}
     for start in (*_SEARCHED, "/"):
-        for path in _walk(container, root, start):
+        for path in _walk(container, start):
             try:
-                info = os.stat(f"{root}{path}", follow_symlinks=False)  # noqa: PTH116  ("ROOT/" is not the link ROOT)
+                with open_below_root(container.proc, container.first.pid, path, os.O_PATH | os.O_NOFOLLOW) as opened:
+                    info = os.fstat(opened)
             except OSError:
                 continue
             found.setdefault((info.st_dev, info.st_ino), path)
@@ -122,7 +121,7 @@ def _find_paths(container: Container, wanted: set[tuple[int, int]]) -> dict[tupl
     return found
 
 
-def _walk(container: Container, root: Path, start: str) -> Iterator[str]:
+def _walk(container: Container, start: str) -> Iterator[str]:
     """Paths below a directory, breadth first and not into other mounts; not all of them where there are very many."""
     limit = _MOST_ENTRIES
     mount_points = {mount.point for mount in container.mounts if mount.point != start}
@@ -130,15 +129,22 @@ def _walk(container: Container, root: Path, start: str) -> Iterator[str]:
     for path in pending:  # grows while it is walked
         yield path
         try:
-            entries = list(os.scandir(root / path.lstrip("/")))
+            entries = _list_directory(container, path)
         except OSError:
             continue
-        for entry in entries:
-            below = f"{path.rstrip('/')}/{entry.name}"
+        for name, is_directory in entries:
+            below = f"{path.rstrip('/')}/{name}"
             if limit <= 0 or below in mount_points:
                 continue
             limit -= 1
-            if entry.is_dir(follow_symlinks=False):
+            if is_directory:
                 pending.append(below)
             else:
                 yield below
+
+
+def _list_directory(container: Container, path: str) -> list[tuple[str, bool]]:
+    """Return the entries of a directory in the container: name, and whether it is a directory itself."""
+    opening = open_below_root(container.proc, container.first.pid, path, os.O_RDONLY | os.O_DIRECTORY)
+    with opening as directory, os.scandir(directory) as entries:
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]

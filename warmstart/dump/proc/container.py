@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmstart.core.linux import open_in_root
+
 GONE = (FileNotFoundError, ProcessLookupError)
 
 _NAMESPACES = ("user", "pid", "ipc", "uts", "net", "cgroup", "time", "time_for_children", "mnt")
@@ -134,6 +136,28 @@ class Container:
         """The mount in which a path of the container lies."""
         above = (mount for mount in self.mounts if is_below(path, mount.point))
         return max(above, key=lambda mount: len(mount.point), default=None)
+
+
+@contextlib.contextmanager
+def open_below_root(proc: Path, pid: int, path: str, flags: int) -> Iterator[int]:
+    """Open a path of a process's root directory. The container's symbolic links cannot lead out of it.
+
+    Args:
+        path: absolute path in the container.
+        flags: flags for open(2), with O_PATH or O_DIRECTORY so that no FIFO or device is opened.
+    """
+    with _closing(os.open(proc / str(pid) / "root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+        opened = open_in_root(root, path, flags)
+    with _closing(opened):
+        yield opened
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def is_below(path: str, directory: str) -> bool:

@@ -225,7 +225,7 @@ def test_an_innocent_container_gives_no_finding(start: Callable[..., Started]) -
     assert check(container) == ()
 
 
-# The code of the error, the program that provokes it, what it says, and the cure.
+# The code of the error, the program that provokes it, what it says, and the fix.
 CASES = [
     (
         "coredump-filter",
@@ -384,11 +384,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("code", "program", "what", "cure"), CASES, ids=[case[0] for case in CASES])
-def test_error(start: Callable[..., Started], code: str, program: str, what: str, cure: str) -> None:
+@pytest.mark.parametrize(("code", "program", "what", "fix"), CASES, ids=[case[0] for case in CASES])
+def test_error(start: Callable[..., Started], code: str, program: str, what: str, fix: str) -> None:
     findings = [finding for finding in check(start(program)) if finding.code != "session-outside"]
     assert {finding.code for finding in findings} == {code}
-    assert all(finding.is_error and cure in finding.cure for finding in findings)
+    assert all(finding.is_error and fix in finding.fix for finding in findings)
     assert any(what in finding.what for finding in findings)
 
 
@@ -414,7 +414,7 @@ def test_connections_that_will_be_closed_only_warn(start: Callable[..., Started]
     )
     (finding,) = check(container, close_tcp=True)
     assert (finding.code, finding.severity) == ("tcp-established", Severity.WARNING)
-    assert "connect again" in finding.cure
+    assert "connect again" in finding.fix
 
 
 def test_a_stopped_process_where_the_freezer_is_of_cgroup_v1(start: Callable[..., Started]) -> None:
@@ -435,7 +435,7 @@ def test_system_v_memory_of_the_host(start: Callable[..., Started]) -> None:
     container = start(program, namespaces=[word for word in NAMESPACES if word != "--ipc"])
     (finding,) = check(container)
     assert finding.code == "sysv-shm-host-ipc"
-    assert "hostIPC" in finding.cure
+    assert "hostIPC" in finding.fix
 
 
 def test_a_unix_socket_from_outside(start: Callable[..., Started]) -> None:
@@ -563,7 +563,7 @@ def test_looking_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(13, "Permission denied", "/proc/1/fd")
 
     monkeypatch.setattr(preflight, "read_container", refuse)
-    with pytest.raises(HostError, match="/proc/1/fd: looking into the container's processes is not permitted"):
+    with pytest.raises(HostError, match="/proc/1/fd: cannot read the container's processes: permission denied"):
         check_processes(PROC, 1, pod_ips=[])
 
 
@@ -575,7 +575,7 @@ def test_errors_are_raised_together_with_their_cures() -> None:
     warning = finding("file-on-volume", Severity.WARNING)
     with pytest.raises(PreflightError) as raised:
         raise_on_errors([finding("mptcp"), warning, finding("io-uring")])
-    assert raised.value.brief == "2 things in the container would not dump or not restore"
+    assert raised.value.brief == "2 things in the container would not dump or restore"
     assert raised.value.details == (
         "java (process 7): It holds mptcp. Close mptcp. [mptcp]",
         "java (process 7): It holds io-uring. Close io-uring. [io-uring]",
