@@ -16,7 +16,7 @@ from typing import Any
 from warmstart.core.errors import AppError, ClusterError
 from warmstart.core.undo import undoing
 from warmstart.engine.target import ExecResult, State
-from warmstart.kube.client import Cluster, Head
+from warmstart.kube.client import Cluster, Head, PodTimeoutError
 from warmstart.kube.pods import MANAGED_BY, Pod
 
 # A build that was killed cannot remove its pod: the cluster then ends it after that time.
@@ -79,8 +79,8 @@ class KubernetesContainer:
         """
         try:
             pod = self.cluster.wait_pod(self.pod, lambda now: now.ready or now.stuck, limit_s)
-        except TimeoutError as late:
-            details = [*late.args[0].explain(), *self.log_tail(10)]
+        except PodTimeoutError as late:
+            details = [*late.pod.explain(), *self.log_tail(10)]
             raise AppError(f"the pod was not ready within {limit_s:g} s", details=details) from late
         if not pod.ready:
             ended = pod.find_container(self.name)
@@ -116,9 +116,9 @@ def start_pod(cluster: Cluster, manifest: Mapping[str, Any]) -> Iterator[Kuberne
         pod = cluster.create_pod(manifest)
         try:
             pod = cluster.wait_pod(pod, lambda now: now.containers[0].running or now.stuck, PULL_S)
-        except TimeoutError as late:
+        except PodTimeoutError as late:
             brief = f"the pod {name} did not start within {PULL_S:g} s"
-            raise ClusterError(brief, details=late.args[0].explain()) from late
+            raise ClusterError(brief, details=late.pod.explain()) from late
         started = time.monotonic()
         container = pod.containers[0]
         if not container.running and container.exit_code is None:

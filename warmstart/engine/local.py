@@ -143,8 +143,8 @@ def examine_runtime(endpoint: str) -> Check:
     try:
         return Check("container runtime", True, find_host_runtime(endpoint).version)
     except WarmstartError as error:
-        cure = error.hint or "start it, or leave out --runtime-endpoint to build on the embedded CRI-O"
-        return Check("container runtime", False, error.brief, cure)
+        fix = error.hint or "start it, or leave out --runtime-endpoint to build on the embedded CRI-O"
+        return Check("container runtime", False, error.brief, fix)
 
 
 @contextlib.contextmanager

@@ -55,6 +55,18 @@ _PAGE = 100
 _MOST_PAGES = 2000
 
 
+class PodTimeoutError(TimeoutError):
+    """A pod did not reach a state in time.
+
+    Attributes:
+        pod: the pod as last seen.
+    """
+
+    def __init__(self, pod: Pod) -> None:
+        super().__init__(f"the pod {pod.name} took too long")
+        self.pod = pod
+
+
 @dataclass(frozen=True)
 class ExecEnd:
     """How a command in a container ended: its exit code, and what it wrote to its standard error."""
@@ -173,7 +185,7 @@ class Cluster:
         """Wait for a pod to come into a state.
 
         Raises:
-            TimeoutError: it had not in time; the pod as it then was is in its `args`.
+            PodTimeoutError: it had not in time.
             RefusedError: the pod is gone, or may not be read.
         """
         deadline = time.monotonic() + timeout_s
@@ -182,7 +194,7 @@ class Cluster:
             if until(pod):
                 return pod
             if time.monotonic() > deadline:
-                raise TimeoutError(pod)
+                raise PodTimeoutError(pod)
             time.sleep(_POLL_S)
 
     def wait_gone(self, pod: Pod, timeout_s: float) -> bool:

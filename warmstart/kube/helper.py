@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 
 from warmstart.core.errors import ClusterError
 from warmstart.core.undo import undoing
-from warmstart.kube.client import Cluster, Head
+from warmstart.kube.client import Cluster, Head, PodTimeoutError
 from warmstart.kube.pods import Pod, make_helper
 from warmstart.kube.refusal import RefusedError
 
@@ -130,9 +130,9 @@ def _await(cluster: Cluster, pod: Pod, errand: Errand) -> Pod:
     hint = f"the cluster must be able to pull {errand.image}; name another one with --helper-image"
     try:
         pod = cluster.wait_pod(pod, lambda now: now.ready or now.stuck, START_S)
-    except TimeoutError as late:
+    except PodTimeoutError as late:
         brief = f"the helper did not start on the node {pod.node} within {START_S:g} s"
-        raise ClusterError(brief, details=late.args[0].explain(), hint=hint) from late
+        raise ClusterError(brief, details=late.pod.explain(), hint=hint) from late
     if not pod.ready:
         raise ClusterError(f"the helper does not start on the node {pod.node}", details=pod.explain(), hint=hint)
     return pod

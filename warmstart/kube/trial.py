@@ -12,7 +12,7 @@ from warmstart.core.errors import ClusterError
 from warmstart.dump.criu.fingerprint import RANDOM_BYTES, find_random, make_identity
 from warmstart.image.selfrestore.pack import COLD_START, RESTORED
 from warmstart.kube.answer import Answer
-from warmstart.kube.client import Cluster, Head
+from warmstart.kube.client import Cluster, Head, PodTimeoutError
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.match import BuildInfo
 from warmstart.kube.pods import MANAGED_BY, Pod
@@ -115,8 +115,8 @@ def try_pool(cluster: Cluster, pool: Pool, build: BuildInfo, identity: str, note
     with _running(cluster, _make_pod(build, node, cluster.namespace)) as pod:
         try:
             pod = cluster.wait_pod(pod, lambda now: now.ready or now.stuck, READY_S)
-        except TimeoutError as late:
-            pod = late.args[0]
+        except PodTimeoutError as late:
+            pod = late.pod
         if not pod.ready:
             return Verdict(pool, node, FAILED, _explain_failure(pod))
         return Verdict(pool, node, *_tell(cluster, pod, build, identity, pool.runtime))

@@ -40,7 +40,7 @@ from warmstart.image.open import open_image
 from warmstart.image.registry.client import push_layout
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.image.skopeo import copy_image, find_image
-from warmstart.kube.client import Cluster
+from warmstart.kube.client import Cluster, PodTimeoutError
 from warmstart.kube.pods import ContainerState, Pod, list_cautions, make_copy, strip_pod
 from warmstart.kube.recorded import list_pod_privileges
 from warmstart.kube.refusal import RefusedError
@@ -387,9 +387,9 @@ def await_ready(cluster: Cluster, pod: Pod, timeout_s: float, progress: Progress
 
     try:
         now = cluster.wait_pod(pod, is_settled, timeout_s)
-    except TimeoutError as late:
+    except PodTimeoutError as late:
         brief = f"the pod {pod.name} was not ready within {timeout_s:g} s"
-        raise ClusterError(brief, details=late.args[0].explain()) from late
+        raise ClusterError(brief, details=late.pod.explain()) from late
     if not now.ready:
         details = [*now.explain(), *cluster.log_tail(now, now.containers[0].name, 10)]
         raise ClusterError(f"the pod {pod.name} does not become ready", details=details)
