@@ -46,9 +46,15 @@ def take_snapshot(token: str, *directories: Path) -> Traces:
         *_network(),
         *_cgroups(token),
         *(f"file {path}" for place in PLACES for path in _list(Path(place))),
-        *(f"file {path}" for directory in directories for path in directory.rglob("*")),
+        *(f"file {path}" for directory in directories for path in _walk(directory)),
     ]
     return frozenset(found)
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    """Everything below a directory, some of which may be removed meanwhile."""
+    for parent, directories, files in os.walk(directory):
+        yield from (Path(parent, name) for name in (*directories, *files))
 
 
 def wait_until_clean(before: Traces, look: Callable[[], Traces], *, limit_s: float) -> list[str]:

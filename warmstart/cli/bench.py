@@ -18,6 +18,7 @@ from warmstart.cli.context import (
     registry_options,
 )
 from warmstart.cli.options import network_option, recipe_option
+from warmstart.cli.target import require_present
 from warmstart.cli.terminal import make_section, safe
 from warmstart.core.privileges import Privilege
 from warmstart.core.reference import parse_source
@@ -76,6 +77,7 @@ def bench(
         network=Network(network),
         allowed=allowed,
     )
+    require_present(target)
     load, progress = Load(rounds, replicas, requests), shell.progress()
     if target == "-" or Path(target).is_file():
         if own:

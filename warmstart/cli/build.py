@@ -21,6 +21,7 @@ from warmstart.cli.context import (
 )
 from warmstart.cli.options import network_option, recipe_option
 from warmstart.cli.pods import cluster_options, helper_options
+from warmstart.cli.target import require_present
 from warmstart.cli.terminal import make_table
 from warmstart.cli.views.build import list_rows
 from warmstart.core.privileges import Privilege
@@ -130,7 +131,7 @@ def verify(
     """
     decide = trust(allowed, None if own is None else load_recipe(own))
     restores = verify_source(
-        parse_source(image), shell.cache, access, shell.progress(), Network(network), decide=decide
+        parse_source(require_present(image)), shell.cache, access, shell.progress(), Network(network), decide=decide
     )
     if as_json:
         shell.print_json([asdict(restore) for restore in restores])

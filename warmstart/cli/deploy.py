@@ -12,6 +12,7 @@ import click
 
 from warmstart.cli.context import Shell, allow_option, pass_shell, registry_options
 from warmstart.cli.pods import cluster_options
+from warmstart.cli.target import require_present
 from warmstart.cli.terminal import make_section
 from warmstart.cli.views.inspect import list_security
 from warmstart.core.errors import ClusterError, RecipeError
@@ -19,7 +20,7 @@ from warmstart.core.privileges import Privilege, list_refused, require_allowed
 from warmstart.core.text import Section, printable, printable_lines
 from warmstart.core.yaml_document import read_documents
 from warmstart.core.yaml_writing import write_yaml
-from warmstart.inspect.build_info import ImageSummary, read_build, require_restored, try_cluster
+from warmstart.inspect.build_info import ImageSummary, list_beyond_pod, read_build, require_restored, try_cluster
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import Cluster, connect_cluster
 from warmstart.kube.helper import Errand
@@ -100,7 +101,7 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
     """
     _refuse_contradictions(options)
     known = read_build(
-        target,
+        require_present(target),
         overrides=options["overrides"],
         tag=options["tag"],
         access=options["access"],
@@ -138,7 +139,7 @@ def _judge(shell: Shell, known: ImageSummary, target: str, allowed: Sequence[Pri
     Raises:
         PrivilegeError: it has another name than the user says, or a manifest that is made of it would have more.
     """
-    require_allowed([*known.name, *(known.privileges if anew else ())], allowed, target)
+    require_allowed([*known.name, *(list_beyond_pod(known.privileges) if anew else ())], allowed, target)
     warnings = [*known.warnings]
     if not anew:
         for name, value in list_security(known.checkpoint) if known.checkpoint else ():
@@ -200,8 +201,8 @@ def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_
     Raises:
         ClusterError: some do not.
     """
-    known = read_build(image, access=options["access"])
-    require_allowed([*known.name, *known.privileges], options["allowed"], image)
+    known = read_build(require_present(image), access=options["access"])
+    require_allowed([*known.name, *list_beyond_pod(known.privileges)], options["allowed"], image)
     if not known.identity:
         raise click.UsageError(f"--image {image}: give an image that warmstart built, not a recipe")
     with connect_cluster(options["context"], options["namespace"]) as cluster:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.cpu import FEATURES
 from warmstart.core.errors import ClusterError, ImageError, RecipeError
-from warmstart.core.privileges import Kind, Privilege
+from warmstart.core.privileges import UNCONFINED, Kind, Privilege
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Reference, parse_source
 from warmstart.dump.archive.archive import is_tar
@@ -90,6 +90,12 @@ def read_build(
     build = replace(known.build, allowed=tuple(allowed))
     asked = dict.fromkeys([*list_image_privileges(inspection, recipe), *_list_of_pod(build)])
     return replace(known, build=build, privileges=tuple(asked), checkpoint=inspection.checkpoint)
+
+
+def list_beyond_pod(privileges: Iterable[Privilege]) -> list[Privilege]:
+    """List the privileges beyond a new pod of Kubernetes, which has no system call filter unless it asks for one."""
+    unfiltered = Privilege(Kind.SECCOMP, UNCONFINED)
+    return [one for one in privileges if one != unfiltered]
 
 
 def _list_of_pod(build: BuildInfo) -> list[Privilege]:

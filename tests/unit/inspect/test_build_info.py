@@ -16,9 +16,10 @@ from support.checkpoint_image import ANNOTATIONS, PROVENANCE, make_warm_image
 
 from warmstart.cli import main as cli
 from warmstart.core.errors import ImageError, PrivilegeError, RecipeError
+from warmstart.core.privileges import parse_privilege
 from warmstart.core.yaml_document import read_documents
 from warmstart.image.annotations import write_provenance
-from warmstart.inspect.build_info import read_build
+from warmstart.inspect.build_info import list_beyond_pod, read_build
 from warmstart.inspect.inspection import inspect_target
 from warmstart.kube import client
 from warmstart.kube.answer import Answer
@@ -306,3 +307,9 @@ def test_a_cluster_is_not_tried_with_an_image_that_asks_for_more(greedy: Path, m
     monkeypatch.setattr("warmstart.cli.deploy.connect_cluster", lambda *_: pytest.fail("it was asked"))
     with pytest.raises(PrivilegeError):
         cli.cli.main(["doctor", "--cluster", "--image", str(greedy)], standalone_mode=False)
+
+
+def test_a_new_pod_has_no_filter_that_an_image_could_lack():
+    filtered, capability = parse_privilege("seccomp=Unconfined"), parse_privilege("capability=SYS_ADMIN")
+    assert list_beyond_pod([filtered, capability]) == [capability]
+    assert list_beyond_pod([parse_privilege("seccomp=localhost/own.json")]) != []
