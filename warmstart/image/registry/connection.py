@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import email.utils
+import inspect
 import json
 import logging
 import re
@@ -30,6 +31,7 @@ import requests
 
 from warmstart.core.deadline import TooSlowError
 from warmstart.core.errors import RegistryError
+from warmstart.core.progress import report_warning
 from warmstart.core.reference import DOCKER_HUB, Reference
 from warmstart.image.registry.challenge import Challenge, parse_challenges
 from warmstart.image.registry.credentials import Search, search_credentials
@@ -128,7 +130,7 @@ class Connection:
                 pause_s = max(error.pause_s, BACKOFF_S * 2**attempt)
                 if pause_s > LONGEST_PAUSE_S:
                     raise
-                log.warning("%s; trying again in %.1f s", error.brief, pause_s)
+                report_warning(f"{error.brief}; trying again in {pause_s:.1f} s")
                 time.sleep(pause_s)
         return operation()
 
@@ -204,7 +206,7 @@ class Connection:
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: Body | bytes | None) -> requests.Response:
         """Make a request, and follow where the answer leads; credentials do not go to another host."""
-        send = oras.provider.Registry.do_request.__wrapped__  # the method without its retries
+        send = inspect.unwrap(oras.provider.Registry.do_request)  # without the decorator that retries
         for _ in range(MOST_REDIRECTS + 1):
             response: requests.Response = send(
                 self._oras, url, method, data=body, headers=self._auth.add_header(url, headers), stream=True

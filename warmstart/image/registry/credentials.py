@@ -20,6 +20,8 @@ from warmstart.core.errors import HostError, RegistryError
 from warmstart.core.reference import DOCKER_HUB, Reference
 
 _HELPER_TIMEOUT_S = 60.0
+# The largest tokens have some ten KiB.
+_HELPER_LIMIT_BYTES = 1 << 20
 # The name under which docker files the credentials of Docker Hub.
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 _DOCKER_HUB_HOSTS = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io")
@@ -170,7 +172,15 @@ class _AuthFile:
             raise RegistryError(f"{self.path}: {suffix!r:.80} is not the name of a credential helper", hint=hint)
         program = f"docker-credential-{suffix}"
         try:
-            done = process.run([program, "get"], timeout_s=_HELPER_TIMEOUT_S, check=False, stdin=url)
+            done = process.run(
+                [program, "get"],
+                timeout_s=_HELPER_TIMEOUT_S,
+                check=False,
+                stdin=url,
+                limit_bytes=_HELPER_LIMIT_BYTES,
+            )
+        except process.ProgramError as error:
+            raise RegistryError(f"{self.path}: credential helper {program} {error.end}") from error
         except HostError:
             return None, f"its credential helper {program} is not on this machine"
         if done.returncode != 0:

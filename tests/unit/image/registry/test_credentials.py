@@ -222,3 +222,10 @@ def test_a_helper_is_a_program_in_path_and_no_other(tmp_path, key, name):
     ):
         find_credentials(REFERENCE, file)
     assert not asked.exists()
+
+
+def test_a_helper_that_never_stops_writing_is_an_error(tmp_path, helper):
+    helper("vault", "exec yes")
+    file = write(tmp_path / "a.json", credHelpers={REFERENCE.registry: "vault"})
+    with pytest.raises(RegistryError, match="helper docker-credential-vault was stopped after it wrote more than"):
+        find_credentials(REFERENCE, file)
