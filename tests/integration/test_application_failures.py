@@ -46,7 +46,7 @@ def run_build(base_archive, cache, area, tmp_path, monkeypatch) -> Run:
 def test_it_ends_before_it_is_ready(run_build):
     done = run_build({"env": [{"name": "EXIT_MS", "value": "300"}]})
     assert done.returncode == AppError.exit_code
-    assert "the container ended" in done.stderr
+    assert "the container exited" in done.stderr
     assert "exit code 7" in done.stderr
     assert "giving up, as I was told" in done.stderr
 

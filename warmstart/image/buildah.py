@@ -102,7 +102,7 @@ class Buildah:
             why = stderr[-1] if stderr else f"exit status {failure.exit_code}"
             raise ImageError(f"buildah {arguments[0]} failed: {why}", details=stderr[-20:]) from failure
         except sh.CommandNotFound as missing:
-            raise ImageError(f"{missing} is not on this machine") from missing
+            raise ImageError(f"buildah cannot run: {missing} is not installed") from missing
         return str(running).strip()
 
 

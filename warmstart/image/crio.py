@@ -74,7 +74,7 @@ def list_given_annotations(spec: Spec) -> tuple[str, ...]:
     """
     given = load_json(spec.annotations.get(_GIVEN, "null").encode(), f"the annotation {_GIVEN}")
     if given is not None and not isinstance(given, dict):
-        raise ArchiveError(f"the annotation {_GIVEN} is no JSON object")
+        raise ArchiveError(f"the annotation {_GIVEN} is not a JSON object")
     return tuple(given or ())
 
 
@@ -125,6 +125,6 @@ def _rewrite_spec(path: Path) -> None:
         # A runtime that was given none writes null.
         given = dict(json.loads(annotations.get(_GIVEN, "null")) or {})
     except (ValueError, TypeError) as error:
-        raise ArchiveError(f"{path.name}: the annotation {_GIVEN} is no JSON object") from error
+        raise ArchiveError(f"{path.name}: the annotation {_GIVEN} is not a JSON object") from error
     annotations[_GIVEN] = json.dumps({**_KUBELET_ANNOTATIONS, **given})
     path.write_text(json.dumps(spec))

@@ -129,9 +129,7 @@ def open_blob(layout: Path, descriptor: Descriptor) -> Iterator[CheckedReader]:
     with _open_plain(layout / "blobs" / algorithm / encoded) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes != descriptor.size_bytes:
-            raise ImageError(
-                f"{layout}: {descriptor.digest} has {size_bytes} bytes and should have {descriptor.size_bytes}"
-            )
+            raise ImageError(f"{layout}: {descriptor.digest} has {size_bytes} bytes, expected {descriptor.size_bytes}")
         yield CheckedReader(file, descriptor, str(layout))
 
 
@@ -286,7 +284,7 @@ def _add_image(layout: Path, image: Image, target: Path, name: str) -> None:
 
 def _read_whole(open_content: OpenContent, descriptor: Descriptor) -> bytes:
     if descriptor.size_bytes > DOCUMENT_LIMIT_BYTES:
-        raise ImageError(f"{descriptor.digest} is longer than {DOCUMENT_LIMIT_BYTES} bytes")
+        raise ImageError(f"{descriptor.digest} exceeds {DOCUMENT_LIMIT_BYTES} bytes")
     with open_content(descriptor) as blob:
         return blob.read()
 
@@ -301,7 +299,7 @@ def _choose_image(index: Index, name: str, platform: Platform | None, where: str
         raise ImageError(f"{where} has no image {name!r}" if name else f"{where} has no image", hint=hint)
     same_name = len({entry.annotations.get(REF_NAME) for entry in named}) == 1
     if not same_name or not any(entry.platform for entry in named):
-        raise ImageError(f"{where} has {len(named)} images, and which one is not said", hint=hint)
+        raise ImageError(f"{where} has {len(named)} images: a name is needed to choose one", hint=hint)
     return choose_platform(named, platform, where)
 
 

@@ -67,8 +67,10 @@ def check_platform(platform: Platform, image: str) -> None:
     """
     host_platform = find_host_platform()
     if not host_platform.accepts(platform):
-        hint = "take an image for this one, or a machine of that platform; a checkpoint restores only on its own"
-        raise ImageError(f"{image} is for {platform}, and this machine is {host_platform}", hint=hint)
+        hint = (
+            "use an image for {host_platform}, or build on {platform}: a checkpoint restores only on its own platform"
+        )
+        raise ImageError(f"{image} is for {platform}, but this machine is {host_platform}", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -272,19 +274,19 @@ def _read_platform(node: _Node) -> Platform:
 def _parse_document(data: bytes, where: str, media_type: str, known: Sequence[str]) -> _Node:
     if media_type not in known:
         raise ImageError(
-            f"{where} is of a type that is not understood: {media_type!r:.200}",
-            hint="convert the image, for example with skopeo copy --format oci",
+            f"{where} has an unsupported media type: {media_type!r:.200}",
+            hint="convert the image: skopeo copy --format oci",
         )
     document = _Node(_load(data, where), f"{where}:")
     inner = document.get("mediaType").text(media_type)
     if inner != media_type:
-        raise ImageError(f"{where} was announced as {media_type} and calls itself {inner!r:.200}")
+        raise ImageError(f"{where} was served as {media_type} but declares {inner!r:.200}")
     return document
 
 
 def _load(data: bytes, where: str) -> object:
     if len(data) > DOCUMENT_LIMIT_BYTES:
-        raise ImageError(f"{where} is longer than {DOCUMENT_LIMIT_BYTES} bytes")
+        raise ImageError(f"{where} exceeds {DOCUMENT_LIMIT_BYTES} bytes")
     try:
         value: object = json.loads(data.decode())
         # Half of a surrogate pair can be written in JSON, and then in no file and on no terminal.
@@ -303,7 +305,7 @@ class _Node:
 
     def fail(self, expected: str) -> NoReturn:
         found = "nothing" if self.value is None else repr(self.value)
-        raise ImageError(f"{self.where} should be {expected}, and is {found:.80}")
+        raise ImageError(f"{self.where} must be {expected}, not {found:.80}")
 
     def members(self) -> dict[str, object]:
         if self.value is None:
@@ -319,7 +321,7 @@ class _Node:
 
     def refuse(self, name: str) -> None:
         if self.members().get(name) is not None:
-            raise ImageError(f"{self.where} it has a field that this media type has not: {name}")
+            raise ImageError(f"{self.where} unexpected field for this media type: {name}")
 
     def items(self) -> list[_Node]:
         if self.value is None:

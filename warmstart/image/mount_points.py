@@ -51,7 +51,7 @@ STANDARD_MOUNTS = (
 )
 
 _CONTROL = frozenset(map(chr, (*range(32), 127)))
-_HINT = "make the directory or file itself in the image, in place of the link"
+_HINT = "replace the link in the image with a directory or file"
 # As many as Linux follows (MAXSYMLINKS).
 _MOST_LINKS = 40
 # Images have some ten thousand links. These bound what a hostile one takes of memory and time.
@@ -178,7 +178,7 @@ class Links:
             node = node.below[name]
         self._nodes += len(target) // 100
         if self._nodes > _MOST_NODES:
-            raise ImageError("the image has more symbolic links than are read here")
+            raise ImageError(f"the image has too many symbolic links: more than {_MOST_NODES}")
         node.target = target
 
     def _follow(self, names: Sequence[str], path: str, followed: list[str] | None = None) -> _Path:
@@ -316,7 +316,7 @@ def _check(links: Links, destinations: Iterable[str], where: str) -> dict[str, s
         named = f"{where}: the mount destination {quoted(destination)}"
         for link in (*followed, resolved):
             if "]:" in link or not _CONTROL.isdisjoint(link):
-                raise ImageError(f"{named} leads through {quoted(link)}, which holds ]: or a control character")
+                raise ImageError(f"{named} leads through {quoted(link)}: the name holds ]: or a control character")
         if resolved == "/" and destination != "/":
             raise ImageError(f"{named} leads through a link to the root: {', '.join(followed)}", hint=_HINT)
         if links.is_link(destination) or (followed and destination.startswith(f"/{DIRECTORY}")):

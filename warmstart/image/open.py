@@ -145,8 +145,7 @@ class _OciArchive:
         file = self._open(f"blobs/{descriptor.digest.replace(':', '/')}")
         if file.size_bytes != descriptor.size_bytes:
             raise ImageError(
-                f"{self._tar.label}: {descriptor.digest} has {file.size_bytes} bytes"
-                f" and should have {descriptor.size_bytes}"
+                f"{self._tar.label}: {descriptor.digest} has {file.size_bytes} bytes, expected {descriptor.size_bytes}"
             )
         yield CheckedReader(file, descriptor, self._tar.label)
 
@@ -194,7 +193,7 @@ class _Layer:
             raise ImageError(f"{self._label} cannot be decompressed: {error}") from error
         self._left_bytes -= len(data)
         if self._left_bytes < 0:
-            raise ImageError(f"{self._label} is larger than {LAYER_LIMIT_BYTES >> 30} GiB when decompressed")
+            raise ImageError(f"{self._label} exceeds {LAYER_LIMIT_BYTES >> 30} GiB when decompressed")
         self._hash.update(data)
         return data
 

@@ -57,7 +57,7 @@ def find_changes(mountinfo: str, root: str = "/") -> Changes | None:
             mounts[point.removeprefix(root).lstrip("/")] = rest.split(" ", 2)
     kind, _, options = mounts.pop("", ["nothing", "", ""])
     if kind != "overlay":
-        raise ImageError(f"the container's root file system is {kind}, and only of an overlay is known what it changed")
+        raise ImageError(f"cannot list the container's changed files: its root filesystem is {kind}, not overlayfs")
     given = dict(option.partition("=")[::2] for option in options.split(","))
     if "upperdir" not in given:
         return None
@@ -95,5 +95,5 @@ def add_changes(tar: TreeTar, changes: Changes, left_out: Collection[str]) -> in
 def _is_opaque(directory: Entry, name: str) -> bool:
     attributes = directory.read_attributes()
     if found := [each for each in _FOREIGN if each in attributes]:
-        raise ImageError(f"{name}: an overlay with {found[0]} cannot be made a layer")
+        raise ImageError(f"{name}: cannot convert to a layer: overlayfs uses {found[0]}")
     return attributes.get(_OPAQUE) == b"y"

@@ -111,8 +111,12 @@ def _get(place: Place, command: Sequence[str], source: str, on_line: Callable[[s
         place.stream(command, on_line=on_line, timeout_s=COPY_S, host_network=True)
     except process.ProgramError as failure:
         message = _last_message(failure.stderr)
-        hint = "this machine's policy.json decides: see containers-policy.json(5)" if REJECTED in message else ""
-        raise ImageError(f"could not get the image {source}: {message}", hint=hint) from failure
+        hint = (
+            "allow the image in /etc/containers/policy.json: see containers-policy.json(5)"
+            if REJECTED in message
+            else ""
+        )
+        raise ImageError(f"cannot copy image {source}: {message}", hint=hint) from failure
 
 
 def _last_message(output: str) -> str:

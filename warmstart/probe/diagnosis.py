@@ -39,10 +39,10 @@ def suggest_cure(state: State) -> str:
     if state.reason == "OOMKilled":
         return "raise container.resources.limits.memory"
     if state.exit_code == 0:
-        return "its command must go on running: a checkpoint can be taken only of a container that runs"
+        return "use a command that keeps running: only a running container can be checkpointed"
     if state.exit_code in (126, 127):
-        return "its command could not be executed: compare container.command with what the image holds"
-    return "the end of its log should say why"
+        return "check that the program in container.command exists in the image and is executable"
+    return "check the end of the container's log"
 
 
 def read_log_end(target: Target) -> list[str]:
@@ -50,5 +50,5 @@ def read_log_end(target: Target) -> list[str]:
     try:
         lines = target.log_tail(_LOG_LINES)
     except WarmstartError as error:
-        return [f"its log could not be read: {error.brief}"]
+        return [f"cannot read its log: {error.brief}"]
     return ["the end of its log:", *(f"  {line}" for line in lines)] if lines else ["its log is empty"]

@@ -76,11 +76,11 @@ def _explain(error: Exception) -> str:
         case ConnectionRefusedError():
             return "connection refused"
         case http.client.RemoteDisconnected():
-            return "the connection was closed without an answer"
+            return "connection closed without an answer"
         case http.client.BadStatusLine():
-            return f"not an HTTP answer: {str(error)[:80]!r}"
+            return f"not an HTTP response: {str(error)[:80]!r}"
         case http.client.IncompleteRead():
-            return "the answer broke off before its end"
+            return "the answer ended early"
         case ssl.SSLError():
             return f"TLS: {error.reason or error}"
         case OSError() if error.strerror:

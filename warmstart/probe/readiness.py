@@ -95,7 +95,7 @@ def wait_first_success(target: Target, probe: Probe, *, limit_s: float, interval
     wait = _Wait(target, time, time.monotonic())
     while not wait.attempt("readiness", probe, connect_s=_RESTORING_CONNECT_S):
         if wait.elapsed_s() >= limit_s:
-            raise wait.give_up(f"within {limit_s:g} s", "see what the probe last saw, and the container's log")
+            raise wait.give_up(f"within {limit_s:g} s", "check the last probe result and the container's log")
         wait.sleep_until(wait.now() + interval_s)
     return wait.readiness()
 
@@ -111,7 +111,7 @@ def _await_probe(wait: _Wait, kind: str, probe: Probe) -> None:
             # Counted in all, not in a row: a probe that goes up and down must come to an end too.
             successes, failures = 0, failures + 1
         if failures >= probe.failure_threshold:
-            cure = f"if it only needs longer, raise failureThreshold of container.{kind}Probe"
+            cure = f"if the application needs more time, raise failureThreshold in container.{kind}Probe"
             raise wait.give_up(f"after {failures} failures of its {kind} probe", cure)
         due = max(due + probe.period_s, wait.now())
 
@@ -160,7 +160,7 @@ class _Wait:
         state = self._target.state()
         if state.exited:
             raise AppError(
-                f"the container ended after {self.elapsed_s():.1f} s, before it was ready: {describe_end(state)}",
+                f"the container exited after {self.elapsed_s():.1f} s, before it was ready: {describe_end(state)}",
                 details=self._details(),
                 hint=suggest_cure(state),
             )
@@ -170,8 +170,8 @@ class _Wait:
         self.check_runs()
         if self._seen == "connection refused":
             cure = (
-                "nothing listens there: compare the probe's port with the application's, which must not listen on"
-                f" 127.0.0.1 only; {cure}"
+                "nothing listens there: check the probe's port, and that the application does not listen on 127.0.0.1"
+                f" only; {cure}"
             )
         return AppError(f"the container was not ready {when}: {self._seen}", details=self._details(), hint=cure)
 

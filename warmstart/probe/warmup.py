@@ -101,7 +101,7 @@ def _run_step(
             if on_progress is not None:
                 on_progress(WarmupProgress(index, step, len(goes_s)))
     result = StepResult(step, time.monotonic() - start, tuple(goes_s))
-    log.debug("%s[%d]: %d goes in %.2f s", field, index, step.repeat, result.elapsed_s)
+    log.debug("%s[%d]: %d attempts in %.2f s", field, index, step.repeat, result.elapsed_s)
     return result
 
 
@@ -152,10 +152,10 @@ def _at_once(target: Target, step: Step, workers: int) -> Generator[_Attempt, No
 
 
 def _failure(target: Target, step: Step, go: _Attempt, where: str) -> AppError:
-    brief = f"{where}, {describe(target, step.action)}: failed in go {go.number} of {step.repeat}: {go.outcome.seen}"
-    hint = "a step must succeed every time: correct it, or give it more time"
+    brief = f"{where}, {describe(target, step.action)}: attempt {go.number} of {step.repeat} failed: {go.outcome.seen}"
+    hint = "fix the step or raise its timeoutSeconds: every attempt must succeed"
     state = settle_state(target)
     if state.exited:
-        brief += f"; the container ended with {describe_end(state)}"
+        brief += f"; the container exited with {describe_end(state)}"
         hint = suggest_cure(state)
     return AppError(brief, details=read_log_end(target), hint=hint)

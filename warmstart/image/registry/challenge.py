@@ -41,7 +41,7 @@ def parse_challenges(header: str, host: str) -> tuple[Challenge, ...]:
         RegistryError: the header is too long.
     """
     if len(header) > LIMIT_CHARS:
-        raise RegistryError(f"{host} asks for credentials with a header longer than {LIMIT_CHARS} characters")
+        raise RegistryError(f"{host} sent a WWW-Authenticate header longer than {LIMIT_CHARS} characters")
     found: list[tuple[str, dict[str, str]]] = []
     place = _skip(_GAP, header, 0)
     while name := _TOKEN.match(header, place):

@@ -87,7 +87,7 @@ def push_layout(
     """
     manifest = read_image(layout, name).manifest
     if reference.digest not in (None, manifest.digest):
-        raise RegistryError(f"{layout} holds {manifest.digest} and cannot be pushed as {reference}")
+        raise RegistryError(f"{layout} cannot be pushed as {reference}: its digest is {manifest.digest}")
     lender = None
     if mount_from and mount_from.registry == reference.registry and mount_from.repository != reference.repository:
         lender = mount_from.repository
@@ -334,7 +334,7 @@ def _put(connection: Connection, identifier: str, descriptor: Descriptor, docume
 def _check_echo(answer: Answer, digest: str, purpose: str) -> None:
     echo = answer.headers.get("Docker-Content-Digest", digest)
     if echo != digest:
-        raise RegistryError(f"could not {purpose}: the registry stored {echo:.80} and not {digest}")
+        raise RegistryError(f"could not {purpose}: the registry stored {echo:.80}, expected {digest}")
 
 
 def _head_manifest(connection: Connection, identifier: str) -> Answer:
@@ -368,7 +368,7 @@ def _get_manifest(connection: Connection, identifier: str) -> tuple[Descriptor, 
     if found is None:
         raise RegistryError(
             f"the registry has no {_full_name(connection, identifier)}",
-            hint="check the name; a registry may also say this to those who have not logged in",
+            hint="check the name, or log in: registries hide private images",
         )
     return found
 
@@ -392,14 +392,14 @@ def _get_blob(connection: Connection, blob: Descriptor) -> bytes:
 
 def _check_content(content: bytes, digest: str, purpose: str) -> None:
     if not is_digest(digest) or find_digest(content, digest.partition(":")[0]) != digest:
-        raise RegistryError(f"could not {purpose}: what the registry sent is not {digest:.80}")
+        raise RegistryError(f"could not {purpose}: the content does not match {digest:.80}")
 
 
 def _list_referrers(connection: Connection, digest: str) -> tuple[Descriptor, ...]:
     answer = connection.call(
         "GET",
         connection.url(f"referrers/{digest}"),
-        f"list what is attached to {_full_name(connection, digest)}",
+        f"list the reports of {_full_name(connection, digest)}",
         (200, 404),
         limit_bytes=DOCUMENT_LIMIT_BYTES,
     )

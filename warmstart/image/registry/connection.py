@@ -176,7 +176,7 @@ class Connection:
         if len(answer.body) > limit_bytes:
             raise RegistryError(f"could not {purpose}: the answer is longer than {limit_bytes} bytes")
         if answer.body and answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise RegistryError(f"could not {purpose}: {self._host} compressed its answer, which was not asked for")
+            raise RegistryError(f"could not {purpose}: {self._host} compressed its answer unasked")
         return answer
 
     @contextmanager
@@ -216,7 +216,7 @@ class Connection:
                 return response
             response.close()
             url = target
-        raise requests.TooManyRedirects(f"it is redirected more than {MOST_REDIRECTS} times")
+        raise requests.TooManyRedirects(f"redirected more than {MOST_REDIRECTS} times")
 
     def follow(self, answer: Answer) -> str:
         """The URL to which `answer` points.
@@ -226,17 +226,19 @@ class Connection:
         """
         location = answer.headers.get("Location")
         if not location:
-            raise RegistryError(f"{self._host} accepted an upload and did not say where to send it")
+            raise RegistryError(f"{self._host} accepted an upload but sent no Location")
         try:
             url = urljoin(answer.url, location)
         except ValueError as error:
-            raise RegistryError(f"{self._host} wants the upload sent to {location!r:.80}") from error
+            raise RegistryError(f"{self._host} sent an invalid upload Location: {location!r:.80}") from error
         if urlsplit(url).scheme not in ("http", "https"):
-            raise RegistryError(f"{self._host} wants the upload sent to {_clean(url.partition('?')[0])}")
+            raise RegistryError(
+                f"{self._host} sent an upload Location that is not HTTP: {_clean(url.partition('?')[0])}"
+            )
         if self._scheme == "https" and not url.startswith("https:"):
             raise RegistryError(
-                f"{self._host} speaks HTTPS and wants the upload sent to {_clean(url.partition('?')[0])}",
-                hint="when it is behind a proxy, the proxy has to pass X-Forwarded-Proto and Host on",
+                f"{self._host} redirects the upload from HTTPS to {_clean(url.partition('?')[0])}",
+                hint="if it is behind a proxy, have the proxy pass X-Forwarded-Proto and Host",
             )
         return url
 
@@ -246,23 +248,23 @@ class Connection:
             if re.search("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|PACKET_LENGTH_TOO_LONG", reason):
                 return RegistryError(
                     f"{brief}: {self._host} does not speak HTTPS",
-                    hint=f"if it is meant to be spoken to with plain HTTP, say so with --plain-http {self._host}",
+                    hint=f"to use plain HTTP, add --plain-http {self._host}",
                 )
             why = re.search(r"verify failed: ([^(]*[^(\s])", reason)
             return RegistryError(
                 f"{brief}: the certificate of {self._host} is not trusted: {_clean(why[1] if why else reason)}",
-                hint="add its authority to this machine's certificates, or name the file in SSL_CERT_FILE",
+                hint="add its CA to this machine's certificates, or set SSL_CERT_FILE",
             )
         if isinstance(error, TooSlowError):
             return RegistryError(f"{brief}: {self._host} is too slow: {error}")
         if _is_caused_by(error, socket.gaierror):
-            hint = "check the name, and the name servers of this machine"
+            hint = "check the name and this machine's DNS servers"
             return RegistryError(f"{brief}: the name {self._host} does not resolve", hint=hint)
         if isinstance(error, requests.Timeout):
             return PassingError(f"{brief}: {self._host} did not answer in time")
         if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
             # An answer 413 that comes before all is sent is lost with the connection.
-            hint = "a proxy that limits the size of uploads may break them off like this" if uploading else ""
+            hint = "check for a proxy that limits the upload size" if uploading else ""
             return PassingError(f"{brief}: the connection to {self._host} failed: {_find_cause(error)}", hint=hint)
         return RegistryError(f"{brief}: {_clean(reason)}")
 
@@ -271,21 +273,21 @@ class Connection:
         brief = f"could not {purpose}: {_clean(urlsplit(answer.url).netloc)} answered {answer.status} {answer.reason}"
         brief += f" ({said})" if said else ""
         if answer.status in _PASSING:
-            hint = "the registry limits requests; try later" if answer.status == 429 else ""
+            hint = "the registry limits requests: try again later" if answer.status == 429 else ""
             return PassingError(brief, hint=hint, pause_s=_read_pause_s(answer.headers.get("Retry-After", "")))
         if answer.status in (401, 403):
             used = self._search.credentials
-            who = f"as {used.username or 'the owner of a token'}" if used else "without credentials"
+            who = f"as {used.username or 'token owner'}" if used else "without credentials"
             return RegistryError(
-                f"{brief}; asked {who}",
+                f"{brief}; sent {who}",
                 details=["looked for credentials in:", *self._search.looked_at],
-                hint=f"log in with podman login or docker login {self.reference.registry}, as someone who may do this",
+                hint=f"log in with podman login or docker login {self.reference.registry}, as a user with access",
             )
         if b"HTTP request to an HTTPS server" in answer.body:
-            return RegistryError(brief, hint="the registry speaks HTTPS: leave out --plain-http")
+            return RegistryError(brief, hint="remove --plain-http: the registry speaks HTTPS")
         hints = {
-            404: f"check the name {self.reference.name}; some registries want a repository to be made first",
-            413: "a proxy before the registry limits the size of uploads (nginx: client_max_body_size)",
+            404: f"check the name {self.reference.name}; some registries need the repository created first",
+            413: "raise the upload limit of the proxy in front of the registry (nginx: client_max_body_size)",
         }
         return RegistryError(brief, hint=hints.get(answer.status, ""))
 
@@ -365,7 +367,7 @@ class _Authenticator:
         registry = urlsplit(self._registry_url)
         in_the_clear = (realm.scheme, realm.hostname) == ("http", registry.hostname) and registry.scheme == "http"
         if not (in_the_clear or realm.scheme == "https") or not realm.hostname or realm.username:
-            raise RegistryError(f"{self._registry_url} sends for a token to {_clean(url)!r}, which is not HTTPS")
+            raise RegistryError(f"{self._registry_url} refers to a token server that is not HTTPS: {_clean(url)!r}")
         # One parameter per scope: a mount is asked about with two.
         query = [("service", asked.get("service", "")), *(("scope", one) for one in asked.get("scope", "").split())]
         response = self._ask_for_token(url, [(name, value) for name, value in query if value], answer)
@@ -381,7 +383,7 @@ class _Authenticator:
             document = json.loads(reply.body)
             token = document.get("token") or document["access_token"]
         except (ValueError, RecursionError, KeyError, AttributeError) as error:
-            raise RegistryError(f"{_clean(realm.netloc)} answered a request for a token with something else") from error
+            raise RegistryError(f"{_clean(realm.netloc)} sent no token: the answer is not a token document") from error
         return str(token)
 
     def _ask_for_token(self, realm: str, query: list[tuple[str, str]], answer: Answer) -> requests.Response:

@@ -70,7 +70,7 @@ def search_credentials(reference: Reference, auth_file: Path | None = None) -> S
     """As `find_credentials`, and say where it looked."""
     looked_at: list[str] = []
     if auth_file and not auth_file.is_file():
-        raise RegistryError(f"{auth_file}: there is no such file of credentials")
+        raise RegistryError(f"{auth_file}: no such credentials file")
     for path in _list_files(auth_file):
         if not path.is_file():
             looked_at.append(f"{path}: does not exist")
@@ -106,9 +106,9 @@ class _AuthFile:
         try:
             document = json.loads(path.read_bytes() or b"{}")
         except (OSError, ValueError) as error:
-            raise RegistryError(f"{path}: the file of credentials cannot be read: {error}") from error
+            raise RegistryError(f"{path}: cannot read the credentials file: {error}") from error
         broken = RegistryError(
-            f"{path} is not a file of credentials", hint="it should be what podman login or docker login writes"
+            f"{path} is not a credentials file", hint="recreate it with podman login or docker login"
         )
         if not isinstance(document, dict):
             raise broken
@@ -146,7 +146,9 @@ class _AuthFile:
         return "", {}
 
     def _read_entry(self, key: str, entry: Any) -> Credentials | None:
-        broken = RegistryError(f"{self.path}: the entry for {key} is broken", hint="log in again")
+        broken = RegistryError(
+            f"{self.path}: the entry for {key} is broken", hint="log in again with podman login or docker login"
+        )
         if not isinstance(entry, dict):
             raise broken
         fields = [entry.get(name) or "" for name in ("username", "password", "identitytoken", "auth")]
@@ -168,8 +170,8 @@ class _AuthFile:
 
     def _ask_helper(self, suffix: object, url: str) -> tuple[Credentials | None, str]:
         if not isinstance(suffix, str) or not _HELPER_NAME.fullmatch(suffix):
-            hint = "it is NAME of a program docker-credential-NAME in PATH: letters, digits, and . _ -"
-            raise RegistryError(f"{self.path}: {suffix!r:.80} is not the name of a credential helper", hint=hint)
+            hint = "use the NAME of a docker-credential-NAME program in PATH: letters, digits, and . _ -"
+            raise RegistryError(f"{self.path}: {suffix!r:.80} is not a credential helper's name", hint=hint)
         program = f"docker-credential-{suffix}"
         try:
             done = process.run(
@@ -182,16 +184,16 @@ class _AuthFile:
         except process.ProgramError as error:
             raise RegistryError(f"{self.path}: credential helper {program} {error.end}") from error
         except HostError:
-            return None, f"its credential helper {program} is not on this machine"
+            return None, f"credential helper {program} is not installed"
         if done.returncode != 0:
             # Helpers say on standard output that they have nothing, and give the same status as for a failure.
             said = (done.stdout + done.stderr).strip().splitlines()
-            return None, f"its credential helper {program} gave nothing for {url}: {' '.join(said[-1:])}"
+            return None, f"credential helper {program} has nothing for {url}: {' '.join(said[-1:])}"
         try:
             answer = json.loads(done.stdout)
             username, secret = answer["Username"], answer["Secret"]
         except (ValueError, TypeError, KeyError) as error:
-            raise RegistryError(f"{self.path}: its credential helper {program} gave a broken answer") from error
+            raise RegistryError(f"{self.path}: credential helper {program} returned invalid output") from error
         source = f"{self.path} ({program})"
         if username == _NAMELESS:
             return Credentials("", identity_token=secret, source=source), f"{program} has an identity token"

@@ -119,7 +119,7 @@ def find_redirect(method: str, response: requests.Response) -> str | None:
     allowed = ("https",) if response.url.startswith("https:") else ("https", "http")
     if urlsplit(url).scheme not in allowed:
         wanted = " or ".join(allowed)
-        raise requests.exceptions.InvalidURL(f"it is redirected to {url.partition('?')[0]}, which is not {wanted}")
+        raise requests.exceptions.InvalidURL(f"redirected to {url.partition('?')[0]}: not {wanted}")
     reads = method in ("GET", "HEAD")
     if reads or (response.status_code in (307, 308) and is_same_host(url, response.url)):
         return url

@@ -49,7 +49,7 @@ def claim_state(state: Path, into: Path, *, limits: Limits = DEFAULT_LIMITS) -> 
         for name in names:
             _check(name, _KINDS.get(name, 0), os.stat(name, dir_fd=source, follow_symlinks=False))
         if missing := [name for name in _REQUIRED if name not in names]:
-            _refuse(f"no {missing[0]} is there")
+            _refuse(f"{missing[0]} is missing")
         if os.stat("manifest", dir_fd=source, follow_symlinks=False).st_size > limits.json_bytes:
             _refuse(f"its manifest is larger than {limits.json_bytes} bytes")
         for name in names:
@@ -79,15 +79,15 @@ def _claim_checkpoint(source: int, target: int, limits: Limits) -> None:
 
 def _check(name: str, kind: int, status: os.stat_result) -> None:
     if not kind:
-        _refuse(f"{quoted(name)} is not a file that it writes")
+        _refuse(f"{quoted(name)} is not a file of the launcher")
     if stat.S_IFMT(status.st_mode) != kind:
-        _refuse(f"{quoted(name)} is of another kind")
+        _refuse(f"{quoted(name)} has the wrong file type")
     if kind != stat.S_IFDIR and status.st_nlink != 1:
-        _refuse(f"{quoted(name)} has other names, too")
+        _refuse(f"{quoted(name)} has more than one hard link")
 
 
 def _refuse(problem: str) -> NoReturn:
-    raise CheckpointError(f"cannot take over the checkpoint that the launcher made: {problem}")
+    raise CheckpointError(f"cannot use the launcher's checkpoint: {problem}")
 
 
 @contextmanager

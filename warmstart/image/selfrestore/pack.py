@@ -94,7 +94,7 @@ def read_manifest(directory: Path) -> Identity:
         arguments = tuple(fields["argument"])
         return Identity(int(user), int(group), tuple(map(int, groups.split())), int(pid), arguments)
     except (OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"the launcher left no manifest: {error}") from error
+        raise CheckpointError(f"cannot read the launcher's manifest: {error}") from error
 
 
 def _read_text(file: Path) -> str:
