@@ -79,4 +79,4 @@ def test_the_base_image_is_for_another_machine(run_build, open_node, base_archiv
         shutil.copy(session.workspace / "foreign.tar", tmp_path)
     done = run_build({"image": f"oci-archive:{tmp_path}/foreign.tar"})
     assert done.returncode == ImageError.exit_code
-    assert f"foreign.tar is for linux/s390x, and this machine is {find_host_platform()}" in done.stderr
+    assert f"foreign.tar is for linux/s390x, but this machine is {find_host_platform()}" in done.stderr

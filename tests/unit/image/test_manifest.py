@@ -180,6 +180,6 @@ def test_an_image_for_another_machine_is_refused():
     own = find_host_platform()
     check_platform(own, "app:1")
     foreign = Platform("linux", "s390x" if own.architecture != "s390x" else "amd64")
-    with pytest.raises(ImageError, match=f"^app:1 is for {foreign}, and this machine is {own}$") as caught:
+    with pytest.raises(ImageError, match=f"^app:1 is for {foreign}, but this machine is {own}$") as caught:
         check_platform(foreign, "app:1")
     assert "machine of that platform" in caught.value.hint
