@@ -1,9 +1,8 @@
 """One conversation with a registry: requests, authentication, retries, errors. The only user of oras.
 
-oras gives the session and the dance of a request that is first answered with a challenge. Three things of it
-are not used, because they do not fit here: its retries (minutes long, whatever the error, without a look at
-Retry-After), its tokens (one per registry, whatever the scope, so that a push after a read is refused), and
-its upload (a blob whole in memory, a manifest under its tag at once).
+oras provides the session and repeats a request after a challenge. Three parts of it are not used: its retries
+(minutes long for any error, ignoring Retry-After), its tokens (one per registry for any scope, so that a push after a
+read is refused), and its upload (a whole blob in memory, the manifest under its tag at once).
 
 Protocol: https://github.com/opencontainers/distribution-spec/blob/main/spec.md; authentication:
 https://distribution.github.io/distribution/spec/auth/token/ and /oauth/.
@@ -46,10 +45,10 @@ from warmstart.image.registry.transport import (
 
 log = logging.getLogger(__name__)
 
-#: Requests that fail in passing are repeated this many times, after BACKOFF_S, twice that, and so on.
+#: Transient failures are retried this many times, after BACKOFF_S, twice that, and so on.
 RETRIES = 4
 BACKOFF_S = 0.5
-#: A registry that asks for a longer pause than this is not waited for.
+#: The longest pause that a registry can ask for.
 LONGEST_PAUSE_S = 60.0
 
 _ANSWER_LIMIT_BYTES = 1 << 20
@@ -59,7 +58,7 @@ _Result = TypeVar("_Result")
 
 
 class PassingError(RegistryError):
-    """A failure that may be over soon; `pause_s` is how long the registry asks to wait, 0 when it does not say."""
+    """A transient failure; `pause_s` is the pause that the registry asks for, 0 if none."""
 
     def __init__(self, brief: str, *, hint: str = "", pause_s: float = 0.0) -> None:
         super().__init__(brief, hint=hint)
@@ -67,7 +66,7 @@ class PassingError(RegistryError):
 
 
 class Body(Protocol):
-    """What a request sends: it can be gone through more than once, as a challenge makes it be sent again."""
+    """A request body that can be iterated again, since a challenge makes it be sent twice."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Any: ...
@@ -75,7 +74,7 @@ class Body(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the registry answered; `body` is cut at the limit of the request."""
+    """A registry's response; `body` is cut at the limit of the request."""
 
     status: int
     reason: str
@@ -88,7 +87,7 @@ class Connection:
     """A conversation with the registry of `reference`, about its repository.
 
     Args:
-        reference: whose registry and repository.
+        reference: the registry and repository.
         plain_http: speak HTTP; HTTPS with verified certificates otherwise.
         auth_file: the file of credentials, as for `find_credentials`.
 
@@ -114,11 +113,11 @@ class Connection:
         self._oras.session.close()
 
     def url(self, path: str) -> str:
-        """The URL of `path` in the repository, such as `blobs/sha256:…`."""
+        """Return the URL of `path` in the repository, such as `blobs/sha256:…`."""
         return f"{self._scheme}://{self._host}/v2/{self.reference.repository}/{path}"
 
     def retry(self, operation: Callable[[], _Result]) -> _Result:
-        """Do `operation`, and again after a pause when it raises PassingError.
+        """Call `operation`, and retry after a pause if it raises PassingError.
 
         Raises:
             RegistryError: it failed for good, or too often.
@@ -135,7 +134,7 @@ class Connection:
         return operation()
 
     def call(self, method: str, url: str, purpose: str, expect: Collection[int], **options: Any) -> Answer:
-        """As `request`, with retries."""
+        """Make a request with retries; see `request`."""
         return self.retry(lambda: self.request(method, url, purpose, expect, **options))
 
     def request(
@@ -149,19 +148,19 @@ class Connection:
         body: Body | bytes | None = None,
         limit_bytes: int = _ANSWER_LIMIT_BYTES,
     ) -> Answer:
-        """Make one request, and authenticate when the registry asks for it.
+        """Make one request, and authenticate if the registry asks for it.
 
         Args:
             method: the HTTP method.
-            url: as `url` or `follow` made it.
-            purpose: what it is for, to complete "could not …" in an error.
-            expect: the statuses that are answers; all others are errors.
+            url: URL from `url` or `follow`.
+            purpose: completes "could not …" in an error.
+            expect: accepted statuses; all others are errors.
             headers: headers to send.
-            body: what to send.
-            limit_bytes: a longer answer is an error.
+            body: request body.
+            limit_bytes: longest accepted answer.
 
         Raises:
-            PassingError: it failed in a way that may be over soon.
+            PassingError: it failed, perhaps transiently.
             RegistryError: it failed.
         """
         try:
@@ -174,14 +173,14 @@ class Connection:
         if answer.status not in expect:
             raise self._explain_refusal(purpose, answer)
         if len(answer.body) > limit_bytes:
-            raise RegistryError(f"could not {purpose}: the answer is longer than {limit_bytes} bytes")
+            raise RegistryError(f"could not {purpose}: the answer exceeds {limit_bytes} bytes")
         if answer.body and answer.headers.get("Content-Encoding", "identity") != "identity":
             raise RegistryError(f"could not {purpose}: {self._host} compressed its answer unasked")
         return answer
 
     @contextmanager
     def download(self, url: str, purpose: str) -> Iterator[Download]:
-        """GET content of any size, to be read piece by piece; only the request is repeated when it fails in passing.
+        """Stream content of any size; only the request is retried, not the reading.
 
         Raises:
             RegistryError: it failed; also while reading.
@@ -205,7 +204,7 @@ class Connection:
         raise self._explain_refusal(purpose, answer)
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: Body | bytes | None) -> requests.Response:
-        """Make a request, and follow where the answer leads; credentials do not go to another host."""
+        """Make a request and follow redirects; credentials do not go to another host."""
         send = inspect.unwrap(oras.provider.Registry.do_request)  # without the decorator that retries
         for _ in range(MOST_REDIRECTS + 1):
             response: requests.Response = send(
@@ -219,7 +218,7 @@ class Connection:
         raise requests.TooManyRedirects(f"redirected more than {MOST_REDIRECTS} times")
 
     def follow(self, answer: Answer) -> str:
-        """The URL to which `answer` points.
+        """Return the URL in the Location of `answer`.
 
         Raises:
             RegistryError: it points nowhere, or from HTTPS to HTTP.
@@ -263,7 +262,7 @@ class Connection:
         if isinstance(error, requests.Timeout):
             return PassingError(f"{brief}: {self._host} did not answer in time")
         if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
-            # An answer 413 that comes before all is sent is lost with the connection.
+            # An early 413 answer is lost with the connection.
             hint = "check for a proxy that limits the upload size" if uploading else ""
             return PassingError(f"{brief}: the connection to {self._host} failed: {_find_cause(error)}", hint=hint)
         return RegistryError(f"{brief}: {_clean(reason)}")
@@ -293,7 +292,7 @@ class Connection:
 
 
 class Download:
-    """The body of an answer while it arrives."""
+    """The body of an answer, read as it arrives."""
 
     def __init__(self, pieces: Iterator[bytes], explain: Callable[[Exception], RegistryError]) -> None:
         self._pieces = pieces
@@ -301,7 +300,7 @@ class Download:
         self._arrived = bytearray()
 
     def read(self, size: int, /) -> bytes:
-        """The next `size` bytes; fewer only at the end.
+        """Return the next `size` bytes; fewer only at the end.
 
         Raises:
             RegistryError: the connection failed.
@@ -317,7 +316,7 @@ class Download:
 
 
 class _RefusedError(Exception):
-    """The registry wants authentication, and there is none to give."""
+    """The registry requires authentication, and there are no usable credentials."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)
@@ -325,7 +324,7 @@ class _RefusedError(Exception):
 
 
 class _Authenticator:
-    """Answers challenges; the last header that was accepted goes with every later request."""
+    """Answers challenges; later requests reuse the last header."""
 
     def __init__(self, session: requests.Session, registry_url: str, search: Search) -> None:
         self._session = session
@@ -334,7 +333,7 @@ class _Authenticator:
         self._header: str | None = None
 
     def add_header(self, url: str, headers: Mapping[str, str]) -> dict[str, str]:
-        """Headers with authentication, unless the URL is not the registry's (where it sends an upload)."""
+        """Add authentication to headers, unless the URL is on another host (an upload's)."""
         if self._header and is_same_host(url, self._registry_url):
             return {**headers, "Authorization": self._header}
         return dict(headers)
@@ -342,9 +341,9 @@ class _Authenticator:
     def authenticate_request(
         self, original: requests.Response, headers: dict[str, str], refresh: bool = False
     ) -> tuple[dict[str, str], bool]:
-        """What oras calls after a 401 or a 403: the headers for the next try, and that there is to be one."""
+        """Return the headers for the next attempt, and True. oras calls this after a 401 or 403."""
         answer = _read_answer(original, _ANSWER_LIMIT_BYTES)
-        # A 403 is not a question: the registry knows who asks, and says no.
+        # A 403 is final: the registry knows the user and denies access.
         if answer.status != 401 or refresh or not is_same_host(answer.url, self._registry_url):
             raise _RefusedError(answer)
         challenges = parse_challenges(answer.headers.get("WWW-Authenticate", ""), urlsplit(answer.url).netloc)
@@ -362,13 +361,13 @@ class _Authenticator:
         asked = challenge.parameters
         url = asked.get("realm", "")
         realm = urlsplit(url)
-        # As with docker and containerd, it may be on another host: tokens of many registries are given elsewhere. But
-        # a password goes in the clear to no other host than the one that is spoken to in the clear anyway.
+        # As with docker and containerd, it may be on another host: many registries have a separate token server. But a
+        # password goes unencrypted only to the host that is addressed unencrypted anyway.
         registry = urlsplit(self._registry_url)
         in_the_clear = (realm.scheme, realm.hostname) == ("http", registry.hostname) and registry.scheme == "http"
         if not (in_the_clear or realm.scheme == "https") or not realm.hostname or realm.username:
             raise RegistryError(f"{self._registry_url} refers to a token server that is not HTTPS: {_clean(url)!r}")
-        # One parameter per scope: a mount is asked about with two.
+        # One parameter per scope: a mount needs two.
         query = [("service", asked.get("service", "")), *(("scope", one) for one in asked.get("scope", "").split())]
         response = self._ask_for_token(url, [(name, value) for name, value in query if value], answer)
         reply = _read_answer(response, _ANSWER_LIMIT_BYTES)
@@ -409,13 +408,13 @@ class _Authenticator:
 
 
 def _read_answer(response: requests.Response, limit_bytes: int) -> Answer:
-    """Read at most one byte more than the limit, and let the connection go."""
+    """Read at most one byte more than the limit, and release the connection."""
     body = read_short(response, limit_bytes)
     return Answer(response.status_code, _clean(response.reason or ""), response.url, response.headers, body)
 
 
 def _read_errors(body: bytes) -> str:
-    """The registry's own errors (codes and messages), or the first line of what it says instead."""
+    """Return the registry's own errors (codes and messages), or the first line of the body."""
     try:
         errors = json.loads(body)["errors"]
         said = [f"{error.get('code', '')}: {error.get('message', '')}".strip(": ") for error in errors]
@@ -426,39 +425,39 @@ def _read_errors(body: bytes) -> str:
 
 
 def _clean(text: str) -> str:
-    """What a registry wrote, so that it can be shown: bounded, and unable to steer a terminal."""
+    """Make a registry's text safe to show: bounded, and without control characters."""
     return "".join(char if char.isprintable() else " " for char in text)[:300]
 
 
 def _read_pause_s(retry_after: str) -> float:
-    """Seconds to wait, of a Retry-After header: a number of them or a date."""
+    """Return the seconds of a Retry-After header: a number or a date."""
     if retry_after.strip().isdecimal():
         return float(retry_after)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, OverflowError):  # a date such as year 1 is no moment
+    except (ValueError, OverflowError):  # a date such as year 1 has no timestamp
         return 0.0
 
 
 def _find_cause(error: BaseException) -> str:
-    """The innermost reason of a failed connection."""
+    """Return the innermost reason of a failed connection."""
     inner = _unwrap(error)
     return _find_cause(inner) if inner else _clean(getattr(error, "strerror", None) or str(error))
 
 
 def _is_caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
-    """Whether the reason of a failed connection is of this kind."""
+    """Return whether a failed connection was caused by this exception type."""
     while error is not None and not isinstance(error, kind):
         error = _unwrap(error)
     return error is not None
 
 
 def _unwrap(error: BaseException) -> BaseException | None:
-    """What requests and urllib3 have wrapped, which they do several times."""
+    """Return the inner exception; requests and urllib3 wrap several times."""
     wrapped = [*error.args, getattr(error, "reason", None), error.__cause__]
     return next((part for part in wrapped if isinstance(part, BaseException)), None)
 
 
 def add_query(url: str, name: str, value: str) -> str:
-    """The URL with one parameter more; what it has is the registry's and stays as it is."""
+    """Append a query parameter to a URL, keeping the registry's own."""
     return f"{url}{'&' if '?' in url else '?'}{name}={quote(value, safe='')}"

@@ -1,4 +1,4 @@
-"""Credentials for registries, from the files in which podman, buildah, skopeo and docker keep them.
+"""Find registry credentials in the files of podman, buildah, skopeo and docker.
 
 Format and order: containers-auth.json(5), pkg/docker/config of https://github.com/containers/image, and
 docker's config.json with its credential helpers (https://github.com/docker/docker-credential-helpers).
@@ -22,20 +22,20 @@ from warmstart.core.reference import DOCKER_HUB, Reference
 _HELPER_TIMEOUT_S = 60.0
 # The largest tokens have some ten KiB.
 _HELPER_LIMIT_BYTES = 1 << 20
-# The name under which docker files the credentials of Docker Hub.
+# Docker's key for the credentials of Docker Hub.
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 _DOCKER_HUB_HOSTS = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io")
-# The name of a program in PATH is made of it: with a slash, it would be that of any program.
+# Part of a program name in PATH: with a slash, it could name any program.
 _HELPER_NAME = re.compile(r"[A-Za-z0-9._-]+")
-# What a helper gives as the user's name when the secret is an identity token.
+# A helper's user name if the secret is an identity token.
 _NAMELESS = "<token>"
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Who to be at a registry: a user's name and password, or an identity token (an OAuth 2 refresh token).
+    """A user name and password, or an identity token (an OAuth 2 refresh token).
 
-    `source` says where they were found; it holds no secret.
+    `source` is the file and key, without the secret.
     """
 
     username: str
@@ -46,7 +46,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Search:
-    """A search for credentials: what was found, and one line for each place that was looked at."""
+    """The result of a search: the credentials, and one line for each file searched."""
 
     credentials: Credentials | None
     looked_at: tuple[str, ...]
@@ -67,7 +67,7 @@ def find_credentials(reference: Reference, auth_file: Path | None = None) -> Cre
 
 
 def search_credentials(reference: Reference, auth_file: Path | None = None) -> Search:
-    """As `find_credentials`, and say where it looked."""
+    """Find credentials as `find_credentials` does, and list the files searched."""
     looked_at: list[str] = []
     if auth_file and not auth_file.is_file():
         raise RegistryError(f"{auth_file}: no such credentials file")
@@ -119,7 +119,7 @@ class _AuthFile:
         return cls(path, auths, helpers, store)
 
     def find(self, reference: Reference) -> tuple[Credentials | None, str]:
-        """The credentials, and in a few words what came of it."""
+        """Return the credentials and a short note on the result."""
         helper = self.helpers.get(reference.registry)
         if helper:
             return self._ask_helper(helper, reference.registry)
@@ -128,7 +128,7 @@ class _AuthFile:
         if credentials:
             return credentials, f"an entry for {key}, user {credentials.username or _NAMELESS}"
         if self.store:
-            # docker leaves an empty entry behind for what it has put into the store.
+            # docker leaves an empty entry for credentials in the store.
             url = _DOCKER_HUB_KEY if reference.registry == DOCKER_HUB else reference.registry
             return self._ask_helper(self.store, url)
         return None, f"no entry for {reference.registry}"
@@ -186,9 +186,9 @@ class _AuthFile:
         except HostError:
             return None, f"credential helper {program} is not installed"
         if done.returncode != 0:
-            # Helpers say on standard output that they have nothing, and give the same status as for a failure.
-            said = (done.stdout + done.stderr).strip().splitlines()
-            return None, f"credential helper {program} has nothing for {url}: {' '.join(said[-1:])}"
+            # Helpers report a missing entry on standard output, with the same status as a failure.
+            lines = (done.stdout + done.stderr).strip().splitlines()
+            return None, f"credential helper {program} has nothing for {url}: {' '.join(lines[-1:])}"
         try:
             answer = json.loads(done.stdout)
             username, secret = answer["Username"], answer["Secret"]

@@ -1,7 +1,7 @@
-"""Whether a push would be let in: asked before there is anything to push.
+"""Check push access before there is anything to push.
 
-A registry says so only when an upload is begun, which ko, crane and buildx do for the same reason. Nothing is sent, the
-upload is taken back, and no repository or tag comes of it.
+A registry checks access only when an upload starts; ko, crane and buildx do the same. Nothing is sent, the upload is
+cancelled, and no repository or tag is created.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _GONE = (200, 202, 204, 404)
 
 
 def check_push_access(reference: Reference, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
-    """Begin an upload to the repository of `reference`, and cancel it.
+    """Start an upload to the repository of `reference`, and cancel it.
 
     Args:
-        reference: the image that is going to be pushed.
+        reference: the image to be pushed.
         plain_http: speak HTTP; HTTPS with verified certificates otherwise.
         auth_file: the file of credentials; the usual ones when None.
 
@@ -30,6 +30,6 @@ def check_push_access(reference: Reference, *, plain_http: bool = False, auth_fi
     with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
         started = connection.call("POST", connection.url("blobs/uploads/"), f"push to {reference.name}", (202,))
         upload = connection.follow(started)
-        # A registry forgets uploads by itself, and some let only administrators delete anything.
+        # Registries expire uploads, and some let only administrators delete.
         with contextlib.suppress(RegistryError):
             connection.request("DELETE", upload, f"cancel an upload to {reference.name}", _GONE)
