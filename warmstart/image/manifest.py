@@ -68,7 +68,7 @@ def check_platform(platform: Platform, image: str) -> None:
     host_platform = find_host_platform()
     if not host_platform.accepts(platform):
         hint = (
-            "use an image for {host_platform}, or build on {platform}: a checkpoint restores only on its own platform"
+            f"use an image for {host_platform}, or build on {platform}: a checkpoint restores only on its own platform"
         )
         raise ImageError(f"{image} is for {platform}, but this machine is {host_platform}", hint=hint)
 
