@@ -46,7 +46,7 @@ def run_build(base_archive, cache, area, tmp_path, monkeypatch) -> Run:
 def test_it_ends_before_it_is_ready(run_build):
     done = run_build({"env": [{"name": "EXIT_MS", "value": "300"}]})
     assert done.returncode == AppError.exit_code
-    assert "the container ended" in done.stderr
+    assert "the container exited" in done.stderr
     assert "exit code 7" in done.stderr
     assert "giving up, as I was told" in done.stderr
 
@@ -79,4 +79,4 @@ def test_the_base_image_is_for_another_machine(run_build, open_node, base_archiv
         shutil.copy(session.workspace / "foreign.tar", tmp_path)
     done = run_build({"image": f"oci-archive:{tmp_path}/foreign.tar"})
     assert done.returncode == ImageError.exit_code
-    assert f"foreign.tar is for linux/s390x, and this machine is {find_host_platform()}" in done.stderr
+    assert f"foreign.tar is for linux/s390x, but this machine is {find_host_platform()}" in done.stderr

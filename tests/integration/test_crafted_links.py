@@ -41,7 +41,7 @@ def test_it_is_refused_at_the_build(base_archive: Path, cache: Path, tmp_path: P
     recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, "localhost/tests/crafted:1", image)
     done = run(cache, "build", recipe, "-o", f"oci:{tmp_path}/out")
     assert done.returncode == ImageError.exit_code
-    assert "leads through '/run -> /x]:/host', which holds ]: or a control character" in done.stderr
+    assert "leads through '/run -> /x]:/host': the name holds ]: or a control character" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

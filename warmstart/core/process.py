@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import select
+import selectors
 import shlex
 import signal
 import subprocess
@@ -66,6 +67,7 @@ def run(
     check: bool = True,
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
+    limit_bytes: int | None = None,
 ) -> Finished:
     """Run a program to its end.
 
@@ -75,16 +77,24 @@ def run(
         check: raise when its exit status is not zero.
         env: its whole environment; the caller's own when None.
         stdin: text for its standard input, which is empty otherwise.
+        limit_bytes: bytes of output, of both kinds together, after which it is killed; None for no limit.
 
     Raises:
         HostError: there is no such program, or it cannot be started.
-        ProgramError: it failed (and check is true), or took too long.
+        ProgramError: it failed (and check is true), took too long, or wrote more than `limit_bytes`.
     """
     words = _log(argv)
     given = subprocess.DEVNULL if stdin is None else subprocess.PIPE
     with _started(words, env=env, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        sent = None if stdin is None else stdin.encode()
         try:
-            out, err = running.communicate(None if stdin is None else stdin.encode(), timeout=timeout_s)
+            if limit_bytes is None:
+                out, err = running.communicate(sent, timeout=timeout_s)
+            else:
+                out, err = _communicate(running, sent or b"", timeout_s, limit_bytes)
+        except _TooMuchError as much:
+            end = f"was stopped after it wrote more than {limit_bytes} bytes"
+            raise ProgramError(words, end, returncode=None, stderr="") from much
         except subprocess.TimeoutExpired as late:
             raise _too_late(words, timeout_s, (late.stderr or b"").decode(errors="replace")) from late
     finished = Finished(running.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
@@ -191,6 +201,51 @@ def _started(
         for pipe in (running.stdin, running.stdout, running.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+class _TooMuchError(Exception):
+    """The program wrote more than it may."""
+
+
+def _communicate(running: Running, sent: bytes, timeout_s: float, limit_bytes: int) -> tuple[bytes, bytes]:
+    """Do as `Popen.communicate`, and hold no more than the limit and one chunk in memory."""
+    assert running.stdout is not None
+    assert running.stderr is not None
+    deadline = time.monotonic() + timeout_s
+    written = {running.stdout: bytearray(), running.stderr: bytearray()}
+    with selectors.DefaultSelector() as selector:
+        for pipe in written:
+            selector.register(pipe, selectors.EVENT_READ)
+        if running.stdin is not None:
+            selector.register(running.stdin, selectors.EVENT_WRITE)
+        while selector.get_map():
+            left_s = deadline - time.monotonic()
+            ready = selector.select(left_s) if left_s > 0 else []
+            if not ready:
+                raise subprocess.TimeoutExpired(running.args, timeout_s, stderr=bytes(written[running.stderr]))
+            for key, _ in ready:
+                if key.fileobj is running.stdin:
+                    sent = _send_some(key.fd, sent)
+                    if not sent:
+                        selector.unregister(running.stdin)
+                        running.stdin.close()
+                    continue
+                chunk = os.read(key.fd, _CHUNK_BYTES)
+                written[key.fileobj].extend(chunk)  # type: ignore[index]
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                if sum(map(len, written.values())) > limit_bytes:
+                    raise _TooMuchError
+    running.wait(max(0.0, deadline - time.monotonic()))
+    return bytes(written[running.stdout]), bytes(written[running.stderr])
+
+
+def _send_some(descriptor: int, data: bytes) -> bytes:
+    """Write as much as a ready pipe takes without blocking, and return the rest; none if nobody reads."""
+    try:
+        return data[os.write(descriptor, data[: select.PIPE_BUF]) :]
+    except BrokenPipeError:
+        return b""
 
 
 def _read_lines(pipe: IO[bytes], deadline: float) -> Iterator[str]:

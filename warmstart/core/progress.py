@@ -6,9 +6,13 @@ Pipelines tell; they do not print. A listener (the command line has one) decides
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Protocol
+
+log = logging.getLogger(__name__)
 
 
 class ProgressListener(Protocol):
@@ -47,6 +51,19 @@ class SilentListener:
         """See `ProgressListener`."""
 
 
+# The listener of the step that runs in this thread.
+_current: ContextVar[ProgressListener | None] = ContextVar("listener", default=None)
+
+
+def report_warning(text: str) -> None:
+    """Warn the user from code that has no `Progress` at hand; logged if no step runs in this thread."""
+    listener = _current.get()
+    if listener is None:
+        log.warning("%s", text)
+    else:
+        listener.warn(text)
+
+
 class Progress:
     """The steps of one run; `durations_s` maps those that have ended well to their seconds, in order.
 
@@ -64,11 +81,14 @@ class Progress:
         self._listener.begin(name)
         start = time.monotonic()
         ok = False
+        outer = _current.get()
+        _current.set(self._listener)
         try:
             yield
             ok = True
             self.durations_s[name] = self.durations_s.get(name, 0.0) + time.monotonic() - start
         finally:
+            _current.set(outer)
             self._listener.end(name, time.monotonic() - start, ok)
 
     def note(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The annotations that say what an image was made from and how; `warmstart inspect` and `verify` read them back.
+"""Annotations that record how an image was built and from which base; `warmstart inspect` and `verify` read them back.
 
 `org.opencontainers.image.*` are the OCI image specification's (annotations.md).
 """
@@ -21,17 +21,17 @@ POD_NOTE = "pod"
 
 @dataclass(frozen=True)
 class Provenance:
-    """What was built from what.
+    """Origin of an image: versions, platform, recipe and edits.
 
     Attributes:
-        version: of warmstart.
+        version: version of warmstart.
         criu: version of CRIU.
         runtime: name and version of the container runtime.
         kernel: release of the kernel that the checkpoint was made on.
-        architecture: of the machine, in Go's words.
-        identity: of the process that was dumped; see `warmstart.dump.criu.fingerprint`.
+        architecture: architecture of the machine, in Go's terms (`amd64`).
+        identity: identity of the dumped process; see `warmstart.dump.criu.fingerprint`.
         recipe: the recipe, as a JSON document.
-        edits: how the dump was edited, as a JSON document.
+        edits: the edits of the dump, as a JSON document.
     """
 
     version: str
@@ -45,12 +45,12 @@ class Provenance:
 
 
 def write_provenance(provenance: Provenance) -> dict[str, str]:
-    """As annotations of a manifest."""
+    """Return the provenance as annotations of a manifest."""
     return {PREFIX + field.name: getattr(provenance, field.name) for field in fields(provenance)}
 
 
 def read_provenance(annotations: Mapping[str, str]) -> Provenance | None:
-    """The reverse; None for an image that warmstart did not make."""
+    """Read the provenance back; None for an image that warmstart did not make."""
     names = [field.name for field in fields(Provenance)]
     if any(PREFIX + name not in annotations for name in names):
         return None

@@ -1,4 +1,4 @@
-"""buildah, driven through `sh`: the only place that starts it.
+"""buildah, driven through `sh`. Only this module starts it.
 
 `sh` would give a child a terminal and cut its error output at 750 bytes; both are switched off.
 """
@@ -30,7 +30,7 @@ class Buildah:
         prefix: the command line that leads to buildah, such as `nsenter … -- buildah`.
         environment: its whole environment.
         root: the store's directory.
-        runroot: the store's directory for what does not outlive a boot.
+        runroot: the store's directory for state that is lost at a reboot.
     """
 
     def __init__(self, prefix: Sequence[str], environment: Mapping[str, str], root: Path, runroot: Path) -> None:
@@ -54,7 +54,7 @@ class Buildah:
         labels: Mapping[str, str],
         cmd: Sequence[str] | None,
     ) -> None:
-        """Make an image, from scratch, of what is in `directory`; see `configure` and `commit`."""
+        """Make an image from scratch with the content of `directory`; see `configure` and `commit`."""
         with self.working_container("scratch") as container:
             self.add_directory(container, directory, "/")
             self.configure(container, annotations=annotations, labels=labels, cmd=cmd)
@@ -62,19 +62,19 @@ class Buildah:
 
     @contextlib.contextmanager
     def working_container(self, image: str) -> Iterator[str]:
-        """A working container made from an image of the store, or from `scratch`; its name."""
+        """Make a working container from an image of the store, or from `scratch`, and yield its name."""
         container = self._run("from", "--pull-never", "--quiet", image)
         with undoing(partial(self._run, "rm", container)):
             yield container
 
     def add_directory(self, container: str, directory: Path, destination: str) -> None:
-        """Copy what is in `directory` into the container's file system, owned by root."""
+        """Copy the content of `directory` into the container's filesystem, owned by root."""
         self._run("add", "--quiet", "--chown", "0:0", container, f"{directory}/", destination)
 
     def configure(
         self, container: str, *, annotations: Mapping[str, str], labels: Mapping[str, str], cmd: Sequence[str] | None
     ) -> None:
-        """Set annotations and labels, and Cmd where one is given."""
+        """Set annotations and labels, and Cmd if given."""
         options: list[str] = []
         for key, value in annotations.items():
             options += ["--annotation", f"{key}={value}"]
@@ -86,7 +86,7 @@ class Buildah:
         self._run("config", *options, container)
 
     def commit(self, container: str, destination: str) -> None:
-        """Make an image of the container; `destination` is a name, or a transport and what it takes."""
+        """Make an image of the container; `destination` is a name or TRANSPORT:DETAILS."""
         self._run("commit", "--quiet", "--format", "oci", container, destination)
 
     def _run(self, *arguments: str) -> str:
@@ -102,13 +102,13 @@ class Buildah:
             why = stderr[-1] if stderr else f"exit status {failure.exit_code}"
             raise ImageError(f"buildah {arguments[0]} failed: {why}", details=stderr[-20:]) from failure
         except sh.CommandNotFound as missing:
-            raise ImageError(f"{missing} is not on this machine") from missing
+            raise ImageError(f"buildah cannot run: {missing} is not installed") from missing
         return str(running).strip()
 
 
 @contextlib.contextmanager
 def _limited(running: sh.RunningCommand, timeout_s: float) -> Iterator[threading.Event]:
-    """End the command when it takes too long, which the event then says, or when we are interrupted.
+    """End the command when it takes too long (then the event is set) or when we are interrupted.
 
     The limit of `sh` itself is kept by a thread that outlives an interruption, and with it the whole program.
     """

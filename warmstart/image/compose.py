@@ -1,6 +1,6 @@
-"""An image made of a base image and of layers on top, without touching the base's own.
+"""Compose an image from a base image and layers on top, leaving the base's own layers untouched.
 
-The base's blobs stay what they are in its registry, so that a node or a registry that has them is not sent them again.
+The base's blobs keep their digests, so a node or registry that has them does not fetch them again.
 Formats: manifest.md, config.md and image-layout.md of https://github.com/opencontainers/image-spec.
 """
 
@@ -33,7 +33,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer in a layout: its compressed blob, the digest of its tar, and what to call it in the image's history."""
+    """A layer in a layout: its compressed blob, the digest of its tar, and its entry in the image's history."""
 
     blob: Descriptor
     diff_id: str
@@ -42,7 +42,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Run:
-    """How an image is started, where that is not as its base image is: its Entrypoint, Cmd and User."""
+    """Entrypoint, Cmd and User of an image that starts differently from its base image."""
 
     entrypoint: tuple[str, ...]
     cmd: tuple[str, ...]
@@ -69,7 +69,7 @@ class LayerWriter:
         return len(data)
 
     def finish(self) -> Layer:
-        """The layer, when all of the tar has been written."""
+        """Finish the tar and return the layer."""
         self._store(self._compressor.flush())
         self._out.close()
         digest = self._packed.hexdigest()
@@ -92,16 +92,16 @@ def pack_layer(tar: BinaryIO | CheckedReader, layout: Path, created_by: str) -> 
 
 
 def pack_file(file: Path, name: str, layout: Path, owner: tuple[int, int]) -> Layer:
-    """Make a layer of a layout that holds one file, with the mode that it has.
+    """Make a layer that holds one file with its mode.
 
     Args:
-        file: its content.
-        name: its path in the image, without a leading slash; the directories above it are made.
+        file: the source file.
+        name: its path in the image, without a leading slash; parent directories are created.
         layout: where the layer goes.
-        owner: the user and group ids that it belongs to in the image.
+        owner: its user and group ids in the image.
     """
     writer = LayerWriter(layout, f"{CREATED_BY}{name}")
-    # Of a file, writing a stream takes only `write`.
+    # A stream needs only `write`.
     with tarfile.open(fileobj=cast(BinaryIO, writer), mode="w|", bufsize=_CHUNK_BYTES) as tar:
         tar.copybufsize = _CHUNK_BYTES  # type: ignore[attr-defined]
         for parent in reversed(PurePosixPath(name).parents[:-1]):
@@ -124,10 +124,10 @@ def compose_image(
     Args:
         base: the layout of the base image.
         addition: the layout of an image made from scratch: its layers (uncompressed), annotations and labels are
-            added to the base's; its Cmd is taken where the base has neither Entrypoint nor Cmd.
+            added to the base's; its Cmd is used if the base has neither Entrypoint nor Cmd.
         layout: where to make the image; may hold the blobs of `layers` already.
-        layers: what goes between base and addition.
-        run: how it is started; as the base image when None.
+        layers: layers between base and addition.
+        run: its entrypoint, command and user; the base image's when None.
 
     Raises:
         ImageError: one of the layouts is broken.
@@ -154,8 +154,8 @@ def add_layers(
     Args:
         base: the layout of the base image.
         layout: where to make the image; holds the blobs of `layers` already.
-        layers: what goes on top.
-        run: how it is started.
+        layers: layers on top.
+        run: its entrypoint, command and user.
         annotations: of the manifest; CREATED is one.
         labels: added to those of the base image.
 
@@ -187,13 +187,13 @@ def _put_together(
 
 
 def remove_checkpoint(layout: Path, base: Path) -> Image:
-    """Make an image like another one, but without its layer with a checkpoint, if it has one; annotations go, too.
+    """Make a copy of an image without its checkpoint layer, if it has one, and without its annotations.
 
-    A container that was restored from it may need the memory that is in its other layers.
+    Other layers stay: a container restored from the image may need the memory in them.
 
     Args:
         layout: the layout of the image.
-        base: where to make the other one, in the same file system.
+        base: layout of the copy, on the same filesystem.
 
     Raises:
         ImageError: the layout is broken.
@@ -208,11 +208,11 @@ def remove_checkpoint(layout: Path, base: Path) -> Image:
 
 
 def take_apart(layout: Path, base: Path) -> Image:
-    """Make the base image again of an image that `compose_image` made; labels and Cmd stay.
+    """Recover the base image of an image that `compose_image` made; labels and Cmd stay.
 
     Args:
         layout: the layout of the image.
-        base: where to make the base image, in the same file system.
+        base: layout of the base image, on the same filesystem.
 
     Raises:
         ImageError: the layout is broken.
@@ -232,7 +232,7 @@ def _write_less(
     kept: Sequence[int],
     is_gone: Callable[[str], bool],
 ) -> Image:
-    """Write an image with some layers of another one, and the history without what `is_gone` says of its makers."""
+    """Write an image with the `kept` layers of another one, and without the history entries that `is_gone` accepts."""
     blobs = [image.manifest.layers[place] for place in kept]
     config["rootfs"]["diff_ids"] = [one for place, one in enumerate(config["rootfs"]["diff_ids"]) if place in kept]
     history = config.get("history") or []

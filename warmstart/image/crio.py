@@ -1,9 +1,9 @@
-"""What CRI-O needs to find in an image that it is to restore, and what other people should find in it.
+"""Prepare a checkpoint for an image that CRI-O restores.
 
-CRI-O restores an image whose manifest has the annotation CHECKPOINT_NAME. It mounts the image, reads config.dump and
+CRI-O restores an image with the manifest annotation CHECKPOINT_NAME. It mounts the image, reads config.dump and
 spec.dump at its root, and makes the container's file system from the image that config.dump names: here the very
-same image, so that a node needs nothing else. What the checkpoint added to the root is named in deleted.files, so
-that it vanishes from the restored file system.
+same image, so that a node needs nothing else. The files that the checkpoint adds to the root are listed in
+deleted.files, so that they vanish from the restored filesystem.
 Source: server/container_restore.go and internal/lib/restore.go of cri-o/cri-o.
 """
 
@@ -27,13 +27,13 @@ from warmstart.dump.archive.metadata import Mount, Spec, load_json
 
 CHECKPOINT_NAME = "io.kubernetes.cri-o.annotations.checkpoint.name"
 
-# Logs of the build: nobody who pulls the image has a use for them, and they may hold what is nobody else's business.
+# Logs of the build: useless to those who pull the image, and possibly private.
 LEFT_OUT = (DUMP_LOG, STATS_DUMP, CONTAINER_LOG)
 
-# In spec.dump: the annotations that the runtime was given for the container, as JSON in a string.
+# In spec.dump: the annotations of the container as given to the runtime, as JSON in a string.
 _GIVEN = "io.kubernetes.cri-o.Annotations"
-# What the kubelet notes on a container (pkg/kubelet/kuberuntime/labels.go of kubernetes/kubernetes). It restarts one
-# whose hash is not that of its pod, and CRI-O hands on the pod's only where the checkpoint has one.
+# Set by the kubelet on containers (pkg/kubelet/kuberuntime/labels.go of kubernetes/kubernetes). It restarts a container
+# if the hash differs from its pod's, and CRI-O passes the pod's on only if the checkpoint has one.
 _KUBELET_ANNOTATIONS = {
     "io.kubernetes.container.hash": "0",
     "io.kubernetes.container.restartCount": "0",
@@ -50,7 +50,7 @@ _OWN_MOUNTS = frozenset(
         "/dev/mqueue",
         "/sys",
         "/sys/fs/cgroup",
-        "/dev/shm",  # noqa: S108 - a place in the container
+        "/dev/shm",  # noqa: S108 - a path in the container
         "/etc/resolv.conf",
         "/etc/hostname",
         "/etc/passwd",
@@ -62,29 +62,29 @@ _OWN_MOUNTS = frozenset(
 
 
 def list_expected_mounts(spec: Spec) -> tuple[Mount, ...]:
-    """The mounts of a checkpointed container that CRI-O restores only into a pod that has them as well."""
+    """List the mounts that the restoring pod must have too, or CRI-O refuses the restore."""
     return tuple(mount for mount in spec.mounts if mount.destination not in _OWN_MOUNTS)
 
 
 def list_given_annotations(spec: Spec) -> tuple[str, ...]:
-    """The keys of the annotations that CRI-O was given for a container, and hands on at a restore.
+    """List the keys of the annotations that CRI-O was given for a container and passes on at a restore.
 
     Raises:
         ArchiveError: they are not as CRI-O writes them.
     """
     given = load_json(spec.annotations.get(_GIVEN, "null").encode(), f"the annotation {_GIVEN}")
     if given is not None and not isinstance(given, dict):
-        raise ArchiveError(f"the annotation {_GIVEN} is no JSON object")
+        raise ArchiveError(f"the annotation {_GIVEN} is not a JSON object")
     return tuple(given or ())
 
 
 def prepare_checkpoint(archive: Archive, image_name: str, *, log_line: str = "") -> int:
-    """Turn an unpacked archive into what is to be added at the root of the image called `image_name`.
+    """Turn an unpacked archive into the files to add at the root of the image `image_name`.
 
-    CRI-O lets the log of a restored container begin with `log_line`, and that of one that starts cold not.
+    The log of a restored container then begins with `log_line`; that of a cold start does not.
 
     Returns:
-        The bytes that the image is to carry.
+        The size of these files in bytes.
 
     Raises:
         ArchiveError: CRI-O could not read the archive.
@@ -103,9 +103,9 @@ def prepare_checkpoint(archive: Archive, image_name: str, *, log_line: str = "")
 
 
 def _rewrite_config(path: Path, image_name: str) -> None:
-    """Have CRI-O take the root file system from the image itself.
+    """Have CRI-O take the root filesystem from the image itself.
 
-    With `rootfsImageRef` it would look for the base image by its id, which a node that never pulled it has not.
+    With `rootfsImageRef` it would look for the base image by its id and fail on a node that never pulled it.
     """
     config = json.loads(path.read_text())
     config.pop("rootfsImageRef", None)
@@ -114,7 +114,7 @@ def _rewrite_config(path: Path, image_name: str) -> None:
 
 
 def _rewrite_spec(path: Path) -> None:
-    """Let a kubelet take the restored container for its own.
+    """Make a kubelet recognize the restored container as its own.
 
     Raises:
         ArchiveError: the annotations are not as CRI-O writes them.
@@ -122,9 +122,9 @@ def _rewrite_spec(path: Path) -> None:
     spec = json.loads(path.read_text())
     annotations = spec.setdefault("annotations", {})
     try:
-        # A runtime that was given none writes null.
+        # CRI-O writes null if there are none.
         given = dict(json.loads(annotations.get(_GIVEN, "null")) or {})
     except (ValueError, TypeError) as error:
-        raise ArchiveError(f"{path.name}: the annotation {_GIVEN} is no JSON object") from error
+        raise ArchiveError(f"{path.name}: the annotation {_GIVEN} is not a JSON object") from error
     annotations[_GIVEN] = json.dumps({**_KUBELET_ANNOTATIONS, **given})
     path.write_text(json.dumps(spec))

@@ -1,8 +1,7 @@
-"""What the processes of a dump execute, read from the layers of the image that their container runs.
+"""Read the programs that a dump's processes execute from the layers of their container's image.
 
-Where a container is out of reach, as on the node of a cluster, this stands in for a look into /proc
-(`warmstart.dump.edit.programs.read_programs`). A file that is not found where the dump says is left out, and is then
-taken for one that nothing is known of.
+This replaces a look into /proc (`warmstart.dump.edit.programs.read_programs`) if the container is out of reach, as on
+a cluster's node. A file that is not at the path in the dump is left out and treated as unknown.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ _MOST_OF_AN_ENVIRONMENT = 1 << 20
 
 
 def find_programs(archive: Archive, layout: Path) -> dict[str, Program]:
-    """Programs by their path in the container, as `read_programs` finds them.
+    """Return programs by their path in the container, as `read_programs` does.
 
     Args:
         archive: the unpacked checkpoint archive.
-        layout: of the image that the container runs.
+        layout: layout of the container's image.
 
     Raises:
-        ArchiveError: the dump is not understood.
+        ArchiveError: the dump cannot be parsed.
         ImageError: the image is broken.
     """
     users = _find_users(archive.checkpoint_dir)
@@ -60,7 +59,7 @@ def find_programs(archive: Archive, layout: Path) -> dict[str, Program]:
 
 
 def _find_users(directory: Path) -> dict[str, list[bool]]:
-    """What is mapped to be executed; for each process that has it so, whether Go relies on no zeros in it."""
+    """Map each executable file to one flag per process that maps it: whether its Go runtime keeps no zeros."""
     users: dict[str, list[bool]] = {}
     files = read_files(directory)
     for process in read_processes(directory):
@@ -75,7 +74,7 @@ def _find_users(directory: Path) -> dict[str, list[bool]]:
 
 
 def _read_environment(directory: Path, pid: int) -> bytes:
-    """As /proc/PID/environ has it; empty where the dump does not hold it."""
+    """Return the environment as in /proc/PID/environ; empty if the dump does not hold it."""
     path = directory / f"mm-{pid}.img"
     mm = decode(path, read_only_entry(path), protos.Mm)
     size = mm.mm_env_end - mm.mm_env_start
@@ -85,7 +84,7 @@ def _read_environment(directory: Path, pid: int) -> bytes:
 
 
 def _list_tars(archive: Archive, layout: Path) -> Iterator[contextlib.AbstractContextManager[Readable]]:
-    """What the container changed, then the layers from the top: what is found first is what the container saw."""
+    """Yield the container's changed files, then the layers from the top: the first match is the file it executed."""
     diff = archive.find(ROOTFS_DIFF)
     if diff is not None:
         yield diff.open("rb")
@@ -95,22 +94,22 @@ def _list_tars(archive: Archive, layout: Path) -> Iterator[contextlib.AbstractCo
 
 
 class _Files:
-    """Copies of files of a container in a directory of ours; `found` has them by their path in the container."""
+    """Copies of a container's files in a directory of ours; `found` maps paths in the container to copies."""
 
-    def __init__(self, wanted: set[str], scratch: Path) -> None:
-        self._wanted = wanted
+    def __init__(self, missing: set[str], scratch: Path) -> None:
+        self._paths = missing
         self._scratch = scratch
         self._left_bytes = _MOST_OF_ALL_FILES
         self.found: dict[str, Path] = {}
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that is wanted was found."""
-        return not self._wanted - set(self.found)
+        """Whether all files were found."""
+        return not self._paths - set(self.found)
 
     def collect(self, content: Readable) -> None:
-        """Copy what is wanted and in this tar."""
-        missing = self._wanted - set(self.found)
+        """Copy the missing files that are in this tar."""
+        missing = self._paths - set(self.found)
         tar = StreamedTar(content, "a layer of the image")
         try:
             for member in walk_layer(tar):
@@ -123,8 +122,8 @@ class _Files:
     def _take(self, tar: StreamedTar, member: Member, path: str) -> None:
         self._left_bytes -= member.size_bytes
         if member.kind is not Kind.FILE or member.size_bytes > _MOST_OF_A_FILE or self._left_bytes < 0:
-            # A link, most often; what a layer below has under this name is not what was executed.
-            self._wanted.discard(path)
+            # A link, most often. A file of this name in a lower layer was not executed.
+            self._paths.discard(path)
             self.found.pop(path, None)
             return
         file = self.found.get(path, self._scratch / str(len(self.found)))

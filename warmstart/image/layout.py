@@ -1,4 +1,4 @@
-"""OCI image layouts: reading one that is not trusted, and writing one as a directory or as an archive.
+"""Read untrusted OCI image layouts, and write layouts as a directory or an archive.
 
 A layout is a directory of `oci-layout`, `index.json` and `blobs/ALGORITHM/HEX`; an oci-archive is a tar of that
 (https://github.com/opencontainers/image-spec/blob/main/image-layout.md).
@@ -44,15 +44,15 @@ from warmstart.image.manifest import (
 _VERSION_FILE = json.dumps({"imageLayoutVersion": "1.0.0"}).encode()
 _NESTING_LIMIT = 4
 _CHUNK_BYTES = 1 << 20
-# Ours alone: a lock file is removed with its lock.
+# A lock file is removed with its lock, so it has a name of its own.
 _LOCK = ".warmstart.lock"
 
 
 class Readable(Protocol):
-    """What is read from its start; fewer bytes than asked for come only at its end."""
+    """A stream; `read` returns fewer bytes than asked for only at its end."""
 
     def read(self, size: int, /) -> bytes:
-        """The next `size` bytes."""
+        """Return the next `size` bytes."""
         ...
 
 
@@ -73,8 +73,8 @@ def read_image(layout: Path, name: str = "", *, platform: Platform | None = None
 
     Args:
         layout: the directory.
-        name: the image's annotation `org.opencontainers.image.ref.name`; may be empty when there is one image only.
-        platform: which one of an image for several platforms; this machine's when None.
+        name: the image's annotation `org.opencontainers.image.ref.name`; may be empty if there is one image only.
+        platform: the platform to choose from a multi-platform image; this machine's when None.
 
     Raises:
         ImageError: it is not a layout, the image is not there, or a document is broken or too long.
@@ -85,12 +85,12 @@ def read_image(layout: Path, name: str = "", *, platform: Platform | None = None
 def find_image(
     index: Index, open_content: OpenContent, where: str, name: str = "", *, platform: Platform | None = None
 ) -> Image:
-    """As `read_image`, of a layout that is no directory.
+    """Read an image as `read_image` does, from a layout that is not a directory.
 
     Args:
         index: its index.json.
-        open_content: opens what it holds, as `open_blob` does.
-        where: names it in errors.
+        open_content: opener of its blobs, like `open_blob`.
+        where: name of the layout in errors.
         name: as for `read_image`.
         platform: as for `read_image`.
 
@@ -113,14 +113,14 @@ def read_document(layout: Path, descriptor: Descriptor) -> bytes:
     """Read a manifest, an index or a config whole.
 
     Raises:
-        ImageError: it is missing, longer than DOCUMENT_LIMIT_BYTES, or not what its digest says.
+        ImageError: it is missing, longer than DOCUMENT_LIMIT_BYTES, or does not match its digest.
     """
     return _read_whole(partial(open_blob, layout), descriptor)
 
 
 @contextmanager
 def open_blob(layout: Path, descriptor: Descriptor) -> Iterator[CheckedReader]:
-    """Open the content that `descriptor` describes; reading it to its end checks its digest.
+    """Open the blob of a descriptor; reading it to its end checks its digest.
 
     Raises:
         ImageError: it is missing, is not a plain file, or has another size or digest.
@@ -129,14 +129,12 @@ def open_blob(layout: Path, descriptor: Descriptor) -> Iterator[CheckedReader]:
     with _open_plain(layout / "blobs" / algorithm / encoded) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes != descriptor.size_bytes:
-            raise ImageError(
-                f"{layout}: {descriptor.digest} has {size_bytes} bytes and should have {descriptor.size_bytes}"
-            )
+            raise ImageError(f"{layout}: {descriptor.digest} has {size_bytes} bytes, expected {descriptor.size_bytes}")
         yield CheckedReader(file, descriptor, str(layout))
 
 
 class CheckedReader:
-    """A file that compares what was read with a descriptor when the last of its bytes is read."""
+    """A reader that checks the content against a descriptor when the last byte is read."""
 
     def __init__(self, file: Readable, descriptor: Descriptor, where: str) -> None:
         self._file = file
@@ -146,16 +144,16 @@ class CheckedReader:
         self._left_bytes = descriptor.size_bytes
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes, all that are left when negative.
+        """Return up to `size` bytes, or the rest if negative.
 
         Raises:
-            ImageError: the content ends early, or is not what its digest says.
+            ImageError: the content ends early, or does not match its digest.
         """
-        wanted = self._left_bytes if size < 0 else min(size, self._left_bytes)
-        data = self._file.read(wanted)
+        count = self._left_bytes if size < 0 else min(size, self._left_bytes)
+        data = self._file.read(count)
         self._hash.update(data)
         self._left_bytes -= len(data)
-        if len(data) < wanted:
+        if len(data) < count:
             raise ImageError(f"{self._where}: {self._descriptor.digest} ends too early")
         algorithm = self._hash.name
         if not self._left_bytes and f"{algorithm}:{self._hash.hexdigest()}" != self._descriptor.digest:
@@ -164,13 +162,13 @@ class CheckedReader:
 
 
 def write_archive(layout: Path, image: Image, target: Path, *, name: str) -> None:
-    """Write an image as an oci-archive, a tar file; it appears at `target` whole or not at all, with the mode 0600.
+    """Write an image as an oci-archive, a tar file; it appears at `target` complete or not at all, with mode 0600.
 
     Args:
-        layout: where the image is.
-        image: which one, as `read_image` gave it.
+        layout: the source layout.
+        image: the image, from `read_image`.
         target: the file; an older one is replaced.
-        name: what the image is called in the archive, such as `registry.example.com/app:1.0`.
+        name: the image's name in the archive, such as `registry.example.com/app:1.0`.
 
     Raises:
         ImageError: the layout is broken, or the file cannot be written.
@@ -188,20 +186,20 @@ def write_archive(layout: Path, image: Image, target: Path, *, name: str) -> Non
 def write_layout(layout: Path, image: Image, target: Path, *, name: str) -> None:
     """Write an image as a layout directory.
 
-    A new directory appears at `target` whole or not at all. A layout that is already there keeps its other
+    A new directory appears at `target` complete or not at all. A layout that is already there keeps its other
     images; its index is replaced last, so the image is either there or not. Writers of one layout take turns.
 
     Args:
-        layout: where the image is.
-        image: which one, as `read_image` gave it.
+        layout: the source layout.
+        image: the image, from `read_image`.
         target: the directory.
-        name: what the image is called in it; an image of that name is replaced.
+        name: the image's name in it; an image of that name is replaced.
 
     Raises:
         ImageError: the source is broken, `target` is something else, or cannot be written.
     """
     if not _is_taken(target):
-        # Two writers may make the same new layout: the second one finds it made, and adds to it.
+        # Two writers may create the same layout: the second one finds it and adds to it.
         with _sole_writer(_lock_beside(target), target):
             if not _is_taken(target):
                 _make_layout(layout, image, target, name)
@@ -212,10 +210,10 @@ def write_layout(layout: Path, image: Image, target: Path, *, name: str) -> None
 
 
 def check_writable(target: Path, *, as_archive: bool) -> None:
-    """See whether an archive or a layout could be written to `target`, by making a file there and removing it.
+    """Check that an archive or a layout can be written to `target`, by creating and removing a file there.
 
     Raises:
-        ImageError: as `write_archive` and `write_layout` would.
+        ImageError: `target` cannot be written.
     """
     target = target.absolute()
     if as_archive and target.is_dir():
@@ -231,9 +229,9 @@ def check_writable(target: Path, *, as_archive: bool) -> None:
 
 
 def find_partials(target: Path) -> tuple[str, ...]:
-    """Patterns of what this process leaves, should it be killed while it writes an archive or a layout to `target`.
+    """Return glob patterns of the files left behind if this process is killed while writing to `target`.
 
-    The locks among it may be another writer's; then they are held.
+    The locks among them may belong to another writer, who then holds them.
     """
     end = f".{os.getpid()}-*.partial"
     path = target.absolute()
@@ -243,7 +241,7 @@ def find_partials(target: Path) -> tuple[str, ...]:
 
 
 def write_index(layout: Path, manifest: Descriptor) -> None:
-    """Make `layout`, which holds an image's blobs already, a layout of that one image."""
+    """Turn a directory that holds an image's blobs into a layout of that image."""
     (layout / "oci-layout").write_bytes(_VERSION_FILE)
     (layout / "index.json").write_bytes(_encode_index([manifest]))
 
@@ -286,7 +284,7 @@ def _add_image(layout: Path, image: Image, target: Path, name: str) -> None:
 
 def _read_whole(open_content: OpenContent, descriptor: Descriptor) -> bytes:
     if descriptor.size_bytes > DOCUMENT_LIMIT_BYTES:
-        raise ImageError(f"{descriptor.digest} is longer than {DOCUMENT_LIMIT_BYTES} bytes")
+        raise ImageError(f"{descriptor.digest} exceeds {DOCUMENT_LIMIT_BYTES} bytes")
     with open_content(descriptor) as blob:
         return blob.read()
 
@@ -301,7 +299,7 @@ def _choose_image(index: Index, name: str, platform: Platform | None, where: str
         raise ImageError(f"{where} has no image {name!r}" if name else f"{where} has no image", hint=hint)
     same_name = len({entry.annotations.get(REF_NAME) for entry in named}) == 1
     if not same_name or not any(entry.platform for entry in named):
-        raise ImageError(f"{where} has {len(named)} images of this name or platform", hint=hint)
+        raise ImageError(f"{where} has {len(named)} images: a name is needed to choose one", hint=hint)
     return choose_platform(named, platform, where)
 
 
@@ -328,7 +326,7 @@ def _open_plain(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _beside(target: Path, *, directory: bool = False) -> Iterator[Path]:
-    """As `write_beside`."""
+    """Do as `write_beside`, with ImageErrors."""
     try:
         with (
             reporting_full_disk(target, "make room there, or write to another directory"),

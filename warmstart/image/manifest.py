@@ -2,7 +2,7 @@
 
 Bytes in, frozen dataclasses out. The documents are untrusted: every field that is used is checked, and an
 error names the document and the field. Formats: https://github.com/opencontainers/image-spec (descriptor.md,
-manifest.md, image-index.md, config.md), and Docker's image manifest version 2, schema 2, which has the same fields.
+manifest.md, image-index.md, config.md), and Docker's image manifest version 2, schema 2, with the same fields.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MACHINES = {
 
 @dataclass(frozen=True)
 class Platform:
-    """What an image runs on, in Go's words: os `linux`, architecture `amd64`, variant such as `v7` or empty."""
+    """Platform of an image, in Go's terms: os `linux`, architecture `amd64`, variant such as `v7` or empty."""
 
     os: str
     architecture: str
@@ -49,31 +49,33 @@ class Platform:
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
     def accepts(self, other: Platform) -> bool:
-        """Whether an image for `other` is one for this platform; a variant counts where both name one."""
+        """Whether this platform runs images for `other`; variants are compared only if both have one."""
         same = (self.os, self.architecture) == (other.os, other.architecture)
         return same and (not self.variant or not other.variant or self.variant == other.variant)
 
 
 def find_host_platform() -> Platform:
-    """The platform of this machine."""
+    """Return the platform of this machine."""
     architecture, variant = _MACHINES.get(host.machine(), (host.machine(), ""))
     return Platform("linux", architecture, variant)
 
 
 def check_platform(platform: Platform, image: str) -> None:
-    """Raise ImageError unless this machine runs images for the platform; `image` is what to call the one in question.
+    """Raise ImageError unless this machine runs images for the platform; `image` is the image's name in the error.
 
-    Not even where an emulator runs them: CRIU does not dump one.
+    An emulator does not count: CRIU cannot dump one.
     """
     host_platform = find_host_platform()
     if not host_platform.accepts(platform):
-        hint = "take an image for this one, or a machine of that platform; a checkpoint restores only on its own"
-        raise ImageError(f"{image} is for {platform}, and this machine is {host_platform}", hint=hint)
+        hint = (
+            f"use an image for {host_platform}, or build on {platform}: a checkpoint restores only on its own platform"
+        )
+        raise ImageError(f"{image} is for {platform}, but this machine is {host_platform}", hint=hint)
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A piece of content: its media type, its digest (ALGORITHM:HEX), its size in bytes."""
+    """A blob's media type, digest (ALGORITHM:HEX) and size in bytes."""
 
     media_type: str
     digest: str
@@ -83,7 +85,7 @@ class Descriptor:
     artifact_type: str = ""
 
     def to_json(self) -> dict[str, object]:
-        """The descriptor as a JSON object."""
+        """Return the descriptor as a JSON object."""
         document = {
             "mediaType": self.media_type,
             "digest": self.digest,
@@ -100,7 +102,7 @@ class Descriptor:
 class Manifest:
     """The manifest of an image, or of an artifact that is attached to one.
 
-    `descriptor` is the manifest's own. `layers` are in the order in which they are applied.
+    `descriptor` is the manifest's own. `layers` are in order of application.
     """
 
     descriptor: Descriptor
@@ -112,7 +114,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """The manifest's digest, which is the image's."""
+        """The digest of the manifest and of the image."""
         return self.descriptor.digest
 
     @property
@@ -131,11 +133,11 @@ class Index:
 
 @dataclass(frozen=True)
 class Config:
-    """How an image is run.
+    """The config of an image: how it is run, and its history.
 
     `env` are (name, value) pairs in order; `exposed_ports` are as the image writes them (`8080/tcp`);
-    `created` is an RFC 3339 date and time, or empty. `history` says what made each layer; where an image does not
-    say, it may be of another length than its layers.
+    `created` is an RFC 3339 date and time, or empty. `history` has the command that made each layer; its length
+    may differ from the number of layers.
     """
 
     platform: Platform
@@ -152,12 +154,12 @@ class Config:
 
 
 def find_digest(data: bytes, algorithm: str = "sha256") -> str:
-    """The digest of `data`, as ALGORITHM:HEX."""
+    """Return the digest of `data`, as ALGORITHM:HEX."""
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
 def parse_manifest(data: bytes, descriptor: Descriptor) -> Manifest:
-    """Read the manifest that `descriptor` describes; its bytes have been checked against it.
+    """Parse the manifest of a descriptor; its bytes have been checked against it.
 
     Raises:
         ImageError: it is not a manifest of that media type.
@@ -177,7 +179,7 @@ def parse_manifest(data: bytes, descriptor: Descriptor) -> Manifest:
 
 
 def parse_index(data: bytes, media_type: str = OCI_INDEX, where: str = "index.json") -> Index:
-    """Read an image index; `where` names it in errors.
+    """Parse an image index; `where` names it in errors.
 
     Raises:
         ImageError: it is not an index of that media type.
@@ -190,7 +192,7 @@ def parse_index(data: bytes, media_type: str = OCI_INDEX, where: str = "index.js
 
 
 def parse_config(data: bytes, where: str = "config") -> Config:
-    """Read the config of an image; `where` names it in errors.
+    """Parse the config of an image; `where` names it in errors.
 
     Raises:
         ImageError: it is not one.
@@ -219,19 +221,19 @@ def parse_config(data: bytes, where: str = "config") -> Config:
 
 
 def choose_platform(manifests: Sequence[Descriptor], platform: Platform | None, where: str) -> Descriptor:
-    """The manifest that is for `platform` (this machine's when None); an only one without a platform is for any.
+    """Choose the manifest for `platform` (this machine's when None). A single one without a platform fits any.
 
     Raises:
         ImageError: there is none.
     """
-    wanted = platform or find_host_platform()
-    fitting = [entry for entry in manifests if entry.platform and wanted.accepts(entry.platform)]
-    exact = [entry for entry in fitting if entry.platform and entry.platform.variant == wanted.variant]
+    required = platform or find_host_platform()
+    fitting = [entry for entry in manifests if entry.platform and required.accepts(entry.platform)]
+    exact = [entry for entry in fitting if entry.platform and entry.platform.variant == required.variant]
     if not fitting and len(manifests) == 1 and manifests[0].platform is None:
         return manifests[0]
     if not fitting:
         there = ", ".join(sorted({repr(str(entry.platform)) for entry in manifests if entry.platform}))
-        raise ImageError(f"{where} holds no image for {wanted}", hint=f"it has: {there or 'no platform'}")
+        raise ImageError(f"{where} holds no image for {required}", hint=f"it has: {there or 'no platform'}")
     return (exact or fitting)[0]
 
 
@@ -272,19 +274,19 @@ def _read_platform(node: _Node) -> Platform:
 def _parse_document(data: bytes, where: str, media_type: str, known: Sequence[str]) -> _Node:
     if media_type not in known:
         raise ImageError(
-            f"{where} is of a type that is not understood: {media_type!r:.200}",
-            hint="convert the image, for example with skopeo copy --format oci",
+            f"{where} has an unsupported media type: {media_type!r:.200}",
+            hint="convert the image: skopeo copy --format oci",
         )
     document = _Node(_load(data, where), f"{where}:")
     inner = document.get("mediaType").text(media_type)
     if inner != media_type:
-        raise ImageError(f"{where} was announced as {media_type} and calls itself {inner!r:.200}")
+        raise ImageError(f"{where} was served as {media_type} but declares {inner!r:.200}")
     return document
 
 
 def _load(data: bytes, where: str) -> object:
     if len(data) > DOCUMENT_LIMIT_BYTES:
-        raise ImageError(f"{where} is longer than {DOCUMENT_LIMIT_BYTES} bytes")
+        raise ImageError(f"{where} exceeds {DOCUMENT_LIMIT_BYTES} bytes")
     try:
         value: object = json.loads(data.decode())
         # Half of a surrogate pair can be written in JSON, and then in no file and on no terminal.
@@ -296,14 +298,14 @@ def _load(data: bytes, where: str) -> object:
 
 @dataclass(frozen=True)
 class _Node:
-    """One value of an untrusted JSON document and where it is; null and absent are the same, as in Go."""
+    """One value of an untrusted JSON document and its path; null and absent are the same, as in Go."""
 
     value: object
     where: str
 
     def fail(self, expected: str) -> NoReturn:
         found = "nothing" if self.value is None else repr(self.value)
-        raise ImageError(f"{self.where} should be {expected}, and is {found:.80}")
+        raise ImageError(f"{self.where} must be {expected}, not {found:.80}")
 
     def members(self) -> dict[str, object]:
         if self.value is None:
@@ -319,7 +321,7 @@ class _Node:
 
     def refuse(self, name: str) -> None:
         if self.members().get(name) is not None:
-            raise ImageError(f"{self.where} it has a field that this media type has not: {name}")
+            raise ImageError(f"{self.where} unexpected field for this media type: {name}")
 
     def items(self) -> list[_Node]:
         if self.value is None:

@@ -1,4 +1,4 @@
-"""Refuse images in which a mount destination is, or is found through, a link that a restore must not follow.
+"""Refuse images with a mount destination that is, or leads through, a link that a restore must not follow.
 
 CRIU before 4.3.1 keeps mounts as the string `mnt[KEY]:VAL`, and runc and crun gave it as KEY the destination with the
 links of the image resolved. A link to a name that holds `]:` cuts the source off, and a restore then mounts a directory
@@ -12,7 +12,7 @@ the root (`SecureJoin` of https://github.com/cyphar/filepath-securejoin), and so
 - a link on the way that climbs above the root, leads to the root itself, or is one of too many;
 - a destination that is itself a link;
 - a destination that the changed files of the checkpoint move elsewhere;
-- any link on the way to what warmstart mounts.
+- any link on the way to the mounts of warmstart.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ STANDARD_MOUNTS = (
 )
 
 _CONTROL = frozenset(map(chr, (*range(32), 127)))
-_HINT = "make the directory or file itself in the image, in place of the link"
+_HINT = "replace the link in the image with a directory or file"
 # As many as Linux follows (MAXSYMLINKS).
 _MOST_LINKS = 40
 # Images have some ten thousand links. These bound what a hostile one takes of memory and time.
@@ -82,7 +82,7 @@ class Links:
         """Put a layer on top, with its whiteouts.
 
         Raises:
-            ImageError: it leads through too many links, or has more than are read here.
+            ImageError: it leads through too many links, or has too many.
         """
         layer = Links()
         layer._nodes, layer._steps = self._nodes, self._steps
@@ -92,7 +92,7 @@ class Links:
         self._nodes, self._steps = layer._nodes, layer._steps
 
     def add(self, member: Member) -> _Path:
-        """Unpack a member onto the root, as runtimes do: links on the way to it are followed.
+        """Apply a member to the root as runtimes do, following links on the way to it.
 
         Returns:
             Its path. A whiteout is not applied.
@@ -141,7 +141,7 @@ class Links:
         return node.target if node else None
 
     def _hide(self, path: _Path, kind: Kind) -> None:
-        """Forget what a member of a layer above hides: a directory hides a link, even one that is not listed."""
+        """Forget the links that a member of an upper layer hides: a directory hides a link, even an unlisted one."""
         *parents, name = path
         node = self._root
         for parent in parents:
@@ -178,7 +178,7 @@ class Links:
             node = node.below[name]
         self._nodes += len(target) // 100
         if self._nodes > _MOST_NODES:
-            raise ImageError("the image has more symbolic links than are read here")
+            raise ImageError(f"the image has too many symbolic links: more than {_MOST_NODES}")
         node.target = target
 
     def _follow(self, names: Sequence[str], path: str, followed: list[str] | None = None) -> _Path:
@@ -278,7 +278,7 @@ def check_image(links: Links, where: str) -> None:
 
 
 def check_checkpoint(links: Links, contents: Contents, where: str) -> None:
-    """Check the destinations of a checkpoint, and what its changed files make of them.
+    """Check the destinations of a checkpoint, with its changed files applied.
 
     Args:
         links: of the image that its container runs; the changed files are added.
@@ -316,7 +316,7 @@ def _check(links: Links, destinations: Iterable[str], where: str) -> dict[str, s
         named = f"{where}: the mount destination {quoted(destination)}"
         for link in (*followed, resolved):
             if "]:" in link or not _CONTROL.isdisjoint(link):
-                raise ImageError(f"{named} leads through {quoted(link)}, a name with ]: or a control character")
+                raise ImageError(f"{named} leads through {quoted(link)}: the name holds ]: or a control character")
         if resolved == "/" and destination != "/":
             raise ImageError(f"{named} leads through a link to the root: {', '.join(followed)}", hint=_HINT)
         if links.is_link(destination) or (followed and destination.startswith(f"/{DIRECTORY}")):

@@ -1,4 +1,4 @@
-"""Reads an image where it is: in a registry, in a layout, or in an oci-archive. Only what is read is fetched."""
+"""Read an image in place: in a registry, a layout or an oci-archive. Content is fetched as it is read."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _BUFFER_BYTES = 1 << 20
 #: The most that a layer may hold when decompressed, whatever its compressed size: a zstd frame can be 30,000 times
 #: smaller than its content. The largest layers of real images hold model weights of some ten GiB.
 LAYER_LIMIT_BYTES = 64 << 30
-# What zstd's own decoder takes without being told otherwise, and more than `zstd --ultra` uses without --long.
+# The default limit of zstd's decoder, and more than `zstd --ultra` uses without --long.
 _WINDOW_LIMIT_BYTES = 128 << 20
 _MEMBERS_LIMIT = 100_000
 
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """An image that can be read; `open_content` opens what its manifest lists."""
+    """An open image; `open_content` opens the blobs of its manifest."""
 
     image: Image
     open_content: OpenContent
 
     @contextmanager
     def open_layer(self, layer: Descriptor) -> Iterator[Readable]:
-        """Open the tar of a layer, which is decompressed as it is read.
+        """Open the tar of a layer and decompress it as it is read.
 
         The compression is detected from the content, as runtimes do. When the block ends without an error, the rest is
-        read too, and the layer was checked against its digest and its diff id. Use what was read from it only then.
+        read too and the layer is checked against its digest and diff id. Do not use its content before that.
 
         Raises:
             ImageError: it is missing, cannot be decompressed, or does not match its digests; also while reading.
@@ -76,7 +76,7 @@ def open_image(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) -> It
         access: registries without TLS, and the file of credentials.
 
     Raises:
-        ImageError: it is broken, not there, or in a place that is not read here.
+        ImageError: it is broken, not there, or has a transport that is not supported here.
         RegistryError: the registry refused, or could not be reached.
     """
     if source.kind is Transport.REGISTRY and source.reference:
@@ -123,14 +123,14 @@ def _open_archive(path: Path) -> Iterator[_OciArchive]:
 
 
 class _OciArchive:
-    """A layout in a tar, read where it lies."""
+    """A layout in a tar, read in place."""
 
     def __init__(self, tar: Span, members: Mapping[str, Member]) -> None:
         self._tar = tar
         self._members = members
 
     def read_image(self, name: str) -> Image:
-        """As `warmstart.image.layout.read_image`."""
+        """See `warmstart.image.layout.read_image`."""
         where = self._tar.label
         if "oci-layout" not in self._members:
             raise ImageError(f"{where} is not an oci-archive: it has no member oci-layout")
@@ -139,12 +139,11 @@ class _OciArchive:
 
     @contextmanager
     def open_blob(self, descriptor: Descriptor) -> Iterator[CheckedReader]:
-        """As `warmstart.image.layout.open_blob`."""
+        """See `warmstart.image.layout.open_blob`."""
         file = self._open(f"blobs/{descriptor.digest.replace(':', '/')}")
         if file.size_bytes != descriptor.size_bytes:
             raise ImageError(
-                f"{self._tar.label}: {descriptor.digest} has {file.size_bytes} bytes"
-                f" and should have {descriptor.size_bytes}"
+                f"{self._tar.label}: {descriptor.digest} has {file.size_bytes} bytes, expected {descriptor.size_bytes}"
             )
         yield CheckedReader(file, descriptor, self._tar.label)
 
@@ -169,7 +168,7 @@ class _MemberFile:
 
 
 class _Layer:
-    """The tar of a layer, out of its compressed blob."""
+    """The tar of a layer, decompressed from its blob."""
 
     def __init__(self, blob: CheckedReader, label: str, diff_id: str) -> None:
         self._packed = BufferedReader(_Raw(blob), _BUFFER_BYTES)
@@ -192,15 +191,15 @@ class _Layer:
             raise ImageError(f"{self._label} cannot be decompressed: {error}") from error
         self._left_bytes -= len(data)
         if self._left_bytes < 0:
-            raise ImageError(f"{self._label} is larger than {LAYER_LIMIT_BYTES >> 30} GiB when decompressed")
+            raise ImageError(f"{self._label} exceeds {LAYER_LIMIT_BYTES >> 30} GiB when decompressed")
         self._hash.update(data)
         return data
 
     def finish(self) -> None:
-        """Read what is left, and check the digests."""
+        """Read the rest and check the digests."""
         while self.read(_BUFFER_BYTES):
             pass
-        while self._packed.read(_BUFFER_BYTES):  # what follows the end of the compressed data
+        while self._packed.read(_BUFFER_BYTES):  # trailing data
             pass
         found = f"sha256:{self._hash.hexdigest()}"
         if self._diff_id and found != self._diff_id:
@@ -210,7 +209,7 @@ class _Layer:
 
 
 class _Raw(RawIOBase):
-    """What Python's decompressors read from."""
+    """A raw stream for Python's decompressors."""
 
     def __init__(self, blob: CheckedReader) -> None:
         self._blob = blob

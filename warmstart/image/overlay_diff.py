@@ -1,8 +1,8 @@
-"""What a container has changed in its root file system, as a layer of an image.
+"""Convert the changes in a container's root filesystem to an image layer.
 
-An overlay file system keeps that in its upper directory, and marks what was removed: a character device 0:0 stands for
-a file that is no more, an attribute `trusted.overlay.opaque` for a directory of which nothing below shows. In a layer
-both are files of certain names. Sources: Documentation/filesystems/overlayfs.rst of the kernel, and layer.md of
+overlayfs keeps changes in its upper directory and marks removals: a character device 0:0 stands for a removed file, the
+attribute `trusted.overlay.opaque` for a directory that hides the lower ones. In a layer both are files with special
+names. Sources: Documentation/filesystems/overlayfs.rst of the kernel, and layer.md of
 https://github.com/opencontainers/image-spec.
 """
 
@@ -19,17 +19,17 @@ from warmstart.image.tree_tar import Entry, TreeTar, open_entry, walk
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _OPAQUE = "trusted.overlay.opaque"
-# What the kernel only writes where it is told to make overlays with these features.
+# Written by the kernel only if these overlayfs features are enabled.
 _FOREIGN = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Where a container's changes are.
+    """Location of a container's changes.
 
     Attributes:
-        upper: the upper directory of its root file system.
-        mounts: where other file systems are mounted in it, without leading slashes.
+        upper: the upper directory of its root filesystem.
+        mounts: mount points inside it, without leading slashes.
     """
 
     upper: Path
@@ -37,14 +37,14 @@ class Changes:
 
 
 def find_changes(mountinfo: str, root: str = "/") -> Changes | None:
-    """Find them by a /proc/PID/mountinfo; None where the container's root is read-only.
+    """Find the changes from a /proc/PID/mountinfo; None if the container's root is read-only.
 
-    The process must be one that the container has no power over: who can make a mount namespace can also make mounts in
+    The process must be out of the container's control: whoever can make a mount namespace can also make mounts in
     it that look like a container's root, with an upper directory of any name.
 
     Args:
-        mountinfo: the text.
-        root: where that process sees the container's root file system.
+        mountinfo: its text.
+        root: the container's root filesystem as that process sees it.
 
     Raises:
         ImageError: the root is not an overlay.
@@ -69,10 +69,10 @@ def _plain(text: str) -> str:
 
 
 def add_changes(tar: TreeTar, changes: Changes, left_out: Collection[str]) -> int:
-    """Add all that was changed, but for what is at or below one of the paths `left_out`, and where mounts are.
+    """Add all changes, except those at or below the paths `left_out` and the mount points.
 
     Returns:
-        The bytes of the files.
+        The size of the files in bytes.
 
     Raises:
         ImageError: the overlay has features that a layer cannot express, or something in it changed meanwhile.
@@ -95,5 +95,5 @@ def add_changes(tar: TreeTar, changes: Changes, left_out: Collection[str]) -> in
 def _is_opaque(directory: Entry, name: str) -> bool:
     attributes = directory.read_attributes()
     if found := [each for each in _FOREIGN if each in attributes]:
-        raise ImageError(f"{name}: an overlay with {found[0]} cannot be made a layer")
+        raise ImageError(f"{name}: cannot convert to a layer: overlayfs uses {found[0]}")
     return attributes.get(_OPAQUE) == b"y"

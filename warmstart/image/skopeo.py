@@ -12,8 +12,8 @@ from warmstart.core import process
 from warmstart.core.errors import ImageError
 
 COPY_S = 3600.0
-# For what warmstart itself has made or has let in under the machine's own policy: one that accepts signed images alone,
-# or none, would reject a layout in our workspace. It accepts layouts, and skopeo is given the one that we name.
+# For layouts that warmstart made or accepted under the machine's own policy, since a policy that requires signatures
+# would reject a layout in our workspace. This one accepts layouts only.
 OWN_LAYOUT_POLICY = {
     "default": [{"type": "reject"}],
     "transports": {"oci": {"": [{"type": "insecureAcceptAnything"}]}},
@@ -22,11 +22,11 @@ REJECTED = "Source image rejected"
 
 
 class Place(Protocol):
-    """Where programs are run; `warmstart.node.session.Session` is one."""
+    """Runner of programs, such as `warmstart.node.session.Session`."""
 
     @property
     def workspace(self) -> Path:
-        """A directory that programs see at the same path as we do."""
+        """Directory at the same path inside and outside."""
         ...
 
     def stream(
@@ -37,7 +37,7 @@ class Place(Protocol):
         timeout_s: float,
         host_network: bool = False,
     ) -> None:
-        """Run a program to its end, and tell of each line that it writes."""
+        """Run a program to its end, and call `on_line` with each output line."""
         ...
 
 
@@ -63,18 +63,18 @@ def copy_image(
 
     Args:
         place: where skopeo runs.
-        source: as in containers-transports(5).
-        destination: likewise.
-        access: for a source that is a registry.
-        zstd: compress layers that are not compressed where they come from; gzip is what skopeo would take.
-        own_layout: the source is a layout of our own, for which the machine's policy for images does not hold.
-        on_line: is told of each blob.
+        source: image name as in containers-transports(5).
+        destination: same format.
+        access: registry access of the source.
+        zstd: compress uncompressed layers with zstd instead of gzip.
+        own_layout: whether the source is our own layout, exempt from the machine's image policy.
+        on_line: callback for each output line.
 
     Returns:
-        The digest of the manifest that was written.
+        The digest of the written manifest.
 
     Raises:
-        ImageError: it could not be done; the message is the registry's or the file's.
+        ImageError: the copy failed; the message is skopeo's.
     """
     digest_file = place.workspace / "digest"
     options = ["--digestfile", str(digest_file), *_access_options(access, "src-")]
@@ -89,11 +89,11 @@ def copy_image(
     return digest_file.read_text().strip()
 
 
-def find_image(place: Place, source: str, *, access: SkopeoAccess = SkopeoAccess()) -> str:
-    """The digest of the manifest, or of the index, that the name of an image stands for now; arguments as above.
+def find_image(place: Place, source: str, *, access: Access = Access()) -> str:
+    """Return the digest that an image name refers to now, of a manifest or an index; arguments as for `copy_image`.
 
     Raises:
-        ImageError: there is no such image, or it may not be had.
+        ImageError: there is no such image, or access is denied.
     """
     lines: list[str] = []
     command = ["skopeo", "inspect", "--no-tags", "--format", "{{.Digest}}", *_access_options(access, ""), source]
@@ -111,8 +111,12 @@ def _get(place: Place, command: Sequence[str], source: str, on_line: Callable[[s
         place.stream(command, on_line=on_line, timeout_s=COPY_S, host_network=True)
     except process.ProgramError as failure:
         message = _last_message(failure.stderr)
-        hint = "this machine's policy.json decides: see containers-policy.json(5)" if REJECTED in message else ""
-        raise ImageError(f"could not get the image {source}: {message}", hint=hint) from failure
+        hint = (
+            "allow the image in /etc/containers/policy.json: see containers-policy.json(5)"
+            if REJECTED in message
+            else ""
+        )
+        raise ImageError(f"cannot copy image {source}: {message}", hint=hint) from failure
 
 
 def _last_message(output: str) -> str:

@@ -1,12 +1,11 @@
-"""Layers of directory trees, with owners, links and times as they are.
+"""Make layers from directory trees, with owners, links and times.
 
-What gives privileges is left behind: setuid and setgid bits, file capabilities, device nodes. So are sockets, which no
-tar can hold. Extended attributes are written as containers/storage and containerd read them, in records
+Privileges are dropped: setuid and setgid bits, file capabilities, device nodes. So are sockets, since no tar can hold
+them. Extended attributes are written as containers/storage and containerd read them, in records
 `SCHILY.xattr.NAME` (pax_headers(5) of star).
 
-A tree may be the work of somebody who wants a file of this machine in the layer, or one of the layer's files to be
-another one by the time it is read. So each name is looked up once, in the directory that it was listed in, and no link
-is followed; all that is then asked and read is of what was found.
+The tree is untrusted: its owner may try to get a file of this machine into the layer, or swap a file before it is read.
+So each name is looked up once, in its open directory, without following links. All later reads use that descriptor.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ _MOST_LEVELS = 250
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of any kind that was looked up, and cannot become another one.
+    """A file of any kind, pinned by a descriptor.
 
     Attributes:
-        fd: opened with O_PATH: it is known, and nothing was done with it.
-        status: when it was looked up.
+        fd: descriptor opened with O_PATH.
+        status: its status at that time.
     """
 
     fd: int
@@ -44,22 +43,22 @@ class Entry:
 
     @property
     def kind(self) -> int:
-        """As from stat.S_IFMT."""
+        """File type as from stat.S_IFMT."""
         return stat.S_IFMT(self.status.st_mode)
 
     @property
     def path(self) -> str:
-        """A path that leads to this very file, and not on where it is a symbolic link."""
+        """A path to exactly this file; a symbolic link is not followed."""
         return f"/proc/self/fd/{self.fd}"
 
     def read_attributes(self) -> dict[str, bytes]:
-        """Its extended attributes."""
+        """Return its extended attributes."""
         return {name: os.getxattr(self.path, name) for name in os.listxattr(self.path)}
 
 
 @contextmanager
 def open_entry(name: str | Path, directory: int | None = None) -> Iterator[Entry]:
-    """Look up a name, in an open directory if one is given."""
+    """Look up a name, relative to an open directory if given."""
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         yield Entry(fd, os.fstat(fd))
@@ -68,20 +67,20 @@ def open_entry(name: str | Path, directory: int | None = None) -> Iterator[Entry
 
 
 def walk(directory: Entry, name: str, skipped: Collection[str] = (), level: int = 0) -> Iterator[tuple[Entry, str]]:
-    """All that is in a directory, parents first, each with its path; it is closed when the next one is asked for.
+    """Yield each entry below a directory with its path, parents first. It is closed when the next one is requested.
 
     Args:
-        directory: where to begin; not part of what is found.
+        directory: the start, not yielded itself.
         name: its path.
-        skipped: paths of what to leave out, with all that is in it.
-        level: how deep it lies.
+        skipped: paths to leave out, with everything below.
+        level: depth of the directory.
 
     Raises:
-        ImageError: it is too deep.
+        ImageError: directories are nested too deep.
     """
     if level > _MOST_LEVELS:
         raise ImageError(f"cannot make a layer: directories are nested more than {_MOST_LEVELS} deep: {name[:100]}...")
-    # Of a descriptor opened with O_PATH nothing can be listed; its path has no link that anybody could have made.
+    # An O_PATH descriptor cannot be listed, but its /proc path is safe from links.
     for inner in sorted(os.listdir(directory.path)):  # noqa: PTH208
         path = f"{name}/{inner}".lstrip("/")
         if path in skipped:
@@ -93,26 +92,26 @@ def walk(directory: Entry, name: str, skipped: Collection[str] = (), level: int 
 
 
 class TreeTar:
-    """A tar that is written entry by entry."""
+    """A tar, written entry by entry."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
         self._seen: dict[tuple[int, int], str] = {}
 
     def make_directory(self, name: str) -> None:
-        """Add a directory of root's that all may read, without a time."""
+        """Add a world-readable directory owned by root, without a time."""
         entry = tarfile.TarInfo(f"{name}/")
         entry.type, entry.mode = tarfile.DIRTYPE, 0o755
         self._tar.addfile(entry)
 
     def make_empty(self, name: str) -> None:
-        """Add an empty file of root's, without a time."""
+        """Add an empty file owned by root, without a time."""
         entry = tarfile.TarInfo(name)
         entry.mode = 0o644
         self._tar.addfile(entry)
 
     def copy_program(self, path: Path, name: str) -> None:
-        """Add a file with its content and whether it can be run, and nothing else of what it is."""
+        """Add a file with its content and executable bit only."""
         entry = tarfile.TarInfo(name)
         status = path.stat()
         entry.mode, entry.size = 0o755 if status.st_mode & 0o111 else 0o644, status.st_size
@@ -120,10 +119,10 @@ class TreeTar:
             self._tar.addfile(entry, content)
 
     def add(self, found: Entry, name: str) -> None:
-        """Add a file, link, FIFO or directory as it is; a directory without what is in it.
+        """Add a file, link, FIFO or directory; a directory without its content.
 
         Raises:
-            ImageError: it changed meanwhile.
+            ImageError: it changed while it was read.
         """
         types = {
             stat.S_IFLNK: tarfile.SYMTYPE,
@@ -154,7 +153,7 @@ class TreeTar:
     def _add_content(self, found: Entry, entry: tarfile.TarInfo) -> None:
         entry.size = found.status.st_size
         changed = ImageError(f"cannot make a layer: {entry.name} changed while it was read")
-        # By its path it is opened again, for reading: that this is the file which was looked up cannot change.
+        # Reopen the pinned file for reading through its /proc path.
         with open(os.open(found.path, os.O_RDONLY | os.O_CLOEXEC), "rb") as content:  # noqa: PTH123
             try:
                 self._tar.addfile(entry, content)
@@ -166,14 +165,14 @@ class TreeTar:
                 raise changed
 
     def add_all(self, directory: Entry, name: str) -> None:
-        """Add a directory and all that is in it."""
+        """Add a directory and everything below."""
         self.add(directory, name)
         for entry, path in walk(directory, name):
             self.add(entry, path)
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:
-    """What differs where a file was written to."""
+    """Return the fields that change when a file is written to."""
     return (stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -187,8 +186,8 @@ def _describe_attributes(found: Entry) -> dict[str, str]:
 
 @contextmanager
 def open_tree(writer: LayerWriter) -> Iterator[TreeTar]:
-    """Write the tar of a layer, entry by entry."""
-    # Of a file, writing a stream takes only `write`.
+    """Open the tar of a layer for writing entry by entry."""
+    # A stream needs only `write`.
     target = cast(BinaryIO, writer)
     with tarfile.open(
         fileobj=target, mode="w|", bufsize=_CHUNK_BYTES, format=tarfile.PAX_FORMAT, encoding="utf-8"

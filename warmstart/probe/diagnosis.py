@@ -1,4 +1,4 @@
-"""Why a container is not what it should be: how it ended, and the end of its log."""
+"""Diagnose a failed container: its exit status and the end of its log."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _POLL_S = 0.2
 
 
 def settle_state(target: Target) -> State:
-    """The container's state, asked for again a little later when it seems to run.
+    """Return the container's state, polling briefly while it seems to run.
 
-    The connections of a container that dies are gone some time before the runtime knows of its end.
+    A dying container's connections close before the runtime notices its exit.
     """
     for _ in range(_POLLS):
         if (state := target.state()).exited:
@@ -26,7 +26,7 @@ def settle_state(target: Target) -> State:
 
 
 def describe_end(state: State) -> str:
-    """How a container ended, such as `exit code 137 (OOMKilled)` or `exit code 139 (SIGSEGV)`."""
+    """Describe a container's exit, such as `exit code 137 (OOMKilled)` or `exit code 139 (SIGSEGV)`."""
     code = state.exit_code or 0
     reason = "" if state.reason in ("Error", "Completed") else state.reason
     if not reason and code > 128 and code - 128 in set(signal.Signals):
@@ -34,21 +34,21 @@ def describe_end(state: State) -> str:
     return f"exit code {code}" + (f" ({reason})" if reason else "")
 
 
-def suggest_cure(state: State) -> str:
-    """What the user can do about a container that ended so."""
+def suggest_fix(state: State) -> str:
+    """Suggest a fix for a container that exited like this."""
     if state.reason == "OOMKilled":
         return "raise container.resources.limits.memory"
     if state.exit_code == 0:
-        return "its command must go on running: a checkpoint can be taken only of a container that runs"
+        return "use a command that keeps running: only a running container can be checkpointed"
     if state.exit_code in (126, 127):
-        return "its command could not be executed: compare container.command with what the image holds"
-    return "the end of its log should say why"
+        return "check that the program in container.command exists in the image and is executable"
+    return "check the end of the container's log"
 
 
 def read_log_end(target: Target) -> list[str]:
-    """The end of the container's log, below a heading; for the details of an error, which it never hides."""
+    """Return the end of the container's log with a heading, for an error's details. Never raises a WarmstartError."""
     try:
         lines = target.log_tail(_LOG_LINES)
     except WarmstartError as error:
-        return [f"its log could not be read: {error.brief}"]
+        return [f"cannot read its log: {error.brief}"]
     return ["the end of its log:", *(f"  {line}" for line in lines)] if lines else ["its log is empty"]

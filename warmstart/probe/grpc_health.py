@@ -1,4 +1,4 @@
-"""The gRPC health check as the kubelet does it, without TLS.
+"""Run the gRPC health check as the kubelet does, without TLS.
 
 Source: pkg/probe/grpc/grpc.go of kubernetes/kubernetes.
 """
@@ -30,7 +30,7 @@ def check_grpc_health(target: Target, action: Grpc, limit: TimeLimit) -> Outcome
     """Call grpc.health.v1.Health/Check once; the status SERVING is a success.
 
     Raises:
-        OSError: there was no connection, or `limit` is over.
+        OSError: the connection failed, or `limit` expired.
     """
     request = HealthCheckRequest(service=action.service)
     host = f"[{target.address}]" if ":" in target.address else target.address
@@ -63,9 +63,9 @@ def _explain(error: grpc.RpcError, limit: TimeLimit) -> str:
 
 @contextmanager
 def _local_end(remote: socket.socket, limit: TimeLimit) -> Iterator[Path]:
-    """A Unix socket whose first connection is joined to `remote`.
+    """Make a Unix socket that forwards its first connection to `remote`.
 
-    grpcio opens its connections itself, but the container is reached only through those its engine opens.
+    grpcio opens its own connections, but only the engine can connect to the container.
     """
     remote.settimeout(limit.remaining_s())
     with (
@@ -73,7 +73,7 @@ def _local_end(remote: socket.socket, limit: TimeLimit) -> Iterator[Path]:
         _opened(directory) as descriptor,
         socket.socket(socket.AF_UNIX) as listener,
     ):
-        # However long the directory's own path is, a socket's must be short (unix(7)).
+        # A socket path must be short (unix(7)), and the directory's may be long.
         path = Path(f"/proc/self/fd/{descriptor}/grpc")
         listener.bind(str(path))
         listener.listen(1)

@@ -1,7 +1,6 @@
-"""HTTP GET as the kubelet does it.
+"""Make an HTTP GET as the kubelet does.
 
-Source: pkg/probe/http/http.go and request.go of kubernetes/kubernetes, and Go's net/http for what these leave
-to it.
+Source: pkg/probe/http/http.go and request.go of kubernetes/kubernetes, and Go's net/http underneath.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _MAX_REQUESTS = 10
 _SHOWN_CHARS = 200
 _CLOSE_GRACE_S = 1.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# All that a URL may contain unescaped (RFC 3986), and the percent sign of what is escaped already.
+# Characters that a URL may contain unescaped (RFC 3986), and the percent sign of existing escapes.
 _URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=~"
 # Headers that decide how the message is framed are ours; Host has its own rules.
 _OWN_HEADERS = frozenset({"host", "connection", "content-length", "transfer-encoding"})
@@ -40,13 +39,13 @@ def http_get(target: Target, action: HttpGet, limit: TimeLimit, *, drain: bool =
 
     Args:
         target: the container.
-        action: what to request.
-        limit: bounds the whole of it, redirects included.
+        action: the request.
+        limit: time limit, redirects included.
         drain: read all of the body, not only its first 10 KiB, and wait (a second at most) until the server has
             closed its end too, so that no socket of this connection is left in the container.
 
     Raises:
-        OSError, http.client.HTTPException, ValueError: there was no answer, or none that is HTTP.
+        OSError, http.client.HTTPException, ValueError: there was no answer, or it was not HTTP.
     """
     url = request_url(target, action)
     override = next((value for name, value in action.headers if name.lower() == "host"), "")
@@ -58,7 +57,7 @@ def http_get(target: Target, action: HttpGet, limit: TimeLimit, *, drain: bool =
         following = urljoin(url, answer.location)
         if urlsplit(following).hostname != urlsplit(url).hostname:
             return answer.outcome
-        # Go keeps an overridden Host only where the redirect is relative.
+        # Go keeps an overridden Host only if the redirect is relative.
         relative = not urlsplit(answer.location).scheme
         host = override if override and relative else urlsplit(following).netloc
         url = following
@@ -66,7 +65,7 @@ def http_get(target: Target, action: HttpGet, limit: TimeLimit, *, drain: bool =
 
 
 def request_url(target: Target, action: HttpGet) -> str:
-    """The URL that the action requests first, percent-encoded, without a fragment."""
+    """Return the action's first URL, percent-encoded, without a fragment."""
     host = action.host or target.address
     netloc = f"[{host}]:{action.port}" if ":" in host else f"{host}:{action.port}"
     parts = urlsplit(quote("/" + action.path.removeprefix("/"), safe=_URL_CHARACTERS))
@@ -75,14 +74,14 @@ def request_url(target: Target, action: HttpGet) -> str:
 
 @dataclass(frozen=True)
 class _Answer:
-    """One response. `location` is where it redirects to, percent-encoded, or empty."""
+    """One response. `location` is the redirect target, percent-encoded, or empty."""
 
     outcome: Outcome
     location: str
 
 
 class _LimitedSocket:
-    """As much of a socket as http.client uses, under one time limit."""
+    """The part of a socket that http.client uses, under one time limit."""
 
     def __init__(self, sock: socket.socket, limit: TimeLimit) -> None:
         self._sock = sock
@@ -96,7 +95,7 @@ class _LimitedSocket:
         return io.BufferedReader(LimitedReader(self._sock, self._limit))
 
     def close(self) -> None:
-        """Whoever opened the connection closes it."""
+        """Do nothing: the opener of the connection closes it."""
 
 
 def _request(target: Target, action: HttpGet, url: SplitResult, host: str, limit: TimeLimit, *, drain: bool) -> _Answer:
@@ -109,7 +108,7 @@ def _request(target: Target, action: HttpGet, url: SplitResult, host: str, limit
         if drain:
             _await_close(sock)
     location = response.getheader("Location", "") if response.status in _REDIRECTS else ""
-    # http.client decodes headers as Latin-1; what servers put there unescaped is UTF-8.
+    # http.client decodes headers as Latin-1, but servers send UTF-8.
     location = quote(location.encode("latin-1"), safe=_URL_CHARACTERS)
     outcome = Outcome(ok=200 <= response.status < 400, seen=f"HTTP {response.status}" + _shown(body))
     return _Answer(outcome, location)

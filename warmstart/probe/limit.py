@@ -1,4 +1,4 @@
-"""What every action shares: its outcome, its time limit, and the way it connects."""
+"""Outcome, time limit and connections of actions."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from warmstart.engine.target import Target
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# How long a read may go on before it looks whether it has been cancelled.
+# Interval at which a read checks for cancellation.
 _CANCEL_CHECK_S = 0.1
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one go of an action.
+    """The outcome of one attempt of an action.
 
     Attributes:
         ok: whether it counts as a success.
-        seen: what the container answered, in one line, such as `HTTP 503: {"status":"DOWN"}`.
+        seen: the container's answer in one line, such as `HTTP 503: {"status":"DOWN"}`.
     """
 
     ok: bool
     seen: str
 
 
-class Cancelled(Exception):  # noqa: N818  # nothing went wrong: the caller wants no more of it
-    """The caller gave up the action before it ended."""
+class Cancelled(Exception):  # noqa: N818  # not a failure: the caller cancelled
+    """The caller cancelled the action."""
 
 
 class TimeLimit:
-    """How long one go of an action may take, counted from the making of this object.
+    """The time limit of one attempt of an action, starting when the object is created.
 
     Args:
-        total_s: the limit for all of it.
-        connect_s: a shorter limit for each connection; connections to a container that is being restored hang
-            where others would be refused.
-        cancel: ends a go that is waiting for an answer when it is set.
+        total_s: the total limit.
+        connect_s: a shorter limit for each connection, since connections to a container during its restore hang
+            instead of being refused.
+        cancel: event that cancels a waiting attempt.
     """
 
     def __init__(self, total_s: float, *, connect_s: float = math.inf, cancel: threading.Event | None = None) -> None:
@@ -53,11 +53,11 @@ class TimeLimit:
         self._cancel = cancel
 
     def remaining_s(self) -> float:
-        """Seconds that are left, more than none.
+        """Return the seconds left, always more than 0.
 
         Raises:
-            TimeoutError: none are left.
-            Cancelled: the caller gave up.
+            TimeoutError: no time is left.
+            Cancelled: the caller cancelled.
         """
         if self._cancel is not None and self._cancel.is_set():
             raise Cancelled
@@ -80,9 +80,9 @@ class TimeLimit:
 
 
 class LimitedReader(io.RawIOBase):
-    """Reads a socket so that all reads together keep within one time limit.
+    """Reads a socket under one time limit for all reads together.
 
-    A socket's own time-out starts anew with each read: a server that sends a byte a second never exceeds it.
+    A socket's own timeout restarts with each read: a server that sends a byte a second never exceeds it.
     """
 
     def __init__(self, sock: socket, limit: TimeLimit) -> None:
@@ -90,11 +90,11 @@ class LimitedReader(io.RawIOBase):
         self._limit = limit
 
     def readable(self) -> bool:
-        """It is for reading only."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill `buffer` with what has arrived; 0 at the end. Raises what `TimeLimit.remaining_s` raises."""
+        """Fill `buffer` with received data; 0 at the end. Raises like `TimeLimit.remaining_s`."""
         while True:
             self._sock.settimeout(min(self._limit.remaining_s(), _CANCEL_CHECK_S))
             try:

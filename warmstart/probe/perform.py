@@ -1,4 +1,4 @@
-"""Any action, once: whatever goes wrong with it becomes its outcome."""
+"""Perform any action once; failures become its outcome."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _SHOWN_LINES = 3
 
 
 def perform(target: Target, action: Action, limit: TimeLimit, *, drain: bool = False) -> Outcome:
-    """Carry out an action once, and say what the container answered.
+    """Perform an action once and return the container's answer.
 
     Args:
         target: the container.
-        action: what to do.
-        limit: how long it may take; to exceed it is a failure.
+        action: the action.
+        limit: time limit; exceeding it is a failure.
         drain: for HTTP, see `warmstart.probe.http_get.http_get`.
 
     Raises:
-        Cancelled: the caller gave it up.
+        Cancelled: the caller cancelled.
     """
     try:
         return _carry_out(target, action, limit, drain=drain)
@@ -37,7 +37,7 @@ def perform(target: Target, action: Action, limit: TimeLimit, *, drain: bool = F
 
 
 def describe(target: Target, action: Action) -> str:
-    """The action in one line, such as `httpGet http://10.88.0.7:8080/ready`."""
+    """Describe the action in one line, such as `httpGet http://10.88.0.7:8080/ready`."""
     match action:
         case HttpGet():
             return f"httpGet {request_url(target, action)}"
@@ -76,11 +76,11 @@ def _explain(error: Exception) -> str:
         case ConnectionRefusedError():
             return "connection refused"
         case http.client.RemoteDisconnected():
-            return "the connection was closed without an answer"
+            return "connection closed without an answer"
         case http.client.BadStatusLine():
-            return f"not an HTTP answer: {str(error)[:80]!r}"
+            return f"not an HTTP response: {str(error)[:80]!r}"
         case http.client.IncompleteRead():
-            return "the answer broke off before its end"
+            return "the answer ended early"
         case ssl.SSLError():
             return f"TLS: {error.reason or error}"
         case OSError() if error.strerror:

@@ -1,8 +1,8 @@
-"""Readiness, as the kubelet finds it.
+"""Wait for readiness as the kubelet does.
 
-Source: pkg/kubelet/prober/worker.go of kubernetes/kubernetes. What differs: in a cluster a container whose readiness
-probe fails is left alone for ever; a build must end, so that here failureThreshold failures end it for either
-probe. The recipe's readiness probe is thereby its time budget: failureThreshold × periodSeconds.
+Source: pkg/kubelet/prober/worker.go of kubernetes/kubernetes. One difference: in a cluster a failing
+readiness probe never ends a container. A build must end, so here failureThreshold failures of either probe end it.
+The recipe's readiness probe is thus its time budget: failureThreshold × periodSeconds.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from typing import Protocol
 
 from warmstart.core.errors import AppError
 from warmstart.engine.target import Target
-from warmstart.probe.diagnosis import describe_end, read_log_end, suggest_cure
+from warmstart.probe.diagnosis import describe_end, read_log_end, suggest_fix
 from warmstart.probe.limit import TimeLimit
 from warmstart.probe.perform import describe, perform
 from warmstart.recipe.model import Container, Probe
 
 log = logging.getLogger(__name__)
 
-# How often the runtime is asked whether the container still runs.
+# Interval of checks that the container still runs.
 _STATE_PERIOD_S = 0.25
-# CRIU drops the packets of a container that it is restoring. The kernel sends the next SYN only after a second;
-# a new connection sends one at once.
+# CRIU drops a container's packets during its restore. The kernel resends a SYN only after a second; a new
+# connection sends one at once.
 _RESTORING_CONNECT_S = 0.02
 
 
 class Clock(Protocol):
-    """The passing of time; the module `time` is one."""
+    """A clock; the module `time` is one."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment."""
+        """Return the seconds since an arbitrary moment."""
         ...
 
     def sleep(self, seconds: float, /) -> None:
-        """Let time pass."""
+        """Sleep."""
         ...
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """A container that became ready: how many seconds after its start, and at which attempt."""
+    """Seconds and attempts until a container was ready."""
 
     elapsed_s: float
     attempts: int
@@ -68,10 +68,10 @@ def wait_ready(
         startup: its startup probe.
         readiness: its readiness probe.
         started: the clock's reading when the container started, from which initial delays count; None means now.
-        clock: what to wait by.
+        clock: the clock.
 
     Raises:
-        AppError: the container ended, or one of the probes failed as often as its failure threshold says.
+        AppError: the container exited, or a probe reached its failure threshold.
     """
     wait = _Wait(target, clock, clock.monotonic() if started is None else started)
     wait.check_runs()
@@ -85,17 +85,17 @@ def wait_ready(
 def wait_first_success(target: Target, probe: Probe, *, limit_s: float, interval_s: float = 0.01) -> Readiness:
     """Measure how long it takes until a probe succeeds for the first time, to about `interval_s`.
 
-    For measuring cold starts and restores, where the probe's own period is too coarse. Of the probe only its action
-    and its time-out count. A connection to a container that is being restored may hang: it is soon given up and
-    made anew.
+    For measuring cold starts and restores, where the probe's own period is too coarse. Only the probe's action and
+    timeout count. A connection to a container during its restore may hang, so it is soon dropped and opened
+    again.
 
     Raises:
-        AppError: the container ended, or the probe had not succeeded after `limit_s`.
+        AppError: the container exited, or the probe did not succeed within `limit_s`.
     """
     wait = _Wait(target, time, time.monotonic())
     while not wait.attempt("readiness", probe, connect_s=_RESTORING_CONNECT_S):
         if wait.elapsed_s() >= limit_s:
-            raise wait.give_up(f"within {limit_s:g} s", "compare the last answer of the probe with the container's log")
+            raise wait.give_up(f"within {limit_s:g} s", "check the last probe result and the container's log")
         wait.sleep_until(wait.now() + interval_s)
     return wait.readiness()
 
@@ -108,16 +108,16 @@ def _await_probe(wait: _Wait, kind: str, probe: Probe) -> None:
         if wait.attempt(kind, probe):
             successes += 1
         else:
-            # Counted in all, not in a row: a probe that goes up and down must come to an end too.
+            # Counted in total, not in a row: a flapping probe must end too.
             successes, failures = 0, failures + 1
         if failures >= probe.failure_threshold:
-            cure = f"if it only needs longer, raise failureThreshold of container.{kind}Probe"
-            raise wait.give_up(f"after {failures} failures of its {kind} probe", cure)
+            hint = f"if the application needs more time, raise failureThreshold in container.{kind}Probe"
+            raise wait.give_up(f"after {failures} failures of its {kind} probe", hint)
         due = max(due + probe.period_s, wait.now())
 
 
 class _Wait:
-    """One container that is being waited for: since when, what was tried, and what was last seen of it."""
+    """The wait for one container: its start, the attempts, and the last answer."""
 
     def __init__(self, target: Target, clock: Clock, start: float) -> None:
         self._target = target
@@ -145,7 +145,7 @@ class _Wait:
         return outcome.ok
 
     def sleep_until(self, due: float) -> None:
-        """Sleep, but notice promptly when the container ends."""
+        """Sleep, but notice promptly if the container exits."""
         self._check_runs_now_and_then()
         while (left_s := due - self.now()) > 0:
             self._clock.sleep(min(left_s, _STATE_PERIOD_S))
@@ -160,20 +160,20 @@ class _Wait:
         state = self._target.state()
         if state.exited:
             raise AppError(
-                f"the container ended after {self.elapsed_s():.1f} s, before it was ready: {describe_end(state)}",
+                f"the container exited after {self.elapsed_s():.1f} s, before it was ready: {describe_end(state)}",
                 details=self._details(),
-                hint=suggest_cure(state),
+                hint=suggest_fix(state),
             )
 
-    def give_up(self, when: str, cure: str) -> AppError:
-        """The error for a container that runs but is not ready; raises that of one which has ended."""
+    def give_up(self, when: str, hint: str) -> AppError:
+        """Return the error for a running container that is not ready; raise if it has exited."""
         self.check_runs()
         if self._seen == "connection refused":
-            cure = (
-                "nothing listens there: compare the probe's port with the application's, which must not listen on"
-                f" 127.0.0.1 only; {cure}"
+            hint = (
+                "nothing listens there: check the probe's port, and that the application does not listen on 127.0.0.1"
+                f" only; {hint}"
             )
-        return AppError(f"the container was not ready {when}: {self._seen}", details=self._details(), hint=cure)
+        return AppError(f"the container was not ready {when}: {self._seen}", details=self._details(), hint=hint)
 
     def _details(self) -> list[str]:
         if self._last_probe is None:
@@ -183,13 +183,13 @@ class _Wait:
 
 
 def first_probe(container: Container) -> Probe:
-    """The probe whose first success is the end of a start: readiness, else startup; a recipe has one of them."""
+    """Return the probe that marks the end of a start: readiness, else startup; a recipe has at least one."""
     probe = container.readiness_probe or container.startup_probe
     assert probe is not None
     return probe
 
 
 def find_limit_s(container: Container) -> float:
-    """How long a container may take to become ready, by its own probes."""
+    """Return the time in seconds that a container's probes allow it to become ready."""
     probes: Sequence[Probe | None] = (container.startup_probe, container.readiness_probe)
     return sum(probe.initial_delay_s + probe.period_s * probe.failure_threshold for probe in probes if probe)

@@ -1,6 +1,6 @@
-"""Warm-up: the steps that bring an application to its full speed before it is checkpointed.
+"""Run the warm-up steps that bring an application to full speed before its checkpoint.
 
-Every connection is closed on both sides: one that is open when the checkpoint is taken would be part of it.
+Every connection is closed on both sides, since an open one would become part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from dataclasses import dataclass, replace
 
 from warmstart.core.errors import AppError
 from warmstart.engine.target import Target
-from warmstart.probe.diagnosis import describe_end, read_log_end, settle_state, suggest_cure
+from warmstart.probe.diagnosis import describe_end, read_log_end, settle_state, suggest_fix
 from warmstart.probe.limit import Cancelled, Outcome, TimeLimit
 from warmstart.probe.perform import describe, perform
 from warmstart.recipe.model import Exec, Step
 
 log = logging.getLogger(__name__)
 
-#: What stands for the application's process number in a command. It is not 1 where the launcher is the first process.
+#: Placeholder for the application's process number in a command. It is not 1 if the launcher is the first process.
 PID_REFERENCE = "$(APP_PID)"
 
-# How long to wait for threads that have been told to stop. Only a command that runs in the container can take
-# longer; it ends with the container, and its thread with it.
+# Time for cancelled threads to stop. Only a command in the container can take longer; it and its thread end with
+# the container.
 _STOP_GRACE_S = 2.0
 
 
 @dataclass(frozen=True)
 class WarmupProgress:
-    """How far the steps are: `done` of `step.repeat` goes of the step at `index` (from 0)."""
+    """Progress of the steps: `done` of `step.repeat` attempts of the step at `index` (from 0)."""
 
     index: int
     step: Step
@@ -41,7 +41,7 @@ class WarmupProgress:
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step that succeeded: how long it took in all, and each of its goes, in the order in which they ended."""
+    """A successful step: its total time, and the time of each attempt in order of completion."""
 
     step: Step
     elapsed_s: float
@@ -56,23 +56,23 @@ def run_steps(
     pid: int = 1,
     on_progress: Callable[[WarmupProgress], None] | None = None,
 ) -> tuple[StepResult, ...]:
-    """Carry out steps one after the other, each as often and as many at once as it says.
+    """Run steps one after the other, each with its repeat count and concurrency.
 
     Args:
         target: the container.
-        steps: what to do.
-        field: where the steps come from in the recipe, for errors.
-        pid: the application's process number in the container, for commands that have PID_REFERENCE in them.
-        on_progress: called in the caller's thread after each go.
+        steps: the steps.
+        field: the recipe field of the steps, for errors.
+        pid: the application's process number in the container, for commands with PID_REFERENCE.
+        on_progress: callback after each attempt, in the caller's thread.
 
     Raises:
-        AppError: a go failed; the first failure ends the step.
+        AppError: an attempt failed; the first failure ends the step.
     """
-    known = [_tell_pid(step, pid) for step in steps]
+    known = [_insert_pid(step, pid) for step in steps]
     return tuple(_run_step(target, step, index, field, on_progress) for index, step in enumerate(known))
 
 
-def _tell_pid(step: Step, pid: int) -> Step:
+def _insert_pid(step: Step, pid: int) -> Step:
     if not isinstance(step.action, Exec):
         return step
     return replace(step, action=Exec(tuple(word.replace(PID_REFERENCE, str(pid)) for word in step.action.command)))
@@ -93,19 +93,19 @@ def _run_step(
     start = time.monotonic()
     goes_s: list[float] = []
     workers = min(step.concurrency, step.repeat)
-    with closing(_one_by_one(target, step) if workers == 1 else _at_once(target, step, workers)) as goes:
-        for go in goes:
-            if not go.outcome.ok:
-                raise _failure(target, step, go, f"{field}[{index}]")
-            goes_s.append(go.elapsed_s)
+    with closing(_one_by_one(target, step) if workers == 1 else _at_once(target, step, workers)) as attempts:
+        for attempt in attempts:
+            if not attempt.outcome.ok:
+                raise _failure(target, step, attempt, f"{field}[{index}]")
+            goes_s.append(attempt.elapsed_s)
             if on_progress is not None:
                 on_progress(WarmupProgress(index, step, len(goes_s)))
     result = StepResult(step, time.monotonic() - start, tuple(goes_s))
-    log.debug("%s[%d]: %d goes in %.2f s", field, index, step.repeat, result.elapsed_s)
+    log.debug("%s[%d]: %d attempts in %.2f s", field, index, step.repeat, result.elapsed_s)
     return result
 
 
-def _go(target: Target, step: Step, number: int, cancel: threading.Event | None = None) -> _Attempt:
+def _attempt(target: Target, step: Step, number: int, cancel: threading.Event | None = None) -> _Attempt:
     start = time.monotonic()
     outcome = perform(target, step.action, TimeLimit(step.timeout_s, cancel=cancel), drain=True)
     return _Attempt(number, outcome, time.monotonic() - start)
@@ -113,11 +113,11 @@ def _go(target: Target, step: Step, number: int, cancel: threading.Event | None 
 
 def _one_by_one(target: Target, step: Step) -> Generator[_Attempt, None, None]:
     for number in range(1, step.repeat + 1):
-        yield _go(target, step, number)
+        yield _attempt(target, step, number)
 
 
 def _at_once(target: Target, step: Step, workers: int) -> Generator[_Attempt, None, None]:
-    """The goes as they end. When the iterator is closed, those that are under way are given up."""
+    """Yield attempts as they end. Closing the iterator cancels those in progress."""
     numbers: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(1, step.repeat + 1):
         numbers.put(number)
@@ -127,7 +127,7 @@ def _at_once(target: Target, step: Step, workers: int) -> Generator[_Attempt, No
     def work() -> None:
         try:
             while True:
-                ended.put(_go(target, step, numbers.get_nowait(), cancel))
+                ended.put(_attempt(target, step, numbers.get_nowait(), cancel))
         except (queue.Empty, Cancelled):
             return
         except BaseException as unexpected:
@@ -140,10 +140,10 @@ def _at_once(target: Target, step: Step, workers: int) -> Generator[_Attempt, No
             thread.start()
             threads.append(thread)
         for _ in range(step.repeat):
-            go = ended.get()
-            if isinstance(go, BaseException):
-                raise go
-            yield go
+            attempt = ended.get()
+            if isinstance(attempt, BaseException):
+                raise attempt
+            yield attempt
     finally:
         cancel.set()
         give_up_at = time.monotonic() + _STOP_GRACE_S
@@ -151,11 +151,12 @@ def _at_once(target: Target, step: Step, workers: int) -> Generator[_Attempt, No
             thread.join(max(0.0, give_up_at - time.monotonic()))
 
 
-def _failure(target: Target, step: Step, go: _Attempt, where: str) -> AppError:
-    brief = f"{where}, {describe(target, step.action)}: failed in go {go.number} of {step.repeat}: {go.outcome.seen}"
-    hint = "a step must succeed every time: correct it, or give it more time"
+def _failure(target: Target, step: Step, attempt: _Attempt, where: str) -> AppError:
+    number = f"attempt {attempt.number} of {step.repeat}"
+    brief = f"{where}, {describe(target, step.action)}: {number} failed: {attempt.outcome.seen}"
+    hint = "fix the step or raise its timeoutSeconds: every attempt must succeed"
     state = settle_state(target)
     if state.exited:
-        brief += f"; the container ended with {describe_end(state)}"
-        hint = suggest_cure(state)
+        brief += f"; the container exited with {describe_end(state)}"
+        hint = suggest_fix(state)
     return AppError(brief, details=read_log_end(target), hint=hint)

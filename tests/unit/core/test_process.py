@@ -305,3 +305,22 @@ def interrupt_once(pids_file: Path, call) -> None:
         call()
     thread.join()
     assert [has_ended(pid) for pid in read_pids(pids_file)] == [True, True]
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_program_that_writes_more_than_the_limit_is_stopped(stream):
+    with pytest.raises(process.ProgramError, match="sh was stopped after it wrote more than 5000 bytes"):
+        process.run(["sh", "-c", f"exec yes >&{stream}"], timeout_s=LIMIT_S, limit_bytes=5000)
+
+
+def test_output_within_the_limit_is_whole():
+    text = "a line\n" * 20_000
+    done = process.run(["tee", "/dev/stderr"], timeout_s=LIMIT_S, stdin=text, limit_bytes=2 * len(text))
+    assert (done.stdout, done.stderr) == (text, text)
+
+
+def test_a_limit_on_output_keeps_the_limit_in_time_and_bears_a_closed_input():
+    with pytest.raises(process.ProgramError, match=r"was stopped after 0\.1 s"):
+        process.run(["sleep", "1000"], timeout_s=0.1, limit_bytes=10)
+    done = process.run(["sh", "-c", "exec <&-; echo x"], timeout_s=LIMIT_S, stdin="y" * 1_000_000, limit_bytes=10)
+    assert done.stdout == "x\n"

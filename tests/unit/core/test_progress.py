@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from warmstart.core.progress import Progress, SilentListener
+import warmstart
+from warmstart.core.progress import Progress, SilentListener, report_warning
 
 
 class Recorder:
@@ -72,3 +76,22 @@ def test_steps_of_one_name_are_added_up(monkeypatch):
         with steps.step("image"):
             pass
     assert steps.durations_s == {"image": 3.5}
+
+
+def test_a_warning_from_deep_inside_a_step_goes_to_the_listener(caplog):
+    recorder = Recorder()
+    with Progress(recorder).step("pull"), Progress(SilentListener()).step("other"):
+        pass
+    with Progress(recorder).step("push"):
+        report_warning("trying again")
+    assert ("warn", "trying again") in recorder.told
+    assert not caplog.messages
+    report_warning("later")
+    assert caplog.messages == ["later"]
+
+
+def test_no_module_warns_past_the_listener():
+    sources = Path(warmstart.__file__).parent.rglob("*.py")
+    call = re.compile(r"\b(?:log|logger|logging)\.(?:warning|error|exception)\(|warnings\.warn\(")
+    found = {path.name for path in sources if call.search(path.read_text())}
+    assert found == {"progress.py"}

@@ -42,5 +42,5 @@ def test_what_a_kubelet_noted_stays(tmp_path):
 
 @pytest.mark.parametrize("given", ["", "[1]", "1", "{"])
 def test_annotations_that_are_none_are_said_so(tmp_path, given):
-    with pytest.raises(ArchiveError, match=f"{GIVEN} is no JSON object"):
+    with pytest.raises(ArchiveError, match=f"{GIVEN} is not a JSON object"):
         prepare(tmp_path, given)

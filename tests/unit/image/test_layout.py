@@ -44,7 +44,7 @@ def test_an_image_is_chosen_by_its_name(layout):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"), [("3.0", "has no image '3.0'"), ("", "has 2 images of this name or platform")]
+    ("name", "wrong"), [("3.0", "has no image '3.0'"), ("", "has 2 images: a name is needed to choose one")]
 )
 def test_a_name_that_fits_none_is_refused_with_the_names_there_are(layout, name, wrong):
     layout.list(layout.image(b"one", **named("1.0")), layout.image(b"two", **named("2.0")))
@@ -122,7 +122,7 @@ def fifo(path):
 @pytest.mark.parametrize(
     ("harm", "wrong"),
     [
-        (truncate, "bytes and should have"),
+        (truncate, "bytes, expected"),
         (damage, "is damaged"),
         (link, "cannot be read"),
         (fifo, "is not a plain file"),
@@ -140,16 +140,16 @@ def test_a_damaged_document_is_refused(layout, which, harm, wrong):
 
 def test_a_document_that_is_too_long_is_not_read(layout):
     layout.list(layout.image(config=b" " * (DOCUMENT_LIMIT_BYTES + 1)))
-    with pytest.raises(ImageError, match="is longer than"):
+    with pytest.raises(ImageError, match="exceeds"):
         read_image(layout.path)
     layout.write("index.json", b" " * (DOCUMENT_LIMIT_BYTES + 1))
-    with pytest.raises(ImageError, match=r"index.json is longer than"):
+    with pytest.raises(ImageError, match=r"index.json exceeds"):
         read_image(layout.path)
 
 
 def test_a_blob_of_any_size_is_not_taken_for_a_document(layout):
     entry = layout.blob(b" " * (DOCUMENT_LIMIT_BYTES + 1), "x/y")
-    with pytest.raises(ImageError, match="is longer than"):
+    with pytest.raises(ImageError, match="exceeds"):
         read_document(layout.path, Descriptor("x/y", entry["digest"], entry["size"]))
 
 

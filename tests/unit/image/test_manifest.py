@@ -60,21 +60,21 @@ def test_docker_types_are_read_like_oci_types(media_type):
         (b"\xff", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
         (b"1" * 5000, "is not JSON"),
-        (b"[]", "should be an object, and is []"),
-        (b"null", "should be an object, and is nothing"),
-        (manifest(config=None), "config should be an object, and is nothing"),
-        (manifest(layers={"0": LAYER}), "layers should be a list"),
-        (manifest(layers=[{**LAYER, "size": -1}]), "layers[0] size should be a size in bytes, and is -1"),
-        (manifest(layers=[{**LAYER, "size": True}]), "layers[0] size should be a size"),
-        (manifest(layers=[{**LAYER, "size": 1 << 63}]), "layers[0] size should be a size"),
-        (manifest(layers=[{**LAYER, "digest": "sha256:../../etc/passwd"}]), "layers[0] digest should be a digest"),
-        (manifest(layers=[{**LAYER, "digest": "md5:" + "0" * 32}]), "layers[0] digest should be a digest"),
-        (manifest(annotations={"a": 1}), "annotations['a'] should be a string, and is 1"),
+        (b"[]", "must be an object, not []"),
+        (b"null", "must be an object, not nothing"),
+        (manifest(config=None), "config must be an object, not nothing"),
+        (manifest(layers={"0": LAYER}), "layers must be a list"),
+        (manifest(layers=[{**LAYER, "size": -1}]), "layers[0] size must be a size in bytes, not -1"),
+        (manifest(layers=[{**LAYER, "size": True}]), "layers[0] size must be a size"),
+        (manifest(layers=[{**LAYER, "size": 1 << 63}]), "layers[0] size must be a size"),
+        (manifest(layers=[{**LAYER, "digest": "sha256:../../etc/passwd"}]), "layers[0] digest must be a digest"),
+        (manifest(layers=[{**LAYER, "digest": "md5:" + "0" * 32}]), "layers[0] digest must be a digest"),
+        (manifest(annotations={"a": 1}), "annotations['a'] must be a string, not 1"),
         (manifest(annotations={"a": "\ud800"}), "is not JSON"),
         (manifest(annotations={"\ud800": "a"}), "is not JSON"),
-        (manifest(mediaType=INDEX_TYPES[0]), "calls itself"),
-        (manifest(manifests=[LAYER]), "a field that this media type has not: manifests"),
-        (b" " * (DOCUMENT_LIMIT_BYTES + 1), "is longer than 4194304 bytes"),
+        (manifest(mediaType=INDEX_TYPES[0]), "but declares"),
+        (manifest(manifests=[LAYER]), "unexpected field for this media type: manifests"),
+        (b" " * (DOCUMENT_LIMIT_BYTES + 1), "exceeds 4194304 bytes"),
     ],
 )
 def test_a_broken_manifest_is_refused_by_its_field(data, wrong):
@@ -85,13 +85,13 @@ def test_a_broken_manifest_is_refused_by_its_field(data, wrong):
 
 
 def test_a_type_that_is_not_understood_is_named():
-    with pytest.raises(ImageError, match=r"not understood: 'application/vnd.docker.distribution.manifest.v1"):
+    with pytest.raises(ImageError, match=r"unsupported media type: 'application/vnd.docker.distribution.manifest.v1"):
         parse_manifest(manifest(), Descriptor("application/vnd.docker.distribution.manifest.v1+json", DIGEST, 1))
 
 
 @pytest.mark.parametrize("name", ["config", "layers"])
 def test_an_index_that_is_a_manifest_too_is_refused(name):
-    with pytest.raises(ImageError, match=f"has not: {name}"):
+    with pytest.raises(ImageError, match=f"for this media type: {name}"):
         parse_index(json.dumps({"manifests": [], name: []}).encode())
 
 
@@ -180,6 +180,6 @@ def test_an_image_for_another_machine_is_refused():
     own = find_host_platform()
     check_platform(own, "app:1")
     foreign = Platform("linux", "s390x" if own.architecture != "s390x" else "amd64")
-    with pytest.raises(ImageError, match=f"^app:1 is for {foreign}, and this machine is {own}$") as caught:
+    with pytest.raises(ImageError, match=f"^app:1 is for {foreign}, but this machine is {own}$") as caught:
         check_platform(foreign, "app:1")
-    assert "machine of that platform" in caught.value.hint
+    assert "or build on linux" in caught.value.hint

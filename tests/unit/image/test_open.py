@@ -205,7 +205,7 @@ def rewritten(archive: Path, change) -> Source:
         (lambda info, data: None if info.name == "oci-layout" else data, "is not an oci-archive: it has no member"),
         (lambda info, data: None if info.name == "index.json" else data, "has no file index.json"),
         (lambda info, data: b"{" if info.name == "index.json" else data, "index.json is not JSON"),
-        (lambda info, data: data + b" " if "blobs" in info.name and data[:1] == b"{" else data, "and should have"),
+        (lambda info, data: data + b" " if "blobs" in info.name and data[:1] == b"{" else data, ", expected"),
         (lambda info, data: None if "blobs" in info.name else data, "has no file blobs/sha256/"),
         (lambda info, data: b"X" + data[1:] if data == TAR else data, "is damaged"),
     ],

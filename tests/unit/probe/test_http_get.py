@@ -217,10 +217,10 @@ def test_draining_reads_all_and_leaves_the_server_no_connection(local_target, se
 @pytest.mark.parametrize(
     ("answer", "seen"),
     [
-        (b"", "the connection was closed without an answer"),
-        (b"220 mail.example.com ESMTP\r\n", "not an HTTP answer: '220 mail.example.com ESMTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", "the answer broke off before its end"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "the answer broke off before its end"),
+        (b"", "connection closed without an answer"),
+        (b"220 mail.example.com ESMTP\r\n", "not an HTTP response: '220 mail.example.com ESMTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", "the answer ended early"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "the answer ended early"),
     ],
 )
 def test_a_broken_answer_is_a_failure(local_target, serve_bytes, answer, seen):

@@ -158,7 +158,7 @@ def test_the_end_is_noticed_when_attempts_take_longer_than_the_period(clock):
         return original(command, timeout_s)
 
     target.exec = die
-    with pytest.raises(AppError, match="ended"):
+    with pytest.raises(AppError, match="exited"):
         wait_ready(target, None, Probe(READINESS, period_s=1, failure_threshold=100), clock=clock)
     assert len(target.calls) == 1
 
@@ -172,14 +172,14 @@ def test_a_container_that_ends_during_its_last_attempt_is_reported_as_ended(cloc
         return original(command, timeout_s)
 
     target.exec = die
-    with pytest.raises(AppError, match="ended"):
+    with pytest.raises(AppError, match="exited"):
         wait_ready(target, None, Probe(READINESS, failure_threshold=1), clock=clock)
 
 
 @pytest.mark.parametrize(
     ("state", "text", "hint"),
     [
-        (State(0, "Completed"), "exit code 0", "must go on running"),
+        (State(0, "Completed"), "exit code 0", "keeps running"),
         (State(1, "Error"), "exit code 1", "log"),
         (State(127, "Error"), "exit code 127", "container.command"),
         (State(139, "Error"), "exit code 139 (SIGSEGV)", "log"),
@@ -204,7 +204,7 @@ def test_a_log_that_cannot_be_read_does_not_hide_the_error(clock):
     target.log_tail = fail
     with pytest.raises(AppError) as caught:
         wait_ready(target, None, None, clock=clock)
-    assert caught.value.details == ("its log could not be read: no such container",)
+    assert caught.value.details == ("cannot read its log: no such container",)
 
 
 def test_the_error_shows_what_the_application_answered(local_target, serve_http, clock):

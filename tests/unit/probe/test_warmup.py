@@ -104,7 +104,7 @@ def test_a_failing_request_fails_the_build_and_says_which(local_target, serve_ht
     with pytest.raises(AppError) as caught:
         run_steps(local_target, [Step(Exec(("true",))), Step(HttpGet(port, path="/g"), repeat=10)])
     assert caught.value.brief == (
-        f"warmup[1], httpGet http://127.0.0.1:{port}/g: failed in go 3 of 10: HTTP 500: no such table: greeting"
+        f"warmup[1], httpGet http://127.0.0.1:{port}/g: attempt 3 of 10 failed: HTTP 500: no such table: greeting"
     )
     assert caught.value.details == ("the end of its log:", "  java.sql.SQLException")
     assert len(requests.paths) == 3
@@ -115,7 +115,7 @@ def test_a_failing_command_fails_the_build_with_what_it_wrote(local_target):
     with pytest.raises(AppError) as caught:
         run_steps(local_target, [step], field="beforeCheckpoint")
     assert caught.value.brief.startswith("beforeCheckpoint[0], exec sh -c ")
-    assert caught.value.brief.endswith("failed in go 1 of 1: exit code 4: 1: not attached")
+    assert caught.value.brief.endswith("attempt 1 of 1 failed: exit code 4: 1: not attached")
 
 
 def test_a_go_that_takes_too_long_fails(local_target, serve_bytes):
@@ -131,7 +131,7 @@ def test_a_container_that_dies_of_a_step_is_reported_as_such(local_target, serve
 
     with pytest.raises(AppError) as caught:
         run_steps(local_target, [Step(HttpGet(serve_bytes(die)))])
-    assert caught.value.brief.endswith("; the container ended with exit code 137 (OOMKilled)")
+    assert caught.value.brief.endswith("; the container exited with exit code 137 (OOMKilled)")
     assert caught.value.hint == "raise container.resources.limits.memory"
 
 

@@ -7,7 +7,6 @@ What is written goes to one new directory, as files and one directory of known n
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import stat
@@ -18,11 +17,10 @@ from itertools import accumulate
 from pathlib import Path
 
 from warmstart.core.errors import ArchiveError, HostError
+from warmstart.core.progress import report_warning
 from warmstart.dump.archive import metadata, tarball
 from warmstart.dump.archive.metadata import BindMount, ContainerConfig, Spec
 from warmstart.dump.archive.tarball import Kind, Member, Span, quoted
-
-log = logging.getLogger(__name__)
 
 CHECKPOINT_DIRECTORY = "checkpoint"
 CONFIG_DUMP = "config.dump"
@@ -220,11 +218,9 @@ def judge_tar(tar: Span, limits: Limits, *, among_others: bool = False) -> Conte
                 hint="make one with the kubelet's checkpoint API or CRI's CheckpointContainer",
             )
     if ignored:
-        log.warning(
-            "%s: %d members are not known to belong to a checkpoint and are ignored, the first is %s",
-            tar.label,
-            len(ignored),
-            quoted(ignored[0]),
+        report_warning(
+            f"{tar.label}: {len(ignored)} members are not known to belong to a checkpoint and are ignored,"
+            f" the first is {quoted(ignored[0])}"
         )
 
     def data(name: str) -> tuple[bytes, str]:

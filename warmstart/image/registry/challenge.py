@@ -1,6 +1,6 @@
-"""The challenge of a registry that wants to know who asks: the header WWW-Authenticate (RFC 9110, section 11.6.1).
+"""Parse authentication challenges: the header WWW-Authenticate (RFC 9110, section 11.6.1).
 
-The header is untrusted. It is read in one pass, and one longer than LIMIT_CHARS is refused.
+The header is untrusted. It is parsed in one pass, and refused if longer than LIMIT_CHARS.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ from dataclasses import dataclass, field
 
 from warmstart.core.errors import RegistryError
 
-#: The longest header that is read.
+#: The longest accepted header.
 LIMIT_CHARS = 8192
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _GAP = re.compile(r"[\s,]*")
 _EQUALS = re.compile(r"\s*=\s*")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
-# What a scheme such as Negotiate has in place of parameters.
+# The value of a scheme such as Negotiate, instead of parameters.
 _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*\s*(?=,|$)")
 
 
 @dataclass(frozen=True)
 class Challenge:
-    """A scheme, in lower case, and its parameters, whose names are in lower case."""
+    """A scheme and its parameters; the scheme and all parameter names are in lower case."""
 
     scheme: str
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_challenges(header: str, host: str) -> tuple[Challenge, ...]:
-    """Read the challenges of a header, up to the first thing that is none.
+    """Parse the challenges of a header, up to the first invalid one.
 
     Args:
-        header: its value; of several such headers, their values with commas between them.
-        host: the registry, for errors.
+        header: its value; several headers are joined with commas.
+        host: name of the registry in errors.
 
     Raises:
         RegistryError: the header is too long.
     """
     if len(header) > LIMIT_CHARS:
-        raise RegistryError(f"{host} asks for credentials with a header longer than {LIMIT_CHARS} characters")
+        raise RegistryError(f"{host} sent a WWW-Authenticate header longer than {LIMIT_CHARS} characters")
     found: list[tuple[str, dict[str, str]]] = []
     place = _skip(_GAP, header, 0)
     while name := _TOKEN.match(header, place):

@@ -1,7 +1,7 @@
-"""Images in registries: pushing, tagging, attaching reports, reading.
+"""Push, tag and read images in registries, and attach reports.
 
-Nothing half-made is ever visible: blobs first, then the manifest by its digest, and its tag last. What a
-registry answers is untrusted: sizes are bounded and digests are checked.
+A partial image is never visible: blobs go first, then the manifest by digest, its tag last. A registry's
+answers are untrusted: sizes are bounded and digests are checked.
 
 Every function takes `access` (a RegistryAccess: the registries without TLS, and the credentials file), and raises
 RegistryError when the registry refuses, cannot be reached, or answers nonsense.
@@ -42,15 +42,15 @@ from warmstart.image.manifest import (
 from warmstart.image.registry.connection import Answer, Connection, add_query
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 
-#: Called with the bytes done, the bytes in all, and what is being done. A blob that has to be sent again takes
-#: the bytes done back.
+#: Called with the bytes done, the total bytes, and the name of the current part. A blob that is sent again
+#: lowers the bytes done.
 Progress = Callable[[int, int, str], None]
 
 _CHUNK_BYTES = 1 << 20
 _OCTETS = {"Content-Type": "application/octet-stream"}
 _ACCEPT = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
 _REPORT_TITLE = {"org.opencontainers.image.title": "report.json"}
-# Whoever may push to a repository may attach as many as they like.
+# Anyone who can push to the repository can attach any number.
 _MOST_REPORTS = 64
 _EMPTY = b"{}"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
@@ -65,16 +65,17 @@ def push_layout(
     access: RegistryAccess = DEFAULT_ACCESS,
     on_progress: Progress | None = None,
 ) -> str:
-    """Push an image of an OCI layout; what the registry has already is not sent again.
+    """Push an image of an OCI layout; blobs that the registry already has are not sent again.
 
     Args:
         layout: the directory.
-        reference: where to; without a tag, the image can then be reached by its digest only.
-        name: which image of the layout, as for `read_image`.
-        mount_from: an image that has some of the same layers, such as the base image; when it is in the same
-            registry, they are taken from there.
-        access: registries without TLS, and the file of credentials.
-        on_progress: told how far the upload is.
+        reference: the destination; without a tag, the image is reachable by its digest only.
+        name: name of the image in the layout, as for `read_image`.
+        mount_from: an image with some of the same layers, such as the base image; they are mounted from it if it is
+            in the same registry.
+        plain_http: see the module.
+        auth_file: see the module.
+        on_progress: callback for the upload's progress.
 
     Returns:
         The digest of the image's manifest.
@@ -85,7 +86,7 @@ def push_layout(
     """
     manifest = read_image(layout, name).manifest
     if reference.digest not in (None, manifest.digest):
-        raise RegistryError(f"{layout} holds {manifest.digest} and cannot be pushed as {reference}")
+        raise RegistryError(f"{layout} cannot be pushed as {reference}: its digest is {manifest.digest}")
     lender = None
     if mount_from and mount_from.registry == reference.registry and mount_from.repository != reference.repository:
         lender = mount_from.repository
@@ -106,8 +107,8 @@ def push_layout(
     return manifest.digest
 
 
-def tag_manifest(reference: Reference, digest: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
-    """Let the tag of `reference` name the manifest that has this digest and is in its repository already."""
+def tag_manifest(reference: Reference, digest: str, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+    """Point the tag of `reference` at a manifest that is already in its repository."""
     if not reference.tag:
         raise RegistryError(f"{reference} has no tag to set")
     with Connection(reference, access) as connection:
@@ -125,15 +126,16 @@ def attach_report(
 ) -> str:
     """Attach a JSON report to a manifest, as an OCI referrer.
 
-    A registry without the referrers API keeps the list of them under the tag ALGORITHM-HEX, as the distribution
-    specification has it. The same report attached again changes nothing.
+    Without the referrers API, the list is kept under the tag ALGORITHM-HEX, as in the distribution
+    specification. The same report attached again changes nothing.
 
     Args:
         reference: the repository; its tag and digest do not matter.
-        digest: the manifest that the report is about.
+        digest: digest of the report's subject.
         report: a JSON document, not longer than DOCUMENT_LIMIT_BYTES.
-        artifact_type: the media type that says what kind of report it is.
-        access: registries without TLS, and the file of credentials.
+        artifact_type: the media type of the report.
+        plain_http: see the module.
+        auth_file: see the module.
 
     Returns:
         The digest of the report's own manifest.
@@ -168,10 +170,10 @@ def read_reports(
     artifact_type: str,
     access: RegistryAccess = DEFAULT_ACCESS,
 ) -> tuple[bytes, ...]:
-    """The reports of a type that are attached to a manifest, in the registry's order; at most _MOST_REPORTS.
+    """Return the attached reports of a type, in the registry's order; at most _MOST_REPORTS.
 
     Raises:
-        ImageError: what is attached is broken.
+        ImageError: an attachment is broken.
         RegistryError: see the module.
     """
     with Connection(reference, access) as connection:
@@ -186,7 +188,7 @@ def read_manifest(
     platform: Platform | None = None,
     access: RegistryAccess = DEFAULT_ACCESS,
 ) -> Manifest:
-    """The manifest of an image; of one for several platforms, that for `platform` (this machine's when None).
+    """Return the manifest of an image; of a multi-platform image, the one for `platform` (this machine's when None).
 
     Raises:
         ImageError: it is not the manifest of an image.
@@ -202,8 +204,8 @@ def read_config(
     platform: Platform | None = None,
     access: RegistryAccess = DEFAULT_ACCESS,
 ) -> Config:
-    """The config of an image; `platform` and errors as for `read_manifest`."""
-    with Connection(reference, access) as connection:
+    """Return the config of an image; `platform` and errors as for `read_manifest`."""
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
         manifest = _get_image(connection, _identify(reference), platform)
         return parse_config(_get_blob(connection, manifest.config), f"config {manifest.config.digest}")
 
@@ -212,10 +214,10 @@ def read_config(
 def download_blob(
     reference: Reference, blob: Descriptor, *, access: RegistryAccess = DEFAULT_ACCESS
 ) -> Iterator[CheckedReader]:
-    """Open a blob of an image's repository, to be read piece by piece; reading it to its end checks its digest.
+    """Open a blob of an image's repository for streaming; reading it to its end checks its digest.
 
     Raises:
-        ImageError: it is not what its descriptor says; while reading.
+        ImageError: it does not match its descriptor; raised while reading.
         RegistryError: see the module; also while reading.
     """
     with Connection(reference, access) as connection:
@@ -224,22 +226,24 @@ def download_blob(
             yield CheckedReader(content, blob, reference.name)
 
 
-def exists(reference: Reference, *, access: RegistryAccess = DEFAULT_ACCESS) -> bool:
-    """Whether the registry has a manifest of that tag or digest."""
-    with Connection(reference, access) as connection:
+def exists(reference: Reference, *, plain_http: bool = False, auth_file: Path | None = None) -> bool:
+    """Return whether the registry has a manifest with that tag or digest."""
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
         return _head_manifest(connection, _identify(reference)).status == 200
 
 
-def delete_manifest(reference: Reference, digest: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
-    """Delete a manifest, and so its tags; a registry may not allow it."""
-    with Connection(reference, access) as connection:
+def delete_manifest(
+    reference: Reference, digest: str, *, plain_http: bool = False, auth_file: Path | None = None
+) -> None:
+    """Delete a manifest and its tags; not every registry allows it."""
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
         url = connection.url(f"manifests/{digest}")
         connection.call("DELETE", url, f"delete {reference.name}@{digest}", (202,))
 
 
-def delete_tag(reference: Reference, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
-    """Delete a tag and leave its manifest; a registry may not know how to."""
-    with Connection(reference, access) as connection:
+def delete_tag(reference: Reference, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+    """Delete a tag but not its manifest; not every registry supports it."""
+    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
         connection.call("DELETE", connection.url(f"manifests/{reference.tag}"), f"delete {reference}", (202,))
 
 
@@ -249,7 +253,7 @@ class _Reader(Protocol):
 
 @dataclass(frozen=True)
 class _Upload:
-    """A blob as the body of a request: read piece by piece, and from its start each time it is gone through."""
+    """A blob as a request body; each iteration reads it from the start."""
 
     blob: Descriptor
     what: str
@@ -274,7 +278,7 @@ def _report(on_progress: Progress | None, before_bytes: int, total_bytes: int, w
 
 
 def _push_blob(connection: Connection, upload: _Upload, lender: str | None) -> None:
-    # An upload that broke off is begun anew: asking a registry how much of it it has is where they differ most.
+    # A broken upload starts over: registries differ most in how they report the received part.
     connection.retry(lambda: _try_push_blob(connection, upload, lender))
 
 
@@ -294,11 +298,11 @@ def _try_push_blob(connection: Connection, upload: _Upload, lender: str | None) 
 
 
 def _start_upload(connection: Connection, digest: str, lender: str | None, purpose: str) -> Answer:
-    """The answer 201 when the blob could be taken from the repository `lender`, 202 when it has to be sent."""
+    """Start an upload: 201 if the blob was mounted from the repository `lender`, 202 if it must be sent."""
     url = connection.url("blobs/uploads/")
     if lender:
         mount = add_query(add_query(url, "mount", digest), "from", lender)
-        # We may write here and not read there; then it is an upload like any other.
+        # Without read access there, fall back to an ordinary upload.
         answer = connection.request("POST", mount, purpose, (201, 202, 400, 401, 403, 404, 405))
         if answer.status in (201, 202):
             return answer
@@ -325,7 +329,7 @@ def _put(connection: Connection, identifier: str, descriptor: Descriptor, docume
 def _check_echo(answer: Answer, digest: str, purpose: str) -> None:
     echo = answer.headers.get("Docker-Content-Digest", digest)
     if echo != digest:
-        raise RegistryError(f"could not {purpose}: the registry stored {echo:.80} and not {digest}")
+        raise RegistryError(f"could not {purpose}: the registry stored {echo:.80}, expected {digest}")
 
 
 def _head_manifest(connection: Connection, identifier: str) -> Answer:
@@ -335,7 +339,7 @@ def _head_manifest(connection: Connection, identifier: str) -> Answer:
 
 
 def _find_manifest(connection: Connection, identifier: str) -> tuple[Descriptor, bytes] | None:
-    """The manifest or index that has this tag or digest, checked; None when there is none."""
+    """Return the checked manifest or index with this tag or digest; None if there is none."""
     purpose = f"read {_full_name(connection, identifier)}"
     answer = connection.call(
         "GET",
@@ -359,7 +363,7 @@ def _get_manifest(connection: Connection, identifier: str) -> tuple[Descriptor, 
     if found is None:
         raise RegistryError(
             f"the registry has no {_full_name(connection, identifier)}",
-            hint="check the name; a registry may also say this to those who have not logged in",
+            hint="check the name, or log in: registries hide private images",
         )
     return found
 
@@ -383,14 +387,14 @@ def _get_blob(connection: Connection, blob: Descriptor) -> bytes:
 
 def _check_content(content: bytes, digest: str, purpose: str) -> None:
     if not is_digest(digest) or find_digest(content, digest.partition(":")[0]) != digest:
-        raise RegistryError(f"could not {purpose}: the answer does not have the digest {digest:.80}")
+        raise RegistryError(f"could not {purpose}: the content does not match {digest:.80}")
 
 
 def _list_referrers(connection: Connection, digest: str) -> tuple[Descriptor, ...]:
     answer = connection.call(
         "GET",
         connection.url(f"referrers/{digest}"),
-        f"list what is attached to {_full_name(connection, digest)}",
+        f"list the reports of {_full_name(connection, digest)}",
         (200, 404),
         limit_bytes=DOCUMENT_LIMIT_BYTES,
     )
@@ -414,7 +418,7 @@ def _list_under_tag(connection: Connection, digest: str, descriptor: Descriptor)
 
 
 def _full_name(connection: Connection, identifier: str) -> str:
-    """What of the repository has this tag or digest, for messages."""
+    """Return the name with its tag or digest, for messages."""
     return f"{connection.reference.name}{'@' if is_digest(identifier) else ':'}{identifier}"
 
 

@@ -1,9 +1,8 @@
 """One conversation with a registry: requests, authentication, retries, errors. The only user of oras.
 
-oras gives the session and the dance of a request that is first answered with a challenge. Three things of it
-are not used, because they do not fit here: its retries (minutes long, whatever the error, without a look at
-Retry-After), its tokens (one per registry, whatever the scope, so that a push after a read is refused), and
-its upload (a blob whole in memory, a manifest under its tag at once).
+oras provides the session and repeats a request after a challenge. Three parts of it are not used: its retries
+(minutes long for any error, ignoring Retry-After), its tokens (one per registry for any scope, so that a push after a
+read is refused), and its upload (a whole blob in memory, the manifest under its tag at once).
 
 Protocol: https://github.com/opencontainers/distribution-spec/blob/main/spec.md; authentication:
 https://distribution.github.io/distribution/spec/auth/token/ and /oauth/.
@@ -13,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import email.utils
+import inspect
 import json
 import logging
 import re
@@ -29,6 +29,7 @@ import requests
 
 from warmstart.core.deadline import TooSlowError
 from warmstart.core.errors import RegistryError
+from warmstart.core.progress import report_warning
 from warmstart.core.reference import DOCKER_HUB, Reference
 from warmstart.image.registry.challenge import Challenge, parse_challenges
 from warmstart.image.registry.credentials import RegistryAccess, Search
@@ -43,10 +44,10 @@ from warmstart.image.registry.transport import (
 
 log = logging.getLogger(__name__)
 
-#: Requests that fail in passing are repeated this many times, after BACKOFF_S, twice that, and so on.
+#: Transient failures are retried this many times, after BACKOFF_S, twice that, and so on.
 RETRIES = 4
 BACKOFF_S = 0.5
-#: A registry that asks for a longer pause than this is not waited for.
+#: The longest pause that a registry can ask for.
 LONGEST_PAUSE_S = 60.0
 
 _ANSWER_LIMIT_BYTES = 1 << 20
@@ -56,7 +57,7 @@ _Result = TypeVar("_Result")
 
 
 class PassingError(RegistryError):
-    """A failure that may be over soon; `pause_s` is how long the registry asks to wait, 0 when it does not say."""
+    """A transient failure; `pause_s` is the pause that the registry asks for, 0 if none."""
 
     def __init__(self, brief: str, *, hint: str = "", pause_s: float = 0.0) -> None:
         super().__init__(brief, hint=hint)
@@ -64,7 +65,7 @@ class PassingError(RegistryError):
 
 
 class Body(Protocol):
-    """What a request sends: it can be gone through more than once, as a challenge makes it be sent again."""
+    """A request body that can be iterated again, since a challenge makes it be sent twice."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Any: ...
@@ -72,7 +73,7 @@ class Body(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the registry answered; `body` is cut at the limit of the request."""
+    """A registry's response; `body` is cut at the limit of the request."""
 
     status: int
     reason: str
@@ -85,8 +86,9 @@ class Connection:
     """A conversation with the registry of `reference`, about its repository.
 
     Args:
-        reference: whose registry and repository.
-        access: registries without TLS, and the file of credentials.
+        reference: the registry and repository.
+        plain_http: speak HTTP; HTTPS with verified certificates otherwise.
+        auth_file: the file of credentials, as for `find_credentials`.
 
     Raises:
         RegistryError: the credentials cannot be read.
@@ -111,11 +113,11 @@ class Connection:
         self._oras.session.close()
 
     def url(self, path: str) -> str:
-        """The URL of `path` in the repository, such as `blobs/sha256:…`."""
+        """Return the URL of `path` in the repository, such as `blobs/sha256:…`."""
         return f"{self._scheme}://{self._host}/v2/{self.reference.repository}/{path}"
 
     def retry(self, operation: Callable[[], _Result]) -> _Result:
-        """Do `operation`, and again after a pause when it raises PassingError.
+        """Call `operation`, and retry after a pause if it raises PassingError.
 
         Raises:
             RegistryError: it failed for good, or too often.
@@ -127,12 +129,12 @@ class Connection:
                 pause_s = max(error.pause_s, BACKOFF_S * 2**attempt)
                 if pause_s > LONGEST_PAUSE_S:
                     raise
-                log.warning("%s; trying again in %.1f s", error.brief, pause_s)
+                report_warning(f"{error.brief}; trying again in {pause_s:.1f} s")
                 time.sleep(pause_s)
         return operation()
 
     def call(self, method: str, url: str, purpose: str, expect: Collection[int], **options: Any) -> Answer:
-        """As `request`, with retries."""
+        """Make a request with retries; see `request`."""
         return self.retry(lambda: self.request(method, url, purpose, expect, **options))
 
     def request(
@@ -146,19 +148,19 @@ class Connection:
         body: Body | bytes | None = None,
         limit_bytes: int = _ANSWER_LIMIT_BYTES,
     ) -> Answer:
-        """Make one request, and authenticate when the registry asks for it.
+        """Make one request, and authenticate if the registry asks for it.
 
         Args:
             method: the HTTP method.
-            url: as `url` or `follow` made it.
-            purpose: what it is for, to complete "could not …" in an error.
-            expect: the statuses that are answers; all others are errors.
+            url: URL from `url` or `follow`.
+            purpose: completes "could not …" in an error.
+            expect: accepted statuses; all others are errors.
             headers: headers to send.
-            body: what to send.
-            limit_bytes: a longer answer is an error.
+            body: request body.
+            limit_bytes: longest accepted answer.
 
         Raises:
-            PassingError: it failed in a way that may be over soon.
+            PassingError: it failed, perhaps transiently.
             RegistryError: it failed.
         """
         try:
@@ -171,14 +173,14 @@ class Connection:
         if answer.status not in expect:
             raise self._explain_refusal(purpose, answer)
         if len(answer.body) > limit_bytes:
-            raise RegistryError(f"could not {purpose}: the answer is longer than {limit_bytes} bytes")
+            raise RegistryError(f"could not {purpose}: the answer exceeds {limit_bytes} bytes")
         if answer.body and answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise RegistryError(f"could not {purpose}: {self._host} sent a compressed answer without a request for it")
+            raise RegistryError(f"could not {purpose}: {self._host} compressed its answer unasked")
         return answer
 
     @contextmanager
     def download(self, url: str, purpose: str) -> Iterator[Download]:
-        """GET content of any size, to be read piece by piece; only the request is repeated when it fails in passing.
+        """Stream content of any size; only the request is retried, not the reading.
 
         Raises:
             RegistryError: it failed; also while reading.
@@ -202,8 +204,8 @@ class Connection:
         raise self._explain_refusal(purpose, answer)
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: Body | bytes | None) -> requests.Response:
-        """Make a request, and follow where the answer leads; credentials do not go to another host."""
-        send = oras.provider.Registry.do_request.__wrapped__  # the method without its retries
+        """Make a request and follow redirects; credentials do not go to another host."""
+        send = inspect.unwrap(oras.provider.Registry.do_request)  # without the decorator that retries
         for _ in range(MOST_REDIRECTS + 1):
             response: requests.Response = send(
                 self._oras, url, method, data=body, headers=self._auth.add_header(url, headers), stream=True
@@ -213,27 +215,29 @@ class Connection:
                 return response
             response.close()
             url = target
-        raise requests.TooManyRedirects(f"it is redirected more than {MOST_REDIRECTS} times")
+        raise requests.TooManyRedirects(f"redirected more than {MOST_REDIRECTS} times")
 
     def follow(self, answer: Answer) -> str:
-        """The URL to which `answer` points.
+        """Return the URL in the Location of `answer`.
 
         Raises:
             RegistryError: it points nowhere, or from HTTPS to HTTP.
         """
         location = answer.headers.get("Location")
         if not location:
-            raise RegistryError(f"{self._host} accepted an upload and did not say where to send it")
+            raise RegistryError(f"{self._host} accepted an upload but sent no Location")
         try:
             url = urljoin(answer.url, location)
         except ValueError as error:
-            raise RegistryError(f"{self._host} wants the upload sent to {location!r:.80}") from error
+            raise RegistryError(f"{self._host} sent an invalid upload Location: {location!r:.80}") from error
         if urlsplit(url).scheme not in ("http", "https"):
-            raise RegistryError(f"{self._host} wants the upload sent to {_clean(url.partition('?')[0])}")
+            raise RegistryError(
+                f"{self._host} sent an upload Location that is not HTTP: {_clean(url.partition('?')[0])}"
+            )
         if self._scheme == "https" and not url.startswith("https:"):
             raise RegistryError(
-                f"{self._host} speaks HTTPS and wants the upload sent to {_clean(url.partition('?')[0])}",
-                hint="when it is behind a proxy, the proxy has to pass X-Forwarded-Proto and Host on",
+                f"{self._host} redirects the upload from HTTPS to {_clean(url.partition('?')[0])}",
+                hint="if it is behind a proxy, have the proxy pass X-Forwarded-Proto and Host",
             )
         return url
 
@@ -243,23 +247,23 @@ class Connection:
             if re.search("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|PACKET_LENGTH_TOO_LONG", reason):
                 return RegistryError(
                     f"{brief}: {self._host} does not speak HTTPS",
-                    hint=f"if it is meant to be spoken to with plain HTTP, say so with --plain-http {self._host}",
+                    hint=f"to use plain HTTP, add --plain-http {self._host}",
                 )
             why = re.search(r"verify failed: ([^(]*[^(\s])", reason)
             return RegistryError(
                 f"{brief}: the certificate of {self._host} is not trusted: {_clean(why[1] if why else reason)}",
-                hint="add its authority to this machine's certificates, or name the file in SSL_CERT_FILE",
+                hint="add its CA to this machine's certificates, or set SSL_CERT_FILE",
             )
         if isinstance(error, TooSlowError):
             return RegistryError(f"{brief}: {self._host} is too slow: {error}")
         if _is_caused_by(error, socket.gaierror):
-            hint = "check the name, and the name servers of this machine"
+            hint = "check the name and this machine's DNS servers"
             return RegistryError(f"{brief}: the name {self._host} does not resolve", hint=hint)
         if isinstance(error, requests.Timeout):
             return PassingError(f"{brief}: {self._host} did not answer in time")
         if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
-            # An answer 413 that comes before all is sent is lost with the connection.
-            hint = "a proxy that limits the size of uploads may break them off like this" if uploading else ""
+            # An early 413 answer is lost with the connection.
+            hint = "check for a proxy that limits the upload size" if uploading else ""
             return PassingError(f"{brief}: the connection to {self._host} failed: {_find_cause(error)}", hint=hint)
         return RegistryError(f"{brief}: {_clean(reason)}")
 
@@ -268,27 +272,27 @@ class Connection:
         brief = f"could not {purpose}: {_clean(urlsplit(answer.url).netloc)} answered {answer.status} {answer.reason}"
         brief += f" ({said})" if said else ""
         if answer.status in _PASSING:
-            hint = "the registry limits requests; try later" if answer.status == 429 else ""
+            hint = "the registry limits requests: try again later" if answer.status == 429 else ""
             return PassingError(brief, hint=hint, pause_s=_read_pause_s(answer.headers.get("Retry-After", "")))
         if answer.status in (401, 403):
             used = self._search.credentials
-            who = f"as {used.username or 'the owner of a token'}" if used else "without credentials"
+            who = f"as {used.username or 'token owner'}" if used else "without credentials"
             return RegistryError(
-                f"{brief}; asked {who}",
+                f"{brief}; sent {who}",
                 details=["looked for credentials in:", *self._search.looked_at],
-                hint=f"log in with podman login or docker login {self.reference.registry}, as someone who may do this",
+                hint=f"log in with podman login or docker login {self.reference.registry}, as a user with access",
             )
         if b"HTTP request to an HTTPS server" in answer.body:
-            return RegistryError(brief, hint="the registry speaks HTTPS: leave out --plain-http")
+            return RegistryError(brief, hint="remove --plain-http: the registry speaks HTTPS")
         hints = {
-            404: f"check the name {self.reference.name}; some registries want a repository to be made first",
-            413: "a proxy before the registry limits the size of uploads (nginx: client_max_body_size)",
+            404: f"check the name {self.reference.name}; some registries need the repository created first",
+            413: "raise the upload limit of the proxy in front of the registry (nginx: client_max_body_size)",
         }
         return RegistryError(brief, hint=hints.get(answer.status, ""))
 
 
 class Download:
-    """The body of an answer while it arrives."""
+    """The body of an answer, read as it arrives."""
 
     def __init__(self, pieces: Iterator[bytes], explain: Callable[[Exception], RegistryError]) -> None:
         self._pieces = pieces
@@ -296,7 +300,7 @@ class Download:
         self._arrived = bytearray()
 
     def read(self, size: int, /) -> bytes:
-        """The next `size` bytes; fewer only at the end.
+        """Return the next `size` bytes; fewer only at the end.
 
         Raises:
             RegistryError: the connection failed.
@@ -312,7 +316,7 @@ class Download:
 
 
 class _RefusedError(Exception):
-    """The registry wants authentication, and there is none to give."""
+    """The registry requires authentication, and there are no usable credentials."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)
@@ -320,7 +324,7 @@ class _RefusedError(Exception):
 
 
 class _Authenticator:
-    """Answers challenges; the last header that was accepted goes with every later request."""
+    """Answers challenges; later requests reuse the last header."""
 
     def __init__(self, session: requests.Session, registry_url: str, search: Search) -> None:
         self._session = session
@@ -329,7 +333,7 @@ class _Authenticator:
         self._header: str | None = None
 
     def add_header(self, url: str, headers: Mapping[str, str]) -> dict[str, str]:
-        """Headers with authentication, unless the URL is not the registry's (where it sends an upload)."""
+        """Add authentication to headers, unless the URL is on another host (an upload's)."""
         if self._header and is_same_host(url, self._registry_url):
             return {**headers, "Authorization": self._header}
         return dict(headers)
@@ -337,9 +341,9 @@ class _Authenticator:
     def authenticate_request(
         self, original: requests.Response, headers: dict[str, str], refresh: bool = False
     ) -> tuple[dict[str, str], bool]:
-        """What oras calls after a 401 or a 403: the headers for the next try, and that there is to be one."""
+        """Return the headers for the next attempt, and True. oras calls this after a 401 or 403."""
         answer = _read_answer(original, _ANSWER_LIMIT_BYTES)
-        # A 403 is not a question: the registry knows who asks, and says no.
+        # A 403 is final: the registry knows the user and denies access.
         if answer.status != 401 or refresh or not is_same_host(answer.url, self._registry_url):
             raise _RefusedError(answer)
         challenges = parse_challenges(answer.headers.get("WWW-Authenticate", ""), urlsplit(answer.url).netloc)
@@ -357,13 +361,13 @@ class _Authenticator:
         asked = challenge.parameters
         url = asked.get("realm", "")
         realm = urlsplit(url)
-        # As with docker and containerd, it may be on another host: tokens of many registries are given elsewhere. But
-        # a password goes in the clear to no other host than the one that is spoken to in the clear anyway.
+        # As with docker and containerd, it may be on another host: many registries have a separate token server. But a
+        # password goes unencrypted only to the host that is addressed unencrypted anyway.
         registry = urlsplit(self._registry_url)
         in_the_clear = (realm.scheme, realm.hostname) == ("http", registry.hostname) and registry.scheme == "http"
         if not (in_the_clear or realm.scheme == "https") or not realm.hostname or realm.username:
-            raise RegistryError(f"{self._registry_url} names the token service {_clean(url)!r}, and it is not HTTPS")
-        # One parameter per scope: a mount is asked about with two.
+            raise RegistryError(f"{self._registry_url} refers to a token server that is not HTTPS: {_clean(url)!r}")
+        # One parameter per scope: a mount needs two.
         query = [("service", asked.get("service", "")), *(("scope", one) for one in asked.get("scope", "").split())]
         response = self._ask_for_token(url, [(name, value) for name, value in query if value], answer)
         reply = _read_answer(response, _ANSWER_LIMIT_BYTES)
@@ -378,7 +382,7 @@ class _Authenticator:
             document = json.loads(reply.body)
             token = document.get("token") or document["access_token"]
         except (ValueError, RecursionError, KeyError, AttributeError) as error:
-            raise RegistryError(f"{_clean(realm.netloc)} answered a request for a token with something else") from error
+            raise RegistryError(f"{_clean(realm.netloc)} sent no token: the answer is not a token document") from error
         return str(token)
 
     def _ask_for_token(self, realm: str, query: list[tuple[str, str]], answer: Answer) -> requests.Response:
@@ -404,13 +408,13 @@ class _Authenticator:
 
 
 def _read_answer(response: requests.Response, limit_bytes: int) -> Answer:
-    """Read at most one byte more than the limit, and let the connection go."""
+    """Read at most one byte more than the limit, and release the connection."""
     body = read_short(response, limit_bytes)
     return Answer(response.status_code, _clean(response.reason or ""), response.url, response.headers, body)
 
 
 def _read_errors(body: bytes) -> str:
-    """The registry's own errors (codes and messages), or the first line of what it says instead."""
+    """Return the registry's own errors (codes and messages), or the first line of the body."""
     try:
         errors = json.loads(body)["errors"]
         said = [f"{error.get('code', '')}: {error.get('message', '')}".strip(": ") for error in errors]
@@ -421,39 +425,39 @@ def _read_errors(body: bytes) -> str:
 
 
 def _clean(text: str) -> str:
-    """What a registry wrote, so that it can be shown: bounded, and unable to steer a terminal."""
+    """Make a registry's text safe to show: bounded, and without control characters."""
     return "".join(char if char.isprintable() else " " for char in text)[:300]
 
 
 def _read_pause_s(retry_after: str) -> float:
-    """Seconds to wait, of a Retry-After header: a number of them or a date."""
+    """Return the seconds of a Retry-After header: a number or a date."""
     if retry_after.strip().isdecimal():
         return float(retry_after)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, OverflowError):  # a date such as year 1 is no moment
+    except (ValueError, OverflowError):  # a date such as year 1 has no timestamp
         return 0.0
 
 
 def _find_cause(error: BaseException) -> str:
-    """The innermost reason of a failed connection."""
+    """Return the innermost reason of a failed connection."""
     inner = _unwrap(error)
     return _find_cause(inner) if inner else _clean(getattr(error, "strerror", None) or str(error))
 
 
 def _is_caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
-    """Whether the reason of a failed connection is of this kind."""
+    """Return whether a failed connection was caused by this exception type."""
     while error is not None and not isinstance(error, kind):
         error = _unwrap(error)
     return error is not None
 
 
 def _unwrap(error: BaseException) -> BaseException | None:
-    """What requests and urllib3 have wrapped, which they do several times."""
+    """Return the inner exception; requests and urllib3 wrap several times."""
     wrapped = [*error.args, getattr(error, "reason", None), error.__cause__]
     return next((part for part in wrapped if isinstance(part, BaseException)), None)
 
 
 def add_query(url: str, name: str, value: str) -> str:
-    """The URL with one parameter more; what it has is the registry's and stays as it is."""
+    """Append a query parameter to a URL, keeping the registry's own."""
     return f"{url}{'&' if '?' in url else '?'}{name}={quote(value, safe='')}"

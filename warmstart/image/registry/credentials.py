@@ -1,4 +1,4 @@
-"""Credentials for registries, from the files in which podman, buildah, skopeo and docker keep them.
+"""Find registry credentials in the files of podman, buildah, skopeo and docker.
 
 Format and order: containers-auth.json(5), pkg/docker/config of https://github.com/containers/image, and
 docker's config.json with its credential helpers (https://github.com/docker/docker-credential-helpers).
@@ -20,20 +20,22 @@ from warmstart.core.errors import HostError, RegistryError
 from warmstart.core.reference import DOCKER_HUB, Reference
 
 _HELPER_TIMEOUT_S = 60.0
-# The name under which docker files the credentials of Docker Hub.
+# The largest tokens have some ten KiB.
+_HELPER_LIMIT_BYTES = 1 << 20
+# Docker's key for the credentials of Docker Hub.
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 _DOCKER_HUB_HOSTS = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io")
-# The name of a program in PATH is made of it: with a slash, it would be that of any program.
+# Part of a program name in PATH: with a slash, it could name any program.
 _HELPER_NAME = re.compile(r"[A-Za-z0-9._-]+")
-# What a helper gives as the user's name when the secret is an identity token.
+# A helper's user name if the secret is an identity token.
 _NAMELESS = "<token>"
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Who to be at a registry: a user's name and password, or an identity token (an OAuth 2 refresh token).
+    """A user name and password, or an identity token (an OAuth 2 refresh token).
 
-    `source` says where they were found; it holds no secret.
+    `source` is the file and key, without the secret.
     """
 
     username: str
@@ -72,7 +74,7 @@ DEFAULT_ACCESS = RegistryAccess()
 
 @dataclass(frozen=True)
 class Search:
-    """A search for credentials: what was found, and one line for each place that was looked at."""
+    """The result of a search: the credentials, and one line for each file searched."""
 
     credentials: Credentials | None
     looked_at: tuple[str, ...]
@@ -93,10 +95,10 @@ def find_credentials(reference: Reference, auth_file: Path | None = None) -> Cre
 
 
 def search_credentials(reference: Reference, auth_file: Path | None = None) -> Search:
-    """As `find_credentials`, and say where it looked."""
+    """Find credentials as `find_credentials` does, and list the files searched."""
     looked_at: list[str] = []
     if auth_file and not auth_file.is_file():
-        raise RegistryError(f"{auth_file}: there is no such file of credentials")
+        raise RegistryError(f"{auth_file}: no such credentials file")
     for path in _list_files(auth_file):
         if not path.is_file():
             looked_at.append(f"{path}: does not exist")
@@ -132,9 +134,9 @@ class _AuthFile:
         try:
             document = json.loads(path.read_bytes() or b"{}")
         except (OSError, ValueError) as error:
-            raise RegistryError(f"{path}: the file of credentials cannot be read: {error}") from error
+            raise RegistryError(f"{path}: cannot read the credentials file: {error}") from error
         broken = RegistryError(
-            f"{path} is not a file of credentials", hint="create it with `podman login` or `docker login`"
+            f"{path} is not a credentials file", hint="recreate it with podman login or docker login"
         )
         if not isinstance(document, dict):
             raise broken
@@ -145,7 +147,7 @@ class _AuthFile:
         return cls(path, auths, helpers, store)
 
     def find(self, reference: Reference) -> tuple[Credentials | None, str]:
-        """The credentials, and in a few words what came of it."""
+        """Return the credentials and a short note on the result."""
         helper = self.helpers.get(reference.registry)
         if helper:
             return self._ask_helper(helper, reference.registry)
@@ -154,7 +156,7 @@ class _AuthFile:
         if credentials:
             return credentials, f"an entry for {key}, user {credentials.username or _NAMELESS}"
         if self.store:
-            # docker leaves an empty entry behind for what it has put into the store.
+            # docker leaves an empty entry for credentials in the store.
             url = _DOCKER_HUB_KEY if reference.registry == DOCKER_HUB else reference.registry
             return self._ask_helper(self.store, url)
         return None, f"no entry for {reference.registry}"
@@ -172,7 +174,9 @@ class _AuthFile:
         return "", {}
 
     def _read_entry(self, key: str, entry: Any) -> Credentials | None:
-        broken = RegistryError(f"{self.path}: the entry for {key} is broken", hint="log in again")
+        broken = RegistryError(
+            f"{self.path}: the entry for {key} is broken", hint="log in again with podman login or docker login"
+        )
         if not isinstance(entry, dict):
             raise broken
         fields = [entry.get(name) or "" for name in ("username", "password", "identitytoken", "auth")]
@@ -194,22 +198,30 @@ class _AuthFile:
 
     def _ask_helper(self, suffix: object, url: str) -> tuple[Credentials | None, str]:
         if not isinstance(suffix, str) or not _HELPER_NAME.fullmatch(suffix):
-            hint = "it is NAME of a program docker-credential-NAME in PATH: letters, digits, and . _ -"
-            raise RegistryError(f"{self.path}: {suffix!r:.80} is not the name of a credential helper", hint=hint)
+            hint = "use the NAME of a docker-credential-NAME program in PATH: letters, digits, and . _ -"
+            raise RegistryError(f"{self.path}: {suffix!r:.80} is not a credential helper's name", hint=hint)
         program = f"docker-credential-{suffix}"
         try:
-            done = process.run([program, "get"], timeout_s=_HELPER_TIMEOUT_S, check=False, stdin=url)
+            done = process.run(
+                [program, "get"],
+                timeout_s=_HELPER_TIMEOUT_S,
+                check=False,
+                stdin=url,
+                limit_bytes=_HELPER_LIMIT_BYTES,
+            )
+        except process.ProgramError as error:
+            raise RegistryError(f"{self.path}: credential helper {program} {error.end}") from error
         except HostError:
-            return None, f"its credential helper {program} is not on this machine"
+            return None, f"credential helper {program} is not installed"
         if done.returncode != 0:
-            # Helpers say on standard output that they have nothing, and give the same status as for a failure.
-            said = (done.stdout + done.stderr).strip().splitlines()
-            return None, f"its credential helper {program} gave nothing for {url}: {' '.join(said[-1:])}"
+            # Helpers report a missing entry on standard output, with the same status as a failure.
+            lines = (done.stdout + done.stderr).strip().splitlines()
+            return None, f"credential helper {program} has nothing for {url}: {' '.join(lines[-1:])}"
         try:
             answer = json.loads(done.stdout)
             username, secret = answer["Username"], answer["Secret"]
         except (ValueError, TypeError, KeyError) as error:
-            raise RegistryError(f"{self.path}: its credential helper {program} gave a broken answer") from error
+            raise RegistryError(f"{self.path}: credential helper {program} returned invalid output") from error
         source = f"{self.path} ({program})"
         if username == _NAMELESS:
             return Credentials("", identity_token=secret, source=source), f"{program} has an identity token"

@@ -1,7 +1,7 @@
-"""Whether a push would be let in: asked before there is anything to push.
+"""Check push access before there is anything to push.
 
-A registry says so only when an upload is begun, which ko, crane and buildx do for the same reason. Nothing is sent, the
-upload is taken back, and no repository or tag comes of it.
+A registry checks access only when an upload starts; ko, crane and buildx do the same. Nothing is sent, the upload is
+cancelled, and no repository or tag is created.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 _GONE = (200, 202, 204, 404)
 
 
-def check_push_access(reference: Reference, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
-    """Begin an upload to the repository of `reference`, and cancel it.
+def check_push_access(reference: Reference, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+    """Start an upload to the repository of `reference`, and cancel it.
 
     Args:
-        reference: the image that is going to be pushed.
-        access: registries without TLS, and the file of credentials.
+        reference: the image to be pushed.
+        plain_http: speak HTTP; HTTPS with verified certificates otherwise.
+        auth_file: the file of credentials; the usual ones when None.
 
     Raises:
         RegistryError: the registry refused, cannot be reached, or answers nonsense.
@@ -29,6 +30,6 @@ def check_push_access(reference: Reference, *, access: RegistryAccess = DEFAULT_
     with Connection(reference, access) as connection:
         started = connection.call("POST", connection.url("blobs/uploads/"), f"push to {reference.name}", (202,))
         upload = connection.follow(started)
-        # A registry forgets uploads by itself, and some let only administrators delete anything.
+        # Registries expire uploads, and some let only administrators delete.
         with contextlib.suppress(RegistryError):
             connection.request("DELETE", upload, f"cancel an upload to {reference.name}", _GONE)

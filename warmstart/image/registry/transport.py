@@ -1,8 +1,8 @@
-"""HTTP with time limits that hold for a whole answer, not from one byte to the next.
+"""HTTP with time limits on whole answers, not on the gap between bytes.
 
 A registry that sends a byte now and then would otherwise hold a build for days. urllib3's limits are for one read of
-the socket; here a timer shuts the socket down when all of a piece has not arrived in time. Redirects are not followed
-(the caller decides to whom it speaks), and nothing is decompressed: a blob is what its digest says.
+the socket; here a timer shuts the socket down if a piece has not fully arrived in time. Redirects are not followed
+(the caller chooses the host), and nothing is decompressed: digests are of the bytes as sent.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ ANSWER_TIMEOUT_S = 300.0
 #: Each piece of this size, and each short answer as a whole, must arrive within PIECE_TIMEOUT_S.
 PIECE_BYTES = 1 << 20
 PIECE_TIMEOUT_S = 120.0
-#: An answer that leads elsewhere is followed this often.
+#: Redirects followed per request.
 MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class Session(requests.Session):
-    """Connections to registries, which trust this machine's certificates besides those of requests."""
+    """A session for registries; it trusts this machine's certificates in addition to those of requests."""
 
     def __init__(self) -> None:
         super().__init__()
         self.headers.update({"User-Agent": f"warmstart/{__version__}", "Accept-Encoding": "identity"})
-        # Without this, requests puts an entry of ~/.netrc in the place of our header.
+        # Without this, requests replaces our header with an entry of ~/.netrc.
         self.auth = lambda request: request
         for prefix in ("https://", "http://"):
             self.mount(prefix, _Adapter())
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Say that no answer leads elsewhere."""
+        """Return None: redirects are not followed here."""
 
 
 class _Limited:
-    """A connection whose answer begins within ANSWER_TIMEOUT_S, with all of its headers."""
+    """A connection that must deliver all headers within ANSWER_TIMEOUT_S."""
 
     sock: Any
 
@@ -107,10 +107,10 @@ def _use_limits(manager: urllib3.PoolManager) -> None:
 
 
 def find_redirect(method: str, response: requests.Response) -> str | None:
-    """Where an answer leads; None where it leads nowhere, or what is written would go to another host.
+    """Return the redirect target; None if there is none, or if it would send written data to another host.
 
     Raises:
-        requests.RequestException: it leads to what is not HTTP, or away from HTTPS.
+        requests.RequestException: the target is not HTTP, or downgrades from HTTPS.
     """
     location = response.headers.get("Location")
     if response.status_code not in _REDIRECTS or not location:
@@ -118,8 +118,8 @@ def find_redirect(method: str, response: requests.Response) -> str | None:
     url = urljoin(response.url, location)
     allowed = ("https",) if response.url.startswith("https:") else ("https", "http")
     if urlsplit(url).scheme not in allowed:
-        wanted = " or ".join(allowed)
-        raise requests.exceptions.InvalidURL(f"a redirect to {url.partition('?')[0]} instead of {wanted}")
+        expected = " or ".join(allowed)
+        raise requests.exceptions.InvalidURL(f"redirected to {url.partition('?')[0]}: not {expected}")
     reads = method in ("GET", "HEAD")
     if reads or (response.status_code in (307, 308) and is_same_host(url, response.url)):
         return url
@@ -127,7 +127,7 @@ def find_redirect(method: str, response: requests.Response) -> str | None:
 
 
 def is_same_host(url: str, other: str) -> bool:
-    """Whether two URLs have the same host and port."""
+    """Return whether two URLs have the same host and port."""
     first, second = urlsplit(url), urlsplit(other)
     ports = {"http": 80, "https": 443}
     return (first.hostname, first.port or ports.get(first.scheme)) == (
@@ -137,7 +137,7 @@ def is_same_host(url: str, other: str) -> bool:
 
 
 def read_short(response: requests.Response, limit_bytes: int) -> bytes:
-    """Read the body of an answer, at most one byte more than the limit, and let the connection go.
+    """Read the body of an answer, at most one byte more than the limit, and release the connection.
 
     Raises:
         TooSlowError: it was not complete in time.
@@ -154,7 +154,7 @@ def read_pieces(response: requests.Response) -> Iterator[bytes]:
 
 
 def _read(response: requests.Response, size: int) -> bytes:
-    """The next `size` bytes of a body; fewer only at its end."""
+    """Read the next `size` bytes of a body; fewer only at its end."""
     try:
         return read_piece(response.raw, size, PIECE_TIMEOUT_S)
     except urllib3.exceptions.ReadTimeoutError as error:

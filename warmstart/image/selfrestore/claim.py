@@ -1,8 +1,8 @@
-"""Takes what the launcher left in a build over into a directory that no container has ever seen.
+"""Move the launcher's checkpoint of a build to a directory that no container has ever seen.
 
-Only the launcher can write to where it comes from (launcher/src/rooms.c), and when it is taken over no process of the
-container is left. It is judged all the same, as an archive from anywhere would be: known names, known kinds, one link,
-within limits. Nothing is looked up but in open directories, and no link is followed.
+Only the launcher can write to the source (launcher/src/rooms.c), and no process of the container is left by then. The
+files are still checked like an archive from anywhere: known names, known types, one link, within limits. Names are
+looked up only in open directories, and no link is followed.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _REQUIRED = ("manifest", "checkpoint")
 
 
 def claim_state(state: Path, into: Path, *, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Move what the launcher left to a new directory, which only its owner may enter.
+    """Move the launcher's files to a new directory with mode 0700.
 
-    Owners and modes are kept. What is in `seed` is moved as it is, and must be judged when it is read.
+    Owners and modes are kept. `seed` is moved unchecked: check it when it is read.
 
     Args:
-        state: the directory that the container had.
-        into: where to, in the same file system; its parent exists and it does not.
-        limits: what the checkpoint may hold; `json_bytes` is for the manifest.
+        state: the container's state directory.
+        into: the new directory, on the same filesystem; only its parent exists.
+        limits: limits on the checkpoint; `json_bytes` applies to the manifest.
 
     Raises:
-        CheckpointError: something in it is not what the launcher writes.
+        CheckpointError: it holds something that the launcher does not write.
     """
     into.mkdir(mode=0o700)
     with _open(state) as source, _open(into) as target:
@@ -49,7 +49,7 @@ def claim_state(state: Path, into: Path, *, limits: Limits = DEFAULT_LIMITS) -> 
         for name in names:
             _check(name, _KINDS.get(name, 0), os.stat(name, dir_fd=source, follow_symlinks=False))
         if missing := [name for name in _REQUIRED if name not in names]:
-            _refuse(f"no {missing[0]} is there")
+            _refuse(f"{missing[0]} is missing")
         if os.stat("manifest", dir_fd=source, follow_symlinks=False).st_size > limits.json_bytes:
             _refuse(f"its manifest is larger than {limits.json_bytes} bytes")
         for name in names:
@@ -79,15 +79,15 @@ def _claim_checkpoint(source: int, target: int, limits: Limits) -> None:
 
 def _check(name: str, kind: int, status: os.stat_result) -> None:
     if not kind:
-        _refuse(f"{quoted(name)} is not a file that it writes")
+        _refuse(f"{quoted(name)} is not a file of the launcher")
     if stat.S_IFMT(status.st_mode) != kind:
-        _refuse(f"{quoted(name)} is of another kind")
+        _refuse(f"{quoted(name)} has the wrong file type")
     if kind != stat.S_IFDIR and status.st_nlink != 1:
-        _refuse(f"{quoted(name)} has other names, too")
+        _refuse(f"{quoted(name)} has more than one hard link")
 
 
 def _refuse(problem: str) -> NoReturn:
-    raise CheckpointError(f"cannot take over the checkpoint that the launcher made: {problem}")
+    raise CheckpointError(f"cannot use the launcher's checkpoint: {problem}")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ _MAX_FILES = 100_000
 
 
 def unpack_launched(layer: Readable, into: Path, label: str) -> bool:
-    """Unpack the manifest and CRIU's images from the tar of a layer. Of memory, only the end is written.
+    """Unpack the manifest and CRIU's images from the tar of a layer. Only the end of memory is written.
 
     Args:
         layer: the tar.
@@ -28,10 +28,10 @@ def unpack_launched(layer: Readable, into: Path, label: str) -> bool:
         label: name of the layer in errors.
 
     Returns:
-        Whether there is such a checkpoint.
+        Whether the layer holds a checkpoint.
 
     Raises:
-        ArchiveError: it is no tar, or its files are larger than LIMIT_BYTES.
+        ArchiveError: it is not a tar, or its files are larger than LIMIT_BYTES.
     """
     (into / "checkpoint").mkdir()
     left_bytes, left_files = LIMIT_BYTES, _MAX_FILES

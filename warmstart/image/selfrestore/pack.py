@@ -1,6 +1,6 @@
-"""An image that restores itself: the launcher as its entrypoint, and what that finds in /.warmstart.
+"""Images that restore themselves: the launcher as entrypoint, with its files in /.warmstart.
 
-The launcher's README has the files and the format of its manifest.
+The launcher's README describes the files and the manifest format.
 """
 
 from __future__ import annotations
@@ -22,29 +22,28 @@ from warmstart.recipe.model import Container
 
 DIRECTORY = ".warmstart"
 MEMORY = f"{DIRECTORY}/memory"
-# What has changed of it, and is mapped where a runtime restores an image that can also restore itself.
+# The changed part of it, mapped if a runtime restores an image that can also restore itself.
 MEMORY_OF_RUNTIME = f"{DIRECTORY}/memory-runtime"
 LAUNCHER = f"/{DIRECTORY}/launcher"
-# Where commands that are run in the container of a build find the launcher, and that the root file system: see
-# launcher/src/rooms.c.
+# Paths of the launcher and of the root filesystem in a build container: see launcher/src/rooms.c.
 BUILD_LAUNCHER = "/launcher"
 BUILD_ROOT = "/container"
 ENTRYPOINT = (LAUNCHER, "start", "--")
-# What the launcher itself keeps of the application's files, in `seed`, and puts back when it restores.
+# Directories that the launcher saves in `seed` and puts back at a restore.
 SEEDED = ("tmp", "var/tmp", "run")
 
 
-# What the launcher writes when it has decided (launcher/src/start.c).
+# The launcher's log lines after its decision (launcher/src/start.c).
 RESTORED = re.compile(r"warmstart: restored in (\d+) ms$")
 COLD_START = re.compile(r"warmstart: cold start: (.*) \(\d+ ms\)$")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Whom an application was dumped as, and what it was, by the launcher's manifest.
+    """Identity of the dumped application, from the launcher's manifest.
 
     Attributes:
-        pid: of the application, in its container.
+        pid: process number of the application in its container.
     """
 
     user: int
@@ -55,10 +54,10 @@ class Identity:
 
 
 def find_run(container: Container, config: Config) -> Run:
-    """How the image of a recipe's container, on a base image with this config, is started.
+    """Return the entrypoint, command and user of a recipe's image on a base image with this config.
 
-    Command and arguments are those that Kubernetes would give a container (`command` replaces the entrypoint and its
-    arguments, `args` the arguments); they become the image's, since a pod that gives a command replaces the launcher.
+    As in Kubernetes, `command` replaces the entrypoint and its arguments, and `args` the arguments. They become part of
+    the image, since a pod with a command of its own would replace the launcher.
 
     Raises:
         ImageError: there is no command.
@@ -71,7 +70,7 @@ def find_run(container: Container, config: Config) -> Run:
 
 
 def find_user(container: Container, config: Config) -> str:
-    """Who the container runs as, in the words of an image's `User`; empty for root."""
+    """Return the container's user in the format of an image's `User`; empty for root."""
     context = container.security_context
     if context.run_as_user is None:
         return config.user
@@ -80,7 +79,7 @@ def find_user(container: Container, config: Config) -> str:
 
 
 def read_manifest(directory: Path) -> Identity:
-    """Read the launcher's manifest, as far as it concerns others.
+    """Read the identity from the launcher's manifest.
 
     Raises:
         CheckpointError: the launcher has not written it.
@@ -94,7 +93,7 @@ def read_manifest(directory: Path) -> Identity:
         arguments = tuple(fields["argument"])
         return Identity(int(user), int(group), tuple(map(int, groups.split())), int(pid), arguments)
     except (OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"the launcher left no manifest: {error}") from error
+        raise CheckpointError(f"cannot read the launcher's manifest: {error}") from error
 
 
 def _read_text(file: Path) -> str:
@@ -106,10 +105,10 @@ def update_manifest(directory: Path, memory: Path | None, listeners: Sequence[Li
     """Bring the launcher's manifest up to date with an edited checkpoint.
 
     Args:
-        directory: with the manifest and the checkpoint.
-        memory: the file with the memory; None where no memory is mapped.
-        listeners: sockets that are to listen before the application is restored.
-        signal: what to send the restored application; 0 for nothing.
+        directory: the directory of the manifest and the checkpoint.
+        memory: the memory file; None if no memory is mapped.
+        listeners: sockets to open before the restore.
+        signal: signal for the restored application; 0 for none.
     """
     manifest = directory / "manifest"
     *kept, end = [line for line in _read_text(manifest).splitlines() if not line.startswith("file ")]
@@ -135,9 +134,9 @@ def _describe(listener: Listener) -> str:
 
 
 def pack_programs(programs: Path, layout: Path) -> Layer:
-    """Make the layer of the launcher, CRIU, and what CRIU's licence (GPL-2.0) wants to go with it.
+    """Make the layer of the launcher, CRIU, and CRIU's source as its licence (GPL-2.0) requires.
 
-    It depends on them alone, so that all images of one version have this layer in common.
+    It depends on nothing else, so all images of one version share this layer.
     """
     writer = LayerWriter(layout, f"{CREATED_BY}launcher")
     with open_tree(writer) as tar:
@@ -151,14 +150,14 @@ def pack_programs(programs: Path, layout: Path) -> Layer:
 
 
 def pack_changes(changes: Changes | None, layout: Path) -> Layer:
-    """Make the layer of what an application has changed in its root file system; no process of it may be left.
+    """Make the layer of an application's changed files; all its processes must have ended.
 
     Args:
-        changes: where they are; None where there can be none.
-        layout: where the layer goes.
+        changes: their location; None if the root is read-only.
+        layout: the layout that gets the layer.
 
     Raises:
-        ImageError: something in it cannot be in a layer.
+        ImageError: a file cannot be put in a layer.
     """
     writer = LayerWriter(layout, f"{CREATED_BY}changed files")
     with open_tree(writer) as tar:
@@ -168,7 +167,7 @@ def pack_changes(changes: Changes | None, layout: Path) -> Layer:
 
 
 def pack_checkpoint(directory: Path, layout: Path) -> Layer:
-    """Make the layer of a checkpoint that the launcher took, and of what goes with it."""
+    """Make the layer of the launcher's checkpoint and its other files."""
     writer = LayerWriter(layout, f"{CREATED_BY}{DIRECTORY}")
     with open_tree(writer) as tar:
         _add_checkpoint(tar, directory)

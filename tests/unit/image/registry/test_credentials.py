@@ -61,7 +61,7 @@ def test_the_directories_of_the_environment_are_used(home, tmp_path, monkeypatch
 def test_an_explicit_file_is_the_only_one(home, tmp_path, monkeypatch):
     write_auths(home / ".docker/config.json", "docker")
     assert user_of(auth_file=write(tmp_path / "empty.json", auths={})) is None
-    with pytest.raises(RegistryError, match=r"nothere.json: there is no such file"):
+    with pytest.raises(RegistryError, match=r"nothere.json: no such credentials file"):
         find_credentials(REFERENCE, tmp_path / "nothere.json")
     monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "nothere.json"))
     search = search_credentials(REFERENCE)
@@ -186,20 +186,20 @@ def test_a_helper_that_has_nothing_is_told_of_and_passed_over(tmp_path, helper):
     helper("vault", "echo credentials not found in native keychain; exit 1")
     search = search_credentials(REFERENCE, write(tmp_path / "a.json", credsStore="vault"))
     assert search.credentials is None
-    assert "docker-credential-vault gave nothing" in search.looked_at[0]
+    assert "docker-credential-vault has nothing" in search.looked_at[0]
     assert "credentials not found in native keychain" in search.looked_at[0]
 
 
 def test_a_helper_that_is_not_there_is_told_of_and_passed_over(tmp_path):
     search = search_credentials(REFERENCE, write(tmp_path / "a.json", credsStore="absent"))
     assert search.credentials is None
-    assert "docker-credential-absent is not on this machine" in search.looked_at[0]
+    assert "docker-credential-absent is not installed" in search.looked_at[0]
 
 
 @pytest.mark.parametrize("said", ["hello", "[]", "{}", "null"])
 def test_a_helper_that_talks_nonsense_is_named(tmp_path, helper, said):
     helper("vault", f"echo '{said}'")
-    with pytest.raises(RegistryError, match="docker-credential-vault gave a broken answer"):
+    with pytest.raises(RegistryError, match="docker-credential-vault returned invalid output"):
         find_credentials(REFERENCE, write(tmp_path / "a.json", credsStore="vault"))
 
 
@@ -217,8 +217,13 @@ def test_a_helper_is_a_program_in_path_and_no_other(tmp_path, key, name):
     if name == "":
         assert find_credentials(REFERENCE, file) is None
         return
-    with pytest.raises(
-        RegistryError, match=r"a\.json.* is not (the name of a credential helper|a file of credentials)"
-    ):
+    with pytest.raises(RegistryError, match=r"a\.json.* is not a credential(s file| helper's name)"):
         find_credentials(REFERENCE, file)
     assert not asked.exists()
+
+
+def test_a_helper_that_never_stops_writing_is_an_error(tmp_path, helper):
+    helper("vault", "exec yes")
+    file = write(tmp_path / "a.json", credHelpers={REFERENCE.registry: "vault"})
+    with pytest.raises(RegistryError, match="helper docker-credential-vault was stopped after it wrote more than"):
+        find_credentials(REFERENCE, file)

@@ -31,7 +31,7 @@ def test_a_registry_that_takes_nothing_back_is_good_enough(target, proxy):
     check_push_access(target, access=http())
 
 
-@pytest.mark.parametrize(("status", "hint"), [(403, "log in with"), (404, "repository to be made first"), (405, "")])
+@pytest.mark.parametrize(("status", "hint"), [(403, "log in with"), (404, "repository created first"), (405, "")])
 def test_who_may_not_push_is_told_as_by_a_push(target, proxy, status, hint):
     proxy.answer(UPLOADS, status)
     with pytest.raises(RegistryError, match=f"could not push to {target.name}: .* answered {status}") as caught:

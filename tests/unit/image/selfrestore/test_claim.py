@@ -148,7 +148,7 @@ def test_a_link_in_the_place_of_all_is_not_followed(state, tmp_path):
 @pytest.mark.parametrize("name", ["manifest", "checkpoint"])
 def test_what_is_missing(state, tmp_path, victim, name):
     (state / name).rename(tmp_path / "before")
-    refuse(state, tmp_path, victim, match=f"no {name} is there")
+    refuse(state, tmp_path, victim, match=f"{name} is missing")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_limits(state, tmp_path, victim, limits, match):
 
 def refuse(state: Path, tmp_path: Path, victim: Path, match: str = "", limits: Limits | None = None) -> None:
     before = victim.stat()
-    with pytest.raises(CheckpointError, match=match or "cannot take over the checkpoint"):
+    with pytest.raises(CheckpointError, match=match or "cannot use the launcher's checkpoint"):
         claim_state(state, tmp_path / "into", limits=limits or DEFAULT_LIMITS)
     after = victim.stat()
     assert victim.read_text() == "secret"
