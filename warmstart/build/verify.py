@@ -112,14 +112,14 @@ def verify_image(
         by_runtime = restorer is Restorer.RUNTIME
         name = "verify" if by_runtime else "verify-self"
         with start_engine(session, name, subnet=SUBNETS[restorer], restore=by_runtime) as engine:
-            progress.note("bringing the image to an empty store")
+            progress.note("importing the image into an empty store")
             engine.import_image(layout, image_name, progress.note)
             pod = _Pod(engine, image_name, container, identity, restorer, restrictions or {})
             for number in range(RESTORES):
                 progress.note(f"restore {number + 1} of {RESTORES}")
                 seen.append(pod.see(f"verify-{number}", _see_it_restore))
             if not by_runtime:
-                progress.note("a cold start")
+                progress.note("cold start")
                 cold = replace(pod, container=replace(container, env=(*container.env, COLD)))
                 cold.see("verify-cold", _see_it_start_cold)
     return tuple(seen)
@@ -180,7 +180,7 @@ def verify_source(
             check_platform(image.config.platform, str(source))
             provenance = read_provenance(image.manifest.annotations)
             if provenance is None:
-                raise ImageError(f"{source} has no record of how it was built; warmstart did not make it")
+                raise ImageError(f"{source} was not built by warmstart: it has no build record")
             recipe = decide(layout, source, parse_recipe(provenance.recipe, f"the recipe in {source}"))
             name = str(source.reference or parse_reference(recipe.image_name))
             with progress.step("verify"):
@@ -223,7 +223,7 @@ def _see_it_restore(pod: _Pod, running: CriContainer, first_success_s: float) ->
     except OSError as error:
         raise VerifyError("the restored process ended right after its first answer") from error
     if pod.identity not in found:
-        raise VerifyError("what runs is not the process that was dumped, but a new one")
+        raise VerifyError("the running process is not the dumped one: the application was started anew")
     if lost := find_lost(pod.restrictions, restrictions, exact=pod.restorer is Restorer.RUNTIME):
         raise VerifyError(f"a restored process is less restricted than before: {lost[0]}", details=lost[1:])
     runtime_s = running.running - running.started
@@ -254,7 +254,7 @@ def _await_launcher(running: CriContainer) -> str:
             if RESTORED.match(line) or COLD_START.match(line):
                 return line
         time.sleep(0.02)
-    raise VerifyError("the launcher does not say what it did", details=running.log_tail(10))
+    raise VerifyError("the launcher logged neither a restore nor a cold start", details=running.log_tail(10))
 
 
 def read_identities(proc: Path, pid: int) -> set[str]:
@@ -265,10 +265,10 @@ def read_identities(proc: Path, pid: int) -> set[str]:
 def _see_it_start_cold(pod: _Pod, running: CriContainer, first_success_s: float) -> None:
     del pod, first_success_s
     if RESTORED.match(_await_launcher(running)):
-        raise VerifyError("the image did not start cold when it was told to", details=running.log_tail(10))
+        raise VerifyError("the image restored itself although WARMSTART=off was set", details=running.log_tail(10))
 
 
 def _verify_error(error: WarmstartError) -> VerifyError:
     brief = f"the image did not restore: {error.brief}"
-    hint = "nothing was published; look at it with --keep, and at docs/troubleshooting.md"
+    hint = "nothing was published; run again with --keep to inspect it, and see docs/troubleshooting.md"
     return VerifyError(brief, details=error.details, hint=hint)
