@@ -92,7 +92,7 @@ def wait(until: Callable[[], bool], limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     while not until():
         if time.monotonic() > deadline:
-            raise WarmstartError("the cluster did not do what it was asked to in time")
+            raise WarmstartError("the cluster did not reach the expected state in time")
         time.sleep(POLL_S)
 
 
@@ -106,7 +106,7 @@ def time_scaling(api: Api, deployment: Block) -> float:
         took_s = time.monotonic() - start
         restarts = [c.restarts for pod in api.list_pods(api.namespace) for c in pod.containers]
         if any(restarts):
-            raise WarmstartError("a container was started again while that was measured")
+            raise WarmstartError("a container restarted during the measurement")
         return took_s
 
 

@@ -57,9 +57,9 @@ class Starts:
 
     def _check(self, engine: LocalEngine, running: CriContainer) -> None:
         if running.restored != (self.restorer is Restorer.RUNTIME):
-            raise VerifyError(f"the runtime was to restore {self.image}, and did not, or the reverse")
+            raise VerifyError(f"{self.image} was restored instead of started cold, or the reverse")
         if self.identity and self.identity not in read_identities(engine.cri.proc, running.pid):
-            raise VerifyError(f"what runs is not what {self.image} was to restore")
+            raise VerifyError(f"the running process is not the one dumped into {self.image}")
 
 
 @dataclass(frozen=True)

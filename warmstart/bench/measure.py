@@ -272,8 +272,8 @@ def _await(running: CriContainer, container: Container) -> None:
 
 def _check_way(engine: LocalEngine, running: CriContainer, way: Way) -> None:
     if running.restored != bool(way.identity):
-        did, wanted = ("restored", "started cold") if running.restored else ("started cold", "restored")
-        raise VerifyError(f"the runtime {did} {way.image}; expected: {wanted}")
+        actual, expected = ("restored", "started cold") if running.restored else ("started cold", "restored")
+        raise VerifyError(f"the runtime {actual} {way.image}: expected it to be {expected}")
     if way.identity and read_identity(engine.cri.proc, running.pid) != way.identity:
         raise VerifyError(f"{way.image} started a new process instead of restoring the dumped one")
 

@@ -156,7 +156,7 @@ def find_request(recipe: Recipe) -> HttpGet:
             return action
     raise RecipeError(
         f"the recipe {recipe.name} has no HTTP request to time",
-        hint="leave out --requests, or put an httpGet into its warmup",
+        hint="omit --requests, or add an httpGet to its warmup",
     )
 
 
@@ -168,10 +168,10 @@ def find_subject(source: Source, layout: Path, decide: Decide) -> Subject:
     """
     provenance = read_provenance(read_image(layout).manifest.annotations)
     if provenance is None:
-        raise ImageError(f"{source} has no record of how it was built; warmstart did not make it")
+        raise ImageError(f"{source} was not built by warmstart: it has no build record")
     recipe = parse_recipe(provenance.recipe, f"the recipe in {source}")
     if Restorer.SELF in recipe.restore:
-        hint = "give the recipe instead: `warmstart bench RECIPE`"
+        hint = "run `warmstart bench` with the recipe instead: the runtime then restores its checkpoint"
         raise ImageError(f"cannot measure {source}: it restores itself", hint=hint)
     recipe = decide(layout, source, recipe)
     base = layout.with_name("base")

@@ -125,7 +125,7 @@ class LauncherContainer:
         try:
             result = self.container.exec([BUILD_LAUNCHER, "dump"], timeout_s)
         except TimeoutError as error:
-            hint = "give it longer with --checkpoint-timeout"
+            hint = "allow more time with --checkpoint-timeout"
             raise CheckpointError(f"the checkpoint took longer than {timeout_s:g} s", hint=hint) from error
         if result.exit_code:
             lines = [line.removeprefix("warmstart: ") for line in result.stderr.splitlines()]
@@ -166,7 +166,7 @@ def end_container(container: CriContainer, first_pid: int) -> None:
     while left := list(_find_members(proc, namespace, cgroup)):
         if time.monotonic() > deadline:
             names = ", ".join(map(str, left[:5]))
-            raise EngineError(f"processes of the container have not ended, {END_S:g} s after they were killed: {names}")
+            raise EngineError(f"processes of the container still run {END_S:g} s after they were killed: {names}")
         time.sleep(0.02)
 
 

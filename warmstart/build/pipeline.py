@@ -348,7 +348,7 @@ def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, c
     """
     if container.security_context.run_as_non_root and (engine.cri.proc / str(running.pid)).stat().st_uid == 0:
         brief = "container.securityContext.runAsNonRoot is set, but the image's user is root"
-        raise AppError(brief, hint="set runAsUser, or give the image another user")
+        raise AppError(brief, hint="set runAsUser, or use an image with a user other than root")
 
 
 def await_ready(running: CriContainer | LauncherContainer, container: Container) -> float:

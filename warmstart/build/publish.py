@@ -41,7 +41,7 @@ def parse_output(text: str) -> Output:
     if kind not in (Transport.OCI, Transport.OCI_ARCHIVE) or not path:
         raise RecipeError(f"--output {text}: expected oci:DIRECTORY or oci-archive:FILE")
     if not Path(path).absolute().parent.is_dir():
-        raise RecipeError(f"--output {text}: there is no directory {Path(path).parent}")
+        raise RecipeError(f"--output {text}: the directory {Path(path).parent} does not exist")
     return Output(Transport(kind), Path(path))
 
 

@@ -235,7 +235,7 @@ def parse_report(document: bytes) -> Report:
     except ArchiveError as error:
         raise ImageError(error.brief) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ImageError(f"the report is not one of warmstart's: {error!r}") from error
+        raise ImageError(f"not a build report of warmstart: {error!r}") from error
 
 
 def _read_seconds(value: object) -> float:

@@ -113,14 +113,14 @@ def verify_image(
         by_runtime = restorer is Restorer.RUNTIME
         name = "verify" if by_runtime else "verify-self"
         with start_engine(session, name, subnet=SUBNETS[restorer], restore=by_runtime) as engine:
-            progress.note("bringing the image to an empty store")
+            progress.note("importing the image into an empty store")
             engine.import_image(layout, image_name, progress.note)
             pod = _Pod(engine, image_name, container, identity, restorer, restrictions or {})
             for number in range(RESTORES):
                 progress.note(f"restore {number + 1} of {RESTORES}")
                 seen.append(pod.see(f"verify-{number}", _see_it_restore))
             if not by_runtime:
-                progress.note("a cold start")
+                progress.note("cold start")
                 cold = replace(pod, container=replace(container, env=(*container.env, COLD)))
                 cold.see("verify-cold", _see_it_start_cold)
     return tuple(seen)
@@ -179,7 +179,7 @@ def verify_source(
             check_platform(image.config.platform, str(source))
             provenance = read_provenance(image.manifest.annotations)
             if provenance is None:
-                raise ImageError(f"{source} has no record of how it was built; warmstart did not make it")
+                raise ImageError(f"{source} was not built by warmstart: it has no build record")
             recipe = decide(layout, source, parse_recipe(provenance.recipe, f"the recipe in {source}"))
             name = str(source.reference or recipe.image)
             with progress.step("verify"):
@@ -222,7 +222,7 @@ def _see_it_restore(pod: _Pod, running: CriContainer, first_success_s: float) ->
     except OSError as error:
         raise VerifyError("the restored process ended right after its first answer") from error
     if pod.identity not in found:
-        raise VerifyError("the container runs a new process instead of the dumped one")
+        raise VerifyError("the running process is not the dumped one: the application was started anew")
     if lost := find_lost(pod.restrictions, restrictions, exact=pod.restorer is Restorer.RUNTIME):
         raise VerifyError(
             f"the restored process has fewer restrictions than before the checkpoint: {lost[0]}", details=lost[1:]
@@ -266,10 +266,10 @@ def read_identities(proc: Path, pid: int) -> set[str]:
 def _see_it_start_cold(pod: _Pod, running: CriContainer, first_success_s: float) -> None:
     del pod, first_success_s
     if RESTORED.match(_await_launcher(running)):
-        raise VerifyError("the image restored itself despite WARMSTART=off", details=running.log_tail(10))
+        raise VerifyError("the image restored itself although WARMSTART=off was set", details=running.log_tail(10))
 
 
 def _verify_error(error: WarmstartError) -> VerifyError:
     brief = f"the image did not restore: {error.brief}"
-    hint = "nothing was published; look at it with --keep, and at docs/troubleshooting.md"
+    hint = "nothing was published; run again with --keep to inspect it, and see docs/troubleshooting.md"
     return VerifyError(brief, details=error.details, hint=hint)

@@ -131,7 +131,7 @@ def check_recipe(recipe: Recipe, kind: Transport) -> None:
     # An image that restores itself also has the files that the application changed, which here are only had with a
     # checkpoint. Of an application below the launcher there is none: CRIU says "Can't dump nested time namespace".
     if recipe.restore != (Restorer.RUNTIME,):
-        raise RecipeError("a build on a cluster makes images that the runtime restores", hint="restore: [runtime]")
+        raise RecipeError("a build on a cluster supports only the restorer runtime", hint="set `restore: [runtime]`")
 
 
 def run_and_checkpoint(context: BuildContext, place: ClusterTarget, base: BaseImage) -> PodRun:
@@ -174,7 +174,8 @@ def learn(context: BuildContext, archive: Archive, base: BaseImage, ran: PodRun)
         if connected and not context.recipe.close_tcp and not context.options.force:
             details = [f"{one.source} to {one.destination}" for one in connected]
             brief = f"{len(connected)} connections were open at the checkpoint"
-            raise PreflightError(brief, details=details, hint="close them before, or say `tcp: close` in the recipe")
+            hint = "close them before the checkpoint, or set `tcp: close` in the recipe"
+            raise PreflightError(brief, details=details, hint=hint)
         identity, programs = find_identity(archive.checkpoint_dir), find_programs(archive, base.layout)
         return WarmState(identity, ran.cold_s, programs, ran.cpu_features)
 

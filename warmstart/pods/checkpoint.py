@@ -98,13 +98,13 @@ def find_target(cluster: Cluster, name: str, container: str | None) -> tuple[Pod
         pod = cluster.get_pod(cluster.namespace, name)
     except RefusedError as refusal:
         if refusal.status == HTTPStatus.NOT_FOUND:
-            hint = "name its namespace with --namespace"
+            hint = "select its namespace with --namespace"
             raise ClusterError(f"there is no pod {name} in the namespace {cluster.namespace}", hint=hint) from refusal
         raise
     found = pod.find_container(container)
     if not found.running:
         why = found.why or f"the pod is {pod.phase}"
-        raise ClusterError(f"the container {found.name} of the pod {pod.namespace}/{name} does not run: {why}")
+        raise ClusterError(f"the container {found.name} of the pod {pod.namespace}/{name} is not running: {why}")
     return pod, found
 
 
@@ -201,7 +201,7 @@ def checkpoint_at_rest(
         except CheckpointError as error:
             if not left or time.monotonic() > until or not any(text in _say(error) for text in PASSING):
                 raise
-        progress.note("a connection was open; once more")
+        progress.note("a connection was open; trying again")
         time.sleep(CLOSING_S)
     raise AssertionError
 
@@ -240,13 +240,13 @@ def _explain(refusal: RefusedError, node: str) -> WarmstartError:
         brief = f"the kubelet of {node} cannot be reached"
         return ClusterError(brief, details=[refusal.brief, *refusal.details])
     if refusal.status == HTTPStatus.NOT_FOUND and "does not exist" not in refusal.brief:
-        hint = "Kubernetes has it since 1.25, on by default since 1.30 (feature gate ContainerCheckpoint)"
+        hint = "use Kubernetes 1.30, or from 1.25 on enable the feature gate ContainerCheckpoint"
         return ClusterError(f"the kubelet of {node} has no checkpoint API", details=[refusal.brief], hint=hint)
     message = _say(refusal)
     error = checkpoint_error(message)
     if any(text in message for text in PASSING):
         option = "tcp-established" if OPEN_CONNECTION in message else "skip-in-flight"
-        error.hint = f"it has connections: a node dumps it all the same when /etc/criu/runc.conf there says {option}"
+        error.hint = f"it has open connections: to dump it anyway, set {option} in /etc/criu/runc.conf on the node"
     return error
 
 
@@ -272,16 +272,16 @@ def fetch_archive(
             nonlocal done
             done += len(data)
             if done > size_bytes:
-                raise ClusterError(f"the archive has {size_bytes} bytes, but more came")
+                raise ClusterError(f"the archive is larger than its announced size of {size_bytes} bytes")
             file.write(data)
             progress.note(f"{format_bytes(done)} of {format_bytes(size_bytes)}")
 
         try:
             helper.read(on_node, write, deadline - time.monotonic())
         except TimeoutError as late:
-            raise ClusterError(f"only {format_bytes(done)} of the archive came in time") from late
+            raise ClusterError(f"only {format_bytes(done)} of the archive arrived in time") from late
         if done != size_bytes:
-            raise ClusterError(f"the archive has {size_bytes} bytes, but {done} came")
+            raise ClusterError(f"the archive is incomplete: {done} of {size_bytes} bytes arrived")
         file.flush()
         return read_contents(Path(file.name))
 
@@ -297,7 +297,7 @@ def _beside(target: Path) -> Iterator[BinaryIO]:
         ):
             yield file
     except OSError as error:
-        raise HostError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise HostError(f"cannot write {target}: {error.strerror or error}") from error
 
 
 def _find_frozen(archive: Path, contents: Contents) -> float | None:

@@ -103,8 +103,9 @@ def check_movable(pod: Pod) -> None:
     if pod.controller is None or pod.controller[0] == "ReplicaSet":
         return
     kind, owner = pod.controller
-    brief = f"the pod {pod.namespace}/{pod.name} belongs to the {kind} {owner}, which would make it anew"
-    raise ClusterError(brief, hint="pods of Deployments and pods of their own can be moved; others can be saved")
+    brief = f"cannot move the pod {pod.namespace}/{pod.name}: its {kind} {owner} would recreate it"
+    hint = "only pods of Deployments and pods without an owner can be moved; save others with `warmstart save`"
+    raise ClusterError(brief, hint=hint)
 
 
 def replace_pod(
@@ -155,9 +156,7 @@ def await_gone(cluster: Cluster, moved: Sequence[Migration], progress: Progress)
         for one in moved:
             old = one.saved.taken.pod
             if not cluster.wait_gone(old, max(1.0, deadline - time.monotonic())):
-                progress.warn(
-                    f"the pod {old.name} has not ended yet on {old.node}; {one.restored.pod.name} replaces it"
-                )
+                progress.warn(f"the pod {old.name} is still on {old.node}, replaced by {one.restored.pod.name}")
 
 
 def _find_replica_labels(pod: Pod) -> dict[str, str]:
@@ -213,7 +212,7 @@ def drain_node(
     target = parse_reference(repository)
     pods = [pod for pod in cluster.list_pods(cluster.namespace, selector=selector, node=node) if not pod.deleting]
     if not pods:
-        raise ClusterError(f"no pod in the namespace {cluster.namespace} on the node {node} has the labels {selector}")
+        raise ClusterError(f"no pod on the node {node} in the namespace {cluster.namespace} matches {selector}")
     with (
         open_session(options, progress) as session,
         WorkerPool(progress, len(pods), AT_ONCE) as restoring,
@@ -249,7 +248,7 @@ def save_in_time(
     try:
         check_movable(pod)
         if time.monotonic() >= deadline:
-            raise ClusterError(f"there was no time left for the pod {pod.name}")
+            raise ClusterError(f"no time was left to checkpoint the pod {pod.name}")
         container = pod.find_container(None)
         for caution in list_cautions(pod, container.name):
             progress.warn(caution)

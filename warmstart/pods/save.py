@@ -203,10 +203,9 @@ def find_sources(container: ContainerState) -> list[Source]:
     sources = [parse_source(name) for name in names if "@sha256:" in name or name == names[-1]]
     found = [source for source in sources if source.kind is Transport.REGISTRY]
     if not found:
-        hint = "push it to a registry, and let the pod run it from there"
-        raise ImageError(
-            f"the container {container.name} runs {names[-1]}, and this image is in no registry", hint=hint
-        )
+        hint = "push it to a registry and run the pod from there"
+        brief = f"cannot save the container {container.name}: its image {names[-1]} is not in a registry"
+        raise ImageError(brief, hint=hint)
     return found
 
 
@@ -218,8 +217,8 @@ def check_base(bench: SaveContext, archive: Archive) -> None:
     """
     known = archive.config.rootfs_image_ref
     if len(known) == IMAGE_ID_DIGITS and bench.config_digest != f"sha256:{known}":
-        hint = "pods run it by a digest, or a tag that nobody moves, if they are to be saved"
-        raise ImageError(f"{bench.source} is not the image any more that the container runs", hint=hint)
+        hint = "run pods to be saved by a digest, or by a tag that never moves"
+        raise ImageError(f"{bench.source} now names another image than the one the container runs", hint=hint)
 
 
 def publish_saved(
@@ -324,12 +323,12 @@ def read_record(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) -> P
         [name] = [str(one["image"]) for one in manifest["spec"]["containers"] if one["name"] == container]
         str(manifest["metadata"]["name"])
     except (KeyError, ValueError, TypeError, ArchiveError) as error:
-        hint = "make one with `warmstart save`"
-        raise ImageError(f"{source} has no record of the pod that it was saved from", hint=hint) from error
+        hint = "create one with `warmstart save`"
+        raise ImageError(f"{source} was not made by `warmstart save`: it has no pod record", hint=hint) from error
     reference = parse_reference(name)
     if source.reference not in (None, reference):
-        hint = "the runtime looks the image up by that name: push it there"
-        raise ImageError(f"{source} was saved as {name}", hint=hint)
+        hint = "push it to that name: the runtime looks it up by name"
+        raise ImageError(f"{source} restores only under the name it was saved with: {name}", hint=hint)
     asked = list_pod_privileges(manifest, name, root=user.partition(":")[0] in ("", "0", "root"))
     if source.reference is None:
         why = "the image is pushed to this name, and the pod runs what is there"
@@ -392,7 +391,7 @@ def await_ready(cluster: Cluster, pod: Pod, timeout_s: float, progress: Progress
         raise ClusterError(brief, details=late.pod.explain()) from late
     if not now.ready:
         details = [*now.explain(), *cluster.log_tail(now, now.containers[0].name, 10)]
-        raise ClusterError(f"the pod {pod.name} does not become ready", details=details)
+        raise ClusterError(f"the pod {pod.name} cannot become ready", details=details)
     return now
 
 
@@ -404,7 +403,7 @@ def check_restored(cluster: Cluster, pod: Pod, container: str) -> None:
     """
     image = next(one["image"] for one in pod.manifest["spec"]["containers"] if one["name"] == container)
     if find_mark(image) not in cluster.log_head(pod, container):
-        hint = "CRI-O restores where `enable_criu_support` and, in newer releases, checkpoint_restore are on"
+        hint = "set `enable_criu_support` and, in newer releases, checkpoint_restore in the node's CRI-O configuration"
         raise VerifyError(f"the node {pod.node} started {image} cold instead of restoring it", hint=hint)
 
 
@@ -414,7 +413,7 @@ def _create(cluster: Cluster, manifest: Mapping[str, Any]) -> Pod:
     except RefusedError as refusal:
         if refusal.status == HTTPStatus.CONFLICT:
             name = manifest["metadata"]["name"]
-            raise ClusterError(f"there is a pod {name} already", hint="give the new one another --name") from refusal
+            raise ClusterError(f"the pod {name} already exists", hint="choose another name with --name") from refusal
         raise
 
 

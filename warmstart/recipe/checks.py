@@ -96,7 +96,7 @@ def _privileges(context: dict[str, Any]) -> Iterator[Finding]:
         yield (*path, "runAsUser"), "expected a user id other than 0, because runAsNonRoot is true"
     if context.get("runAsGroup") is not None and context.get("runAsUser") is None:
         # CRI wants it so (run_as_group in k8s.io/cri-api); the kubelet takes the user of the image.
-        yield (*path, "runAsGroup"), "expected runAsUser beside it: a runtime takes a group only together with a user"
+        yield (*path, "runAsGroup"), "expected runAsUser as well: a runtime accepts a group only together with a user"
     if context.get("privileged") and not context.get("allowPrivilegeEscalation", True):
         yield (*path, "allowPrivilegeEscalation"), "expected true, because privileged is true"
 

@@ -50,12 +50,12 @@ _ACCOUNT_NOTE = (
 )
 
 _STEPS = """
-# What to do when the container is ready, so that the checkpoint is of a warm application:
+# Steps that warm up the application before the checkpoint:
 # warmup:
 #   - httpGet: {path: /, port: 8080}
 #     repeat: 100
 
-# What to do last, for example to free memory that would only make the image larger:
+# Last steps, for example to free memory that would only make the image larger:
 # beforeCheckpoint:
 #   - exec: {command: [jcmd, $(APP_PID), GC.run]}
 
@@ -222,7 +222,7 @@ def _ensure_probe(container: Block, draft: _Draft) -> None:
     if draft.liveness:
         container["readinessProbe"] = _tidied(draft.liveness, ("container", "readinessProbe"))
         draft.liveness = None
-        draft.probe_note = "It has no readiness probe; its liveness probe takes the place."
+        draft.probe_note = "It has no readiness probe; its liveness probe is used instead."
         return
     ports = [port["containerPort"] for port in container.get("ports", []) if _is_tcp(port)]
     container["readinessProbe"] = {
@@ -231,8 +231,8 @@ def _ensure_probe(container: Block, draft: _Draft) -> None:
         "failureThreshold": 120,
     }
     draft.probe_note = (
-        "TODO: an open port does not say that the application is ready; ask it, with httpGet, grpc or exec in place of "
-        "tcpSocket." + ("" if ports else " Which port it listens on is not known; 8080 is a guess.")
+        "TODO: an open port does not prove that the application is ready; use httpGet, grpc or exec instead of "
+        "tcpSocket." + ("" if ports else " The port is unknown; 8080 is a guess.")
     )
 
 
@@ -298,13 +298,13 @@ def _text(recipe: Block, draft: _Draft) -> str:
     left_out = [_comment(note, bullet="- ") for note in draft.notes]
     is_made_up = _SOME_REGISTRY in recipe["image"]["name"] and _SOME_REGISTRY not in recipe["container"]["image"]
     sections = [
-        _comment(f"A recipe for warmstart, made of {draft.subject}."),
-        _comment("`warmstart schema` prints all that a recipe may hold."),
+        _comment(f"A recipe for warmstart, made from {draft.subject}."),
+        _comment("`warmstart schema` prints the keys of a recipe."),
         write_yaml({key: recipe[key] for key in ("apiVersion", "name")}),
         "\n",
         *(_comment(line) for line in (*draft.about, draft.probe_note)),
         write_yaml({"container": recipe["container"]}),
-        *(["\n# Left out, or to be known when the image is deployed:\n"] if left_out else []),
+        *(["\n# Left out, or worth knowing when the image is deployed:\n"] if left_out else []),
         *left_out,
         _STEPS,
         *([_comment(_TO_BE_NAMED)] if is_made_up else []),

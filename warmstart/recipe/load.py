@@ -67,7 +67,7 @@ def read_input(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(LARGEST_BYTES + 1)
     except IsADirectoryError as error:
-        raise RecipeError(f"{path} is a directory", hint="Give the recipe's file.") from error
+        raise RecipeError(f"{path} is a directory", hint="Name the recipe's file.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(f"cannot read {str(path)!r}: {reason}") from error
@@ -79,12 +79,14 @@ def recipe_error(name: str, problems: Sequence[Problem]) -> RecipeError:
     if len(problems) > _MOST_DETAILS:
         details.append(f"... and {len(problems) - _MOST_DETAILS} more")
     mistakes = "a mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-    return RecipeError(f"{name} has {mistakes}", details=details, hint="run `warmstart schema` for the allowed fields")
+    return RecipeError(
+        f"{name} has {mistakes}", details=details, hint="Run `warmstart schema` to see the keys of a recipe."
+    )
 
 
 def _refuse_manifest(value: dict[str, object], name: str) -> None:
     if "kind" in value and "container" not in value:
         raise RecipeError(
             f"{name} is a Kubernetes manifest, not a recipe",
-            hint="`warmstart init` makes a recipe of a Deployment or another manifest that has a container.",
+            hint="Run `warmstart init` to make a recipe from a manifest.",
         )

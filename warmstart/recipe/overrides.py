@@ -93,7 +93,7 @@ def _put(document: Document, steps: Steps, text: str, place: Place) -> None:
         items = _expect(list, holder, path, document)
         index = len(items) if step is None else step
         if index > len(items):
-            raise _MisfitError(path, f"expected an index of at most {len(items)}, where the list ends, got {index}")
+            raise _MisfitError(path, f"expected an index of at most {len(items)}, the end of the list, got {index}")
         item = items[index] if index < len(items) else None
         return [*items[:index], put(item, tuple(rest), (*path, index)), *items[index + 1 :]]
 

@@ -126,12 +126,10 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
     short, long = ([_list_names(one)[i] for one in matches or found] for i in (1, 2))
     names = list(map(shown, short if len(set(short)) == len(short) else long))
     if not found:
-        raise RecipeError(
-            f"{name} has no container", hint="Give a manifest with a container, such as a Deployment or a Pod."
-        )
+        raise RecipeError(f"{name} has no container", hint="Use the manifest of a workload, such as a Deployment.")
     if not matches:
         raise RecipeError(f"{name} has no container named {shown(str(wanted))}; its containers are:", details=names)
-    hint = "Say which: --container"
+    hint = "Choose one with --container."
     raise RecipeError(f"{name} has {len(matches)} containers to choose from:", details=names, hint=hint)
 
 

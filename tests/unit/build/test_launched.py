@@ -184,7 +184,7 @@ def test_nothing_is_left_of_a_container_that_was_ended(monkeypatch, obeys):
             end_container(cast(Any, container), pid)
             assert not Path(f"/proc/{pid}").exists()
         else:
-            with pytest.raises(EngineError, match=rf"have not ended, 0\.2 s after they were killed: .*\b{pid}\b"):
+            with pytest.raises(EngineError, match=rf"still run 0\.2 s after they were killed: .*\b{pid}\b"):
                 end_container(cast(Any, container), pid)
         assert container.killed
     finally:

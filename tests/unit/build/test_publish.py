@@ -66,7 +66,7 @@ def test_what_is_no_output_says_what_would_be(text):
 
 
 def test_a_place_that_is_not_there_is_said_so_before_there_is_something_to_put(tmp_path):
-    with pytest.raises(RecipeError, match=rf"there is no directory {tmp_path}/none$"):
+    with pytest.raises(RecipeError, match=rf"the directory {tmp_path}/none does not exist$"):
         parse_output(f"oci-archive:{tmp_path}/none/b.tar")
 
 

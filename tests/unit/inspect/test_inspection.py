@@ -259,7 +259,7 @@ def test_reports_that_are_attached_in_a_registry(warm: Path, registry: str) -> N
     attach(b"{}", artifact_type=REPORT_TYPE)
     found = inspect_target(str(reference), access=RegistryAccess((registry,)))
     assert (found.reports, found.checkpoint is None) == ((), False)
-    assert "not one of warmstart's" in found.reports_unread
+    assert "not a build report of warmstart" in found.reports_unread
 
 
 @pytest.mark.parametrize(

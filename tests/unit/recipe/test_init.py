@@ -122,13 +122,13 @@ def test_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = manifest(Path(), pod("{name: a, image: app:1, args: ['yes', '0x1', a b], ports: [{containerPort: 80}]}"))
     path.write_text(path.read_text() + "  automountServiceAccountToken: false\n")
     assert init_from_manifest(path) == textwrap.dedent("""\
-        # A recipe for warmstart, made of Pod/app in manifest.yaml.
-        # `warmstart schema` prints all that a recipe may hold.
+        # A recipe for warmstart, made from Pod/app in manifest.yaml.
+        # `warmstart schema` prints the keys of a recipe.
         apiVersion: warmstart/v1alpha1
         name: app
 
-        # TODO: an open port does not say that the application is ready; ask it, with httpGet, grpc or exec in
-        # place of tcpSocket.
+        # TODO: an open port does not prove that the application is ready; use httpGet, grpc or exec instead
+        # of tcpSocket.
         container:
           image: app:1
           args:
@@ -143,12 +143,12 @@ def test_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             periodSeconds: 1
             failureThreshold: 120
 
-        # What to do when the container is ready, so that the checkpoint is of a warm application:
+        # Steps that warm up the application before the checkpoint:
         # warmup:
         #   - httpGet: {path: /, port: 8080}
         #     repeat: 100
 
-        # What to do last, for example to free memory that would only make the image larger:
+        # Last steps, for example to free memory that would only make the image larger:
         # beforeCheckpoint:
         #   - exec: {command: [jcmd, $(APP_PID), GC.run]}
 
@@ -228,7 +228,7 @@ def test_a_manifest_that_is_read_with_mistakes(tmp_path: Path) -> None:
 def test_a_liveness_probe_takes_the_place_of_a_readiness_probe(tmp_path: Path) -> None:
     container = "{name: a, image: b, livenessProbe: {httpGet: {port: 80}, failureThreshold: 9}}"
     text = init_from_manifest(manifest(tmp_path, pod(container)))
-    assert "its liveness probe takes the place" in comments(text)
+    assert "its liveness probe is used instead" in comments(text)
     assert loaded(tmp_path, text).container.readiness_probe == Probe(HttpGet(80), failure_threshold=9)
 
 

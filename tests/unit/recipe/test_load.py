@@ -564,7 +564,7 @@ BAD = {
         changed("  env:", "  securityContext: {runAsGroup: 1000}\n  env:"),
         [
             "recipe.yaml:5: container.securityContext.runAsGroup: "
-            "expected runAsUser beside it: a runtime takes a group only together with a user"
+            "expected runAsUser as well: a runtime accepts a group only together with a user"
         ],
     ),
     "privileged without escalation": (

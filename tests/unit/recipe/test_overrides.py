@@ -114,7 +114,7 @@ def test_the_last_one_counts_and_the_file_is_not_blamed_for_what_was_replaced(tm
         ("container.args=[8080]", 'container.args[0]: expected a string, got 8080'),
         ("container.env[0]={name: A, name: B}", "container.env[0].name: given twice, on line 1 and here: delete one"),
         ("container.env[1].value=x", "container.env[1].name: missing: expected a name in printable ASCII without '='"),
-        ("container.env[2].name=x", "container.env: expected an index of at most 1, where the list ends, got 2"),
+        ("container.env[2].name=x", "container.env: expected an index of at most 1, the end of the list, got 2"),
         ("container.args.x=y", 'container.args: expected a mapping to put the value into, got ["--debug"]'),
         ("container[0]=y", "container: expected a list to put the value into, got a mapping with image, args, env, "
          "readinessProbe"),
