@@ -1,8 +1,8 @@
-/* Build: run the application so that it can be checkpointed, and restored where there is no privilege.
+/* Build: run the application so that its checkpoint can be restored without privileges.
  *
- * It gets a pid that no helper of the restore will have used up, clocks that start from zero (so that they never run
- * backwards on another machine), pipes for its output whose other end the restore can replace, and none of the
- * privileges that the build container has. Nor does it see us: see rooms.c.
+ * The application gets a pid above those that the helpers of a restore use up, clocks that start at zero (so that they
+ * never run backwards on another machine), pipes for its output with an end that the restore can replace, and none of
+ * the build container's privileges. The launcher is hidden from it: see rooms.c.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,11 +21,10 @@
 #define CLONE_NEWTIME 0x80
 #endif
 
-/* Below it there is room for the helpers of a restore, and for a command or two that is run in the container at once.
- * A restore without privileges has to use up all pids below it, so it should not be too high either. */
+/* Lower pids are for the helpers of a restore and for commands run in the container meanwhile. A restore without
+ * privileges must use up all of them, so the number should be small. */
 #define FIRST_PID 100
 
-/* What to start. */
 struct start {
 	char **command;
 	const char *directory;
@@ -34,7 +33,7 @@ struct start {
 
 static void make_pipe(int pipes[2], const struct identity *identity)
 {
-	/* The application may open it again, as /dev/stdout. */
+	/* The application may reopen it as /dev/stdout. */
 	if (pipe2(pipes, O_CLOEXEC) < 0 || fchown(pipes[1], identity->user, identity->group) < 0)
 		fail("cannot make a pipe for the application: %s", strerror(errno));
 }
@@ -51,17 +50,17 @@ static void start_clocks(void)
 	int fd, error;
 
 	if (unshare(CLONE_NEWTIME) < 0)
-		fail("cannot make a time namespace, which takes CAP_SYS_ADMIN and Linux 5.6: %s", strerror(errno));
+		fail("cannot make a time namespace (needs CAP_SYS_ADMIN and Linux 5.6): %s", strerror(errno));
 	fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
 	error = fd < 0 || dprintf(fd, "monotonic -%ju 0\nboottime -%ju 0\n",
 				  (uintmax_t)clock_ns(CLOCK_MONOTONIC) / 1000000000,
 				  (uintmax_t)clock_ns(CLOCK_BOOTTIME) / 1000000000) < 0;
 	if (error)
-		fail("cannot set the clocks of the time namespace, which takes CAP_SYS_TIME: %s", strerror(errno));
+		fail("cannot set the clocks of the time namespace (needs CAP_SYS_TIME): %s", strerror(errno));
 	close(fd);
 }
 
-/* A runtime gives root's home to whom it started as root, unless the image has one of its own. */
+/* A runtime that started us as root has set root's HOME, unless the image sets another. */
 void set_home(const char *home)
 {
 	struct identity root;
@@ -77,7 +76,7 @@ void set_home(const char *home)
 void drop_privileges(const struct identity *identity)
 {
 	if (!drop_bounding_set())
-		fail("cannot drop capabilities, which takes CAP_SETPCAP: %s", strerror(errno));
+		fail("cannot drop capabilities (needs CAP_SETPCAP): %s", strerror(errno));
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	become(identity);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
@@ -93,7 +92,7 @@ static _Noreturn void be_application(struct start *start, int container, int out
 	enter_container(container);
 	hide_launcher();
 	go_to(start->directory);
-	/* Only now: CRIU knows open files by their mounts, which are those of one namespace. */
+	/* Open it in the container's namespace: CRIU identifies open files by their mounts. */
 	null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	setsid();
 	set_home(identity->home);
@@ -119,7 +118,7 @@ static void record(struct start *start, pid_t pid, int out, int err)
 	close(fd);
 }
 
-/* What a restore cannot lower again it leaves as it is; so what the node gives a container is not to be recorded. */
+/* Reset the node's oom_score_adj, to keep it out of the checkpoint: a restore cannot lower it without privileges. */
 static void reset_oom_score(void)
 {
 	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -136,7 +135,7 @@ static int run(struct start *start)
 	pid_t app;
 
 	if (getpid() != 1)
-		fail("build has to be the first process of its container");
+		fail("build must be the first process of its container");
 	reset_oom_score();
 	make_pipe(out, &start->identity);
 	make_pipe(err, &start->identity);
@@ -166,6 +165,6 @@ int build_mode(const char *user, const char *groups, const char *directory, char
 	if (!resolve_user(user, passwd ? passwd : none, group ? group : none, &start.identity, &reason))
 		fail("%s", reason.text);
 	if (!add_groups(groups, &start.identity))
-		fail("--groups takes numbers with commas between them, not %s", groups);
+		fail("--groups: expected comma-separated numbers, got %s", groups);
 	return run(&start);
 }

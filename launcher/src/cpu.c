@@ -1,8 +1,8 @@
-/* What compiled code may find out about the processor, and may have decided to rely on.
+/* Processor features that compiled code may detect and then rely on.
  *
- * A process that was dumped where there is AVX-512 dies of SIGILL where there is none. CRIU can compare the whole of
- * CPUID, but that also differs in what no program asks for (mitigations, topology); so these are the features that
- * libraries and JIT compilers do ask for. Bits: Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E.
+ * A process dumped on a processor with AVX-512 dies of SIGILL on one without. CRIU can compare all of CPUID, but CPUIDs
+ * also differ in bits that programs ignore (mitigations, topology). These are the features that libraries and JIT
+ * compilers check. Bits: Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E.
  */
 #include <string.h>
 
@@ -12,7 +12,7 @@
 #include <cpuid.h>
 
 enum { EAX, EBX, ECX, EDX };
-#define XCR0 0x100 /* no leaf of CPUID, but the register: which states the kernel has switched on */
+#define XCR0 0x100 /* not a CPUID leaf but the register: the states enabled by the kernel */
 
 /* F(name, leaf, subleaf, register, bit) */
 #define FEATURES                                                                                                       \
@@ -119,7 +119,7 @@ bool cpu_has(size_t feature)
 		unsigned char from, bit;
 	} places[] = {FEATURES};
 #undef F
-	/* CPUID leaves a virtual machine each time; one leaf's features stand together above. */
+	/* Each CPUID exits to the hypervisor, so a leaf is read once: its features are adjacent above. */
 	static unsigned leaf = -1, subleaf, registers[4];
 
 	if (places[feature].leaf != leaf || places[feature].subleaf != subleaf) {
@@ -133,7 +133,7 @@ bool cpu_has(size_t feature)
 #else
 #include <sys/auxv.h>
 
-/* Elsewhere the kernel says what programs may use, as bits without names. */
+/* On other architectures the kernel reports features as unnamed bits. */
 #define EIGHT(word, n)                                                                                                 \
 	word "." #n "0", word "." #n "1", word "." #n "2", word "." #n "3", word "." #n "4", word "." #n "5",          \
 		word "." #n "6", word "." #n "7"

@@ -1,4 +1,4 @@
-/* Restoring: CRIU, its log, its time, and the clocks of what it restores. */
+/* Restore: run CRIU, read its log, limit its time, and set the clocks of the restored processes. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -19,13 +19,13 @@
 #endif
 
 #define MS 1000000ull
-/* A restore that takes longer is not worth waiting for. Pages are read at the speed of the slowest disk. */
+/* Give up on a restore after this time. The addition per byte allows for a slow disk. */
 #define LIMIT_NS (5000 * MS)
 #define NS_PER_BYTE 10
-/* CRIU may hang after an error, when a task of its own has died on it. */
+/* CRIU may hang after an error if one of its own tasks has died. */
 #define AFTER_ERROR_NS (300 * MS)
 
-/* Of a file in the dump, as CRIU compares it: without the first slash. See warmstart/dump/edit/environment.py. */
+/* The file's name in the dump, without the first slash, as CRIU compares it. See warmstart/dump/edit/environment.py. */
 #define ENVIRONMENT_NAME ".warmstart/environment"
 
 enum { NO_CLOCKS = 99 };
@@ -40,7 +40,7 @@ bool read_log(struct criu_log *log, const char *bytes, size_t count)
 		}
 		log->line[log->length] = 0;
 		log->length = 0;
-		/* "(00.012345)    300: Error (criu/files.c:123): what there is to say" */
+		/* "(00.012345)    300: Error (criu/files.c:123): the message" */
 		char *error = strstr(log->line, "Error ("), *message = error ? strstr(error, "): ") : NULL;
 
 		if (message && !*log->error)
@@ -59,12 +59,12 @@ static bool write_text(const char *path, const char *format, unsigned long numbe
 	return written;
 }
 
-/* A user namespace in which we are who we are, so that a time namespace may be made in it. */
+/* Enter a user namespace with our own ids, in which a time namespace may be created. */
 static bool enter_user_namespace(const struct manifest *manifest)
 {
 	unsigned user = geteuid(), group = getegid();
 
-	/* Groups that have no mapping of their own would all look alike. */
+	/* Unmapped groups are indistinguishable. */
 	for (size_t i = 0; i < manifest->identity.group_count; i++)
 		if (manifest->identity.groups[i] != group)
 			return false;
@@ -83,8 +83,7 @@ static bool write_offset(int fd, const char *clock, uint64_t then_ns, uint64_t n
 	return dprintf(fd, "%s %jd %jd\n", clock, (intmax_t)seconds, (intmax_t)rest) > 0;
 }
 
-/* Makes the clocks of our children go on where they stood at the checkpoint, where the kernel lets us. See
- * time_namespaces(7). */
+/* Continue the clocks of our children from the checkpoint, if the kernel allows it. See time_namespaces(7). */
 static bool set_clocks(const struct manifest *manifest)
 {
 	bool written;
@@ -93,7 +92,7 @@ static bool set_clocks(const struct manifest *manifest)
 	if (unshare(CLONE_NEWTIME) < 0) {
 		if (!enter_user_namespace(manifest) || unshare(CLONE_NEWTIME) < 0)
 			return false;
-		drop_bounding_set(); /* of which a new user namespace has all, whatever its maker has */
+		drop_bounding_set(); /* full in a new user namespace, even if its creator has none */
 	}
 	fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
 	written = fd >= 0 && write_offset(fd, "monotonic", manifest->monotonic_ns, clock_ns(CLOCK_MONOTONIC)) &&
@@ -113,7 +112,7 @@ static void add_word(struct arguments *arguments, char *word)
 	arguments->words[arguments->count++] = word;
 }
 
-/* Have CRIU use a descriptor of ours where the application had a file of that name. */
+/* Have CRIU replace the application's file of this name with our descriptor. */
 __attribute__((format(printf, 3, 4))) static void add_inherited(struct arguments *arguments, int fd, const char *format,
 								...)
 {
@@ -133,10 +132,10 @@ static _Noreturn void run_criu(const struct manifest *manifest, int log)
 	char output[32], *always[] = {CRIU,	   "restore", "--no-default-config", "--unprivileged",
 				      "-D",	   CHECKPOINT, "-o",		     output,
 				      "-d",	   "--manage-cgroups=ignore", "--tcp-close", "--file-locks",
-				      /* Plugins of the image are not for it. */
+				      /* CRIU must not load plugins from the image. */
 				      "--libdir",  "/proc/self/fdinfo"};
 	struct arguments arguments = {0};
-	int own = dup(log); /* one that stays open, as those of listeners */
+	int own = dup(log); /* stays open across exec, as the listeners' descriptors do */
 
 	snprintf(output, sizeof output, "/proc/self/fd/%d", own);
 	for (size_t i = 0; i < sizeof always / sizeof *always; i++)
@@ -162,7 +161,7 @@ static int run_within_clocks(const struct manifest *manifest, int log)
 
 	if (!set_clocks(manifest))
 		return NO_CLOCKS;
-	pid = fork(); /* a time namespace is for children only */
+	pid = fork(); /* a time namespace applies to children only */
 	if (!pid)
 		run_criu(manifest, log);
 	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
@@ -174,11 +173,11 @@ static _Noreturn void run_with_clocks_of_node(const struct manifest *manifest, i
 {
 	if (clock_ns(CLOCK_MONOTONIC) >= manifest->monotonic_ns)
 		run_criu(manifest, log);
-	dprintf(log, "Error (launcher): the monotonic clock would go back\n");
+	dprintf(log, "Error (launcher): the monotonic clock would go backwards\n");
 	_exit(EXIT_FAILED);
 }
 
-/* The clocks are tried in a process of its own, since half-made namespaces cannot be left again. */
+/* Set the clocks in a child process: half-made namespaces cannot be left again. */
 static _Noreturn void be_restorer(const struct manifest *manifest, enum clocks clocks, int log)
 {
 	int status;
@@ -223,13 +222,13 @@ static bool watch(pid_t restorer, int log_fd, int signals, uint64_t limit, struc
 	struct criu_log log = {0};
 	int status;
 
-	/* For nobody else: the application, once restored, is waited for by who wants to know how it ended. */
+	/* Wait only for the restorer: the exit status of the restored application is for attend(). */
 	while (waitpid(restorer, &status, WNOHANG) != restorer) {
 		now = clock_ns(CLOCK_MONOTONIC);
 		if (now >= deadline) {
 			if (*log.error)
 				return because(reason, "CRIU: %s", log.error);
-			return because(reason, "CRIU did not end in time");
+			return because(reason, "CRIU timed out");
 		}
 		poll(polled, 2, (deadline - now) / MS + 1);
 		if (!*log.error && drain(log_fd, &log) && deadline > now + AFTER_ERROR_NS)
@@ -245,7 +244,7 @@ static bool watch(pid_t restorer, int log_fd, int signals, uint64_t limit, struc
 		return true;
 	if (*log.error)
 		return because(reason, "CRIU: %s", log.error);
-	return because(reason, "CRIU failed without a word");
+	return because(reason, "CRIU failed without an error message");
 }
 
 bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason)

@@ -1,8 +1,8 @@
-/* What a restore could not bring back without being asked is not there in a build: the kernel seems to be older.
+/* Deny the application kernel features that a restore would silently lose, as if the kernel were older.
  *
- * Nobody could tell later that an application had it: it cannot be read from outside, or is not in CRIU's images. So
- * these calls fail as they do where the kernel does not know them, which programs that use them are prepared for. The
- * filter is part of the checkpoint, so that they go on failing.
+ * Their use could not be detected later: it is not visible from outside, or CRIU does not dump it. So these calls fail
+ * as on a kernel without them, and programs that use them are prepared for that. The filter is part of the checkpoint,
+ * so the calls keep failing after a restore.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -32,7 +32,7 @@ struct instruction {
 enum { NUMBER = 0, ARCHITECTURE_OF_CALL = 4, FIRST_ARGUMENT = 16 }; /* in struct seccomp_data */
 enum { MODE_FILTER = 2 };
 
-/* Not in all headers. Numbers from 424 on are those of all architectures. */
+/* Missing in some headers. Numbers from 424 on are the same on all architectures. */
 enum { IO_URING_SETUP = 425, IO_URING_ENTER, IO_URING_REGISTER, LANDLOCK_CREATE_RULESET = 444, MEMORY_SEAL = 462 };
 enum { SET_MDWE = 65 }; /* PR_SET_MDWE */
 
@@ -42,7 +42,7 @@ static struct instruction instructions[] = {
 	DENY(IO_URING_SETUP, ENOSYS),
 	DENY(IO_URING_ENTER, ENOSYS),
 	DENY(IO_URING_REGISTER, ENOSYS),
-	DENY(LANDLOCK_CREATE_RULESET, EOPNOTSUPP), /* switched off when the kernel was started */
+	DENY(LANDLOCK_CREATE_RULESET, EOPNOTSUPP), /* as if disabled at boot */
 	DENY(MEMORY_SEAL, ENOSYS),
 	LOAD(ARCHITECTURE_OF_CALL),
 	IF_EQUAL(ARCHITECTURE, 1, 0),
@@ -67,5 +67,5 @@ void deny_what_is_not_kept(void)
 	} program = {sizeof instructions / sizeof *instructions, instructions};
 
 	if (prctl(PR_SET_SECCOMP, MODE_FILTER, &program) < 0)
-		fail("cannot keep the application from what a restore would lose: %s", strerror(errno));
+		fail("cannot install the seccomp filter of the build: %s", strerror(errno));
 }

@@ -1,9 +1,8 @@
-/* Dump: checkpoint the application of a build, from inside its container, and finish the manifest.
+/* Dump: checkpoint the application of a build from inside its container, and finish the manifest.
  *
- * CRIU dumps what it shares namespaces with: a time namespace other than its own it would record, and the restore,
- * without privileges, could not make it again, and with mount namespaces it is the same. So CRIU runs in the application's,
- * and as the application's user, but with the capabilities of the build container. The program and the directory that
- * it writes to are not to be found there: it gets them as descriptors.
+ * CRIU would record a time or mount namespace other than its own, and a restore without privileges could not recreate
+ * it. So CRIU runs in the application's namespaces and as its user, but with the capabilities of the build container.
+ * The criu program and its output directory do not exist in there, so CRIU gets them as descriptors.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -40,11 +39,11 @@ static void enter_clocks(pid_t app)
 	if (fd < 0)
 		fail("the application is not running: %s: %s", path, strerror(errno));
 	if (setns(fd, CLONE_NEWTIME) < 0)
-		fail("cannot enter the application's time namespace, which takes CAP_SYS_ADMIN: %s", strerror(errno));
+		fail("cannot enter the application's time namespace (needs CAP_SYS_ADMIN): %s", strerror(errno));
 	close(fd);
 }
 
-/* It may have made itself another one, in a user namespace. */
+/* The application may have created another mount namespace, in a user namespace. */
 static void check_mounts(pid_t app, int container)
 {
 	struct stat own, kept;
@@ -54,7 +53,7 @@ static void check_mounts(pid_t app, int container)
 	if (stat(path, &own) < 0 || fstat(container, &kept) < 0)
 		fail("the application is not running: %s: %s", path, strerror(errno));
 	if (own.st_ino != kept.st_ino)
-		fail("the application has a mount namespace of its own, which cannot be restored without privileges");
+		fail("the application has created a mount namespace, which cannot be restored without privileges");
 }
 
 static int make_directory(const struct identity *identity)
@@ -64,7 +63,7 @@ static int make_directory(const struct identity *identity)
 	if (mkdir(DIRECTORY, 0700) < 0)
 		fail("cannot make " DIRECTORY ": %s", strerror(errno));
 	if (chown(DIRECTORY, identity->user, identity->group) < 0)
-		fail("cannot give " DIRECTORY " to user %u, which takes CAP_CHOWN: %s", identity->user,
+		fail("cannot give " DIRECTORY " to user %u (needs CAP_CHOWN): %s", identity->user,
 		     strerror(errno));
 	fd = open(DIRECTORY, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
@@ -72,8 +71,8 @@ static int make_directory(const struct identity *identity)
 	return fd;
 }
 
-/* Capabilities of the permitted set become inheritable and ambient: they outlive the change of user and the exec.
- * The structures are those of capget(2), which the C library does not declare. */
+/* Make permitted capabilities inheritable and ambient, so that they survive the change of user and the exec. The C
+ * library does not declare the structures of capget(2). */
 static void keep_capabilities(void)
 {
 	struct {
@@ -96,8 +95,7 @@ static void keep_capabilities(void)
 			fail("cannot keep capability %d: %s", number, strerror(errno));
 }
 
-/* CRIU believes /proc. The application's root directory is the application's, who is root at least, but what is mounted
- * there is not. */
+/* CRIU trusts /proc. An application that runs as root controls its root directory, but not the mounts in it. */
 static void check_proc(const char *images, int directory)
 {
 	struct stat seen, opened;
@@ -105,7 +103,7 @@ static void check_proc(const char *images, int directory)
 
 	if (statfs("/proc", &system) < 0 || system.f_type != PROC_MAGIC || stat(images, &seen) < 0 ||
 	    fstat(directory, &opened) < 0 || seen.st_ino != opened.st_ino || seen.st_dev != opened.st_dev)
-		fail("the application has moved /proc");
+		fail("the application has replaced /proc");
 }
 
 static _Noreturn void be_dumper(const struct manifest *manifest, int container, int directory)
@@ -120,7 +118,7 @@ static _Noreturn void be_dumper(const struct manifest *manifest, int container, 
 	become(&manifest->identity);
 	keep_capabilities();
 	snprintf(pid, sizeof pid, "%d", manifest->pid);
-	/* Neither its environment nor its plugins may be the image's. */
+	/* CRIU must take neither its environment nor plugins from the image. */
 	syscall(SYS_execveat, criu, "",
 		(char *[]){"criu", "dump", "--no-default-config", "--unprivileged", "-t", pid, "-D", images, "-v4",
 			   "-o", "dump.log", "--leave-stopped", "--network-lock", "skip", "--manage-cgroups=ignore",
@@ -156,14 +154,14 @@ static void read_build(struct manifest *manifest)
 	struct reason reason;
 
 	if (!text)
-		fail("cannot read " STATE "/manifest, which build writes: %s", strerror(errno));
+		fail("cannot read " STATE "/manifest (written by build): %s", strerror(errno));
 	if (!parse_manifest(text, manifest, &reason))
 		fail("%s", reason.text);
 	if (manifest->complete)
-		fail("the application has been dumped already");
+		fail("the application is already dumped");
 }
 
-/* Who is not dumped would go on: in the files that are about to be copied, and missing after a restore. */
+/* A process outside of the dump would keep changing files while they are copied, and be missing after a restore. */
 static void refuse_strangers(pid_t app, bool are_stopped)
 {
 	struct reason reason;
@@ -189,7 +187,7 @@ static void run_criu(const struct manifest *manifest)
 	unlink(DIRECTORY "/stats-dump");
 	if (!WIFEXITED(status) || WEXITSTATUS(status)) {
 		print_errors(DUMP_LOG);
-		fail("CRIU could not dump the application, see " DUMP_LOG);
+		fail("CRIU cannot dump the application: see " DUMP_LOG);
 	}
 }
 
@@ -202,7 +200,7 @@ int dump_mode(void)
 	refuse_strangers(manifest.pid, false);
 	enter_clocks(manifest.pid);
 	run_criu(&manifest);
-	/* The application has not run any more since before now. */
+	/* The application is stopped by now. */
 	monotonic_ns = clock_ns(CLOCK_MONOTONIC);
 	boottime_ns = clock_ns(CLOCK_BOOTTIME);
 	refuse_strangers(manifest.pid, true);

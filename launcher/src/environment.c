@@ -1,4 +1,4 @@
-/* The environment of the container, for the application that is restored in it and has that of the build. */
+/* Pass the container's environment to the restored application, which still has the environment of the build. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,7 +9,7 @@
 
 #include "launcher.h"
 
-/* The C library may be older than these. */
+/* Missing in older C libraries. */
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
@@ -37,7 +37,7 @@ static int make_memory_file(void)
 	return fd;
 }
 
-/* NAME=VALUE and a NUL each, in a file that nobody can change any more and only our user can open. */
+/* Write NAME=VALUE and a NUL for each variable to a sealed file that only our user can open. */
 int environment_file(char **environment)
 {
 	int fd = make_memory_file();
@@ -48,7 +48,7 @@ int environment_file(char **environment)
 	if (is_made && !fchmod(fd, 0400) && !lseek(fd, 0, SEEK_SET) &&
 	    !fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
 		return fd;
-	say("the application cannot be told the container's environment: %s", strerror(errno));
+	say("cannot pass the container's environment to the application: %s", strerror(errno));
 	close(fd);
 	return no_environment();
 }

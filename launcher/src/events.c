@@ -1,4 +1,4 @@
-/* Signals and children: being the process that stands for the application. */
+/* Signals and children: stand in for the application. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -26,14 +26,14 @@ void give_back_signals(void)
 {
 	sigset_t broken_pipe;
 
-	/* One that our own message raised must not hit the application. */
+	/* Discard a SIGPIPE raised by our own message. */
 	sigemptyset(&broken_pipe);
 	sigaddset(&broken_pipe, SIGPIPE);
 	sigtimedwait(&broken_pipe, NULL, &(struct timespec){0});
 	sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
-/* The number of a signal that has come, or 0; not of one that we raised ourselves, as by writing to a closed pipe. */
+/* Return a pending signal, or 0. Ignore those we raised, such as SIGPIPE. */
 int next_signal(int signals)
 {
 	struct signalfd_siginfo info;
@@ -50,15 +50,15 @@ bool asks_to_stop(int number)
 	return number == SIGTERM || number == SIGINT || number == SIGQUIT || number == SIGHUP;
 }
 
-/* Reaps whoever has ended; whether the wanted one is over. If it is not ours its end is one by SIGKILL. */
-static bool reap(pid_t wanted, int *status)
+/* Reap ended children, and return whether this one is among them. If it is not our child, report SIGKILL. */
+static bool reap(pid_t app, int *status)
 {
 	bool over = false;
 	int each;
 	pid_t pid;
 
 	while ((pid = waitpid(-1, &each, WNOHANG)) > 0)
-		if (pid == wanted) {
+		if (pid == app) {
 			*status = each;
 			over = true;
 		}
@@ -85,7 +85,7 @@ static void pass(struct copy *copy)
 		copy->from = -1;
 }
 
-/* Passes signals on to the application, and what it writes to where it should go, until it has ended. */
+/* Forward signals to the application, and copy its output, until it ends. */
 struct end attend(pid_t app, int signals, struct copy *copies, size_t count)
 {
 	struct pollfd polled[3] = {{.fd = signals, .events = POLLIN}};
@@ -111,7 +111,7 @@ struct end attend(pid_t app, int signals, struct copy *copies, size_t count)
 	return end;
 }
 
-/* The exit status of a process that ended so. Where a signal can end us as it ended the application, it does. */
+/* Return the exit status for this wait status. Die of the application's signal if we can. */
 int exit_like(int status)
 {
 	if (WIFEXITED(status))

@@ -1,4 +1,4 @@
-/* Exec: run a command in the build container as the application's user, and with no more privileges than it has. */
+/* Exec: run a command in the build container as the application's user, with only the application's privileges. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,7 +14,7 @@ int exec_mode(const char *directory, char **command)
 	struct reason reason;
 
 	if (!text)
-		fail("cannot read " STATE "/manifest, which build writes: %s", strerror(errno));
+		fail("cannot read " STATE "/manifest (written by build): %s", strerror(errno));
 	if (!parse_manifest(text, &manifest, &reason))
 		fail("%s", reason.text);
 	enter_container(open_container());

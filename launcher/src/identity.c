@@ -1,8 +1,8 @@
-/* Users and groups: who the application runs as.
+/* Users and groups of the application.
  *
- * The forms of a user are those of an image's configuration (OCI image specification, config.md, "User"), and they
- * mean what runtimes make of them: a group that is named leaves no supplementary groups, otherwise they are those
- * that /etc/group lists the user's name in.
+ * A user is written as in an image's configuration (OCI image specification, config.md, "User") and resolved as by
+ * runtimes: with an explicit group there are no supplementary groups, otherwise those are the groups that list the
+ * user's name in /etc/group.
  */
 #include <errno.h>
 #include <grp.h>
@@ -13,7 +13,7 @@
 
 #include "launcher.h"
 
-#define MOST_ID 0x7fffffff /* of what runtimes take */
+#define MOST_ID 0x7fffffff /* as in runtimes */
 
 static char *field(char **rest)
 {
@@ -37,18 +37,18 @@ static void add_group(struct identity *identity, gid_t group)
 	identity->groups[identity->group_count++] = group;
 }
 
-/* Looks for the user by name or number; the name, or NULL. Lines: name:password:uid:gid:comment:home:shell. */
+/* Find the user by name or number, and return the name or NULL. Lines: name:password:uid:gid:comment:home:shell. */
 static const char *find_user(const char *user, char *passwd, struct identity *identity)
 {
-	uint64_t wanted = 0, uid, gid;
-	bool numeric = parse_number(user, MOST_ID, &wanted);
+	uint64_t number = 0, uid, gid;
+	bool numeric = parse_number(user, MOST_ID, &number);
 
 	for (char *line; (line = next_line(&passwd));) {
 		char *name = field(&line);
 		field(&line);
 		if (!parse_number(field(&line), MOST_ID, &uid) || !parse_number(field(&line), MOST_ID, &gid))
 			continue;
-		if (strcmp(name, user) && !(numeric && uid == wanted))
+		if (strcmp(name, user) && !(numeric && uid == number))
 			continue;
 		field(&line);
 		identity->user = uid;
@@ -67,21 +67,21 @@ static bool lists(char *members, const char *name)
 	return false;
 }
 
-/* Lines: name:password:gid:members. With a wanted group sets it, or else adds those of the user. */
-static bool find_groups(const char *wanted, const char *user, char *group, struct identity *identity)
+/* Set the named group or, without one, add the user's groups. Lines: name:password:gid:members. */
+static bool find_groups(const char *named, const char *user, char *group, struct identity *identity)
 {
 	uint64_t number = 0, gid;
-	bool numeric = wanted && parse_number(wanted, MOST_ID, &number);
+	bool numeric = named && parse_number(named, MOST_ID, &number);
 
 	for (char *line; (line = next_line(&group));) {
 		char *name = field(&line);
 		field(&line);
 		if (!parse_number(field(&line), MOST_ID, &gid))
 			continue;
-		if (!wanted) {
+		if (!named) {
 			if (lists(field(&line), user))
 				add_group(identity, gid);
-		} else if (!strcmp(name, wanted) || (numeric && gid == number)) {
+		} else if (!strcmp(name, named) || (numeric && gid == number)) {
 			identity->group = gid;
 			return true;
 		}
@@ -93,14 +93,14 @@ static bool find_groups(const char *wanted, const char *user, char *group, struc
 
 bool resolve_user(const char *user, char *passwd, char *group, struct identity *identity, struct reason *reason)
 {
-	char *own = strdup(user), *wanted = own ? strchr(own, ':') : NULL;
+	char *own = strdup(user), *named = own ? strchr(own, ':') : NULL;
 	const char *name;
 	uint64_t number;
 
 	if (!own)
 		fail("out of memory");
-	if (wanted)
-		*wanted++ = 0;
+	if (named)
+		*named++ = 0;
 	*identity = (struct identity){.home = ""};
 	name = find_user(*own ? own : "0", passwd, identity);
 	if (!name && *own) {
@@ -110,9 +110,9 @@ bool resolve_user(const char *user, char *passwd, char *group, struct identity *
 	}
 	if (!*identity->home)
 		identity->home = "/";
-	if (wanted && *wanted) {
-		if (!find_groups(wanted, NULL, group, identity))
-			return because(reason, "the image has no group %s", wanted);
+	if (named && *named) {
+		if (!find_groups(named, NULL, group, identity))
+			return because(reason, "the image has no group %s", named);
 	} else if (name) {
 		find_groups(NULL, name, group, identity);
 	}
@@ -151,10 +151,10 @@ void become(const struct identity *identity)
 
 	if (setgroups(identity->group_count, identity->groups) < 0 || setresgid(group, group, group) < 0 ||
 	    setresuid(user, user, user) < 0)
-		fail("cannot become user %u, which takes CAP_SETUID and CAP_SETGID: %s", user, strerror(errno));
+		fail("cannot become user %u (needs CAP_SETUID and CAP_SETGID): %s", user, strerror(errno));
 }
 
-/* After this no capability can be had by running a program, whoever runs it. */
+/* Empty the bounding set, so that no exec can gain a capability, not even as root. */
 bool drop_bounding_set(void)
 {
 	for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++)
@@ -175,7 +175,7 @@ static bool within(const struct identity *small, const struct identity *large)
 	return true;
 }
 
-/* Some runtimes list the group itself among the supplementary ones, some do not; it makes no difference. */
+/* Some runtimes repeat the group among the supplementary groups, which makes no difference. */
 bool same_groups(const struct identity *a, const struct identity *b)
 {
 	return a->group == b->group && within(a, b) && within(b, a);

@@ -1,7 +1,7 @@
-/* Keeping the application's files where a container starts with nothing, for a restore to put them back: see seed.c.
+/* Keep the application's files in directories that are empty when a container starts, for a restore: see seed.c.
  *
- * We are root, the directories are the application's. So each name is opened once, in the directory that it was read
- * from, and no link is followed. The application is stopped while this is done.
+ * We are root, and the directories are the application's. So each name is opened once, relative to the directory it was
+ * listed in, and links are never followed. The application is stopped meanwhile.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -25,7 +25,7 @@ static off_t kept_bytes;
 static void give(int to, const char *name, const struct stat *status)
 {
 	if (fchownat(to, name, status->st_uid, status->st_gid, AT_SYMLINK_NOFOLLOW) < 0)
-		fail("%s: cannot keep the owner, which takes CAP_CHOWN: %s", name, strerror(errno));
+		fail("%s: cannot keep the owner (needs CAP_CHOWN): %s", name, strerror(errno));
 }
 
 static void keep_file(int from, int to, const char *name, const char *path)
@@ -34,16 +34,16 @@ static void keep_file(int from, int to, const char *name, const char *path)
 	struct stat status;
 
 	if (source < 0 || fstat(source, &status) < 0 || !S_ISREG(status.st_mode))
-		fail("cannot read %s/%s: %s", path, name, source < 0 ? strerror(errno) : "it is no file any more");
+		fail("cannot read %s/%s: %s", path, name, source < 0 ? strerror(errno) : "no longer a file");
 	kept_bytes += status.st_size;
 	if (kept_bytes > MOST_BYTES)
-		fail("the application has more than %lld MB of files in places like that of %s/%s", MOST_BYTES >> 20,
+		fail("temporary files of the application exceed %lld MB: %s/%s", MOST_BYTES >> 20,
 		     path, name);
 	target = openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	for (off_t left = status.st_size; left > 0;) {
 		ssize_t sent = sendfile(target, source, NULL, left);
 		if (sent <= 0)
-			fail("cannot keep %s/%s: %s", path, name, sent ? strerror(errno) : "it is shorter than it was");
+			fail("cannot keep %s/%s: %s", path, name, sent ? strerror(errno) : "the file has shrunk");
 		left -= sent;
 	}
 	if (target < 0 || fchmod(target, status.st_mode & 07777) < 0)
@@ -67,7 +67,7 @@ static void keep_link(int from, int to, const char *name, const struct stat *sta
 
 static void keep_all(int from, int to, const char *path, int level);
 
-/* Directories matter where they are the application's, or for what they contain. */
+/* Keep a directory if it is the application's or has kept content. */
 static void keep_directory(int from, int to, const char *name, const char *path, int level)
 {
 	int source = openat(from, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), target;
@@ -76,7 +76,7 @@ static void keep_directory(int from, int to, const char *name, const char *path,
 
 	snprintf(inner, sizeof inner, "%s/%s", path, name);
 	if (level > MOST_LEVELS)
-		fail("the application has directories in each other more than %d deep: %s", MOST_LEVELS, inner);
+		fail("directories of the application are nested more than %d deep: %s", MOST_LEVELS, inner);
 	if (source < 0 || fstat(source, &status) < 0)
 		fail("cannot read %s: %s", inner, strerror(errno));
 	if (mkdirat(to, name, 0700) < 0 && errno != EEXIST)
@@ -95,7 +95,7 @@ static void keep_one(int from, int to, const char *name, const char *path, int l
 {
 	struct stat status;
 
-	/* What is mounted there is looked at by itself. */
+	/* Mounts are handled separately. */
 	if (fstatat(from, name, &status, AT_SYMLINK_NOFOLLOW) < 0 || status.st_dev != device)
 		return;
 	if (S_ISDIR(status.st_mode))
@@ -108,7 +108,7 @@ static void keep_one(int from, int to, const char *name, const char *path, int l
 		keep_link(from, to, name, &status);
 }
 
-/* Takes the descriptor `from`. */
+/* Closes `from`. */
 static void keep_all(int from, int to, const char *path, int level)
 {
 	DIR *listing = fdopendir(from);
@@ -123,7 +123,7 @@ static void keep_all(int from, int to, const char *path, int level)
 	closedir(listing);
 }
 
-/* The directories above a place are kept where it has something in it. Cuts the place, a relative path. */
+/* Keep a directory at a relative path, and its parents unless it is empty. Cuts the path. */
 static void keep_place(int from, int to, const char *path, char *place)
 {
 	char *name = strsep(&place, "/"), inner[4096];
@@ -147,7 +147,7 @@ static void keep_place(int from, int to, const char *path, char *place)
 		unlinkat(to, name, AT_REMOVEDIR);
 }
 
-/* What is mounted read-only is not the application's: secrets, configuration. */
+/* Read-only mounts hold secrets and configuration, not the application's files. */
 static bool is_writable(int container, const char *place)
 {
 	int fd = open_beneath(container, place, O_RDONLY | O_DIRECTORY, NO_LINKS);

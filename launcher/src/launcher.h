@@ -1,4 +1,4 @@
-/* The launcher of a self-restoring image: what its parts share. See ../README.md for what it does. */
+/* The launcher of a self-restoring image: declarations shared by its parts. See ../README.md. */
 #ifndef LAUNCHER_H
 #define LAUNCHER_H
 
@@ -14,14 +14,14 @@
 #define CHECKPOINT WARMSTART_DIR "/checkpoint"
 #define MANIFEST WARMSTART_DIR "/manifest"
 
-/* In a build, once the first process has left the container's mount namespace: see rooms.c. */
+/* Paths in a build after the first process has left the container's mount namespace: see rooms.c. */
 #define STATE "/state"
 #define CONTAINER "/container"
 
-/* Exit statuses of our own; the first two are the shell's for a command that cannot be run. */
+/* Exit statuses; the first two are those of a shell for a command that cannot be run. */
 enum { EXIT_NOT_EXECUTABLE = 126, EXIT_NOT_FOUND = 127, EXIT_USAGE = 64, EXIT_FAILED = 70 };
 
-/* A reason to start cold, or what a failure was: one line, cut where it is too long. */
+/* The reason for a cold start or a failure: one line, cut to size. */
 struct reason {
 	char text[400];
 };
@@ -29,8 +29,8 @@ __attribute__((format(printf, 2, 3))) bool because(struct reason *reason, const 
 __attribute__((format(printf, 1, 2))) void say(const char *format, ...);
 __attribute__((format(printf, 1, 2), noreturn)) void fail(const char *format, ...);
 
-/* text.c: strings and files. What they allocate lives as long as the process. */
-char *read_file(const char *path); /* its bytes and a NUL, or NULL with errno */
+/* text.c: strings and files. Allocated memory is never freed. */
+char *read_file(const char *path); /* content and a NUL, or NULL with errno */
 char *next_line(char **rest);	   /* cuts the text at line ends; NULL after the last line */
 char *next_word(char **rest);	   /* the same at single spaces */
 char *escape(const char *argument);
@@ -43,7 +43,7 @@ struct identity {
 	gid_t group;
 	gid_t *groups; /* supplementary ones */
 	size_t group_count;
-	const char *home; /* from passwd, "/" when it does not say */
+	const char *home; /* from passwd; "/" if it has none */
 };
 bool resolve_user(const char *user, char *passwd, char *group, struct identity *identity, struct reason *reason);
 bool add_groups(const char *list, struct identity *identity);
@@ -52,12 +52,12 @@ void become(const struct identity *identity);
 bool drop_bounding_set(void);
 bool same_groups(const struct identity *a, const struct identity *b);
 
-/* cpu.c: what compiled code may find out about the processor, by name. */
+/* cpu.c: processor features that compiled code may check, by name. */
 extern const char *const cpu_feature_names[];
 bool cpu_has(size_t feature);
-size_t cpu_feature(const char *name); /* its index, or that of the final NULL */
+size_t cpu_feature(const char *name); /* its index, or the index of the final NULL */
 
-/* manifest.c: what a checkpoint needs in order to be restored. */
+/* manifest.c: the conditions for restoring a checkpoint. */
 struct image_file {
 	const char *name;
 	uint64_t size_bytes;
@@ -84,7 +84,7 @@ struct manifest {
 	size_t cpu_count;
 	uint64_t monotonic_ns, boottime_ns;
 	int signal; /* for the restored application, or 0 */
-	int environment; /* a descriptor that CRIU gives the application, see environment.c */
+	int environment; /* descriptor passed to the application by CRIU, see environment.c */
 	bool complete;
 };
 bool parse_manifest(char *text, struct manifest *manifest, struct reason *reason);
@@ -93,10 +93,10 @@ bool write_checkpoint(int fd, const char *directory, uint64_t monotonic_ns, uint
 		      struct reason *reason);
 
 /* rooms.c: the mount namespaces of a build. */
-int leave_container(void);	      /* the container's namespace; from here we are in our own */
-int open_container(void);	      /* the same, of the first process */
+int leave_container(void);	      /* returns the container's namespace; the caller is then in another */
+int open_container(void);	      /* the same namespace, as kept by the first process */
 void enter_container(int namespace); /* and its root directory; closes the descriptor */
-void hide_launcher(void);	      /* from those who are in this namespace */
+void hide_launcher(void);	      /* from all processes in this namespace */
 void go_to(const char *directory);
 enum { NO_MAGIC_LINKS = 2, NO_LINKS = 4 }; /* see openat2(2) */
 int open_beneath(int directory, const char *path, int flags, uint64_t resolve);
@@ -105,7 +105,7 @@ int open_beneath(int directory, const char *path, int flags, uint64_t resolve);
 bool parse_parent(char *stat, pid_t *parent);
 pid_t spend_pids(pid_t upto);
 void kill_descendants(void);
-bool are_alone(pid_t app, bool are_stopped, struct reason *reason); /* says why not when there are some */
+bool are_alone(pid_t app, bool are_stopped, struct reason *reason); /* reason set if false */
 uint64_t clock_ns(int clock);
 
 /* events.c: signals and children. */
@@ -114,7 +114,7 @@ struct copy {
 };
 struct end {
 	int status;  /* as from waitpid */
-	bool asked; /* it came after a signal to stop, which was passed on */
+	bool asked; /* after a signal to stop was passed on */
 };
 int take_signals(void); /* a signalfd; all signals are blocked from here */
 void give_back_signals(void);
@@ -133,17 +133,17 @@ struct criu_log {
 	size_t length;
 	char error[300];
 };
-bool read_log(struct criu_log *log, const char *bytes, size_t count); /* whether an error has been seen */
+bool read_log(struct criu_log *log, const char *bytes, size_t count); /* true once an error was logged */
 enum clocks { CLOCKS_OF_CHECKPOINT, CLOCKS_OF_NODE };
 bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason);
 
-/* keep.c, seed.c: the application's files in /tmp and the like. */
+/* keep.c, seed.c: the application's temporary files. */
 const char *parse_tmpfs(char *line); /* where a tmpfs is mounted, or NULL */
 void keep_files(const struct identity *identity);
 void put_back_files(void);
 void remove_files(void);
 
-/* environment.c: files that tell it; a descriptor. */
+/* environment.c: descriptors of files with the environment. */
 int environment_file(char **environment);
 int no_environment(void);
 

@@ -1,6 +1,6 @@
-/* Sockets that listen before the application is back, so that who connects meanwhile waits for it and is not refused.
+/* Listen before the application is restored, so that early clients wait instead of being refused.
  *
- * The restored application gets the very same ones, by CRIU's --inherit-fd.
+ * CRIU hands these sockets to the restored application (--inherit-fd).
  */
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -13,8 +13,8 @@ static bool set(int fd, int level, int option, int value)
 	return !setsockopt(fd, level, option, &value, sizeof value);
 }
 
-/* CRIU gives the socket the options that it had. These two are always set at first, as CRIU does it: the application
- * may have several sockets at one port. */
+/* CRIU restores the options of a socket later. These two are set first, as CRIU does: the application may have several
+ * sockets on one port. */
 static bool bind_any(int fd, const struct listener *listener)
 {
 	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(listener->port)};
@@ -38,14 +38,14 @@ static int listen_like(const struct listener *listener)
 	return -1;
 }
 
-/* Without one of them the restore is as it would be without any: CRIU makes it, or says what is in its way. */
+/* A socket that cannot be opened here is left to CRIU, which opens it or reports the error. */
 void listen_early(struct manifest *manifest)
 {
 	for (size_t i = 0; i < manifest->listener_count; i++)
 		manifest->listeners[i].fd = listen_like(&manifest->listeners[i]);
 }
 
-/* Those that CRIU was given go on in the application. */
+/* Close our copies; the application keeps its own. */
 void stop_listening(struct manifest *manifest)
 {
 	for (size_t i = 0; i < manifest->listener_count; i++)

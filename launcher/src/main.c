@@ -22,7 +22,7 @@ struct options {
 	enum clocks clocks;
 };
 
-/* The options up to `--` come in pairs; which of them the mode has. Returns the command, or NULL. */
+/* Parse the options before `--`, in pairs, each allowed in certain modes only. Return the command, or NULL. */
 static char **parse_options(const char *mode, char **words, struct options *options)
 {
 	for (; *words && strcmp(*words, "--"); words += 2) {

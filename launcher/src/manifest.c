@@ -1,7 +1,7 @@
-/* The manifest: a text file beside the checkpoint that says what has to be so for the checkpoint to be restored.
+/* The manifest: a text file next to the checkpoint that lists the conditions for its restore.
  *
- * One `KEY VALUE` a line, see ../README.md for the keys. The first line has the format's version, the last one is
- * `end`: without it the checkpoint was not finished. Arguments of the command are escaped, nothing else needs to be.
+ * Each line is `KEY VALUE`; ../README.md lists the keys. The first line has the format version and the last is `end`:
+ * without it the checkpoint is incomplete. Only the arguments of the command are escaped.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -115,14 +115,14 @@ bool parse_manifest(char *text, struct manifest *manifest, struct reason *reason
 
 	*manifest = (struct manifest){0};
 	if (!line || strcmp(line, "warmstart " VERSION))
-		return because(reason, "the manifest is not of this launcher's format");
+		return because(reason, "the manifest has another format than this launcher reads");
 	for (int number = 2; (line = next_line(&text)); number++) {
 		char *rest = line, *key = next_word(&rest);
 		if (manifest->complete || !key || !parse_line(key, rest, manifest))
-			return because(reason, "line %d of the manifest makes no sense", number);
+			return because(reason, "line %d of the manifest is invalid", number);
 	}
 	if (!manifest->pid || !manifest->argument_count)
-		return because(reason, "the manifest says too little");
+		return because(reason, "the manifest has no pid or no command");
 	return true;
 }
 

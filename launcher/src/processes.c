@@ -16,7 +16,7 @@
 
 #define MOST_PID 0x7fffffff
 
-/* By the system call: the vDSO may not know yet that the time namespace has changed. */
+/* Use the system call: the vDSO may still have the clocks of the previous time namespace. */
 uint64_t clock_ns(int clock)
 {
 	long time[2] = {0};
@@ -25,7 +25,7 @@ uint64_t clock_ns(int clock)
 	return time[0] * 1000000000ull + time[1];
 }
 
-/* Lets processes come and go until the pid has been given out; the last one, or -1. */
+/* Fork short-lived processes until this pid is used up. Return the last pid, or -1. */
 pid_t spend_pids(pid_t upto)
 {
 	pid_t pid;
@@ -40,8 +40,8 @@ pid_t spend_pids(pid_t upto)
 	return pid;
 }
 
-/* In /proc/PID/stat, after a name in parentheses that may have any character in it: " S PPID ...". See proc(5). Cuts
- * the text. */
+/* Parse the parent in /proc/PID/stat: " S PPID ..." after a name in parentheses, which may contain any character. See
+ * proc(5). Cuts the text. */
 bool parse_parent(char *stat, pid_t *parent)
 {
 	char *rest = strrchr(stat, ')');
@@ -55,7 +55,7 @@ bool parse_parent(char *stat, pid_t *parent)
 	return true;
 }
 
-/* The /proc/PID/stat of the process that a file of /proc has the name of. */
+/* Read /proc/NAME/stat if the name is a pid. */
 static bool read_stat(const char *name, char *stat, size_t size)
 {
 	char path[64];
@@ -83,7 +83,7 @@ static bool is_child(const char *name)
 	return read_stat(name, stat, sizeof stat) && parse_parent(stat, &parent) && parent == getpid();
 }
 
-/* What our children leave behind when they die becomes ours; so the end of our children is the end of them all. */
+/* Orphans become our children (we are a subreaper), so killing children until none is left kills all descendants. */
 void kill_descendants(void)
 {
 	uint64_t deadline = clock_ns(CLOCK_MONOTONIC) + 1000000000;
@@ -112,7 +112,7 @@ struct process {
 	char name[64];
 };
 
-/* In /proc/PID/stat: "PID (NAME) STATE PPID ...", where the 20th field is the number of threads. Cuts the text. */
+/* Parse /proc/PID/stat: "PID (NAME) STATE PPID ..."; field 20 is the number of threads. Cuts the text. */
 static bool parse_process(const char *number, char *stat, struct process *process)
 {
 	char *name = strchr(stat, '('), *end = strrchr(stat, ')'), *rest;
@@ -165,7 +165,7 @@ static const struct process *find_process(const struct process *processes, size_
 
 static bool is_below(const struct process *processes, size_t count, const struct process *process, pid_t app)
 {
-	/* What was read bit by bit may be no tree. */
+	/* Parents read at different moments may form a loop. */
 	for (size_t steps = 0; process && steps <= count; steps++) {
 		if (process->pid == app)
 			return true;
@@ -174,7 +174,7 @@ static bool is_below(const struct process *processes, size_t count, const struct
 	return false;
 }
 
-/* One whose first thread has ended may go on in the others. */
+/* A process may go on in other threads after its first has ended. */
 static bool is_over(const struct process *process)
 {
 	return (process->state == 'Z' || process->state == 'X') && process->threads <= 1;
@@ -194,11 +194,11 @@ static bool look_for_strangers(pid_t app, bool are_stopped, struct reason *reaso
 		found = true;
 		if (!is_below(processes, count, each, app))
 			because(reason,
-				"process %d (%s) is not below the application, so it is neither dumped nor stopped; "
-				"have the application not leave it behind",
+				"process %d (%s) is not a descendant of the application, so it would be neither dumped "
+				"nor stopped: end it before the checkpoint",
 				each->pid, escape(each->name));
 		else if (are_stopped && each->state != 'T')
-			because(reason, "process %d (%s) of the application has not been stopped", each->pid,
+			because(reason, "process %d (%s) of the application is not stopped", each->pid,
 				escape(each->name));
 		else
 			found = false;
@@ -207,8 +207,8 @@ static bool look_for_strangers(pid_t app, bool are_stopped, struct reason *reaso
 	return found;
 }
 
-/* Whether all processes of our pid namespace are the first one, ourselves, and the application with what descends from
- * it; and stopped. One that is about to end, or to stop, is given a moment. */
+/* Check that our pid namespace holds only the first process, ourselves, and the application with its descendants, all
+ * stopped if so asked. Wait briefly for a process that is about to end or stop. */
 bool are_alone(pid_t app, bool are_stopped, struct reason *reason)
 {
 	for (int i = 0; i < 100; i++) {

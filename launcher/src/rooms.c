@@ -1,15 +1,14 @@
-/* The two mount namespaces of a build: the application's, which is the container's, and the launcher's own.
+/* The two mount namespaces of a build: the container's, for the application, and the launcher's own.
  *
- * The application may be root, and who is root may rename any directory of its root file system: in a user namespace of
- * its own even one that something is mounted on elsewhere. So no path of the container's leads to what we run or write.
- * The first process moves into a namespace whose root is the mount /.warmstart, which nobody can write to, and takes
- * that mount away from the container's namespace. A command that a runtime runs in the container joins the first
- * process, and so finds itself in ours.
+ * An application that runs as root may rename any directory of its root filesystem, in a user namespace even one that
+ * is a mount point elsewhere. So no path in the container leads to files that we run or write. The first process moves
+ * into a namespace with the read-only mount /.warmstart as its root, and removes that mount from the container's
+ * namespace. A command that a runtime runs in the container joins the first process, and so our namespace.
  *
  *   /launcher, /criu    read-only
- *   /state              what build and dump write
+ *   /state              written by build and dump
  *   /proc               the container's
- *   /container          the container's root file system and its mounts, as they were when it started
+ *   /container          the container's root filesystem and mounts at its start
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,8 +22,8 @@
 
 #include "launcher.h"
 
-/* Where the first process keeps the container's namespace open. Another process may open it there only if it has all
- * capabilities that the first one has, see ptrace(2); the application has none. */
+/* The first process keeps the container's namespace open here. Opening it takes all capabilities of the first process,
+ * see ptrace(2), and the application has none. */
 #define KEPT_FD 200
 #define KEPT_PATH "/proc/1/fd/200"
 
@@ -35,11 +34,11 @@
 static void move_root(void)
 {
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
-		fail("cannot make the mounts private, which takes CAP_SYS_ADMIN: %s", strerror(errno));
+		fail("cannot make the mounts private (needs CAP_SYS_ADMIN): %s", strerror(errno));
 	if (mount("/proc", WARMSTART_DIR "/proc", NULL, MS_BIND | MS_REC, NULL) < 0)
 		fail("cannot mount /proc on " WARMSTART_DIR "/proc: %s", strerror(errno));
 	if (syscall(SYS_pivot_root, WARMSTART_DIR, WARMSTART_DIR CONTAINER) < 0)
-		fail("cannot make " WARMSTART_DIR ", which has to be a mount, the root directory: %s",
+		fail("cannot make " WARMSTART_DIR " (must be a mount point) the root directory: %s",
 		     strerror(errno));
 	if (chdir("/") < 0)
 		fail("cannot enter the root directory: %s", strerror(errno));
@@ -53,7 +52,7 @@ int leave_container(void)
 		fail("cannot keep the container's mount namespace: %s", strerror(errno));
 	close(fd);
 	if (unshare(CLONE_NEWNS) < 0)
-		fail("cannot make a mount namespace, which takes CAP_SYS_ADMIN: %s", strerror(errno));
+		fail("cannot make a mount namespace (needs CAP_SYS_ADMIN): %s", strerror(errno));
 	move_root();
 	return kept;
 }
@@ -70,7 +69,7 @@ int open_container(void)
 void enter_container(int namespace)
 {
 	if (setns(namespace, CLONE_NEWNS) < 0)
-		fail("cannot enter the container's mount namespace, which takes CAP_SYS_ADMIN and CAP_SYS_CHROOT: %s",
+		fail("cannot enter the container's mount namespace (needs CAP_SYS_ADMIN and CAP_SYS_CHROOT): %s",
 		     strerror(errno));
 	close(namespace);
 }
@@ -78,7 +77,7 @@ void enter_container(int namespace)
 void hide_launcher(void)
 {
 	if (umount2(WARMSTART_DIR, MNT_DETACH) < 0)
-		fail("cannot take " WARMSTART_DIR " away from the application: %s", strerror(errno));
+		fail("cannot unmount " WARMSTART_DIR " from the container: %s", strerror(errno));
 }
 
 int open_beneath(int directory, const char *path, int flags, uint64_t resolve)
@@ -90,8 +89,8 @@ int open_beneath(int directory, const char *path, int flags, uint64_t resolve)
 	return syscall(SYS_openat2, directory, path, &how, sizeof how);
 }
 
-/* Makes what is missing, as runtimes do. Links that the application or its image made may lead anywhere in the container,
- * but not through /proc to where other processes are. */
+/* Enter a directory, creating missing ones as runtimes do. Symbolic links may lead anywhere in the container, but not
+ * through /proc into other processes' namespaces. */
 void go_to(const char *directory)
 {
 	char *own = strdup(directory), *rest = own;

@@ -1,9 +1,9 @@
-/* The application's files where a container starts with nothing: /tmp and the like.
+/* Temporary files of the application, in directories that are empty when a container starts, such as /tmp.
  *
- * A restored application has files open, or mapped, or only counts on having made them, that are not in the image: a
- * JVM maps one in /tmp/hsperfdata_USER, Tomcat keeps uploads in a directory there. The image has /tmp as the build left
- * it at best, and a volume that is mounted on it hides even that. So the dump keeps copies of what is the
- * application's in such places (keep.c), and the start puts back what is missing, before CRIU looks for it.
+ * A restored application may have such files open or mapped, or rely on having created them: a JVM maps a file in
+ * /tmp/hsperfdata_USER, and Tomcat keeps uploads in a directory in /tmp. The image has /tmp as the build left it at
+ * best, and a volume mounted there hides even that. So the dump keeps copies of the application's temporary files
+ * (keep.c), and the start puts back the missing ones before CRIU opens them.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,8 +20,8 @@
 #define SEED WARMSTART_DIR "/seed"
 #define OPEN_DIRECTORIES 16
 
-/* nftw(3) has no place for these. */
-static char **made; /* what was put back, parents before children */
+/* nftw(3) passes no argument to its callback. */
+static char **made; /* paths put back, parents before children */
 static size_t made_count;
 
 static void give(const char *path, const struct stat *status)
@@ -56,7 +56,7 @@ static bool copy_link(const char *from, const char *to)
 	return !symlink(target, to);
 }
 
-/* Nothing that is there already is touched. */
+/* Leave existing files alone. */
 static bool copy(const char *from, const char *to, const struct stat *status)
 {
 	if (S_ISDIR(status->st_mode))
@@ -92,7 +92,7 @@ void put_back_files(void)
 	nftw(SEED, put_back, OPEN_DIRECTORIES, FTW_PHYS);
 }
 
-/* For a cold start, which is to find what it would have found without us. */
+/* Undo put_back_files(), for a cold start. */
 void remove_files(void)
 {
 	while (made_count > 0)

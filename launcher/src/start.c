@@ -14,7 +14,7 @@
 #include "launcher.h"
 
 #define MS 1000000ull
-/* An application that ends badly so soon after its restore is taken to have ended because of it. */
+/* A failure this soon after the restore is blamed on the restore. */
 #define CRASH_NS (5000 * MS)
 
 static uint64_t start_ns;
@@ -43,7 +43,7 @@ static bool has_checkpoint(struct manifest *manifest, struct reason *reason)
 	if (!parse_manifest(text, manifest, reason))
 		return false;
 	if (!manifest->complete)
-		return because(reason, "the checkpoint was not finished");
+		return because(reason, "the checkpoint is incomplete");
 	return true;
 }
 
@@ -54,7 +54,7 @@ static bool is_same_command(const struct manifest *manifest, char **command, str
 	while (command[i] && i < manifest->argument_count && !strcmp(escape(command[i]), manifest->arguments[i]))
 		i++;
 	if (command[i] || i < manifest->argument_count)
-		return because(reason, "the command is not the checkpoint's");
+		return because(reason, "the command differs from the checkpoint's");
 	return true;
 }
 
@@ -68,7 +68,7 @@ static bool is_same_identity(const struct manifest *manifest, struct reason *rea
 	if (own.group != manifest->identity.group)
 		return because(reason, "gid is %u, the checkpoint was made as %u", own.group, manifest->identity.group);
 	if (!same_groups(&own, &manifest->identity))
-		return because(reason, "the supplementary groups are not the checkpoint's");
+		return because(reason, "the supplementary groups differ from the checkpoint's");
 	return true;
 }
 
@@ -114,8 +114,8 @@ static uint64_t memory_limit(void)
 	return end == text ? UINT64_MAX : limit; /* "max" */
 }
 
-/* Where the kernel is to end all of a container that has not enough memory, a restore that failed so would be tried
- * again and again. Memory that is mapped from the image does not count before it is changed. */
+/* If the kernel kills the whole container when memory runs out (memory.oom.group), a restore that needs too much would
+ * be retried forever. Memory mapped from the image counts only once it has changed. */
 static bool has_memory(const struct manifest *manifest, struct reason *reason)
 {
 	uint64_t needed = 0, limit = memory_limit();
@@ -129,7 +129,7 @@ static bool has_memory(const struct manifest *manifest, struct reason *reason)
 	return true;
 }
 
-/* The cheap questions first. */
+/* Cheap checks come first. */
 static bool may_restore(struct manifest *manifest, char **command, struct reason *reason)
 {
 	return is_wanted(reason) && has_checkpoint(manifest, reason) && is_same_command(manifest, command, reason) &&
@@ -158,9 +158,9 @@ static bool is_crash(struct end end, uint64_t restored_ns)
 static void describe_crash(int status, struct reason *reason)
 {
 	if (WIFEXITED(status))
-		because(reason, "the restored application ended at once with exit status %d", WEXITSTATUS(status));
+		because(reason, "the restored application exited with status %d right after the restore", WEXITSTATUS(status));
 	else
-		because(reason, "the restored application was ended at once by signal %d (%s)", WTERMSIG(status),
+		because(reason, "the restored application was killed by signal %d (%s) right after the restore", WTERMSIG(status),
 			strsignal(WTERMSIG(status)));
 }
 
@@ -180,7 +180,7 @@ int start_mode(enum clocks clocks, char **command)
 		start_cold(command, &reason);
 	listen_early(&manifest);
 	put_back_files();
-	/* With the node's clocks a runtime is to take a checkpoint, which is for other environments than this one. */
+	/* With the node's clocks a runtime takes a checkpoint next, so this container's environment must stay out of it. */
 	manifest.environment = clocks == CLOCKS_OF_NODE ? no_environment() : environment_file(environ);
 	restored = restore(&manifest, clocks, signals, &reason);
 	stop_listening(&manifest);

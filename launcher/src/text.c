@@ -29,7 +29,7 @@ static void vsay(const char *format, va_list arguments)
 	length = start + (length < (int)sizeof line - start - 1 ? length : (int)sizeof line - start - 2);
 	line[length++] = '\n';
 	if (write(STDERR_FILENO, line, length) < 0)
-		return; /* nobody listens */
+		return; /* standard error is closed */
 }
 
 void say(const char *format, ...)
@@ -53,7 +53,7 @@ void fail(const char *format, ...)
 
 void *grow(void *array, size_t count, size_t size)
 {
-	/* Doubled whenever the count is a power of two. */
+	/* Double at each power of two. */
 	if (count & (count - 1))
 		return array;
 	array = realloc(array, (count ? 2 * count : 1) * size);
@@ -112,7 +112,7 @@ char *next_word(char **rest)
 	return cut(rest, ' ');
 }
 
-/* Printable ASCII as it is, but for the backslash; all else as \xHH. */
+/* Escape everything except printable ASCII as \xHH, and the backslash too. */
 char *escape(const char *argument)
 {
 	char *escaped = malloc(4 * strlen(argument) + 1), *to = escaped;
