@@ -14,6 +14,7 @@ from warmstart.build.verify import verify_source
 from warmstart.core.errors import PrivilegeError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.inspection import inspect_target
 from warmstart.inspect.trust import trust
 from warmstart.recipe.load import load_recipe
@@ -45,7 +46,7 @@ def test_only_the_users_word_gives_an_image_more(base_archive, cache, tmp_path):
 
     def verify(**options):
         source, steps = parse_source(f"oci:{layout}"), Progress(SilentListener())
-        return verify_source(source, cache, (), None, steps, decide=trust((), **options))
+        return verify_source(source, cache, RegistryAccess(), steps, decide=trust((), **options))
 
     assert len(verify()) == 4
     edit_annotations(layout, claim_all)

@@ -22,6 +22,7 @@ from warmstart.cli.context import default_cache
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Transport, parse_source
 from warmstart.core.workspace import open_workspace
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.trust import trust
 from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree
@@ -68,4 +69,4 @@ def test_a_debian_builds_and_restores_and_images_cross(suite, place):
     console = run_in_vm(cache, suite, SCRIPT, files, place, print)
     print(console)
     assert "ended with status 0" in console
-    verify_source(parse_source(f"oci:{place}/built"), cache, (), None, Progress(SilentListener()), decide=trust(()))
+    verify_source(parse_source(f"oci:{place}/built"), cache, RegistryAccess(), Progress(SilentListener()), decide=trust(()))
