@@ -69,4 +69,6 @@ def test_a_debian_builds_and_restores_and_images_cross(suite, place):
     console = run_in_vm(cache, suite, SCRIPT, files, place, print)
     print(console)
     assert "ended with status 0" in console
-    verify_source(parse_source(f"oci:{place}/built"), cache, RegistryAccess(), Progress(SilentListener()), decide=trust(()))
+    verify_source(
+        parse_source(f"oci:{place}/built"), cache, RegistryAccess(), Progress(SilentListener()), decide=trust(())
+    )
