@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 WARMSTART := $(BIN)/warmstart
 # Outside of the checkout, so that a fresh clone can reuse them.
 IMAGE_CACHE ?= $(or $(WARMSTART_CACHE),$(HOME)/.cache/warmstart)/images
-# A machine's mirror of Debian may be one that is no longer updated, which is good enough to develop and to try things
-# with. The command by itself insists on a Release file that is still valid.
+# An outdated Debian mirror is good enough for development. The command itself requires a Release file that is still
+# valid.
 export WARMSTART_DEBIAN_EXPIRED ?= 1
 BUILD_IMAGES = $(WARMSTART) -v node run --bind $(IMAGE_CACHE) -- \
 	env IMAGE_CACHE=$(IMAGE_CACHE) recipes/build-image.sh
@@ -69,7 +69,7 @@ launcher: $(VENV)/ready tools ## Launcher tests (the first run compiles CRIU: so
 cluster: $(VENV)/ready tools ## A Kubernetes cluster for experiments, until Ctrl-C
 	@PYTHONPATH=tests $(BIN)/python -m support.cluster
 
-images: $(VENV)/ready tools ## The base images of the example and the recipes
+images: $(VENV)/ready tools ## Build the base images of the example and the recipes
 	@mkdir -p $(IMAGE_CACHE)
 	$(BUILD_IMAGES) examples/java-app recipes/java recipes/python recipes/node recipes/go
 
@@ -77,7 +77,7 @@ tools: $(VENV)/ready ## Set up the tools directory in ~/.cache/warmstart, once
 	@scripts/host-tools.sh
 	$(WARMSTART) -v node setup
 
-lock: $(VENV)/ready ## Have the newest packages of Debian for the tested ones (packages.lock); then run the tests
+lock: $(VENV)/ready ## Update packages.lock to Debian's newest packages; run the tests afterwards
 	$(BIN)/python scripts/lock_packages.py
 
 $(VENV)/ready: pyproject.toml

@@ -1,4 +1,4 @@
-"""Prints docs/reference/cli.md, made from the commands and the errors: `python scripts/cli_reference.py`."""
+"""Print docs/reference/cli.md, generated from the commands and errors: `python scripts/cli_reference.py`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def describe(context: click.Context) -> Iterator[str]:
-    """A section for a command, and for those below it."""
+    """Yield a section for a command and each of its subcommands."""
     command = context.command
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     yield f"### {context.command_path}\n\n```text\n{usage}\n```\n\n{help_text(command)}\n"
@@ -51,13 +51,13 @@ def describe(context: click.Context) -> Iterator[str]:
 
 
 def help_text(command: click.Command) -> str:
-    """What a command says of itself, a paragraph on a line."""
+    """Return a command's help text, one line for each paragraph."""
     paragraphs = (command.help or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def option_row(context: click.Context, option: click.Option) -> str:
-    """A row of the table of options."""
+    """Return a row of the options table."""
     record = option.get_help_record(context)
     assert record is not None, f"{option.name} has no help"
     names, meaning = record[0], " ".join(record[1].split())
@@ -69,7 +69,7 @@ def option_row(context: click.Context, option: click.Option) -> str:
 
 
 def exit_codes() -> str:
-    """The exit code of each kind of error, and those that are not ours alone."""
+    """Return the section on exit codes: one for each kind of error, and the common ones."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, WarmstartError)]
     kinds = sorted(set(kinds) - {WarmstartError}, key=lambda kind: kind.exit_code)
     rows = [f"| {kind.exit_code} | {kind.kind} | {kind.__doc__} |" for kind in kinds]

@@ -1,12 +1,12 @@
 #!/bin/sh
-# What the tests and the demo need of this machine beside Python: says what is missing, and installs it where it can.
+# Check for the system packages that the tests and the demo need, and install missing ones if possible.
 set -eu
 
 missing=
 for pair in mmdebstrap:mmdebstrap nsenter:util-linux gcc:gcc; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
-# Debian has the keys of its archive, others have to be given them.
+# Only Debian has its archive keys preinstalled.
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing="$missing debian-archive-keyring"
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 [ -n "$missing" ] || exit 0

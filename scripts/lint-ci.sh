@@ -20,7 +20,7 @@ else
     echo "ci/github: not checked by actionlint: neither actionlint nor go is installed"
     exit 0
 fi
-# It looks at local actions only in a repository that has its workflows where GitHub wants them.
+# actionlint finds local actions only in a repository with its workflows in .github.
 project=$(mktemp -d)
 trap 'rm -rf "$project"' EXIT
 mkdir -p "$project/.git" "$project/.github/workflows" "$project/ci"

@@ -1,8 +1,8 @@
-"""Write the versions of Debian's packages that a mirror has now into warmstart/node/packages.lock.
+"""Update warmstart/node/packages.lock to the package versions that the Debian mirror has now.
 
     scripts/lock_packages.py        (make lock; then run the tests)
 
-The sections of other architectures stay as they are.
+Sections of other architectures stay unchanged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def read_others(text: str) -> dict[str, list[str]]:
-    """The sections of other architectures, by their titles."""
+    """Return the sections of other architectures by title."""
     sections: dict[str, list[str]] = {}
     for part in re.split(r"\n(?=\[)", text):
         title, *lines = part.strip().splitlines()

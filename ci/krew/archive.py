@@ -1,6 +1,6 @@
-"""Makes the archive that Krew unpacks, the same bytes each time: `python ci/krew/archive.py kubectl-warmstart.zip`.
+"""Build the archive for Krew, reproducibly: `python ci/krew/archive.py kubectl-warmstart.zip`.
 
-Prints its SHA-256, which is to be in warmstart.yaml beside this file.
+Prints its SHA-256, for warmstart.yaml in this directory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UNIX = 3
 
 
 def make_archive() -> bytes:
-    """The archive: nothing in it depends on when, where and by which version of zlib it is made."""
+    """Return the archive. It depends on neither the time, the machine nor the zlib version."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name, (path, mode) in MEMBERS.items():
