@@ -89,7 +89,7 @@ def copy_image(
     return digest_file.read_text().strip()
 
 
-def find_image(place: Place, source: str, *, access: Access = Access()) -> str:
+def find_image(place: Place, source: str, *, access: SkopeoAccess = SkopeoAccess()) -> str:
     """Return the digest that an image name refers to now, of a manifest or an index; arguments as for `copy_image`.
 
     Raises:

@@ -73,8 +73,7 @@ def push_layout(
         name: name of the image in the layout, as for `read_image`.
         mount_from: an image with some of the same layers, such as the base image; they are mounted from it if it is
             in the same registry.
-        plain_http: see the module.
-        auth_file: see the module.
+        access: registries without TLS, and the file of credentials.
         on_progress: callback for the upload's progress.
 
     Returns:
@@ -107,7 +106,7 @@ def push_layout(
     return manifest.digest
 
 
-def tag_manifest(reference: Reference, digest: str, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+def tag_manifest(reference: Reference, digest: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
     """Point the tag of `reference` at a manifest that is already in its repository."""
     if not reference.tag:
         raise RegistryError(f"{reference} has no tag to set")
@@ -134,8 +133,7 @@ def attach_report(
         digest: digest of the report's subject.
         report: a JSON document, not longer than DOCUMENT_LIMIT_BYTES.
         artifact_type: the media type of the report.
-        plain_http: see the module.
-        auth_file: see the module.
+        access: registries without TLS, and the file of credentials.
 
     Returns:
         The digest of the report's own manifest.
@@ -205,7 +203,7 @@ def read_config(
     access: RegistryAccess = DEFAULT_ACCESS,
 ) -> Config:
     """Return the config of an image; `platform` and errors as for `read_manifest`."""
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         manifest = _get_image(connection, _identify(reference), platform)
         return parse_config(_get_blob(connection, manifest.config), f"config {manifest.config.digest}")
 
@@ -226,24 +224,22 @@ def download_blob(
             yield CheckedReader(content, blob, reference.name)
 
 
-def exists(reference: Reference, *, plain_http: bool = False, auth_file: Path | None = None) -> bool:
+def exists(reference: Reference, *, access: RegistryAccess = DEFAULT_ACCESS) -> bool:
     """Return whether the registry has a manifest with that tag or digest."""
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         return _head_manifest(connection, _identify(reference)).status == 200
 
 
-def delete_manifest(
-    reference: Reference, digest: str, *, plain_http: bool = False, auth_file: Path | None = None
-) -> None:
+def delete_manifest(reference: Reference, digest: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
     """Delete a manifest and its tags; not every registry allows it."""
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         url = connection.url(f"manifests/{digest}")
         connection.call("DELETE", url, f"delete {reference.name}@{digest}", (202,))
 
 
-def delete_tag(reference: Reference, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+def delete_tag(reference: Reference, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
     """Delete a tag but not its manifest; not every registry supports it."""
-    with Connection(reference, plain_http=plain_http, auth_file=auth_file) as connection:
+    with Connection(reference, access) as connection:
         connection.call("DELETE", connection.url(f"manifests/{reference.tag}"), f"delete {reference}", (202,))
 
 

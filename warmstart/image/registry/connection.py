@@ -87,8 +87,7 @@ class Connection:
 
     Args:
         reference: the registry and repository.
-        plain_http: speak HTTP; HTTPS with verified certificates otherwise.
-        auth_file: the file of credentials, as for `find_credentials`.
+        access: registries without TLS, and the file of credentials.
 
     Raises:
         RegistryError: the credentials cannot be read.

@@ -16,13 +16,12 @@ from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 _GONE = (200, 202, 204, 404)
 
 
-def check_push_access(reference: Reference, *, plain_http: bool = False, auth_file: Path | None = None) -> None:
+def check_push_access(reference: Reference, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
     """Start an upload to the repository of `reference`, and cancel it.
 
     Args:
         reference: the image to be pushed.
-        plain_http: speak HTTP; HTTPS with verified certificates otherwise.
-        auth_file: the file of credentials; the usual ones when None.
+        access: registries without TLS, and the file of credentials.
 
     Raises:
         RegistryError: the registry refused, cannot be reached, or answers nonsense.

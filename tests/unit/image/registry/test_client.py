@@ -279,14 +279,14 @@ def test_a_manifest_that_is_not_what_its_digest_says_is_refused(image, target, p
     digest = push_layout(image.path, target, access=http())
     proxy.edit("GET .*manifests", lambda answer: replace_body(answer, answer.body + b" "))
     with pytest.raises(RegistryError, match=f"the content does not match {digest}"):
-        read_manifest(target if by == "tag" else replace(target, digest=digest), **HTTP)
+        read_manifest(target if by == "tag" else replace(target, digest=digest), access=http())
 
 
 def test_a_config_that_is_not_what_its_digest_says_is_refused(image, target, proxy):
     push_layout(image.path, target, access=http())
     proxy.edit("GET .*blobs", lambda answer: replace_body(answer, b"{}"))
     with pytest.raises(RegistryError, match="the content does not match sha256:"):
-        read_config(target, **HTTP)
+        read_config(target, access=http())
 
 
 @pytest.mark.parametrize("said", ["sha256:" + "0" * 64, "nonsense", "sha256:../../x"])
@@ -294,18 +294,18 @@ def test_a_digest_in_a_header_is_not_believed(image, target, proxy, said):
     push_layout(image.path, target, access=http())
     proxy.edit("GET .*manifests", lambda answer: replace_headers(answer, {"Docker-Content-Digest": said}))
     with pytest.raises(RegistryError, match="the content does not match"):
-        read_manifest(target, **HTTP)
+        read_manifest(target, access=http())
 
 
 def test_a_manifest_that_is_too_long_is_not_read(image, target, proxy):
     push_layout(image.path, target, access=http())
     proxy.edit("GET .*manifests", lambda answer: replace_body(answer, b" " * (DOCUMENT_LIMIT_BYTES + 1)))
     with pytest.raises(RegistryError, match="the answer exceeds 4194304 bytes"):
-        read_manifest(target, **HTTP)
+        read_manifest(target, access=http())
 
 
 def test_a_registry_that_stores_something_else_is_caught(image, target, proxy):
     proxy.edit("PUT .*manifests", lambda answer: replace_headers(answer, {"Docker-Content-Digest": "sha256:1"}))
     with pytest.raises(RegistryError, match="the registry stored sha256:1, expected sha256:"):
-        push_layout(image.path, target, **HTTP)
-    assert not exists(target, **HTTP)
+        push_layout(image.path, target, access=http())
+    assert not exists(target, access=http())

@@ -64,7 +64,7 @@ def test_a_password_opens_the_registry(image, private_registry, tmp_path):
 def test_a_refusal_tells_where_credentials_were_looked_for(image, private_registry, tmp_path, monkeypatch):
     target = Reference(private_registry, "app", "1.0")
     with pytest.raises(RegistryError, match="answered 401 Unauthorized; sent without credentials") as caught:
-        push_layout(image, target, **HTTP)
+        push_layout(image, target, access=http())
     assert caught.value.details[0] == "looked for credentials in:"
     assert any(line.endswith(".docker/config.json: does not exist") for line in caught.value.details)
     assert f"docker login {private_registry}" in caught.value.hint
@@ -73,7 +73,7 @@ def test_a_refusal_tells_where_credentials_were_looked_for(image, private_regist
 def test_a_wrong_password_is_told_from_a_missing_one(image, private_registry, tmp_path):
     auth_file = write_auth(tmp_path, private_registry, password="pa55word")
     with pytest.raises(RegistryError, match="answered 401 Unauthorized; sent as builder") as caught:
-        push_layout(image, Reference(private_registry, "app", "1.0"), auth_file=auth_file, **HTTP)
+        push_layout(image, Reference(private_registry, "app", "1.0"), access=http(auth_file))
     assert "pa55word" not in str(caught.value) + " ".join(caught.value.details)
 
 
@@ -95,7 +95,7 @@ def test_who_may_not_is_not_asked_again(image, target, proxy, pauses):
     proxy.answer("HEAD", 404)
     proxy.answer("POST", 403, body=body, times=9)
     with pytest.raises(RegistryError, match=r"answered 403 .*DENIED: requested access is denied.*; sent without"):
-        push_layout(image, target, **HTTP)
+        push_layout(image, target, access=http())
     assert len([line for line in proxy.seen if line.startswith("POST")]) == 1
     assert pauses == []
 
@@ -214,13 +214,13 @@ def test_a_token_may_be_anonymous(token_registry, tokens):
 def test_a_token_that_does_not_allow_it_is_a_refusal(image, token_registry, tokens, tmp_path):
     auth_file = write_auth(tmp_path, token_registry, user="reader")
     with pytest.raises(RegistryError, match=r"could not push .* answered 401 .*UNAUTHORIZED.*; sent as reader"):
-        push_layout(image, Reference(token_registry, "team/app", "1.0"), auth_file=auth_file, **HTTP)
+        push_layout(image, Reference(token_registry, "team/app", "1.0"), access=http(auth_file))
 
 
 def test_the_token_services_refusal_is_shown(token_registry, tokens, tmp_path):
     auth_file = write_auth(tmp_path, token_registry, password="wrong")
     with pytest.raises(RegistryError, match=r"answered 401 .*bad password.*; sent as builder"):
-        exists(Reference(token_registry, "team/app", "1.0"), auth_file=auth_file, **HTTP)
+        exists(Reference(token_registry, "team/app", "1.0"), access=http(auth_file))
 
 
 def test_an_identity_token_is_exchanged(image, token_registry, tokens, tmp_path):
@@ -267,7 +267,7 @@ def test_a_token_service_that_talks_nonsense_is_told_of(target, proxy, body):
     proxy.answer("HEAD", 401, {"WWW-Authenticate": realm})
     proxy.answer("GET /token", 200, body=body)
     with pytest.raises(RegistryError, match="sent no token: the answer is not a token document"):
-        exists(target, **HTTP)
+        exists(target, access=http())
 
 
 def test_credentials_do_not_follow_an_upload_to_another_host(image, target, proxy, tmp_path):
@@ -327,7 +327,7 @@ def test_a_registry_without_https_is_told_of(registry, pauses):
 
 def test_plain_http_to_a_registry_with_https_is_told_of(tls_registry):
     with pytest.raises(RegistryError, match=r"answered 400 .*HTTP request to an HTTPS server") as caught:
-        read_manifest(Reference(tls_registry[0], "app", "1.0"), **HTTP)
+        read_manifest(Reference(tls_registry[0], "app", "1.0"), access=http())
     assert "remove --plain-http" in caught.value.hint
 
 
@@ -410,7 +410,7 @@ def test_a_failure_for_good_is_not_repeated(image, target, proxy, pauses):
 def test_an_upload_that_is_broken_off_hints_at_its_size(image, target, proxy, pauses):
     proxy.hang_up("PATCH", times=99)
     with pytest.raises(RegistryError, match=r"the connection to .* failed") as caught:
-        push_layout(image, target, **HTTP)
+        push_layout(image, target, access=http())
     assert "limits the upload size" in caught.value.hint
 
 
@@ -437,7 +437,7 @@ def test_a_pause_that_is_asked_for_is_made(target, proxy, pauses):
 def test_a_pause_that_is_too_long_is_not_made(target, proxy, pauses):
     proxy.answer("HEAD", 429, {"Retry-After": "3600"})
     with pytest.raises(RegistryError, match="answered 429") as caught:
-        exists(target, **HTTP)
+        exists(target, access=http())
     assert "try again later" in caught.value.hint
     assert pauses == []
 
