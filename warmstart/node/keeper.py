@@ -194,7 +194,7 @@ def _explain(error: BaseException) -> Failure:
     if isinstance(error, HostError):
         return Failure(error.brief, error.details, error.hint)
     if isinstance(error, OSError):
-        hint = "run as root; in a container, with --privileged" if isinstance(error, PermissionError) else ""
+        hint = "run as root, and in a container with --privileged" if isinstance(error, PermissionError) else ""
         return Failure(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror), (), hint)
     return Failure(repr(error), tuple("".join(traceback.format_exception(error)).splitlines()))
 
@@ -242,7 +242,7 @@ def _build_root(plan: Plan, cgroup: Cgroup) -> None:
         (scratch / name).mkdir()
     root = scratch / "root"
     if not Path(plan.root).is_dir():
-        raise FileNotFoundError(errno.ENOENT, "there is no tree of tools", plan.root)
+        raise FileNotFoundError(errno.ENOENT, "the tools directory does not exist", plan.root)
     layers = {"lowerdir": plan.root, "upperdir": f"{scratch}/upper", "workdir": f"{scratch}/work"}
     linux.mount(
         "overlay", root, "overlay", options=",".join(f"{name}={_escape(path)}" for name, path in layers.items())

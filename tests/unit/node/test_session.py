@@ -462,7 +462,7 @@ def test_it_takes_root(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("tree", "why"),
     [
-        ("/nonexistent", "there is no tree of tools: /nonexistent"),
+        ("/nonexistent", "the tools directory does not exist: /nonexistent"),
         # No file system that overlay takes for a layer.
         ("/proc", "mount overlay: Invalid argument: "),
     ],
@@ -488,13 +488,13 @@ def test_what_is_not_there_cannot_be_bound(open_node, scratch):
 
 @pytest.mark.parametrize("path", ["/", "/usr", "/usr/local"])
 def test_the_tools_cannot_be_hidden(open_node, path):
-    with pytest.raises(HostError, match=f"^{path} of this machine would hide the tools$"), open_node(Bind(path)):
+    with pytest.raises(HostError, match=f"^cannot bind {path}: it would hide the tools$"), open_node(Bind(path)):
         pass
 
 
 def test_evidence_of_a_node_that_could_not_be_made_is_kept():
     with (
-        pytest.raises(HostError, match="no tree of tools") as caught,
+        pytest.raises(HostError, match="the tools directory does not exist") as caught,
         open_workspace("test", keep_evidence=True) as workspace,
         enter(Path("/nonexistent"), workspace),
     ):
