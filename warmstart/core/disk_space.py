@@ -73,7 +73,7 @@ def explain_full_disk(error: BaseException, place: Path | None = None, hint: str
                 path = place
             details = (error.brief, *error.details) if isinstance(error, WarmstartError) else ()
             return NoSpaceError(
-                _describe(reason, path or place), details=details, hint=hint or "make room on that disk"
+                _describe(reason, path or place), details=details, hint=hint or "free some space on that disk"
             )
         cause = cause.__cause__
     return None
@@ -95,7 +95,7 @@ def _find_reason(error: BaseException) -> tuple[str, Path | None] | None:
 
 def _describe(reason: str, path: Path | None) -> str:
     if path is None:
-        return f"{reason} on a disk of this machine"
+        return f"{reason} on one of this machine's disks"
     device = _find_device(path)
     return f"cannot write {path}: {reason} on {device}" if device else f"cannot write {path}: {reason}"
 

@@ -130,11 +130,11 @@ def parse_privilege(text: str) -> Privilege:
     try:
         kind = Kind(word)
     except ValueError:
-        raise ValueError(f"{word} is no privilege; expected one of {', '.join(Kind)}") from None
+        raise ValueError(f"{word} is not a privilege: expected one of {', '.join(Kind)}") from None
     if kind in NAMELESS and "=" in text:
         raise ValueError(f"{kind} takes no name")
     if kind is Kind.CAPABILITY and name and not re.fullmatch(r"\w+", name, re.ASCII):
-        raise ValueError(f"{name} is no privilege: a capability has a name such as SYS_ADMIN")
+        raise ValueError(f"{name} is not a capability: expected a name such as SYS_ADMIN")
     if kind not in NAMELESS and not name:
         raise ValueError(f"{kind} needs a name: {kind}=NAME")
     return Privilege(kind, name_capability(name) if kind is Kind.CAPABILITY else name)

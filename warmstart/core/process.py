@@ -284,5 +284,5 @@ def _failed(words: list[str], returncode: int, stderr: str) -> ProgramError:
 
 def _cannot_start(name: str, error: OSError) -> HostError:
     if isinstance(error, FileNotFoundError):
-        return HostError(f"{name}: there is no such program on this machine")
-    return HostError(f"{name} cannot be started: {error.strerror}")
+        return HostError(f"cannot run {name}: no such program on this machine")
+    return HostError(f"cannot run {name}: {error.strerror}")

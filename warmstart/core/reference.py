@@ -26,7 +26,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128}")
 _IMAGE_ID = re.compile(r"[a-f0-9]{64}")
 
-_SHAPE = "an image is named [REGISTRY[:PORT]/]REPOSITORY[:TAG][@DIGEST], the repository in lower case"
+_SHAPE = "write [REGISTRY[:PORT]/]REPOSITORY[:TAG][@DIGEST], with the repository in lower case"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def parse_reference(text: str) -> Reference:
     if len(text) > _TEXT_LIMIT:
         raise _bad_reference(f"{text[:40]}…", f"it is longer than {_TEXT_LIMIT} characters")
     if _IMAGE_ID.fullmatch(text):
-        raise _bad_reference(text, "it is the id of an image, not its name")
+        raise _bad_reference(text, "it is an image id, not a name")
     name, at, digest = text.partition("@")
     registry, remainder = _split_registry(name)
     repository, colon, tag = remainder.partition(":")
@@ -167,7 +167,7 @@ def parse_source(text: str) -> Source:
         return Source(Transport(transport), parse_reference(details))
     if "://" in text or details.startswith("/"):
         known = ", ".join(["docker://", *(f"{kind}:" for kind in Transport if kind is not Transport.REGISTRY)])
-        raise RecipeError(f"{text!r}: {transport!r} is not a transport of images", hint=f"known are {known}")
+        raise RecipeError(f"{text!r}: {transport!r} is not an image transport", hint=f"use one of {known}")
     reference = parse_reference(text)
     local = reference.registry == "localhost"
     return Source(Transport.CONTAINERS_STORAGE if local else Transport.REGISTRY, reference)

@@ -21,7 +21,7 @@ from warmstart.core.errors import HostError, WarmstartError
 
 PREFIX = "warmstart-"
 LOCK = "workspace.lock"
-SPACE_HINT = "make room there, or point WARMSTART_TMPDIR at a directory with more"
+SPACE_HINT = "free some space there, or set WARMSTART_TMPDIR to a directory with more"
 
 
 def workspace_parent() -> Path:
@@ -58,7 +58,7 @@ def open_workspace(purpose: str, *, keep_evidence: bool = False) -> Iterator[Pat
             if keep_evidence:
                 # Without its lock file, nobody takes it for a killed command's leftovers.
                 (directory / LOCK).unlink(missing_ok=True)
-                error.details = (*error.details, f"kept for you to look at: {directory}")
+                error.details = (*error.details, f"workspace kept for inspection: {directory}")
             raise
         finally:
             if (directory / LOCK).exists():
@@ -98,8 +98,8 @@ def _make(purpose: str) -> tuple[Path, IO[str]]:
         except OSError as error:
             if full := explain_full_disk(error, parent, SPACE_HINT):
                 raise full from error
-            hint = "point WARMSTART_TMPDIR at a directory with room, in which you may write"
-            raise HostError(f"cannot make a directory in {parent}: {error.strerror}", hint=hint) from error
+            hint = "set WARMSTART_TMPDIR to a writable directory with enough space"
+            raise HostError(f"cannot create a directory in {parent}: {error.strerror}", hint=hint) from error
         fcntl.flock(lock, fcntl.LOCK_EX)
         # A sweep that came between the two took it for a leftover.
         if (directory / LOCK).exists():

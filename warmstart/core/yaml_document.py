@@ -178,7 +178,7 @@ def read_documents(data: bytes | str, name: str) -> list[Document]:
 
 def _decode(data: bytes | str, name: str) -> str:
     if len(data) > LARGEST_BYTES:
-        raise RecipeError(f"{name} is too large: a recipe has at most {LARGEST_BYTES >> 20} MiB")
+        raise RecipeError(f"{name} is too large: a recipe may have at most {LARGEST_BYTES >> 20} MiB")
     if isinstance(data, str):
         return data
     try:
@@ -186,7 +186,7 @@ def _decode(data: bytes | str, name: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise RecipeError(
-            f"{name} is not text in UTF-8",
+            f"{name} is not UTF-8 text",
             details=[f"{name}:{line}: found the byte 0x{data[error.start]:02x}"],
             hint="Save the file as UTF-8.",
         ) from error
@@ -204,7 +204,7 @@ def _not_yaml(name: str, line: int, column: int, message: str) -> RecipeError:
 
 
 def _too_many(name: str, line: int, column: int) -> RecipeError:
-    return _not_yaml(name, line, column, f"there are more than {_MOST_VALUES} values, those of aliases included")
+    return _not_yaml(name, line, column, f"more than {_MOST_VALUES} values, including those of aliases")
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ class _Composer:
             event.value = _joined(event.value)
             value = _scalar(event)
             if event.tag in _TYPES and not _fits(value, _TYPES[event.tag]):
-                message = f"{shown(event.value) or 'nothing'} is not of the type of its tag {event.tag}"
+                message = f"{shown(event.value) or 'nothing'} does not match its tag {event.tag}"
                 raise _not_yaml(self._name, line, column, message)
             node = _Node(line, column, value, None if isinstance(value, str) else event.value, _defect(event))
         else:
@@ -293,7 +293,7 @@ def _defect(event: ScalarEvent | CollectionStartEvent) -> str:
     if event.tag not in _TAGS:
         return f"the tag {shown(str(event.tag))} is not supported: delete it"
     if isinstance(event, ScalarEvent) and not _UNUSABLE.isdisjoint(event.value):
-        return "a string may hold neither a NUL nor half of a surrogate pair"
+        return "a string may contain neither a NUL nor half a surrogate pair"
     return ""
 
 

@@ -1,1 +1,1 @@
-"""The embedded node: the tools a host may lack, and a CRI-O of our own for the length of one command."""
+"""The embedded node: tools that the host may lack, and a CRI-O instance that runs for one command."""

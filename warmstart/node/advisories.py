@@ -1,8 +1,9 @@
-"""Whether a runc, a crun or a CRIU has the fixes of November 2026 for crafted links in images.
+"""Tell whether runc, crun and CRIU have the fixes of November 2026 for crafted links in images.
 
-An image whose mount destinations are links could make a restore mount any directory of the host into the container. See
+An image with links as mount destinations could make a restore mount any host directory into the container. See
 https://github.com/opencontainers/runc/security/advisories/GHSA-g2c3-j8g3-7gpw, GHSA-2mxx-58qc-p466 of crun and
-GHSA-7ww7-53q2-wrwx of CRIU. A distribution may have added the fix to an older version, which its number does not tell.
+GHSA-7ww7-53q2-wrwx of CRIU. A distribution may have backported the fix to an older version; the version
+number does not show it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ class Advisory:
     """A vulnerability of a program.
 
     Attributes:
-        program: its name.
-        cve: the number of the vulnerability.
-        fixed: the first version of each branch that has the fix.
-        affected: the newest version that is known to be affected, where no fixed one is known.
+        program: program name.
+        cve: CVE number.
+        fixed: first fixed version of each branch.
+        affected: newest version known to be affected, if no fixed version is known.
     """
 
     program: str
@@ -31,13 +32,13 @@ class Advisory:
 
     @property
     def rule(self) -> str:
-        """Which versions have the fix."""
+        """The fixed versions, as a phrase."""
         if self.fixed:
             return f"fixed in {', '.join(self.fixed)}"
         return f"{self.affected} and older are affected"
 
     def is_fixed(self, version: str) -> bool | None:
-        """Whether a version, such as `1.3.6+ds1-1`, has the fix; None if that is not known."""
+        """Tell whether a version, such as `1.3.6+ds1-1`, has the fix; None if unknown."""
         found = _parse(version)
         if not found:
             return None
@@ -50,7 +51,7 @@ class Advisory:
         return found > branches[-1]
 
     def describe(self, version: str) -> str:
-        """A sentence about a version; an empty one is not known."""
+        """Describe the status of a version; an empty string means an unknown version."""
         if not version:
             return f"unknown version; {self.cve}: {self.rule}"
         words = {True: "has the fix for", False: "lacks the fix for", None: "may lack the fix for"}
@@ -64,12 +65,12 @@ ADVISORIES = (RUNC, CRUN, CRIU)
 
 
 def find_version(output: str) -> str:
-    """The version in what a program says of itself: `runc version 1.5.3`, `crun version 1.28`, `Version: 4.2.1`."""
+    """Return the version in the output of `--version`: `runc version 1.5.3`, `crun version 1.28`, `Version: 4.2.1`."""
     match = re.search(r"[Vv]ersion:? +v?(\d[\w.+~-]*)", output)
     return match[1] if match else ""
 
 
 def _parse(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with; none if it begins with something else."""
+    """Return the leading numbers of a version; empty if it does not start with a number."""
     match = _NUMBERS.match(version.removeprefix("v"))
     return tuple(map(int, match[0].split("."))) if match else ()

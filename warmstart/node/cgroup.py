@@ -1,8 +1,8 @@
-"""A cgroup of our own, on cgroup v1, v2 and hybrid hosts, that is gone when we are.
+"""The embedded node's cgroup, on cgroup v1, v2 and hybrid hosts, removed with the node.
 
-Everything the embedded node runs lives below it: one recursive removal cleans up whatever a runtime left.
-On a hybrid host the v1 hierarchies are used: there they hold the controllers. The node has a cgroup in the v2 one all
-the same: CRIU looks into every hierarchy, and all that it sees there goes into the image and is made again.
+Everything that the embedded node runs is below it, so one recursive removal cleans up after every runtime.
+On a hybrid host the v1 hierarchies hold the controllers and are used. The node has a cgroup in the v2 hierarchy too:
+CRIU reads every hierarchy, stores all cgroups that it finds in the image, and makes them again on restore.
 Formats: cgroups(7), and proc_pid_mountinfo(5) for where the hierarchies are mounted.
 """
 
@@ -23,9 +23,9 @@ from warmstart.core.workspace import PREFIX
 
 LEAF = "node"
 REMOVAL_S = 5.0
-# Nothing runs any more in what is swept, unless it was frozen.
+# Swept cgroups hold no running processes, at most frozen ones.
 SWEEP_S = 1.0
-# A workspace's, as `open_workspace` and mkdtemp make it; no unit of systemd's is called so.
+# Workspace names, as `open_workspace` and mkdtemp make them; no systemd unit has such a name.
 _NAME = re.compile(rf"{PREFIX}(?:[a-z0-9]+-)+[a-z0-9_]{{8}}")
 
 
@@ -34,11 +34,11 @@ class Hierarchy:
     """One mounted cgroup hierarchy.
 
     Attributes:
-        mount_point: where it is mounted.
-        options: what to give mount(2) to mount it again, such as `memory` or `none,name=systemd`; empty on v2.
-        own: the cgroup of this process in it, as a directory.
-        has_leaf: whether the node's own processes are in a leaf; not in the v2 hierarchy of a hybrid host, where
-            containers are in the same cgroup as they are, and should find themselves at the root.
+        mount_point: its mount point.
+        options: options of mount(2) to mount it again, such as `memory` or `none,name=systemd`; empty on v2.
+        own: directory of this process's cgroup in it.
+        has_leaf: whether the node's own processes are in a leaf. False in the v2 hierarchy of a hybrid host, where
+            containers share their cgroup and should see it as the root.
     """
 
     mount_point: Path
@@ -48,7 +48,7 @@ class Hierarchy:
 
     @property
     def is_v2(self) -> bool:
-        """Whether this is the unified hierarchy."""
+        """True for the unified hierarchy."""
         return not self.options
 
 
@@ -64,9 +64,9 @@ class Cgroup:
             (directory / "cgroup.procs").write_text("0")
 
     def settle(self) -> None:
-        """Move this process, which has joined, on into the leaf; then what the cgroup controls can be handed down.
+        """Move this process from the cgroup into the leaf, and enable the controllers for child cgroups.
 
-        cgroup v2 lets no process be in a cgroup that hands controllers to its children, but for the root.
+        In cgroup v2, a cgroup other than the root cannot hold processes and enable controllers for its children.
         """
         for hierarchy, directory in self.directories:
             if not hierarchy.has_leaf:
@@ -76,26 +76,26 @@ class Cgroup:
                 _hand_down(directory)
 
     def thaw(self) -> None:
-        """Let what is frozen in it go on: on cgroup v1 not even SIGKILL reaches a frozen process."""
+        """Thaw all frozen processes: on cgroup v1, not even SIGKILL reaches a frozen process."""
         for hierarchy, top in self.directories:
             if "freezer" in hierarchy.options.split(","):
                 for directory, _, _ in os.walk(top):
-                    # The root of a hierarchy has no such file, and a cgroup may just have been removed.
+                    # The root of a hierarchy has no such file, and another process may have removed the cgroup.
                     with contextlib.suppress(OSError):
                         (Path(directory) / "freezer.state").write_text("THAWED")
 
     def remove(self) -> None:
-        """Remove it with all below it; processes in it must have ended, or be about to."""
+        """Remove the cgroup and its children; their processes must have ended, or be about to."""
         deadline = time.monotonic() + REMOVAL_S
         for _, directory in self.directories:
             _remove_tree(directory, deadline)
 
 
 def find_hierarchies(mountinfo: str, membership: str) -> tuple[Hierarchy, ...]:
-    """The hierarchies to use, from the texts of /proc/self/mountinfo and /proc/self/cgroup.
+    """Select the hierarchies to use, from the texts of /proc/self/mountinfo and /proc/self/cgroup.
 
-    Those of cgroup v1 where they control processors or memory, and that of v2 last; all else that is v1 (systemd's on a
-    hybrid host, or net_cls, which some VPN clients mount) says nothing about how the host is run.
+    They are those of cgroup v1, if they control processors or memory, followed by that of v2. Other v1 hierarchies
+    (systemd's on a hybrid host, or net_cls, mounted by some VPN clients) do not make a v1 host.
     """
     own_paths: dict[str, str] = {}
     for line in membership.splitlines():
@@ -112,7 +112,7 @@ def find_hierarchies(mountinfo: str, membership: str) -> tuple[Hierarchy, ...]:
         if kind == "cgroup" and (controllers := _find_controllers(super_options, own_paths)):
             options = f"none,{controllers}" if controllers.startswith("name=") else controllers
             found = Hierarchy(Path(mount_point), options, _own_directory(mount_point, root, own_paths[controllers]))
-            # A container's own may be mounted a second time, elsewhere.
+            # In a container, its own cgroup may be mounted a second time.
             v1.setdefault(controllers, found)
     is_v1 = any({"cpu", "memory"} & set(names.split(",")) for names in v1)
     if not is_v1:
@@ -121,7 +121,7 @@ def find_hierarchies(mountinfo: str, membership: str) -> tuple[Hierarchy, ...]:
 
 
 def limits_processes(hierarchies: Iterable[Hierarchy]) -> bool:
-    """Whether a cgroup in these hierarchies can limit the number of processes (the controller `pids`)."""
+    """Tell whether a cgroup in these hierarchies can limit the number of processes (the controller `pids`)."""
     for hierarchy in hierarchies:
         if "pids" in hierarchy.options.split(","):
             return True
@@ -131,31 +131,31 @@ def limits_processes(hierarchies: Iterable[Hierarchy]) -> bool:
 
 
 def find_own_hierarchies() -> tuple[Hierarchy, ...]:
-    """The hierarchies to use on this machine; empty where none is mounted."""
+    """Return the hierarchies to use on this machine; empty if none is mounted."""
     return find_hierarchies(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
 
 
 def find_cgroup(name: str) -> Cgroup:
-    """Where a cgroup called `name` is, made or not.
+    """Return the cgroup called `name`, whether or not it exists.
 
     Raises:
         HostError: cgroups are not mounted.
     """
     hierarchies = find_own_hierarchies()
     if not hierarchies:
-        raise HostError("no cgroup hierarchy is mounted", hint="mount cgroup2 on /sys/fs/cgroup")
-    # On v2 below the root of the mount: our own cgroup holds processes, so it cannot hand on its controllers.
+        raise HostError("no cgroup hierarchy is mounted", hint="mount -t cgroup2 none /sys/fs/cgroup")
+    # On v2, below the root of the mount: our own cgroup holds processes, so it cannot enable controllers for children.
     return Cgroup(tuple((found, (found.mount_point if found.is_v2 else found.own) / name) for found in hierarchies))
 
 
 @contextlib.contextmanager
 def make_cgroup(name: str) -> Iterator[Cgroup]:
-    """A new cgroup called `name`, removed at the end.
+    """Make a cgroup called `name`, and remove it at the end of the block.
 
-    Its directories are locked (flock(2)) for as long as this process lives, so that `sweep_cgroups` can tell.
+    Its directories stay locked (flock(2)) while this process lives, to keep `sweep_cgroups` from removing them.
 
     Raises:
-        HostError: cgroups are not mounted, or may not be made here.
+        HostError: cgroups are not mounted, or cannot be made.
     """
     cgroup = find_cgroup(name)
     with contextlib.ExitStack() as locks, contextlib.ExitStack() as undone:
@@ -167,13 +167,13 @@ def make_cgroup(name: str) -> Iterator[Cgroup]:
             for hierarchy, directory in cgroup.directories:
                 locks.callback(os.close, _make(hierarchy, directory))
         except OSError as error:
-            hint = "run as root; in a container, with --privileged and a writable /sys/fs/cgroup"
+            hint = "run as root, and in a container with --privileged and a writable /sys/fs/cgroup"
             raise HostError(f"cannot make a cgroup: {error.strerror}: {error.filename}", hint=hint) from error
         yield cgroup
 
 
 def _find_controllers(super_options: str, known: Iterable[str]) -> str | None:
-    """The controllers of a v1 hierarchy as /proc/self/cgroup has them, among options such as `xattr` or `seclabel`."""
+    """Return the controllers of a v1 hierarchy as in /proc/self/cgroup, from among options such as `xattr`."""
     options = set(super_options.split(","))
     return next((controllers for controllers in known if controllers and set(controllers.split(",")) <= options), None)
 
@@ -184,7 +184,7 @@ def _own_directory(mount_point: str, root: str, path: str) -> Path:
 
 
 def sweep_cgroups() -> None:
-    """Remove the cgroups of commands that were killed together with their keepers: those that nobody holds locked."""
+    """Remove the unlocked cgroups: their commands were killed together with their keepers."""
     for hierarchy in find_own_hierarchies():
         for directory in _find_ours(hierarchy.mount_point):
             with contextlib.suppress(OSError):
@@ -200,13 +200,13 @@ def sweep_cgroups() -> None:
 
 
 def _holds_living(top: Path) -> bool:
-    """Whether a process is in a cgroup or below it that is not about to die; one that is frozen may be (signal(7))."""
+    """Tell whether a cgroup or its children hold a process without a pending SIGKILL (see signal(7))."""
     for directory, _, _ in os.walk(top):
         for pid in (Path(directory) / "cgroup.procs").read_text().split():
             try:
                 status = Path(f"/proc/{pid}/status").read_text()
             except FileNotFoundError:
-                # It has ended, or (0) is in another PID namespace.
+                # The process has ended, or (0) is in another PID namespace.
                 if pid == "0":
                     return True
                 continue
@@ -217,7 +217,7 @@ def _holds_living(top: Path) -> bool:
 
 
 def _find_ours(top: Path) -> list[Path]:
-    """The cgroups that have the name of a workspace; commands may run in any cgroup and so make theirs anywhere."""
+    """Return the cgroups named like a workspace, at any depth: a command makes its own below the one it runs in."""
     found = []
     for directory, names, _ in os.walk(top):
         ours = [name for name in names if _NAME.fullmatch(name)]
@@ -227,7 +227,7 @@ def _find_ours(top: Path) -> list[Path]:
 
 
 def _make(hierarchy: Hierarchy, directory: Path) -> int:
-    """Make a cgroup with its leaf; the descriptor holds its lock."""
+    """Make a cgroup with its leaf, and return the descriptor that holds its lock."""
     descriptor = _make_locked(directory)
     try:
         _fill(hierarchy, directory)
@@ -240,7 +240,7 @@ def _make(hierarchy: Hierarchy, directory: Path) -> int:
 def _make_locked(directory: Path) -> int:
     while True:
         directory.mkdir()
-        # A sweep that comes before it is locked takes it for a leftover.
+        # A sweep before it is locked removes it as a leftover.
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -253,7 +253,7 @@ def _fill(hierarchy: Hierarchy, directory: Path) -> None:
     if hierarchy.has_leaf:
         (directory / LEAF).mkdir()
     if "cpuset" in hierarchy.options.split(","):
-        # A new v1 cpuset is empty, and admits nobody until it has processors and memory nodes.
+        # A new v1 cpuset is empty, and accepts no process until it has processors and memory nodes.
         for place in (directory, directory / LEAF):
             for item in ("cpuset.cpus", "cpuset.mems"):
                 (place / item).write_text((place.parent / item).read_text())
@@ -261,9 +261,9 @@ def _fill(hierarchy: Hierarchy, directory: Path) -> None:
 
 @contextlib.contextmanager
 def _handed_down(parent: Path) -> Iterator[None]:
-    """Let the children of a cgroup of v2 have all its controllers for the length of a `with` block.
+    """Enable all controllers for the children of a v2 cgroup for the length of a `with` block.
 
-    systemd hands down only what its own units use: below the root of a Debian, that is memory and pids, and not cpu.
+    systemd enables only those that its own units use: memory and pids, but not cpu, below the root of a Debian.
     """
     before = _read_names(parent / "cgroup.subtree_control")
     _hand_down(parent)
@@ -271,14 +271,14 @@ def _handed_down(parent: Path) -> Iterator[None]:
         yield
     finally:
         for name in _read_names(parent / "cgroup.subtree_control") - before:
-            # EBUSY where somebody else has come to use it.
+            # EBUSY if another process uses it by now.
             with contextlib.suppress(OSError):
                 (parent / "cgroup.subtree_control").write_text(f"-{name}")
 
 
 def _hand_down(directory: Path) -> None:
     for name in _read_names(directory / "cgroup.controllers"):
-        # The kernel may refuse one, such as cpu where there are realtime processes: what needs it says so.
+        # The kernel may refuse one, such as cpu if there are realtime processes; users of it report that.
         with contextlib.suppress(OSError):
             (directory / "cgroup.subtree_control").write_text(f"+{name}")
 
@@ -290,7 +290,7 @@ def _read_names(path: Path) -> set[str]:
 def _remove_tree(top: Path, deadline: float) -> None:
     while top.exists():
         for directory, _, _ in os.walk(top, topdown=False):
-            # EBUSY while the kernel is still reaping what ran there; tried again below.
+            # EBUSY while the kernel is still reaping its processes; retried below.
             with contextlib.suppress(OSError):
                 Path(directory).rmdir()
         if time.monotonic() > deadline:

@@ -1,7 +1,7 @@
-"""A CRI-O of our own in a session, for the length of a `with` block.
+"""Run a CRI-O in a session, for the length of a `with` block.
 
-It runs in the host's network, so that it reaches registries as the user does; its pods live on a bridge in the
-session's network, so that nothing of theirs shows on the host.
+It runs in the host's network and reaches registries as the user does. Its pods are on a bridge in the session's
+network, invisible to the host.
 Configuration: crio.conf(5); CNI: the specification's configuration lists.
 """
 
@@ -24,8 +24,8 @@ from warmstart.node.host_files import HOME_CONFIG
 from warmstart.node.session import Session
 
 START_S = 30.0
-# Processes and threads of one container: a fork bomb must not take the machine down. The kubelet's own default is none,
-# that of many distributions of Kubernetes is 1024 to 4096.
+# Processes and threads of one container, so that a fork bomb does not take the machine down. The kubelet has no limit
+# by default, many Kubernetes distributions set 1024 to 4096.
 PIDS_LIMIT = 4096
 UNLIMITED = -1
 SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without the final zero
@@ -36,9 +36,9 @@ CNI_WRAPPER = """#!/bin/sh
 exec nsenter --net=/proc/1/ns/net -- {plugins}/${{0##*/}} "$@"
 """
 
-# This CRI-O has the images that we bring into its store, and pulls none. Each was admitted under the machine's own
-# policy when skopeo fetched it; a policy for names or signatures knows nothing of the names that images have here.
-# CRI-O finds it in a home directory of its own: with its option signature_policy, it does not restore.
+# This CRI-O pulls no images: we copy them into its store. skopeo has applied the machine's own policy when it fetched
+# them; here they have other names, unknown to that policy. The file is in a home directory for CRI-O, because CRI-O
+# does not restore with its option signature_policy.
 POLICY = {"default": [{"type": "insecureAcceptAnything"}]}
 POLICY_FILE = f"home/{HOME_CONFIG}/policy.json"
 
@@ -92,8 +92,8 @@ class Crio:
     """A running CRI-O.
 
     Attributes:
-        session: where it runs.
-        state: the directory with all that it writes, at the same path inside and outside.
+        session: its session.
+        state: directory with all of its files, at the same path inside and outside.
     """
 
     session: Session
@@ -101,17 +101,17 @@ class Crio:
 
     @property
     def socket(self) -> Path:
-        """Where it listens."""
+        """The socket that it listens on."""
         return self.state / "crio.sock"
 
     @property
     def endpoint(self) -> str:
-        """Its socket, in gRPC's words."""
+        """The socket as a gRPC target."""
         return f"unix://{self.socket}"
 
     @property
     def log_file(self) -> Path:
-        """What it has logged so far."""
+        """The log file."""
         return self.state / "crio.log"
 
     @property
@@ -133,21 +133,21 @@ def run_crio(
     """Start a CRI-O with an empty store of its own.
 
     Args:
-        session: where it runs.
-        name: keeps several in one session apart.
-        subnet: its pods' addresses, such as `10.88.0.0/24`.
+        session: session to run in.
+        name: name, unique in the session.
+        subnet: address range of its pods, such as `10.88.0.0/24`.
         runtime: `runc` or `crun`.
-        restore: whether it restores checkpoint images.
-        host_network: whether it runs in the host's network, or else in the session's, where a kubelet may reach it.
+        restore: support for restoring checkpoint images.
+        host_network: run in the host's network rather than in the session's, where a kubelet may reach it.
 
     Raises:
-        EngineError: it did not start; details are the end of its log.
+        EngineError: it did not start; the details are the end of its log.
         HostError: the workspace's path is too long.
     """
     crio = Crio(session, session.workspace / name)
     if len(os.fsencode(crio.socket)) > SOCKET_PATH_BYTES:
-        hint = "point WARMSTART_TMPDIR at a directory with a shorter path"
-        raise HostError(f"the path of CRI-O's socket would be too long: {crio.socket}", hint=hint)
+        hint = "set WARMSTART_TMPDIR to a directory with a shorter path"
+        raise HostError(f"CRI-O's socket path is too long: {crio.socket}", hint=hint)
     _write_files(crio, name, subnet, runtime, restore)
     command = [
         "env",
@@ -171,7 +171,7 @@ def _write_files(crio: Crio, name: str, subnet: str, runtime: str, restore: bool
         state=state,
         runtime=runtime,
         restore=json.dumps(restore),
-        # A runtime refuses a limit that the machine cannot set; the doctor tells of it.
+        # A runtime refuses a limit that the machine cannot set; `doctor` reports that.
         pids_limit=PIDS_LIMIT if limits_processes(find_own_hierarchies()) else UNLIMITED,
         pause=PAUSE_IMAGE,
     )

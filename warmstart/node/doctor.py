@@ -1,6 +1,6 @@
-"""What this machine has for building, found out by trying.
+"""Check by trial whether this machine can build images.
 
-`criu check` says little about a kernel, so a small process is dumped and restored.
+`criu check` finds few problems of a kernel, so a small process is dumped and restored.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ NEEDED_BYTES = 4 << 30
 OLD_DAYS = 90
 SHOWN = 5
 TRY_S = 60.0
-# Where packages of CRI-O have programs of their own.
+# Packages of CRI-O install their own programs here.
 RUNTIME_DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/usr/libexec/crio")
 
-# Dumps a process that sleeps, restores it, and sees that it runs again under its old number.
+# Dump a sleeping process, restore it, and check that it runs under its old PID.
 TRY_SCRIPT = """\
 set -eu
 mkdir images
@@ -51,13 +51,13 @@ kill -KILL "$pid"
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: what.
-        ok: whether it is as a build needs it; None where it does not matter, or could not be tried.
-        found: what was seen.
-        cure: what to do where it is not ok.
+        name: name of the check.
+        ok: whether a build would work; None if it does not matter or could not be tried.
+        found: finding.
+        cure: fix, if it is not ok.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Check:
 
 
 def examine_host(cache: Path) -> list[Check]:
-    """Look at all that the embedded node needs; stops where going on makes no sense."""
+    """Check everything that the embedded node needs; stop when the tools are missing."""
     checks = [_check_root(), _check_program("nsenter", "util-linux"), _check_space(), _check_kernel()]
     checks += _check_process_limit()
     tree = tree_path(cache)
@@ -82,15 +82,15 @@ def examine_host(cache: Path) -> list[Check]:
 
 
 def _check_tools(cache: Path, tree: Path) -> list[Check]:
-    """Whether the tools are what was made, of what age, and whether they have the fixes that matter for a restore."""
+    """Check that the tools are intact, their age, and the security fixes that matter for a restore."""
     checks: list[Check] = []
     with _as_check(checks, "tools"):
         damage = verify_tree(cache)
         if damage:
-            cure = "warmstart node remove, then warmstart node setup"
+            cure = "warmstart node remove && warmstart node setup"
             return [Check("tools", False, f"{tree}: {'; '.join(damage[:SHOWN])}", cure)]
         record = read_record(tree)
-        checks.append(Check("tools", True, f"{tree}: all files are what was made"))
+        checks.append(Check("tools", True, f"{tree}: all files are intact"))
         checks.append(_check_age(record, find_differences(cache)))
         checks += _check_fixes(record)
     return checks
@@ -99,7 +99,7 @@ def _check_tools(cache: Path, tree: Path) -> list[Check]:
 def _check_age(record: Record, differences: Sequence[str]) -> Check:
     days = (datetime.now(UTC) - record.made_at).days
     cure = "warmstart node update" if days > OLD_DAYS else ""
-    tested = f"{len(differences)} packages in other than the tested versions" if differences else "the tested versions"
+    tested = f"{len(differences)} packages differ from the tested versions" if differences else "the tested versions"
     return Check("tools' age", None, f"{days} days; {tested}", cure)
 
 
@@ -107,22 +107,22 @@ def _check_fixes(record: Record) -> Iterator[Check]:
     runc = record.programs.get("runc", "").removeprefix("v")
     cure = "" if RUNC.is_fixed(runc) else "warmstart node update"
     yield Check("runc", RUNC.is_fixed(runc), RUNC.describe(runc), cure)
-    # Debian has no fixed version of these.
+    # Debian has no fixed versions of these.
     crun, criu = record.find_version("crun"), record.find_version("criu")
-    yield Check("crun", CRUN.is_fixed(crun) or None, f"{CRUN.describe(crun)}; nothing is restored with it")
-    yield Check("criu", CRIU.is_fixed(criu) or None, f"{CRIU.describe(criu)}; runc names mounts so that it is safe")
+    yield Check("crun", CRUN.is_fixed(crun) or None, f"{CRUN.describe(crun)}; not used to restore")
+    yield Check("criu", CRIU.is_fixed(criu) or None, f"{CRIU.describe(criu)}; runc names mounts in a safe way")
 
 
 def examine_host_programs() -> list[Check]:
-    """Whether the runc, crun and CRIU of this machine, as far as it has them, have the fixes."""
+    """Check the security fixes of the runc, crun and CRIU that are installed on this machine."""
     path = os.pathsep.join([os.environ.get("PATH", ""), *RUNTIME_DIRECTORIES])
     checks = []
     for advisory in ADVISORIES:
         program = shutil.which(advisory.program, path=path)
         if program is not None:
-            said = process.run([program, "--version"], timeout_s=TRY_S, check=False).stdout
-            version = find_version(said)
-            cure = "" if advisory.is_fixed(version) else f"update {advisory.program} of this machine"
+            output = process.run([program, "--version"], timeout_s=TRY_S, check=False).stdout
+            version = find_version(output)
+            cure = "" if advisory.is_fixed(version) else f"update this machine's {advisory.program}"
             checks.append(Check(program, advisory.is_fixed(version) or None, advisory.describe(version), cure))
     return checks
 
@@ -130,7 +130,7 @@ def examine_host_programs() -> list[Check]:
 def _check_root() -> Check:
     if os.geteuid() == 0:
         return Check("root", True, "yes")
-    return Check("root", False, f"no, user {os.geteuid()}", "run it with sudo")
+    return Check("root", False, f"no, user {os.geteuid()}", "run the command with sudo")
 
 
 def _check_program(name: str, package: str) -> Check:
@@ -143,8 +143,12 @@ def _check_space() -> Check:
     try:
         free_bytes = shutil.disk_usage(parent).free
     except OSError as error:
-        return Check("room to work", False, f"{parent}: {error.strerror}", "point WARMSTART_TMPDIR at a directory")
-    cure = "" if free_bytes >= NEEDED_BYTES else "make room, or point WARMSTART_TMPDIR at a larger disk"
+        return Check(
+            "room to work", False, f"{parent}: {error.strerror}", "set WARMSTART_TMPDIR to an existing directory"
+        )
+    cure = (
+        "" if free_bytes >= NEEDED_BYTES else "free some space, or set WARMSTART_TMPDIR to a directory on a larger disk"
+    )
     return Check("room to work", not cure, f"{format_bytes(free_bytes)} free in {parent}", cure)
 
 
@@ -153,22 +157,24 @@ def _check_kernel() -> Check:
 
 
 def _check_process_limit() -> list[Check]:
-    """Nothing to tell where containers can be limited: a build works all the same where they cannot."""
+    """Report a missing process limit; a build works without one."""
     if limits_processes(find_own_hierarchies()):
         return []
-    found = "none: the cgroup controller pids is missing, and a fork bomb in a build would not be stopped"
-    return [Check("process limit", None, found, "enable the controller pids (the kernel's CONFIG_CGROUP_PIDS)")]
+    found = "none: the cgroup controller pids is missing, so a fork bomb in a build cannot be stopped"
+    return [Check("process limit", None, found, "enable the cgroup controller pids (CONFIG_CGROUP_PIDS in the kernel)")]
 
 
 def _try_node(tree: Path) -> list[Check]:
     checks: list[Check] = []
     with _as_check(checks, "namespaces"), open_workspace("doctor") as workspace, enter(tree, workspace) as session:
-        checks.append(Check("namespaces", True, "made and entered"))
+        checks.append(Check("namespaces", True, "created and entered"))
         checks += [
             _try(
-                "overlay mounts", lambda: _try_overlay(session), "point WARMSTART_TMPDIR at ext4 or xfs, not overlayfs"
+                "overlay mounts",
+                lambda: _try_overlay(session),
+                "set WARMSTART_TMPDIR to a directory on ext4 or xfs, not overlayfs",
             ),
-            _try("dump and restore", lambda: _try_criu(session), "use another kernel; CRIU's reason is beside"),
+            _try("dump and restore", lambda: _try_criu(session), "use another kernel (see CRIU's error)"),
         ]
     return checks
 
@@ -189,11 +195,11 @@ def _try(name: str, attempt: Callable[[], str], cure: str) -> Check:
 
 
 def _try_overlay(session: Session) -> str:
-    place = session.workspace / "overlay"
+    top = session.workspace / "overlay"
     for name in ("lower", "upper", "work", "merged"):
-        (place / name).mkdir(parents=True)
-    options = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
-    session.run(["mount", "-t", "overlay", "overlay", "-o", options, place / "merged"], timeout_s=TRY_S)
+        (top / name).mkdir(parents=True)
+    options = f"lowerdir={top}/lower,upperdir={top}/upper,workdir={top}/work"
+    session.run(["mount", "-t", "overlay", "overlay", "-o", options, top / "merged"], timeout_s=TRY_S)
     return f"work in {session.workspace.parent}"
 
 
@@ -202,7 +208,7 @@ def _try_criu(session: Session) -> str:
     place.mkdir()
     session.run(["sh", "-c", TRY_SCRIPT], cwd=str(place), timeout_s=TRY_S)
     version = session.run(["criu", "--version"], timeout_s=TRY_S).stdout.split()[-1]
-    return f"a process was dumped and restored by CRIU {version}"
+    return f"CRIU {version} dumped and restored a process"
 
 
 def require(checks: list[Check]) -> None:

@@ -1,8 +1,8 @@
-"""The files of this machine that the tools must see: names, trusted certificates, and the policy for images.
+"""List the files of this machine that the tools need: names, trusted certificates, and the policy for images.
 
 skopeo, buildah and CRI-O read the policy in containers-policy.json(5), containers-registries.conf(5),
-containers-registries.d(5) and containers-certs.d(5), below /etc and below the home directory. The keys and the
-directories of signatures that these files name must be there as well.
+containers-registries.d(5) and containers-certs.d(5), below /etc and below the home directory. They also need
+the keys and the directories of signatures that these files name.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _LOOKASIDE = re.compile(r"""file://(/[^\s"']+)""")
 
 
 def list_host_files(root: Path = Path("/"), home: Path | None = None) -> Iterator[tuple[str, str]]:
-    """Pairs of a path among the tools and the file of this machine that takes its place.
+    """Yield pairs of a path in the tools directory and the file of this machine to put there.
 
     Args:
-        root: the root directory of this machine.
-        home: the home directory; that of the user when None.
+        root: root directory of this machine.
+        home: home directory; the user's if None.
     """
     home = home or Path.home()
     for name in NAMES:
@@ -51,7 +51,7 @@ def list_host_files(root: Path = Path("/"), home: Path | None = None) -> Iterato
 
 
 def list_host_binds(root: Path = Path("/"), home: Path | None = None) -> list[Bind]:
-    """The directories of this machine in which the policy says that signatures are; arguments as `list_host_files`."""
+    """List this machine's directories of signatures that the policy names; arguments as `list_host_files`."""
     home = home or Path.home()
     found = set()
     for directory in (root / "etc/containers/registries.d", home / HOME_CONFIG / "registries.d"):
@@ -85,11 +85,11 @@ def _list_tree(directory: Path, inside: str) -> Iterator[tuple[str, str]]:
 
 
 def _list_keys(policy: Path, root: Path) -> Iterator[tuple[str, str]]:
-    """The files with keys and certificates that a policy names, at their own paths."""
+    """Yield the key and certificate files that a policy names, at their own paths."""
     try:
         document = json.loads(policy.read_text())
     except (OSError, ValueError):
-        # skopeo says what is wrong with it.
+        # skopeo reports a broken policy.
         return
     for path in sorted(_find_paths(document)):
         file = root / path.lstrip("/")
@@ -98,7 +98,7 @@ def _list_keys(policy: Path, root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _find_paths(document: object) -> set[str]:
-    """Absolute paths under keys such as keyPath, keyPaths, rekorPublicKeyPath and caRootsPath."""
+    """Return the absolute paths under keys such as keyPath, keyPaths, rekorPublicKeyPath and caRootsPath."""
     found: set[str] = set()
     if isinstance(document, list):
         for item in document:

@@ -194,7 +194,7 @@ def _explain(error: BaseException) -> Failure:
     if isinstance(error, HostError):
         return Failure(error.brief, error.details, error.hint)
     if isinstance(error, OSError):
-        hint = "run as root; in a container, with --privileged" if isinstance(error, PermissionError) else ""
+        hint = "run as root, and in a container with --privileged" if isinstance(error, PermissionError) else ""
         return Failure(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror), (), hint)
     return Failure(repr(error), tuple("".join(traceback.format_exception(error)).splitlines()))
 

@@ -137,7 +137,7 @@ def _build(build: Build, new: Path, progress: Notify) -> None:
     sources = find_sources()
     packages = (sources / "build-packages").read_text().split()
     with open_workspace("launcher") as workspace:
-        progress(f"tools: a compiler for the {build.name}")
+        progress(f"tools: installing a compiler for the {build.name}")
         compiler, inner = workspace / "compiler", workspace / "work"
         taken = bootstrap(compiler, SUITE, packages, progress)
         inner.mkdir()

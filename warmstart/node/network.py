@@ -91,7 +91,7 @@ def _wait_for_route(session: Session, running: Running, log_file: Path) -> None:
             return
         time.sleep(0.02)
     raise HostError(
-        "the node's network could not be connected to the outside",
+        "cannot connect the node's network to the outside",
         details=log_file.read_text(errors="replace").splitlines()[-5:],
-        hint="it takes a default route and /dev/net/tun (in a container, --device /dev/net/tun)",
+        hint="give this machine a default route and /dev/net/tun (in a container: --device /dev/net/tun)",
     )

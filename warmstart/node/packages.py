@@ -68,7 +68,7 @@ def compare(locked: Iterable[Package], taken: Iterable[Package]) -> tuple[str, .
         if old == new:
             continue
         if old and new and old.version == new.version:
-            lines.append(f"{name} {new.version}: another file than the tested one")
+            lines.append(f"{name} {new.version}: its file differs from the tested one")
         else:
             lines.append(f"{name} {old.version if old else '(none)'} -> {new.version if new else '(none)'}")
     return tuple(lines)

@@ -143,7 +143,7 @@ def ensure_programs(
     missing = [program for program, target in targets.items() if not find_newest(target).is_dir()]
     if missing or anew:
         with open_workspace("tools") as workspace:
-            progress(f"tools: a compiler for {', '.join(program.name for program in missing or programs)}")
+            progress(f"tools: installing a compiler for {', '.join(program.name for program in missing or programs)}")
             compiler = workspace / "compiler"
             packages = bootstrap(compiler, suite, build_packages, progress)
             for program, target in targets.items():
@@ -161,7 +161,7 @@ def _compile(program: Program, compiler: Path, packages: Sequence[Package], targ
         out = inner / "out"
         out.mkdir()
         shutil.copy(SHIM_SOURCE, inner)
-        hint = "the Go module proxy must be reachable; GOPROXY and https_proxy are heeded"
+        hint = "check that the Go module proxy can be reached (GOPROXY and https_proxy apply)"
         with as_host_error(f"compile {title}: the compiler", hint):
             session.run(["sh", "-c", program.script(out)], cwd=str(inner), timeout_s=COMPILE_S, host_network=True)
         for built in out.iterdir():

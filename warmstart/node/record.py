@@ -67,12 +67,12 @@ def read_record(directory: Path) -> Record:
         made_at = datetime.fromisoformat(document["made_at"])
         return Record(made_at, document["lock"], packages, document["programs"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        hint = "warmstart node remove, then warmstart node setup"
+        hint = "warmstart node remove && warmstart node setup"
         raise HostError(f"cannot read the record of {directory}: it is missing or damaged", hint=hint) from error
 
 
 def list_tools(records: Sequence[tuple[Path, Record]]) -> list[Section]:
-    """Tables for a person: what was made, and the packages in other than the tested versions."""
+    """Return tables for the terminal: contents of the cache, and packages that differ from the tested versions."""
     rows = []
     for path, record in records:
         versions = [f"{name} {version}".strip() for name, version in record.programs.items()]
@@ -80,7 +80,8 @@ def list_tools(records: Sequence[tuple[Path, Record]]) -> list[Section]:
         rows.append((path.name, _format_age(record.made_at), ", ".join(versions)))
     sections = [Section("", ("made", "age", "versions"), tuple(rows))]
     if lines := sorted({line for _, record in records for line in record.differences}):
-        sections.append(Section("Not the tested versions", ("package", ""), tuple(_split(line) for line in lines)))
+        differing = tuple(_split(line) for line in lines)
+        sections.append(Section("Packages that differ from the tested versions", ("package", ""), differing))
     return sections
 
 

@@ -118,7 +118,9 @@ def enter(
     require_root()
     for bind in binds:
         if Path(ENTER).is_relative_to(bind.path):
-            raise HostError(f"{bind.path} of this machine would hide the tools", hint="go into another directory")
+            raise HostError(
+                f"cannot bind {bind.path}: it would hide the tools", hint="run the command in another directory"
+            )
     plan = Plan(
         name=workspace.name,
         root=str(root),

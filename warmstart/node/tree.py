@@ -203,8 +203,8 @@ def require_tested(cache: Path) -> None:
         HostError: naming the packages in other versions.
     """
     if differences := find_differences(cache):
-        hint = "take a mirror that has them with WARMSTART_DEBIAN_MIRROR (a snapshot), or leave out --locked"
-        brief = f"{len(differences)} packages of the tools are not in the tested versions"
+        hint = "set WARMSTART_DEBIAN_MIRROR to a mirror with the tested versions, or omit --locked"
+        brief = f"{len(differences)} packages of the tools differ from the tested versions"
         raise HostError(brief, details=differences[:SHOWN], hint=hint)
 
 
@@ -232,7 +232,7 @@ def _program_paths(cache: Path) -> list[Path]:
 
 def _make(new: Path, cache: Path, progress: Notify, *, anew: bool) -> None:
     programs = ensure_programs(cache, _programs(CONTENTS), CONTENTS.suite, CONTENTS.build_packages, progress, anew=anew)
-    progress(f"tools: Debian {CONTENTS.suite} packages")
+    progress(f"tools: installing Debian {CONTENTS.suite} packages")
     packages = bootstrap(new, CONTENTS.suite, CONTENTS.packages, progress)
     for compiled in programs:
         compiled.install(new)
@@ -250,11 +250,11 @@ def _make(new: Path, cache: Path, progress: Notify, *, anew: bool) -> None:
 def _warn_of_differences(tree: Path, warn: Callable[[str], object]) -> None:
     differences = read_record(tree).differences
     if differences and not find_locked(LOCK_NAME):
-        warn(f"the tools are made of the newest Debian packages: none were tested together on {find_architecture()}")
+        warn(f"the tools have the newest Debian packages: no versions were tested together on {find_architecture()}")
     elif differences:
         warn(
-            f"{len(differences)} Debian packages of the tools are in other versions than the tested ones, since the"
-            " mirror has moved on; `warmstart node status` lists them"
+            f"{len(differences)} Debian packages of the tools differ from the tested versions: the mirror has newer"
+            " ones (list them with `warmstart node status`)"
         )
 
 

@@ -112,7 +112,7 @@ def find_damage(directory: Path) -> list[str]:
     """
     manifest = _read_manifest(directory)
     present = set(_list_paths(directory))
-    damage = [f"{path}: not there when it was made" for path in sorted(present - manifest.keys())]
+    damage = [f"{path}: added since it was made" for path in sorted(present - manifest.keys())]
     for path, entry in manifest.items():
         damage += _compare(directory, path, entry)
     return damage
@@ -121,8 +121,12 @@ def find_damage(directory: Path) -> list[str]:
 def _damaged(directory: Path, damage: Iterable[str]) -> HostError:
     lines = list(damage)
     details = lines[:_SHOWN] + ([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])
-    hint = "warmstart node remove, then warmstart node setup"
-    return HostError(f"refusing to run tools from {directory}: they are not what was made", details=details, hint=hint)
+    hint = "warmstart node remove && warmstart node setup"
+    return HostError(
+        f"refusing to run tools from {directory}: their files have changed since they were made",
+        details=details,
+        hint=hint,
+    )
 
 
 def _trusted_owners() -> set[int]:
@@ -134,9 +138,9 @@ def _read_manifest(directory: Path) -> dict[str, Entry]:
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
     except FileNotFoundError:
-        raise _damaged(directory, ["it has no manifest"]) from None
+        raise _damaged(directory, ["the manifest is missing"]) from None
     except ValueError:
-        raise _damaged(directory, ["its manifest is damaged"]) from None
+        raise _damaged(directory, ["the manifest is damaged"]) from None
     assert isinstance(manifest, dict)
     return manifest
 
@@ -178,7 +182,7 @@ def _compare(directory: Path, path: str, entry: Entry | None) -> list[str]:
     except OSError as error:
         return [f"{path}: {error.strerror}"]
     if entry is None or found == entry:
-        return [] if entry is not None else [f"{path}: not there when it was made"]
+        return [] if entry is not None else [f"{path}: added since it was made"]
     names = ("mode", "owner", "group", "size", "content")
     return [f"{path}: its {name} has changed" for name, old, new in zip(names, entry, found, strict=True) if old != new]
 

@@ -271,13 +271,13 @@ def test_a_locale_that_lacks_a_character_is_no_error(tmp_path):
     done = run_program(f"warmstart --cache-dir {tmp_path} doctor", PYTHONIOENCODING="ascii", PATH=os.environ["PATH"])
     assert done.returncode == HostError.exit_code
     assert r"\u2717  tools" in done.stdout
-    assert "a build would not work here" in done.stderr
+    assert "this machine cannot build images" in done.stderr
 
 
 def test_a_full_disk_under_the_result_is_the_hosts_fault():
     done = run_program("warmstart schema > /dev/full")
     assert done.returncode == HostError.exit_code
-    assert done.stderr.startswith("error: no space left on a disk")
+    assert done.stderr.startswith("error: no space left on one of this machine's disks")
     assert "Traceback" not in done.stderr
 
 
@@ -485,7 +485,7 @@ def test_the_tools_say_what_they_are_made_of(warmstart, monkeypatch, tmp_path):
     result = warmstart("node", "status")
     assert (result.status, result.err) == (0, "")
     assert "0123 today runc v1.5.3, crun 0.1-1" in [" ".join(line.split()) for line in result.out.splitlines()]
-    assert "crun" in result.out.rpartition("Not the tested versions")[2]
+    assert "crun" in result.out.rpartition("Packages that differ from the tested versions")[2]
     (document,) = json.loads(warmstart("node", "status", "--json").out)
     assert document["programs"] == {"runc": "v1.5.3"}
     assert document["packages"] == [{"name": "crun", "version": "0.1-1", "sha256": "00"}]
@@ -538,7 +538,7 @@ def test_a_command_in_the_node_may_not_hide_it(warmstart, monkeypatch):
     monkeypatch.chdir("/")
     result = warmstart("node", "run", "true")
     assert result.status == HostError.exit_code
-    assert result.err.startswith("error: / of this machine would hide the tools\n")
+    assert result.err.startswith("error: cannot bind /: it would hide the tools\n")
 
 
 def test_what_was_typed_does_not_steer_the_terminal(warmstart):

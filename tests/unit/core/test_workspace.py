@@ -96,7 +96,7 @@ def test_a_workspace_is_gone_after_an_error(parent, error):
 def test_evidence_is_kept_and_the_error_says_where(parent):
     with pytest.raises(WarmstartError) as caught, open_workspace("test", keep_evidence=True) as directory:
         fill_and_fail(directory, WarmstartError("broken", details=["why"]))
-    assert caught.value.details == ("why", f"kept for you to look at: {directory}")
+    assert caught.value.details == ("why", f"workspace kept for inspection: {directory}")
     sweep_workspaces()
     assert sorted(entry.name for entry in directory.iterdir()) == ["deep", "file", "link"]
 
@@ -216,7 +216,7 @@ def test_commands_at_once_do_not_take_each_others_workspaces(parent):
 def test_a_place_where_none_can_be_made_is_the_hosts_fault(parent, monkeypatch, place, why):
     (parent / "file").touch()
     monkeypatch.setenv("WARMSTART_TMPDIR", str(parent / place))
-    with pytest.raises(HostError, match=f"^cannot make a directory in {parent / place}: {why}") as caught:
+    with pytest.raises(HostError, match=f"^cannot create a directory in {parent / place}: {why}") as caught:
         open_workspace("test").__enter__()
     assert "WARMSTART_TMPDIR" in caught.value.hint
 

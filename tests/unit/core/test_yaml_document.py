@@ -109,11 +109,11 @@ def test_a_surrogate_pair_of_json_is_one_character() -> None:
     [
         ("%YAML 1.3\n---\nname: x\n", "r.yaml:1:1: %YAML 1.3: only YAML 1.1 and 1.2 are read"),
         ("a: b\n...\n%YAML 9.9.9\n---\nname: x\n", "r.yaml:3:1: %YAML 9.9.9: only YAML 1.1 and 1.2 are read"),
-        ("a:\n  x: !!float\n", "r.yaml:2:6: nothing is not of the type of its tag tag:yaml.org,2002:float"),
-        ("a: !!int b\n", "r.yaml:1:4: b is not of the type of its tag tag:yaml.org,2002:int"),
-        ("a: !!int true\n", "r.yaml:1:4: true is not of the type of its tag tag:yaml.org,2002:int"),
-        ("a: !!bool 1\n", "r.yaml:1:4: 1 is not of the type of its tag tag:yaml.org,2002:bool"),
-        ("a: !!null x\n", "r.yaml:1:4: x is not of the type of its tag tag:yaml.org,2002:null"),
+        ("a:\n  x: !!float\n", "r.yaml:2:6: nothing does not match its tag tag:yaml.org,2002:float"),
+        ("a: !!int b\n", "r.yaml:1:4: b does not match its tag tag:yaml.org,2002:int"),
+        ("a: !!int true\n", "r.yaml:1:4: true does not match its tag tag:yaml.org,2002:int"),
+        ("a: !!bool 1\n", "r.yaml:1:4: 1 does not match its tag tag:yaml.org,2002:bool"),
+        ("a: !!null x\n", "r.yaml:1:4: x does not match its tag tag:yaml.org,2002:null"),
     ],
 )
 def test_versions_and_tags_that_do_not_fit(text, said):

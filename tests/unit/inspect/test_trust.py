@@ -228,7 +228,7 @@ def test_a_privileged_recipe_of_the_user_allows_all(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("evil", "evil is no privilege"),
+        ("evil", "evil is not a privilege"),
         ("privileged=1", "takes no name"),
         ("host-path", "needs a name"),
         ("label=", "needs"),

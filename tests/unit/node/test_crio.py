@@ -88,7 +88,7 @@ def test_a_place_that_is_too_deep_for_a_socket_is_said_so(workspace):
     deep = workspace / ("d" * 100)
     deep.mkdir()
     with (
-        pytest.raises(HostError, match="CRI-O's socket would be too long") as caught,
+        pytest.raises(HostError, match="CRI-O's socket path is too long") as caught,
         run_crio(FakeSession(deep, "false"), "build", subnet="10.88.0.0/24"),
     ):
         pytest.fail("it did not start")

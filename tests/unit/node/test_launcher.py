@@ -87,7 +87,7 @@ def test_programs_that_were_changed_do_not_go_into_an_image(cache, name):
     programs = ensure_launcher(cache, print)
     (programs.directory / name).write_text("evil")
     assert any(f"{name}: its content" in line for line in find_damage(programs.directory))
-    with pytest.raises(HostError, match="not what was made"):
+    with pytest.raises(HostError, match="files have changed since they were made"):
         ensure_launcher(cache, print)
 
 
@@ -113,7 +113,7 @@ def test_other_sources_are_other_programs(cache, tmp_path, monkeypatch):
 def test_a_compiler_that_fails_is_the_hosts_fault(cache, monkeypatch):
     error = ProgramError(["nsenter"], "failed with exit status 1", returncode=1, stderr="main.c:1: error")
     monkeypatch.setattr(FakeNode, "error", error)
-    with pytest.raises(HostError, match="could not compile the launcher's CRIU") as caught:
+    with pytest.raises(HostError, match="cannot compile the launcher's CRIU") as caught:
         ensure_launcher(cache, print)
     assert caught.value.details == ("main.c:1: error",)
     assert list((cache / "programs").iterdir()) == []

@@ -292,7 +292,7 @@ def test_an_expired_release_file_is_explained(cache, tmp_path, monkeypatch):
         monkeypatch,
         "echo 'E: Release file for http://m/InRelease is expired (invalid since 2d)' >&2; exit 25",
     )
-    with pytest.raises(HostError, match="could not get the packages") as caught:
+    with pytest.raises(HostError, match="cannot download the packages") as caught:
         ensure_tree(cache, ignore)
     assert f"{EXPIRED}=1" in caught.value.hint
 
@@ -303,9 +303,9 @@ def test_what_was_taken_is_recorded_and_compared(cache, tmp_path, monkeypatch):
     (package,) = read_record(tree).packages
     assert (package.name, package.version) == ("base-files", "1:1")
     assert read_record(tree).programs == {"crio": "v1.36.3", "runc": "v1.5.3", SHIM: ""}
-    assert "none were tested together" in warned[0]
+    assert "no versions were tested together" in warned[0]
     assert not (tree / ".checksums").exists()
-    with pytest.raises(HostError, match="not in the tested versions") as caught:
+    with pytest.raises(HostError, match="differ from the tested versions") as caught:
         require_tested(cache)
     assert caught.value.details == ("base-files (none) -> 1:1",)
     sections = [f"[{name} {find_architecture()}]\n{package}\n" for name in ("tools", "compiler")]
@@ -319,10 +319,10 @@ def test_the_same_version_with_another_hash_is_another_package(cache, tmp_path, 
     lock(tmp_path, monkeypatch, f"[tools {find_architecture()}]\nbase-files 1:1 0000\n")
     warned: list[str] = []
     tree = ensure_tree(cache, ignore, warned.append)
-    assert [line.partition(",")[0] for line in warned] == [
-        "1 Debian packages of the tools are in other versions than the tested ones"
+    assert [line.partition(":")[0] for line in warned] == [
+        "1 Debian packages of the tools differ from the tested versions"
     ]
-    assert read_record(tree).differences == ("base-files 1:1: another file than the tested one",)
+    assert read_record(tree).differences == ("base-files 1:1: its file differs from the tested one",)
 
 
 def test_an_update_makes_a_newer_tree_and_leaves_the_old_one(cache, monkeypatch):
@@ -432,7 +432,7 @@ def replace_bytes(path: Path) -> None:
 def test_a_program_that_was_changed_is_not_run(cache, change, why, name):
     tree = ensure_tree(cache, ignore)
     change(tree / name)
-    with pytest.raises(HostError, match="not what was made") as caught:
+    with pytest.raises(HostError, match="files have changed since they were made") as caught:
         ensure_tree(cache, ignore)
     assert any(name in line and why in line for line in caught.value.details)
     assert "node remove" in caught.value.hint
@@ -443,9 +443,9 @@ def test_without_its_manifest_a_tree_is_not_used(cache):
     tree = ensure_tree(cache, ignore)
     (tree / MANIFEST).unlink()
     (tree / ".stamps").unlink()
-    with pytest.raises(HostError, match="not what was made") as caught:
+    with pytest.raises(HostError, match="files have changed since they were made") as caught:
         ensure_tree(cache, ignore)
-    assert caught.value.details == ("it has no manifest",)
+    assert caught.value.details == ("the manifest is missing",)
 
 
 def test_a_cache_that_was_unpacked_elsewhere_is_used(cache, tmp_path):
@@ -454,7 +454,7 @@ def test_a_cache_that_was_unpacked_elsewhere_is_used(cache, tmp_path):
     shutil.copytree(cache, copy, symlinks=True)
     tree = ensure_tree(copy, ignore)
     replace_bytes(tree / "usr/sbin/runc")
-    with pytest.raises(HostError, match="not what was made"):
+    with pytest.raises(HostError, match="files have changed since they were made"):
         ensure_tree(copy, ignore)
 
 
@@ -466,7 +466,7 @@ def test_all_files_are_verified(cache):
     ensure_tree(cache, ignore)
     damage = verify_tree(cache)
     assert any("oci-layout: its content" in line for line in damage)
-    assert any("etc: not there when it was made" in line for line in damage)
+    assert any("etc: added since it was made" in line for line in damage)
 
 
 def test_a_program_of_the_cache_that_was_changed_is_not_installed(cache):
@@ -474,7 +474,7 @@ def test_a_program_of_the_cache_that_was_changed_is_not_installed(cache):
     shutil.rmtree(cache / "trees")
     (program,) = cache.glob("programs/runc-*/runc")
     replace_bytes(program)
-    with pytest.raises(HostError, match="not what was made"):
+    with pytest.raises(HostError, match="files have changed since they were made"):
         ensure_tree(cache, ignore)
 
 
@@ -497,7 +497,7 @@ def test_it_takes_mmdebstrap(cache, monkeypatch, tmp_path):
 
 def test_packages_that_cannot_be_had_are_the_hosts_fault(cache, monkeypatch, tmp_path):
     install(tmp_path, monkeypatch, "echo 'E: apt-get update failed: could not resolve' >&2; exit 25")
-    brief = r"^could not get the packages of Debian forky: mmdebstrap failed with exit status 25$"
+    brief = r"^cannot download the packages of Debian forky: mmdebstrap failed with exit status 25$"
     with pytest.raises(HostError, match=brief) as caught:
         ensure_tree(cache, ignore)
     assert caught.value.details[-1] == "E: apt-get update failed: could not resolve"
@@ -517,8 +517,8 @@ def test_packages_that_take_too_long_are_the_hosts_fault(cache, monkeypatch, tmp
 @pytest.mark.parametrize(
     ("script", "brief"),
     [
-        ("go build", r"^could not compile crio v1\.36\.3: the compiler failed with exit status 1$"),
-        (tree_module.PAUSE_SCRIPT, r"^could not make the pause image: buildah failed with exit status 1$"),
+        ("go build", r"^cannot compile crio v1\.36\.3: the compiler failed with exit status 1$"),
+        (tree_module.PAUSE_SCRIPT, r"^cannot make the pause image: buildah failed with exit status 1$"),
     ],
 )
 def test_programs_that_cannot_be_made_are_the_hosts_fault(cache, monkeypatch, tmp_path, script, brief):
@@ -583,7 +583,7 @@ def test_two_makers_at_once_make_one(cache, tmp_path, monkeypatch):
     makers = [threading.Thread(target=ensure_tree, args=(cache, told.append)) for _ in range(2)]
     for maker in makers:
         maker.start()
-    while "tools: another command is making them" not in told:
+    while "tools: waiting for another command to make them" not in told:
         time.sleep(0.02)
     gate.touch()
     for maker in makers:

@@ -61,7 +61,7 @@ def test_its_socket_lies_with_the_workspaces_however_long_their_path_is(
     assert check(local_target, start_server({"": SERVING})).ok
     assert list(parent.iterdir()) == []
     parent.rmdir()
-    with pytest.raises(HostError, match="cannot make a directory in"):
+    with pytest.raises(HostError, match="cannot create a directory in"):
         check(local_target, start_server({"": SERVING}))
 
 

@@ -669,7 +669,7 @@ BAD = {
     "alias bomb": (
         "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
         + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
-        ["recipe.yaml:1:37: there are more than 100000 values, those of aliases included"],
+        ["recipe.yaml:1:37: more than 100000 values, including those of aliases"],
     ),
     "depth": (
         "[" * 1000,
@@ -679,14 +679,14 @@ BAD = {
         changed("value: prod", 'value: "a\\0"'),
         [
             "recipe.yaml:6: container.env[0].value: "
-            "a string may hold neither a NUL nor half of a surrogate pair"
+            "a string may contain neither a NUL nor half a surrogate pair"
         ],
     ),
     "half of a surrogate pair": (
         changed("value: prod", 'value: "\\ud800"'),
         [
             "recipe.yaml:6: container.env[0].value: "
-            "a string may hold neither a NUL nor half of a surrogate pair"
+            "a string may contain neither a NUL nor half a surrogate pair"
         ],
     ),
 }  # fmt: skip
@@ -748,7 +748,7 @@ def test_a_name_that_no_file_can_have() -> None:
 
 
 def test_a_file_that_is_too_large() -> None:
-    with pytest.raises(RecipeError, match=r"^recipe\.yaml is too large: a recipe has at most 1 MiB$"):
+    with pytest.raises(RecipeError, match=r"^recipe\.yaml is too large: a recipe may have at most 1 MiB$"):
         load(BASE + "# " + "x" * 2**20)
 
 
