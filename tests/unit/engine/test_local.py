@@ -205,8 +205,9 @@ def test_a_registry_without_credentials_is_asked_without(tmp_path, auth_file):
 
 
 def test_a_file_of_credentials_that_is_not_there_is_said_so(tmp_path):
+    access = RegistryAccess((), tmp_path / "none.json")
     with pytest.raises(RegistryError, match="no such credentials file"):
-        find_access(FakeSession(tmp_path), parse_source("localhost:5000/app:1"), [], tmp_path / "none.json")
+        find_access(FakeSession(tmp_path), parse_source("localhost:5000/app:1"), access)
 
 
 def test_what_is_no_registry_has_no_credentials(tmp_path, auth_file):
