@@ -83,7 +83,7 @@ def test_a_layer_that_drips_breaks_off_or_is_another(image, pauses, misbehave, s
 
 
 def test_a_layer_that_was_stored_compressed_is_what_its_digest_says(image):
-    """Storage behind a registry may have this header with a blob that is compressed its answerelf."""
+    """Storage behind a registry may have this header with a blob that is compressed itself."""
     layer = read_image(image).manifest.layers[0]
     answer = BadRegistry(lambda r: r.reply(200, b"one" * 100_000, Content_Encoding="gzip"), image)
     with run_bad_registry(answer) as registry, download_blob(target(registry), layer, access=http()) as content:
