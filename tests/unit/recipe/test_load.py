@@ -579,8 +579,8 @@ BAD = {
         changed("  env:", "  volumeMounts:\n    - {name: data, mountPath: /data}\n  env:"),
         [
             "recipe.yaml:5: container.volumeMounts: not accepted: the build has no volumes, and a pod must have the "
-            "mounts of the build to be restored. Put the files that your program reads into the base image and let it write to "
-            "its own file system, then take the mounts out of the pod as well."
+            "mounts of the build to be restored. Put the files that your program reads into the base image and let it "
+            "write to its own file system, then take the mounts out of the pod as well."
         ],
     ),
     "value from elsewhere": (
