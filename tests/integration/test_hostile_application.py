@@ -14,7 +14,7 @@ from support.hostile import SECRET, Victim, make_hostile_archive, make_victim, r
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
-from warmstart.core.errors import WarmstartError
+from warmstart.core.errors import VerifyError, WarmstartError
 from warmstart.core.reference import Transport
 
 pytestmark = pytest.mark.node
@@ -60,6 +60,22 @@ def make(hostile_archive, cache, tmp_path, victim) -> Callable[..., dict[str, by
     return make_one
 
 
+def make_until_dumped_well(
+    make: Callable[..., dict[str, bytes]], *arguments: object, **more: object
+) -> dict[str, bytes]:
+    """Build again if the dump caught an open file of a process that has ended.
+
+    The program reads /proc all the time, and no restore can open such a file.
+    """
+    for _ in range(5):
+        try:
+            return make(*arguments, **more)
+        except VerifyError as error:
+            if "Can't open file proc/" not in str(error):
+                raise
+    raise AssertionError("each dump caught a file in /proc")
+
+
 def list_names(tar: bytes) -> set[str]:
     with tarfile.open(fileobj=io.BytesIO(tar)) as members:
         return set(members.getnames())
@@ -74,7 +90,7 @@ def assert_secret(layers: dict[str, bytes], victim: Victim) -> None:
 @pytest.mark.parametrize("context", [ROOT, USER], ids=["root", "user"])
 def test_the_launcher_is_out_of_reach(make, victim, context):
     idle = {"exec": {"command": ["/hostile", "idle"]}}
-    layers = make("reach", context, warmup=[{**idle, "repeat": 3}], beforeCheckpoint=[idle])
+    layers = make_until_dumped_well(make, "reach", context, warmup=[{**idle, "repeat": 3}], beforeCheckpoint=[idle])
     assert_secret(layers, victim)
     changed = list_names(layers["warmstart build: changed files"])
     assert not {"breach", "tmp/breach"} & changed
