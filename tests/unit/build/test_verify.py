@@ -20,6 +20,7 @@ from warmstart.core.errors import EngineError, ImageError, VerifyError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source
 from warmstart.dump.proc.restrictions import Restrictions, read_restrictions
+from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.node.tree import tree_path
 from warmstart.recipe.model import Container, Probe, Restorer, TcpSocket
 
@@ -33,7 +34,11 @@ def test_a_relative_path_starts_at_the_current_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ImageError, match="was not built by warmstart"):
         verify_source(
-            parse_source("oci:app"), cache, (), None, Progress(SilentListener()), decide=lambda _, __, claimed: claimed
+            parse_source("oci:app"),
+            cache,
+            RegistryAccess(),
+            Progress(SilentListener()),
+            decide=lambda _, __, claimed: claimed,
         )
 
 
@@ -125,7 +130,9 @@ def test_a_process_that_has_lost_a_restriction_is_refused(restore):
     here = read_restrictions(Path("/proc"), 1)
     number = min(here)
     assert restore(FakeCri(), restrictions=here)
-    with pytest.raises(VerifyError, match=rf"less restricted than before: .* \({number}\): user ids 0 .*, were 77"):
+    with pytest.raises(
+        VerifyError, match=rf"fewer restrictions than before the checkpoint: .* \({number}\): user ids 0 .*, were 77"
+    ):
         restore(FakeCri(), restrictions={number: replace(here[number], users=(77,) * 4)})
 
 
