@@ -65,7 +65,7 @@ def test_a_warm_up_step_fails(run_build):
     assert done.returncode == AppError.exit_code
     assert "warmup[0]" in done.stderr
     assert "404" in done.stderr
-    assert "go 1 of 3" in done.stderr
+    assert "attempt 1 of 3" in done.stderr
 
 
 def test_the_base_image_is_for_another_machine(run_build, open_node, base_archive, tmp_path):

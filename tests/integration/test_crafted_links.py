@@ -53,4 +53,4 @@ def test_it_is_refused_at_verify_and_inspect(base_archive: Path, cache: Path, tm
     for command in ("verify", "inspect"):
         done = run(cache, command, f"oci:{tmp_path}/warm")
         assert done.returncode == ImageError.exit_code
-        assert "which holds ]: or a control character" in done.stderr
+        assert "the name holds ]: or a control character" in done.stderr
