@@ -136,7 +136,7 @@ def test_a_step_that_fails_ends_the_build(build):
 def test_what_the_cluster_cannot_do_is_said_at_once(build, user, tmp_path):
     done = build(restore=["self"])
     assert done.code == 3
-    assert "images that the runtime restores" in done.err
+    assert "supports only the restorer runtime" in done.err
     local = write_recipe(tmp_path / "local.yaml", "localhost/tests/base:1", "registry.example.com/built:1")
     done = user.call("build", local, "--engine", "kubernetes")
     assert done.code == 3
