@@ -98,9 +98,8 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
         WarmstartError: a step failed; nothing was published, and nothing is left behind.
     """
     require_host_privileges(recipe.container.security_context, options.allowed)
-    target = recipe.image
     source = find_source(recipe)
-    check_output(target, options.output, access=options.access)
+    check_output(recipe.image, options.output, access=options.access)
     with open_workspace("build", keep_evidence=options.keep) as workspace:
         by_itself = Restorer.SELF in recipe.restore
         with progress.step("tools"):
@@ -118,12 +117,16 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
             base = fetch_base(context, source)
             with open_engine(context, host) as engine:
                 made = make_self_restoring(context, engine, base) if by_itself else make_restored(context, engine, base)
-            restores = see_it_restore(context, made)
-            destination, image = describe_output(options.output, target), read_image(made.layout)
-            built = BuildResult(
-                str(target), destination, made.warm.cold_s, restores, made.dump, image, base, made.provenance
-            )
-            publish(context, made.layout, built, target)
+            return verify_and_publish(context, made, base)
+
+
+def verify_and_publish(context: BuildContext, made: BuildCandidate, base: BaseImage) -> BuildResult:
+    """Restore an image that was made, and publish it if that works."""
+    target, output = context.recipe.image, context.options.output
+    restores = see_it_restore(context, made)
+    destination, image = describe_output(output, target), read_image(made.layout)
+    built = BuildResult(str(target), destination, made.warm.cold_s, restores, made.dump, image, base, made.provenance)
+    publish(context, made.layout, built, target)
     return built
 
 

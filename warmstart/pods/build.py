@@ -16,8 +16,8 @@ from urllib.parse import quote
 from warmstart import __version__
 from warmstart.build.assemble import edit_dump, make_layout, read_archive
 from warmstart.build.context import BuildContext, BuildOptions
-from warmstart.build.pipeline import fetch_base, find_source, publish, see_it_restore
-from warmstart.build.publish import check_output, describe_output
+from warmstart.build.pipeline import fetch_base, find_source, verify_and_publish
+from warmstart.build.publish import check_output
 from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, EditedDump, RuntimeCheckpoint, WarmState
 from warmstart.core.cpu import find_features
 from warmstart.core.errors import PreflightError, RecipeError
@@ -31,7 +31,7 @@ from warmstart.dump.criu.log import find_version
 from warmstart.engine.cluster import make_build_pod, start_pod
 from warmstart.image.annotations import Provenance
 from warmstart.image.executables import find_programs
-from warmstart.image.layout import find_partials, read_image
+from warmstart.image.layout import find_partials
 from warmstart.kube.client import Cluster
 from warmstart.kube.helper import open_helper
 from warmstart.kube.manifests import make_pod_spec
@@ -84,10 +84,9 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
         WarmstartError: a step failed; nothing was published, and nothing is left behind.
     """
     require_host_privileges(recipe.container.security_context, options.allowed)
-    target = recipe.image
     source = find_source(recipe)
     check_recipe(recipe, source.kind)
-    check_output(target, options.output, access=options.access)
+    check_output(recipe.image, options.output, access=options.access)
     with open_workspace("build", keep_evidence=options.keep) as workspace:
         with progress.step("tools"):
             tree = ensure_tree(options.cache, progress.note, progress.warn)
@@ -98,14 +97,7 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
         ):
             context = BuildContext(recipe, options, progress, session)
             base = fetch_base(context, source)
-            made = make_restored(context, place, base)
-            restores = see_it_restore(context, made)
-            destination, image = describe_output(options.output, target), read_image(made.layout)
-            built = BuildResult(
-                str(target), destination, made.warm.cold_s, restores, made.dump, image, base, made.provenance
-            )
-            publish(context, made.layout, built, target)
-    return built
+            return verify_and_publish(context, make_restored(context, place, base), base)
 
 
 def make_restored(context: BuildContext, place: ClusterTarget, base: BaseImage) -> BuildCandidate:
