@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import IO
 
 from warmstart.core.disk_space import explain_full_disk, reporting_full_disk
 from warmstart.core.errors import HostError, WarmstartError
+from warmstart.core.removal import remove_directory
 
 PREFIX = "warmstart-"
 LOCK = "workspace.lock"
@@ -81,11 +81,11 @@ def remove_workspace(directory: Path) -> None:
     with contextlib.suppress(OSError):
         for entry in directory.iterdir():
             if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry, ignore_errors=True)
+                remove_directory(entry)
             elif entry.name != LOCK:
                 entry.unlink()
         if [entry.name for entry in directory.iterdir()] == [LOCK]:
-            shutil.rmtree(directory)
+            remove_directory(directory)
 
 
 def _make(purpose: str) -> tuple[Path, IO[str]]:

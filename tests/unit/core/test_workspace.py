@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from warmstart.core import workspace
 from warmstart.core.errors import HostError, WarmstartError
 from warmstart.core.workspace import LOCK, open_workspace, remove_workspace, sweep_workspaces, workspace_parent
 
@@ -142,7 +142,7 @@ def test_a_removal_that_was_interrupted_is_finished_by_a_sweep(parent, monkeypat
     # Each time, that many of the four are removed before the next is interrupted.
     for number in (0, 1, 2):
         with monkeypatch.context() as patch:
-            patch.setattr(shutil, "rmtree", interrupt_after(number))
+            patch.setattr(workspace, "remove_directory", interrupt_after(number))
             with pytest.raises(KeyboardInterrupt):
                 remove_workspace(left)
         assert (left / LOCK).exists()
@@ -242,3 +242,15 @@ print(subprocess.run(["mktemp", "--dry-run"], stdout=subprocess.PIPE, text=True)
     environment = {**os.environ, "TMPDIR": "/elsewhere"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, check=True)
     assert done.stdout.decode().split() == [str(parent)] * 2
+
+
+def test_directories_deeper_than_recursion_goes_are_removed(parent):
+    with open_workspace("deep") as directory:
+        descriptor = os.open(directory, os.O_RDONLY)
+        for _ in range(sys.getrecursionlimit() + 1000):
+            os.mkdir("d", dir_fd=descriptor)
+            below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        os.close(descriptor)
+    assert list(parent.iterdir()) == []
