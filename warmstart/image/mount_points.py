@@ -26,6 +26,7 @@ from warmstart.dump.archive.archive import CONFIG_DUMP, Contents
 from warmstart.dump.archive.outline import extract_spooled, spool_outline
 from warmstart.dump.archive.tar_stream import StreamedTar
 from warmstart.dump.archive.tarball import Kind, Member, quoted, walk_layer
+from warmstart.image.cache.blobs import BlobCache, ListedMember
 from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.manifest import Descriptor
 from warmstart.image.open import OpenedImage
@@ -57,6 +58,8 @@ _MOST_LINKS = 40
 # Images have some ten thousand links. These bound what a hostile one takes of memory and time.
 _MOST_NODES = 500_000
 _MOST_STEPS = 50_000_000
+# Layers of real images have fewer members; longer lists are not kept.
+_MOST_KEPT = 200_000
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 _Path = tuple[str, ...]
@@ -78,7 +81,7 @@ class Links:
         self._nodes = 0
         self._steps = 0
 
-    def add_layer(self, members: Iterable[Member]) -> None:
+    def add_layer(self, members: Iterable[Member | ListedMember]) -> None:
         """Put a layer on top, with its whiteouts.
 
         Raises:
@@ -91,7 +94,7 @@ class Links:
         _merge(self._root, layer._root)
         self._nodes, self._steps = layer._nodes, layer._steps
 
-    def add(self, member: Member) -> _Path:
+    def add(self, member: Member | ListedMember) -> _Path:
         """Apply a member to the root as runtimes do, following links on the way to it.
 
         Returns:
@@ -212,13 +215,14 @@ class Links:
         return tuple(resolved)
 
 
-def check_opened(opened: OpenedImage, scratch: Path, where: str) -> None:
+def check_opened(opened: OpenedImage, scratch: Path, where: str, known: BlobCache | None = None) -> None:
     """Check an image with all its layers, and the checkpoint that it holds, if any.
 
     Args:
         opened: the image.
         scratch: an existing, empty directory.
         where: names the image in errors.
+        known: as for `add_layer`.
 
     Raises:
         ImageError: as `check_image` and `check_checkpoint`; or a layer is broken.
@@ -227,7 +231,7 @@ def check_opened(opened: OpenedImage, scratch: Path, where: str) -> None:
     """
     links, holder = Links(), None
     for layer in opened.image.manifest.layers:
-        holds_checkpoint = add_layer(links, opened, layer)
+        holds_checkpoint = add_layer(links, opened, layer, known)
         if holds_checkpoint and CHECKPOINT_NAME in opened.image.manifest.annotations:
             holder = layer
     check_image(links, where)
@@ -238,8 +242,14 @@ def check_opened(opened: OpenedImage, scratch: Path, where: str) -> None:
         check_checkpoint(links, extract_spooled(scratch / "layer", scratch / "outline", label), where)
 
 
-def add_layer(links: Links, opened: OpenedImage, layer: Descriptor) -> bool:
+def add_layer(links: Links, opened: OpenedImage, layer: Descriptor, known: BlobCache | None = None) -> bool:
     """Add a layer of an image on top.
+
+    Args:
+        links: of the layers below.
+        opened: the image.
+        layer: one of its layers.
+        known: lists of layers that were read before; a layer that is among them is not read, others are added.
 
     Returns:
         Whether it holds a checkpoint.
@@ -248,20 +258,36 @@ def add_layer(links: Links, opened: OpenedImage, layer: Descriptor) -> bool:
         ImageError: the layer is broken, or leads through too many links.
         RegistryError: the registry refused, or could not be reached.
     """
-    names: set[str] = set()
-
-    def watch(members: Iterable[Member]) -> Iterator[Member]:
-        for member in members:
-            if member.name == CONFIG_DUMP:
-                names.add(member.name)
-            yield member
-
+    diff_id = opened.find_diff_id(layer)
+    listing = _Listing()
+    if known and diff_id and (members := known.read_members(layer, diff_id)) is not None:
+        links.add_layer(listing.watch(members))
+        return listing.holds_checkpoint
     with opened.open_layer(layer) as tar:
         try:
-            links.add_layer(watch(walk_layer(StreamedTar(tar, f"layer {layer.digest}"))))
+            links.add_layer(listing.watch(walk_layer(StreamedTar(tar, f"layer {layer.digest}"))))
         except ArchiveError as error:
             raise ImageError(error.brief, hint=error.hint) from error
-    return bool(names)
+    if known and diff_id and listing.is_complete:
+        known.keep_members(layer, diff_id, listing.members)
+    return listing.holds_checkpoint
+
+
+class _Listing:
+    """The members of a layer, as far as they are few enough to be kept, while they pass by."""
+
+    def __init__(self) -> None:
+        self.holds_checkpoint = False
+        self.is_complete = True
+        self.members: list[ListedMember] = []
+
+    def watch(self, members: Iterable[ListedMember | Member]) -> Iterator[ListedMember | Member]:
+        for member in members:
+            self.holds_checkpoint |= member.name == CONFIG_DUMP
+            self.is_complete = len(self.members) < _MOST_KEPT
+            if self.is_complete:
+                self.members.append(ListedMember(member.name, member.kind, member.link))
+            yield member
 
 
 def check_image(links: Links, where: str) -> None:

@@ -53,12 +53,16 @@ class OpenedImage:
             RegistryError: the registry refused, or could not be reached; also while reading.
         """
         with self.open_content(layer) as blob:
-            opened = _Layer(blob, f"layer {layer.digest}", self._find_diff_id(layer))
+            opened = _Layer(blob, f"layer {layer.digest}", self.find_diff_id(layer))
             yield opened
             opened.finish()
 
-    def _find_diff_id(self, layer: Descriptor) -> str:
-        """Return the digest of the uncompressed layer; empty for an image that lists none."""
+    def find_diff_id(self, layer: Descriptor) -> str:
+        """Return the digest of the uncompressed layer; empty for an image that lists none.
+
+        Raises:
+            ImageError: the image lists another number of them than it has layers.
+        """
         layers, diff_ids = self.image.manifest.layers, self.image.config.diff_ids
         if not diff_ids:
             return ""

@@ -1,0 +1,83 @@
+"""Keep the cached content of base images below a limit in bytes: what was not used for the longest time goes first."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.core.errors import HostError
+from warmstart.core.quantity import parse_quantity
+from warmstart.image.cache.blobs import BlobCache, CachedFile
+from warmstart.image.cache.layers import CachedLayer, LayerCache
+
+LIMIT = "WARMSTART_CACHE_LIMIT"
+DEFAULT_LIMIT = "20Gi"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Content of base images in the cache.
+
+    Attributes:
+        layers: number of unpacked layers.
+        layers_bytes: what they take on the disk.
+        blobs: number of files with blobs and lists.
+        blobs_bytes: what they take on the disk.
+    """
+
+    layers: int
+    layers_bytes: int
+    blobs: int
+    blobs_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.layers_bytes + self.blobs_bytes
+
+
+def read_limit_bytes() -> int:
+    """Return the user's limit, from the environment.
+
+    Raises:
+        HostError: it is not a quantity.
+    """
+    text = os.environ.get(LIMIT) or DEFAULT_LIMIT
+    try:
+        return int(parse_quantity(text))
+    except ValueError:
+        raise HostError(f"{LIMIT} is not a quantity of bytes: {text!r}", hint=f"export {LIMIT}=20Gi") from None
+
+
+def measure(cache: Path) -> Usage:
+    """Add up the content of base images in a cache."""
+    layers, blobs = LayerCache(cache).list(), list(BlobCache(cache).list())
+    return Usage(len(layers), sum(one.size_bytes for one in layers), len(blobs), sum(one.size_bytes for one in blobs))
+
+
+def prune(cache: Path, limit_bytes: int) -> int:
+    """Remove content until the rest fits the limit; what a build uses stays.
+
+    Returns:
+        The bytes that were removed.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    layers = LayerCache(cache)
+    content: list[CachedFile | CachedLayer] = [*layers.list(), *BlobCache(cache).list()]
+    total_bytes = sum(one.size_bytes for one in content)
+    removed_bytes = 0
+    # The sort is stable: layers with the same time stay in the order that puts children before their parents.
+    for one in sorted(content, key=lambda one: one.used_at):
+        if total_bytes - removed_bytes <= limit_bytes:
+            break
+        if isinstance(one, CachedFile):
+            with contextlib.suppress(FileNotFoundError):
+                one.path.unlink()
+                removed_bytes += one.size_bytes
+        elif layers.remove(one):
+            removed_bytes += one.size_bytes
+    return removed_bytes
