@@ -15,7 +15,7 @@ from warmstart.core.undo import call_to_the_end, undoing
 from warmstart.engine.cri import CriEngine
 from warmstart.image.registry.credentials import Credentials, RegistryAccess
 from warmstart.image.skopeo import SkopeoAccess, copy_image
-from warmstart.node.crio import PAUSE_IMAGE, run_crio
+from warmstart.node.crio import PAUSE_IMAGE, find_store, run_crio
 from warmstart.node.doctor import Check
 from warmstart.node.keeper import Bind
 from warmstart.node.session import Session
@@ -36,6 +36,7 @@ class LocalEngine:
         root: the store's directory.
         runroot: the store's directory for what does not outlive a boot.
         shared: whether the store is not ours alone.
+        stores: additional image stores, read-only.
     """
 
     cri: CriEngine
@@ -43,6 +44,7 @@ class LocalEngine:
     root: Path
     runroot: Path
     shared: bool = False
+    stores: tuple[Path, ...] = ()
 
     def import_image(self, layout: Path, name: str, on_line: Callable[[str], object] = lambda _: None) -> None:
         """Bring the image of an OCI layout, which the session sees, into the store under a name.
@@ -50,7 +52,7 @@ class LocalEngine:
         Raises:
             ImageError: it could not be read.
         """
-        store = f"containers-storage:[overlay@{self.root}+{self.runroot}]{name}"
+        store = f"{find_store(self.root, self.runroot, self.stores)}{name}"
         if not self.shared:
             copy_image(self.session, f"oci:{layout}", store, own_layout=True, on_line=on_line)
             return
@@ -67,6 +69,7 @@ def start_engine(
     runtime: str = "runc",
     restore: bool = True,
     criu_options: Sequence[str] = (),
+    stores: Sequence[Path] = (),
 ) -> Iterator[LocalEngine]:
     """A CRI-O of our own with an empty store, for the length of a `with` block.
 
@@ -75,7 +78,7 @@ def start_engine(
     """
     with (
         _configured_criu(session, runtime, criu_options),
-        run_crio(session, name, subnet=subnet, runtime=runtime, restore=restore) as crio,
+        run_crio(session, name, subnet=subnet, runtime=runtime, restore=restore, stores=stores) as crio,
         CriEngine(
             crio.endpoint,
             proc=session.proc,
@@ -84,7 +87,7 @@ def start_engine(
             name_servers=session.name_servers,
         ) as cri,
     ):
-        engine = LocalEngine(cri, session, crio.state / "storage", crio.state / "runroot")
+        engine = LocalEngine(cri, session, crio.state / "storage", crio.state / "runroot", stores=crio.stores)
         engine.import_image(Path(PAUSE_LAYOUT), PAUSE_IMAGE)
         yield engine
 

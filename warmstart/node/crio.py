@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,7 @@ CONFIG = """
 root = "{state}/storage"
 runroot = "{state}/runroot"
 storage_driver = "overlay"
+storage_option = {storage_options}
 log_dir = "{state}/log"
 version_file = "{state}/version"
 version_file_persist = "{state}/version-persist"
@@ -94,10 +95,12 @@ class Crio:
     Attributes:
         session: its session.
         state: directory with all of its files, at the same path inside and outside.
+        stores: image stores that its own can use layers of.
     """
 
     session: Session
     state: Path
+    stores: tuple[Path, ...] = ()
 
     @property
     def socket(self) -> Path:
@@ -117,7 +120,23 @@ class Crio:
     @property
     def store(self) -> str:
         """The prefix that makes skopeo and buildah use its image store; see containers-transports(5)."""
-        return f"containers-storage:[overlay@{self.state}/storage+{self.state}/runroot]"
+        return find_store(self.state / "storage", self.state / "runroot", self.stores)
+
+
+def find_store(root: Path, runroot: Path, stores: Sequence[Path] = ()) -> str:
+    """Return the prefix for the names of images in a store; see containers-transports(5).
+
+    Args:
+        root: the store's directory.
+        runroot: its directory for data that does not outlive a boot.
+        stores: additional image stores, read-only.
+    """
+    options = ",".join(_storage_options(stores))
+    return f"containers-storage:[overlay@{root}+{runroot}{':' if options else ''}{options}]"
+
+
+def _storage_options(stores: Sequence[Path]) -> list[str]:
+    return [f"overlay.imagestore={store}" for store in stores]
 
 
 @contextlib.contextmanager
@@ -129,6 +148,7 @@ def run_crio(
     runtime: str = "runc",
     restore: bool = True,
     host_network: bool = True,
+    stores: Sequence[Path] = (),
 ) -> Iterator[Crio]:
     """Start a CRI-O with an empty store of its own.
 
@@ -139,12 +159,13 @@ def run_crio(
         runtime: `runc` or `crun`.
         restore: support for restoring checkpoint images.
         host_network: run in the host's network rather than in the session's, where a kubelet may reach it.
+        stores: additional image stores, read-only, whose layers its own store uses.
 
     Raises:
         EngineError: it did not start; the details are the end of its log.
         HostError: the workspace's path is too long.
     """
-    crio = Crio(session, session.workspace / name)
+    crio = Crio(session, session.workspace / name, tuple(stores))
     if len(os.fsencode(crio.socket)) > SOCKET_PATH_BYTES:
         hint = "set WARMSTART_TMPDIR to a directory with a shorter path"
         raise HostError(f"CRI-O's socket path is too long: {crio.socket}", hint=hint)
@@ -169,6 +190,7 @@ def _write_files(crio: Crio, name: str, subnet: str, runtime: str, restore: bool
         (state / directory).mkdir(parents=True)
     config = CONFIG.format(
         state=state,
+        storage_options=json.dumps(_storage_options(crio.stores)),
         runtime=runtime,
         restore=json.dumps(restore),
         # A runtime refuses a limit that the machine cannot set; `doctor` reports that.
