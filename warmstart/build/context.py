@@ -8,6 +8,8 @@ from pathlib import Path
 from warmstart.build.publish import REGISTRY, Output
 from warmstart.core.privileges import Privilege
 from warmstart.core.progress import Progress
+from warmstart.image.cache.blobs import BlobCache
+from warmstart.image.cache.layers import LayerCache
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.node.network import Network
 from warmstart.node.session import Session
@@ -43,12 +45,23 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What every step is given: what is to be built, how, whom to tell, and where."""
+    """The input of every step.
+
+    Attributes:
+        recipe: what to build.
+        options: how to build it.
+        progress: progress reporter.
+        session: the node.
+        blobs: cached blobs of base images; None to fetch all.
+        layers: cached layers of base images; None to unpack all.
+    """
 
     recipe: Recipe
     options: BuildOptions
     progress: Progress
     session: Session
+    blobs: BlobCache | None = None
+    layers: LayerCache | None = None
 
     @property
     def workspace(self) -> Path:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from warmstart.build.cold_start import ColdStart
 from warmstart.build.verify import Restore
 from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.core.progress import Progress
@@ -125,12 +126,21 @@ class EditedDump:
 
 @dataclass(frozen=True)
 class BuildCandidate:
-    """An image that was made, and not seen to restore yet: the layout it is in, what was checkpointed, and how."""
+    """An image that was not restored yet.
+
+    Attributes:
+        layout: the layout that holds it.
+        warm: the application that was checkpointed.
+        dump: its dump.
+        provenance: how it was built.
+        cold: its cold start, if that is being observed already.
+    """
 
     layout: Path
     warm: WarmState
     dump: EditedDump
     provenance: Provenance
+    cold: ColdStart | None = None
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class LocalEngine:
         runroot: the store's directory for what does not outlive a boot.
         shared: whether the store is not ours alone.
         stores: additional image stores, read-only.
+        runtime: name of its OCI runtime.
     """
 
     cri: CriEngine
@@ -45,6 +46,33 @@ class LocalEngine:
     runroot: Path
     shared: bool = False
     stores: tuple[Path, ...] = ()
+    runtime: str = "runc"
+
+    @property
+    def weighs_cpu(self) -> bool:
+        """Whether the node's cgroup can weigh the processor time of containers (the controller `cpu`)."""
+        top = self.session.root / "sys/fs/cgroup"
+        if (top / "cgroup.subtree_control").exists():
+            return "cpu" in (top / "cgroup.subtree_control").read_text().split()
+        return any("cpu" in directory.name.split(",") for directory in top.iterdir())
+
+    @contextlib.contextmanager
+    def configured_criu(self, options: Sequence[str]) -> Iterator[None]:
+        """Give options to CRIU, for the length of a `with` block.
+
+        runc and crun have CRIU read them from /etc/criu/RUNTIME.conf.
+
+        Args:
+            options: of criu(8), without the dashes.
+        """
+        if not options:
+            yield
+            return
+        path = self.session.root / "etc/criu" / f"{self.runtime}.conf"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(f"{option}\n" for option in options))
+        with undoing(path.unlink):
+            yield
 
     def import_image(self, layout: Path, name: str, on_line: Callable[[str], object] = lambda _: None) -> None:
         """Bring the image of an OCI layout, which the session sees, into the store under a name.
@@ -68,16 +96,10 @@ def start_engine(
     subnet: str,
     runtime: str = "runc",
     restore: bool = True,
-    criu_options: Sequence[str] = (),
     stores: Sequence[Path] = (),
 ) -> Iterator[LocalEngine]:
-    """A CRI-O of our own with an empty store, for the length of a `with` block.
-
-    `criu_options` are what the OCI runtime is to give to CRIU (criu(8), without the dashes); the other arguments are
-    those of `run_crio`.
-    """
+    """Start a CRI-O with an empty store, for the length of a `with` block; arguments as for `run_crio`."""
     with (
-        _configured_criu(session, runtime, criu_options),
         run_crio(session, name, subnet=subnet, runtime=runtime, restore=restore, stores=stores) as crio,
         CriEngine(
             crio.endpoint,
@@ -87,22 +109,12 @@ def start_engine(
             name_servers=session.name_servers,
         ) as cri,
     ):
-        engine = LocalEngine(cri, session, crio.state / "storage", crio.state / "runroot", stores=crio.stores)
-        engine.import_image(Path(PAUSE_LAYOUT), PAUSE_IMAGE)
+        root, runroot = crio.state / "storage", crio.state / "runroot"
+        engine = LocalEngine(cri, session, root, runroot, stores=crio.stores, runtime=runtime)
+        # Another engine's store among `stores` has it.
+        if PAUSE_IMAGE not in cri.list_images():
+            engine.import_image(Path(PAUSE_LAYOUT), PAUSE_IMAGE)
         yield engine
-
-
-@contextlib.contextmanager
-def _configured_criu(session: Session, runtime: str, options: Sequence[str]) -> Iterator[None]:
-    """runc and crun hand CRIU the options in a file of this name, and no others of the user's."""
-    if not options:
-        yield
-        return
-    path = session.root / "etc/criu" / f"{runtime}.conf"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(f"{option}\n" for option in options))
-    with undoing(path.unlink):
-        yield
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from warmstart.core import process
 from warmstart.core.errors import ImageError
+from warmstart.image.manifest import Descriptor
 
 COPY_S = 3600.0
 # For layouts that warmstart made or accepted under the machine's own policy, since a policy that requires signatures
@@ -89,16 +90,32 @@ def copy_image(
     return digest_file.read_text().strip()
 
 
-def find_image(place: Place, source: str, *, access: SkopeoAccess = SkopeoAccess()) -> str:
-    """Return the digest that an image name refers to now, of a manifest or an index; arguments as for `copy_image`.
+@dataclass(frozen=True)
+class FoundImage:
+    """An image that a name refers to.
+
+    Attributes:
+        digest: of its manifest, or of its index.
+        layers: of the image for this machine's platform, the base first; without those of unknown size.
+    """
+
+    digest: str
+    layers: tuple[Descriptor, ...]
+
+
+def find_image(place: Place, source: str, *, access: SkopeoAccess = SkopeoAccess()) -> FoundImage:
+    """Return the image that a name refers to now; arguments as for `copy_image`.
 
     Raises:
         ImageError: there is no such image, or access is denied.
     """
     lines: list[str] = []
-    command = ["skopeo", "inspect", "--no-tags", "--format", "{{.Digest}}", *_access_options(access, ""), source]
+    template = "{{.Digest}} {{json .LayersData}}"
+    command = ["skopeo", "inspect", "--no-tags", "--format", template, *_access_options(access, ""), source]
     _get(place, command, source, lines.append)
-    return lines[-1]
+    digest, _, layers = lines[-1].partition(" ")
+    found = (Descriptor(layer["MIMEType"], layer["Digest"], layer["Size"]) for layer in json.loads(layers) or ())
+    return FoundImage(digest, tuple(layer for layer in found if layer.size_bytes >= 0))
 
 
 def _access_options(access: SkopeoAccess, side: str) -> list[str]:

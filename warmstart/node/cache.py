@@ -141,7 +141,7 @@ def find_newer(target: Path) -> Path:
 @contextlib.contextmanager
 def made_beside(target: Path) -> Iterator[Path]:
     """Yield a new directory. It is renamed to `target` if the block succeeds, and removed otherwise."""
-    _make_directory(target.parent)
+    make_directory(target.parent)
     new = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
     try:
         with reporting_full_disk(target, "free some space there, or set WARMSTART_CACHE to another directory"):
@@ -156,7 +156,7 @@ def made_beside(target: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def sole_maker(cache: Path, progress: Notify) -> Iterator[None]:
     """Hold the lock of the cache, and remove incomplete directories of killed commands."""
-    _make_directory(check_cache(cache))
+    make_directory(check_cache(cache))
     with (cache / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,9 +168,14 @@ def sole_maker(cache: Path, progress: Notify) -> Iterator[None]:
         yield
 
 
-def _make_directory(directory: Path) -> None:
-    """Make a directory that only its owner can write to, whatever the umask; check an existing one."""
+def make_directory(directory: Path, mode: int = 0o755) -> None:
+    """Make a directory that only its owner can write to, whatever the umask; check an existing one.
+
+    Raises:
+        HostError: users other than root can write to it.
+        OSError: it cannot be made.
+    """
     if not directory.is_dir():
         directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o755)
+        directory.chmod(mode)
     check_directory(directory)

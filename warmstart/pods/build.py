@@ -15,15 +15,15 @@ from urllib.parse import quote
 
 from warmstart import __version__
 from warmstart.build.assemble import edit_dump, make_layout, read_archive
+from warmstart.build.base import fetch_base, find_source, share_layers
 from warmstart.build.context import BuildContext, BuildOptions
-from warmstart.build.pipeline import fetch_base, find_source, verify_and_publish
+from warmstart.build.pipeline import open_context, verify_and_publish
 from warmstart.build.publish import check_output
 from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, EditedDump, RuntimeCheckpoint, WarmState
 from warmstart.core.cpu import find_features
 from warmstart.core.errors import PreflightError, RecipeError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Transport
-from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive.archive import DUMP_LOG, Archive
 from warmstart.dump.criu.contents import Socket, TcpState, read_sockets
 from warmstart.dump.criu.fingerprint import find_identity
@@ -31,14 +31,10 @@ from warmstart.dump.criu.log import find_version
 from warmstart.engine.cluster import make_build_pod, start_pod
 from warmstart.image.annotations import Provenance
 from warmstart.image.executables import find_programs
-from warmstart.image.layout import find_partials
 from warmstart.kube.client import Cluster
 from warmstart.kube.helper import open_helper
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.match import BuildInfo
-from warmstart.node.network import connect_network
-from warmstart.node.session import enter
-from warmstart.node.tree import ensure_tree
 from warmstart.pods.checkpoint import CLOSING_S, CheckpointOptions, FetchedCheckpoint, take_with
 from warmstart.probe.readiness import find_limit_s
 from warmstart.probe.warmup import run_steps
@@ -87,17 +83,10 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
     source = find_source(recipe)
     check_recipe(recipe, source.kind)
     check_output(recipe.image, options.output, access=options.access)
-    with open_workspace("build", keep_evidence=options.keep) as workspace:
-        with progress.step("tools"):
-            tree = ensure_tree(options.cache, progress.note, progress.warn)
-        leftovers = find_partials(options.output.path) if options.output.path else ()
-        with (
-            enter(tree, workspace, leftovers=leftovers) as node,
-            connect_network(node, options.network) as session,
-        ):
-            context = BuildContext(recipe, options, progress, session)
-            base = fetch_base(context, source)
-            return verify_and_publish(context, make_restored(context, place, base), base)
+    with open_context(recipe, options, progress) as context:
+        base = fetch_base(context, source)
+        with share_layers(context, base) as stores:
+            return verify_and_publish(context, make_restored(context, place, base), base, stores)
 
 
 def make_restored(context: BuildContext, place: ClusterTarget, base: BaseImage) -> BuildCandidate:

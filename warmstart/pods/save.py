@@ -19,7 +19,7 @@ from typing import Any
 
 from warmstart import __version__
 from warmstart.build.assemble import add_tmp, open_buildah
-from warmstart.build.pipeline import pin_source
+from warmstart.build.base import pin_source
 from warmstart.build.publish import REGISTRY, Output, describe_output, publish_image
 from warmstart.core.errors import ArchiveError, ClusterError, ImageError, VerifyError
 from warmstart.core.privileges import Kind, Privilege
@@ -44,8 +44,8 @@ from warmstart.kube.client import Cluster, PodTimeoutError
 from warmstart.kube.pods import ContainerState, Pod, list_cautions, make_copy, strip_pod
 from warmstart.kube.recorded import list_pod_privileges
 from warmstart.kube.refusal import RefusedError
-from warmstart.node.session import Session, enter
-from warmstart.node.tree import ensure_tree
+from warmstart.node.open import open_node
+from warmstart.node.session import Session
 from warmstart.pods.checkpoint import CheckpointOptions, FetchedCheckpoint, take_checkpoint
 
 POD = f"{PREFIX}{POD_NOTE}"
@@ -151,12 +151,9 @@ def save_pod(
 
 @contextlib.contextmanager
 def open_session(options: SaveOptions, progress: Progress) -> Iterator[Session]:
-    """A place to make images in."""
-    with open_workspace("save") as workspace:
-        with progress.step("tools"):
-            tree = ensure_tree(options.cache, progress.note, progress.warn)
-        with enter(tree, workspace) as session:
-            yield session
+    """Open a node to make images in."""
+    with open_node("save", options.cache, progress) as session:
+        yield session
 
 
 def fetch_base(
@@ -181,7 +178,7 @@ def _pull_any(
     for left, source in zip(reversed(range(len(sources))), sources, strict=True):
         access = find_access(session, source, options.access)
         try:
-            digest = find_image(session, str(source), access=access)
+            digest = find_image(session, str(source), access=access).digest
         except ImageError:
             if not left:
                 raise

@@ -20,7 +20,7 @@ from pathlib import Path
 from warmstart.core.partial import write_beside
 from warmstart.dump.archive.tarball import Kind
 from warmstart.image.manifest import Descriptor
-from warmstart.node.trust import check_directory
+from warmstart.node.cache import make_directory
 
 _MODE = 0o700
 
@@ -68,9 +68,9 @@ class BlobCache:
             HostError: users other than root can write to one.
             OSError: one cannot be made.
         """
+        make_directory(self._top.parent)
         for directory in (self._top, self._blobs, self._members):
-            directory.mkdir(mode=_MODE, parents=True, exist_ok=True)
-            check_directory(directory)
+            make_directory(directory, _MODE)
 
     def lend(self, blobs: Iterable[Descriptor], layout: Path) -> None:
         """Put those blobs that are here, and whole, into an OCI layout; damaged ones are removed.

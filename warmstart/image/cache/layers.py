@@ -29,7 +29,7 @@ from typing import Any
 from warmstart.core import process
 from warmstart.core.locking import hold_lock
 from warmstart.core.removal import remove_directory
-from warmstart.node.trust import check_directory
+from warmstart.node.cache import make_directory
 
 DISK_S = 600.0
 NEW = ".new-"
@@ -95,8 +95,8 @@ class LayerCache:
         if _SPECIAL.search(str(self.directory)):
             return False
         # Layers hold setuid programs of images, maybe outdated ones: no other user may reach them.
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        check_directory(self.directory)
+        make_directory(self.directory.parent)
+        make_directory(self.directory, 0o700)
         return True
 
     @contextlib.contextmanager
@@ -107,6 +107,11 @@ class LayerCache:
         """
         with contextlib.ExitStack() as locks:
             yield tuple(self._hold_each(diff_ids, locks))
+
+    def holds(self, diff_ids: Sequence[str]) -> bool:
+        """Tell whether all layers of a chain are here."""
+        with self.hold(diff_ids) as stores:
+            return len(stores) == len(diff_ids)
 
     def add(self, diff_ids: Sequence[str], unpack: Callable[[Path, Sequence[Path]], object]) -> None:
         """Add the layers of an image, unless they are here.

@@ -1,0 +1,113 @@
+"""Checkpoints: the runtime's of a container, and the launcher's of the application in it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from warmstart.build.container import check_before_dump, check_user, has_directory, start_container, warm_up
+from warmstart.build.context import BuildContext
+from warmstart.build.launched import Place, await_application, find_working_dir, make_place, wrap_container
+from warmstart.build.launcher_report import read_launcher_ms
+from warmstart.build.result import BaseImage, RuntimeCheckpoint, SelfCheckpoint
+from warmstart.dump.edit.programs import Program
+from warmstart.engine.cri import CriContainer
+from warmstart.engine.local import LocalEngine
+from warmstart.image.layout import read_image
+from warmstart.image.selfrestore.pack import ENTRYPOINT, MEMORY, find_run, pack_changes
+from warmstart.node.launcher import ensure_launcher
+from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
+
+
+def run_and_checkpoint(
+    context: BuildContext,
+    engine: LocalEngine,
+    base: BaseImage,
+    on_dumped: Callable[[CriContainer], object] = lambda _: None,
+) -> RuntimeCheckpoint:
+    """Start the container, warm it up, and have the runtime take its checkpoint.
+
+    Args:
+        context: of the build.
+        engine: where it runs.
+        base: its image.
+        on_dumped: called with the container after the checkpoint, while it still runs.
+    """
+    archive = context.workspace / "checkpoint.tar"
+    with contextlib.ExitStack() as undo:
+        with context.progress.step("start"):
+            running = start_container(context, engine, base.layout, context.recipe.container, undo)
+            check_user(engine, running, context.recipe.container)
+        warm = warm_up(context, engine, running)
+        has_tmp = has_directory(engine.cri.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
+        with context.progress.step("checkpoint"):
+            checkpoint(context, engine, running, archive)
+        on_dumped(running)
+    return RuntimeCheckpoint(archive, warm, has_tmp)
+
+
+def checkpoint(context: BuildContext, engine: LocalEngine, running: CriContainer, archive: Path) -> None:
+    """Have the runtime take a checkpoint.
+
+    Raises:
+        CheckpointError: it failed, or took too long.
+    """
+    # The host's own CRI-O is configured by the user.
+    options = ["tcp-established"] if context.recipe.close_tcp and not engine.shared else []
+    with engine.configured_criu(options):
+        running.checkpoint(archive, context.options.checkpoint_timeout_s)
+
+
+def run_and_dump(context: BuildContext, engine: LocalEngine, base: BaseImage, layout: Path) -> SelfCheckpoint:
+    """Start the container under the launcher, warm it up, and have the launcher dump the application.
+
+    The files that the application changed are gone with the container: they become a layer in `layout`.
+    """
+    container, config = context.recipe.container, read_image(base.layout).config
+    programs = ensure_launcher(context.options.cache, context.progress.note)
+    place = Place(context.workspace / "launcher", context.workspace / "launcher-state")
+    make_place(place, programs)
+    directory = context.workspace / "launched"
+    with contextlib.ExitStack() as undo:
+        with context.progress.step("start"):
+            running = start_container(context, engine, base.layout, wrap_container(container, config, place), undo)
+            launched = await_application(running, place, find_working_dir(container, config))
+            check_user(engine, launched, container)
+        warm = warm_up(context, engine, launched, launched.inner_pid)
+        with context.progress.step("checkpoint"):
+            launched.dump(context.options.checkpoint_timeout_s)
+            changes = pack_changes(launched.take_out(directory), layout)
+    return SelfCheckpoint(directory, programs, find_run(container, config), changes, warm)
+
+
+def restore_and_checkpoint(
+    context: BuildContext, engine: LocalEngine, launched: SelfCheckpoint, image: str
+) -> RuntimeCheckpoint:
+    """Let an image restore itself, and have the runtime take a checkpoint of the restored application.
+
+    Its clocks are the node's: a runtime cannot dump the time namespace in which the launcher would keep them.
+
+    Args:
+        context: of the build.
+        engine: where it runs.
+        launched: the dump that the image holds.
+        image: its name in the engine's store.
+    """
+    archive = context.workspace / "checkpoint.tar"
+    command = (*ENTRYPOINT[:-1], "--clocks", "node", *launched.run.entrypoint[len(ENTRYPOINT) - 1 :], *launched.run.cmd)
+    container = replace(context.recipe.container, command=command, args=())
+    with contextlib.ExitStack() as undo:
+        with context.progress.step("restore"):
+            running = undo.enter_context(engine.cri.start(container, image, context.recipe.name))
+            wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
+            read_launcher_ms(running)
+        with context.progress.step("second preflight"):
+            check_before_dump(context, engine, running)
+        has_tmp = has_directory(engine.cri.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
+        with context.progress.step("second checkpoint"):
+            checkpoint(context, engine, running, archive)
+    # The memory file is safe to map, and so is what has changed since.
+    programs = {**launched.warm.programs, f"/{MEMORY}": Program()}
+    return RuntimeCheckpoint(archive, replace(launched.warm, programs=programs), has_tmp)

@@ -1,0 +1,137 @@
+"""The container of a build: started, ready, warmed up, and found fit for the checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+from warmstart.build.context import BuildContext
+from warmstart.build.launched import LauncherContainer
+from warmstart.build.result import WarmState
+from warmstart.core.cpu import read_features
+from warmstart.core.errors import AppError
+from warmstart.core.linux import open_in_root
+from warmstart.core.undo import undoing
+from warmstart.dump.criu.fingerprint import read_identity
+from warmstart.dump.edit.programs import read_programs
+from warmstart.dump.preflight.check import check_processes, raise_on_errors
+from warmstart.dump.preflight.self import check_launched
+from warmstart.dump.proc.restrictions import read_restrictions
+from warmstart.engine.cri import CriContainer
+from warmstart.engine.local import LocalEngine
+from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
+from warmstart.probe.warmup import run_steps
+from warmstart.recipe.model import Container
+
+CLOSING_S = 3.0
+
+
+def import_image(context: BuildContext, engine: LocalEngine, layout: Path, undo: contextlib.ExitStack) -> str:
+    """Import the image in a layout into the engine's store, and return its name there; `undo` removes it."""
+    image = f"localhost/warmstart/{layout.name}:{context.workspace.name}"
+    undo.enter_context(undoing(partial(engine.cri.remove_image, image)))
+    engine.import_image(layout, image, context.progress.note)
+    return image
+
+
+def start_container(
+    context: BuildContext, engine: LocalEngine, layout: Path, container: Container, undo: contextlib.ExitStack
+) -> CriContainer:
+    """Start a container of the image in a layout; `undo` ends it and removes the image from the engine's store."""
+    image = import_image(context, engine, layout, undo)
+    return undo.enter_context(engine.cri.start(container, image, context.recipe.name))
+
+
+def warm_up(
+    context: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer, inner_pid: int = 1
+) -> WarmState:
+    """Bring a started container into the state to be checkpointed.
+
+    Args:
+        context: of the build.
+        engine: where it runs.
+        running: the container.
+        inner_pid: the application, as numbered in the container.
+    """
+    recipe, progress = context.recipe, context.progress
+    with progress.step("ready"):
+        cold_s = await_ready(running, recipe.container)
+    with progress.step("warm up"):
+        run_steps(
+            running, recipe.warmup, pid=inner_pid, on_progress=lambda p: progress.note(f"{p.done} of {p.step.repeat}")
+        )
+        run_steps(running, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
+    with progress.step("preflight"):
+        check_before_dump(context, engine, running)
+        identity = read_identity(engine.cri.proc, running.pid)
+        programs = read_programs(engine.cri.proc, running.pid)
+        return WarmState(identity, cold_s, programs, read_features(), read_restrictions(engine.cri.proc, running.pid))
+
+
+def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, container: Container) -> None:
+    """Enforce runAsNonRoot, which CRI leaves to its caller.
+
+    Raises:
+        AppError: the container runs as root.
+    """
+    if container.security_context.run_as_non_root and (engine.cri.proc / str(running.pid)).stat().st_uid == 0:
+        brief = "container.securityContext.runAsNonRoot is set, but the image's user is root"
+        raise AppError(brief, hint="set runAsUser, or use an image with a user other than root")
+
+
+def await_ready(running: CriContainer | LauncherContainer, container: Container) -> float:
+    """Wait as the kubelet would.
+
+    Returns:
+        Seconds from the request to create the container until its probe first succeeded. The probe's own period is
+        too coarse for that, so the first success is awaited separately.
+    """
+    wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
+    cold_s = time.monotonic() - running.started
+    wait_ready(running, container.startup_probe, container.readiness_probe, started=running.running)
+    return cold_s
+
+
+def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer) -> None:
+    """Report what would prevent a dump or a restore.
+
+    Connections of the probe and the warm-up may still be closing: they get CLOSING_S.
+
+    Raises:
+        PreflightError: there is such a problem, and the user does not force the build.
+    """
+    deadline = time.monotonic() + CLOSING_S
+    while True:
+        findings = check_processes(
+            engine.cri.proc, running.pid, pod_ips=[running.address], close_tcp=context.recipe.close_tcp
+        )
+        if isinstance(running, LauncherContainer):
+            findings = (*findings, *check_launched(engine.cri.proc, running.pid))
+        errors = [finding for finding in findings if finding.is_error]
+        if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:
+            break
+        time.sleep(0.1)
+    for finding in findings:
+        if not finding.is_error or context.options.force:
+            context.progress.warn(str(finding))
+    raise_on_errors(findings, force=context.options.force)
+
+
+def has_directory(root: Path, path: str) -> bool:
+    """Tell whether a container has a directory at a path; links are resolved within the container.
+
+    Args:
+        root: the container's root, /proc/PID/root.
+        path: absolute, in the container.
+    """
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(open_in_root(top, path, os.O_PATH | os.O_DIRECTORY))
+    except OSError:
+        return False
+    finally:
+        os.close(top)
+    return True

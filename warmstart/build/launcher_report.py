@@ -1,0 +1,49 @@
+"""The launcher's line in a container's log: whether it restored the application, or started it cold."""
+
+from __future__ import annotations
+
+import time
+
+from warmstart.core.errors import VerifyError
+from warmstart.engine.cri import CriContainer
+from warmstart.image.selfrestore.pack import COLD_START, RESTORED
+
+LOG_LINES = 1000
+LOG_S = 5.0
+SHOWN_LINES = 10
+
+
+def read_launcher_ms(running: CriContainer) -> int:
+    """Return how long the restore took by the launcher's own clock.
+
+    Raises:
+        VerifyError: it started the application cold, or logged nothing.
+    """
+    report = _await_report(running)
+    if match := RESTORED.match(report):
+        return int(match[1])
+    raise VerifyError(
+        f"the image started cold instead of restoring itself: {report}", details=running.log_tail(SHOWN_LINES)
+    )
+
+
+def check_started_cold(running: CriContainer) -> None:
+    """Check that the launcher started the application cold.
+
+    Raises:
+        VerifyError: it restored the application, or logged nothing.
+    """
+    if RESTORED.match(_await_report(running)):
+        brief = "the image restored itself although WARMSTART=off was set"
+        raise VerifyError(brief, details=running.log_tail(SHOWN_LINES))
+
+
+def _await_report(running: CriContainer) -> str:
+    """Wait for the launcher's line: the runtime's monitor writes the log, and may be late."""
+    deadline = time.monotonic() + LOG_S
+    while time.monotonic() < deadline:
+        for line in running.log_tail(LOG_LINES):
+            if RESTORED.match(line) or COLD_START.match(line):
+                return line
+        time.sleep(0.02)
+    raise VerifyError("the launcher logged neither a restore nor a cold start", details=running.log_tail(SHOWN_LINES))
