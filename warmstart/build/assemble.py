@@ -28,10 +28,10 @@ from warmstart.dump.preflight.filters import check_filters
 from warmstart.engine.local import LocalEngine
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CPU, CREATED, PREFIX, Provenance, write_provenance
 from warmstart.image.buildah import Buildah
-from warmstart.image.compose import Layer, Run, compose_image, pack_file
+from warmstart.image.compose import Layer, Run, add_layers, compose_image, link_layers, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.manifest import find_host_platform
-from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, pack_checkpoint, pack_programs, update_manifest
+from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, pack_checkpoint, update_manifest
 from warmstart.node.session import Session
 from warmstart.recipe.model import Mapped
 
@@ -108,13 +108,29 @@ def annotate(base: BaseImage, warm: WarmState, provenance: Provenance) -> dict[s
     }
 
 
-def pack_launched(launched: SelfCheckpoint, dump: EditedDump, layout: Path) -> list[Layer]:
+def pack_launched(launched: SelfCheckpoint, dump: EditedDump, layout: Path, programs: Layer) -> list[Layer]:
     """Make the layers of an image that restores itself, the lowest first."""
     identity = launched.identity
-    layers = [pack_programs(launched.programs.directory, layout)]
+    layers = [programs]
     if dump.memory_file:
         layers.append(pack_file(dump.memory_file, MEMORY, layout, (identity.user, identity.group)))
     return [*layers, launched.changes, pack_checkpoint(launched.directory, layout)]
+
+
+def make_cold_image(
+    context: BuildContext, launched: SelfCheckpoint, base: BaseImage, layout: Path, programs: Layer
+) -> Path:
+    """Make an image that starts cold as the image in `layout` will: without memory and dump, which are not used then.
+
+    Returns:
+        Its layout.
+    """
+    cold = context.workspace / "cold"
+    layers = [programs, launched.changes]
+    link_layers(layers, layout, cold)
+    annotations = {CREATED: datetime.now(UTC).isoformat(timespec="seconds")}
+    add_layers(base.layout, cold, layers, launched.run, annotations, context.recipe.labels)
+    return cold
 
 
 def make_layout(

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from warmstart.build.launcher_report import check_started_cold
 from warmstart.core.errors import VerifyError, WarmstartError
@@ -17,38 +18,46 @@ from warmstart.recipe.model import Container
 # Environment that keeps the launcher from restoring.
 COLD = ("WARMSTART", "off")
 NAME = "verify-cold"
+IMAGE = "localhost/warmstart/cold"
 # The container gives way to everything else on the node, so that measured restores are not slowed down.
 LEAST_CPU_MILLIS = 1
 SLOWER = 5
 
+OpenEngine = Callable[[], contextlib.AbstractContextManager[LocalEngine]]
+
 
 class ColdStart:
-    """A container that starts cold in a thread of its own; use `observe_cold_start`.
+    """A container that starts cold, in an engine and a thread of its own; use `observe_cold_start`.
 
     Args:
-        engine: where it runs.
-        image: name of the image in the engine's store.
-        container: the container; it has at least one probe.
-        on_end: called once, when the container is gone.
+        open_engine: opens an engine that starts the image as it is, and restores no checkpoint in it.
+        layout: the OCI layout that holds the image; it must not change.
+        container: what the pod asks for; it has at least one probe.
     """
 
-    def __init__(
-        self, engine: LocalEngine, image: str, container: Container, on_end: Callable[[], object] = lambda: None
-    ) -> None:
-        self._engine = engine
-        self._image = image
-        resources = container.resources
-        if engine.weighs_cpu:
-            resources = replace(resources, cpu_request_millis=LEAST_CPU_MILLIS)
-        # The image's config has the recipe's command, behind the launcher.
-        self._container = replace(container, command=(), args=(), env=(*container.env, COLD), resources=resources)
-        self._on_end: Callable[[], object] | None = on_end
-        self._limit_s = SLOWER * find_limit_s(container)
+    def __init__(self, open_engine: OpenEngine, layout: Path, container: Container) -> None:
+        self._layout = layout
+        self._container = container
+        self._engine: LocalEngine | None = None
         self._running: CriContainer | None = None
         self._cancelled = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._observe, daemon=True)
+        self._ended = contextlib.ExitStack()
+        self._opened = threading.Event()
+        self._thread = threading.Thread(target=self._observe, args=[open_engine], daemon=True)
         self._thread.start()
+
+    def engine(self) -> LocalEngine:
+        """Wait for the engine, and return it.
+
+        Raises:
+            WarmstartError: it could not be opened.
+        """
+        self._opened.wait()
+        if self._engine is None:
+            assert self._error is not None
+            raise self._error
+        return self._engine
 
     def wait(self) -> None:
         """Wait until the application was ready, and the container is gone.
@@ -56,49 +65,52 @@ class ColdStart:
         Raises:
             VerifyError: it did not start, or the launcher restored it.
         """
-        self.close()
+        self._thread.join()
         if isinstance(self._error, WarmstartError):
             brief = f"the image did not start cold: {self._error.brief}"
             raise VerifyError(brief, details=self._error.details, hint=self._error.hint) from self._error
         if self._error is not None:
             raise self._error
 
-    def cancel(self) -> None:
-        """End the container, and wait until it is gone."""
+    def end(self) -> None:
+        """End the container and the engine, and wait until they are gone."""
         self._cancelled = True
         if self._thread.is_alive() and self._running is not None:
             with contextlib.suppress(WarmstartError):
                 self._running.engine.kill_container(self._running.container_id)
-        self.close()
-
-    def close(self) -> None:
-        """Wait until the container is gone."""
         self._thread.join()
-        on_end, self._on_end = self._on_end, None
-        if on_end:
-            on_end()
+        self._ended.close()
 
-    def _observe(self) -> None:
+    def _observe(self, open_engine: OpenEngine) -> None:
         try:
-            with self._engine.cri.start(self._container, self._image, NAME) as running:
-                self._running = running
-                if not self._cancelled:
-                    wait_first_success(running, first_probe(self._container), limit_s=self._limit_s)
-                    check_started_cold(running)
+            self._engine = self._ended.enter_context(open_engine())
+            self._opened.set()
+            self._engine.import_image(self._layout, IMAGE)
+            if not self._cancelled:
+                self._start(self._engine)
         except BaseException as error:
             self._error = error
+        finally:
+            self._opened.set()
+
+    def _start(self, engine: LocalEngine) -> None:
+        resources = self._container.resources
+        if engine.weighs_cpu:
+            resources = replace(resources, cpu_request_millis=LEAST_CPU_MILLIS)
+        # The image's config has the recipe's command, behind the launcher.
+        container = replace(self._container, command=(), args=(), env=(*self._container.env, COLD), resources=resources)
+        limit_s = SLOWER * find_limit_s(container)
+        with engine.cri.start(container, IMAGE, NAME) as self._running:
+            if not self._cancelled:
+                wait_first_success(self._running, first_probe(container), limit_s=limit_s)
+                check_started_cold(self._running)
 
 
 @contextlib.contextmanager
-def observe_cold_start(
-    engine: LocalEngine, image: str, container: Container, on_end: Callable[[], object] = lambda: None
-) -> Iterator[ColdStart]:
-    """Start a container cold; it is gone when the block ends.
-
-    Arguments as for `ColdStart`.
-    """
-    cold = ColdStart(engine, image, container, on_end)
+def observe_cold_start(open_engine: OpenEngine, layout: Path, container: Container) -> Iterator[ColdStart]:
+    """Start a container cold; it and its engine are gone when the block ends. Arguments as for `ColdStart`."""
+    cold = ColdStart(open_engine, layout, container)
     try:
         yield cold
     finally:
-        cold.cancel()
+        cold.end()

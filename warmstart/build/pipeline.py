@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from warmstart.build.assemble import (
@@ -13,6 +13,7 @@ from warmstart.build.assemble import (
     describe,
     edit_dump,
     edit_launched,
+    make_cold_image,
     make_layout,
     pack_launched,
     read_archive,
@@ -25,7 +26,7 @@ from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.publish import check_output, describe_output, publish_image
 from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, SelfCheckpoint, make_document
 from warmstart.build.verify import SUBNET as VERIFY_SUBNET
-from warmstart.build.verify import Restore, Subject, check_content, verify_image
+from warmstart.build.verify import Restore, Subject, check_content, open_plain_engine, verify_image
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Transport
 from warmstart.engine.local import (
@@ -38,8 +39,7 @@ from warmstart.engine.local import (
 )
 from warmstart.image.compose import Layer, add_layers
 from warmstart.image.layout import find_partials, read_image
-from warmstart.image.manifest import Config
-from warmstart.image.selfrestore.pack import MEMORY_OF_RUNTIME
+from warmstart.image.selfrestore.pack import MEMORY_OF_RUNTIME, pack_programs
 from warmstart.node.keeper import Bind
 from warmstart.node.open import open_node
 from warmstart.recipe.model import Recipe, Restorer
@@ -101,13 +101,17 @@ def open_context(
         yield BuildContext(recipe, options, progress, session, blobs, layers)
 
 
-def open_engine(
-    context: BuildContext, host: HostRuntime | None, stores: Sequence[Path] = ()
-) -> contextlib.AbstractContextManager[LocalEngine]:
+@contextlib.contextmanager
+def open_engine(context: BuildContext, host: HostRuntime | None, stores: Sequence[Path] = ()) -> Iterator[LocalEngine]:
     """Open the engine that runs the container: the host's CRI-O if the user named one, else one of our own."""
-    if host is None:
-        return start_engine(context.session, "build", subnet=SUBNET, stores=stores)
-    return connect_engine(context.session, host)
+    with contextlib.ExitStack() as ended:
+        with context.progress.step("engine"):
+            if host is None:
+                opener = start_engine(context.session, "build", subnet=SUBNET, stores=stores)
+            else:
+                opener = connect_engine(context.session, host)
+            engine = ended.enter_context(opener)
+        yield engine
 
 
 def make_restored(context: BuildContext, engine: LocalEngine, base: BaseImage) -> BuildCandidate:
@@ -124,20 +128,28 @@ def make_self_restoring(
 ) -> BuildCandidate:
     """Make an image that restores itself, and that the runtime can restore too if the recipe asks for both.
 
-    `undo` ends what goes on in the background.
+    Its cold start begins as soon as that is possible, and goes on in the background until `undo` is closed.
     """
-    layout = context.workspace / "layout"
+    layout, restorers = context.workspace / "layout", context.recipe.restore
     launched = run_and_dump(context, engine, base, layout)
+    with context.progress.step("image"):
+        programs = pack_programs(launched.programs.directory, layout)
+        cold_layout = make_cold_image(context, launched, base, layout, programs)
+    cold = None
+    if not engine.shared:
+        opener = partial(open_plain_engine, engine, restorers)
+        cold = undo.enter_context(observe_cold_start(opener, cold_layout, context.recipe.container))
     dump = edit_launched(context, launched)
     provenance = describe(context, engine, launched.warm, dump)
     with context.progress.step("image"):
-        layers = pack_launched(launched, dump, layout)
+        layers = pack_launched(launched, dump, layout, programs)
         add_layers(
             base.layout, layout, layers, launched.run, annotate(base, launched.warm, provenance), context.recipe.labels
         )
-    candidate = BuildCandidate(layout, launched.warm, dump, provenance)
-    if Restorer.RUNTIME in context.recipe.restore:
-        return add_checkpoint(context, engine, base, launched, layers, candidate, undo)
+    candidate = BuildCandidate(layout, launched.warm, dump, provenance, cold)
+    if Restorer.RUNTIME in restorers:
+        undo.push(candidate.obsolete)
+        add_checkpoint(context, engine, base, launched, layers, candidate)
     return candidate
 
 
@@ -148,34 +160,18 @@ def add_checkpoint(
     launched: SelfCheckpoint,
     layers: Sequence[Layer],
     candidate: BuildCandidate,
-    undo: contextlib.ExitStack,
-) -> BuildCandidate:
+) -> None:
     """Add a checkpoint for the runtime to an image that restores itself: of a container that it restored.
 
     Memory that is mapped from the image is not in that checkpoint, except what has changed since.
-
-    The cold start begins here and is awaited when the image is verified. It needs no checkpoint: the image has the same
-    configuration before and after, and one more layer after.
     """
     with context.progress.step("import"):
-        imported = contextlib.ExitStack()
-        undo.push(imported)
-        image = import_image(context, engine, candidate.layout, imported)
-    cold = undo.enter_context(observe_cold_start(engine, image, context.recipe.container, imported.close))
-    before = read_image(candidate.layout).config
+        # Its layers stay in the store until the complete image has been imported, which needs them too.
+        image = import_image(context, engine, candidate.layout, candidate.obsolete)
     dumped = restore_and_checkpoint(context, engine, launched, image)
     archive = read_archive(context, dumped.archive)
     dump = edit_dump(context, dumped, archive, MEMORY_OF_RUNTIME)
     make_layout(context, dumped, archive, dump, base, candidate.provenance, layers, launched.run)
-    # Another configuration may start otherwise: then the cold start is observed anew.
-    return replace(candidate, cold=cold if starts_as(before, read_image(candidate.layout).config) else None)
-
-
-def starts_as(one: Config, other: Config) -> bool:
-    """Tell whether two configurations start the same command in the same way."""
-    return all(
-        getattr(one, name) == getattr(other, name) for name in ("entrypoint", "cmd", "env", "user", "working_dir")
-    )
 
 
 def verify_and_publish(
@@ -226,4 +222,6 @@ def verify(
         check_content(subject.layout, subject.name, context.blobs)
         if engine is None:
             engine = ended.enter_context(start_engine(context.session, "verify", subnet=VERIFY_SUBNET, stores=stores))
+        engine.import_image(subject.layout, subject.name, context.progress.note)
+        candidate.obsolete.close()
         return verify_image(subject, engine, context.progress, candidate.cold)

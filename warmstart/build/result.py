@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,6 +135,7 @@ class BuildCandidate:
         dump: its dump.
         provenance: how it was built.
         cold: its cold start, if that is being observed already.
+        obsolete: removes images from the engine's store that it was made with.
     """
 
     layout: Path
@@ -141,6 +143,7 @@ class BuildCandidate:
     dump: EditedDump
     provenance: Provenance
     cold: ColdStart | None = None
+    obsolete: ExitStack = field(default_factory=ExitStack)
 
 
 @dataclass(frozen=True)

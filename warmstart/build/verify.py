@@ -12,9 +12,10 @@ the cache, where they lie by the digests of their content; the name of an image 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -106,42 +107,45 @@ def verify_image(
 
     Args:
         subject: the image.
-        engine: a CRI-O that restores, and knows no image yet.
+        engine: a CRI-O that restores, and has only this image.
         progress: progress reporter.
-        cold: a cold start of this image that has begun already, to be waited for; None to begin one here.
+        cold: a cold start of this image that has begun already; None to begin one here.
 
     Raises:
-        VerifyError: it did not restore, or another process runs than the one that was dumped.
-        ImageError: it could not be read.
+        VerifyError: it did not restore or start, or another process runs than the one that was dumped.
     """
-    progress.note("importing the image")
-    engine.import_image(subject.layout, subject.name, progress.note)
-    restores: dict[Restorer, list[Restore]] = {}
-    if Restorer.SELF in subject.restorers:
-        restores[Restorer.SELF] = _verify_self(subject, engine, progress, cold)
-    if Restorer.RUNTIME in subject.restorers:
-        require_sole_image(engine, subject.name)
-        pod = _Pod(engine, subject, subject.container, Restorer.RUNTIME)
-        restores[Restorer.RUNTIME] = pod.restore(progress)
-    return tuple(restore for restorer in subject.restorers for restore in restores[restorer])
-
-
-def _verify_self(subject: Subject, engine: LocalEngine, progress: Progress, cold: ColdStart | None) -> list[Restore]:
-    # The image's config has the recipe's command, behind the launcher.
-    container = replace(subject.container, command=(), args=())
-    with ExitStack() as undo:
+    restores: list[Restore] = []
+    with ExitStack() as ended:
+        if Restorer.SELF in subject.restorers:
+            if cold is None:
+                opener = partial(open_plain_engine, engine, subject.restorers)
+                cold = ended.enter_context(observe_cold_start(opener, subject.layout, subject.container))
+            # The image's config has the recipe's command, behind the launcher.
+            container = replace(subject.container, command=(), args=())
+            restores += _Pod(cold.engine(), subject, container, Restorer.SELF).restore(progress)
         if Restorer.RUNTIME in subject.restorers:
-            # The image has a checkpoint that `engine` would restore. This one does not, and reads the other's store.
-            stores = (*engine.stores, engine.root)
-            engine = undo.enter_context(
-                start_engine(engine.session, "verify-self", subnet=SELF_SUBNET, restore=False, stores=stores)
-            )
-        if cold is None:
-            cold = undo.enter_context(observe_cold_start(engine, subject.name, container))
-        restores = _Pod(engine, subject, container, Restorer.SELF).restore(progress)
-        progress.note("cold start")
-        cold.wait()
-    return restores
+            require_sole_image(engine, subject.name)
+            restores += _Pod(engine, subject, subject.container, Restorer.RUNTIME).restore(progress)
+        if cold is not None:
+            progress.note("cold start")
+            cold.wait()
+    return tuple(sorted(restores, key=lambda restore: subject.restorers.index(restore.restorer)))
+
+
+@contextmanager
+def open_plain_engine(engine: LocalEngine, restorers: Sequence[Restorer]) -> Iterator[LocalEngine]:
+    """Open an engine that starts images as they are, and finds those of another engine too.
+
+    Args:
+        engine: the other engine.
+        restorers: who restores the image; without the runtime, it has no checkpoint that an engine would restore.
+    """
+    if Restorer.RUNTIME not in restorers:
+        yield engine
+        return
+    stores = (*engine.stores, engine.root)
+    with start_engine(engine.session, "verify-self", subnet=SELF_SUBNET, restore=False, stores=stores) as plain:
+        yield plain
 
 
 def require_sole_image(engine: LocalEngine, name: str) -> None:
@@ -218,6 +222,7 @@ def verify_source(
             check_content(layout, name)
             subject = Subject(layout, name, recipe.container, provenance.identity, recipe.restore)
             with start_engine(session, "verify", subnet=SUBNET) as engine:
+                engine.import_image(layout, name, progress.note)
                 return verify_image(subject, engine, progress)
 
 

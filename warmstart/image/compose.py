@@ -166,6 +166,12 @@ def add_layers(
     return _put_together(base, layout, layers, added, annotations, run)
 
 
+def link_layers(layers: Sequence[Layer], source: Path, target: Path) -> None:
+    """Put layers of one layout into another on the same filesystem."""
+    for layer in layers:
+        _link_blob(source, target, layer.blob)
+
+
 def _put_together(
     base: Path,
     layout: Path,
