@@ -1,4 +1,4 @@
-"""Commands for the tools of the embedded node: `node setup`, `update`, `status`, `remove`, `run`."""
+"""Commands for the tools of the embedded node: `node setup`, `update`, `status`, `prune`, `remove`, `run`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from warmstart.cli.context import (
 )
 from warmstart.cli.terminal import make_section
 from warmstart.core import process
+from warmstart.core.text import format_bytes
 from warmstart.core.workspace import open_workspace
+from warmstart.image.cache.prune import (
+    DEFAULT_LIMIT,
+    LIMIT,
+    list_usage,
+    make_usage_document,
+    measure,
+    read_limit_bytes,
+)
+from warmstart.image.cache.prune import prune as prune_cache
 from warmstart.node.keeper import Bind
 from warmstart.node.record import list_tools, make_record_document
 from warmstart.node.session import enter
@@ -65,13 +75,42 @@ def status(shell: Shell, as_json: bool) -> None:
     else:
         for section in list_tools(records):
             shell.out.print(make_section(section))
+        shell.out.print(make_section(list_usage(measure(shell.cache.resolve()), read_limit_bytes())))
 
 
 @node.command()
 @pass_shell
 def remove(shell: Shell) -> None:
-    """Remove the tools, and all older versions of them."""
+    """Remove the tools with all their older versions, and all cached content of base images."""
     remove_trees(shell.cache)
+    prune_cache(shell.cache.resolve(), 0)
+
+
+@node.command()
+@click.option("--all", "everything", is_flag=True, help="Remove everything that no build uses.")
+@click.option(
+    "--keep-storage",
+    metavar="SIZE",
+    help=f"Keep this much, such as 5Gi.  [default: ${LIMIT}, or {DEFAULT_LIMIT}]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@pass_shell
+def prune(shell: Shell, everything: bool, keep_storage: str | None, as_json: bool) -> None:
+    """Remove cached layers and blobs of base images.
+
+    Those that were not used for the longest time go first, until the rest fits the limit. Builds do the same at their
+    end.
+    """
+    if everything and keep_storage:
+        raise click.UsageError("--all and --keep-storage exclude each other")
+    limit_bytes = 0 if everything else read_limit_bytes(keep_storage)
+    cache = shell.cache.resolve()
+    removed_bytes = prune_cache(cache, limit_bytes)
+    usage = measure(cache)
+    if as_json:
+        shell.print_json({"removedBytes": removed_bytes, "limitBytes": limit_bytes, **make_usage_document(usage)})
+    else:
+        shell.out.print(f"removed {format_bytes(removed_bytes)}; {format_bytes(usage.total_bytes)} left")
 
 
 @node.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

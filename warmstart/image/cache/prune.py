@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from warmstart.core.errors import HostError
 from warmstart.core.quantity import parse_quantity
+from warmstart.core.text import Section, format_bytes
 from warmstart.image.cache.blobs import BlobCache, CachedFile
 from warmstart.image.cache.layers import CachedLayer, LayerCache
 
@@ -38,17 +40,40 @@ class Usage:
         return self.layers_bytes + self.blobs_bytes
 
 
-def read_limit_bytes() -> int:
-    """Return the user's limit, from the environment.
+def read_limit_bytes(text: str | None = None) -> int:
+    """Return a limit as bytes; without a text, the one of the environment.
 
     Raises:
         HostError: it is not a quantity.
     """
-    text = os.environ.get(LIMIT) or DEFAULT_LIMIT
+    name, text = ("the limit", text) if text else (LIMIT, os.environ.get(LIMIT) or DEFAULT_LIMIT)
     try:
-        return int(parse_quantity(text))
+        limit = parse_quantity(text)
     except ValueError:
-        raise HostError(f"{LIMIT} is not a quantity of bytes: {text!r}", hint=f"export {LIMIT}=20Gi") from None
+        limit = Fraction(-1)
+    if limit < 0:
+        raise HostError(f"{name} is not a quantity of bytes: {text!r}", hint="use a number such as 500Mi or 20Gi")
+    return int(limit)
+
+
+def list_usage(usage: Usage, limit_bytes: int) -> Section:
+    """Return a table of the cached content for the terminal."""
+    rows = (
+        ("layers", f"{usage.layers}, {format_bytes(usage.layers_bytes)}"),
+        ("blobs", f"{usage.blobs}, {format_bytes(usage.blobs_bytes)}"),
+        ("limit", format_bytes(limit_bytes)),
+    )
+    return Section("Cached content of base images", (), rows)
+
+
+def make_usage_document(usage: Usage) -> dict[str, int]:
+    """Return the cached content as a JSON object."""
+    return {
+        "layers": usage.layers,
+        "layersBytes": usage.layers_bytes,
+        "blobs": usage.blobs,
+        "blobsBytes": usage.blobs_bytes,
+    }
 
 
 def measure(cache: Path) -> Usage:
