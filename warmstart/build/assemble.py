@@ -28,10 +28,11 @@ from warmstart.dump.preflight.filters import check_filters
 from warmstart.engine.local import LocalEngine
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CPU, CREATED, PREFIX, Provenance, write_provenance
 from warmstart.image.buildah import Buildah
-from warmstart.image.compose import Layer, Run, add_layers, compose_image, link_layers, pack_file
+from warmstart.image.compose import CHECKPOINT, Layer, Run, add_layers, compose_image, link_layers, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.manifest import find_host_platform
 from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, pack_checkpoint, update_manifest
+from warmstart.image.tree_tar import pack_directory
 from warmstart.node.session import Session
 from warmstart.recipe.model import Mapped
 
@@ -155,7 +156,6 @@ def make_layout(
         if not dumped.has_tmp and container.security_context.read_only_root_filesystem:
             add_tmp(archive.root)
         open_buildah(context.session, store).make_image(
-            archive.root,
             f"oci:{addition}",
             annotations=annotations,
             labels=context.recipe.labels,
@@ -165,12 +165,14 @@ def make_layout(
         if dump.memory_file:
             owner, name = (archive.spec.user.uid, archive.spec.user.gid), f"{DIRECTORY}/{dump.memory_file.name}"
             layers.append(pack_file(dump.memory_file, name, layout, owner))
+        layers.append(pack_directory(archive.root, layout, CHECKPOINT))
         compose_image(base.layout, addition, layout, layers, run)
     return layout
 
 
 def open_buildah(session: Session, store: Path) -> Buildah:
-    """buildah in a session, with an image store of its own."""
+    """Open buildah in a session, with an image store of its own."""
+    store.mkdir(exist_ok=True)
     return Buildah(session.argv(["buildah"]), session.environment, store / "root", store / "run")
 
 

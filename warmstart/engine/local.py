@@ -48,14 +48,6 @@ class LocalEngine:
     stores: tuple[Path, ...] = ()
     runtime: str = "runc"
 
-    @property
-    def weighs_cpu(self) -> bool:
-        """Whether the node's cgroup can weigh the processor time of containers (the controller `cpu`)."""
-        top = self.session.root / "sys/fs/cgroup"
-        if (top / "cgroup.subtree_control").exists():
-            return "cpu" in (top / "cgroup.subtree_control").read_text().split()
-        return any("cpu" in directory.name.split(",") for directory in top.iterdir())
-
     @contextlib.contextmanager
     def configured_criu(self, options: Sequence[str]) -> Iterator[None]:
         """Give options to CRIU, for the length of a `with` block.

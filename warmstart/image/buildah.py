@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shlex
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import sh
 
 from warmstart.core.errors import ImageError
-from warmstart.core.undo import undoing
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,12 @@ class Buildah:
         prefix: the command line that leads to buildah, such as `nsenter … -- buildah`.
         environment: its whole environment.
         root: the store's directory.
-        runroot: the store's directory for state that is lost at a reboot.
+        runroot: the store's directory for state that is lost at a reboot; its parent must exist, at the same path for
+            buildah.
     """
 
     def __init__(self, prefix: Sequence[str], environment: Mapping[str, str], root: Path, runroot: Path) -> None:
+        self._scratch = runroot.parent
         self._words = [*prefix, "--root", str(root), "--runroot", str(runroot), "--storage-driver", "overlay"]
         self._command = sh.Command(self._words[0]).bake(
             *self._words[1:],
@@ -47,47 +49,47 @@ class Buildah:
 
     def make_image(
         self,
-        directory: Path,
         destination: str,
         *,
         annotations: Mapping[str, str],
         labels: Mapping[str, str],
         cmd: Sequence[str] | None,
     ) -> None:
-        """Make an image from scratch with the content of `directory`; see `configure` and `commit`."""
-        with self.working_container("scratch") as container:
-            self.add_directory(container, directory, "/")
-            self.configure(container, annotations=annotations, labels=labels, cmd=cmd)
-            self.commit(container, destination)
+        """Make an image from scratch, without content.
 
-    @contextlib.contextmanager
-    def working_container(self, image: str) -> Iterator[str]:
-        """Make a working container from an image of the store, or from `scratch`, and yield its name."""
-        container = self._run("from", "--pull-never", "--quiet", image)
-        with undoing(partial(self._run, "rm", container)):
-            yield container
+        The working container stays in the store.
 
-    def add_directory(self, container: str, directory: Path, destination: str) -> None:
-        """Copy the content of `directory` into the container's filesystem, owned by root."""
-        self._run("add", "--quiet", "--chown", "0:0", container, f"{directory}/", destination)
+        Args:
+            destination: name of the image, or TRANSPORT:DETAILS.
+            annotations: of its manifest.
+            labels: of its config.
+            cmd: its Cmd, if given.
 
-    def configure(
-        self, container: str, *, annotations: Mapping[str, str], labels: Mapping[str, str], cmd: Sequence[str] | None
+        Raises:
+            ImageError: buildah failed.
+        """
+        container = self._run("from", "--pull-never", "--quiet", "scratch")
+        self.commit(container, destination, annotations=annotations, labels=labels, cmd=cmd)
+
+    def commit(
+        self,
+        container: str,
+        destination: str,
+        *,
+        annotations: Mapping[str, str],
+        labels: Mapping[str, str],
+        cmd: Sequence[str] | None,
     ) -> None:
-        """Set annotations and labels, and Cmd if given."""
-        options: list[str] = []
-        for key, value in annotations.items():
-            options += ["--annotation", f"{key}={value}"]
-        for key, value in labels.items():
-            options += ["--label", f"{key}={value}"]
+        """Make an image of a working container; arguments as for `make_image`."""
+        options = [f"--annotation={key}={value}" for key, value in annotations.items()]
+        # The config of Docker's image format; `buildah config` would split the words of a Cmd as a shell does.
+        config: dict[str, object] = {"Labels": dict(labels)}
         if cmd is not None:
-            # buildah splits a bare string as a shell would; a JSON-like list is not understood for every word.
-            options += ["--cmd", shlex.join(cmd)]
-        self._run("config", *options, container)
-
-    def commit(self, container: str, destination: str) -> None:
-        """Make an image of the container; `destination` is a name or TRANSPORT:DETAILS."""
-        self._run("commit", "--quiet", "--format", "oci", container, destination)
+            config["Cmd"] = list(cmd)
+        with tempfile.NamedTemporaryFile("w", dir=self._scratch, suffix=".json") as file:
+            json.dump(config, file)
+            file.flush()
+            self._run("commit", "--quiet", "--format=oci", f"--config={file.name}", *options, container, destination)
 
     def _run(self, *arguments: str) -> str:
         log.debug("+ %s", shlex.join([*self._words, *arguments]))

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 import zstandard
 
 from warmstart.image.annotations import CREATED
-from warmstart.image.layout import CheckedReader, Image, open_blob, read_document, read_image, write_index
+from warmstart.image.layout import Image, read_document, read_image, write_index
 from warmstart.image.manifest import OCI_MANIFEST, Descriptor, find_digest
 
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -83,14 +83,6 @@ class LayerWriter:
         self._out.write(data)
 
 
-def pack_layer(tar: BinaryIO | CheckedReader, layout: Path, created_by: str) -> Layer:
-    """Compress a whole tar into a layer of a layout."""
-    writer = LayerWriter(layout, created_by)
-    while chunk := tar.read(_CHUNK_BYTES):
-        writer.write(chunk)
-    return writer.finish()
-
-
 def pack_file(file: Path, name: str, layout: Path, owner: tuple[int, int]) -> Layer:
     """Make a layer that holds one file with its mode.
 
@@ -116,29 +108,23 @@ def pack_file(file: Path, name: str, layout: Path, owner: tuple[int, int]) -> La
     return writer.finish()
 
 
-def compose_image(
-    base: Path, addition: Path, layout: Path, layers: Sequence[Layer] = (), run: Run | None = None
-) -> Image:
-    """Make an image of a base image, `layers`, and an addition on top.
+def compose_image(base: Path, addition: Path, layout: Path, layers: Sequence[Layer], run: Run | None = None) -> Image:
+    """Make an image of a base image and `layers` on top.
 
     Args:
         base: the layout of the base image.
-        addition: the layout of an image made from scratch: its layers (uncompressed), annotations and labels are
-            added to the base's; its Cmd is used if the base has neither Entrypoint nor Cmd.
-        layout: where to make the image; may hold the blobs of `layers` already.
-        layers: layers between base and addition.
+        addition: the layout of an image from scratch: its annotations and labels are added to the base's, and its Cmd
+            is used if the base has neither Entrypoint nor Cmd. Its own layers are ignored.
+        layout: where to make the image; holds the blobs of `layers` already.
+        layers: layers on top.
         run: its entrypoint, command and user; the base image's when None.
 
     Raises:
         ImageError: one of the layouts is broken.
     """
     above = read_image(addition)
-    packed = list(layers)
-    for blob in above.manifest.layers:
-        with open_blob(addition, blob) as tar:
-            packed.append(pack_layer(tar, layout, CHECKPOINT))
     added = json.loads(read_document(addition, above.manifest.config))
-    return _put_together(base, layout, packed, added, above.manifest.annotations, run)
+    return _put_together(base, layout, layers, added, above.manifest.annotations, run)
 
 
 def add_layers(

@@ -33,13 +33,14 @@ from warmstart.dump.edit.cgroups import free_cgroups
 from warmstart.dump.edit.sockets import close_sockets
 from warmstart.engine.local import find_access
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, POD_NOTE, PREFIX
-from warmstart.image.compose import compose_image, remove_checkpoint
+from warmstart.image.compose import CHECKPOINT, compose_image, remove_checkpoint
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import Image, read_image, write_index
 from warmstart.image.open import open_image
 from warmstart.image.registry.client import push_layout
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.image.skopeo import copy_image, find_image
+from warmstart.image.tree_tar import pack_directory
 from warmstart.kube.client import Cluster, PodTimeoutError
 from warmstart.kube.pods import ContainerState, Pod, list_cautions, make_copy, strip_pod
 from warmstart.kube.recorded import list_pod_privileges
@@ -265,8 +266,8 @@ def make_layout(
     if _has_read_only_root(manifest, taken.container.name):
         add_tmp(archive.root)
     buildah = open_buildah(bench.session, store)
-    buildah.make_image(archive.root, f"oci:{addition}", annotations=annotations, labels={}, cmd=archive.spec.args)
-    compose_image(bench.base, addition, layout)
+    buildah.make_image(f"oci:{addition}", annotations=annotations, labels={}, cmd=archive.spec.args)
+    compose_image(bench.base, addition, layout, [pack_directory(archive.root, layout, CHECKPOINT)])
     return layout
 
 

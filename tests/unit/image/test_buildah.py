@@ -23,9 +23,9 @@ import grpc
 
 with CriEngine(sys.argv[1], proc=Path("/proc"), network=None, scratch=Path("/")) as engine:
     grpc.channel_ready_future(engine._channel).result(10)
-    buildah = Buildah(["true"], {}, Path("/"), Path("/"))
+    buildah = Buildah(["true"], {}, Path("/tmp/root"), Path("/tmp/run"))
     for _ in range(20):
-        buildah.commit("container", "image")
+        buildah.commit("container", "image", annotations={}, labels={}, cmd=None)
 """
 
 
@@ -49,7 +49,7 @@ def test_an_interruption_ends_it_and_leaves_no_thread_that_would_keep_us(tmp_pat
     buildah = Buildah(SLEEP, dict(os.environ), tmp_path / "root", tmp_path / "run")
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        buildah.commit("container", "image")
+        buildah.commit("container", "image", annotations={}, labels={}, cmd=None)
     assert [thread for thread in threading.enumerate() if not thread.daemon] == [threading.main_thread()]
 
 
@@ -57,4 +57,4 @@ def test_it_is_ended_when_it_takes_too_long(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("warmstart.image.buildah.TIMEOUT_S", 0.5)
     buildah = Buildah(SLEEP, dict(os.environ), tmp_path / "root", tmp_path / "run")
     with pytest.raises(ImageError, match=r"^buildah commit took longer than 0\.5 s$"):
-        buildah.commit("container", "image")
+        buildah.commit("container", "image", annotations={}, labels={}, cmd=None)

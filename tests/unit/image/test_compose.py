@@ -8,8 +8,9 @@ from hashlib import sha256
 
 import pytest
 import zstandard
+from support.checkpoint_image import pack_tar
 
-from warmstart.image.compose import compose_image, pack_file, take_apart
+from warmstart.image.compose import CHECKPOINT, compose_image, pack_file, take_apart
 from warmstart.image.layout import open_blob, read_image
 
 
@@ -38,14 +39,18 @@ def base(layout):
 def composed(layout, base, tmp_path):
     """The layout of an image made of it, a file, and a checkpoint."""
     addition = type(layout)(tmp_path / "addition")
-    checkpoint = tar_of("checkpoint")
-    config = config_of(checkpoint, created="2025-01-01T00:00:00Z", config={"Labels": {"by": "tests"}})
-    addition.list(addition.image(checkpoint, config=config, manifest={"annotations": {"key": "value"}}))
+    unused = tar_of("unused")
+    config = config_of(unused, created="2025-01-01T00:00:00Z", config={"Labels": {"by": "tests"}})
+    addition.list(addition.image(unused, config=config, manifest={"annotations": {"key": "value"}}))
     memory = tmp_path / "memory"
     memory.write_bytes(bytes(100_000))
     memory.chmod(0o400)
     target = tmp_path / "composed"
-    compose_image(base, addition.path, target, [pack_file(memory, ".warmstart/memory", target, (7, 8))])
+    layers = [
+        pack_file(memory, ".warmstart/memory", target, (7, 8)),
+        pack_tar(tar_of("checkpoint"), target, CHECKPOINT),
+    ]
+    compose_image(base, addition.path, target, layers)
     return target
 
 
