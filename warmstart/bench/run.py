@@ -13,7 +13,7 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,23 +21,22 @@ from pathlib import Path
 from warmstart.bench.measure import Burst, Start, Way, measure_burst, measure_start, read_available_bytes, time_requests
 from warmstart.bench.result import COLD, MAPPED, PLAIN, Bench, Load, Machine, Series
 from warmstart.build import assemble
-from warmstart.build import pipeline as build
+from warmstart.build.base import fetch_base, find_source
+from warmstart.build.container import open_engine, run_and_checkpoint
 from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.result import BaseImage, EditedDump, RuntimeCheckpoint
 from warmstart.build.verify import Decide
 from warmstart.core.errors import ImageError, RecipeError, WarmstartError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Source, parse_reference
-from warmstart.core.workspace import open_workspace
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, find_access, find_binds, start_engine
 from warmstart.image.annotations import read_provenance
 from warmstart.image.compose import take_apart
 from warmstart.image.layout import read_image
 from warmstart.image.skopeo import copy_image
-from warmstart.node.network import connect_network
-from warmstart.node.session import Session, enter
-from warmstart.node.tree import ensure_tree
+from warmstart.node.open import open_node
+from warmstart.node.session import Session
 from warmstart.probe.readiness import first_probe
 from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Container, HttpGet, Mapped, Recipe, Restorer
@@ -83,7 +82,7 @@ def bench_recipe(recipe: Recipe, options: BuildOptions, load: Load, progress: Pr
         WarmstartError: a step failed, or one of the ways of starting never succeeded.
     """
     require_host_privileges(recipe.container.security_context, options.allowed)
-    source = build.find_source(recipe)
+    source = find_source(recipe)
     action = find_request(recipe) if load.requests else None
     with open_session(source, options, progress) as session:
         subject = make_images(BuildContext(recipe, options, progress, session), source, load, action)
@@ -106,22 +105,23 @@ def bench_source(source: Source, options: BuildOptions, load: Load, progress: Pr
         return measure(session, find_subject(source, layout, decide), load, progress)
 
 
-@contextlib.contextmanager
-def open_session(source: Source, options: BuildOptions, progress: Progress) -> Iterator[Session]:
-    """The embedded node, which sees what `source` is read from."""
-    with open_workspace("bench", keep_evidence=options.keep) as workspace:
-        with progress.step("tools"):
-            tree = ensure_tree(options.cache, progress.note, progress.warn)
-        with (
-            enter(tree, workspace, binds=find_binds(source)) as node,
-            connect_network(node, options.network) as session,
-        ):
-            yield session
+def open_session(
+    source: Source, options: BuildOptions, progress: Progress
+) -> contextlib.AbstractContextManager[Session]:
+    """Open the embedded node, and show it the files of `source`."""
+    return open_node(
+        "bench",
+        options.cache,
+        progress,
+        binds=find_binds(source),
+        network=options.network,
+        keep_evidence=options.keep,
+    )
 
 
 def make_images(context: BuildContext, source: Source, load: Load, action: HttpGet | None) -> Subject:
     """Run and checkpoint a recipe's container, time requests in it, and make images of the one checkpoint."""
-    recipe, base = context.recipe, build.fetch_base(context, source)
+    recipe, base = context.recipe, fetch_base(context, source)
     batches: list[tuple[float, ...]] = []
 
     def time_batches(running: CriContainer) -> None:
@@ -129,8 +129,8 @@ def make_images(context: BuildContext, source: Source, load: Load, action: HttpG
             with context.progress.step("requests"):
                 batches.extend(time_requests(running, action, load.requests) for _ in range(load.rounds))
 
-    with build.open_engine(context, None) as engine:
-        dumped = build.run_and_checkpoint(context, engine, base, time_batches)
+    with open_engine(context, None) as engine:
+        dumped = run_and_checkpoint(context, engine, base, time_batches)
         plain, dump = _make_image(context, engine, base, dumped, PLAIN)
         candidates, notes = [Candidate(Way(COLD, f"{IMAGE}:{COLD}"), base.layout), plain], []
         if recipe.mapped is not Mapped.NONE:

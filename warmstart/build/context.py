@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.build.publish import REGISTRY, Output
 from warmstart.core.privileges import Privilege
 from warmstart.core.progress import Progress
+from warmstart.image.layout import find_partials
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
+from warmstart.node.keeper import Bind
 from warmstart.node.network import Network
+from warmstart.node.open import open_node
 from warmstart.node.session import Session
 from warmstart.recipe.model import Recipe
 
@@ -54,3 +59,26 @@ class BuildContext:
     def workspace(self) -> Path:
         """The directory for what the build makes on its way."""
         return self.session.workspace
+
+
+@contextlib.contextmanager
+def open_context(
+    recipe: Recipe,
+    options: BuildOptions,
+    progress: Progress,
+    *,
+    binds: Sequence[Bind] = (),
+    with_launcher: bool = False,
+) -> Iterator[BuildContext]:
+    """Open the embedded node for a build; arguments and errors as for `open_node`."""
+    with open_node(
+        "build",
+        options.cache,
+        progress,
+        binds=binds,
+        leftovers=find_partials(options.output.path) if options.output.path else (),
+        network=options.network,
+        with_launcher=with_launcher,
+        keep_evidence=options.keep,
+    ) as session:
+        yield BuildContext(recipe, options, progress, session)

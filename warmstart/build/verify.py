@@ -18,7 +18,6 @@ from typing import TypeVar
 from warmstart.core.errors import AppError, EngineError, ImageError, VerifyError, WarmstartError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Source, Transport
-from warmstart.core.workspace import open_workspace
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.proc.container import list_children
 from warmstart.dump.proc.restrictions import Restrictions, find_lost, read_restrictions
@@ -32,9 +31,9 @@ from warmstart.image.open import open_image
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.image.selfrestore.pack import COLD_START, RESTORED
 from warmstart.image.skopeo import copy_image
-from warmstart.node.network import Network, connect_network
-from warmstart.node.session import Session, enter
-from warmstart.node.tree import ensure_tree
+from warmstart.node.network import Network
+from warmstart.node.open import open_node
+from warmstart.node.session import Session
 from warmstart.probe.readiness import first_probe, wait_first_success
 from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Container, Recipe, Restorer
@@ -118,11 +117,11 @@ def verify_image(
             pod = _Pod(engine, image_name, container, identity, restorer, restrictions or {})
             for number in range(RESTORES):
                 progress.note(f"restore {number + 1} of {RESTORES}")
-                seen.append(pod.see(f"verify-{number}", _see_it_restore))
+                seen.append(pod.see(f"verify-{number}", _check_restore))
             if not by_runtime:
                 progress.note("cold start")
                 cold = replace(pod, container=replace(container, env=(*container.env, COLD)))
-                cold.see("verify-cold", _see_it_start_cold)
+                cold.see("verify-cold", _check_cold_start)
     return tuple(seen)
 
 
@@ -167,26 +166,21 @@ def verify_source(
     if source.path is not None:
         # The node's programs do not run in the current directory.
         source = replace(source, path=source.path.absolute())
-    with open_workspace("verify") as workspace:
-        with progress.step("tools"):
-            tree = ensure_tree(cache, progress.note, progress.warn)
-        with enter(tree, workspace, binds=find_binds(source)) as node, connect_network(node, network) as session:
-            layout = workspace / "layout"
-            skopeo_access = find_access(session, source, access)
-            with progress.step("pull"):
-                copy_image(session, str(source), f"oci:{layout}", access=skopeo_access, on_line=progress.note)
-            image = read_image(layout)
-            check_platform(image.config.platform, str(source))
-            provenance = read_provenance(image.manifest.annotations)
-            if provenance is None:
-                raise ImageError(f"{source} was not built by warmstart: it has no build record")
-            recipe = decide(layout, source, parse_recipe(provenance.recipe, f"the recipe in {source}"))
-            name = str(source.reference or recipe.image)
-            with progress.step("verify"):
-                check_links(layout, name)
-                return verify_image(
-                    session, layout, name, recipe.container, provenance.identity, progress, recipe.restore
-                )
+    with open_node("verify", cache, progress, binds=find_binds(source), network=network) as session:
+        layout = session.workspace / "layout"
+        skopeo_access = find_access(session, source, access)
+        with progress.step("pull"):
+            copy_image(session, str(source), f"oci:{layout}", access=skopeo_access, on_line=progress.note)
+        image = read_image(layout)
+        check_platform(image.config.platform, str(source))
+        provenance = read_provenance(image.manifest.annotations)
+        if provenance is None:
+            raise ImageError(f"{source} was not built by warmstart: it has no build record")
+        recipe = decide(layout, source, parse_recipe(provenance.recipe, f"the recipe in {source}"))
+        name = str(source.reference or recipe.image)
+        with progress.step("verify"):
+            check_links(layout, name)
+            return verify_image(session, layout, name, recipe.container, provenance.identity, progress, recipe.restore)
 
 
 @dataclass(frozen=True)
@@ -210,15 +204,15 @@ class _Pod:
             raise _verify_error(error) from error
 
 
-def _see_it_restore(pod: _Pod, running: CriContainer, first_success_s: float) -> Restore:
+def _check_restore(pod: _Pod, running: CriContainer, first_success_s: float) -> Restore:
     launcher_ms = None
     if pod.restorer is Restorer.SELF:
         launcher_ms = read_launcher_ms(running)
     elif not running.restored:
         raise VerifyError("the runtime started the image cold instead of restoring it")
     try:
-        found = read_identities(pod.engine.cri.proc, running.pid)
-        restrictions = read_restrictions(pod.engine.cri.proc, running.pid)
+        found = read_identities(pod.engine.proc, running.pid)
+        restrictions = read_restrictions(pod.engine.proc, running.pid)
     except OSError as error:
         raise VerifyError("the restored process ended right after its first answer") from error
     if pod.identity not in found:
@@ -263,7 +257,7 @@ def read_identities(proc: Path, pid: int) -> set[str]:
     return {read_identity(proc, each) for each in (pid, *list_children(proc, pid))}
 
 
-def _see_it_start_cold(pod: _Pod, running: CriContainer, first_success_s: float) -> None:
+def _check_cold_start(pod: _Pod, running: CriContainer, first_success_s: float) -> None:
     del pod, first_success_s
     if RESTORED.match(_await_launcher(running)):
         raise VerifyError("the image restored itself although WARMSTART=off was set", details=running.log_tail(10))

@@ -44,6 +44,11 @@ class LocalEngine:
     runroot: Path
     shared: bool = False
 
+    @property
+    def proc(self) -> Path:
+        """A /proc with the runtime's process numbers."""
+        return self.cri.proc
+
     def import_image(self, layout: Path, name: str, on_line: Callable[[str], object] = lambda _: None) -> None:
         """Bring the image of an OCI layout, which the session sees, into the store under a name.
 

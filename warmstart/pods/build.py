@@ -15,15 +15,15 @@ from urllib.parse import quote
 
 from warmstart import __version__
 from warmstart.build.assemble import edit_dump, make_layout, read_archive
-from warmstart.build.context import BuildContext, BuildOptions
-from warmstart.build.pipeline import fetch_base, find_source, verify_and_publish
+from warmstart.build.base import fetch_base, find_source
+from warmstart.build.context import BuildContext, BuildOptions, open_context
+from warmstart.build.pipeline import verify_and_publish
 from warmstart.build.publish import check_output
 from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, EditedDump, RuntimeCheckpoint, WarmState
 from warmstart.core.cpu import find_features
 from warmstart.core.errors import PreflightError, RecipeError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Transport
-from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive.archive import DUMP_LOG, Archive
 from warmstart.dump.criu.contents import Socket, TcpState, read_sockets
 from warmstart.dump.criu.fingerprint import find_identity
@@ -31,14 +31,10 @@ from warmstart.dump.criu.log import find_version
 from warmstart.engine.cluster import make_build_pod, start_pod
 from warmstart.image.annotations import Provenance
 from warmstart.image.executables import find_programs
-from warmstart.image.layout import find_partials
 from warmstart.kube.client import Cluster
 from warmstart.kube.helper import open_helper
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.match import BuildInfo
-from warmstart.node.network import connect_network
-from warmstart.node.session import enter
-from warmstart.node.tree import ensure_tree
 from warmstart.pods.checkpoint import CLOSING_S, CheckpointOptions, FetchedCheckpoint, take_with
 from warmstart.probe.readiness import find_limit_s
 from warmstart.probe.warmup import run_steps
@@ -77,7 +73,7 @@ class ClusterTarget:
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
 
 
-def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget, progress: Progress) -> BuildResult:
+def build_in_cluster(recipe: Recipe, options: BuildOptions, target: ClusterTarget, progress: Progress) -> BuildResult:
     """Build the image of a recipe, as `build_image` does, on a cluster.
 
     Raises:
@@ -87,27 +83,20 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
     source = find_source(recipe)
     check_recipe(recipe, source.kind)
     check_output(recipe.image, options.output, access=options.access)
-    with open_workspace("build", keep_evidence=options.keep) as workspace:
-        with progress.step("tools"):
-            tree = ensure_tree(options.cache, progress.note, progress.warn)
-        leftovers = find_partials(options.output.path) if options.output.path else ()
-        with (
-            enter(tree, workspace, leftovers=leftovers) as node,
-            connect_network(node, options.network) as session,
-        ):
-            context = BuildContext(recipe, options, progress, session)
-            base = fetch_base(context, source)
-            return verify_and_publish(context, make_restored(context, place, base), base)
+    with open_context(recipe, options, progress) as context:
+        base = fetch_base(context, source)
+        candidate = make_restored(context, target, base)
+        return verify_and_publish(context, candidate, base)
 
 
-def make_restored(context: BuildContext, place: ClusterTarget, base: BaseImage) -> BuildCandidate:
+def make_restored(context: BuildContext, target: ClusterTarget, base: BaseImage) -> BuildCandidate:
     """Make an image that the runtime restores."""
-    ran = run_and_checkpoint(context, place, base)
+    ran = run_and_checkpoint(context, target, base)
     archive = read_archive(context, ran.taken.archive)
     warm = learn(context, archive, base, ran)
     dumped = RuntimeCheckpoint(ran.taken.archive, warm, has_tmp=False)
     dump = edit_dump(context, dumped, archive)
-    provenance = describe(context, place.cluster, ran.taken.pod.node, archive, warm, dump)
+    provenance = describe(context, target.cluster, ran.taken.pod.node, archive, warm, dump)
     return BuildCandidate(make_layout(context, dumped, archive, dump, base, provenance), warm, dump, provenance)
 
 
@@ -126,13 +115,13 @@ def check_recipe(recipe: Recipe, kind: Transport) -> None:
         raise RecipeError("a build on a cluster supports only the restorer runtime", hint="set `restore: [runtime]`")
 
 
-def run_and_checkpoint(context: BuildContext, place: ClusterTarget, base: BaseImage) -> PodRun:
+def run_and_checkpoint(context: BuildContext, target: ClusterTarget, base: BaseImage) -> PodRun:
     """Run the pod, bring it to the state it is to be restored in, and fetch its checkpoint."""
     recipe, progress = context.recipe, context.progress
-    manifest = make_build_pod(find_pod_spec(recipe, base), recipe.name, place.cluster.namespace)
+    manifest = make_build_pod(find_pod_spec(recipe, base), recipe.name, target.cluster.namespace)
     with contextlib.ExitStack() as pod:
         with progress.step("start"):
-            running = pod.enter_context(start_pod(place.cluster, manifest))
+            running = pod.enter_context(start_pod(target.cluster, manifest))
         with progress.step("ready"):
             cold_s = running.await_ready(find_limit_s(recipe.container))
         with progress.step("warm up"):
@@ -140,10 +129,10 @@ def run_and_checkpoint(context: BuildContext, place: ClusterTarget, base: BaseIm
             run_steps(running, recipe.before_checkpoint, field="beforeCheckpoint")
         # Connections of the warm-up may still be closing.
         time.sleep(CLOSING_S)
-        how = replace(place.checkpoint, timeout_s=context.options.checkpoint_timeout_s)
+        how = replace(target.checkpoint, timeout_s=context.options.checkpoint_timeout_s)
         container, archive = running.pod.find_container(running.name), context.workspace / "checkpoint.tar"
         with progress.step("helper"):
-            helper = pod.enter_context(open_helper(place.cluster, running.pod.node, how.errand, writable=not how.keep))
+            helper = pod.enter_context(open_helper(target.cluster, running.pod.node, how.errand, writable=not how.keep))
             cpu_features = find_features(helper.read_cpuinfo())
         return PodRun(take_with(helper, running.pod, container, archive, how, progress), cold_s, cpu_features)
 

@@ -6,11 +6,10 @@ annotation has the manifest of the pod, so that nothing else is needed to restor
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -19,7 +18,7 @@ from typing import Any
 
 from warmstart import __version__
 from warmstart.build.assemble import add_tmp, open_buildah
-from warmstart.build.pipeline import pin_source
+from warmstart.build.base import pin_source
 from warmstart.build.publish import REGISTRY, Output, describe_output, publish_image
 from warmstart.core.errors import ArchiveError, ClusterError, ImageError, VerifyError
 from warmstart.core.privileges import Kind, Privilege
@@ -44,8 +43,8 @@ from warmstart.kube.client import Cluster, PodTimeoutError
 from warmstart.kube.pods import ContainerState, Pod, list_cautions, make_copy, strip_pod
 from warmstart.kube.recorded import list_pod_privileges
 from warmstart.kube.refusal import RefusedError
-from warmstart.node.session import Session, enter
-from warmstart.node.tree import ensure_tree
+from warmstart.node.open import open_node
+from warmstart.node.session import Session
 from warmstart.pods.checkpoint import CheckpointOptions, FetchedCheckpoint, take_checkpoint
 
 POD = f"{PREFIX}{POD_NOTE}"
@@ -141,22 +140,12 @@ def save_pod(
     target = parse_reference(name)
     for caution in list_cautions(pod, container.name):
         progress.warn(f"{pod.name}: {caution}")
-    with open_session(options, progress) as session:
+    with open_node("save", options.cache, progress) as session:
         with progress.step("pull"):
             bench = fetch_base(session, session.workspace / "image", container, options, progress)
         archive = bench.directory / "checkpoint.tar"
         taken = take_checkpoint(cluster, pod, container, archive, options.checkpoint, progress)
         return publish_saved(bench, taken, target, options, progress)
-
-
-@contextlib.contextmanager
-def open_session(options: SaveOptions, progress: Progress) -> Iterator[Session]:
-    """A place to make images in."""
-    with open_workspace("save") as workspace:
-        with progress.step("tools"):
-            tree = ensure_tree(options.cache, progress.note, progress.warn)
-        with enter(tree, workspace) as session:
-            yield session
 
 
 def fetch_base(

@@ -85,7 +85,7 @@ def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
     ) -> tuple[Restore, ...]:
         @contextmanager
         def start_engine(*_: object, **__: object) -> Iterator[object]:
-            yield SimpleNamespace(cri=cri, import_image=lambda *_: None)
+            yield SimpleNamespace(cri=cri, proc=cri.proc, import_image=lambda *_: None)
 
         def read_identity(*_: object) -> str:
             if isinstance(found, OSError):
