@@ -52,7 +52,7 @@ class Starts:
         """Start once more, and see that it was in this way."""
         with engine.cri.start(self.container, self.image, name) as running:
             wait_first_success(running, first_probe(self.container), limit_s=find_limit_s(self.container))
-            self.seconds.append(time.monotonic() - running.started)
+            self.seconds.append(time.monotonic() - running.requested_at)
             if self.restorer is Restorer.SELF:
                 self.launcher_ms.append(read_launcher_ms(running))
             self._check(engine, running)

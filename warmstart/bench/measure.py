@@ -139,10 +139,10 @@ def measure_start(
         ready = time.monotonic()
         _check_way(engine, running, way)
         return Start(
-            sandbox_s=running.started - running.asked,
-            create_s=running.created - running.started,
-            start_s=running.running - running.created,
-            answer_s=ready - running.running,
+            sandbox_s=running.requested_at - running.pod_requested_at,
+            create_s=running.created_at - running.requested_at,
+            start_s=running.started_at - running.created_at,
+            answer_s=ready - running.started_at,
             memory=read_memory(engine.proc, running.pid),
             requests_s=time_requests(running, action, requests) if action else (),
         )

@@ -156,8 +156,8 @@ def await_ready(running: CriContainer | LauncherContainer, container: Container)
     The probes' own periods are too coarse to measure with, so the first success is awaited on its own before.
     """
     wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
-    cold_s = time.monotonic() - running.started
-    wait_ready(running, container.startup_probe, container.readiness_probe, started=running.running)
+    cold_s = time.monotonic() - running.requested_at
+    wait_ready(running, container.startup_probe, container.readiness_probe, started=running.started_at)
     return cold_s
 
 

@@ -90,14 +90,14 @@ class LauncherContainer:
         return self.container.address
 
     @property
-    def started(self) -> float:
-        """See `CriContainer.started`."""
-        return self.container.started
+    def requested_at(self) -> float:
+        """See `CriContainer.requested_at`."""
+        return self.container.requested_at
 
     @property
-    def running(self) -> float:
-        """See `CriContainer.running`."""
-        return self.container.running
+    def started_at(self) -> float:
+        """See `CriContainer.started_at`."""
+        return self.container.started_at
 
     def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
         """See `Target.connect`."""

@@ -199,7 +199,7 @@ class _Pod:
         try:
             with self.engine.cri.start(self.container, self.image_name, name) as running:
                 wait_first_success(running, first_probe(self.container), limit_s=LIMIT_S)
-                return look(self, running, time.monotonic() - running.started)
+                return look(self, running, time.monotonic() - running.requested_at)
         except (AppError, EngineError) as error:
             raise _verify_error(error) from error
 
@@ -221,7 +221,7 @@ def _check_restore(pod: _Pod, running: CriContainer, first_success_s: float) -> 
         raise VerifyError(
             f"the restored process has fewer restrictions than before the checkpoint: {lost[0]}", details=lost[1:]
         )
-    runtime_s = running.running - running.started
+    runtime_s = running.started_at - running.requested_at
     return Restore(running.address, runtime_s, first_success_s, pod.restorer, launcher_ms)
 
 

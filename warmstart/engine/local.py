@@ -124,7 +124,7 @@ class HostRuntime:
     @property
     def binds(self) -> list[Bind]:
         """What of the host a session must see to bring images into the store."""
-        return [Bind(str(place), writable=True) for place in (self.root, RUNROOT)]
+        return [Bind(str(path), writable=True) for path in (self.root, RUNROOT)]
 
 
 def find_host_runtime(endpoint: str) -> HostRuntime:

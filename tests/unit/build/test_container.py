@@ -70,7 +70,7 @@ def test_a_container_is_awaited_as_long_as_the_kubelet_would(monkeypatch):
     monkeypatch.setattr(build, "wait_first_success", lambda _, probe, limit_s: awaited.append((probe, limit_s)))
     monkeypatch.setattr(build, "wait_ready", lambda _, *probes, started: awaited.append((*probes, started)))
     container = make_recipe(readiness_probe=readiness, startup_probe=startup).container
-    assert await_ready(make_running(started=0.0, running=1.0), container) > 0
+    assert await_ready(make_running(requested_at=0.0, started_at=1.0), container) > 0
     assert awaited == [(readiness, 95), (startup, readiness, 1.0)]
 
 

@@ -68,7 +68,7 @@ class FakeCri:
         address = f"10.89.0.{len(self.names) + 1}"
         said = [self._said[min(len(self.names), len(self._said)) - 1]] if self._said else []
         yield SimpleNamespace(
-            address=address, started=1.0, running=1.5, restored=self._restored, pid=1, log_tail=lambda _: said
+            address=address, requested_at=1.0, started_at=1.5, restored=self._restored, pid=1, log_tail=lambda _: said
         )
 
 
