@@ -27,15 +27,13 @@ from warmstart.cli.terminal import TerminalListener
 from warmstart.core.errors import WarmstartError
 from warmstart.core.progress import Progress
 from warmstart.core.text import format_seconds
-from warmstart.core.workspace import open_workspace
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.build_info import read_build
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import Cluster as Api
 from warmstart.kube.client import connect_cluster
 from warmstart.kube.manifests import make_deployment
-from warmstart.node.session import enter
-from warmstart.node.tree import ensure_tree
+from warmstart.node.open import open_node
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Restorer
 from warmstart.recipe.pods import Block
@@ -51,8 +49,7 @@ READY_S, GONE_S, POLL_S = 300.0, 60.0, 0.02
 
 def make_deployments(cluster: Cluster, cache: Path, progress: Progress) -> dict[str, Block]:
     """The same Deployment of the base image, and of a warm one for each restorer."""
-    tree = ensure_tree(cache, progress.note)
-    with progress.step("base image"), open_workspace("bench") as workspace, enter(tree, workspace) as session:
+    with open_node("bench", cache, progress) as session, progress.step("base image"):
         base = push_image(cluster, session, BASE, "java-app:1.0")
     deployments = {restorer.value: deploy_restored(cluster, cache, restorer, progress) for restorer in Restorer}
     cold = copy.deepcopy(deployments[Restorer.RUNTIME])

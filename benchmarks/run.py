@@ -29,7 +29,7 @@ from warmstart.bench.page import write_page
 from warmstart.bench.report import find_verdict, make_bench_document
 from warmstart.bench.result import COLD, MAPPED, PLAIN, Bench, Load, Series
 from warmstart.bench.run import Subject, find_request, make_images, measure, open_session
-from warmstart.build import pipeline as build
+from warmstart.build.base import find_source
 from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.cli.terminal import TerminalListener
 from warmstart.core.progress import Progress
@@ -193,7 +193,7 @@ def measure_at_once(run: Run) -> list[Row]:
 @contextlib.contextmanager
 def open_subject(recipe: Recipe, load: Load, run: Run, progress: Progress) -> Iterator[tuple[Session, Subject]]:
     """The images of a recipe, on a node of their own."""
-    source = build.find_source(recipe)
+    source = find_source(recipe)
     with open_session(source, run.options, progress) as session:
         action = find_request(recipe) if load.requests else None
         yield session, make_images(BuildContext(recipe, run.options, progress, session), source, load, action)

@@ -11,6 +11,8 @@ from pathlib import Path
 from warmstart.bench.result import Spread
 from warmstart.bench.run import open_session
 from warmstart.build import pipeline as build
+from warmstart.build.base import fetch_base, find_source
+from warmstart.build.container import open_engine
 from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.result import BaseImage, BuildCandidate
 from warmstart.build.verify import read_identities, read_launcher_ms
@@ -50,7 +52,7 @@ class Starts:
         """Start once more, and see that it was in this way."""
         with engine.cri.start(self.container, self.image, name) as running:
             wait_first_success(running, first_probe(self.container), limit_s=find_limit_s(self.container))
-            self.seconds.append(time.monotonic() - running.started)
+            self.seconds.append(time.monotonic() - running.requested_at)
             if self.restorer is Restorer.SELF:
                 self.launcher_ms.append(read_launcher_ms(running))
             self._check(engine, running)
@@ -58,7 +60,7 @@ class Starts:
     def _check(self, engine: LocalEngine, running: CriContainer) -> None:
         if running.restored != (self.restorer is Restorer.RUNTIME):
             raise VerifyError(f"{self.image} was restored instead of started cold, or the reverse")
-        if self.identity and self.identity not in read_identities(engine.cri.proc, running.pid):
+        if self.identity and self.identity not in read_identities(engine.proc, running.pid):
             raise VerifyError(f"the running process is not the one dumped into {self.image}")
 
 
@@ -95,10 +97,10 @@ def compare_restorers(recipe: Recipe, options: BuildOptions, rounds: int, progre
     Raises:
         WarmstartError: a step failed, or an image was not started as it was to be.
     """
-    source = build.find_source(recipe)
+    source = find_source(recipe)
     with open_session(source, options, progress) as session:
         context = BuildContext(recipe, options, progress, session)
-        base = build.fetch_base(context, source)
+        base = fetch_base(context, source)
         made = {restorer: _make(context, base, restorer) for restorer in Restorer}
         ways = [Starts(f"{IMAGE}:cold", recipe.container)]
         for restorer in Restorer:
@@ -129,5 +131,5 @@ def _make(context: BuildContext, base: BaseImage, restorer: Restorer) -> BuildCa
         session=replace(context.session, workspace=directory),
     )
     make = build.make_self_restoring if restorer is Restorer.SELF else build.make_restored
-    with build.open_engine(own, None) as engine:
+    with open_engine(own, None) as engine:
         return make(own, engine, base)

@@ -98,7 +98,7 @@ def test_an_engine_runs_an_image_whose_layers_are_all_in_the_cache(tree, layers,
             container = Container(image=NAME, readiness_probe=PROBE)
             with engine.cri.start(container, NAME, "app") as running:
                 wait_first_success(running, PROBE, limit_s=10)
-                (engine.cri.proc / str(running.pid) / "root" / "written").touch()
+                (engine.proc / str(running.pid) / "root" / "written").touch()
             engine.cri.remove_image(NAME)
             assert NAME not in engine.cri.list_images()
         written = [path for store in stores for path in store.glob("overlay/*/diff/written")]

@@ -15,8 +15,8 @@ import zstandard
 from support.builds import STATE, PrivateRegistry, build, get, read_state, write_recipe
 
 from warmstart import __version__
+from warmstart.build.container import SUBNET
 from warmstart.build.context import BuildOptions
-from warmstart.build.pipeline import SUBNET
 from warmstart.build.result import BuildResult
 from warmstart.core.progress import Progress
 from warmstart.engine.cri import CriEngine

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.builds import build, get, read_state, write_recipe
 
-import warmstart.build.pipeline
+import warmstart.build.container
 from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.core.reference import Transport
@@ -26,7 +26,7 @@ SETTINGS = {"env": [{"name": "FILL_MB", "value": "8"}]}
 @pytest.mark.parametrize("builder", ["runc", "crun"])
 def test_an_image_restores_under_the_other_one_too(builder, base_archive, cache, open_node, tmp_path, monkeypatch):
     # The pipeline itself verifies under runc, whatever it builds with.
-    monkeypatch.setattr(warmstart.build.pipeline, "start_engine", partial(start_engine, runtime=builder))
+    monkeypatch.setattr(warmstart.build.container, "start_engine", partial(start_engine, runtime=builder))
     recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, IMAGE, SETTINGS, memory={"mapped": "all"})
     built, _ = build(recipe, BuildOptions(cache, Output(Transport.OCI, tmp_path / "out")))
     assert len(built.restores) == 2

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.cache import SUITE, Notify, as_host_error, bootstrap, key_of, make_once
+from warmstart.node.cache import SUITE, Notify, as_host_error, bootstrap, ensure_directory, key_of
 from warmstart.node.session import enter
 
 PACKAGES = ("ca-certificates", "golang-go")
@@ -67,7 +67,7 @@ def ensure_go_tool(cache: Path, tool: GoTool, progress: Notify) -> Path:
     """
     key = key_of(asdict(tool), tool.script, PACKAGES, SUITE, os.uname().machine)
     directory = cache / "programs" / f"{tool.name}-{key}"
-    make_once(directory, cache, lambda new: _compile(tool, new, progress), progress)
+    ensure_directory(directory, cache, lambda new: _compile(tool, new, progress), progress)
     return directory / tool.name
 
 

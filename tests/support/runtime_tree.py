@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from warmstart.node.cache import SUITE, Notify, bootstrap, key_of, make_once
+from warmstart.node.cache import SUITE, Notify, bootstrap, ensure_directory, key_of
 
 PACKAGES = (
     "buildah",
@@ -35,5 +35,5 @@ def ensure_runtime_tree(cache: Path, progress: Notify) -> Path:
         bootstrap(new, SUITE, PACKAGES, progress)
 
     tree = cache / "test-trees" / key_of(PACKAGES, SUITE)
-    make_once(tree, cache, make, progress)
+    ensure_directory(tree, cache, make, progress)
     return tree

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.cache import Notify, bootstrap, key_of, make_once
+from warmstart.node.cache import Notify, bootstrap, ensure_directory, key_of
 from warmstart.node.host_files import CA_BUNDLE
 from warmstart.node.launcher import ensure_launcher
 from warmstart.node.session import enter
@@ -147,7 +147,7 @@ def _ensure(cache: Path, suite: str, progress: Notify, *, qemu: bool = False) ->
         else:
             _make_root(new, suite, requirements, progress)
 
-    make_once(directory, cache, make, progress)
+    ensure_directory(directory, cache, make, progress)
     return directory
 
 

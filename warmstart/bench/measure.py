@@ -139,11 +139,11 @@ def measure_start(
         ready = time.monotonic()
         _check_way(engine, running, way)
         return Start(
-            sandbox_s=running.started - running.asked,
-            create_s=running.created - running.started,
-            start_s=running.running - running.created,
-            answer_s=ready - running.running,
-            memory=read_memory(engine.cri.proc, running.pid),
+            sandbox_s=running.requested_at - running.pod_requested_at,
+            create_s=running.created_at - running.requested_at,
+            start_s=running.started_at - running.created_at,
+            answer_s=ready - running.started_at,
+            memory=read_memory(engine.proc, running.pid),
             requests_s=time_requests(running, action, requests) if action else (),
         )
 
@@ -181,7 +181,7 @@ def measure_burst(
             for running in ready:
                 on_ready(running)
             for running in ready:
-                memory += read_memory(engine.cri.proc, running.pid)
+                memory += read_memory(engine.proc, running.pid)
             after = read_available_bytes()
         finally:
             wait(started)
@@ -274,7 +274,7 @@ def _check_way(engine: LocalEngine, running: CriContainer, way: Way) -> None:
     if running.restored != bool(way.identity):
         actual, expected = ("restored", "started cold") if running.restored else ("started cold", "restored")
         raise VerifyError(f"the runtime {actual} {way.image}: expected it to be {expected}")
-    if way.identity and read_identity(engine.cri.proc, running.pid) != way.identity:
+    if way.identity and read_identity(engine.proc, running.pid) != way.identity:
         raise VerifyError(f"{way.image} started a new process instead of restoring the dumped one")
 
 

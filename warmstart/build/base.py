@@ -16,7 +16,6 @@ from warmstart.core.reference import Source, Transport, parse_source
 from warmstart.core.workspace import open_workspace
 from warmstart.engine.local import find_access
 from warmstart.image.cache.blobs import BlobCache
-from warmstart.image.cache.layers import LayerCache
 from warmstart.image.cache.prune import prune, read_limit_bytes
 from warmstart.image.layout import read_image
 from warmstart.image.manifest import check_platform
@@ -93,33 +92,6 @@ def pin_source(source: Source, digest: str) -> Source:
     if source.kind is not Transport.REGISTRY or source.reference is None:
         return source
     return replace(source, reference=replace(source.reference, digest=digest))
-
-
-def open_blobs(cache: Path) -> BlobCache | None:
-    """Return the cache of blobs; None if it cannot be written to.
-
-    Raises:
-        HostError: users other than root can write to it.
-    """
-    blobs = BlobCache(cache.resolve())
-    try:
-        blobs.prepare()
-    except OSError:
-        return None
-    return blobs
-
-
-def open_layers(cache: Path) -> LayerCache | None:
-    """Return the cache of unpacked layers; None if it cannot be written to, or engines could not use it.
-
-    Raises:
-        HostError: users other than root can write to it.
-    """
-    layers = LayerCache(cache.resolve())
-    try:
-        return layers if layers.prepare() else None
-    except OSError:
-        return None
 
 
 @contextlib.contextmanager

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from warmstart.build.container import check_before_dump, check_user, has_directory, start_container, warm_up
 from warmstart.build.context import BuildContext
-from warmstart.build.launched import Place, await_application, find_working_dir, make_place, wrap_container
+from warmstart.build.launched import (
+    LauncherDirectories,
+    await_application,
+    find_working_dir,
+    make_directories,
+    wrap_container,
+)
 from warmstart.build.launcher_report import read_launcher_ms
 from warmstart.build.result import BaseImage, RuntimeCheckpoint, SelfCheckpoint
 from warmstart.dump.edit.programs import Program
@@ -41,7 +47,7 @@ def run_and_checkpoint(
             running = start_container(context, engine, base.layout, context.recipe.container, undo)
             check_user(engine, running, context.recipe.container)
         warm = warm_up(context, engine, running)
-        has_tmp = has_directory(engine.cri.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
+        has_tmp = has_directory(engine.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
         with context.progress.step("checkpoint"):
             checkpoint(context, engine, running, archive)
         on_dumped(running)
@@ -67,13 +73,15 @@ def run_and_dump(context: BuildContext, engine: LocalEngine, base: BaseImage, la
     """
     container, config = context.recipe.container, read_image(base.layout).config
     programs = ensure_launcher(context.options.cache, context.progress.note)
-    place = Place(context.workspace / "launcher", context.workspace / "launcher-state")
-    make_place(place, programs)
+    directories = LauncherDirectories(context.workspace / "launcher", context.workspace / "launcher-state")
+    make_directories(directories, programs)
     directory = context.workspace / "launched"
     with contextlib.ExitStack() as undo:
         with context.progress.step("start"):
-            running = start_container(context, engine, base.layout, wrap_container(container, config, place), undo)
-            launched = await_application(running, place, find_working_dir(container, config))
+            running = start_container(
+                context, engine, base.layout, wrap_container(container, config, directories), undo
+            )
+            launched = await_application(running, directories, find_working_dir(container, config))
             check_user(engine, launched, container)
         warm = warm_up(context, engine, launched, launched.inner_pid)
         with context.progress.step("checkpoint"):
@@ -105,7 +113,7 @@ def restore_and_checkpoint(
             read_launcher_ms(running)
         with context.progress.step("second preflight"):
             check_before_dump(context, engine, running)
-        has_tmp = has_directory(engine.cri.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
+        has_tmp = has_directory(engine.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
         with context.progress.step("second checkpoint"):
             checkpoint(context, engine, running, archive)
     # The memory file is safe to map, and so is what has changed since.

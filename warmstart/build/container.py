@@ -66,9 +66,9 @@ def warm_up(
         run_steps(running, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
     with progress.step("preflight"):
         check_before_dump(context, engine, running)
-        identity = read_identity(engine.cri.proc, running.pid)
-        programs = read_programs(engine.cri.proc, running.pid)
-        return WarmState(identity, cold_s, programs, read_features(), read_restrictions(engine.cri.proc, running.pid))
+        identity = read_identity(engine.proc, running.pid)
+        programs = read_programs(engine.proc, running.pid)
+        return WarmState(identity, cold_s, programs, read_features(), read_restrictions(engine.proc, running.pid))
 
 
 def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, container: Container) -> None:
@@ -77,7 +77,7 @@ def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, c
     Raises:
         AppError: the container runs as root.
     """
-    if container.security_context.run_as_non_root and (engine.cri.proc / str(running.pid)).stat().st_uid == 0:
+    if container.security_context.run_as_non_root and (engine.proc / str(running.pid)).stat().st_uid == 0:
         brief = "container.securityContext.runAsNonRoot is set, but the image's user is root"
         raise AppError(brief, hint="set runAsUser, or use an image with a user other than root")
 
@@ -90,8 +90,8 @@ def await_ready(running: CriContainer | LauncherContainer, container: Container)
         too coarse for that, so the first success is awaited separately.
     """
     wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
-    cold_s = time.monotonic() - running.started
-    wait_ready(running, container.startup_probe, container.readiness_probe, started=running.running)
+    cold_s = time.monotonic() - running.requested_at
+    wait_ready(running, container.startup_probe, container.readiness_probe, started=running.started_at)
     return cold_s
 
 
@@ -106,10 +106,10 @@ def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriCo
     deadline = time.monotonic() + CLOSING_S
     while True:
         findings = check_processes(
-            engine.cri.proc, running.pid, pod_ips=[running.address], close_tcp=context.recipe.close_tcp
+            engine.proc, running.pid, pod_ips=[running.address], close_tcp=context.recipe.close_tcp
         )
         if isinstance(running, LauncherContainer):
-            findings = (*findings, *check_launched(engine.cri.proc, running.pid))
+            findings = (*findings, *check_launched(engine.proc, running.pid))
         errors = [finding for finding in findings if finding.is_error]
         if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:
             break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +12,11 @@ from warmstart.core.privileges import Privilege
 from warmstart.core.progress import Progress
 from warmstart.image.cache.blobs import BlobCache
 from warmstart.image.cache.layers import LayerCache
+from warmstart.image.layout import find_partials
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
+from warmstart.node.keeper import Bind
 from warmstart.node.network import Network
+from warmstart.node.open import open_node
 from warmstart.node.session import Session
 from warmstart.recipe.model import Recipe
 
@@ -67,3 +72,55 @@ class BuildContext:
     def workspace(self) -> Path:
         """The directory for what the build makes on its way."""
         return self.session.workspace
+
+
+@contextlib.contextmanager
+def open_context(
+    recipe: Recipe,
+    options: BuildOptions,
+    progress: Progress,
+    *,
+    binds: Sequence[Bind] = (),
+    with_launcher: bool = False,
+) -> Iterator[BuildContext]:
+    """Open the embedded node for a build; arguments and errors as for `open_node`."""
+    blobs, layers = open_blobs(options.cache), open_layers(options.cache)
+    with open_node(
+        "build",
+        options.cache,
+        progress,
+        # Containers run here: the node sees the cached layers read-only.
+        binds=[*binds, *([Bind(str(layers.directory))] if layers else ())],
+        leftovers=find_partials(options.output.path) if options.output.path else (),
+        network=options.network,
+        with_launcher=with_launcher,
+        keep_evidence=options.keep,
+    ) as session:
+        yield BuildContext(recipe, options, progress, session, blobs, layers)
+
+
+def open_blobs(cache: Path) -> BlobCache | None:
+    """Return the cache of blobs; None if it cannot be written to.
+
+    Raises:
+        HostError: users other than root can write to it.
+    """
+    blobs = BlobCache(cache.resolve())
+    try:
+        blobs.prepare()
+    except OSError:
+        return None
+    return blobs
+
+
+def open_layers(cache: Path) -> LayerCache | None:
+    """Return the cache of unpacked layers; None if it cannot be written to, or engines could not use it.
+
+    Raises:
+        HostError: users other than root can write to it.
+    """
+    layers = LayerCache(cache.resolve())
+    try:
+        return layers if layers.prepare() else None
+    except OSError:
+        return None

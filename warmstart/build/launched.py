@@ -54,7 +54,7 @@ LOG_LINES = 20
 
 
 @dataclass(frozen=True)
-class Place:
+class LauncherDirectories:
     """Directories of this machine that the container of a build has for its launcher, as the engine sees them too.
 
     Attributes:
@@ -72,14 +72,14 @@ class LauncherContainer:
 
     Attributes:
         container: the container.
-        place: its launcher's directories.
+        directories: the launcher's directories.
         working_dir: where its commands run.
         pid: the application, as numbered in the engine's `proc`.
         inner_pid: the same, as numbered in the container.
     """
 
     container: CriContainer
-    place: Place
+    directories: LauncherDirectories
     working_dir: str
     pid: int
     inner_pid: int
@@ -90,14 +90,14 @@ class LauncherContainer:
         return self.container.address
 
     @property
-    def started(self) -> float:
-        """See `CriContainer.started`."""
-        return self.container.started
+    def requested_at(self) -> float:
+        """See `CriContainer.requested_at`."""
+        return self.container.requested_at
 
     @property
-    def running(self) -> float:
-        """See `CriContainer.running`."""
-        return self.container.running
+    def started_at(self) -> float:
+        """See `CriContainer.started_at`."""
+        return self.container.started_at
 
     def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
         """See `Target.connect`."""
@@ -149,7 +149,7 @@ class LauncherContainer:
         proc, first_pid = self.container.engine.proc, self.container.pid
         changes = find_changes((proc / str(first_pid) / "mountinfo").read_text(), BUILD_ROOT)
         end_container(self.container, first_pid)
-        claim_state(self.place.state, into)
+        claim_state(self.directories.state, into)
         return changes
 
 
@@ -190,14 +190,14 @@ def _read_cgroup(proc: Path, pid: int) -> str:
     return (proc / str(pid) / "cgroup").read_text()
 
 
-def make_place(place: Place, programs: LauncherPrograms) -> None:
+def make_directories(directories: LauncherDirectories, programs: LauncherPrograms) -> None:
     """Make the directories that the launcher of a build needs."""
-    place.state.mkdir(mode=0o700)
-    place.programs.mkdir(mode=0o755)
+    directories.state.mkdir(mode=0o700)
+    directories.programs.mkdir(mode=0o755)
     for name in ("state", "proc", BUILD_ROOT.strip("/")):
-        (place.programs / name).mkdir(mode=0o755)
+        (directories.programs / name).mkdir(mode=0o755)
     for program in (programs.launcher, programs.criu):
-        shutil.copy(program, place.programs)
+        shutil.copy(program, directories.programs)
 
 
 def find_working_dir(container: Container, config: Config) -> str:
@@ -205,7 +205,7 @@ def find_working_dir(container: Container, config: Config) -> str:
     return container.working_dir or config.working_dir or "/"
 
 
-def wrap_container(container: Container, config: Config, place: Place) -> Container:
+def wrap_container(container: Container, config: Config, directories: LauncherDirectories) -> Container:
     """The recipe's container, run by the launcher.
 
     Commands that the runtime runs in it start where the launcher is, and where there is no working directory but `/`.
@@ -213,7 +213,7 @@ def wrap_container(container: Container, config: Config, place: Place) -> Contai
     Args:
         container: as the recipe has it.
         config: of the base image.
-        place: made by `make_place`.
+        directories: made by `make_directories`.
     """
     run, context = find_run(container, config), container.security_context
     options = ["--directory", find_working_dir(container, config)]
@@ -225,7 +225,10 @@ def wrap_container(container: Container, config: Config, place: Place) -> Contai
         command=(LAUNCHER, "build", *options, "--", *run.entrypoint[len(ENTRYPOINT) :], *run.cmd),
         args=(),
         working_dir="/",
-        mounts=(Mount(f"/{DIRECTORY}", place.programs, read_only=True), Mount(f"/{DIRECTORY}/state", place.state)),
+        mounts=(
+            Mount(f"/{DIRECTORY}", directories.programs, read_only=True),
+            Mount(f"/{DIRECTORY}/state", directories.state),
+        ),
         security_context=replace(
             context,
             run_as_user=0,
@@ -239,7 +242,7 @@ def wrap_container(container: Container, config: Config, place: Place) -> Contai
     )
 
 
-def await_application(container: CriContainer, place: Place, working_dir: str) -> LauncherContainer:
+def await_application(container: CriContainer, directories: LauncherDirectories, working_dir: str) -> LauncherContainer:
     """Wait until the launcher has started the application.
 
     Raises:
@@ -248,9 +251,9 @@ def await_application(container: CriContainer, place: Place, working_dir: str) -
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         try:
-            inner_pid = read_manifest(place.state).pid
+            inner_pid = read_manifest(directories.state).pid
             pid = find_child(container, inner_pid)
-            return LauncherContainer(container, place, working_dir, pid, inner_pid)
+            return LauncherContainer(container, directories, working_dir, pid, inner_pid)
         except (CheckpointError, LookupError, EngineError, *GONE):
             if container.state().exited:
                 break

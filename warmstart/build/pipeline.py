@@ -18,11 +18,11 @@ from warmstart.build.assemble import (
     pack_launched,
     read_archive,
 )
-from warmstart.build.base import fetch_base, find_source, open_blobs, open_layers, share_layers
+from warmstart.build.base import fetch_base, find_source, share_layers
 from warmstart.build.checkpoint import restore_and_checkpoint, run_and_checkpoint, run_and_dump
 from warmstart.build.cold_start import observe_cold_start
 from warmstart.build.container import import_image
-from warmstart.build.context import BuildContext, BuildOptions
+from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.publish import check_output, describe_output, publish_image
 from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, SelfCheckpoint, make_document
 from warmstart.build.verify import SUBNET as VERIFY_SUBNET
@@ -38,10 +38,8 @@ from warmstart.engine.local import (
     start_engine,
 )
 from warmstart.image.compose import Layer, add_layers
-from warmstart.image.layout import find_partials, read_image
+from warmstart.image.layout import read_image
 from warmstart.image.selfrestore.pack import MEMORY_OF_RUNTIME, pack_programs
-from warmstart.node.keeper import Bind
-from warmstart.node.open import open_node
 from warmstart.recipe.model import Recipe, Restorer
 from warmstart.recipe.privileges import require_host_privileges
 
@@ -59,7 +57,7 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
     check_output(recipe.image, options.output, access=options.access)
     host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
     binds = [*find_binds(source), *(host.binds if host else ())]
-    with open_context(recipe, options, progress, binds, launcher=Restorer.SELF in recipe.restore) as context:
+    with open_context(recipe, options, progress, binds=binds, with_launcher=Restorer.SELF in recipe.restore) as context:
         base = fetch_base(context, source)
         with (
             share_layers(context, base) as stores,
@@ -71,34 +69,6 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
             else:
                 candidate = make_restored(context, engine, base)
             return verify_and_publish(context, candidate, base, stores, None if engine.shared else engine)
-
-
-@contextlib.contextmanager
-def open_context(
-    recipe: Recipe, options: BuildOptions, progress: Progress, binds: Sequence[Bind] = (), *, launcher: bool = False
-) -> Iterator[BuildContext]:
-    """Open a node for a build.
-
-    Args:
-        recipe: what to build.
-        options: how to build it.
-        progress: progress reporter.
-        binds: paths of the host that the node sees.
-        launcher: whether the build needs the launcher.
-    """
-    blobs, layers = open_blobs(options.cache), open_layers(options.cache)
-    leftovers = find_partials(options.output.path) if options.output.path else ()
-    with open_node(
-        "build",
-        options.cache,
-        progress,
-        network=options.network,
-        binds=[*binds, *([Bind(str(layers.directory))] if layers else ())],
-        leftovers=leftovers,
-        keep_evidence=options.keep,
-        launcher=launcher,
-    ) as session:
-        yield BuildContext(recipe, options, progress, session, blobs, layers)
 
 
 @contextlib.contextmanager

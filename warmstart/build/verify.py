@@ -246,14 +246,14 @@ class _Pod:
         try:
             with self.engine.cri.start(self.container, self.subject.name, name) as running:
                 wait_first_success(running, first_probe(self.container), limit_s=LIMIT_S)
-                first_success_s = time.monotonic() - running.started
+                first_success_s = time.monotonic() - running.requested_at
                 launcher_ms = self._check_restorer(running)
                 self._check_process(running)
         except (AppError, EngineError) as error:
             brief = f"the image did not restore: {error.brief}"
             hint = "nothing was published; run again with --keep to inspect it, and see docs/troubleshooting.md"
             raise VerifyError(brief, details=error.details, hint=hint) from error
-        runtime_s = running.running - running.started
+        runtime_s = running.started_at - running.requested_at
         return Restore(running.address, runtime_s, first_success_s, self.restorer, launcher_ms)
 
     def _check_restorer(self, running: CriContainer) -> int | None:
@@ -265,7 +265,7 @@ class _Pod:
         return None
 
     def _check_process(self, running: CriContainer) -> None:
-        proc, pid = self.engine.cri.proc, running.pid
+        proc, pid = self.engine.proc, running.pid
         try:
             found, restrictions = read_identities(proc, pid), read_restrictions(proc, pid)
         except OSError as error:

@@ -14,7 +14,6 @@ from warmstart.cli.context import (
 from warmstart.cli.terminal import make_section
 from warmstart.core import process
 from warmstart.core.text import format_bytes
-from warmstart.core.workspace import open_workspace
 from warmstart.image.cache.prune import (
     DEFAULT_LIMIT,
     LIMIT,
@@ -25,8 +24,8 @@ from warmstart.image.cache.prune import (
 )
 from warmstart.image.cache.prune import prune as prune_cache
 from warmstart.node.keeper import Bind
+from warmstart.node.open import open_node
 from warmstart.node.record import list_tools, make_record_document
-from warmstart.node.session import enter
 from warmstart.node.tree import ensure_tree, read_records, remove_trees, require_tested, update_tree
 
 
@@ -128,11 +127,8 @@ def run(shell: Shell, binds: tuple[Path, ...], command: tuple[str, ...]) -> None
 
     It runs in the current directory, and sees only this directory, the paths of --bind, and the network.
     """
-    progress = shell.progress()
-    with progress.step("tools"):
-        tree = ensure_tree(shell.cache, progress.note, progress.warn)
     here = Path.cwd()
     seen = [Bind(str(path.absolute()), writable=True) for path in (here, *binds)]
-    with open_workspace("run") as workspace, enter(tree, workspace, binds=seen) as session:
+    with open_node("run", shell.cache, shell.progress(), binds=seen) as session:
         status = process.attach(session.argv(command, host_network=True, cwd=str(here)), env=session.environment)
     sys.exit(status)

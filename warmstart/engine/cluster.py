@@ -32,13 +32,13 @@ class KubernetesContainer:
         cluster: the cluster.
         pod: as it was when the container ran.
         name: of the container.
-        started: `time.monotonic()` when it was first seen to run.
+        started_at: `time.monotonic()` when it was first seen to run.
     """
 
     cluster: Cluster
     pod: Pod
     name: str
-    started: float
+    started_at: float
 
     @property
     def address(self) -> str:
@@ -86,7 +86,7 @@ class KubernetesContainer:
             ended = pod.find_container(self.name)
             brief = f"the container ended with exit code {ended.exit_code} before it was ready"
             raise AppError(brief, details=[*pod.explain(), *self.log_tail(10)])
-        return time.monotonic() - self.started
+        return time.monotonic() - self.started_at
 
 
 def make_build_pod(spec: Mapping[str, Any], name: str, namespace: str) -> dict[str, Any]:
@@ -119,8 +119,8 @@ def start_pod(cluster: Cluster, manifest: Mapping[str, Any]) -> Iterator[Kuberne
         except PodTimeoutError as late:
             brief = f"the pod {name} did not start within {PULL_S:g} s"
             raise ClusterError(brief, details=late.pod.explain()) from late
-        started = time.monotonic()
+        started_at = time.monotonic()
         container = pod.containers[0]
         if not container.running and container.exit_code is None:
             raise ClusterError(f"the pod {name} does not start", details=pod.explain())
-        yield KubernetesContainer(cluster, pod, container.name, started)
+        yield KubernetesContainer(cluster, pod, container.name, started_at)

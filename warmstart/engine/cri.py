@@ -109,7 +109,7 @@ class CriEngine:
         """
         pod = pod_config(name, self.scratch, privileged=container.security_context.privileged)
         pod.dns_config.servers.extend(self.name_servers)
-        asked = time.monotonic()
+        pod_requested_at = time.monotonic()
         # Should the answer be lost, by an interruption for one, the pod is there all the same.
         with undoing(lambda: self._remove_pod(pod.metadata.uid)):
             request = cri.RunPodSandboxRequest(config=pod)
@@ -122,15 +122,17 @@ class CriEngine:
             ).status
             address = status.network.ip
             config = container_config(container, image, name, address, Path(pod.log_directory))
-            started = time.monotonic()
+            requested_at = time.monotonic()
             create = cri.CreateContainerRequest(pod_sandbox_id=sandbox, config=config, sandbox_config=pod)
             container_id = _call("create the container", self.runtime.CreateContainer, create, CREATE_S).container_id
-            created = time.monotonic()
+            created_at = time.monotonic()
             start = cri.StartContainerRequest(container_id=container_id)
             _call("start the container", self.runtime.StartContainer, start, CREATE_S)
-            running = time.monotonic()
+            started_at = time.monotonic()
             log_file = Path(pod.log_directory) / config.log_path
-            yield CriContainer(self, container_id, address, log_file, asked, started, created, running)
+            yield CriContainer(
+                self, container_id, address, log_file, pod_requested_at, requested_at, created_at, started_at
+            )
 
     def _remove_pod(self, uid: str) -> None:
         answer = _call("list the pods", self.runtime.ListPodSandbox, cri.ListPodSandboxRequest(), CALL_S)
@@ -171,27 +173,27 @@ class CriContainer:
     Attributes:
         container_id: the runtime's name for it.
         address: its pod's IP address.
-        asked: `time.monotonic()` when the runtime was asked for the pod's sandbox.
-        started: the same when it was asked to create the container.
-        created: when it had created it.
-        running: when it said that the container runs.
+        pod_requested_at: `time.monotonic()` before the request for the pod's sandbox.
+        requested_at: the same before the request to create the container.
+        created_at: the same when the container had been created.
+        started_at: the same when the runtime reported it as started.
     """
 
     engine: CriEngine
     container_id: str
     address: str
     log_file: Path
-    asked: float
-    started: float
-    created: float
-    running: float
+    pod_requested_at: float
+    requested_at: float
+    created_at: float
+    started_at: float
 
     def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
         """See `Target.connect`."""
-        place = (host or self.address, port)
+        target = (host or self.address, port)
         if self.engine.network is None:
-            return socket.create_connection(place, timeout_s)
-        return connect_in(self.engine.network, place, timeout_s)
+            return socket.create_connection(target, timeout_s)
+        return connect_in(self.engine.network, target, timeout_s)
 
     def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
         """See `Target.exec`."""
@@ -204,7 +206,7 @@ class CriContainer:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise TimeoutError(f"{command[0]} had not ended after {limit} s") from error
             raise _engine_error(f"run {command[0]} in the container", error) from error
-        # CRI-O ends a command itself, and says so in the place of its result (internal/oci/runtime_oci.go).
+        # CRI-O ends the command itself and returns this instead of its result (internal/oci/runtime_oci.go).
         if answer.exit_code == -1 and answer.stderr == EXEC_TIMED_OUT:
             raise TimeoutError(f"{command[0]} had not ended after {limit} s")
         return ExecResult(

@@ -66,6 +66,11 @@ class LocalEngine:
         with undoing(path.unlink):
             yield
 
+    @property
+    def proc(self) -> Path:
+        """A /proc with the runtime's process numbers."""
+        return self.cri.proc
+
     def import_image(self, layout: Path, name: str, on_line: Callable[[str], object] = lambda _: None) -> None:
         """Bring the image of an OCI layout, which the session sees, into the store under a name.
 
@@ -126,7 +131,7 @@ class HostRuntime:
     @property
     def binds(self) -> list[Bind]:
         """What of the host a session must see to bring images into the store."""
-        return [Bind(str(place), writable=True) for place in (self.root, RUNROOT)]
+        return [Bind(str(path), writable=True) for path in (self.root, RUNROOT)]
 
 
 def find_host_runtime(endpoint: str) -> HostRuntime:

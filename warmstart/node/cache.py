@@ -32,7 +32,7 @@ BOOTSTRAP_S = 1200.0
 CHECKSUMS = ".checksums"
 
 
-def require_makers() -> None:
+def require_mmdebstrap() -> None:
     """Raise HostError unless this process is root and mmdebstrap is installed."""
     require_root()
     if shutil.which("mmdebstrap") is None:
@@ -113,22 +113,22 @@ def find_newest(target: Path) -> Path:
     return updates[-1] if updates else target
 
 
-def make_once(target: Path, cache: Path, make: Callable[[Path], object], progress: Notify) -> Path:
+def ensure_directory(target: Path, cache: Path, make: Callable[[Path], object], progress: Notify) -> Path:
     """Fill a new directory with `make` and rename it to `target`, unless `target` exists.
 
     Returns:
         `target`, or its newest version.
 
     Raises:
-        HostError: as `require_makers` and `make`, or a user other than root can write to the cache.
+        HostError: as `require_mmdebstrap` and `make`, or a user other than root can write to the cache.
         OSError: the cache cannot be written to.
     """
     if find_newest(target).is_dir():
         return find_newest(target)
-    require_makers()
-    with sole_maker(cache, progress):
+    require_mmdebstrap()
+    with lock_cache(cache, progress):
         if not find_newest(target).is_dir():
-            with made_beside(target) as new:
+            with create_directory(target) as new:
                 make(new)
     return find_newest(target)
 
@@ -139,7 +139,7 @@ def find_newer(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def made_beside(target: Path) -> Iterator[Path]:
+def create_directory(target: Path) -> Iterator[Path]:
     """Yield a new directory. It is renamed to `target` if the block succeeds, and removed otherwise."""
     make_directory(target.parent)
     new = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
@@ -154,7 +154,7 @@ def made_beside(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def sole_maker(cache: Path, progress: Notify) -> Iterator[None]:
+def lock_cache(cache: Path, progress: Notify) -> Iterator[None]:
     """Hold the lock of the cache, and remove incomplete directories of killed commands."""
     make_directory(check_cache(cache))
     with (cache / "lock").open("w") as lock:

@@ -203,7 +203,7 @@ def _be_init(plan: Plan, cgroup: Cgroup, ready: int) -> None:
     """PID 1 of the node: make the place, then reap. Never returns."""
     try:
         try:
-            _make_place(plan, cgroup)
+            _make_namespaces(plan, cgroup)
         except BaseException as error:
             os.write(ready, _explain(error).to_json().encode())
             return
@@ -218,7 +218,7 @@ def _be_init(plan: Plan, cgroup: Cgroup, ready: int) -> None:
         os._exit(1)
 
 
-def _make_place(plan: Plan, cgroup: Cgroup) -> None:
+def _make_namespaces(plan: Plan, cgroup: Cgroup) -> None:
     linux.set_parent_death_signal(signal.SIGKILL)
     cgroup.join()
     linux.unshare(NAMESPACES)

@@ -17,11 +17,11 @@ from warmstart.node.cache import (
     Notify,
     as_host_error,
     bootstrap,
+    create_directory,
+    ensure_directory,
     find_newer,
     find_newest,
     key_of,
-    made_beside,
-    make_once,
 )
 from warmstart.node.packages import find_locked
 from warmstart.node.record import RECORD, make_record, write_record
@@ -75,9 +75,9 @@ def ensure_launcher(cache: Path, progress: Notify) -> LauncherPrograms:
     cache = check_cache(cache)
     criu, launcher = _find_paths(cache)
     if not find_newest(launcher).is_dir():
-        criu = make_once(criu, cache, lambda new: _build(BUILD_CRIU, new, progress), progress)
+        criu = ensure_directory(criu, cache, lambda new: _build(BUILD_CRIU, new, progress), progress)
         check_quickly(criu, cache)
-    launcher = make_once(launcher, cache, lambda new: _build_launcher(criu, new, progress), progress)
+    launcher = ensure_directory(launcher, cache, lambda new: _build_launcher(criu, new, progress), progress)
     check_quickly(launcher, cache)
     return LauncherPrograms(launcher)
 
@@ -95,9 +95,9 @@ def update_launcher(cache: Path, progress: Notify) -> None:
     """
     if find_launcher(cache):
         criu, launcher = map(find_newer, _find_paths(cache))
-        with made_beside(criu) as new:
+        with create_directory(criu) as new:
             _build(BUILD_CRIU, new, progress)
-        with made_beside(launcher) as new:
+        with create_directory(launcher) as new:
             _build_launcher(criu, new, progress)
 
 

@@ -1,4 +1,4 @@
-"""Open the embedded node: the tools, a workspace, namespaces around them, and the network."""
+"""Open the embedded node for one command: a workspace, the tools, the namespaces, the network."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ def open_node(
     cache: Path,
     progress: Progress,
     *,
-    network: Network = Network.NONE,
     binds: Sequence[Bind] = (),
     leftovers: Sequence[str] = (),
+    network: Network = Network.NONE,
+    with_launcher: bool = False,
     keep_evidence: bool = False,
-    launcher: bool = False,
 ) -> Iterator[Session]:
-    """Open a node with a workspace of its own; both are gone when the block ends.
+    """Yield a session with the tools in a workspace of its own, and set up missing tools first.
 
     Args:
-        purpose: becomes part of the workspace's name.
-        cache: the cache directory.
-        progress: progress reporter; setting up the tools is its step `tools`.
-        network: what containers on the node reach.
-        binds: paths of the host that the node sees.
-        leftovers: patterns of files that are removed if this process is killed; see `enter`.
-        keep_evidence: keep the workspace if the block fails; see `open_workspace`.
-        launcher: make the launcher too, unless it is there.
+        purpose: part of the workspace's name; see `open_workspace`.
+        cache: cache directory.
+        progress: progress reporter; the step is called `tools`.
+        binds: directories and files of this machine to show in the session.
+        leftovers: patterns of files to remove if this process is killed; see `enter`.
+        network: what the containers can reach.
+        with_launcher: compile the launcher as part of the step, so that later steps find it.
+        keep_evidence: keep the workspace if the block fails.
 
     Raises:
-        HostError: as `ensure_tree`, `enter` and `connect_network`.
+        HostError: the tools cannot be set up, or the kernel refused a namespace, a mount or an interface.
+        OSError: the cache is not writable.
     """
-    with progress.step("tools"):
-        tree = ensure_tree(cache, progress.note, progress.warn)
-        if launcher:
-            ensure_launcher(cache, progress.note)
-    with (
-        open_workspace(purpose, keep_evidence=keep_evidence) as workspace,
-        enter(tree, workspace, binds=binds, leftovers=leftovers) as node,
-        connect_network(node, network) as session,
-    ):
-        yield session
+    with open_workspace(purpose, keep_evidence=keep_evidence) as workspace:
+        with progress.step("tools"):
+            tree = ensure_tree(cache, progress.note, progress.warn)
+            if with_launcher:
+                ensure_launcher(cache, progress.note)
+        with (
+            enter(tree, workspace, binds=binds, leftovers=leftovers) as session,
+            connect_network(session, network) as connected,
+        ):
+            yield connected

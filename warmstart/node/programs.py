@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.cache import Notify, as_host_error, bootstrap, find_newer, find_newest, key_of, made_beside
+from warmstart.node.cache import Notify, as_host_error, bootstrap, create_directory, find_newer, find_newest, key_of
 from warmstart.node.packages import Package, find_locked
 from warmstart.node.record import make_record, read_record, write_record
 from warmstart.node.session import enter
@@ -157,7 +157,7 @@ def ensure_programs(
 def _compile(program: Program, compiler: Path, packages: Sequence[Package], target: Path, progress: Notify) -> None:
     title = f"{program.name} {program.version}".strip()
     progress(f"tools: compiling {title} (some minutes)")
-    with made_beside(target) as new, open_workspace("compile") as inner, enter(compiler, inner) as session:
+    with create_directory(target) as new, open_workspace("compile") as inner, enter(compiler, inner) as session:
         out = inner / "out"
         out.mkdir()
         shutil.copy(SHIM_SOURCE, inner)

@@ -20,13 +20,13 @@ from warmstart.node.cache import (
     Notify,
     as_host_error,
     bootstrap,
+    create_directory,
+    ensure_directory,
     find_newer,
     find_newest,
     key_of,
-    made_beside,
-    make_once,
-    require_makers,
-    sole_maker,
+    lock_cache,
+    require_mmdebstrap,
 )
 from warmstart.node.launcher import find_launcher, update_launcher
 from warmstart.node.packages import find_architecture, find_locked
@@ -141,7 +141,7 @@ def ensure_tree(cache: Path, progress: Notify, warn: Callable[[str], object] = l
     cache = check_cache(cache)
     old = tree_path(cache)
     if not old.is_dir():
-        make_once(old, cache, lambda new: _make(new, cache, progress, anew=False), progress)
+        ensure_directory(old, cache, lambda new: _make(new, cache, progress, anew=False), progress)
         _warn_of_differences(tree_path(cache), warn)
     check_quickly(tree_path(cache), cache)
     return tree_path(cache)
@@ -155,10 +155,10 @@ def update_tree(cache: Path, progress: Notify) -> Path:
         OSError: as `ensure_tree`.
     """
     cache = check_cache(cache)
-    require_makers()
-    with sole_maker(cache, progress):
+    require_mmdebstrap()
+    with lock_cache(cache, progress):
         base = cache / "trees" / tree_key()
-        with made_beside(find_newer(base) if base.is_dir() else base) as new:
+        with create_directory(find_newer(base) if base.is_dir() else base) as new:
             _make(new, cache, progress, anew=True)
         update_launcher(cache, progress)
     return tree_path(cache)
@@ -216,7 +216,7 @@ def remove_trees(cache: Path) -> None:
     """
     made = [directory for name in ("trees", "programs") if (directory := cache / name).is_dir()]
     if made:
-        with sole_maker(cache, lambda _: None):
+        with lock_cache(cache, lambda _: None):
             for directory in made:
                 shutil.rmtree(directory)
 

@@ -16,8 +16,8 @@ from urllib.parse import quote
 from warmstart import __version__
 from warmstart.build.assemble import edit_dump, make_layout, read_archive
 from warmstart.build.base import fetch_base, find_source, share_layers
-from warmstart.build.context import BuildContext, BuildOptions
-from warmstart.build.pipeline import open_context, verify_and_publish
+from warmstart.build.context import BuildContext, BuildOptions, open_context
+from warmstart.build.pipeline import verify_and_publish
 from warmstart.build.publish import check_output
 from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, EditedDump, RuntimeCheckpoint, WarmState
 from warmstart.core.cpu import find_features

@@ -25,6 +25,7 @@ from warmstart.kube.client import Cluster
 from warmstart.kube.helper import Helper, open_helper
 from warmstart.kube.pods import REPLICA_LABELS, ContainerState, Pod, list_cautions, make_copy, name_copy, place_pod
 from warmstart.kube.refusal import ignoring_absence
+from warmstart.node.open import open_node
 from warmstart.node.session import Session
 from warmstart.pods.checkpoint import CheckpointOptions, FetchedCheckpoint, take_with
 from warmstart.pods.save import (
@@ -33,7 +34,6 @@ from warmstart.pods.save import (
     SavedImage,
     SaveOptions,
     fetch_base,
-    open_session,
     publish_saved,
     restore_pod,
     save_pod,
@@ -214,7 +214,7 @@ def drain_node(
     if not pods:
         raise ClusterError(f"no pod on the node {node} in the namespace {cluster.namespace} matches {selector}")
     with (
-        open_session(options, progress) as session,
+        open_node("save", options.cache, progress) as session,
         WorkerPool(progress, len(pods), AT_ONCE) as restoring,
         contextlib.ExitStack() as there,
         undoing_on_error(restoring.stop),

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node.cache import SUITE, Notify, as_host_error, bootstrap, key_of, make_once
+from warmstart.node.cache import SUITE, Notify, as_host_error, bootstrap, ensure_directory, key_of
 from warmstart.node.session import enter
 
 SOURCES = Path(__file__).with_name("kubernetes")
@@ -36,7 +36,7 @@ def ensure_kubernetes(cache: Path, progress: Notify) -> Path:
     """
     sources = {path.name: path.read_text() for path in sorted(SOURCES.iterdir())}
     directory = cache / "programs" / f"kubernetes-{key_of(sources, PACKAGES, COMPILE_SCRIPT, os.uname().machine)}"
-    make_once(directory, cache, lambda new: _compile(new, progress), progress)
+    ensure_directory(directory, cache, lambda new: _compile(new, progress), progress)
     return directory / "kubernetes"
 
 

@@ -15,10 +15,10 @@ import pytest
 from warmstart.build import launched
 from warmstart.build.launched import (
     LauncherContainer,
-    Place,
+    LauncherDirectories,
     await_application,
     end_container,
-    make_place,
+    make_directories,
     wrap_container,
 )
 from warmstart.core.errors import AppError, CheckpointError, EngineError
@@ -57,11 +57,11 @@ class FakeContainer:
         return SimpleNamespace(proc=Path("/nonexistent"))
 
 
-PLACE = Place(Path("/programs"), Path("/state"))
+DIRECTORIES = LauncherDirectories(Path("/programs"), Path("/state"))
 
 
 def make(container: FakeContainer) -> LauncherContainer:
-    return LauncherContainer(cast(Any, container), PLACE, "/work", 4711, 100)
+    return LauncherContainer(cast(Any, container), DIRECTORIES, "/work", 4711, 100)
 
 
 def test_the_launcher_is_told_whom_to_run_and_what():
@@ -75,7 +75,7 @@ def test_the_launcher_is_told_whom_to_run_and_what():
         allow_privilege_escalation=False,
     )
     container = Container("base", args=("a", "b"), security_context=context, env=(("A", "b"),))
-    wrapped = wrap_container(container, BASE, PLACE)
+    wrapped = wrap_container(container, BASE, DIRECTORIES)
     command = "/.warmstart/launcher build --directory / --user 7:8 --groups 4,5 -- /app a b"
     assert wrapped.command == tuple(command.split())
     assert wrapped.args == ()
@@ -94,13 +94,13 @@ def test_the_launcher_is_told_whom_to_run_and_what():
 
 
 def test_without_a_user_there_is_none_to_tell():
-    wrapped = wrap_container(Container("base"), replace(BASE, user=""), PLACE)
+    wrapped = wrap_container(Container("base"), replace(BASE, user=""), DIRECTORIES)
     assert wrapped.command == ("/.warmstart/launcher", "build", "--directory", "/", "--", "/app", "serve")
 
 
 @pytest.mark.parametrize(("own", "images", "directory"), [("", "", "/"), ("", "/of/it", "/of/it"), ("/a", "/b", "/a")])
 def test_the_working_directory_is_the_recipes_before_the_images(own, images, directory):
-    wrapped = wrap_container(Container("base", working_dir=own), replace(BASE, working_dir=images), PLACE)
+    wrapped = wrap_container(Container("base", working_dir=own), replace(BASE, working_dir=images), DIRECTORIES)
     assert wrapped.command[2:4] == ("--directory", directory)
 
 
@@ -125,21 +125,21 @@ def test_a_dump_that_takes_too_long():
 
 def test_a_launcher_that_ends_says_why():
     with pytest.raises(AppError, match="could not start the application") as caught:
-        await_application(cast(Any, FakeContainer(ended=True)), PLACE, "/")
+        await_application(cast(Any, FakeContainer(ended=True)), DIRECTORIES, "/")
     assert caught.value.details == ("warmstart: the image has no user app",)
 
 
 def test_a_launcher_that_starts_nothing_is_not_waited_for_for_ever(monkeypatch):
     monkeypatch.setattr(launched, "START_S", 0.1)
     with pytest.raises(AppError):
-        await_application(cast(Any, FakeContainer()), PLACE, "/")
+        await_application(cast(Any, FakeContainer()), DIRECTORIES, "/")
 
 
 def test_the_directories_have_what_the_launcher_needs(tmp_path):
     (tmp_path / "launcher").touch(mode=0o755)
     (tmp_path / "criu").touch(mode=0o755)
-    place = Place(tmp_path / "programs", tmp_path / "state")
-    make_place(place, LauncherPrograms(tmp_path))
+    place = LauncherDirectories(tmp_path / "programs", tmp_path / "state")
+    make_directories(place, LauncherPrograms(tmp_path))
     assert sorted(path.name for path in place.programs.iterdir()) == ["container", "criu", "launcher", "proc", "state"]
     assert (place.programs / "criu").stat().st_mode & 0o777 == 0o755
     assert place.state.stat().st_mode & 0o777 == 0o700

@@ -68,7 +68,7 @@ class FakeCri:
         address = f"10.89.0.{len(self.names) + 1}"
         said = [self._said[min(len(self.names), len(self._said)) - 1]] if self._said else []
         yield SimpleNamespace(
-            address=address, started=1.0, running=1.5, restored=self._restored, pid=1, log_tail=lambda _: said
+            address=address, requested_at=1.0, started_at=1.5, restored=self._restored, pid=1, log_tail=lambda _: said
         )
 
 
@@ -85,7 +85,7 @@ def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
     ) -> tuple[Restore, ...]:
         @contextmanager
         def start_engine(*_: object, **__: object) -> Iterator[object]:
-            yield SimpleNamespace(cri=cri, import_image=lambda *_: None)
+            yield SimpleNamespace(cri=cri, proc=cri.proc, import_image=lambda *_: None)
 
         def read_identity(*_: object) -> str:
             if isinstance(found, OSError):

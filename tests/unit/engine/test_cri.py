@@ -51,7 +51,7 @@ def test_a_container_has_a_pod_of_its_own_for_its_length(engine, runtime):
     assert runtime.calls == STARTED + REMOVED
     assert runtime.pods == {}
     assert (running.container_id, running.address) == ("container", "10.88.0.2")
-    assert running.asked <= running.started <= running.created <= running.running
+    assert running.pod_requested_at <= running.requested_at <= running.created_at <= running.started_at
     create = runtime.requests["CreateContainer"]
     assert create.sandbox_config == runtime.requests["RunPodSandbox"].config
     assert create.config.image.image == "image"

@@ -12,7 +12,7 @@ import pytest
 from warmstart.core.errors import HostError
 from warmstart.core.process import ProgramError
 from warmstart.node import launcher
-from warmstart.node.cache import sole_maker
+from warmstart.node.cache import lock_cache
 from warmstart.node.launcher import ensure_launcher, find_launcher, find_sources, update_launcher
 from warmstart.node.trust import find_damage
 
@@ -67,11 +67,11 @@ def test_they_are_built_once(cache):
 
 
 def test_they_are_built_again_by_an_update_if_they_were_built(cache):
-    with sole_maker(cache, print):
+    with lock_cache(cache, print):
         update_launcher(cache, print)
     assert FakeNode.built == 0
     old = ensure_launcher(cache, print)
-    with sole_maker(cache, print):
+    with lock_cache(cache, print):
         update_launcher(cache, print)
     assert FakeNode.built == 4
     new = ensure_launcher(cache, print)

@@ -559,10 +559,10 @@ def test_what_a_killed_maker_left_is_removed(cache, tmp_path):
     script = """
 import os, sys, time
 from pathlib import Path
-from warmstart.node.cache import made_beside, sole_maker
+from warmstart.node.cache import create_directory, lock_cache
 from warmstart.node.tree import tree_path
 cache = Path(sys.argv[1])
-with sole_maker(cache, print), made_beside(tree_path(cache)) as new:
+with lock_cache(cache, print), create_directory(tree_path(cache)) as new:
     (new / "half").touch()
     print("made", flush=True)
     time.sleep(1000)

@@ -8,8 +8,8 @@ import pytest
 
 from warmstart.bench import run as bench
 from warmstart.bench.result import Load
-from warmstart.build import pipeline as build
 from warmstart.build.context import BuildOptions
+from warmstart.build.pipeline import build_image
 from warmstart.core.errors import PrivilegeError
 from warmstart.core.privileges import Privilege, parse_privilege
 from warmstart.core.progress import Progress, SilentListener
@@ -75,7 +75,7 @@ def test_a_privilege_that_there_is_not_is_refused(text):
 
 
 COMMANDS = {
-    "build": build.build_image,
+    "build": build_image,
     "bench": lambda recipe, options, steps: bench.bench_recipe(recipe, options, Load(1, 0, 0), steps),
     "cluster": lambda recipe, options, steps: build_kubernetes.build_in_cluster(recipe, options, None, steps),
 }
