@@ -23,8 +23,8 @@ from warmstart.bench.result import COLD, MAPPED, PLAIN, Bench, Load, Machine, Se
 from warmstart.build import assemble
 from warmstart.build.base import fetch_base, find_source
 from warmstart.build.checkpoint import run_and_checkpoint
+from warmstart.build.container import open_engine
 from warmstart.build.context import BuildContext, BuildOptions
-from warmstart.build.pipeline import open_engine
 from warmstart.build.result import BaseImage, EditedDump, RuntimeCheckpoint
 from warmstart.build.verify import Decide
 from warmstart.core.errors import ImageError, RecipeError, WarmstartError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +22,26 @@ from warmstart.dump.preflight.check import check_processes, raise_on_errors
 from warmstart.dump.preflight.self import check_launched
 from warmstart.dump.proc.restrictions import read_restrictions
 from warmstart.engine.cri import CriContainer
-from warmstart.engine.local import LocalEngine
+from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
 from warmstart.probe.warmup import run_steps
 from warmstart.recipe.model import Container
 
+SUBNET = "10.88.0.0/24"
 CLOSING_S = 3.0
+
+
+@contextlib.contextmanager
+def open_engine(context: BuildContext, host: HostRuntime | None, stores: Sequence[Path] = ()) -> Iterator[LocalEngine]:
+    """Open the engine that runs the container: the host's CRI-O if the user named one, else one of our own."""
+    with contextlib.ExitStack() as ended:
+        with context.progress.step("engine"):
+            if host is None:
+                opener = start_engine(context.session, "build", subnet=SUBNET, stores=stores)
+            else:
+                opener = connect_engine(context.session, host)
+            engine = ended.enter_context(opener)
+        yield engine
 
 
 def import_image(context: BuildContext, engine: LocalEngine, layout: Path, undo: contextlib.ExitStack) -> str:

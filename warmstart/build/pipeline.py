@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from warmstart.build.assemble import (
 from warmstart.build.base import fetch_base, find_source, share_layers
 from warmstart.build.checkpoint import restore_and_checkpoint, run_and_checkpoint, run_and_dump
 from warmstart.build.cold_start import observe_cold_start
-from warmstart.build.container import import_image
+from warmstart.build.container import import_image, open_engine
 from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.publish import check_output, describe_output, publish_image
 from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, SelfCheckpoint, make_document
@@ -30,9 +30,7 @@ from warmstart.build.verify import Restore, Subject, check_content, open_plain_e
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Transport
 from warmstart.engine.local import (
-    HostRuntime,
     LocalEngine,
-    connect_engine,
     find_binds,
     find_host_runtime,
     start_engine,
@@ -42,8 +40,6 @@ from warmstart.image.layout import read_image
 from warmstart.image.selfrestore.pack import MEMORY_OF_RUNTIME, pack_programs
 from warmstart.recipe.model import Recipe, Restorer
 from warmstart.recipe.privileges import require_host_privileges
-
-SUBNET = "10.88.0.0/24"
 
 
 def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> BuildResult:
@@ -69,19 +65,6 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
             else:
                 candidate = make_restored(context, engine, base)
             return verify_and_publish(context, candidate, base, stores, None if engine.shared else engine)
-
-
-@contextlib.contextmanager
-def open_engine(context: BuildContext, host: HostRuntime | None, stores: Sequence[Path] = ()) -> Iterator[LocalEngine]:
-    """Open the engine that runs the container: the host's CRI-O if the user named one, else one of our own."""
-    with contextlib.ExitStack() as ended:
-        with context.progress.step("engine"):
-            if host is None:
-                opener = start_engine(context.session, "build", subnet=SUBNET, stores=stores)
-            else:
-                opener = connect_engine(context.session, host)
-            engine = ended.enter_context(opener)
-        yield engine
 
 
 def make_restored(context: BuildContext, engine: LocalEngine, base: BaseImage) -> BuildCandidate:

@@ -118,13 +118,13 @@ def test_an_interruption_does_not_cut_short_what_is_written_to_the_hosts_store(r
 def test_options_for_criu_are_there_for_the_length_of_a_block(tmp_path):
     session = SimpleNamespace(root=tmp_path)
     (tmp_path / "etc").mkdir()
-    with local._configured_criu(session, "runc", ["tcp-established", "link-remap"]):
+    with make_engine(session).configured_criu(["tcp-established", "link-remap"]):
         assert (tmp_path / "etc/criu/runc.conf").read_text() == "tcp-established\nlink-remap\n"
     assert list((tmp_path / "etc/criu").iterdir()) == []
 
 
 def test_without_options_there_is_no_file(tmp_path):
-    with local._configured_criu(SimpleNamespace(root=tmp_path), "runc", []):
+    with make_engine(SimpleNamespace(root=tmp_path)).configured_criu([]):
         assert list(tmp_path.iterdir()) == []
 
 
