@@ -21,10 +21,10 @@ PLAIN_LAYERS = (Transport.CONTAINERS_STORAGE, Transport.DOCKER_DAEMON, Transport
 
 
 def find_source(recipe: Recipe) -> Source:
-    """Where the base image is; a relative path starts at the recipe's directory.
+    """Return the location of the base image; a relative path starts at the recipe's directory.
 
     Raises:
-        RecipeError: the recipe's container.image is not understood.
+        RecipeError: container.image of the recipe is invalid.
     """
     source = parse_source(recipe.container.image)
     if source.path is None or recipe.source is None:
@@ -33,10 +33,10 @@ def find_source(recipe: Recipe) -> Source:
 
 
 def fetch_base(context: BuildContext, source: Source) -> BaseImage:
-    """Bring the base image into the workspace, its blobs as they are where it comes from."""
+    """Copy the base image into the workspace, with the blobs of its source."""
     session, layout = context.session, context.workspace / "base"
     access = find_access(session, source, context.options.access)
-    # Asked for zstd, skopeo would compress anew, into other blobs, what has been compressed with gzip.
+    # With zstd, skopeo would compress layers again that have gzip, and so change their digests.
     plain = source.kind in PLAIN_LAYERS
     with context.progress.step("pull"):
         digest = find_image(session, str(source), access=access)
@@ -49,10 +49,10 @@ def fetch_base(context: BuildContext, source: Source) -> BaseImage:
 
 
 def check_base(layout: Path, name: str) -> None:
-    """Refuse a base image in which links lead the mounts of a container elsewhere.
+    """Refuse a base image with links that redirect the mounts of a container.
 
     Raises:
-        ImageError: they do, or a layer is broken.
+        ImageError: the image has such links, or a layer is broken.
     """
     links = Links()
     with open_image(Source(Transport.OCI, path=layout)) as opened:
@@ -62,7 +62,7 @@ def check_base(layout: Path, name: str) -> None:
 
 
 def pin_source(source: Source, digest: str) -> Source:
-    """The very image that was found, where a name in a registry may soon stand for another one."""
+    """Pin a name in a registry to a digest, because its tag may move."""
     if source.kind is not Transport.REGISTRY or source.reference is None:
         return source
     return replace(source, reference=replace(source.reference, digest=digest))

@@ -23,12 +23,12 @@ from warmstart.build.result import BaseImage, RuntimeCheckpoint, SelfCheckpoint,
 from warmstart.build.verify import read_launcher_ms
 from warmstart.core.cpu import read_features
 from warmstart.core.errors import AppError
-from warmstart.core.linux import open_in_root
 from warmstart.core.undo import undoing
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.edit.programs import Program, read_programs
 from warmstart.dump.preflight.check import check_processes, raise_on_errors
 from warmstart.dump.preflight.self import check_launched
+from warmstart.dump.proc.container import open_below_root
 from warmstart.dump.proc.restrictions import read_restrictions
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
@@ -44,7 +44,7 @@ CLOSING_S = 3.0
 
 
 def open_engine(context: BuildContext, host: HostRuntime | None) -> contextlib.AbstractContextManager[LocalEngine]:
-    """What runs the container: the host's CRI-O where one was named, else one of our own."""
+    """Connect to the host's CRI-O, or start one if it is None."""
     if host is None:
         criu_options = ["tcp-established"] if context.recipe.close_tcp else []
         return start_engine(context.session, "build", subnet=SUBNET, criu_options=criu_options)
@@ -57,9 +57,9 @@ def run_and_checkpoint(
     base: BaseImage,
     on_dumped: Callable[[CriContainer], object] = lambda _: None,
 ) -> RuntimeCheckpoint:
-    """Start the container, bring it to the state it is to be restored in, and have the runtime take its checkpoint.
+    """Start the container, warm it up, and have the runtime take its checkpoint.
 
-    `on_dumped` is called with the container when that is done; until then it goes on.
+    `on_dumped` is called with the container after the checkpoint, before the container ends.
     """
     archive = context.workspace / "checkpoint.tar"
     with contextlib.ExitStack() as undo:
@@ -67,7 +67,7 @@ def run_and_checkpoint(
             running = start_container(context, engine, base.layout, context.recipe.container, undo)
             check_user(engine, running, context.recipe.container)
         warm = warm_up(context, engine, running)
-        has_tmp = has_directory(engine.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
+        has_tmp = has_directory(engine.proc, running.pid, "/tmp")  # noqa: S108  (of the container)
         with context.progress.step("checkpoint"):
             running.checkpoint(archive, context.options.checkpoint_timeout_s)
         on_dumped(running)
@@ -75,9 +75,9 @@ def run_and_checkpoint(
 
 
 def run_and_dump(context: BuildContext, engine: LocalEngine, base: BaseImage, layout: Path) -> SelfCheckpoint:
-    """Start the container below the launcher, bring it to the state it is to be restored in, and have it dumped.
+    """Start the container under the launcher, warm it up, and have the launcher dump it.
 
-    What it has changed in its file system becomes a layer in `layout`, for that is gone with the container.
+    The changes to its filesystem become a layer in `layout`, because they are gone with the container.
     """
     container, config = context.recipe.container, read_image(base.layout).config
     programs = ensure_launcher(context.options.cache, context.progress.note)
@@ -99,9 +99,9 @@ def run_and_dump(context: BuildContext, engine: LocalEngine, base: BaseImage, la
 
 
 def restore_and_checkpoint(context: BuildContext, engine: LocalEngine, launched: SelfCheckpoint) -> RuntimeCheckpoint:
-    """Have the image in the workspace restore itself, and the runtime take the checkpoint of what runs then.
+    """Have the image in the workspace restore itself, and the runtime take a checkpoint of the restored container.
 
-    Its clocks are the node's: a runtime cannot dump namespaces that the launcher would make to keep them.
+    The container uses the node's clocks: a runtime cannot dump the time namespace that the launcher would make.
     """
     archive = context.workspace / "checkpoint.tar"
     command = (*ENTRYPOINT[:-1], "--clocks", "node", *launched.run.entrypoint[len(ENTRYPOINT) - 1 :], *launched.run.cmd)
@@ -113,10 +113,10 @@ def restore_and_checkpoint(context: BuildContext, engine: LocalEngine, launched:
             read_launcher_ms(running)
         with context.progress.step("second preflight"):
             check_before_dump(context, engine, running)
-        has_tmp = has_directory(engine.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
+        has_tmp = has_directory(engine.proc, running.pid, "/tmp")  # noqa: S108  (of the container)
         with context.progress.step("second checkpoint"):
             running.checkpoint(archive, context.options.checkpoint_timeout_s)
-    # What was mapped from the image was found safe to be, and what has changed of it is so, too.
+    # Memory that is mapped from the image was checked before, so its changed pages are safe to map too.
     programs = {**launched.warm.programs, f"/{MEMORY}": Program()}
     return RuntimeCheckpoint(archive, replace(launched.warm, programs=programs), has_tmp)
 
@@ -124,7 +124,7 @@ def restore_and_checkpoint(context: BuildContext, engine: LocalEngine, launched:
 def start_container(
     context: BuildContext, engine: LocalEngine, layout: Path, container: Container, undo: contextlib.ExitStack
 ) -> CriContainer:
-    """Start a container of the image in a layout; `undo` ends it, and makes the engine forget the image."""
+    """Import the image of a layout and start a container; `undo` ends it and removes the image."""
     image = f"localhost/warmstart/base:{context.workspace.name}"
     undo.enter_context(undoing(partial(engine.cri.remove_image, image)))
     engine.import_image(layout, image, context.progress.note)
@@ -134,7 +134,10 @@ def start_container(
 def warm_up(
     context: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer, inner_pid: int = 1
 ) -> WarmState:
-    """Bring a container that was started to the state it is to be restored in; `inner_pid` is the application's."""
+    """Wait until a container is ready, warm it up, and check it.
+
+    `inner_pid` is the application's PID in the container.
+    """
     recipe, progress = context.recipe, context.progress
     with progress.step("ready"):
         cold_s = await_ready(running, recipe.container)
@@ -151,9 +154,9 @@ def warm_up(
 
 
 def await_ready(running: CriContainer | LauncherContainer, container: Container) -> float:
-    """Wait as the kubelet would; seconds from the request to create the container until its probe first succeeded.
+    """Wait as the kubelet does, and return the seconds from the request for the container to the probe's first success.
 
-    The probes' own periods are too coarse to measure with, so the first success is awaited on its own before.
+    The probes' periods are too coarse for measuring, so the first success is awaited separately.
     """
     wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
     cold_s = time.monotonic() - running.requested_at
@@ -162,10 +165,10 @@ def await_ready(running: CriContainer | LauncherContainer, container: Container)
 
 
 def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, container: Container) -> None:
-    """Hold the container to its runAsNonRoot, which CRI leaves to whoever calls it.
+    """Enforce runAsNonRoot, which CRI leaves to its client.
 
     Raises:
-        AppError: it runs as root all the same.
+        AppError: the container runs as root.
     """
     if container.security_context.run_as_non_root and (engine.proc / str(running.pid)).stat().st_uid == 0:
         brief = "container.securityContext.runAsNonRoot is set, but the image's user is root"
@@ -173,9 +176,12 @@ def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, c
 
 
 def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer) -> None:
-    """Say what would keep the container from being dumped or restored.
+    """Report problems that would prevent a dump or a restore.
 
-    Connections of the probe and the warm-up may still be closing; those are given a moment.
+    Connections of the probe and the warm-up may still be closing, so they have CLOSING_S to do so.
+
+    Raises:
+        PreflightError: there are errors, and the user does not force the build.
     """
     deadline = time.monotonic() + CLOSING_S
     while True:
@@ -194,18 +200,10 @@ def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriCo
     raise_on_errors(findings, force=context.options.force)
 
 
-def has_directory(root: Path, path: str) -> bool:
-    """Whether a container has a directory of that path; links lead where they lead in the container.
-
-    Args:
-        root: its root directory, a /proc/PID/root.
-        path: absolute, in the container.
-    """
-    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def has_directory(proc: Path, pid: int, path: str) -> bool:
+    """Tell whether the container of a process has a directory at an absolute path, following its own links."""
     try:
-        os.close(open_in_root(top, path, os.O_PATH | os.O_DIRECTORY))
+        with open_below_root(proc, pid, path, os.O_PATH | os.O_DIRECTORY):
+            return True
     except OSError:
         return False
-    finally:
-        os.close(top)
-    return True

@@ -1,9 +1,9 @@
-"""Seeing an image restore before anybody else has to.
+"""Verify that an image restores.
 
-It is restored by a CRI-O that has never seen the base image, in pods with other addresses than the build's, more than
-once. A restore counts when who restores says that it did, the readiness probe succeeds, and the process is the one that
-was dumped. An image that restores itself is seen to do so where the runtime does not restore, in pods that are granted
-nothing, and to start cold when it is told to.
+A CRI-O with an empty store restores it RESTORES times, in pods with other addresses than the build's. A restore counts
+if the restorer reports it, the readiness probe succeeds, and the process is the dumped one. An image that restores
+itself must do so in pods without privileges on a runtime that does not restore, and must start cold if WARMSTART=off is
+set.
 """
 
 from __future__ import annotations
@@ -38,32 +38,32 @@ from warmstart.probe.readiness import first_probe, wait_first_success
 from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Container, Recipe, Restorer
 
-# The bridge of a CRI-O outlives it, so each has addresses of its own.
+# The bridge of a CRI-O outlives it, so each CRI-O has addresses of its own.
 SUBNETS = {Restorer.RUNTIME: "10.89.0.0/24", Restorer.SELF: "10.89.1.0/24"}
 RESTORES = 2
 LIMIT_S = 60.0
-# What tells the launcher not to restore.
+# This variable tells the launcher not to restore.
 COLD = ("WARMSTART", "off")
 LOG_LINES = 1000
 LOG_S = 5.0
 
-_Seen = TypeVar("_Seen")
+_Result = TypeVar("_Result")
 
-#: Decides on a pulled image, before any of it runs: given its layout, where it is from, and the recipe that it claims,
-#: returns the recipe to run it by. Raises PrivilegeError for an image that asks for more than its user allows.
+#: Decides whether a pulled image may run. Takes its layout, its source and the recipe in its annotations, and returns
+#: the recipe to use. Raises PrivilegeError if the image asks for privileges that the user does not grant.
 Decide = Callable[[Path, Source, Recipe], Recipe]
 
 
 @dataclass(frozen=True)
 class Restore:
-    """One restore that was seen.
+    """A successful restore.
 
     Attributes:
         address: the pod's IP address.
-        runtime_s: seconds from the request to create the container until the runtime said that it runs.
-        first_success_s: seconds from the same moment until the readiness probe first succeeded.
-        restorer: who restored.
-        launcher_ms: how long the launcher took, by its own clock; None where the runtime restored.
+        runtime_s: seconds from the request to create the container until the runtime reported it as started.
+        first_success_s: seconds from the same request until the readiness probe first succeeded.
+        restorer: the restorer.
+        launcher_ms: duration of the restore by the launcher's own clock; None if the runtime restored.
     """
 
     address: str
@@ -74,7 +74,7 @@ class Restore:
 
     @property
     def how(self) -> str:
-        """Who restored, in words."""
+        """Describe the restorer in a phrase."""
         return "restored" if self.launcher_ms is None else f"restored itself in {self.launcher_ms} ms"
 
 
@@ -88,26 +88,26 @@ def verify_image(
     restorers: Sequence[Restorer] = (Restorer.RUNTIME,),
     restrictions: Mapping[int, Restrictions] | None = None,
 ) -> tuple[Restore, ...]:
-    """Restore an image on an empty store, RESTORES times by each restorer.
+    """Restore an image from an empty store, RESTORES times by each restorer.
 
     Args:
-        session: where to run the CRI-O that restores.
-        layout: where the image is.
-        image_name: the name it has, or is to have.
-        container: what the pod is to ask for; it has at least one probe.
-        identity: of the process that was dumped; see `warmstart.dump.criu.fingerprint`.
-        steps: is told how far it is.
-        restorers: who is to restore it.
-        restrictions: of the threads that were dumped; none may be lost.
+        session: session for the CRI-O.
+        layout: layout of the image.
+        image_name: name of the image in the store.
+        container: container of the pod, with at least one probe.
+        identity: identity of the dumped process; see `warmstart.dump.criu.fingerprint`.
+        progress: progress reporter.
+        restorers: restorers to try.
+        restrictions: restrictions of the dumped threads, which the restored ones must have.
 
     Raises:
-        VerifyError: it did not restore, or what runs is not the process that was dumped.
-        ImageError: it could not be read.
+        VerifyError: the image did not restore, or the running process is not the dumped one.
+        ImageError: the image could not be read.
     """
     if Restorer.SELF in restorers:
-        # What the recipe says of the command is in the image, behind the launcher.
+        # The image has the recipe's command, after the launcher's.
         container = replace(container, command=(), args=())
-    seen: list[Restore] = []
+    restores: list[Restore] = []
     for restorer in restorers:
         by_runtime = restorer is Restorer.RUNTIME
         name = "verify" if by_runtime else "verify-self"
@@ -117,20 +117,20 @@ def verify_image(
             pod = _Pod(engine, image_name, container, identity, restorer, restrictions or {})
             for number in range(RESTORES):
                 progress.note(f"restore {number + 1} of {RESTORES}")
-                seen.append(pod.see(f"verify-{number}", _check_restore))
+                restores.append(pod.run(f"verify-{number}", _check_restore))
             if not by_runtime:
                 progress.note("cold start")
                 cold = replace(pod, container=replace(container, env=(*container.env, COLD)))
-                cold.see("verify-cold", _check_cold_start)
-    return tuple(seen)
+                cold.run("verify-cold", _check_cold_start)
+    return tuple(restores)
 
 
 def check_links(layout: Path, name: str) -> None:
-    """Refuse an image in which links lead the mounts of its container elsewhere, before a runtime sees it.
+    """Refuse an image with links that redirect the mounts of its container, before a runtime gets it.
 
     Raises:
-        ImageError: they do, or a layer is broken.
-        ArchiveError: the checkpoint in it is broken.
+        ImageError: the image has such links, or a layer is broken.
+        ArchiveError: its checkpoint is broken.
     """
     with (
         open_image(Source(Transport.OCI, path=layout)) as opened,
@@ -148,20 +148,20 @@ def verify_source(
     *,
     decide: Decide,
 ) -> tuple[Restore, ...]:
-    """Restore an image that warmstart made earlier, from wherever it is now, as `verify_image` does.
+    """Verify an existing image, as `verify_image` does.
 
     Args:
-        source: where it is.
-        cache: the directory of the tree of tools.
-        access: registries without TLS, and the file of credentials.
-        steps: is told how far it is.
-        network: what the restored containers reach.
-        decide: decides whether it may run, and by which recipe.
+        source: location of the image.
+        cache: cache directory of the tools.
+        access: registries without TLS, and the credentials file.
+        progress: progress reporter.
+        network: network of the restored containers.
+        decide: decides whether the image may run, and returns its recipe.
 
     Raises:
-        ImageError: it is not there, or warmstart did not make it.
-        PrivilegeError: it asks for more than its user allows.
-        VerifyError: it does not restore.
+        ImageError: the image does not exist, or was not built by warmstart.
+        PrivilegeError: the image asks for privileges that the user does not grant.
+        VerifyError: the image does not restore.
     """
     if source.path is not None:
         # The node's programs do not run in the current directory.
@@ -185,7 +185,7 @@ def verify_source(
 
 @dataclass(frozen=True)
 class _Pod:
-    """A pod before it is started: where, of which image, what it asks for, and what is to be seen of it."""
+    """A pod to start, and the expected state of its container."""
 
     engine: LocalEngine
     image_name: str
@@ -194,12 +194,12 @@ class _Pod:
     restorer: Restorer
     restrictions: Mapping[int, Restrictions]
 
-    def see(self, name: str, look: Callable[[_Pod, CriContainer, float], _Seen]) -> _Seen:
-        """Start it, wait until its probe succeeds, and look at it."""
+    def run(self, name: str, check: Callable[[_Pod, CriContainer, float], _Result]) -> _Result:
+        """Start the pod, wait until its probe succeeds, and call `check` with the seconds that this took."""
         try:
             with self.engine.cri.start(self.container, self.image_name, name) as running:
                 wait_first_success(running, first_probe(self.container), limit_s=LIMIT_S)
-                return look(self, running, time.monotonic() - running.requested_at)
+                return check(self, running, time.monotonic() - running.requested_at)
         except (AppError, EngineError) as error:
             raise _verify_error(error) from error
 
@@ -226,22 +226,22 @@ def _check_restore(pod: _Pod, running: CriContainer, first_success_s: float) -> 
 
 
 def read_launcher_ms(running: CriContainer) -> int:
-    """How long the launcher says that it took.
+    """Return the duration of the restore in the launcher's log.
 
     Raises:
-        VerifyError: it started the application cold.
+        VerifyError: the launcher started the application cold.
     """
-    said = _await_launcher(running)
-    if match := RESTORED.match(said):
+    line = _await_launcher(running)
+    if match := RESTORED.match(line):
         return int(match[1])
-    raise VerifyError(f"the image started cold instead of restoring itself: {said}", details=running.log_tail(10))
+    raise VerifyError(f"the image started cold instead of restoring itself: {line}", details=running.log_tail(10))
 
 
 def _await_launcher(running: CriContainer) -> str:
-    """What the launcher says that it did. The log may be behind: other processes write it.
+    """Return the launcher's log line about its start. Other processes write the log, so it may lag behind.
 
     Raises:
-        VerifyError: it says nothing.
+        VerifyError: there is no such line after LOG_S.
     """
     deadline = time.monotonic() + LOG_S
     while time.monotonic() < deadline:
@@ -253,7 +253,7 @@ def _await_launcher(running: CriContainer) -> str:
 
 
 def read_identities(proc: Path, pid: int) -> set[str]:
-    """Of the first process and of its children, of which one is the application where the first is the launcher."""
+    """Identities of the first process and its children; with the launcher as the first, the application is a child."""
     return {read_identity(proc, each) for each in (pid, *list_children(proc, pid))}
 
 
