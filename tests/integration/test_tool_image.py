@@ -10,10 +10,9 @@ import pytest
 
 from warmstart import __version__
 from warmstart.core.process import ProgramError
-from warmstart.core.workspace import open_workspace
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.node.keeper import Bind
-from warmstart.node.session import enter
-from warmstart.node.tree import ensure_tree
+from warmstart.node.open import open_node
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -44,10 +43,8 @@ tool inspect --type image --format '{{.OCIv1.Config.Env}}' localhost/warmstart
 
 
 def test_the_image_of_warmstart(cache) -> None:
-    with (
-        open_workspace("test") as workspace,
-        enter(ensure_tree(cache, print), workspace, binds=[Bind(str(TOP))]) as session,
-    ):
+    with open_node("test", cache, Progress(SilentListener()), binds=[Bind(str(TOP))]) as session:
+        workspace = session.workspace
         (workspace / "certificates.crt").write_bytes(CERTIFICATES.read_bytes())
         script = SCRIPT.replace("SOURCE", str(TOP))
         # buildah's defaults are higher than our own limits, which only CAP_SYS_RESOURCE may raise.

@@ -16,9 +16,8 @@ from support.cluster_images import make_helper_image, push_image
 from support.cluster_user import User
 
 from warmstart.cli.context import default_cache
-from warmstart.core.workspace import open_workspace
-from warmstart.node.session import enter
-from warmstart.node.tree import ensure_tree
+from warmstart.core.progress import Progress, SilentListener
+from warmstart.node.open import open_node
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +31,9 @@ def base_archive(cache) -> Iterator[Path]:
     """The oci-archive of an image with the server of tests/support/server.c."""
     if os.geteuid() != 0:
         pytest.skip("a cluster needs root")
-    tree = ensure_tree(cache, print)
     with tempfile.TemporaryDirectory(prefix="ws-test-", dir="/var/tmp") as directory:
         archive = Path(directory) / "base.tar"
-        with open_workspace("test") as workspace, enter(tree, workspace) as session:
+        with open_node("test", cache, Progress(SilentListener())) as session:
             make_base_archive(session, archive)
         yield archive
 
@@ -50,7 +48,7 @@ def cluster(cache, base_archive) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def base_image(cluster, cache, base_archive) -> str:
     """The base image in the cluster's registry, by the name that the first node has it by."""
-    with open_workspace("test") as workspace, enter(ensure_tree(cache, print), workspace) as session:
+    with open_node("test", cache, Progress(SilentListener())) as session:
         name = push_image(cluster, session, base_archive, "tests/base:1")
     # As a pull would: one under a second name would take this one from it.
     cluster.nodes[0].import_image(f"docker://{name}", name)
@@ -67,7 +65,7 @@ def second_node(cluster) -> Iterator[Node]:
 @pytest.fixture(scope="session")
 def user(cluster, cache, base_image) -> User:
     """The administrator of the cluster, who calls warmstart; the images are in the cluster's registry."""
-    with open_workspace("test") as workspace, enter(ensure_tree(cache, print), workspace) as session:
+    with open_node("test", cache, Progress(SilentListener())) as session:
         helper = make_helper_image(cluster, session)
     return User(cluster, cache, base_image, helper)
 

@@ -18,12 +18,11 @@ from support.cluster_images import push_image
 from warmstart.build.context import BuildOptions
 from warmstart.cli import main as cli
 from warmstart.core.errors import ClusterError
-from warmstart.core.workspace import open_workspace
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.yaml_document import read_documents
 from warmstart.core.yaml_writing import write_yaml
 from warmstart.image.registry.credentials import RegistryAccess
-from warmstart.node.session import enter
-from warmstart.node.tree import ensure_tree
+from warmstart.node.open import open_node
 
 pytestmark = pytest.mark.cluster
 
@@ -251,7 +250,7 @@ def test_a_patch_of_a_recipe_alone(cluster, recipe, deploy, tmp_path):
 @pytest.fixture
 def idle_image(cluster, cache, base_archive) -> str:
     """What waits in a pod: the cluster's own pause image cannot be run."""
-    with open_workspace("test") as workspace, enter(ensure_tree(cache, print), workspace) as session:
+    with open_node("test", cache, Progress(SilentListener())) as session:
         return push_image(cluster, session, base_archive, "tests/idle:1")
 
 

@@ -12,11 +12,10 @@ from support.builds import build, write_recipe
 from warmstart.build.context import BuildOptions
 from warmstart.cli import main as cli
 from warmstart.core.errors import ClusterError
-from warmstart.core.workspace import open_workspace
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.kube.rbac import read_role
-from warmstart.node.session import enter
-from warmstart.node.tree import ensure_tree
+from warmstart.node.open import open_node
 
 pytestmark = pytest.mark.cluster
 
@@ -37,10 +36,10 @@ tool commit -q "$container" oci-archive:asking.tar
 @pytest.fixture(scope="module")
 def asking_archive(cache, base_archive, tmp_path_factory) -> Path:
     archive = tmp_path_factory.mktemp("asking") / "asking.tar"
-    with open_workspace("test") as workspace, enter(ensure_tree(cache, print), workspace) as session:
-        (workspace / "base.tar").write_bytes(base_archive.read_bytes())
-        session.run(["sh", "-c", SCRIPT], cwd=str(workspace), timeout_s=60)
-        archive.write_bytes((workspace / "asking.tar").read_bytes())
+    with open_node("test", cache, Progress(SilentListener())) as session:
+        (session.workspace / "base.tar").write_bytes(base_archive.read_bytes())
+        session.run(["sh", "-c", SCRIPT], cwd=str(session.workspace), timeout_s=60)
+        archive.write_bytes((session.workspace / "asking.tar").read_bytes())
     return archive
 
 

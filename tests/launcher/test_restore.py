@@ -24,7 +24,7 @@ from launcher.bundle import BUILD, DOCKER_CAPABILITIES, Setup, configure, like_d
 from warmstart.cli.context import default_cache
 from warmstart.core.network import connect_in
 from warmstart.core.process import Finished
-from warmstart.core.workspace import open_workspace
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.dump.edit.environment import add_environment, link_environment
 from warmstart.dump.edit.listeners import find_listeners
 from warmstart.dump.edit.memory import map_memory
@@ -32,8 +32,8 @@ from warmstart.dump.edit.parents import forget_parent_death
 from warmstart.dump.preflight.filters import check_filters
 from warmstart.dump.proc.container import read_tree
 from warmstart.node.launcher import ensure_launcher
-from warmstart.node.session import Session, enter
-from warmstart.node.tree import ensure_tree
+from warmstart.node.open import open_node
+from warmstart.node.session import Session
 
 pytestmark = pytest.mark.node
 
@@ -214,9 +214,8 @@ def app(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def session(cache) -> Iterator[Session]:
-    """A place that has runc."""
-    tree = ensure_tree(cache, print)
-    with open_workspace("launcher") as workspace, enter(tree, workspace) as session:
+    """A session with runc."""
+    with open_node("launcher", cache, Progress(SilentListener())) as session:
         yield session
 
 

@@ -21,11 +21,9 @@ from warmstart.build.verify import verify_source
 from warmstart.cli.context import default_cache
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Transport, parse_source
-from warmstart.core.workspace import open_workspace
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.trust import trust
-from warmstart.node.session import enter
-from warmstart.node.tree import ensure_tree
+from warmstart.node.open import open_node
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -60,7 +58,7 @@ def test_a_debian_builds_and_restores_and_images_cross(suite, place):
         pytest.skip("needs root to make a virtual machine")
     cache = Path(os.environ.get("WARMSTART_CACHE") or default_cache())
     container = {"env": [OLDER], "resources": LIMITS}
-    with open_workspace("test") as workspace, enter(ensure_tree(cache, print), workspace) as session:
+    with open_node("test", cache, Progress(SilentListener())) as session:
         make_base_archive(session, place / "base.tar")
     here = write_recipe(place / "recipe.yaml", place / "base.tar", IMAGE, container)
     build(here, BuildOptions(cache, Output(Transport.OCI, place / "layout")))

@@ -1,4 +1,4 @@
-"""From a checkpoint to an image: the dump is edited, and becomes layers on top of those of the base image."""
+"""Edit the dump of a checkpoint, and make it layers on top of the base image."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from warmstart.recipe.model import Mapped
 
 
 def read_archive(context: BuildContext, file: Path) -> Archive:
-    """Unpack the archive; it is not needed any more afterwards."""
+    """Unpack the archive into the workspace, and remove it."""
     with context.progress.step("read checkpoint"):
         archive = extract_archive(file, context.workspace / "checkpoint")
         file.unlink()
@@ -46,7 +46,7 @@ def read_archive(context: BuildContext, file: Path) -> Archive:
 
 
 def edit_dump(context: BuildContext, dumped: RuntimeCheckpoint, archive: Archive, memory: str = MEMORY) -> EditedDump:
-    """Make of the dump one that restores under any address, and whose memory is mapped from a file of the image."""
+    """Edit a dump so that it restores under any address, with its memory mapped from a file of the image."""
     directory = archive.checkpoint_dir
     with context.progress.step("edit dump"):
         if not free_cgroups(directory):
@@ -55,7 +55,7 @@ def edit_dump(context: BuildContext, dumped: RuntimeCheckpoint, archive: Archive
 
 
 def edit_launched(context: BuildContext, launched: SelfCheckpoint) -> EditedDump:
-    """The same, of a dump that the launcher made; its manifest is brought up to date."""
+    """Edit the launcher's dump in the same way, and update its manifest."""
     directory, signal = launched.directory / "checkpoint", context.recipe.restored_signal
     identity = launched.identity
     with context.progress.step("edit dump"):
@@ -72,7 +72,7 @@ def edit_launched(context: BuildContext, launched: SelfCheckpoint) -> EditedDump
 
 
 def edit_images(context: BuildContext, directory: Path, warm: WarmState, name: str) -> EditedDump:
-    """Close the sockets in a dump, and move its memory to a file, which is to have that name in the image."""
+    """Close the sockets in a dump, and move its memory to a file called `name` in the image."""
     memory_file = context.workspace / Path(name).name
     pages_bytes = sum_pages_bytes(directory)
     sockets = close_sockets(directory, established=context.recipe.close_tcp)
@@ -84,7 +84,7 @@ def edit_images(context: BuildContext, directory: Path, warm: WarmState, name: s
 
 
 def describe(context: BuildContext, engine: LocalEngine, warm: WarmState, dump: EditedDump) -> Provenance:
-    """What the image is to say of how it was made."""
+    """Return the provenance of the image."""
     criu = context.session.run(["criu", "--version"], timeout_s=10).stdout
     return Provenance(
         version=__version__,
@@ -99,7 +99,7 @@ def describe(context: BuildContext, engine: LocalEngine, warm: WarmState, dump: 
 
 
 def annotate(base: BaseImage, warm: WarmState, provenance: Provenance) -> dict[str, str]:
-    """The annotations of an image, whoever restores it."""
+    """Return the annotations that are common to both restorers."""
     return {
         CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
         BASE_NAME: base.source.label,
@@ -146,7 +146,7 @@ def make_layout(
 ) -> Path:
     """Make the image that the runtime restores, as an OCI layout in the workspace.
 
-    `below` are layers under those of the checkpoint, and `run` is how it is started; as the base image when None.
+    `below` are layers under those of the checkpoint. `run` is the command of the image; that of the base image if None.
     """
     layout, addition, store = (context.workspace / name for name in ("layout", "addition", "buildah"))
     container = context.recipe.container
@@ -179,7 +179,8 @@ def open_buildah(session: Session, store: Path) -> Buildah:
 def add_tmp(root: Path) -> None:
     """Make a directory /tmp below `root`.
 
-    CRIU pivots the root on it, and makes another one only where it may write (`cr_pivot_root` in criu/mount.c).
+    CRIU pivots the root on it, and makes another directory only if the root is writable (`cr_pivot_root` in
+    criu/mount.c).
     """
     (root / "tmp").mkdir()
     (root / "tmp").chmod(0o1777)

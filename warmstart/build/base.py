@@ -36,7 +36,7 @@ def find_source(recipe: Recipe) -> Source:
     """Return the base image's source; a relative path starts at the recipe's directory.
 
     Raises:
-        RecipeError: the recipe's container.image is not understood.
+        RecipeError: container.image of the recipe is invalid.
     """
     source = parse_source(recipe.container.image)
     if source.path is None or recipe.source is None:
@@ -78,7 +78,7 @@ def check_base(layout: Path, name: str, known: BlobCache | None = None) -> None:
         known: lists of layers that were read before.
 
     Raises:
-        ImageError: they do, or a layer is broken.
+        ImageError: the image has such links, or a layer is broken.
     """
     links = Links()
     with open_image(Source(Transport.OCI, path=layout)) as opened:

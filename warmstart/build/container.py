@@ -14,12 +14,12 @@ from warmstart.build.launched import LauncherContainer
 from warmstart.build.result import WarmState
 from warmstart.core.cpu import read_features
 from warmstart.core.errors import AppError
-from warmstart.core.linux import open_in_root
 from warmstart.core.undo import undoing
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.edit.programs import read_programs
 from warmstart.dump.preflight.check import check_processes, raise_on_errors
 from warmstart.dump.preflight.self import check_launched
+from warmstart.dump.proc.container import open_below_root
 from warmstart.dump.proc.restrictions import read_restrictions
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
@@ -144,9 +144,7 @@ def has_directory(root: Path, path: str) -> bool:
     """
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.close(open_in_root(top, path, os.O_PATH | os.O_DIRECTORY))
+        with open_below_root(proc, pid, path, os.O_PATH | os.O_DIRECTORY):
+            return True
     except OSError:
         return False
-    finally:
-        os.close(top)
-    return True

@@ -1,4 +1,4 @@
-"""What every step of a build is given."""
+"""The context of a build: recipe, options, progress and session."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from warmstart.recipe.model import Recipe
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build, beside what the recipe says.
+    """Options of a build that are not in the recipe.
 
     Attributes:
-        cache: the directory of the tree of tools.
-        output: where the image goes.
-        access: registries without TLS, and the file of credentials.
-        checkpoint_timeout_s: how long the checkpoint may take.
-        force: go on where preflight finds errors.
-        keep: leave the workspace when something fails.
-        runtime_endpoint: the socket of the host's CRI-O to build on; the embedded one when None.
-        network: what containers on the embedded node reach.
+        cache: cache directory of the tools.
+        output: destination of the image.
+        access: registries without TLS, and the credentials file.
+        checkpoint_timeout_s: time limit of the checkpoint.
+        force: continue in spite of errors from preflight.
+        keep: keep the workspace if a step fails.
+        runtime_endpoint: socket of the host's CRI-O to build on; the embedded one if None.
+        network: network of the containers on the embedded node.
         allowed: privileges that the user grants the recipe.
     """
 
@@ -70,7 +70,7 @@ class BuildContext:
 
     @property
     def workspace(self) -> Path:
-        """The directory for what the build makes on its way."""
+        """Directory for intermediate files."""
         return self.session.workspace
 
 

@@ -1,7 +1,7 @@
-"""The container of a build whose image restores itself: the launcher runs the application, and dumps it from inside.
+"""Run the container of a build for a self-restoring image: the launcher starts the application, and dumps it.
 
-The launcher needs privileges for that, which the application does not get; its README says which, and why. Its
-programs and its state are two mounts of the container, which it alone sees once it has started the application.
+The launcher needs privileges that the application does not get; launcher/README.md lists them with reasons. The
+container has two mounts for its programs and its state, and the application cannot see them.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ LOG_LINES = 20
 
 @dataclass(frozen=True)
 class LauncherDirectories:
-    """Directories of this machine that the container of a build has for its launcher, as the engine sees them too.
+    """Directories for the launcher of a build, at the same path for the engine and this process.
 
     Attributes:
-        programs: the launcher and criu, and where it mounts things; the container cannot write to it.
-        state: what the launcher writes.
+        programs: the launcher, criu, and mount points; read-only in the container.
+        state: files of the launcher.
     """
 
     programs: Path
@@ -68,14 +68,14 @@ class LauncherDirectories:
 
 @dataclass(frozen=True)
 class LauncherContainer:
-    """A container whose first process is the launcher; a `Target` for probes and warm-up.
+    """A container with the launcher as its first process; a `Target` for probes and warm-up.
 
     Attributes:
         container: the container.
         directories: the launcher's directories.
-        working_dir: where its commands run.
-        pid: the application, as numbered in the engine's `proc`.
-        inner_pid: the same, as numbered in the container.
+        working_dir: working directory of its commands.
+        pid: PID of the application in the engine's `proc`.
+        inner_pid: PID of the application in the container.
     """
 
     container: CriContainer
@@ -105,8 +105,8 @@ class LauncherContainer:
 
     def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
         """See `Target.exec`; the command runs as the application's user."""
-        own = [BUILD_LAUNCHER, "exec", "--directory", self.working_dir, "--"]
-        return self.container.exec([*own, *command], timeout_s)
+        wrapper = [BUILD_LAUNCHER, "exec", "--directory", self.working_dir, "--"]
+        return self.container.exec([*wrapper, *command], timeout_s)
 
     def state(self) -> State:
         """See `Target.state`."""
@@ -117,10 +117,10 @@ class LauncherContainer:
         return self.container.log_tail(lines)
 
     def dump(self, timeout_s: float) -> None:
-        """Have the launcher dump the application, which stays stopped.
+        """Have the launcher dump the application, and leave it stopped.
 
         Raises:
-            CheckpointError: CRIU failed, or took too long.
+            CheckpointError: CRIU failed or took too long.
         """
         try:
             result = self.container.exec([BUILD_LAUNCHER, "dump"], timeout_s)
@@ -133,18 +133,18 @@ class LauncherContainer:
             raise CheckpointError(f"the launcher could not dump the application: {first}", details=lines[1:])
 
     def take_out(self, into: Path) -> Changes | None:
-        """End the container, and only then take over what the launcher left.
+        """End the container, and only then take over the launcher's files.
 
         Args:
-            into: a new directory for it; see `claim_state`.
+            into: new directory for them; see `claim_state`.
 
         Returns:
-            Where the changes to its root file system are for as long as it is not removed.
+            The location of the changes to its root filesystem, valid until the container is removed.
 
         Raises:
-            EngineError: it cannot be ended.
-            CheckpointError: the launcher left something else than it should.
-            ImageError: its root file system is not known.
+            EngineError: the container cannot be ended.
+            CheckpointError: the launcher's files are not as expected.
+            ImageError: the root filesystem is not an overlay.
         """
         proc, first_pid = self.container.engine.proc, self.container.pid
         changes = find_changes((proc / str(first_pid) / "mountinfo").read_text(), BUILD_ROOT)
@@ -154,24 +154,24 @@ class LauncherContainer:
 
 
 def end_container(container: CriContainer, first_pid: int) -> None:
-    """End a container, and wait until none of its processes is left.
+    """Kill a container, and wait until all of its processes have ended.
 
     Raises:
-        EngineError: some still are.
+        EngineError: some still run after END_S.
     """
     proc = container.engine.proc
     namespace, cgroup = read_namespace(proc, first_pid, "pid"), _read_cgroup(proc, first_pid)
     container.engine.kill_container(container.container_id)
     deadline = time.monotonic() + END_S
-    while left := list(_find_members(proc, namespace, cgroup)):
+    while remaining := list(_find_members(proc, namespace, cgroup)):
         if time.monotonic() > deadline:
-            names = ", ".join(map(str, left[:5]))
+            names = ", ".join(map(str, remaining[:5]))
             raise EngineError(f"processes of the container still run {END_S:g} s after they were killed: {names}")
         time.sleep(0.02)
 
 
 def _find_members(proc: Path, namespace: str, cgroup: str) -> Iterator[int]:
-    """Processes in a pid namespace or in a cgroup; zombies, too."""
+    """Yield the processes of a PID namespace or a cgroup, including zombies."""
     for name in os.listdir(proc):  # noqa: PTH208  (names only)
         if name.isdigit():
             with contextlib.suppress(*GONE):
@@ -182,16 +182,17 @@ def _find_members(proc: Path, namespace: str, cgroup: str) -> Iterator[int]:
 def _is_in(proc: Path, pid: int, namespace: str) -> bool:
     try:
         return read_namespace(proc, pid, "pid") == namespace
-    except PermissionError:  # it may do more than we, so it is none of a container
+    except PermissionError:  # it has more privileges than this process, so it is not in a container
         return False
 
 
 def _read_cgroup(proc: Path, pid: int) -> str:
-    return (proc / str(pid) / "cgroup").read_text()
+    # A privileged container can give cgroups any name.
+    return (proc / str(pid) / "cgroup").read_text(errors="replace")
 
 
 def make_directories(directories: LauncherDirectories, programs: LauncherPrograms) -> None:
-    """Make the directories that the launcher of a build needs."""
+    """Make the directories for the launcher of a build."""
     directories.state.mkdir(mode=0o700)
     directories.programs.mkdir(mode=0o755)
     for name in ("state", "proc", BUILD_ROOT.strip("/")):
@@ -201,19 +202,19 @@ def make_directories(directories: LauncherDirectories, programs: LauncherProgram
 
 
 def find_working_dir(container: Container, config: Config) -> str:
-    """Where a recipe's container runs, on a base image with this config."""
+    """Return the working directory of a recipe's container, on a base image with this config."""
     return container.working_dir or config.working_dir or "/"
 
 
 def wrap_container(container: Container, config: Config, directories: LauncherDirectories) -> Container:
-    """The recipe's container, run by the launcher.
+    """Return the recipe's container with the launcher as its command.
 
-    Commands that the runtime runs in it start where the launcher is, and where there is no working directory but `/`.
+    The runtime starts commands in the launcher's mount namespace, where `/` is the only possible working directory.
 
     Args:
-        container: as the recipe has it.
-        config: of the base image.
-        directories: made by `make_directories`.
+        container: the recipe's container.
+        config: config of the base image.
+        directories: the launcher's directories; see `make_directories`.
     """
     run, context = find_run(container, config), container.security_context
     options = ["--directory", find_working_dir(container, config)]
@@ -246,7 +247,7 @@ def await_application(container: CriContainer, directories: LauncherDirectories,
     """Wait until the launcher has started the application.
 
     Raises:
-        AppError: it could not.
+        AppError: the launcher could not start it.
     """
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
@@ -262,10 +263,10 @@ def await_application(container: CriContainer, directories: LauncherDirectories,
 
 
 def find_child(container: CriContainer, inner_pid: int) -> int:
-    """The child of a container's first process that the container knows by that number.
+    """Return the child of a container's first process with this PID in the container.
 
     Raises:
-        LookupError: there is none.
+        LookupError: there is no such process.
     """
     proc = container.engine.proc
     for pid in list_children(proc, container.pid):

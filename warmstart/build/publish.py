@@ -1,4 +1,4 @@
-"""Making a verified image visible: in a registry, as an OCI layout, or as an archive; whole or not at all."""
+"""Publish a verified image in a registry, as an OCI layout or as an archive: complete, or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from warmstart.image.registry.push_access import check_push_access
 
 @dataclass(frozen=True)
 class Output:
-    """Where an image is to go.
+    """The destination of an image.
 
     Attributes:
         kind: REGISTRY, OCI (a layout directory) or OCI_ARCHIVE.
@@ -32,10 +32,10 @@ REPORT_TYPE = "application/vnd.warmstart.report.v1+json"
 
 
 def parse_output(text: str) -> Output:
-    """Read `oci:DIRECTORY` or `oci-archive:FILE`.
+    """Parse `oci:DIRECTORY` or `oci-archive:FILE`.
 
     Raises:
-        RecipeError: it is neither, or in a directory that is not there.
+        RecipeError: the text is neither, or the parent directory does not exist.
     """
     kind, _, path = text.partition(":")
     if kind not in (Transport.OCI, Transport.OCI_ARCHIVE) or not path:
@@ -46,16 +46,16 @@ def parse_output(text: str) -> Output:
 
 
 def describe_output(output: Output, target: Reference) -> str:
-    """Where an image called `target` goes, in the words of containers-transports(5)."""
+    """Describe the destination of an image called `target`, as in containers-transports(5)."""
     return f"docker://{target}" if output.path is None else f"{output.kind}:{output.path}"
 
 
 def check_output(target: Reference, output: Output, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
-    """See whether `publish_image` could put an image there, before it is made.
+    """Check that `publish_image` could write to a destination, before the build starts.
 
     Raises:
-        RegistryError: the registry refused, or could not be reached.
-        ImageError: the layout or archive could not be written.
+        RegistryError: the registry refused, or is unreachable.
+        ImageError: the layout or archive is not writable.
     """
     if output.path is not None:
         check_writable(output.path, as_archive=output.kind is Transport.OCI_ARCHIVE)
@@ -74,21 +74,21 @@ def publish_image(
     mount_from: Reference | None = None,
     access: RegistryAccess = DEFAULT_ACCESS,
 ) -> None:
-    """Put an image of a layout where it is to go; in a registry, its tag is set last.
+    """Write an image to its destination; in a registry, set the tag last.
 
     Args:
-        layout: where it is now.
-        image: which one.
+        layout: layout of the image.
+        image: the image.
         target: its name.
-        output: where to.
-        steps: is told how far it is.
-        report: what was seen of it, as JSON; in a registry it is attached to the image.
-        mount_from: an image in the same registry that has some of the layers.
-        access: registries without TLS, and the file of credentials.
+        output: destination.
+        progress: progress reporter.
+        report: build report as JSON, attached to the image in a registry.
+        mount_from: image in the same registry that shares some layers.
+        access: registries without TLS, and the credentials file.
 
     Raises:
-        RegistryError: the registry refused, or could not be reached.
-        ImageError: the layout or archive could not be written.
+        RegistryError: the registry refused, or is unreachable.
+        ImageError: the layout or archive is not writable.
     """
     if output.path is not None:
         write = write_layout if output.kind is Transport.OCI else write_archive
@@ -99,7 +99,7 @@ def publish_image(
         replace(target, tag=None),
         mount_from=mount_from,
         access=access,
-        on_progress=lambda done, total, what: progress.note(f"{what}, {done * 100 // max(total, 1)} %"),
+        on_progress=lambda done, total, label: progress.note(f"{label}, {done * 100 // max(total, 1)} %"),
     )
     attach_report(target, digest, report, artifact_type=REPORT_TYPE, access=access)
     tag_manifest(target, digest, access=access)

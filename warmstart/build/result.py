@@ -1,4 +1,4 @@
-"""What a build brings about, step by step: frozen, and in the end a document."""
+"""The results of a build's steps, and the build report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from warmstart.node.launcher import LauncherPrograms
 
 @dataclass(frozen=True)
 class BaseImage:
-    """The base image: where it came from, the digest of its manifest, the layout it is in now, how many layers."""
+    """The base image: its source, the digest of its manifest, its layout in the workspace, its number of layers."""
 
     source: Source
     digest: str
@@ -38,14 +38,15 @@ class BaseImage:
 
 @dataclass(frozen=True)
 class WarmState:
-    """An application that is ready to be checkpointed.
+    """An application that is ready for its checkpoint.
 
     Attributes:
-        identity: of its process; see `warmstart.dump.criu.fingerprint`.
+        identity: identity of its process; see `warmstart.dump.criu.fingerprint`.
         cold_s: seconds from the request to create the container until its probe first succeeded.
-        programs: what its processes execute.
-        cpu_features: those of `warmstart.core.cpu.FEATURES` that the processor it runs on has.
-        restrictions: of its threads, by their number in the container; see `warmstart.dump.proc.restrictions`.
+        programs: programs of its processes.
+        cpu_features: features of its processor, from `warmstart.core.cpu.FEATURES`.
+        restrictions: restrictions of its threads, by their number in the container; see
+            `warmstart.dump.proc.restrictions`.
     """
 
     identity: str
@@ -57,12 +58,12 @@ class WarmState:
 
 @dataclass(frozen=True)
 class RuntimeCheckpoint:
-    """A checkpoint that the runtime took.
+    """A checkpoint by the runtime.
 
     Attributes:
         archive: the file.
-        warm: what was checkpointed.
-        has_tmp: whether there is a directory /tmp in the container.
+        warm: the application.
+        has_tmp: whether the container has a directory /tmp.
     """
 
     archive: Path
@@ -72,14 +73,14 @@ class RuntimeCheckpoint:
 
 @dataclass(frozen=True)
 class SelfCheckpoint:
-    """A dump that the launcher took.
+    """A dump by the launcher.
 
     Attributes:
-        directory: what the launcher left; no container has ever seen it.
+        directory: the dump and its manifest, which no container can access.
         programs: the launcher and its CRIU.
-        run: how the image is to be started.
-        changes: the layer of what the application had changed in its root file system.
-        warm: what was dumped.
+        run: command of the image.
+        changes: layer with the application's changes to its root filesystem.
+        warm: the application.
     """
 
     directory: Path
@@ -90,19 +91,19 @@ class SelfCheckpoint:
 
     @property
     def identity(self) -> Identity:
-        """Whom it was dumped as."""
+        """User and groups of the application at the dump."""
         return read_manifest(self.directory)
 
 
 @dataclass(frozen=True)
 class EditedDump:
-    """A dump that has been edited.
+    """An edited dump.
 
     Attributes:
-        pages_bytes: the memory that it held before.
-        closed_sockets: how many sockets were made plain.
-        memory: what became of the memory.
-        memory_file: the memory that was moved out of it; None when none was.
+        pages_bytes: size of its memory before the edit.
+        closed_sockets: number of sockets that were closed.
+        memory: result for the memory of each process.
+        memory_file: file with the memory that was moved out of the dump; None if it all stayed.
     """
 
     pages_bytes: int
@@ -112,7 +113,7 @@ class EditedDump:
 
     @property
     def edits(self) -> dict[str, object]:
-        """What was edited, for the image's annotations; sizes in bytes."""
+        """Summary of the edits for the image's annotations; sizes in bytes."""
         processes = [
             {"pid": process.pid, "comm": process.comm, "mapped": process.moved_bytes, "left": dict(process.left_bytes)}
             for process in self.memory.processes
@@ -148,17 +149,17 @@ class BuildCandidate:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """An image that was built, seen to restore, and published.
+    """A verified and published image.
 
     Attributes:
         name: the image's name.
-        destination: where it was put.
+        destination: its destination; see `describe_output`.
         cold_s: as in `WarmState`.
-        restores: the restores that were seen.
-        dump: what was dumped, and how it was edited.
+        restores: the restores of the verification.
+        dump: its dump.
         image: its manifest and config.
-        base: what it was built from.
-        provenance: and how.
+        base: its base image.
+        provenance: its provenance.
     """
 
     name: str
@@ -172,18 +173,18 @@ class BuildResult:
 
     @property
     def added_bytes(self) -> int:
-        """The compressed size of the layers that the base image does not have."""
+        """Compressed size of the layers that were added to the base image."""
         return sum(layer.size_bytes for layer in self.image.manifest.layers[self.base.layers :])
 
 
-def make_document(built: BuildResult, progress: Progress) -> Mapping[str, Any]:
-    """Everything, for `--json`; sizes in bytes, times in seconds."""
+def make_document(result: BuildResult, progress: Progress) -> Mapping[str, Any]:
+    """Return the build report as a JSON object; sizes in bytes, times in seconds."""
     return {
-        "image": built.name,
-        "digest": built.image.manifest.digest,
-        "destination": built.destination,
+        "image": result.name,
+        "digest": result.image.manifest.digest,
+        "destination": result.destination,
         "verified": datetime.now(UTC).isoformat(timespec="seconds"),
-        "coldStartSeconds": built.cold_s,
+        "coldStartSeconds": result.cold_s,
         "restores": [
             {
                 "address": restore.address,
@@ -192,16 +193,16 @@ def make_document(built: BuildResult, progress: Progress) -> Mapping[str, Any]:
                 "restorer": restore.restorer,
                 **({} if restore.launcher_ms is None else {"launcherMilliseconds": restore.launcher_ms}),
             }
-            for restore in built.restores
+            for restore in result.restores
         ],
-        "edits": built.dump.edits,
-        "addedBytes": built.added_bytes,
+        "edits": result.dump.edits,
+        "addedBytes": result.added_bytes,
         "layers": [
             {"digest": layer.digest, "mediaType": layer.media_type, "sizeBytes": layer.size_bytes}
-            for layer in built.image.manifest.layers
+            for layer in result.image.manifest.layers
         ],
-        "base": {"name": built.base.source.label, "digest": built.base.digest},
-        "provenance": {name: value for name, value in asdict(built.provenance).items() if name != "recipe"},
+        "base": {"name": result.base.source.label, "digest": result.base.digest},
+        "provenance": {name: value for name, value in asdict(result.provenance).items() if name != "recipe"},
         "stepSeconds": progress.durations_s,
         "warnings": progress.warnings,
     }
@@ -209,15 +210,15 @@ def make_document(built: BuildResult, progress: Progress) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Report:
-    """How an image was seen to restore, as the document says that is attached to it in a registry.
+    """The verification in a build report that is attached to an image in a registry.
 
     Attributes:
-        verified: when, as in RFC 3339; may be empty.
-        runtime: name and version of the runtime that restored it.
+        verified: its time, as in RFC 3339; may be empty.
+        runtime: name and version of the runtime that restored the image.
         criu: version of CRIU.
         kernel: release of the kernel.
-        cold_s: seconds of the cold start that was measured beside it.
-        restored_s: of each restore, until the first success of the probe.
+        cold_s: seconds of the cold start in the same build.
+        restored_s: seconds of each restore until the first success of the probe.
     """
 
     verified: str
@@ -229,19 +230,19 @@ class Report:
 
 
 def parse_report(document: bytes) -> Report:
-    """Read what `make_document` made, of which anybody may have made another thing.
+    """Parse a build report. It is untrusted: anyone who can push may have attached it.
 
     Raises:
-        ImageError: it is not such a document.
+        ImageError: the document is not a build report.
     """
     try:
         found: Any = load_json(document, "the report")
-        made = found["provenance"]
+        provenance = found["provenance"]
         return Report(
             verified=str(found.get("verified", "")),
-            runtime=str(made["runtime"]),
-            criu=str(made["criu"]),
-            kernel=str(made["kernel"]),
+            runtime=str(provenance["runtime"]),
+            criu=str(provenance["criu"]),
+            kernel=str(provenance["kernel"]),
             cold_s=_read_seconds(found["coldStartSeconds"]),
             restored_s=tuple(_read_seconds(restore["firstSuccessSeconds"]) for restore in found["restores"]),
         )

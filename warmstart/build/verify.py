@@ -199,9 +199,9 @@ def verify_source(
         decide: decides whether it may run, and by which recipe.
 
     Raises:
-        ImageError: it is not there, or warmstart did not make it.
-        PrivilegeError: it asks for more than its user allows.
-        VerifyError: it does not restore.
+        ImageError: the image does not exist, or was not built by warmstart.
+        PrivilegeError: the image asks for privileges that the user does not grant.
+        VerifyError: the image does not restore.
     """
     if source.path is not None:
         # The node's programs do not run in the current directory.

@@ -1,1 +1,1 @@
-"""What runs containers at build time, one file for each engine."""
+"""The container engines of a build, one file for each."""

@@ -1,6 +1,6 @@
-"""A container in a pod of a cluster, reached through the API server alone: nothing of its node or network is needed.
+"""Run a container in a pod of a cluster, through the API server alone, without access to its node or network.
 
-Connections are forwarded to the pod's loopback interface, as `kubectl port-forward` does it.
+Connections are forwarded to the pod's loopback interface, as by `kubectl port-forward`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from warmstart.engine.target import ExecResult, State
 from warmstart.kube.client import Cluster, Head, PodTimeoutError
 from warmstart.kube.pods import MANAGED_BY, Pod
 
-# A build that was killed cannot remove its pod: the cluster then ends it after that time.
+# If a build is killed, the cluster ends its pod after this time.
 LIFE_S = 6 * 3600
 PULL_S = 900.0
 
@@ -30,9 +30,9 @@ class KubernetesContainer:
 
     Attributes:
         cluster: the cluster.
-        pod: as it was when the container ran.
-        name: of the container.
-        started_at: `time.monotonic()` when it was first seen to run.
+        pod: the pod when its container started.
+        name: name of the container.
+        started_at: `time.monotonic()` when the API server first reported it as running.
     """
 
     cluster: Cluster
@@ -46,7 +46,7 @@ class KubernetesContainer:
         return self.pod.ip
 
     def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
-        """See `Target.connect`; only the pod itself can be reached."""
+        """See `Target.connect`; other hosts are unreachable."""
         if host not in (None, self.address, "localhost", "127.0.0.1"):
             raise OSError(f"{host} is not the pod, and cannot be reached through the API server")
         connection = self.cluster.connect(self.pod, port)
@@ -72,10 +72,10 @@ class KubernetesContainer:
         return self.cluster.log_tail(self.pod, self.name, lines)
 
     def await_ready(self, limit_s: float) -> float:
-        """Wait until the cluster says that the pod is ready; seconds since it was first seen to run.
+        """Wait until the pod is ready, and return the seconds since `started_at`.
 
         Raises:
-            AppError: its container has ended, or was not ready in time.
+            AppError: the container ended, or was not ready in time.
         """
         try:
             pod = self.cluster.wait_pod(self.pod, lambda now: now.ready or now.stuck, limit_s)
@@ -90,14 +90,14 @@ class KubernetesContainer:
 
 
 def make_build_pod(spec: Mapping[str, Any], name: str, namespace: str) -> dict[str, Any]:
-    """The manifest of the pod of a build, from the specification of the pods that are to be restored."""
+    """Return the manifest of the build's pod, from the spec of the pods that will be restored."""
     own = {
         "restartPolicy": "Never",
         "activeDeadlineSeconds": LIFE_S,
         "terminationGracePeriodSeconds": 1,
         "enableServiceLinks": False,
     }
-    # Short enough for the suffix; a name of a pod has at most 63 characters where it is a host name.
+    # Leave room for the suffix: the pod's name is its host name, which has at most 63 characters.
     unique = f"{name[:46].rstrip('-')}-build-{secrets.token_hex(4)}"
     metadata = {"name": unique, "namespace": namespace, "labels": MANAGED_BY}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**spec, **own}}
@@ -105,11 +105,11 @@ def make_build_pod(spec: Mapping[str, Any], name: str, namespace: str) -> dict[s
 
 @contextlib.contextmanager
 def start_pod(cluster: Cluster, manifest: Mapping[str, Any]) -> Iterator[KubernetesContainer]:
-    """Run a pod of one container for the length of a `with` block, which begins when the container runs.
+    """Create a pod with one container, wait until it runs, and delete it at the end of the `with` block.
 
     Raises:
-        RefusedError: it may not be created.
-        ClusterError: it does not come to run.
+        RefusedError: the user may not create it.
+        ClusterError: it does not start.
     """
     namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
     with undoing(lambda: cluster.delete_pod(namespace, name)):

@@ -1,4 +1,4 @@
-"""A container engine reached through CRI, the API that the kubelet itself uses; CRI-O is what it is written for.
+"""Run containers through CRI, the kubelet's own API to a runtime; written for CRI-O.
 
 API: k8s.io/cri-api, runtime/v1.
 """
@@ -39,10 +39,11 @@ class CriEngine:
     """A connection to a CRI runtime.
 
     Args:
-        endpoint: its socket, such as `unix:///run/crio/crio.sock`.
-        proc: the /proc in which the process numbers it reports are to be found.
-        network: the network namespace from which its pods are reached; None for our own.
-        scratch: a directory that it sees at the same path as we do, for logs, mounts and archives.
+        endpoint: the socket, such as `unix:///run/crio/crio.sock`.
+        proc: a /proc with the process numbers that the runtime reports.
+        network: the network namespace that its pods are reached from; that of this process if None.
+        scratch: directory for logs, mounts and archives, at the same path for the runtime and this process.
+        name_servers: DNS servers of its pods; those of this machine if empty.
     """
 
     def __init__(
@@ -64,12 +65,12 @@ class CriEngine:
         self._channel.close()
 
     def version(self) -> str:
-        """The runtime's name and version, such as `cri-o 1.36.3`."""
+        """Return the runtime's name and version, such as `cri-o 1.36.3`."""
         answer = _call("ask the runtime for its version", self.runtime.Version, cri.VersionRequest(), CALL_S)
         return f"{answer.runtime_name} {answer.runtime_version}"
 
     def image_directory(self) -> Path:
-        """The directory that the runtime says its images are in."""
+        """Return the directory of the runtime's images, as it reports it."""
         answer = _call("ask for the image store", self.images.ImageFsInfo, cri.ImageFsInfoRequest(), CALL_S)
         return Path(answer.image_filesystems[0].fs_id.mountpoint)
 
@@ -95,14 +96,12 @@ class CriEngine:
 
     @contextlib.contextmanager
     def start(self, container: Container, image: str, name: str) -> Iterator[CriContainer]:
-        """Run a container, alone in a pod of its own, for the length of a `with` block.
-
-        Where `image` is a checkpoint image, this restores it.
+        """Run a container in a pod of its own for the length of a `with` block; a checkpoint image is restored.
 
         Args:
-            container: what to run, as the recipe has it.
-            image: what the runtime knows the image by.
-            name: of the pod and the container.
+            container: the recipe's container.
+            image: name of the image in the runtime's store.
+            name: name of the pod and the container.
 
         Raises:
             EngineError: the runtime refused.
@@ -110,7 +109,7 @@ class CriEngine:
         pod = pod_config(name, self.scratch, privileged=container.security_context.privileged)
         pod.dns_config.servers.extend(self.name_servers)
         pod_requested_at = time.monotonic()
-        # Should the answer be lost, by an interruption for one, the pod is there all the same.
+        # The pod exists even if the answer is lost, for example by an interruption.
         with undoing(lambda: self._remove_pod(pod.metadata.uid)):
             request = cri.RunPodSandboxRequest(config=pod)
             sandbox = _call("start a pod sandbox", self.runtime.RunPodSandbox, request, CREATE_S).pod_sandbox_id
@@ -141,11 +140,10 @@ class CriEngine:
                 self._kill_containers(sandbox)
 
     def _kill_containers(self, sandbox: str) -> None:
-        """End what runs in a sandbox at once.
+        """Kill the containers of a sandbox.
 
-        StopPodSandbox alone would give it all of the call's time limit to obey SIGTERM (`stopTimeoutFromContext` in
-        CRI-O's server/utils.go), which many a first process ignores, and one that is frozen for a checkpoint does not
-        even see.
+        StopPodSandbox alone would wait for the whole time limit of the call after SIGTERM (`stopTimeoutFromContext` in
+        CRI-O's server/utils.go). Many first processes ignore that signal, and a frozen one does not receive it.
         """
         request = cri.ListContainersRequest(filter=cri.ContainerFilter(pod_sandbox_id=sandbox))
         answer = _call("list the pod's containers", self.runtime.ListContainers, request, CALL_S)
@@ -153,7 +151,7 @@ class CriEngine:
             self.kill_container(container.id)
 
     def kill_container(self, container_id: str) -> None:
-        """End what runs in a container at once; its files stay."""
+        """Kill the processes of a container, and keep its files."""
         stop = cri.StopContainerRequest(container_id=container_id, timeout=0)
         _call("stop the container", self.runtime.StopContainer, stop, CALL_S)
 
@@ -168,11 +166,13 @@ class CriEngine:
 
 @dataclass(frozen=True)
 class CriContainer:
-    """A container that CRI runs; a `Target` for probes and warm-up.
+    """A running container; a `Target` for probes and warm-up.
 
     Attributes:
-        container_id: the runtime's name for it.
-        address: its pod's IP address.
+        engine: its engine.
+        container_id: the runtime's id.
+        address: the pod's IP address.
+        log_file: the log, in CRI's format.
         pod_requested_at: `time.monotonic()` before the request for the pod's sandbox.
         requested_at: the same before the request to create the container.
         created_at: the same when the container had been created.
@@ -197,7 +197,7 @@ class CriContainer:
 
     def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
         """See `Target.exec`."""
-        # CRI counts in whole seconds, and takes 0 for no limit.
+        # CRI counts whole seconds, and 0 means no limit.
         limit = max(1, round(timeout_s))
         request = cri.ExecSyncRequest(container_id=self.container_id, cmd=list(command), timeout=limit)
         try:
@@ -226,24 +226,24 @@ class CriContainer:
             text = self.log_file.read_bytes().decode(errors="replace")
         except FileNotFoundError:
             return []
-        # Not `splitlines`: what else it takes for the end of a line is part of what the container wrote.
+        # Not `splitlines`, which also splits at other characters of the container's output.
         return [log_message(line) for line in text.rstrip("\n").split("\n")[-lines:] if line]
 
     @property
     def pid(self) -> int:
-        """Its first process, as numbered in the engine's `proc`."""
+        """PID of its first process in the engine's `proc`."""
         return int(self._info()["pid"])
 
     @property
     def restored(self) -> bool:
-        """Whether the runtime says that it was restored from a checkpoint."""
+        """Tell whether the runtime reports it as restored from a checkpoint."""
         return bool(self._info().get("restored"))
 
     def checkpoint(self, archive: Path, timeout_s: float) -> None:
-        """Write a checkpoint archive to `archive`, which the runtime must see at the same path.
+        """Write a checkpoint to `archive`, a path that is the same for the runtime.
 
         Raises:
-            CheckpointError: CRIU or the runtime failed; the message has the lines of CRIU's log that matter.
+            CheckpointError: CRIU or the runtime failed; the message has the errors from CRIU's log.
         """
         # The runtime opens an existing file without truncating it.
         archive.unlink(missing_ok=True)
@@ -271,15 +271,15 @@ class CriContainer:
         return info
 
 
-def _call(what: str, method: Any, request: Any, timeout_s: float) -> Any:
+def _call(task: str, method: Any, request: Any, timeout_s: float) -> Any:
     try:
         return method(request, timeout=timeout_s)
     except grpc.RpcError as error:
-        raise _engine_error(what, error) from error
+        raise _engine_error(task, error) from error
 
 
 def checkpoint_error(message: str) -> CheckpointError:
-    """What a runtime says when it could not make a checkpoint, cut down to CRIU's own reasons where there are some."""
+    """Convert a runtime's message about a failed checkpoint, reduced to CRIU's own errors if it has any."""
     reasons = _find_reasons(message)
     if reasons:
         return CheckpointError(f"CRIU could not dump the container: {reasons[0]}", details=reasons[1:])
@@ -287,24 +287,24 @@ def checkpoint_error(message: str) -> CheckpointError:
     return CheckpointError(f"the runtime could not checkpoint the container: {first}", details=rest)
 
 
-def _engine_error(what: str, error: grpc.RpcError) -> EngineError:
+def _engine_error(task: str, error: grpc.RpcError) -> EngineError:
     message = str(error.details())
     if error.code() == grpc.StatusCode.UNAVAILABLE:
-        return EngineError(f"could not {what}: the runtime does not answer", details=[message])
+        return EngineError(f"could not {task}: the runtime does not answer", details=[message])
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return EngineError(f"could not {what}: the runtime takes too long")
+        return EngineError(f"could not {task}: the runtime takes too long")
     first, *rest = _find_reasons(message) or _plain(message)
-    return EngineError(f"could not {what}: {first}", details=rest)
+    return EngineError(f"could not {task}: {first}", details=rest)
 
 
 def _find_reasons(message: str) -> list[str]:
-    """CRIU's own: runc quotes its log, hundreds of lines, in the message; crun only says where it is."""
+    """Find CRIU's errors: runc quotes hundreds of lines of CRIU's log, crun only gives its path."""
     where = re.search(r"/\S+/(dump|restore)\.log", message)
     log = Path(where[0]) if where else None
     return find_errors(log.read_text(errors="replace") if log and log.is_file() else message)
 
 
 def _plain(message: str) -> list[str]:
-    """The lines of a message, at least one; what runc has logged is in it as `time="…" level=error msg="…"`."""
+    """Return the lines of a message, at least one, without runc's log format `time="…" level=error msg="…"`."""
     unquoted = _LOGGED.sub(lambda match: match[1].replace('\\"', '"'), message)
     return unquoted.strip().splitlines()[:MESSAGE_LINES] or ["the runtime does not say why"]

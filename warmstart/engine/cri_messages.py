@@ -1,7 +1,7 @@
-"""The recipe's container as CRI messages, and CRI's log lines as text.
+"""Convert a recipe's container to CRI messages, and CRI log lines to text.
 
-The mounts are those that the kubelet gives a container without volumes. A restored container must find the mounts
-it was checkpointed with: CRI-O refuses a restore when one is missing, and leaves out one that is new.
+The mounts are those of a container without volumes under the kubelet. A restored container must have the mounts of its
+checkpoint: CRI-O refuses a restore if one is missing, and ignores additional ones.
 API: k8s.io/cri-api, runtime/v1; log format: the kubelet's CRI logging design.
 """
 
@@ -22,9 +22,9 @@ KUBELET_FILES = ("/etc/hosts", "/dev/termination-log")
 
 
 def pod_config(name: str, scratch: Path, *, privileged: bool = False) -> cri.PodSandboxConfig:
-    """A pod called `name`, whose logs and mounted files lie in a new directory below `scratch`.
+    """Return the configuration of a pod, with its logs and mounted files in a new directory below `scratch`.
 
-    A runtime takes privileged containers only in a pod that is `privileged`, as the kubelet makes it for them.
+    Runtimes accept privileged containers only in a `privileged` pod, as the kubelet makes it.
     """
     uid = str(uuid.uuid4())
     directory = scratch / f"pod-{uid}"
@@ -41,7 +41,7 @@ def pod_config(name: str, scratch: Path, *, privileged: bool = False) -> cri.Pod
 
 
 def container_config(container: Container, image: str, name: str, address: str, directory: Path) -> cri.ContainerConfig:
-    """The container in a pod at `address`; `directory` is the pod's own, from `pod_config`."""
+    """Return the configuration of the container in a pod at `address`; `directory` is that of `pod_config`."""
     (directory / "hosts").write_text(f"127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{name}\n")
     (directory / "termination-log").touch(mode=0o666)
     (directory / "termination-log").chmod(0o666)
@@ -67,7 +67,7 @@ def container_config(container: Container, image: str, name: str, address: str, 
 
 
 def log_message(line: str) -> str:
-    """What the container wrote, from a line `TIME STREAM TAG MESSAGE` of a CRI log."""
+    """Return the message of a CRI log line, `TIME STREAM TAG MESSAGE`."""
     return line.split(" ", 3)[3] if line.count(" ") >= 3 else line
 
 
@@ -77,11 +77,11 @@ def _resources(resources: Resources) -> cri.LinuxContainerResources:
         message.memory_limit_in_bytes = resources.memory_limit_bytes
     if resources.cpu_limit_millis is not None:
         message.cpu_period = CPU_PERIOD_US
-        # The kernel takes no less; the kubelet rounds up, too.
+        # The kernel's minimum; the kubelet rounds up to it too.
         message.cpu_quota = max(MIN_QUOTA_US, resources.cpu_limit_millis * (CPU_PERIOD_US // 1000))
     shares = resources.cpu_request_millis or resources.cpu_limit_millis
     if shares is not None:
-        # As the kubelet: 1024 shares are one core; the kernel takes from 2 to MAX_SHARES.
+        # As the kubelet does: 1024 shares are one core, and the kernel accepts 2 to MAX_SHARES.
         message.cpu_shares = min(max(2, shares * 1024 // 1000), MAX_SHARES)
     return message
 

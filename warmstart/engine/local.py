@@ -1,4 +1,4 @@
-"""A CRI runtime on this machine together with its image store, into which images are brought with skopeo."""
+"""Run containers on a CRI runtime of this machine, and import images into its store with skopeo."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ LOCAL_STORAGE = ("/var/lib/containers/storage", str(RUNROOT))
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """A runtime to start containers with, and the store in which it finds their images.
+    """A runtime and its image store.
 
     Attributes:
         cri: the runtime.
-        session: where skopeo and buildah run.
+        session: session that runs skopeo and buildah.
         root: the store's directory.
         runroot: the store's directory for what does not outlive a boot.
         shared: whether the store is not ours alone.
@@ -72,16 +72,16 @@ class LocalEngine:
         return self.cri.proc
 
     def import_image(self, layout: Path, name: str, on_line: Callable[[str], object] = lambda _: None) -> None:
-        """Bring the image of an OCI layout, which the session sees, into the store under a name.
+        """Import an image from an OCI layout, which must be visible in the session, under a name.
 
         Raises:
-            ImageError: it could not be read.
+            ImageError: the image could not be read.
         """
         store = f"{find_store(self.root, self.runroot, self.stores)}{name}"
         if not self.shared:
             copy_image(self.session, f"oci:{layout}", store, own_layout=True, on_line=on_line)
             return
-        # A copy that is cut short can leave an image in the store with which nobody can list its images any more.
+        # An interrupted copy can leave an image in the store that breaks listing its images for everyone.
         call_to_the_end(lambda: copy_image(self.session, f"oci:{layout}", store, own_layout=True))
 
 
@@ -116,11 +116,11 @@ def start_engine(
 
 @dataclass(frozen=True)
 class HostRuntime:
-    """A CRI-O that the host runs, and where its image store is.
+    """A CRI-O of the host.
 
     Attributes:
-        endpoint: its socket, as gRPC takes it.
-        root: the store's directory.
+        endpoint: its socket, as a gRPC target.
+        root: directory of its image store.
         version: its name and version.
     """
 
@@ -130,16 +130,16 @@ class HostRuntime:
 
     @property
     def binds(self) -> list[Bind]:
-        """What of the host a session must see to bring images into the store."""
+        """Paths of the host that a session needs for importing images."""
         return [Bind(str(path), writable=True) for path in (self.root, RUNROOT)]
 
 
 def find_host_runtime(endpoint: str) -> HostRuntime:
-    """Ask a CRI-O of the host what it is.
+    """Query a CRI-O of the host.
 
     Raises:
-        EngineError: nothing answers there.
-        HostError: what answers is not CRI-O.
+        EngineError: no runtime answers at the endpoint.
+        HostError: the runtime is not CRI-O.
     """
     with CriEngine(endpoint, proc=Path("/proc"), network=None, scratch=Path("/nonexistent")) as cri:
         version = cri.version()
@@ -151,7 +151,7 @@ def find_host_runtime(endpoint: str) -> HostRuntime:
 
 
 def examine_runtime(endpoint: str) -> Check:
-    """Whether a build could use the CRI-O that listens at an endpoint."""
+    """Check that a build could use the CRI-O at an endpoint."""
     try:
         return Check("container runtime", True, find_host_runtime(endpoint).version)
     except WarmstartError as error:
@@ -161,24 +161,24 @@ def examine_runtime(endpoint: str) -> Check:
 
 @contextlib.contextmanager
 def connect_engine(session: Session, host: HostRuntime) -> Iterator[LocalEngine]:
-    """The host's own CRI-O, for the length of a `with` block; `session` must see `host.binds`."""
+    """Connect to the host's own CRI-O for the length of a `with` block; the session must have `host.binds`."""
     scratch = session.workspace / "pods"
     with CriEngine(host.endpoint, proc=Path("/proc"), network=None, scratch=scratch) as cri:
         yield LocalEngine(cri, session, host.root, RUNROOT, shared=True)
 
 
 def find_binds(source: Source) -> list[Bind]:
-    """What of the host a session must see to read an image from `source`.
+    """Return the paths of the host that a session needs for reading an image from `source`.
 
     Raises:
-        ImageError: it is a file or a directory that is not there.
+        ImageError: the file or directory does not exist.
     """
     if source.path is not None:
         if not source.path.exists():
             raise ImageError(f"{source}: there is no such file or directory")
         return [Bind(str(source.path.absolute()))]
     if source.kind is Transport.CONTAINERS_STORAGE:
-        # Reading takes the store's locks, and so needs to write.
+        # Reading takes the store's locks, which needs write access.
         return [Bind(path, writable=True) for path in LOCAL_STORAGE if Path(path).is_dir()]
     if source.kind is Transport.DOCKER_DAEMON:
         return [Bind(DOCKER_SOCKET, writable=True)]
@@ -186,13 +186,13 @@ def find_binds(source: Source) -> list[Bind]:
 
 
 def find_access(session: Session, source: Source, registries: RegistryAccess) -> SkopeoAccess:
-    """How skopeo, in the session, is to speak to the registry that an image comes from.
+    """Return the options for skopeo, in the session, to access the registry of an image.
 
-    Credentials are found as `find_credentials` does, and given to skopeo in a file of their own: helpers that docker
-    and podman call for them exist only outside of the session.
+    `find_credentials` finds the credentials, and skopeo gets them in a file, because the credential helpers of docker
+    and podman exist only outside the session.
 
     Raises:
-        RegistryError: a file of credentials is broken, or a helper failed.
+        RegistryError: a credentials file is broken, or a helper failed.
     """
     if source.kind is not Transport.REGISTRY or source.reference is None:
         return SkopeoAccess()
@@ -207,7 +207,7 @@ def find_access(session: Session, source: Source, registries: RegistryAccess) ->
 
 
 def _write_auth_file(path: Path, registry: str, credentials: Credentials) -> None:
-    """Credentials as skopeo reads them; see containers-auth.json(5)."""
+    """Write credentials in skopeo's format; see containers-auth.json(5)."""
     if credentials.identity_token:
         entry = {"identitytoken": credentials.identity_token}
     else:

@@ -1,4 +1,4 @@
-"""What warmstart needs of a running container, whichever engine runs it."""
+"""The interface to a running container, common to all engines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class ExecResult:
-    """A command that has ended in the container: its exit code and what it wrote, as text."""
+    """The exit code and the output of a command in the container."""
 
     exit_code: int
     stdout: str
@@ -19,11 +19,11 @@ class ExecResult:
 
 @dataclass(frozen=True)
 class State:
-    """Where a container is in its life.
+    """The state of a container.
 
     Attributes:
-        exit_code: None until it has ended.
-        reason: the runtime's word for an end, such as `Completed`, `Error` or `OOMKilled`.
+        exit_code: exit code; None while it runs.
+        reason: the runtime's reason for the end, such as `Completed`, `Error` or `OOMKilled`.
     """
 
     exit_code: int | None = None
@@ -31,12 +31,12 @@ class State:
 
     @property
     def exited(self) -> bool:
-        """Whether the container has ended."""
+        """Tell whether the container has ended."""
         return self.exit_code is not None
 
 
 class Target(Protocol):
-    """A started container, as probes and warm-up steps reach it; any thread may call it."""
+    """A started container for probes and warm-up steps; thread-safe."""
 
     @property
     def address(self) -> str:
@@ -46,32 +46,32 @@ class Target(Protocol):
     def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
         """Open a TCP connection, which the caller closes.
 
-        The pod may live in a network namespace that this process is not in, so every connection is made here.
+        All connections go through this method, because the pod may be in another network namespace.
 
         Args:
-            port: the TCP port.
-            host: a name or an address to connect to instead of the pod's own address.
-            timeout_s: how long to wait for the connection.
+            port: TCP port.
+            host: name or address to connect to; the pod's own address if None.
+            timeout_s: limit for the connection attempt.
 
         Raises:
-            TimeoutError: there was no answer in time.
-            OSError: the connection was refused, or could not be made.
+            TimeoutError: no answer in time.
+            OSError: the connection was refused or failed.
         """
         ...
 
     def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
-        """Run a command in the container to its end, with nothing on its standard input.
+        """Run a command in the container, without standard input, and wait for it.
 
         Raises:
-            TimeoutError: it had not ended in time.
+            TimeoutError: it did not end in time.
             EngineError: the runtime could not run it.
         """
         ...
 
     def state(self) -> State:
-        """Ask the runtime for the container's state; cheap enough to be asked several times a second."""
+        """Return the container's state; cheap enough for several calls a second."""
         ...
 
     def log_tail(self, lines: int) -> list[str]:
-        """The last `lines` lines that the container wrote, oldest first, without line ends."""
+        """Return the container's last lines of output, oldest first, without line ends."""
         ...

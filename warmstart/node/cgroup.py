@@ -254,9 +254,9 @@ def _fill(hierarchy: Hierarchy, directory: Path) -> None:
         (directory / LEAF).mkdir()
     if "cpuset" in hierarchy.options.split(","):
         # A new v1 cpuset is empty, and accepts no process until it has processors and memory nodes.
-        for place in (directory, directory / LEAF):
+        for group in (directory, directory / LEAF):
             for item in ("cpuset.cpus", "cpuset.mems"):
-                (place / item).write_text((place.parent / item).read_text())
+                (group / item).write_text((group.parent / item).read_text())
 
 
 @contextlib.contextmanager

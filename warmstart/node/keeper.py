@@ -1,12 +1,12 @@
-"""The process that holds the embedded node's namespaces, and takes them down whatever happens to us.
+"""Hold the embedded node's namespaces in a process of its own, which takes them down however the command ends.
 
-It runs beside the command that started it (`python -m warmstart.node.keeper`), with that command at the other end of
-its standard input. When that pipe closes, however the command ended, everything in the namespaces is killed and the
-cgroup removed, and, when the command could not do so itself, its workspace too, and what it was writing. Should the
-keeper itself be killed, the kernel ends the namespaces with it.
+The command starts it as `python -m warmstart.node.keeper`, and holds the other end of its standard input. When that
+pipe closes, the keeper kills everything in the namespaces and removes the cgroup. If the command did not end normally,
+the keeper also removes its workspace and its unfinished output. If the keeper itself is killed, the kernel ends the
+namespaces.
 
-Protocol: the plan as JSON in argv[1]; on standard output one line, `ready PID` or `failed` and a `Failure` as JSON; on
-standard input nothing, or the line `done` before the end when the command is going to remove the workspace itself.
+Protocol: argv[1] is the plan as JSON. Standard output is one line, `ready PID` or `failed` and a `Failure` as JSON.
+Standard input is empty, or ends with the line `done` if the command removes the workspace itself.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from warmstart.node.cgroup import LEAF, Cgroup, make_cgroup, sweep_cgroups
 
 NAMESPACES = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWCGROUP
 DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
-# Where the host's root is while the node is made.
+# Path of the host's root during setup.
 OLD_ROOT = Path("/.host")
-# Where the node has the v2 hierarchy of a hybrid host: not where runtimes look for one.
+# Mount point of the v2 hierarchy of a hybrid host, at a path that runtimes do not search.
 SPARE_CGROUP2 = "/run/cgroup2"
 ENTER = "/usr/local/libexec/warmstart-enter"
-# What a command run in the node starts with: join the node's cgroup, die with the nsenter that brought it in.
-# The cgroup namespace is entered last: once in it, a process that came from elsewhere may not be moved any more where
-# cgroup2 is mounted with nsdelegate (cgroups(7)).
+# Each command in the node first joins the node's cgroup, and is set to die with its nsenter. It enters the cgroup
+# namespace last: if cgroup2 is mounted with nsdelegate, a process from outside cannot be moved once it is in the
+# namespace (cgroups(7)).
 ENTER_SCRIPT = f"""#!/bin/sh
 for procs in /sys/fs/cgroup/{LEAF}/cgroup.procs /sys/fs/cgroup/*/{LEAF}/cgroup.procs {SPARE_CGROUP2}/cgroup.procs; do
     [ ! -e "$procs" ] || echo 0 > "$procs" || exit
@@ -56,7 +56,7 @@ SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
 
 @dataclass(frozen=True)
 class Bind:
-    """A path of the host that the node sees at the same place."""
+    """A path of the host that is also visible in the node."""
 
     path: str
     writable: bool = False
@@ -64,15 +64,15 @@ class Bind:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the keeper is to hold.
+    """The setup of a node.
 
     Attributes:
-        name: of the cgroup and the host name.
-        root: the tree of tools; it is never written to.
-        workspace: a directory the node sees at the same path, writable.
-        files: files of the host that replace the tree's: (path in the tree, path on the host).
-        binds: more of the host.
-        leftovers: patterns of what the command leaves elsewhere, should it be killed.
+        name: name of the cgroup, and the host name.
+        root: tools directory; it is never written to.
+        workspace: directory that the node shares with the host at the same path, writable.
+        files: files of the host that replace files of the tools: (path in the node, path on the host).
+        binds: more paths of the host.
+        leftovers: glob patterns of files to remove if the command is killed.
     """
 
     name: str
@@ -83,12 +83,12 @@ class Plan:
     leftovers: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """As the keeper's argument."""
+        """Encode the plan as the keeper's argument."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Plan:
-        """The reverse of `to_json`."""
+        """Decode the output of `to_json`."""
         fields = json.loads(text)
         fields["files"] = tuple((inside, outside) for inside, outside in fields["files"])
         fields["binds"] = tuple(Bind(**bind) for bind in fields["binds"])
@@ -98,23 +98,23 @@ class Plan:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no node; the fields are those of a `WarmstartError`."""
+    """The reason why the setup failed; the fields are those of a `WarmstartError`."""
 
     brief: str
     details: tuple[str, ...] = ()
     hint: str = ""
 
     def to_json(self) -> str:
-        """As the keeper says it."""
+        """Encode the failure for the keeper's standard output."""
         return json.dumps(asdict(self))
 
     def to_error(self) -> HostError:
-        """As the command raises it."""
+        """Convert the failure to an error of the command."""
         return HostError(f"cannot set up the embedded node: {self.brief}", details=self.details, hint=self.hint)
 
     @staticmethod
     def from_json(text: str) -> Failure:
-        """The reverse of `to_json`."""
+        """Decode the output of `to_json`."""
         return Failure(**json.loads(text))
 
 
@@ -133,9 +133,9 @@ def main() -> int:
             _say(f"failed {failure}")
         except Exception as error:
             _say(f"failed {_explain(error).to_json()}")
-        told = sys.stdin.buffer.read().strip() == b"done"
-    if told:
-        # The command may have been killed since.
+        is_done = sys.stdin.buffer.read().strip() == b"done"
+    if is_done:
+        # The command may have been killed after it wrote that line.
         sweep_workspaces()
     else:
         remove_workspace(Path(plan.workspace))
@@ -149,7 +149,7 @@ def _remove_leftovers(patterns: Iterable[str]) -> None:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                # A lock that is held is another command's.
+                # A locked file belongs to another command.
                 remove_unless_locked(path)
 
 
@@ -159,7 +159,7 @@ class _InitError(Exception):
 
 @contextlib.contextmanager
 def _run_init(plan: Plan, cgroup: Cgroup) -> Iterator[int]:
-    """PID 1 of the node, and with it all in the node, for the length of a `with` block; its number out here."""
+    """Run PID 1 of the node for the length of a `with` block, and yield its PID on the host."""
     linux.unshare(linux.CLONE_NEWPID)
     ready_read, ready_write = os.pipe()
     init = os.fork()
@@ -174,11 +174,11 @@ def _run_init(plan: Plan, cgroup: Cgroup) -> Iterator[int]:
             raise _InitError(verdict or Failure("its first process died").to_json())
         yield init
     finally:
-        # The kernel kills all that is in the PID namespace, and wait returns when all of it is gone. Until then the
-        # number stays taken, should PID 1 have died before: nobody else can be mistaken for it.
+        # The kernel kills the whole PID namespace, and wait returns when all of its processes are gone. Until then the
+        # number stays in use even if PID 1 died earlier, so no other process can get it.
         os.kill(init, signal.SIGKILL)
         while os.waitpid(init, os.WNOHANG) == (0, 0):
-            # A container may be frozen, for a checkpoint that was under way.
+            # A container may be frozen by an interrupted checkpoint.
             cgroup.thaw()
             time.sleep(0.02)
 
@@ -200,7 +200,7 @@ def _explain(error: BaseException) -> Failure:
 
 
 def _be_init(plan: Plan, cgroup: Cgroup, ready: int) -> None:
-    """PID 1 of the node: make the place, then reap. Never returns."""
+    """Be PID 1 of the node: set it up, then reap processes. Never returns."""
     try:
         try:
             _make_namespaces(plan, cgroup)
@@ -233,7 +233,7 @@ def _make_namespaces(plan: Plan, cgroup: Cgroup) -> None:
 
 
 def _build_root(plan: Plan, cgroup: Cgroup) -> None:
-    """The tree with a thin writable layer in memory, and the workspace in it; then make that the root."""
+    """Mount the tools directory with a writable layer in memory, and the workspace in it, as the root."""
     linux.mount("none", Path("/"), flags=linux.MS_REC | linux.MS_PRIVATE)
     scratch = Path(plan.workspace) / "node"
     scratch.mkdir()
@@ -254,7 +254,7 @@ def _build_root(plan: Plan, cgroup: Cgroup) -> None:
     enter.chmod(0o755)
     binds = [(_find_outside(bind.path), bind) for bind in (Bind(plan.workspace, writable=True), *plan.binds)]
     files = [(_find_outside(outside), Path(inside)) for inside, outside in plan.files]
-    # Links in the tree lead somewhere else out here: what is put in at a path is put in from inside.
+    # Resolve the paths from inside: seen from the host, links in the tools directory lead elsewhere.
     old_root = root / OLD_ROOT.relative_to("/")
     old_root.mkdir()
     linux.pivot_root(root, old_root)
@@ -270,20 +270,20 @@ def _build_root(plan: Plan, cgroup: Cgroup) -> None:
 
 
 def _escape(path: str) -> str:
-    """A path as overlay's options take it, where commas and colons have a meaning; see ovl_next_opt in fs/overlayfs."""
+    """Escape commas and colons in a path for an option of overlayfs; see ovl_next_opt in fs/overlayfs."""
     return re.sub(r"([:,\\])", r"\\\1", path)
 
 
 def _find_outside(path: str) -> Path:
-    """Where a path of the host is once its root is OLD_ROOT."""
+    """Return the path of a host file below OLD_ROOT."""
     return OLD_ROOT / Path(path).resolve(strict=True).relative_to("/")
 
 
 def _mount_kernel(root: Path, cgroup: Cgroup) -> None:
     linux.mount("proc", root / "proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     linux.mount("sysfs", root / "sys", "sysfs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
-    for place in ("tmp", "run"):
-        linux.mount("tmpfs", root / place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
+    for name in ("tmp", "run"):
+        linux.mount("tmpfs", root / name, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
     _mount_cgroups(root, cgroup)
     dev = root / "dev"
     linux.mount("tmpfs", dev, "tmpfs", linux.MS_NOSUID, "mode=755")
@@ -302,14 +302,14 @@ def _mount_kernel(root: Path, cgroup: Cgroup) -> None:
 
 
 def _mount_cgroups(root: Path, cgroup: Cgroup) -> None:
-    """Only the hierarchies in use: on a hybrid host runtimes see plain cgroup v1."""
-    place, spare = root / "sys/fs/cgroup", root / SPARE_CGROUP2.lstrip("/")
+    """Mount the hierarchies in use only: on a hybrid host, runtimes see plain cgroup v1."""
+    target, spare = root / "sys/fs/cgroup", root / SPARE_CGROUP2.lstrip("/")
     if cgroup.directories[0][0].is_v2:
-        linux.mount("cgroup2", place, "cgroup2")
+        linux.mount("cgroup2", target, "cgroup2")
         return
-    linux.mount("tmpfs", place, "tmpfs", options="mode=755")
+    linux.mount("tmpfs", target, "tmpfs", options="mode=755")
     for hierarchy, _ in cgroup.directories:
-        directory = spare if hierarchy.is_v2 else place / hierarchy.mount_point.name
+        directory = spare if hierarchy.is_v2 else target / hierarchy.mount_point.name
         directory.mkdir()
         linux.mount("cgroup", directory, "cgroup2" if hierarchy.is_v2 else "cgroup", options=hierarchy.options)
 
@@ -327,7 +327,7 @@ def _bind(source: Path, bind: Bind) -> None:
 
 
 def _raise_loopback() -> None:
-    """As `ip link set lo up`, for which the tree may have no program. Structure: netdevice(7)."""
+    """Do `ip link set lo up`; the tools may lack that program. Structure: netdevice(7)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack("16sH14s", b"lo", 0, b"")
         flags = struct.unpack("16sH14s", ioctl(control, SIOCGIFFLAGS, request))[1]

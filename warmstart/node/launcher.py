@@ -1,7 +1,7 @@
-"""The launcher of self-restoring images and its CRIU: built once from the sources in `launcher`, and kept by content.
+"""Compile the launcher of self-restoring images and its CRIU from the sources in `launcher`, once for each content.
 
-Each is compiled by its own script in a Debian tree that is then removed, so that a change to the launcher does not
-compile CRIU again.
+Each has its own build script, cache key and temporary Debian root, so a change to the launcher does not compile CRIU
+again.
 """
 
 from __future__ import annotations
@@ -34,43 +34,43 @@ LOCK_NAME = "launcher"
 
 @dataclass(frozen=True)
 class LauncherPrograms:
-    """A directory with `launcher`, `criu`, and `source`, which goes with criu wherever it goes (GPL-2.0)."""
+    """A directory with `launcher`, `criu`, and `source`, which accompanies every copy of criu (GPL-2.0)."""
 
     directory: Path
 
     @property
     def launcher(self) -> Path:
-        """The launcher."""
+        """Path of the launcher."""
         return self.directory / "launcher"
 
     @property
     def criu(self) -> Path:
-        """CRIU."""
+        """Path of CRIU."""
         return self.directory / "criu"
 
     @property
     def source(self) -> Path:
-        """What CRIU's licence wants."""
+        """Path of CRIU's source, as its license requires."""
         return self.directory / "source"
 
 
 def find_sources() -> Path:
-    """Where the sources are: in the package, or beside it in a checkout."""
+    """Return the directory of the sources: in the package, or next to it in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "launcher"
     return installed if installed.is_dir() else package.parent / "launcher"
 
 
 def ensure_launcher(cache: Path, progress: Notify) -> LauncherPrograms:
-    """The programs, built now (some minutes) if they are not in the cache yet.
+    """Return the programs, and build them (some minutes) if they are not in the cache.
 
     Args:
-        cache: the cache directory.
-        progress: called with a line whenever something new begins.
+        cache: cache directory.
+        progress: called with a line when a stage begins.
 
     Raises:
-        HostError: not root, mmdebstrap is missing, or a package could not be had.
-        OSError: the cache cannot be written to.
+        HostError: not root, mmdebstrap is missing, or a package is not available.
+        OSError: the cache is not writable.
     """
     cache = check_cache(cache)
     criu, launcher = _find_paths(cache)
@@ -83,16 +83,12 @@ def ensure_launcher(cache: Path, progress: Notify) -> LauncherPrograms:
 
 
 def find_launcher(cache: Path) -> list[Path]:
-    """The directories of the cache with the newest CRIU and the newest launcher; none if they were not built."""
+    """Return the directories of the newest CRIU and the newest launcher in the cache, if they exist."""
     return [newest for path in _find_paths(cache) if (newest := find_newest(path)).is_dir()]
 
 
 def update_launcher(cache: Path, progress: Notify) -> None:
-    """Build both again, if they were built; the caller is the cache's only maker.
-
-    Raises:
-        HostError: as `ensure_launcher`.
-    """
+    """Build both again, if they were built; the caller holds the cache's lock. Errors as for `ensure_launcher`."""
     if find_launcher(cache):
         criu, launcher = map(find_newer, _find_paths(cache))
         with create_directory(criu) as new:
@@ -103,7 +99,7 @@ def update_launcher(cache: Path, progress: Notify) -> None:
 
 @dataclass(frozen=True)
 class Build:
-    """A program to compile, and the script among the sources that does so."""
+    """A program, and the path of its build script in the sources."""
 
     name: str
     script: str
@@ -114,7 +110,7 @@ BUILD_LAUNCHER = Build("launcher", "build.sh")
 
 
 def _find_paths(cache: Path) -> tuple[Path, Path]:
-    """Where the first CRIU and the first launcher of these sources are, built or not."""
+    """Return the paths of the first CRIU and the first launcher of these sources, whether or not they exist."""
     sources, programs = find_sources(), cache.resolve() / "programs"
     criu = programs / f"criu-{_find_key(sources, sources / 'criu')}"
     return criu, programs / f"launcher-{_find_key(sources, sources)}"
@@ -126,7 +122,7 @@ def _build_launcher(criu: Path, new: Path, progress: Notify) -> None:
 
 
 def _find_key(sources: Path, part: Path) -> str:
-    """The key of what is built from `part` of the sources, and from the list of packages."""
+    """Return the cache key of a program from `part` of the sources and the list of packages."""
     files = sorted(path for path in part.rglob("*") if path.is_file() and path.suffix != ".md")
     contents = {str(file.relative_to(sources)): file.read_text() for file in [*files, sources / "build-packages"]}
     locked = [str(package) for package in find_locked(LOCK_NAME)]
@@ -139,7 +135,7 @@ def _build(build: Build, new: Path, progress: Notify) -> None:
     with open_workspace("launcher") as workspace:
         progress(f"tools: installing a compiler for the {build.name}")
         compiler, inner = workspace / "compiler", workspace / "work"
-        taken = bootstrap(compiler, SUITE, packages, progress)
+        installed = bootstrap(compiler, SUITE, packages, progress)
         inner.mkdir()
         shutil.copytree(sources, inner / "launcher")
         progress(f"tools: compiling the {build.name} (some minutes)")
@@ -147,4 +143,4 @@ def _build(build: Build, new: Path, progress: Notify) -> None:
             script = inner / "launcher" / build.script
             session.run([script, inner / "out"], cwd=str(inner), timeout_s=BUILD_S, host_network=True)
         shutil.copytree(inner / "out", new, dirs_exist_ok=True)
-        write_record(new, make_record(LOCK_NAME, taken, {build.name: ""}))
+        write_record(new, make_record(LOCK_NAME, installed, {build.name: ""}))

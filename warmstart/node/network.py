@@ -1,13 +1,13 @@
-"""A way out of a session's network, for applications that need a database or another service to start.
+"""Connect a session's network to the outside, for applications that need a database or another service to start.
 
-pasta (https://passt.top) carries connections from the network namespace to sockets of its own in the host's: nothing of
-the host's configuration is changed, and nobody outside can connect to what is inside. The host's loopback addresses are
-not reached. The addresses inside are link-local ones, which nobody has who could be wanted.
+pasta (https://passt.top) carries connections from the network namespace to its own sockets in the host's. It changes
+nothing in the host's configuration, and nobody outside can connect to the containers. The host's loopback addresses
+are unreachable. The addresses inside are link-local, so they hide no address that an application could need.
 
-The machine's link-local network is not reached, nor is any other address at which a cloud hands the machine's own
-credentials to whatever asks from the machine. Routes of the session's network see to it: a pod's lead through it, and
-a container with NET_ADMIN changes its pod's alone. There is no IPv6: pods have IPv4 addresses only, so that neither
-fe80::/10 nor metadata services such as fd00:ec2::254 are reached.
+The machine's link-local network is unreachable, and so is every other address where a cloud gives the machine's own
+credentials to any process on it. Routes in the session's network block them: all traffic of pods passes through it,
+and a container with NET_ADMIN can change only its pod's routes. Pods have IPv4 addresses only, so fe80::/10 and
+metadata services such as fd00:ec2::254 are unreachable too.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from warmstart.node.session import Session
 
 START_S = 10.0
 INTERFACE = "outside"
-# All of the addresses of a /29 that are ours; the others of it are refused below.
+# The addresses in use of a /29; its others are refused below.
 ADDRESS, ROUTER, NAME_SERVER, PREFIX_LENGTH = "169.254.87.2", "169.254.87.1", "169.254.87.3", "29"
 REFUSED = (
-    # Link-local: the metadata services of AWS, Google Cloud, Azure, OpenStack and others; but not our own /29.
+    # Link-local: the metadata services of AWS, Google Cloud, Azure, OpenStack and others. The session's /29 stays open.
     "169.254.0.0/16",
     "169.254.87.4/30",
-    # Those of Alibaba Cloud, Azure (WireServer) and Oracle Cloud that are elsewhere.
+    # Metadata services elsewhere: Alibaba Cloud, Azure (WireServer), Oracle Cloud.
     "100.100.100.200/32",
     "168.63.129.16/32",
     "192.0.0.192/32",
 )
-# A namespace below /proc may be opened only with CAP_SYS_PTRACE, which root does not have in many sandboxes.
+# Opening a namespace below /proc takes CAP_SYS_PTRACE, which root lacks in many sandboxes.
 NAMESPACE = "/run/outside-network"
 PREPARE = f"""
 mkdir -p /dev/net
@@ -53,7 +53,7 @@ PASTA = (
 
 
 class Network(StrEnum):
-    """What containers reach beside the other containers of their node."""
+    """The network that containers reach, besides the other containers of their node."""
 
     NONE = "none"
     OUTSIDE = "outside"
@@ -61,20 +61,20 @@ class Network(StrEnum):
 
 @contextlib.contextmanager
 def connect_network(session: Session, network: Network) -> Iterator[Session]:
-    """Connect a session's network, for the length of a `with` block: to nothing, or to all that the host reaches.
+    """Connect a session's network for the length of a `with` block: to nothing, or to everything that the host reaches.
 
-    Of the host's own network, link-local addresses and metadata services are left out (see `REFUSED`).
+    Link-local addresses and metadata services stay unreachable (see `REFUSED`).
 
     Yields:
-        The session, with the name servers that its containers are to ask.
+        The session, with the DNS servers for its containers.
 
     Raises:
-        HostError: this machine has no network, or does not let us make an interface.
+        HostError: this machine has no network, or does not allow a new interface.
     """
     if network is Network.NONE:
         yield session
         return
-    # Before the way out is there.
+    # Add the routes before the connection exists.
     session.run(["sh", "-ec", PREPARE + REFUSE], timeout_s=START_S)
     log_file = session.workspace / "pasta.log"
     with session.background(PASTA, log_file=log_file, host_network=True) as running:
@@ -83,7 +83,7 @@ def connect_network(session: Session, network: Network) -> Iterator[Session]:
 
 
 def _wait_for_route(session: Session, running: Running, log_file: Path) -> None:
-    """Wait for a default route in the session's network; the table is that of proc_pid_net(5)."""
+    """Wait for a default route in the session's network; table format: proc_pid_net(5)."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and running.poll() is None:
         routes = (line.split() for line in Path(f"/proc/{session.init_pid}/net/route").read_text().splitlines())

@@ -35,7 +35,7 @@ def open_node(
         progress: progress reporter; the step is called `tools`.
         binds: directories and files of this machine to show in the session.
         leftovers: patterns of files to remove if this process is killed; see `enter`.
-        network: what the containers can reach.
+        network: network of the containers.
         with_launcher: compile the launcher as part of the step, so that later steps find it.
         keep_evidence: keep the workspace if the block fails.
 

@@ -1,8 +1,8 @@
-"""Debian packages: the versions that were tested, and the versions that a mirror has given.
+"""Compare installed Debian packages with the tested versions.
 
-`packages.lock` lists, for each set of packages, every package with its version and the SHA-256 of its file. A mirror of
-a suite under development has only the newest versions, so the list is compared with what was installed: apt has checked
-the signature of the archive either way.
+`packages.lock` lists every package of each set with its version and the SHA-256 of its file. A mirror of a suite under
+development has only the newest versions, so installed packages may differ from the list. apt checks the signature of
+the archive either way.
 """
 
 from __future__ import annotations
@@ -22,13 +22,7 @@ _SECTION = re.compile(r"^\[(?P<name>\S+) (?P<architecture>\S+)\]$")
 
 @dataclass(frozen=True, order=True)
 class Package:
-    """One package file.
-
-    Attributes:
-        name: its name.
-        version: its version.
-        sha256: the SHA-256 of the file.
-    """
+    """A package, with the SHA-256 of its file."""
 
     name: str
     version: str
@@ -39,7 +33,7 @@ class Package:
 
 
 def parse_checksums(text: str) -> tuple[Package, ...]:
-    """Read the output of sha256sum, given apt's archives: `NAME_VERSION_ARCHITECTURE.deb`."""
+    """Parse the output of sha256sum for apt's archives, named `NAME_VERSION_ARCHITECTURE.deb`."""
     packages = []
     for line in text.splitlines():
         sha256, _, file = line.partition("  ")
@@ -49,19 +43,19 @@ def parse_checksums(text: str) -> tuple[Package, ...]:
 
 
 def find_locked(name: str) -> tuple[Package, ...]:
-    """The tested versions of a set of packages on this architecture; empty if none were tested."""
+    """Return the tested versions of a set of packages on this architecture; empty if none were tested."""
     return _read_lock(LOCK_FILE).get((name, find_architecture()), ())
 
 
 def find_architecture() -> str:
-    """This machine's architecture, as Debian names it."""
+    """Return Debian's name of this machine's architecture."""
     machine = os.uname().machine
     return ARCHITECTURES.get(machine, machine)
 
 
-def compare(locked: Iterable[Package], taken: Iterable[Package]) -> tuple[str, ...]:
-    """How the packages that were taken differ from the tested ones; one line for each, none if they are the same."""
-    before, after = ({package.name: package for package in packages} for packages in (locked, taken))
+def compare(locked: Iterable[Package], installed: Iterable[Package]) -> tuple[str, ...]:
+    """Return one line for each installed package that differs from the tested one."""
+    before, after = ({package.name: package for package in packages} for packages in (locked, installed))
     lines = []
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)

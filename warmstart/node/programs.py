@@ -1,8 +1,8 @@
-"""Programs of the tools directory that Debian does not package, or not in the version that is needed.
+"""Compile the programs that Debian does not package, or not in the required version.
 
-Each is compiled from its Go module (or from a C file of ours) and kept in the cache by what it is made of, so that a
-change to one does not compile the others again. A module is known by its hash; the hashes of all modules that it needs
-are in its own go.sum.
+Each is compiled from its Go module, or from a C file in this package. The cache key covers its own inputs only, so a
+change to one does not compile the others again. A module is pinned by its hash, and its go.sum has the hashes of all
+modules that it needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from warmstart.node.trust import check_quickly
 COMPILE_S = 2400.0
 LOCK_NAME = "compiler"
 
-# Preloaded into CRIU; see the source for why.
+# Preloaded into CRIU; its source explains why.
 SHIM_SOURCE = Path(__file__).with_name("rlimits.c")
 SHIM = "warmstart-rlimits.so"
 
@@ -47,11 +47,11 @@ SHIM_SCRIPT = "gcc -shared -fPIC -O2 -Wall -o {out}/{shim} {source}"
 
 @dataclass(frozen=True)
 class GoProgram:
-    """A program built from a Go module, and C sources that the module carries for a helper of it.
+    """A program built from a Go module, with a helper from the module's C sources.
 
     Attributes:
         sum: the module's hash, as in a go.sum.
-        directory: where in the tools directory it is installed.
+        directory: destination in the tools directory.
         helper: (name, directory of its C files in the module); empty for none.
     """
 
@@ -65,7 +65,7 @@ class GoProgram:
     helper: tuple[str, str] | tuple[()] = ()
 
     def script(self, out: Path) -> str:
-        """The shell script that builds it into `out`."""
+        """Return the shell script that builds it into `out`."""
         helper = HELPER_SCRIPT.format(out=out, name=self.helper[0], sources=self.helper[1]) if self.helper else ""
         fields = asdict(self) | {"tags": " ".join(self.tags), "helper": helper, "out": out}
         return GO_SCRIPT.format(**fields)
@@ -73,14 +73,14 @@ class GoProgram:
 
 @dataclass(frozen=True)
 class Shim:
-    """The library that is preloaded into CRIU, built from the C file beside this one."""
+    """The library that is preloaded into CRIU, built from the C file next to this module."""
 
     name: str = SHIM
     version: str = ""
     directory: str = "usr/local/lib"
 
     def script(self, out: Path) -> str:
-        """The shell script that builds it into `out`, in a directory that has the source."""
+        """Return the shell script that builds it into `out`; it runs in a directory with the source."""
         return SHIM_SCRIPT.format(out=out, shim=SHIM, source=SHIM_SOURCE.name)
 
 
@@ -89,25 +89,25 @@ Program = GoProgram | Shim
 
 @dataclass(frozen=True)
 class Compiled:
-    """A program that was compiled.
+    """A compiled program.
 
     Attributes:
-        program: which one.
-        path: the directory of the cache with what was built.
+        program: its source.
+        path: directory in the cache with its files.
     """
 
     program: Program
     path: Path
 
     def install(self, tree: Path) -> None:
-        """Copy it into a tree."""
+        """Copy it into a tools directory."""
         for built in self.path.iterdir():
             if not built.name.startswith("."):
                 shutil.copy2(built, tree / self.program.directory / built.name)
 
 
 def find_program(cache: Path, program: Program, suite: str, build_packages: Sequence[str]) -> Path:
-    """Where a program lies in the cache, compiled or not."""
+    """Return the path of a program in the cache, whether or not it is compiled."""
     source = [SHIM_SCRIPT, SHIM_SOURCE.read_text()] if isinstance(program, Shim) else [GO_SCRIPT, HELPER_SCRIPT]
     locked = [str(package) for package in find_locked(LOCK_NAME)]
     key = key_of(asdict(program), suite, build_packages, locked, source, os.uname().machine)
@@ -123,18 +123,18 @@ def ensure_programs(
     *,
     anew: bool,
 ) -> list[Compiled]:
-    """The programs, compiled now unless they are in the cache; the caller is the cache's only maker.
+    """Return the programs, and compile those that are not in the cache; the caller holds the cache's lock.
 
     Args:
-        cache: the cache directory.
+        cache: cache directory.
         programs: the programs.
-        suite: Debian's suite, for the compilers.
-        build_packages: the compilers.
-        progress: called with a line whenever something new begins.
-        anew: compile again those that other compilers made than the mirror has now.
+        suite: Debian suite of the compilers.
+        build_packages: packages of the compilers.
+        progress: called with a line when a stage begins.
+        anew: compile programs again if the mirror has other compilers now.
 
     Raises:
-        HostError: a package or module could not be had.
+        HostError: a package or module is not available.
     """
     targets = {program: find_program(cache, program, suite, build_packages) for program in programs}
     for target in targets.values():

@@ -1,4 +1,4 @@
-"""The record that goes with what was made in the cache: when, of which packages, and which programs were compiled."""
+"""Record the origin of a directory in the cache: its time, its packages and the programs compiled for it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from warmstart.core.text import Section
 from warmstart.node.packages import Package, compare, find_locked
 
 RECORD = ".made"
-# The packages that a build depends on; the others come with these.
+# The packages that a build uses directly; the others are their dependencies.
 _NAMED = ("buildah", "conmon", "criu", "crun", "gcc", "golang-go", "libc6", "skopeo")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What something was made of.
+    """The origin of a directory in the cache.
 
     Attributes:
-        made_at: when, in UTC.
-        lock: the name of its set of packages in the lock file.
-        packages: the packages that were installed.
-        programs: the versions of compiled programs.
+        made_at: time of its creation, in UTC.
+        lock: name of its set of packages in the lock file.
+        packages: installed packages.
+        programs: versions of the compiled programs.
     """
 
     made_at: datetime
@@ -36,30 +36,30 @@ class Record:
 
     @property
     def differences(self) -> tuple[str, ...]:
-        """How the packages differ from the tested ones; see `compare`."""
+        """Differences from the tested packages; see `compare`."""
         return compare(find_locked(self.lock), self.packages)
 
     def find_version(self, package: str) -> str:
-        """The version of a package; empty if it is not there."""
+        """Return the version of a package; empty if it is not installed."""
         return next((one.version for one in self.packages if one.name == package), "")
 
 
 def make_record(lock: str, packages: Sequence[Package], programs: Mapping[str, str]) -> Record:
-    """A record of something that is made now."""
+    """Return a record with the current time."""
     return Record(datetime.now(UTC).replace(microsecond=0), lock, tuple(packages), programs)
 
 
 def write_record(directory: Path, record: Record) -> None:
-    """Keep a record in the directory that it is about."""
+    """Write a record into its directory."""
     document = asdict(record) | {"made_at": record.made_at.isoformat(), "packages": list(map(str, record.packages))}
     (directory / RECORD).write_text(json.dumps(document, indent=1))
 
 
 def read_record(directory: Path) -> Record:
-    """The reverse of `write_record`.
+    """Read the record of a directory.
 
     Raises:
-        HostError: there is none, or it is damaged.
+        HostError: the record is missing or damaged.
     """
     try:
         document = json.loads((directory / RECORD).read_text())
@@ -86,7 +86,7 @@ def list_tools(records: Sequence[tuple[Path, Record]]) -> list[Section]:
 
 
 def make_record_document(path: Path, record: Record) -> dict[str, Any]:
-    """A record as JSON."""
+    """Return a record as a JSON object."""
     return {
         "path": str(path),
         "madeAt": record.made_at.isoformat(),

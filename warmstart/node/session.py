@@ -1,8 +1,8 @@
-"""Namespaces of our own around a tree of tools, for the length of a `with` block.
+"""Open namespaces around the tools directory for the length of a `with` block.
 
-What runs inside sees the tree as its root, the workspace at its usual path, its own processes, network, cgroups and
-host name, and nothing else of the host. When the block ends, or this process does, all of it is gone (see
-`warmstart.node.keeper`).
+Programs inside see the tools directory as their root, the workspace at its usual path, and their own processes,
+network, cgroups and host name. They see nothing else of the host. Everything is gone when the block or this process
+ends (see `warmstart.node.keeper`).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from warmstart.node.host_files import SESSION_HOME, list_host_binds, list_host_f
 from warmstart.node.keeper import ENTER, Bind, Failure, Plan
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Accepts a Release file of Debian's archive that is past its date; see `warmstart.node.cache`.
+# Accept an expired Release file of Debian's archive; see `warmstart.node.cache`.
 EXPIRED = "WARMSTART_DEBIAN_EXPIRED"
-# What a tool needs of our environment to reach the network as we do.
+# Variables that let the tools reach the network as this process does.
 PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "GOPROXY", EXPIRED)
 END_S = 30.0
 
 
 @dataclass(frozen=True)
 class Session:
-    """A place made by `enter`.
+    """Namespaces opened by `enter`.
 
     Attributes:
-        init_pid: its first process, in our own PID namespace.
-        workspace: the directory it shares with us.
-        environment: what its programs are given.
-        name_servers: whom its containers ask for names; whom this machine asks when empty.
+        init_pid: PID of its first process, in the namespace of this process.
+        workspace: the directory that it shares with the host, at the same path.
+        environment: environment of its programs.
+        name_servers: DNS servers of its containers; those of this machine if empty.
     """
 
     init_pid: int
@@ -47,21 +47,24 @@ class Session:
 
     @property
     def proc(self) -> Path:
-        """Its /proc, seen from here; the process numbers in it are its own."""
+        """Its /proc, as a path of the host, with its own process numbers."""
         return Path(f"/proc/{self.init_pid}/root/proc")
 
     @property
     def root(self) -> Path:
-        """Its root directory, seen from here; what is written there is gone at the end."""
+        """Its root directory, as a path of the host; changes are gone at the end.
+
+        Absolute links below it lead to the host. Its files are those of the tools, which containers do not see.
+        """
         return Path(f"/proc/{self.init_pid}/root")
 
     @property
     def network(self) -> Path:
-        """Its network namespace."""
+        """Path of its network namespace."""
         return Path(f"/proc/{self.init_pid}/ns/net")
 
     def argv(self, command: Sequence[str | Path], *, host_network: bool = False, cwd: str = "/") -> list[str]:
-        """The command as one that we can start, and that runs inside."""
+        """Return a command for the host that runs `command` inside."""
         namespaces = ["--mount", "--uts", "--ipc", "--pid"]
         if not host_network:
             namespaces.append("--net")
@@ -77,7 +80,7 @@ class Session:
         cwd: str = "/",
         stdin: str | None = None,
     ) -> process.Finished:
-        """Run a program inside to its end; errors as `warmstart.core.process.run`."""
+        """Run a program inside and wait for it; errors as for `warmstart.core.process.run`."""
         argv = self.argv(command, host_network=host_network, cwd=cwd)
         return process.run(argv, timeout_s=timeout_s, check=check, env=self.environment, stdin=stdin)
 
@@ -89,7 +92,7 @@ class Session:
         timeout_s: float,
         host_network: bool = False,
     ) -> None:
-        """Run a program inside, and tell of each line that it writes; errors as `warmstart.core.process.stream`."""
+        """Run a program inside, and call `on_line` with each line of output; errors as for `process.stream`."""
         argv = self.argv(command, host_network=host_network)
         process.stream(argv, on_line=on_line, timeout_s=timeout_s, env=self.environment)
 
@@ -97,7 +100,7 @@ class Session:
     def background(
         self, command: Sequence[str | Path], *, log_file: Path, host_network: bool = False
     ) -> Iterator[process.Running]:
-        """Run a program inside for the length of a `with` block; what it writes goes to `log_file`."""
+        """Run a program inside for the length of a `with` block; its output goes to `log_file`."""
         argv = self.argv(command, host_network=host_network)
         with process.background(argv, log_file=log_file, env=self.environment) as running:
             yield running
@@ -107,13 +110,13 @@ class Session:
 def enter(
     root: Path, workspace: Path, *, binds: Sequence[Bind] = (), leftovers: Sequence[str] = ()
 ) -> Iterator[Session]:
-    """Make namespaces around the tree at `root`.
+    """Open namespaces around the tools directory at `root`.
 
-    `workspace` must exist and be ours alone: when this process is killed, the keeper removes it, and with it what is
-    found by the patterns (see `glob`) in `leftovers`.
+    `workspace` must exist, and nothing else may use it. If this process is killed, the keeper removes it, and all files
+    that match the glob patterns in `leftovers`.
 
     Raises:
-        HostError: not root, something that is to be bound is not there or in the way, or the kernel refused.
+        HostError: not root, a path to bind is missing or hides the tools, or the kernel refused.
     """
     require_root()
     for bind in binds:
@@ -145,13 +148,13 @@ def enter(
 
 
 def require_root() -> None:
-    """Raise HostError unless this process is root's."""
+    """Raise HostError unless this process runs as root."""
     if os.geteuid() != 0:
         raise HostError("the embedded node needs root", hint="run the command with sudo")
 
 
 def _await_ready(keeper: subprocess.Popen[str]) -> int:
-    """The number of the node's first process."""
+    """Return the PID of the node's first process."""
     assert keeper.stdout is not None
     word, _, rest = keeper.stdout.readline().strip().partition(" ")
     if word == "ready":
@@ -161,7 +164,7 @@ def _await_ready(keeper: subprocess.Popen[str]) -> int:
 
 
 def _end(keeper: subprocess.Popen[str], name: str) -> None:
-    """Have the keeper take the node down, or do it in its place."""
+    """Have the keeper take the node down; do it here if the keeper fails."""
     assert keeper.stdin is not None
     assert keeper.stdout is not None
     with contextlib.suppress(BrokenPipeError):
@@ -179,7 +182,7 @@ def _end(keeper: subprocess.Popen[str], name: str) -> None:
 
 
 def _environment(workspace: Path) -> dict[str, str]:
-    # The node's own /tmp is in memory: images do not fit into it.
+    # The node's own /tmp is in memory, too small for images.
     temporary = workspace / "tmp"
     temporary.mkdir(exist_ok=True)
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}

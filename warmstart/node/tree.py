@@ -1,8 +1,8 @@
-"""The tree of tools: a small Debian with what a host may lack, made once and keyed by what it is to contain.
+"""Set up the tools directory: a small Debian root with the programs that a host may lack.
 
-It is declared as data below. A tree is made beside its final place and renamed, so that a half-made one is never
-seen, and it is never written to afterwards. What Debian does not package is built from its Go module, in a second tree
-that is then thrown away (see `warmstart.node.programs`).
+`CONTENTS` declares it, and the cache key covers all of it. The directory is complete before it gets its name, and is
+never written to afterwards. Programs that Debian does not package are compiled in a second root, which is then removed
+(see `warmstart.node.programs`).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from warmstart.node.trust import check_cache, check_parents, check_quickly, find
 
 @dataclass(frozen=True)
 class Contents:
-    """All that decides what is in a tree."""
+    """Everything that determines the contents of a tools directory."""
 
     suite: str
     packages: tuple[str, ...]
     build_packages: tuple[str, ...]
     programs: tuple[GoProgram, ...]
-    layout: int  # raised when the steps below change what they make
+    layout: int  # increase when the steps below change their result
 
 
 CONTENTS = Contents(
@@ -81,7 +81,7 @@ CONTENTS = Contents(
             directory="usr/local/bin",
             helper=("pinns", "pinns/src"),
         ),
-        # Debian's lets a checkpoint mount directories of the host (CVE-2026-119101).
+        # With Debian's version, a checkpoint can mount directories of the host (CVE-2026-119101).
         GoProgram(
             name="runc",
             module="github.com/opencontainers/runc",
@@ -114,29 +114,29 @@ tool commit -q "$container" oci:layout
 
 
 def tree_key(contents: Contents = CONTENTS) -> str:
-    """Twelve hexadecimal digits that change with the contents."""
+    """Return twelve hexadecimal digits that change with the contents."""
     programs = [find_program(Path(), one, contents.suite, contents.build_packages).name for one in _programs(contents)]
     locked = [str(package) for package in find_locked(LOCK_NAME)]
     return key_of(asdict(contents), programs, locked, CRIU_WRAPPER, PAUSE_SCRIPT, os.uname().machine)
 
 
 def tree_path(cache: Path) -> Path:
-    """Where the tree lies in the cache, made or not; the newest, if it was updated."""
+    """Return the path of the newest tools directory in the cache, whether or not it exists."""
     return find_newest(cache.resolve() / "trees" / tree_key())
 
 
 def ensure_tree(cache: Path, progress: Notify, warn: Callable[[str], object] = lambda _: None) -> Path:
-    """The tree of tools, made now if it is not in the cache yet.
+    """Return the tools directory, and set it up if it is not in the cache.
 
     Args:
-        cache: the cache directory.
-        progress: called with a line whenever something new begins.
-        warn: called with a line if a tree is made of other packages than the tested ones.
+        cache: cache directory.
+        progress: called with a line when a stage begins.
+        warn: called with a line if a new directory has other packages than the tested ones.
 
     Raises:
-        HostError: not root, mmdebstrap is missing, or a package or module could not be had; others than root can write
-            to the cache, or what is in it is not what was made.
-        OSError: the cache cannot be written to.
+        HostError: not root, mmdebstrap is missing, or a package or module is not available; a user other than root can
+            write to the cache, or its files have changed since they were made.
+        OSError: the cache is not writable.
     """
     cache = check_cache(cache)
     old = tree_path(cache)
@@ -148,11 +148,9 @@ def ensure_tree(cache: Path, progress: Notify, warn: Callable[[str], object] = l
 
 
 def update_tree(cache: Path, progress: Notify) -> Path:
-    """Make a tree of the newest packages; what uses the old one can go on with it.
+    """Set up another tools directory with the newest packages; running commands keep the old one.
 
-    Raises:
-        HostError: as `ensure_tree`.
-        OSError: as `ensure_tree`.
+    Errors as for `ensure_tree`.
     """
     cache = check_cache(cache)
     require_mmdebstrap()
@@ -165,10 +163,10 @@ def update_tree(cache: Path, progress: Notify) -> Path:
 
 
 def read_records(cache: Path) -> list[tuple[Path, Record]]:
-    """The records of the tree in use, of the programs that were compiled for it, and of the launcher.
+    """Return the records of the tools directory in use, of the programs compiled for it, and of the launcher.
 
     Raises:
-        HostError: one is damaged, or there is no tree.
+        HostError: a record is damaged, or the tools are not set up.
     """
     if not tree_path(cache).is_dir():
         raise HostError("the tools have not been made yet", hint="warmstart node setup")
@@ -177,10 +175,10 @@ def read_records(cache: Path) -> list[tuple[Path, Record]]:
 
 
 def verify_tree(cache: Path) -> list[str]:
-    """Read all of the tools, and of the programs compiled for them; one line for each file that is not what was made.
+    """Read all files of the tools and the programs, and return one line for each that has changed.
 
     Raises:
-        HostError: others than root can write to the cache, or there is no manifest.
+        HostError: a user other than root can write to the cache, or a manifest is missing.
     """
     cache = check_cache(cache)
     damage = []
@@ -191,16 +189,16 @@ def verify_tree(cache: Path) -> list[str]:
 
 
 def find_differences(cache: Path) -> tuple[str, ...]:
-    """How the tools, and the compilers that made some of them, differ from the tested versions."""
+    """Return the differences of the tools and their compilers from the tested versions."""
     lines = {line for _, record in read_records(cache) for line in record.differences}
     return tuple(sorted(lines))
 
 
 def require_tested(cache: Path) -> None:
-    """Check that the tools are made of the tested versions.
+    """Check that the tools have the tested versions.
 
     Raises:
-        HostError: naming the packages in other versions.
+        HostError: some packages differ; the details name them.
     """
     if differences := find_differences(cache):
         hint = "set WARMSTART_DEBIAN_MIRROR to a mirror with the tested versions, or omit --locked"
@@ -209,15 +207,15 @@ def require_tested(cache: Path) -> None:
 
 
 def remove_trees(cache: Path) -> None:
-    """Remove all that `ensure_tree` has ever made in the cache.
+    """Remove all tools directories and compiled programs from the cache.
 
     Raises:
-        OSError: something cannot be removed.
+        OSError: a file cannot be removed.
     """
-    made = [directory for name in ("trees", "programs") if (directory := cache / name).is_dir()]
-    if made:
+    directories = [directory for name in ("trees", "programs") if (directory := cache / name).is_dir()]
+    if directories:
         with lock_cache(cache, lambda _: None):
-            for directory in made:
+            for directory in directories:
                 shutil.rmtree(directory)
 
 
@@ -236,9 +234,9 @@ def _make(new: Path, cache: Path, progress: Notify, *, anew: bool) -> None:
     packages = bootstrap(new, CONTENTS.suite, CONTENTS.packages, progress)
     for compiled in programs:
         compiled.install(new)
-    # Where Debian's own would be, at both of its names.
+    # Debian's runc has both of these names.
     (new / "usr/bin/runc").symlink_to("../sbin/runc")
-    # Before /usr/sbin in every PATH.
+    # In every PATH, this directory precedes /usr/sbin.
     wrapper = new / "usr/local/sbin/criu"
     wrapper.write_text(CRIU_WRAPPER)
     wrapper.chmod(0o755)
@@ -259,7 +257,7 @@ def _warn_of_differences(tree: Path, warn: Callable[[str], object]) -> None:
 
 
 def _add_pause_image(tree: Path) -> None:
-    """CRI-O wants a pause image to exist, but never runs it unless a pod shares a PID namespace; an empty one does."""
+    """Add an empty pause image: CRI-O requires one, but runs it only if a pod shares a PID namespace."""
     with open_workspace("pause") as workspace, enter(tree, workspace) as session:
         with as_host_error("make the pause image: buildah"):
             session.run(["sh", "-c", PAUSE_SCRIPT], cwd=str(workspace), timeout_s=120)

@@ -1,9 +1,9 @@
-"""Whether what lies in the cache may be run as root: it is root's alone, and is what was made.
+"""Check that programs in the cache may run as root: only root can write to them, and they are unchanged.
 
-Each directory that is made in the cache holds a manifest: the SHA-256, the mode, the owner and the size of each file,
-and where each link leads. At each start the directories on the way are checked, and the programs and libraries by their
-size, times and number, which takes a few milliseconds; a file whose times have changed (a cache that was unpacked from
-an archive) is read and compared. `find_damage` reads everything.
+Each directory of the cache has a manifest with the SHA-256, mode, owner and size of each file, and the target of each
+link. Each start checks the parent directories, and the size, times and inode number of programs and libraries, which
+takes a few milliseconds. Files with changed times, as after unpacking the cache from an archive, are read and compared.
+`find_damage` reads everything.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Entry = list[Any]
 
 
 def check_cache(cache: Path) -> Path:
-    """The cache directory with its links resolved; it need not exist yet.
+    """Resolve the links in the path of the cache directory, which need not exist.
 
     Raises:
-        HostError: others than root can write to it.
+        HostError: a user other than root can write to it.
     """
     resolved = cache.resolve()
     if resolved.exists():
@@ -39,10 +39,10 @@ def check_cache(cache: Path) -> Path:
 
 
 def check_directory(directory: Path) -> None:
-    """Check that only root can change what a directory holds.
+    """Check that only root can add, remove or rename files of a directory.
 
     Raises:
-        HostError: it belongs to another user, others can write to it, or it is no directory.
+        HostError: it belongs to another user, others can write to it, or it is not a directory.
     """
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode):
@@ -57,23 +57,23 @@ def check_directory(directory: Path) -> None:
 
 
 def check_parents(directory: Path, cache: Path) -> None:
-    """Check a directory of the cache, and all on the way to it from the cache itself; see `check_directory`."""
+    """Check a directory of the cache and its parents up to the cache itself; see `check_directory`."""
     inside = directory.relative_to(cache)
     for parent in (*reversed(inside.parents), inside):
         check_directory(cache / parent)
 
 
 def seal(directory: Path) -> None:
-    """Write the manifest of a directory that has just been made, in which only root may change files."""
+    """Make the files of a new directory writable for root only, and write its manifest."""
     for path in _list_paths(directory):
-        _take_back(directory / path)
+        _restrict_writes(directory / path)
     manifest = {path: _describe(directory / path) for path in _list_paths(directory)}
     _write(directory / MANIFEST, manifest)
     _write_stamps(directory, manifest)
 
 
-def _take_back(path: Path) -> None:
-    """Keep others from writing to a file or a directory, whatever the umask was; Debian gives some to groups."""
+def _restrict_writes(path: Path) -> None:
+    """Remove the write permission of other users from a file or directory; Debian lets groups write to some."""
     status = path.lstat()
     is_ours = stat.S_ISREG(status.st_mode) or (stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_ISVTX)
     if is_ours and status.st_gid == 0 and status.st_mode & 0o022:
@@ -81,10 +81,10 @@ def _take_back(path: Path) -> None:
 
 
 def check_quickly(directory: Path, cache: Path) -> None:
-    """Check a directory of the cache before programs in it are run as root.
+    """Check a directory of the cache before programs in it run as root.
 
     Raises:
-        HostError: others than root can write to it, or a program or a library is not the one that was made.
+        HostError: a user other than root can write to it, or a program or library has changed.
     """
     check_parents(directory, cache)
     try:
@@ -99,16 +99,16 @@ def check_quickly(directory: Path, cache: Path) -> None:
         damage = [line for path in suspects for line in _compare(directory, path, manifest.get(path))]
         if damage:
             raise _damaged(directory, damage)
-        # The files are those that were made, in a cache that was moved or unpacked.
+        # The contents are intact: the cache was moved or unpacked.
         with contextlib.suppress(OSError):
             _write_stamps(directory, manifest)
 
 
 def find_damage(directory: Path) -> list[str]:
-    """Compare all of a directory with its manifest; one line for each difference.
+    """Compare a directory with its manifest, and return one line for each difference.
 
     Raises:
-        HostError: it has no manifest.
+        HostError: the manifest is missing or damaged.
     """
     manifest = _read_manifest(directory)
     present = set(_list_paths(directory))
@@ -130,7 +130,7 @@ def _damaged(directory: Path, damage: Iterable[str]) -> HostError:
 
 
 def _trusted_owners() -> set[int]:
-    # Whoever is not root runs nothing of it as root.
+    # A user other than root runs nothing as root.
     return {0, os.getuid()}
 
 
@@ -146,7 +146,7 @@ def _read_manifest(directory: Path) -> dict[str, Entry]:
 
 
 def _list_paths(directory: Path) -> Iterator[str]:
-    """Every path below a directory, except those that this module writes."""
+    """Yield every path below a directory, except the files of this module."""
     pending = [""]
     while pending:
         parent = pending.pop()
@@ -161,7 +161,7 @@ def _list_paths(directory: Path) -> Iterator[str]:
 
 
 def _describe(file: Path) -> Entry:
-    """Mode and type, owner, group, size, and the hash of the content or where a link leads."""
+    """Return type and mode, owner, group, size, and the hash of the content or the target of a link."""
     status = file.lstat()
     content = ""
     size_bytes = 0
@@ -188,7 +188,7 @@ def _compare(directory: Path, path: str, entry: Entry | None) -> list[str]:
 
 
 def _is_program(path: str, entry: Entry) -> bool:
-    """Whether an entry is a file that is run, or loaded by one that is."""
+    """Tell whether an entry is a program or a library."""
     return stat.S_ISREG(entry[0]) and (bool(entry[0] & 0o111) or ".so" in path.rpartition("/")[2])
 
 

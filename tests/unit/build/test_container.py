@@ -28,17 +28,17 @@ def make_recipe(**fields: object) -> Recipe:
 )
 def test_a_link_leads_where_it_leads_in_the_container(tmp_path, target, expected):
     (tmp_path / "only/here").mkdir(parents=True)
-    root = tmp_path / "root"
+    root = tmp_path / "1/root"
     (root / "var/tmp").mkdir(parents=True)
     (root / "var/file").touch()
     (root / "tmp").symlink_to(f"{tmp_path}{target}" if target == "/only/here" else target)
-    assert has_directory(root, "/tmp") == expected
+    assert has_directory(tmp_path, 1, "/tmp") == expected
 
 
 def test_a_directory_is_one_and_what_is_missing_is_none(tmp_path):
-    (tmp_path / "tmp").mkdir()
-    assert has_directory(tmp_path, "/tmp")
-    assert not has_directory(tmp_path, "/run")
+    (tmp_path / "1/root/tmp").mkdir(parents=True)
+    assert has_directory(tmp_path, 1, "/tmp")
+    assert not has_directory(tmp_path, 1, "/run")
 
 
 def make_running(**fields: object) -> Any:

@@ -189,3 +189,11 @@ def test_nothing_is_left_of_a_container_that_was_ended(monkeypatch, obeys):
         assert container.killed
     finally:
         container.clean_up()
+
+
+def test_a_privileged_container_can_give_its_cgroup_any_name(tmp_path):
+    (tmp_path / "7/ns").mkdir(parents=True)
+    (tmp_path / "7/ns/pid").symlink_to("pid:[2]")
+    (tmp_path / "7/cgroup").write_bytes(b"0::/pod/\xff\n")
+    assert list(launched._find_members(tmp_path, "pid:[1]", "0::/pod\n")) == []
+    assert list(launched._find_members(tmp_path, "pid:[2]", "0::/pod\n")) == [7]
