@@ -47,7 +47,7 @@ def run_and_checkpoint(
             running = start_container(context, engine, base.layout, context.recipe.container, undo)
             check_user(engine, running, context.recipe.container)
         warm = warm_up(context, engine, running)
-        has_tmp = has_directory(engine.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
+        has_tmp = has_directory(engine.proc, running.pid, "/tmp")  # noqa: S108  (of the container)
         with context.progress.step("checkpoint"):
             checkpoint(context, engine, running, archive)
         on_dumped(running)
@@ -113,7 +113,7 @@ def restore_and_checkpoint(
             read_launcher_ms(running)
         with context.progress.step("second preflight"):
             check_before_dump(context, engine, running)
-        has_tmp = has_directory(engine.proc / str(running.pid) / "root", "/tmp")  # noqa: S108  (of the container)
+        has_tmp = has_directory(engine.proc, running.pid, "/tmp")  # noqa: S108  (of the container)
         with context.progress.step("second checkpoint"):
             checkpoint(context, engine, running, archive)
     # The memory file is safe to map, and so is what has changed since.

@@ -135,14 +135,8 @@ def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriCo
     raise_on_errors(findings, force=context.options.force)
 
 
-def has_directory(root: Path, path: str) -> bool:
-    """Tell whether a container has a directory at a path; links are resolved within the container.
-
-    Args:
-        root: the container's root, /proc/PID/root.
-        path: absolute, in the container.
-    """
-    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def has_directory(proc: Path, pid: int, path: str) -> bool:
+    """Tell whether the container of a process has a directory at an absolute path, following its own links."""
     try:
         with open_below_root(proc, pid, path, os.O_PATH | os.O_DIRECTORY):
             return True

@@ -13,8 +13,8 @@ import pytest
 from support.checkpoint_archive import entry, tar_of
 from support.checkpoint_image import make_layout
 
-from warmstart.build import verify
-from warmstart.build.verify import Restore, verify_image, verify_source
+from warmstart.build import cold_start, launcher_report, verify
+from warmstart.build.verify import Restore, Subject, verify_image, verify_source
 from warmstart.cli.context import default_cache
 from warmstart.core.errors import EngineError, ImageError, VerifyError
 from warmstart.core.progress import Progress, SilentListener
@@ -54,10 +54,20 @@ class FakeCri:
 
     proc = Path("/proc")
 
-    def __init__(self, *, restored: bool = True, refusal: EngineError | None = None, said: Sequence[str] = ()) -> None:
-        self._restored, self._refusal, self._said = restored, refusal, list(said)
+    def __init__(
+        self,
+        *,
+        restored: bool = True,
+        refusal: EngineError | None = None,
+        said: Sequence[str] = (),
+        images: Sequence[str] = ("app:1",),
+    ) -> None:
+        self._restored, self._refusal, self._said, self._images = restored, refusal, list(said), list(images)
         self.names: list[str] = []
         self.containers: list[Container] = []
+
+    def list_images(self) -> list[str]:
+        return self._images
 
     @contextmanager
     def start(self, container: Container, image: str, name: str) -> Iterator[object]:
@@ -83,9 +93,13 @@ def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
         restorers: Sequence[Restorer] = (Restorer.RUNTIME,),
         restrictions: Mapping[int, Restrictions] | None = None,
     ) -> tuple[Restore, ...]:
+        engine = SimpleNamespace(
+            cri=cri, proc=cri.proc, import_image=lambda *_: None, session=None, stores=(), root=tmp_path
+        )
+
         @contextmanager
         def start_engine(*_: object, **__: object) -> Iterator[object]:
-            yield SimpleNamespace(cri=cri, proc=cri.proc, import_image=lambda *_: None)
+            yield engine
 
         def read_identity(*_: object) -> str:
             if isinstance(found, OSError):
@@ -94,10 +108,10 @@ def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
 
         monkeypatch.setattr(verify, "start_engine", start_engine)
         monkeypatch.setattr(verify, "read_identity", read_identity)
-        monkeypatch.setattr(verify, "wait_first_success", lambda *_, **__: None)
-        return verify_image(
-            None, tmp_path, "app:1", CONTAINER, "identity", Progress(SilentListener()), restorers, restrictions
-        )
+        for module in (verify, cold_start):
+            monkeypatch.setattr(module, "wait_first_success", lambda *_, **__: None)
+        subject = Subject(tmp_path, "app:1", CONTAINER, "identity", restorers, restrictions or {})
+        return verify_image(subject, engine, Progress(SilentListener()))
 
     return run
 
@@ -146,6 +160,12 @@ def test_a_refusal_is_told_with_its_reasons(restore):
     assert "nothing was published" in caught.value.hint
 
 
+def test_an_image_is_not_restored_beside_another(restore):
+    """The other may be the base image, which a fresh node does not have."""
+    with pytest.raises(VerifyError, match="cannot verify app:1: the runtime also knows localhost/base:1"):
+        restore(FakeCri(images=["app:1", "localhost/warmstart/pause:1", "localhost/base:1"]))
+
+
 # Images that restore themselves
 
 
@@ -153,14 +173,14 @@ RESTORED, OFF = "warmstart: restored in 47 ms", "warmstart: cold start: WARMSTAR
 
 
 def test_an_image_that_restores_itself_is_also_seen_to_start_cold(restore):
-    cri = FakeCri(restored=False, said=[RESTORED, RESTORED, OFF])
+    cri = FakeCri(restored=False, said=[OFF, RESTORED, RESTORED])
     restores = restore(cri, restorers=(Restorer.SELF,))
     assert [(seen.restorer, seen.launcher_ms) for seen in restores] == [(Restorer.SELF, 47)] * 2
-    assert [container.env for container in cri.containers] == [(), (), (("WARMSTART", "off"),)]
+    assert [container.env for container in cri.containers] == [(("WARMSTART", "off"),), (), ()]
 
 
 def test_by_both_it_is_restored_by_each(restore):
-    cri = FakeCri(said=[RESTORED, RESTORED, RESTORED, RESTORED, OFF])
+    cri = FakeCri(said=[OFF, RESTORED])
     restores = restore(cri, restorers=(Restorer.RUNTIME, Restorer.SELF))
     assert [seen.restorer for seen in restores] == [Restorer.RUNTIME] * 2 + [Restorer.SELF] * 2
 
@@ -177,6 +197,6 @@ def test_an_image_that_cannot_start_cold_is_refused(restore):
 
 
 def test_a_launcher_that_says_nothing_did_nothing(restore, monkeypatch):
-    monkeypatch.setattr(verify, "LOG_S", 0.1)
+    monkeypatch.setattr(launcher_report, "LOG_S", 0.1)
     with pytest.raises(VerifyError, match="logged neither a restore nor a cold start"):
         restore(FakeCri(), restorers=(Restorer.SELF,))

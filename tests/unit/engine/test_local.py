@@ -115,6 +115,10 @@ def test_an_interruption_does_not_cut_short_what_is_written_to_the_hosts_store(r
 # CRIU's options
 
 
+def make_engine(session: object) -> LocalEngine:
+    return LocalEngine(None, session, Path("/root"), Path("/runroot"))
+
+
 def test_options_for_criu_are_there_for_the_length_of_a_block(tmp_path):
     session = SimpleNamespace(root=tmp_path)
     (tmp_path / "etc").mkdir()
@@ -135,7 +139,7 @@ def test_a_session_that_is_gone_does_not_hide_an_error(tmp_path):
         (tmp_path / "etc/criu/runc.conf").unlink()
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), local._configured_criu(SimpleNamespace(root=tmp_path), "runc", ["x"]):
+    with pytest.raises(ZeroDivisionError), make_engine(SimpleNamespace(root=tmp_path)).configured_criu(["x"]):
         lose()
 
 

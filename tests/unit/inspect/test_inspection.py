@@ -21,7 +21,7 @@ from support.checkpoint_image import ANNOTATIONS, BASE, PROVENANCE, checkpoint, 
 from tests.support.registry_access import http
 from warmstart.build.publish import REPORT_TYPE
 from warmstart.build.result import Report
-from warmstart.build.verify import check_links
+from warmstart.build.verify import check_content
 from warmstart.core.errors import ArchiveError, ImageError, RecipeError, RegistryError
 from warmstart.core.reference import Reference, Source, Transport
 from warmstart.dump.archive import outline
@@ -177,10 +177,10 @@ def test_mounts_that_lead_through_crafted_links_are_refused(tmp_path: Path) -> N
     with pytest.raises(ImageError, match=r"'/mnt/data' leads through '/mnt -> x\]:/host'"):
         inspect_image(crafted)
     with pytest.raises(ImageError, match=r"'/mnt/data' leads through"):
-        check_links(tmp_path / "a/other", "an image")
+        check_content(tmp_path / "a/other", "an image")
     hidden = layout_of(tmp_path / "b", CRAFTED, tar_of(entry("mnt/")), tar_of(*checkpoint()))
     assert inspect_image(hidden).checkpoint is not None
-    check_links(tmp_path / "b/other", "an image")
+    check_content(tmp_path / "b/other", "an image")
 
 
 def test_the_name_of_a_mount_is_judged_in_an_archive_too(tmp_path: Path) -> None:
