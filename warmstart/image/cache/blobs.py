@@ -2,7 +2,7 @@
 
 A blob is the file `blobs/sha256/HEX` of the cache; the list of a layer's members is `blobs/members/HEX`, as JSON. Files
 appear by a rename or a hard link, never change, and can be removed at any time: a build has links or copies of its own.
-Their modification time is the time of their last use.
+Their modification time is the time of their last use. A cache that is read-only or full is used as it is.
 """
 
 from __future__ import annotations
@@ -85,20 +85,17 @@ class BlobCache:
             if _matches(path, blob):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(path, target)
-                os.utime(path)
+                _touch(path)
             else:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def keep(self, blobs: Iterable[Descriptor], layout: Path) -> None:
-        """Take blobs over from an OCI layout whose digests were checked.
-
-        Raises:
-            OSError: the cache cannot be written to.
-        """
+        """Take blobs over from an OCI layout whose digests were checked."""
         for blob in blobs:
             path, source = _path(self._blobs, blob), _path(layout / "blobs" / "sha256", blob)
             if path is not None and source is not None and not path.exists():
-                with contextlib.suppress(FileExistsError):
+                with contextlib.suppress(OSError):
                     _link_or_copy(source, path)
 
     def read_members(self, layer: Descriptor, diff_id: str) -> list[ListedMember] | None:
@@ -112,20 +109,16 @@ class BlobCache:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if path is not None:
                 document = json.loads(path.read_text())
-                os.utime(path)
+                _touch(path)
                 if document["diffId"] == diff_id:
                     return [ListedMember(name, Kind(kind), link) for name, kind, link in document["members"]]
         return None
 
     def keep_members(self, layer: Descriptor, diff_id: str, members: Iterable[ListedMember]) -> None:
-        """Keep the list of a layer whose digest and diff id were checked.
-
-        Raises:
-            OSError: the cache cannot be written to.
-        """
+        """Keep the list of a layer whose digest and diff id were checked."""
         if (path := _path(self._members, layer)) is not None:
             document = {"diffId": diff_id, "members": [(one.name, one.kind.value, one.link) for one in members]}
-            with write_beside(path) as partial:
+            with contextlib.suppress(OSError), write_beside(path) as partial:
                 partial.write_text(json.dumps(document))
 
     def list(self) -> Iterator[CachedFile]:
@@ -142,6 +135,11 @@ def _path(directory: Path, blob: Descriptor) -> Path | None:
     """None for a digest of another algorithm than SHA-256."""
     algorithm, _, digest = blob.digest.partition(":")
     return directory / digest if algorithm == "sha256" else None
+
+
+def _touch(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.utime(path)
 
 
 def _matches(path: Path, blob: Descriptor) -> bool:

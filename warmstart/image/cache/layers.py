@@ -171,9 +171,10 @@ class LayerCache:
             try:
                 descriptor = locks.enter_context(_opened(path))
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                os.utime(descriptor)
             except OSError:
                 return
+            with contextlib.suppress(OSError):  # a read-only cache
+                os.utime(descriptor)
             if not os.path.samestat(os.fstat(descriptor), path.lstat()) or not _lies_on(path, parent):
                 return
             parent = path

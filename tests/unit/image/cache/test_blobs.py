@@ -112,3 +112,17 @@ def test_others_cannot_put_blobs_there(cache):
     with pytest.raises(HostError):
         cache.prepare()
     assert blobs._MODE & 0o077 == 0
+
+
+def test_a_cache_that_cannot_be_written_to_is_used_as_it_is(cache, tmp_path, monkeypatch):
+    cache.keep([LAYER], layout(tmp_path / "source", CONTENT))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blobs.os, "utime", refuse)
+        patch.setattr(blobs, "write_beside", refuse)
+        cache.keep_members(LAYER, "sha256:1", [])
+        assert cache.read_members(LAYER, "sha256:1") is None
+        assert lent(cache, tmp_path / "after") == CONTENT
