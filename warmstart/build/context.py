@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmstart.build.key import BuildInputs
 from warmstart.build.publish import REGISTRY, Output
 from warmstart.core.privileges import Privilege
 from warmstart.core.progress import Progress
@@ -43,12 +44,16 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What every step is given: what is to be built, how, whom to tell, and where."""
+    """What every step is given: what is to be built, how, whom to tell, and where.
+
+    `inputs` become the key of the build, an annotation of the image; without them, it has none.
+    """
 
     recipe: Recipe
     options: BuildOptions
     progress: Progress
     session: Session
+    inputs: BuildInputs | None = None
 
     @property
     def workspace(self) -> Path:

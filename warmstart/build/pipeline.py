@@ -21,6 +21,7 @@ from warmstart.build.assemble import (
     read_archive,
 )
 from warmstart.build.context import BuildContext, BuildOptions
+from warmstart.build.key import find_inputs
 from warmstart.build.launched import (
     LauncherContainer,
     Place,
@@ -113,7 +114,8 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
             enter(tree, workspace, binds=binds, leftovers=leftovers) as node,
             connect_network(node, options.network) as session,
         ):
-            context = BuildContext(recipe, options, progress, session)
+            inputs = find_inputs(recipe, options, host.version if host else "")
+            context = BuildContext(recipe, options, progress, session, inputs)
             base = fetch_base(context, source)
             with open_engine(context, host) as engine:
                 made = make_self_restoring(context, engine, base) if by_itself else make_restored(context, engine, base)
@@ -147,9 +149,8 @@ def make_self_restoring(context: BuildContext, engine: LocalEngine, base: BaseIm
     provenance = describe(context, engine, launched.warm, dump)
     with context.progress.step("image"):
         layers = pack_launched(launched, dump, layout)
-        add_layers(
-            base.layout, layout, layers, launched.run, annotate(base, launched.warm, provenance), context.recipe.labels
-        )
+        annotations = annotate(context, base, launched.warm, provenance)
+        add_layers(base.layout, layout, layers, launched.run, annotations, context.recipe.labels)
     if Restorer.RUNTIME in context.recipe.restore:
         add_checkpoint(context, engine, base, launched, layers, provenance)
     return BuildCandidate(layout, launched.warm, dump, provenance)

@@ -166,6 +166,7 @@ class BuildResult:
 def make_document(built: BuildResult, progress: Progress) -> Mapping[str, Any]:
     """Everything, for `--json`; sizes in bytes, times in seconds."""
     return {
+        "status": "built",
         "image": built.name,
         "digest": built.image.manifest.digest,
         "destination": built.destination,
