@@ -62,9 +62,7 @@ def test_several_recipes_are_built_at_the_same_time(cache, base_archive, tmp_pat
     (recipes / "deployment.yaml").write_text("apiVersion: apps/v1\nkind: Deployment\n")
     command = (recipes, "-o", f"oci:{layout}", "--jobs", "2")
     builds = run(cache, *command)["builds"]
-    assert [(one["recipe"], one["status"]) for one in builds] == [
-        (f"{recipes}/{name}.yaml", "built") for name in names
-    ]
+    assert [(one["recipe"], one["status"]) for one in builds] == [(f"{recipes}/{name}.yaml", "built") for name in names]
     images = [read_image(layout, f"localhost/tests/{name}:1") for name in names]
     assert [one["digest"] for one in builds] == [image.manifest.digest for image in images]
     identities = {read_provenance(image.manifest.annotations).identity for image in images}

@@ -126,14 +126,13 @@ def choose_outputs(text: str | None, recipes: Sequence[Recipe]) -> list[Output]:
         target, label = describe_output(output, recipe.image), str(recipe.source or recipe.name)
         if output.kind is Transport.OCI:
             target += f":{recipe.image}"
-        first = taken.setdefault(target, label)
-        if first is not label:
-            hint = f"write each to a file of its own: --output oci-archive:DIRECTORY/{NAME}.tar"
-            shares_archive = output.kind is Transport.OCI_ARCHIVE and NAME not in (text or "")
+        if target in taken:
+            one_archive = output.kind is Transport.OCI_ARCHIVE and NAME not in (text or "")
             raise RecipeError(
-                f"{first} and {label} would both write {target}",
-                hint=hint if shares_archive else "give them different names",
+                f"{taken[target]} and {label} would both write {target}",
+                hint=f"use --output oci-archive:DIRECTORY/{NAME}.tar" if one_archive else "give them different names",
             )
+        taken[target] = label
     return outputs
 
 

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.existing import ExistingImage, find_existing
@@ -159,13 +159,16 @@ class _StepError(Exception):
 class _Writer:
     """A progress listener that writes each call as a line."""
 
-    def __init__(self, out: BinaryIO) -> None:
-        self._out = out
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
 
     def write(self, *words: Any) -> None:
         """Write a line."""
-        self._out.write(json.dumps(words).encode() + b"\n")
-        self._out.flush()
+        line = json.dumps(words).encode() + b"\n"
+        # Without a reader, this process is about to be terminated, and must still clean up.
+        with contextlib.suppress(BrokenPipeError):
+            while line:
+                line = line[os.write(self._descriptor, line) :]
 
     def begin(self, step: str) -> None:
         """See `warmstart.core.progress.ProgressListener`."""
@@ -198,16 +201,15 @@ def _answer() -> int:
         return signal.SIGTERM
     start_logging(sys.stderr, logging.DEBUG if debug else logging.WARNING)
     use_for_temporary_files()
+    writer = _Writer(os.dup(1))
     # Anything else that writes to standard output goes to standard error.
-    with os.fdopen(os.dup(1), "wb") as out:
-        os.dup2(2, 1)
-        writer = _Writer(out)
-        try:
-            built = run_job(job, Progress(writer))
-        except Exception as error:
-            log.debug("the build failed", exc_info=error)
-            shown = explain(error)
-            writer.write("failed", shown.exit_code, shown.kind, shown.brief, shown.details, shown.hint)
-            return shown.exit_code
-        writer.write("done", base64.b64encode(pickle.dumps(built)).decode())
+    os.dup2(2, 1)
+    try:
+        built = run_job(job, Progress(writer))
+    except Exception as error:
+        log.debug("the build failed", exc_info=error)
+        shown = explain(error)
+        writer.write("failed", shown.exit_code, shown.kind, shown.brief, shown.details, shown.hint)
+        return shown.exit_code
+    writer.write("done", base64.b64encode(pickle.dumps(built)).decode())
     return 0

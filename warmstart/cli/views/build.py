@@ -16,8 +16,8 @@ from warmstart.core.text import Section, format_bytes, format_seconds
 
 # Steps whose duration depends on the application or the network.
 NOT_OURS = ("tools", "pull", "ready", "warm up", "publish")
-# In a table: `sha256:` and 12 digits.
-_SHORT_DIGEST = 19
+# Digits of a digest in a table.
+_SHORT_DIGEST = 12
 
 
 def list_rows(built: BuildResult, progress: Progress) -> list[tuple[str, str]]:
@@ -60,7 +60,7 @@ def describe_outcome(outcome: Outcome[BuildResult | ExistingImage]) -> str:
 
 def make_outcomes_section(outcomes: Sequence[Outcome[BuildResult | ExistingImage]]) -> Section:
     """Return the table of several builds."""
-    columns = ("recipe", "result", "took", "restored start", "image", "digest")
+    columns = ("recipe", "result", "took", "restored", "image", "digest")
     return Section("", columns, tuple(map(_list_cells, outcomes)))
 
 
@@ -81,7 +81,7 @@ def _list_cells(outcome: Outcome[BuildResult | ExistingImage]) -> tuple[str, ...
     elif built:
         image, digest = str(built.name), built.digest
     took = format_seconds(outcome.seconds) if outcome.seconds else ""
-    return outcome.label, describe_outcome(outcome), took, restored, image, digest[:_SHORT_DIGEST]
+    return outcome.label, describe_outcome(outcome), took, restored, image, digest.partition(":")[2][:_SHORT_DIGEST]
 
 
 def _make_error_document(error: WarmstartError) -> Mapping[str, Any]:
