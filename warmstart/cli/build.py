@@ -107,7 +107,7 @@ def build(
     """Build a warm image from RECIPE, verify it, and publish it.
 
     With a directory, all recipes in it are built. If the target has an image of the same recipe, base image and tools,
-    nothing is built.
+    nothing is built. With several recipes, the exit code is the lowest of the failures.
     """
     options = BuildOptions(
         cache=shell.cache,
