@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
+import signal
 import subprocess
 import sys
 import tarfile
@@ -10,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.builds import write_recipe
+from support.builds import STATE, write_recipe
 from support.checkpoint_image import edit_annotations
+from support.leaks import take_snapshot, wait_until_clean
 
+from warmstart.cli.main import INTERRUPTED, TERMINATED
 from warmstart.image.annotations import read_provenance
 from warmstart.image.layout import read_image
 
 pytestmark = pytest.mark.node
+
+END_S = 30.0
 
 
 def run(cache: Path, *words: str | Path) -> Any:
@@ -81,3 +88,48 @@ def test_one_failure_does_not_stop_the_others(cache, base_archive, tmp_path):
     rows = [line.split() for line in done.stdout.splitlines()]
     assert [row[:2] for row in rows] == [["recipe", "result"], [str(bad), "failed"], [str(good), "built"]]
     assert read_image(tmp_path / "out", "localhost/tests/good:1")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED), (signal.SIGKILL, -signal.SIGKILL)],
+)
+def test_a_signal_ends_all_builds_and_leaves_nothing(cache, base_archive, area, tmp_path, number, status):
+    token = secrets.token_hex(4)
+    place = area / token
+    place.mkdir()
+    # A warm-up that is still running when the signal arrives.
+    endless = [{**STATE, "repeat": 1_000_000, "timeoutSeconds": 600}]
+    recipes = [
+        write_recipe(tmp_path / f"{name}.yaml", base_archive, f"localhost/tests/{name}:1", warmup=endless)
+        for name in ("one", "two", "three")
+    ]
+    command = [sys.executable, "-m", "warmstart", "-v", "--cache-dir", cache, "build", *recipes, "--jobs", "2"]
+    before = take_snapshot(token, place)
+    with subprocess.Popen(
+        [*command, "-o", f"oci:{place}/out"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "WARMSTART_TMPDIR": str(place)},
+    ) as builds:
+        ready = {line.split()[1] for line in read_until_ready(builds, 2)}
+        assert ready == {f"{recipe}:" for recipe in recipes[:2]}
+        workspaces = [path.name for path in place.glob("warmstart-build-*")]
+        assert len(workspaces) == 2
+        builds.send_signal(number)
+        builds.stderr.read()
+    assert builds.returncode == status
+
+    def look() -> frozenset[str]:
+        cgroups = {trace for name in workspaces for trace in take_snapshot(name) if name in trace}
+        return take_snapshot(token, place) | cgroups
+
+    assert wait_until_clean(before, look, limit_s=END_S) == []
+
+
+def read_until_ready(builds: subprocess.Popen[str], count: int) -> list[str]:
+    """The lines that say that this many builds are ready."""
+    found: list[str] = []
+    while len(found) < count and (line := builds.stderr.readline()):
+        found += [line] if line.split()[2:3] == ["ready"] else []
+    return found
