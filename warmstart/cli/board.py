@@ -72,14 +72,13 @@ class Board:
 
     def end_step(self, name: str, step: str, elapsed_s: float, ok: bool) -> None:
         """Show that a step has ended, if there is no terminal."""
+        # Printed without our lock: the console's is held by those who wait for ours, in `_render`.
         if self._verbose and not self._console.is_terminal:
-            with self._lock:
-                TerminalListener(self._console, verbose=True).end(f"{name}: {step}", elapsed_s, ok)
+            TerminalListener(self._console, verbose=True).end(f"{name}: {step}", elapsed_s, ok)
 
     def warn(self, name: str, text: str) -> None:
         """Show a warning of a build."""
-        with self._lock:
-            TerminalListener(self._console, verbose=False).warn(f"{name}: {text}")
+        TerminalListener(self._console, verbose=False).warn(f"{name}: {text}")
 
     def end(self, name: str, text: str, *, ok: bool) -> None:
         """Show how a build has ended."""
