@@ -24,7 +24,7 @@ help: ## List the targets
 demo: $(VENV)/ready tools ## Build the Spring Boot example into a warm image, and print the gain
 	@mkdir -p $(IMAGE_CACHE)
 	$(BUILD_IMAGES) examples/java-app
-	$(WARMSTART) -v build examples/java-app/recipe.yaml --output oci-archive:build/java-app-warm.tar
+	$(WARMSTART) -v build examples/java-app/recipe.yaml --rebuild --output oci-archive:build/java-app-warm.tar
 
 check: lint ## Lint, and the unit tests that need neither root nor the tools; for any user, in two minutes
 	$(BIN)/pytest tests/unit -m "not node and not slow and not cluster" -n auto -q -r fE

@@ -101,6 +101,15 @@ def test_the_action_builds(run, tmp_path: Path) -> None:
     assert "cold start 4.5 s, restored 0.2 s" in (tmp_path / "summary").read_text()
 
 
+@pytest.mark.skipif(shutil.which("jq") is None, reason="no jq, which GitHub's runners have")
+def test_the_summary_of_an_image_that_is_up_to_date(tmp_path: Path) -> None:
+    (step,) = [step for step in load("ci/github/action.yml")["runs"]["steps"] if step.get("id") == "build"]
+    (summary,) = re.findall(r"jq -r '(def [^']*)'", step["run"])
+    result = json.dumps({"status": "up-to-date", "image": "app:1", "digest": "sha256:00"})
+    done = subprocess.run(["jq", "-r", summary], input=result, capture_output=True, text=True, check=True)
+    assert done.stdout == "`app:1`: up to date\n"
+
+
 def test_inputs_reach_scripts_as_variables_only() -> None:
     steps = load("ci/github/action.yml")["runs"]["steps"]
 
@@ -169,7 +178,7 @@ def test_the_task_builds(run, tmp_path: Path) -> None:
     env = {"RECIPE": "r.yaml", "TAG": "", "IMAGE_URL": str(tmp_path / "url"), "IMAGE_DIGEST": str(tmp_path / "digest")}
 
     (call,) = run(["bash", "-c", script, "script", "container.image=a b", "name=x"], env)
-    assert call == ["-v", "build", "r.yaml", "--json", "--set", "container.image=a b", "--set", "name=x"]
+    assert call == ["-v", "build", "r.yaml", "--json", "--rebuild", "--set", "container.image=a b", "--set", "name=x"]
     assert (tmp_path / "url").read_text() == RESULT["image"]
     assert (tmp_path / "digest").read_text() == RESULT["digest"]
 

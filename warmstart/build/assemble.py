@@ -26,7 +26,16 @@ from warmstart.dump.edit.sockets import close_sockets, forget_owners
 from warmstart.dump.preflight.check import raise_on_errors
 from warmstart.dump.preflight.filters import check_filters
 from warmstart.engine.local import LocalEngine
-from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CPU, CREATED, PREFIX, Provenance, write_provenance
+from warmstart.image.annotations import (
+    BASE_DIGEST,
+    BASE_NAME,
+    BUILD_KEY,
+    CPU,
+    CREATED,
+    PREFIX,
+    Provenance,
+    write_provenance,
+)
 from warmstart.image.buildah import Buildah
 from warmstart.image.compose import CHECKPOINT, Layer, Run, add_layers, compose_image, link_layers, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
@@ -98,9 +107,10 @@ def describe(context: BuildContext, engine: LocalEngine, warm: WarmState, dump: 
     )
 
 
-def annotate(base: BaseImage, warm: WarmState, provenance: Provenance) -> dict[str, str]:
+def annotate(context: BuildContext, base: BaseImage, warm: WarmState, provenance: Provenance) -> dict[str, str]:
     """Return the annotations that are common to both restorers."""
     return {
+        **({PREFIX + BUILD_KEY: context.inputs.key(base.digest)} if context.inputs else {}),
         CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
         BASE_NAME: base.source.label,
         BASE_DIGEST: base.digest,
@@ -150,7 +160,7 @@ def make_layout(
     """
     layout, addition, store = (context.workspace / name for name in ("layout", "addition", "buildah"))
     container = context.recipe.container
-    annotations = {CHECKPOINT_NAME: context.recipe.name, **annotate(base, dumped.warm, provenance)}
+    annotations = {CHECKPOINT_NAME: context.recipe.name, **annotate(context, base, dumped.warm, provenance)}
     with context.progress.step("image"):
         prepare_checkpoint(archive, str(context.recipe.image))
         if not dumped.has_tmp and container.security_context.read_only_root_filesystem:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmstart.build.key import BuildInputs
 from warmstart.build.publish import REGISTRY, Output
 from warmstart.core.privileges import Privilege
 from warmstart.core.progress import Progress
@@ -59,6 +60,7 @@ class BuildContext:
         session: the node.
         blobs: cached blobs of base images; None to fetch all.
         layers: cached layers of base images; None to unpack all.
+        inputs: they become the key of the build, an annotation of the image; without them, it has none.
     """
 
     recipe: Recipe
@@ -67,6 +69,7 @@ class BuildContext:
     session: Session
     blobs: BlobCache | None = None
     layers: LayerCache | None = None
+    inputs: BuildInputs | None = None
 
     @property
     def workspace(self) -> Path:

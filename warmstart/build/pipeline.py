@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from warmstart.build.checkpoint import restore_and_checkpoint, run_and_checkpoin
 from warmstart.build.cold_start import observe_cold_start
 from warmstart.build.container import import_image, open_engine
 from warmstart.build.context import BuildContext, BuildOptions, open_context
+from warmstart.build.key import find_inputs
 from warmstart.build.publish import check_output, describe_output, publish_image
 from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, SelfCheckpoint, make_document
 from warmstart.build.verify import SUBNET as VERIFY_SUBNET
@@ -54,6 +56,7 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
     host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
     binds = [*find_binds(source), *(host.binds if host else ())]
     with open_context(recipe, options, progress, binds=binds, with_launcher=Restorer.SELF in recipe.restore) as context:
+        context = replace(context, inputs=find_inputs(recipe, options, host.version if host else ""))
         base = fetch_base(context, source)
         with (
             share_layers(context, base) as stores,
@@ -96,9 +99,8 @@ def make_self_restoring(
     provenance = describe(context, engine, launched.warm, dump)
     with context.progress.step("image"):
         layers = pack_launched(launched, dump, layout, programs)
-        add_layers(
-            base.layout, layout, layers, launched.run, annotate(base, launched.warm, provenance), context.recipe.labels
-        )
+        annotations = annotate(context, base, launched.warm, provenance)
+        add_layers(base.layout, layout, layers, launched.run, annotations, context.recipe.labels)
     candidate = BuildCandidate(layout, launched.warm, dump, provenance, cold)
     if Restorer.RUNTIME in restorers:
         undo.push(candidate.obsolete)

@@ -180,6 +180,7 @@ class BuildResult:
 def make_document(result: BuildResult, progress: Progress) -> Mapping[str, Any]:
     """Return the build report as a JSON object; sizes in bytes, times in seconds."""
     return {
+        "status": "built",
         "image": result.name,
         "digest": result.image.manifest.digest,
         "destination": result.destination,

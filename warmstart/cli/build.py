@@ -1,17 +1,20 @@
-"""The commands that make an image and verify one: `build`, `verify`."""
+"""The commands `build` and `verify`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import click
 
+from warmstart.build.batch import Outcome, Status, Task, choose_outputs, find_exit_code, run_builds
 from warmstart.build.context import BuildOptions
-from warmstart.build.pipeline import build_image
-from warmstart.build.publish import REGISTRY, parse_output
-from warmstart.build.result import make_document
+from warmstart.build.result import BuildResult
 from warmstart.build.verify import verify_source
+from warmstart.cli.board import Board
+from warmstart.cli.build_job import Built, ClusterChoice, Job, run_job, run_job_apart
 from warmstart.cli.context import (
     Shell,
     allow_option,
@@ -22,25 +25,40 @@ from warmstart.cli.context import (
 from warmstart.cli.options import network_option, recipe_option
 from warmstart.cli.pods import cluster_options, helper_options
 from warmstart.cli.target import require_present
-from warmstart.cli.terminal import make_table
-from warmstart.cli.views.build import list_rows
+from warmstart.cli.terminal import make_section, make_table, safe, show_error
+from warmstart.cli.views.build import (
+    describe_outcome,
+    list_rows,
+    make_build_document,
+    make_outcome_document,
+    make_outcomes_section,
+)
 from warmstart.core.privileges import Privilege
 from warmstart.core.reference import parse_source
 from warmstart.core.text import format_seconds
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.trust import trust
-from warmstart.kube.client import connect_cluster
 from warmstart.node.network import Network
-from warmstart.pods.build import ClusterTarget, build_in_cluster
 from warmstart.pods.checkpoint import CheckpointOptions
+from warmstart.recipe.find import find_recipes
 from warmstart.recipe.load import load_recipe
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
+@click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipes.")
 @click.option("-t", "--tag", help="Tag, or whole name, of the new image.")
-@click.option("-o", "--output", metavar="KIND:PATH", help="oci:DIRECTORY or oci-archive:FILE instead of a registry.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="KIND:PATH",
+    help="oci:DIRECTORY or oci-archive:FILE instead of a registry. {name} in it is the recipe's name.",
+)
+@click.option("--rebuild", is_flag=True, help="Build even if the target is up to date.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of builds at the same time."
+)
+@click.option("--fail-fast", is_flag=True, help="Stop all builds when one fails.")
 @registry_options
 @click.option(
     "--runtime-endpoint",
@@ -66,10 +84,13 @@ from warmstart.recipe.load import load_recipe
 @pass_shell
 def build(
     shell: Shell,
-    recipe: Path,
+    recipes: tuple[Path, ...],
     overrides: tuple[str, ...],
     tag: str | None,
     output: str | None,
+    rebuild: bool,
+    jobs: int,
+    fail_fast: bool,
     access: RegistryAccess,
     runtime_endpoint: str | None,
     engine: str,
@@ -83,10 +104,13 @@ def build(
     keep: bool,
     as_json: bool,
 ) -> None:
-    """Build a warm image from RECIPE, verify it, and publish it."""
+    """Build a warm image from RECIPE, verify it, and publish it.
+
+    With a directory, all recipes in it are built. If the target has an image of the same recipe, base image and tools,
+    nothing is built. With several recipes, the exit code is the lowest of the failures.
+    """
     options = BuildOptions(
         cache=shell.cache,
-        output=parse_output(output) if output else REGISTRY,
         access=access,
         checkpoint_timeout_s=checkpoint_timeout,
         force=force,
@@ -95,17 +119,49 @@ def build(
         network=Network(network),
         allowed=allowed,
     )
+    loaded = [load_recipe(path, overrides=overrides, tag=tag) for path in find_recipes(recipes)]
+    outputs = choose_outputs(output, loaded)
+    cluster = ClusterChoice(context, namespace, how) if engine == "kubernetes" else None
+    planned = [
+        Job(recipe, replace(options, output=to), rebuild, cluster) for recipe, to in zip(loaded, outputs, strict=True)
+    ]
+    if len(recipes) == 1 and not recipes[0].is_dir():
+        _build_one(shell, planned[0], as_json=as_json)
+    else:
+        _build_all(shell, planned, at_once=jobs, fail_fast=fail_fast, as_json=as_json)
+
+
+def _build_one(shell: Shell, job: Job, *, as_json: bool) -> None:
     progress = shell.progress()
-    loaded = load_recipe(recipe, overrides=overrides, tag=tag)
-    if engine == "kubernetes":
-        with connect_cluster(context, namespace) as cluster:
-            built = build_in_cluster(loaded, options, ClusterTarget(cluster, how), progress)
-    else:
-        built = build_image(loaded, options, progress)
+    built = run_job(job, progress)
     if as_json:
-        shell.print_json(make_document(built, progress))
-    else:
+        shell.print_json(make_build_document(built, progress))
+    elif isinstance(built, BuildResult):
         shell.out.print(make_table(list_rows(built, progress)))
+    else:
+        shell.out.print(f"up to date: {safe(str(built))}", highlight=False, soft_wrap=True)
+
+
+def _build_all(shell: Shell, jobs: Sequence[Job], *, at_once: int, fail_fast: bool, as_json: bool) -> None:
+    """Build several images, and exit with the code of the failures, if any."""
+    tasks = [
+        Task(str(job.recipe.source or job.recipe.name), partial(run_job_apart, job, debug=shell.debug)) for job in jobs
+    ]
+    with Board(shell.err, [task.label for task in tasks], verbose=shell.verbose) as board:
+
+        def show_end(outcome: Outcome[Built]) -> None:
+            board.end(outcome.label, describe_outcome(outcome), ok=outcome.status is Status.DONE)
+
+        outcomes = run_builds(tasks, at_once=at_once, fail_fast=fail_fast, listen=board.listen, on_end=show_end)
+    if as_json:
+        shell.print_json({"builds": [make_outcome_document(outcome) for outcome in outcomes]})
+    else:
+        for outcome in outcomes:
+            if outcome.error:
+                show_error(shell.err, outcome.error, debug=False, label=outcome.label)
+        shell.out.print(make_section(make_outcomes_section(outcomes)))
+    if code := find_exit_code(outcome.error for outcome in outcomes if outcome.error):
+        raise SystemExit(code)
 
 
 @click.command()

@@ -83,7 +83,7 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
 
 def main() -> NoReturn:
     """Run the command line. Every error is shown and becomes an exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     use_for_temporary_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Escape characters that the user's locale cannot show, as on standard error.
@@ -98,7 +98,7 @@ def main() -> NoReturn:
         Console(stderr=True, emoji=False).print("interrupted")
         sys.exit(INTERRUPTED)
     except Exception as error:
-        shown = _explain(error)
+        shown = explain(error)
         if _wants_json():
             _print_error(shown.kind, shown.brief, shown.details, shown.hint, shown.exit_code)
         else:
@@ -131,7 +131,7 @@ def _find_own_name(program: str) -> str | None:
     return name.replace("-", " ", 1) if name.startswith("kubectl-") else None
 
 
-def _explain(error: Exception) -> WarmstartError:
+def explain(error: Exception) -> WarmstartError:
     """Return the error to show. Its cause is the original error."""
     full = explain_full_disk(error)
     if isinstance(error, PrivilegeError) and error.refused:
@@ -154,6 +154,6 @@ def _explain(error: Exception) -> WarmstartError:
     return shown
 
 
-def _terminate(_number: int, _frame: object) -> None:
+def terminate(_number: int, _frame: object) -> None:
     """End as Ctrl-C does, cleaning up on the way."""
     raise SystemExit(TERMINATED)

@@ -65,12 +65,13 @@ class TerminalListener:
             self._status = None
 
 
-def show_error(console: Console, error: WarmstartError, *, debug: bool) -> None:
-    """One clear error: what is wrong, the lines that help to understand it, what to do."""
+def show_error(console: Console, error: WarmstartError, *, debug: bool, label: str = "") -> None:
+    """One clear error: what is wrong, the lines that help to understand it, what to do; `label` says in which part."""
     if debug:
         trace = printable_lines("".join(traceback.format_exception(error)))
         console.print(trace, markup=False, highlight=False, style="dim")
-    console.print(f"[bold red]error:[/bold red] {safe(error.brief)}", highlight=False, soft_wrap=True)
+    where = f"{label}: " if label else ""
+    console.print(f"[bold red]error:[/bold red] {safe(where + error.brief)}", highlight=False, soft_wrap=True)
     for line in error.details:
         console.print(f"  {safe(line)}", highlight=False, soft_wrap=True)
     if error.hint:

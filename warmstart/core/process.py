@@ -174,9 +174,63 @@ def background(
                 running.wait(timeout=END_S)
 
 
+def converse(
+    argv: Sequence[str | Path],
+    request: bytes,
+    *,
+    on_line: Callable[[bytes], object],
+    on_tick: Callable[[], object],
+    tick_s: float = 0.2,
+    end_s: float = 300.0,
+) -> int:
+    """Run a program to its end, however long it takes, and call `on_line` with each line of its standard output.
+
+    Its standard error is ours. If a callback raises, the program is terminated, so that it can clean up.
+
+    Args:
+        argv: the program and its arguments.
+        request: its standard input.
+        on_line: callback for each line, without the newline.
+        on_tick: called at least every `tick_s` seconds.
+        tick_s: see `on_tick`.
+        end_s: seconds after which a terminated program is killed.
+
+    Returns:
+        Its exit status; negative for the number of a signal.
+
+    Raises:
+        HostError: there is no such program, or it cannot be started.
+    """
+    words = _log(argv)
+    with _started(words, env=None, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        try:
+            with contextlib.suppress(BrokenPipeError), running.stdin:
+                running.stdin.write(request)
+            rest = b""
+            while True:
+                on_tick()
+                try:
+                    chunk = _read_some(running.stdout.fileno(), time.monotonic() + tick_s)
+                except TimeoutError:
+                    continue
+                if not chunk:
+                    break
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    on_line(line)
+        except BaseException:
+            running.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(timeout=end_s)
+            raise
+        return running.wait()
+
+
 @contextlib.contextmanager
 def _started(
-    words: list[str], *, env: Mapping[str, str] | None, stdin: int, stdout: int | IO[bytes], stderr: int
+    words: list[str], *, env: Mapping[str, str] | None, stdin: int, stdout: int | IO[bytes], stderr: int | None
 ) -> Iterator[Running]:
     """A program in a session of its own; if it has not ended by the end of the block, it is killed."""
     try:

@@ -15,6 +15,9 @@ BASE_DIGEST = "org.opencontainers.image.base.digest"
 PREFIX = "dev.warmstart."
 #: Below PREFIX: which of `warmstart.core.cpu.FEATURES` the processor of the build has, with spaces between them.
 CPU = "cpu"
+#: Below PREFIX: the key of the build, `sha256:HEX`: a digest of the recipe, the base image and all else that decides
+#: the result (`warmstart.build.key`).
+BUILD_KEY = "build-key"
 #: Below PREFIX: the manifest of the pod that a saved image restores.
 POD_NOTE = "pod"
 

@@ -79,7 +79,7 @@ def read_image(layout: Path, name: str = "", *, platform: Platform | None = None
     Raises:
         ImageError: it is not a layout, the image is not there, or a document is broken or too long.
     """
-    return find_image(_read_index(layout), partial(open_blob, layout), str(layout), name, platform=platform)
+    return find_image(read_index(layout), partial(open_blob, layout), str(layout), name, platform=platform)
 
 
 def find_image(
@@ -97,7 +97,7 @@ def find_image(
     Raises:
         ImageError: as `read_image`.
     """
-    descriptor = _choose_image(index, name, platform, where)
+    descriptor = choose_image(index, name, platform, where)
     for _ in range(_NESTING_LIMIT):
         data = _read_whole(open_content, descriptor)
         if descriptor.media_type not in INDEX_TYPES:
@@ -216,7 +216,7 @@ def write_layout(layout: Path, image: Image, target: Path, *, name: str) -> None
             if not _is_taken(target):
                 _make_layout(layout, image, target, name)
                 return
-    _read_index(target)
+    read_index(target)
     with _sole_writer(target / _LOCK, target):
         _add_image(layout, image, target, name)
 
@@ -232,7 +232,7 @@ def check_writable(target: Path, *, as_archive: bool) -> None:
         raise ImageError(f"{target} cannot be written: it is a directory")
     place = target.parent
     if not as_archive and _is_taken(target):
-        _read_index(target)
+        read_index(target)
         place = target
     try:
         check_beside(place / target.name)
@@ -284,7 +284,7 @@ def _make_layout(layout: Path, image: Image, target: Path, name: str) -> None:
 
 
 def _add_image(layout: Path, image: Image, target: Path, name: str) -> None:
-    others = [entry for entry in _read_index(target).manifests if entry.annotations.get(REF_NAME) != name]
+    others = [entry for entry in read_index(target).manifests if entry.annotations.get(REF_NAME) != name]
     for blob in _list_content(image.manifest):
         path = target / "blobs" / blob.digest.replace(":", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -301,7 +301,8 @@ def _read_whole(open_content: OpenContent, descriptor: Descriptor) -> bytes:
         return blob.read()
 
 
-def _choose_image(index: Index, name: str, platform: Platform | None, where: str) -> Descriptor:
+def choose_image(index: Index, name: str, platform: Platform | None, where: str) -> Descriptor:
+    """Return the entry of a layout's index for an image; arguments and errors as for `find_image`."""
     named = [entry for entry in index.manifests if not name or entry.annotations.get(REF_NAME) == name]
     if len(named) == 1:
         return named[0]
@@ -315,7 +316,12 @@ def _choose_image(index: Index, name: str, platform: Platform | None, where: str
     return choose_platform(named, platform, where)
 
 
-def _read_index(layout: Path) -> Index:
+def read_index(layout: Path) -> Index:
+    """Read the index.json of a layout.
+
+    Raises:
+        ImageError: it is not a layout, or its index is broken or too long.
+    """
     if not (layout / "oci-layout").is_file():
         raise ImageError(f"{layout} is not an OCI image layout: it has no file oci-layout")
     with _open_plain(layout / "index.json") as file:

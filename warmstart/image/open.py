@@ -18,9 +18,19 @@ from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.core.reference import Reference, Source, Transport
 from warmstart.dump.archive.archive import open_tar
 from warmstart.dump.archive.tarball import Kind, Member, Span, list_members
-from warmstart.image.layout import CheckedReader, Image, OpenContent, Readable, find_image, open_blob, read_image
-from warmstart.image.manifest import DOCUMENT_LIMIT_BYTES, Descriptor, parse_index
-from warmstart.image.registry.client import download_blob, read_config, read_manifest
+from warmstart.image.layout import (
+    CheckedReader,
+    Image,
+    OpenContent,
+    Readable,
+    choose_image,
+    find_image,
+    open_blob,
+    read_image,
+    read_index,
+)
+from warmstart.image.manifest import DOCUMENT_LIMIT_BYTES, Descriptor, Index, parse_index
+from warmstart.image.registry.client import download_blob, find_manifest_digest, read_config, read_manifest
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 
 _GZIP = b"\x1f\x8b"
@@ -97,6 +107,25 @@ def open_image(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) -> It
         )
 
 
+def find_source_digest(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) -> str | None:
+    """Return the digest that an image name refers to now, of a manifest or an index, as skopeo reports it.
+
+    Returns None if there is no such image, or if reading its store takes more than this module.
+
+    Raises:
+        ImageError: the layout or archive is broken.
+        RegistryError: the registry refused, or could not be reached at the first attempt.
+    """
+    if source.kind is Transport.REGISTRY and source.reference:
+        return source.reference.digest or find_manifest_digest(source.reference, access=access)
+    if source.kind is Transport.OCI and source.path:
+        return choose_image(read_index(source.path), source.image, None, str(source.path)).digest
+    if source.kind is Transport.OCI_ARCHIVE and source.path:
+        with _open_archive(source.path) as archive:
+            return choose_image(archive.read_index(), source.image, None, str(source.path)).digest
+    return None
+
+
 def is_oci_archive(path: Path) -> bool:
     """Whether a tar is an oci-archive.
 
@@ -135,11 +164,15 @@ class _OciArchive:
 
     def read_image(self, name: str) -> Image:
         """See `warmstart.image.layout.read_image`."""
+        return find_image(self.read_index(), self.open_blob, self._tar.label, name)
+
+    def read_index(self) -> Index:
+        """See `warmstart.image.layout.read_index`."""
         where = self._tar.label
         if "oci-layout" not in self._members:
             raise ImageError(f"{where} is not an oci-archive: it has no member oci-layout")
         index = self._open("index.json").read(DOCUMENT_LIMIT_BYTES + 1)
-        return find_image(parse_index(index, where=f"{where}: index.json"), self.open_blob, where, name)
+        return parse_index(index, where=f"{where}: index.json")
 
     @contextmanager
     def open_blob(self, descriptor: Descriptor) -> Iterator[CheckedReader]:

@@ -82,6 +82,11 @@ def ensure_launcher(cache: Path, progress: Notify) -> LauncherPrograms:
     return LauncherPrograms(launcher)
 
 
+def launcher_path(cache: Path) -> Path:
+    """Return where the launcher lies in the cache, built or not; the newest, if it was updated."""
+    return find_newest(_find_paths(cache)[1])
+
+
 def find_launcher(cache: Path) -> list[Path]:
     """Return the directories of the newest CRIU and the newest launcher in the cache, if they exist."""
     return [newest for path in _find_paths(cache) if (newest := find_newest(path)).is_dir()]

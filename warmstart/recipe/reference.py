@@ -55,6 +55,9 @@ Values can be given on the command line, before the recipe is checked:
   rest of the path is one key: `--set image.labels.org.opencontainers.image.version=1.0`.
 - `--tag 1.1-warm` replaces the tag of `image.name`; with a `/` or a `:` in it, as in `--tag java-app:warm`, the whole
   name.
+
+`warmstart build` takes [several recipes](how-to/ci.md#several-recipes) at once, or a directory of them. A recipe that
+has not changed is [not built again](how-to/ci.md#if-nothing-has-changed).
 """
 
 

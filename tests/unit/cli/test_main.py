@@ -124,7 +124,7 @@ def test_the_version(warmstart):
     [
         ([], "Commands:"),
         (["nonsense"], "No such command 'nonsense'"),
-        (["build"], "Missing argument 'RECIPE'"),
+        (["build"], "Missing argument 'RECIPE...'"),
         (["build", "r.yaml", "--nonsense"], "No such option"),
         (["build", "r.yaml", "--checkpoint-timeout", "soon"], "Invalid value for '--checkpoint-timeout'"),
         (["build", "r.yaml", "--checkpoint-timeout", "0"], "Invalid value for '--checkpoint-timeout'"),
@@ -352,7 +352,7 @@ def test_options_of_a_build(warmstart, monkeypatch, recipe, tmp_path):
         asked.append((str(recipe.image), options))
         raise EngineError("far enough")
 
-    monkeypatch.setattr("warmstart.cli.build.build_image", build_image)
+    monkeypatch.setattr("warmstart.cli.build_job.build_image", build_image)
     plain = ["--plain-http", "a:1", "--plain-http", "b"]
     more = ["--authfile", "auth.json", "--checkpoint-timeout", "5", "--force", "--keep", "-t", "2-warm"]
     more += ["--network", "outside"]

@@ -324,3 +324,63 @@ def test_a_limit_on_output_keeps_the_limit_in_time_and_bears_a_closed_input():
         process.run(["sleep", "1000"], timeout_s=0.1, limit_bytes=10)
     done = process.run(["sh", "-c", "exec <&-; echo x"], timeout_s=LIMIT_S, stdin="y" * 1_000_000, limit_bytes=10)
     assert done.stdout == "x\n"
+
+
+# converse
+
+
+def test_a_program_answers_line_by_line_and_its_status_is_returned():
+    lines: list[bytes] = []
+    request = b"x" * 200_000
+    program = "import sys; print(len(sys.stdin.buffer.read())); print('a\\nb', end=''); sys.exit(3)"
+    status = process.converse([*PYTHON, program], request, on_line=lines.append, on_tick=lambda: None)
+    assert (status, lines) == (3, [b"200000", b"a"])
+
+
+def test_a_program_that_does_not_read_its_request_is_no_error():
+    status = process.converse(["true"], b"x" * 1_000_000, on_line=print, on_tick=lambda: None)
+    assert status == 0
+
+
+def test_a_program_that_is_killed_has_a_negative_status():
+    status = process.converse(["sh", "-c", "kill -9 $$"], b"", on_line=print, on_tick=lambda: None)
+    assert status == -signal.SIGKILL
+
+
+class StopError(Exception):
+    pass
+
+
+def test_a_program_is_terminated_and_awaited_when_a_callback_raises(tmp_path):
+    program = f"""
+import pathlib, signal, sys, time
+def clean(*_):
+    time.sleep(0.3)
+    pathlib.Path({str(tmp_path / "clean")!r}).touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, clean)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+    begun: list[bytes] = []
+
+    def stop() -> None:
+        if begun:
+            raise StopError
+
+    with pytest.raises(StopError):
+        process.converse([*PYTHON, program], b"", on_line=begun.append, on_tick=stop, tick_s=0.05)
+    assert (tmp_path / "clean").exists()
+
+
+def test_a_program_that_does_not_end_in_time_is_killed(tmp_path):
+    program = "trap '' TERM; echo $$; while :; do sleep 0.1; done"
+    begun: list[bytes] = []
+
+    def stop() -> None:
+        if begun:
+            raise StopError
+
+    with pytest.raises(StopError):
+        process.converse(["sh", "-c", program], b"", on_line=begun.append, on_tick=stop, tick_s=0.05, end_s=0.2)
+    assert has_ended(int(begun[0]))

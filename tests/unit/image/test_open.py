@@ -15,7 +15,7 @@ from tests.support.registry_access import http
 from warmstart.core.errors import ArchiveError, ImageError, RegistryError
 from warmstart.core.reference import Reference, Source, Transport
 from warmstart.image.layout import read_image, write_archive
-from warmstart.image.open import is_oci_archive, open_image
+from warmstart.image.open import find_source_digest, is_oci_archive, open_image
 from warmstart.image.registry.client import push_layout
 
 TAR = b"the tar of a layer" * 100_000
@@ -319,3 +319,29 @@ def test_a_zstd_window_takes_no_more_memory_than_others_give_it(layout):
     packed = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     with pytest.raises(ImageError, match="cannot be decompressed"):
         layer_of(image_of(layout, packed.compress(b"x" * 1000) + packed.flush()))
+
+
+# The digest of a source
+
+
+def test_the_digest_of_a_source_is_that_of_its_index_or_manifest(layout, tmp_path):
+    host, other = {"os": "linux", "architecture": "amd64"}, {"os": "linux", "architecture": "s390x"}
+    index = layout.index(layout.image(b"x", platform=host), layout.image(b"y", config=other, platform=other))
+    layout.list(index)
+    assert find_source_digest(Source(Transport.OCI, path=layout.path)) == index["digest"]
+    single = layout.image(b"z")
+    layout.list(single)
+    assert find_source_digest(Source(Transport.OCI, path=layout.path)) == single["digest"]
+    archive = tmp_path / "archive.tar"
+    write_archive(layout.path, read_image(layout.path), archive, name="app:1")
+    assert find_source_digest(Source(Transport.OCI_ARCHIVE, path=archive)) == single["digest"]
+
+
+def test_a_digest_in_the_name_is_not_looked_up():
+    reference = Reference("registry.invalid", "app", digest=f"sha256:{1:064}")
+    assert find_source_digest(Source(Transport.REGISTRY, reference)) == reference.digest
+
+
+@pytest.mark.parametrize("kind", [Transport.CONTAINERS_STORAGE, Transport.DOCKER_DAEMON])
+def test_stores_have_no_digest_here(kind):
+    assert find_source_digest(Source(kind, Reference("localhost", "app", "1"))) is None

@@ -1,21 +1,27 @@
-"""What a build has to say at its end, as rows for a table."""
+"""The results of builds, as tables and as documents for `--json`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
+from typing import Any
 
-from warmstart.build.result import BuildResult
+from warmstart.build.batch import Outcome, Status
+from warmstart.build.existing import ExistingImage
+from warmstart.build.result import BuildResult, make_document
 from warmstart.build.verify import Restore
+from warmstart.core.errors import WarmstartError
 from warmstart.core.progress import Progress
-from warmstart.core.text import format_bytes, format_seconds
+from warmstart.core.text import Section, format_bytes, format_seconds
 
-# Steps whose length is the application's or the network's doing, not warmstart's.
+# Steps whose duration depends on the application or the network.
 NOT_OURS = ("tools", "pull", "ready", "warm up", "publish")
+# Digits of a digest in a table.
+_SHORT_DIGEST = 12
 
 
 def list_rows(built: BuildResult, progress: Progress) -> list[tuple[str, str]]:
-    """Names and values, the most wanted first."""
+    """List names and values, the most important first."""
     restored_s = median(restore.first_success_s for restore in built.restores)
     by_runtime = [restore for restore in built.restores if restore.launcher_ms is None]
     by_itself = [restore for restore in built.restores if restore.launcher_ms is not None]
@@ -36,6 +42,56 @@ def list_rows(built: BuildResult, progress: Progress) -> list[tuple[str, str]]:
         ("added", f"{format_bytes(built.added_bytes)} to the base image"),
         ("own cost", _own_cost(progress)),
     ]
+
+
+def make_build_document(built: BuildResult | ExistingImage, progress: Progress) -> Mapping[str, Any]:
+    """Return the document of a build for `--json`; its key `status` tells whether an image was built."""
+    return make_document(built, progress) if isinstance(built, BuildResult) else built.document
+
+
+def describe_outcome(outcome: Outcome[BuildResult | ExistingImage]) -> str:
+    """Return how one of several builds ended, in a few words."""
+    if outcome.error:
+        return f"failed ({outcome.error.kind}, code {outcome.error.exit_code})"
+    if outcome.status is Status.SKIPPED:
+        return "stopped"
+    return "built" if isinstance(outcome.result, BuildResult) else "up to date"
+
+
+def make_outcomes_section(outcomes: Sequence[Outcome[BuildResult | ExistingImage]]) -> Section:
+    """Return the table of several builds."""
+    columns = ("recipe", "result", "took", "restored", "image", "digest")
+    return Section("", columns, tuple(map(_list_cells, outcomes)))
+
+
+def make_outcome_document(outcome: Outcome[BuildResult | ExistingImage]) -> Mapping[str, Any]:
+    """Return the document of one of several builds: that of a single build, with the recipe, or its error."""
+    if outcome.error:
+        return {"recipe": outcome.label, "status": "failed", "error": _make_error_document(outcome.error)}
+    if outcome.result is None:
+        return {"recipe": outcome.label, "status": "stopped"}
+    return {"recipe": outcome.label, **make_build_document(outcome.result, outcome.progress)}
+
+
+def _list_cells(outcome: Outcome[BuildResult | ExistingImage]) -> tuple[str, ...]:
+    built, restored, image, digest = outcome.result, "", "", ""
+    if isinstance(built, BuildResult):
+        restored = format_seconds(median(restore.first_success_s for restore in built.restores))
+        image, digest = built.name, built.image.manifest.digest
+    elif built:
+        image, digest = str(built.name), built.digest
+    took = format_seconds(outcome.seconds) if outcome.seconds else ""
+    return outcome.label, describe_outcome(outcome), took, restored, image, digest.partition(":")[2][:_SHORT_DIGEST]
+
+
+def _make_error_document(error: WarmstartError) -> Mapping[str, Any]:
+    return {
+        "kind": error.kind,
+        "message": error.brief,
+        "details": list(error.details),
+        "hint": error.hint,
+        "exitCode": error.exit_code,
+    }
 
 
 def _list_restores(name: str, restores: Sequence[Restore]) -> Iterator[tuple[str, str]]:

@@ -39,7 +39,7 @@ from warmstart.image.manifest import (
     parse_index,
     parse_manifest,
 )
-from warmstart.image.registry.connection import Answer, Connection, add_query
+from warmstart.image.registry.connection import RETRIES, Answer, Connection, add_query
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 
 #: Called with the bytes done, the total bytes, and the name of the current part. A blob that is sent again
@@ -185,6 +185,7 @@ def read_manifest(
     *,
     platform: Platform | None = None,
     access: RegistryAccess = DEFAULT_ACCESS,
+    retries: int = RETRIES,
 ) -> Manifest:
     """Return the manifest of an image; of a multi-platform image, the one for `platform` (this machine's when None).
 
@@ -192,8 +193,19 @@ def read_manifest(
         ImageError: it is not the manifest of an image.
         RegistryError: see the module; or there is no such image.
     """
-    with Connection(reference, access) as connection:
+    with Connection(reference, access, retries=retries) as connection:
         return _get_image(connection, _identify(reference), platform)
+
+
+def find_manifest_digest(reference: Reference, *, access: RegistryAccess = DEFAULT_ACCESS) -> str | None:
+    """Return the digest of the manifest or index that a name refers to now; None if there is none. Does not retry."""
+    with Connection(reference, access, retries=0) as connection:
+        digest = _head_manifest(connection, _identify(reference)).headers.get("Docker-Content-Digest", "")
+        if is_digest(digest):
+            return digest
+        # Some registries send it with the manifest only, or not at all.
+        found = _find_manifest(connection, _identify(reference))
+        return found[0].digest if found else None
 
 
 def read_config(

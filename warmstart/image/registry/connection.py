@@ -88,13 +88,15 @@ class Connection:
     Args:
         reference: the registry and repository.
         access: registries without TLS, and the file of credentials.
+        retries: how often `retry` and `call` try again.
 
     Raises:
         RegistryError: the credentials cannot be read.
     """
 
-    def __init__(self, reference: Reference, access: RegistryAccess) -> None:
+    def __init__(self, reference: Reference, access: RegistryAccess, *, retries: int = RETRIES) -> None:
         self.reference = reference
+        self._retries = retries
         hub = reference.registry == DOCKER_HUB
         plain_http = access.uses_plain_http(reference)
         self._scheme = "http" if plain_http else "https"
@@ -121,7 +123,7 @@ class Connection:
         Raises:
             RegistryError: it failed for good, or too often.
         """
-        for attempt in range(RETRIES):
+        for attempt in range(self._retries):
             try:
                 return operation()
             except PassingError as error:

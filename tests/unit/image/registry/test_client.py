@@ -18,6 +18,7 @@ from warmstart.image.registry.client import (
     delete_manifest,
     delete_tag,
     exists,
+    find_manifest_digest,
     push_layout,
     read_config,
     read_manifest,
@@ -309,3 +310,40 @@ def test_a_registry_that_stores_something_else_is_caught(image, target, proxy):
     with pytest.raises(RegistryError, match="the registry stored sha256:1, expected sha256:"):
         push_layout(image.path, target, access=http())
     assert not exists(target, access=http())
+
+
+# The digest of a name
+
+
+def without_digest(answer):
+    return replace(answer, headers={k: v for k, v in answer.headers.items() if k.lower() != "docker-content-digest"})
+
+
+def test_the_digest_of_a_name_is_found_without_its_manifest(image, target, proxy):
+    digest = push_layout(image.path, target, access=http())
+    before = len(proxy.seen)
+    assert find_manifest_digest(target, access=http()) == digest
+    assert [line.split()[0] for line in proxy.seen[before:]] == ["HEAD"]
+
+
+def test_the_digest_of_a_name_is_found_in_a_registry_that_does_not_send_it(image, target, proxy):
+    digest = push_layout(image.path, target, access=http())
+    for method in ("HEAD", "GET"):
+        proxy.edit(f"{method} .*manifests/1.0", without_digest)
+    assert find_manifest_digest(target, access=http()) == digest
+
+
+def test_a_name_that_is_not_there_has_no_digest(target):
+    assert find_manifest_digest(target, access=http()) is None
+
+
+def test_a_question_that_is_not_worth_waiting_is_asked_once(image, target, proxy, pauses):
+    push_layout(image.path, target, access=http())
+    pauses.clear()
+    proxy.answer("HEAD", 503)
+    with pytest.raises(RegistryError, match="answered 503"):
+        find_manifest_digest(target, access=http())
+    proxy.answer("GET", 503)
+    with pytest.raises(RegistryError, match="answered 503"):
+        read_manifest(target, access=http(), retries=0)
+    assert pauses == []

@@ -1,0 +1,99 @@
+"""The key of a build: a digest of everything that decides the result.
+
+The key is an annotation of the image, so that a later build with the same key can be skipped. It is one SHA-256 of
+all inputs together, so that it reveals none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import warmstart
+from warmstart.core.cpu import read_features
+from warmstart.node.launcher import launcher_path
+from warmstart.node.tree import tree_path
+from warmstart.recipe.model import Recipe, Restorer
+
+if TYPE_CHECKING:
+    from warmstart.build.context import BuildOptions
+
+# Increase it when the meaning of the other inputs changes.
+_FORMAT = 1
+# A wheel has the launcher's sources below the package, a checkout beside it; the launcher has a key of its own.
+_LAUNCHER = "launcher"
+_CODE = (".py", ".json", ".lock", ".c")
+
+
+@dataclass(frozen=True)
+class BuildInputs:
+    """Everything that decides the result of a build, except the base image.
+
+    Attributes:
+        recipe: the recipe as JSON with sorted keys, after `--set` and `--tag`.
+        version: version of warmstart.
+        code: digest of warmstart's own files, which change between versions in a checkout.
+        tools: name of the tools directory: its key, and the time of its last update.
+        launcher: the same of the launcher; empty if the image does not contain it.
+        cpu: features of this machine's processor.
+        runtime: socket, name and version of the host's runtime; empty for the embedded one.
+        network: network of the containers.
+        allowed: privileges granted to the recipe, sorted.
+        force: whether preflight errors are ignored.
+    """
+
+    recipe: str
+    version: str
+    code: str
+    tools: str
+    launcher: str
+    cpu: tuple[str, ...]
+    runtime: tuple[str, ...]
+    network: str
+    allowed: tuple[str, ...]
+    force: bool
+
+    def key(self, base_digest: str) -> str:
+        """Return the key of a build from this base image, as `sha256:HEX`."""
+        document = {"format": _FORMAT, "base": base_digest, **asdict(self)}
+        return f"sha256:{hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()}"
+
+
+def find_inputs(recipe: Recipe, options: BuildOptions, runtime_version: str = "") -> BuildInputs:
+    """Find the inputs of a build on this machine.
+
+    Args:
+        recipe: the recipe.
+        options: the options of the build.
+        runtime_version: name and version of the runtime at `options.runtime_endpoint`.
+    """
+    by_itself = Restorer.SELF in recipe.restore
+    return BuildInputs(
+        recipe=json.dumps(json.loads(recipe.document), sort_keys=True),
+        version=warmstart.__version__,
+        code=digest_code(),
+        tools=tree_path(options.cache).name,
+        launcher=launcher_path(options.cache).name if by_itself else "",
+        cpu=read_features(),
+        runtime=(options.runtime_endpoint, runtime_version) if options.runtime_endpoint else (),
+        network=str(options.network),
+        allowed=tuple(sorted(map(str, options.allowed))),
+        force=options.force,
+    )
+
+
+@cache
+def digest_code() -> str:
+    """Return a digest of warmstart's own files: modules, schemas, lock files, C sources."""
+    package, found = Path(warmstart.__file__).parent, hashlib.sha256()
+    for file in sorted(package.rglob("*")):
+        name = file.relative_to(package)
+        if name.suffix in _CODE and name.parts[0] != _LAUNCHER:
+            content = file.read_bytes()
+            found.update(f"{name}\0{len(content)}\0".encode())
+            found.update(content)
+    return found.hexdigest()
