@@ -37,7 +37,7 @@ lint: $(VENV)/ready ## Style, types, import rules, plain English, CI templates
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/prose.py --check docs messages
-	scripts/lint-ci.sh $(CURDIR)/$(BIN)
+	scripts/lint-integrations.sh $(CURDIR)/$(BIN)
 
 unit: $(VENV)/ready tools ## Unit tests, and the inputs that fuzzing found
 	$(BIN)/pytest tests/unit tests/fuzz -m "not slow"

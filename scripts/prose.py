@@ -83,7 +83,7 @@ DOCS = (
     "docs/**/*.md",
     "examples/*/*.md",
     "recipes/**/*.md",
-    "ci/**/*.md",
+    "integrations/**/*.md",
     "launcher/*.md",
     ".github/*.md",
 )

@@ -32,7 +32,7 @@ tool config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 tool commit -q --rm "$container" localhost/base >&2
 tool build --isolation chroot --network host --pull=never --build-arg BASE=localhost/base \
     --ulimit nproc=NPROC --ulimit nofile=NOFILE \
-    --file SOURCE/ci/image/Containerfile --tag localhost/warmstart SOURCE >&2
+    --file SOURCE/integrations/image/Containerfile --tag localhost/warmstart SOURCE >&2
 container=$(tool from --pull-never --ulimit nproc=NPROC --ulimit nofile=NOFILE localhost/warmstart)
 for words in 'warmstart --version' 'kubectl-warmstart deploy --help' 'mmdebstrap --version' 'nsenter --version'; do
     said=$(tool run --isolation chroot "$container" -- $words)

@@ -1,4 +1,4 @@
-"""Helm makes a release of an image that warmstart built, by the plugin of ci/helm, and its pods are restored."""
+"""Helm makes a release of an image that warmstart built, by the plugin of integrations/helm, and its pods are restored."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def helm(cluster, cache, tmp_path, virtual_path) -> Iterator[Helm]:
             [program, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE_S + 60
         )
 
-    run("plugin", "install", str(TOP / "ci/helm")).check_returncode()
+    run("plugin", "install", str(TOP / "integrations/helm")).check_returncode()
     run("create", "web").check_returncode()
     yield run
     run("uninstall", "web", "--ignore-not-found", "--wait")

@@ -1,4 +1,4 @@
-"""Krew installs the plugin of ci/krew, and kubectl runs warmstart by it."""
+"""Krew installs the plugin of integrations/krew, and kubectl runs warmstart by it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.go_tools import KREW, ensure_go_tool
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-KREW_FILES = Path(__file__).parents[2] / "ci/krew"
+KREW_FILES = Path(__file__).parents[2] / "integrations/krew"
 
 
 def test_krew_installs_the_plugin(cluster, cache, tmp_path, virtual_path):

@@ -1,4 +1,4 @@
-"""What ci/ has for others to use: each file is what its service takes, and its scripts do what they say."""
+"""What integrations/ has for others to use: each file is what its service takes, and its scripts do what they say."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def run(tmp_path: Path):
 def test_lint_of_what_has_a_schema() -> None:
     lint = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
     for schema, file in (
-        ("vendor.github-actions", "ci/github/action.yml"),
-        ("vendor.github-workflows", "ci/github/workflow.yml"),
+        ("vendor.github-actions", "integrations/github/action.yml"),
+        ("vendor.github-workflows", "integrations/github/workflow.yml"),
     ):
         subprocess.run([*lint, schema, TOP / file], check=True, timeout=60)
-    gitlab = [*lint, "vendor.gitlab-ci", "--data-transform", "gitlab-ci", TOP / "ci/gitlab/warmstart.yml"]
+    gitlab = [*lint, "vendor.gitlab-ci", "--data-transform", "gitlab-ci", TOP / "integrations/gitlab/warmstart.yml"]
     subprocess.run(gitlab, check=True, timeout=60)
 
 
@@ -77,7 +77,7 @@ def test_lint_of_what_has_a_schema() -> None:
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="no jq, which GitHub's runners have")
 def test_the_action_builds(run, tmp_path: Path) -> None:
-    (step,) = [step for step in load("ci/github/action.yml")["runs"]["steps"] if step.get("id") == "build"]
+    (step,) = [step for step in load("integrations/github/action.yml")["runs"]["steps"] if step.get("id") == "build"]
     (tmp_path / "auth.json").write_text("{}")
     env = {
         "RECIPE": "deploy/my recipe.yaml",
@@ -103,7 +103,7 @@ def test_the_action_builds(run, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="no jq, which GitHub's runners have")
 def test_the_summary_of_an_image_that_is_up_to_date(tmp_path: Path) -> None:
-    (step,) = [step for step in load("ci/github/action.yml")["runs"]["steps"] if step.get("id") == "build"]
+    (step,) = [step for step in load("integrations/github/action.yml")["runs"]["steps"] if step.get("id") == "build"]
     (summary,) = re.findall(r"jq -r '(def [^']*)'", step["run"])
     result = json.dumps({"status": "up-to-date", "image": "app:1", "digest": "sha256:00"})
     done = subprocess.run(["jq", "-r", summary], input=result, capture_output=True, text=True, check=True)
@@ -111,13 +111,13 @@ def test_the_summary_of_an_image_that_is_up_to_date(tmp_path: Path) -> None:
 
 
 def test_inputs_reach_scripts_as_variables_only() -> None:
-    steps = load("ci/github/action.yml")["runs"]["steps"]
+    steps = load("integrations/github/action.yml")["runs"]["steps"]
 
     assert [step["name"] for step in steps if "${{" in step.get("run", "")] == []
 
 
 def test_outputs_of_the_action_are_made() -> None:
-    action = load("ci/github/action.yml")
+    action = load("integrations/github/action.yml")
     made = {step["id"]: step.get("run", "") for step in action["runs"]["steps"] if "id" in step}
 
     for output in action["outputs"].values():
@@ -129,7 +129,7 @@ def test_outputs_of_the_action_are_made() -> None:
 
 
 def test_the_gitlab_job_builds(run, tmp_path: Path) -> None:
-    job = load("ci/gitlab/warmstart.yml")[".warmstart"]
+    job = load("integrations/gitlab/warmstart.yml")[".warmstart"]
     env = {
         **job["variables"],
         "WARMSTART_RECIPE": "my recipe.yaml",
@@ -155,7 +155,7 @@ def test_the_gitlab_job_builds(run, tmp_path: Path) -> None:
 
 
 def test_the_task_is_whole() -> None:
-    task = load("ci/tekton/task.yaml")
+    task = load("integrations/tekton/task.yaml")
     spec = task["spec"]
     declared = {kind: {one["name"] for one in spec[kind]} for kind in ("params", "workspaces", "results")}
     (step,) = spec["steps"]
@@ -173,7 +173,7 @@ def test_the_task_is_whole() -> None:
 
 
 def test_the_task_builds(run, tmp_path: Path) -> None:
-    (step,) = load("ci/tekton/task.yaml")["spec"]["steps"]
+    (step,) = load("integrations/tekton/task.yaml")["spec"]["steps"]
     script = step["script"].replace("/tmp/result.json", str(tmp_path / "result.json"))
     env = {"RECIPE": "r.yaml", "TAG": "", "IMAGE_URL": str(tmp_path / "url"), "IMAGE_DIGEST": str(tmp_path / "digest")}
 
@@ -190,7 +190,7 @@ def test_the_task_builds(run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("change", "code"), [(("", ""), 0), (("(params.recipe)", "(params.unknown)"), 1)])
 def test_tekton_takes_the_task(change: tuple[str, str], code: int) -> None:
     program = ensure_go_tool(Path(os.environ.get("WARMSTART_CACHE") or cli.default_cache()), TEKTON, print)
-    task = json.dumps(load("ci/tekton/task.yaml")).replace(*change)
+    task = json.dumps(load("integrations/tekton/task.yaml")).replace(*change)
 
     done = subprocess.run([program], input=task, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code, done.stderr
@@ -200,7 +200,7 @@ def test_tekton_takes_the_task(change: tuple[str, str], code: int) -> None:
 
 
 def test_the_plugin_is_what_krew_takes() -> None:
-    manifest = load("ci/krew/warmstart.yaml")
+    manifest = load("integrations/krew/warmstart.yaml")
     spec = manifest["spec"]
 
     assert (manifest["apiVersion"], manifest["kind"]) == ("krew.googlecontainertools.github.com/v1alpha2", "Plugin")
@@ -211,13 +211,13 @@ def test_the_plugin_is_what_krew_takes() -> None:
     (platform,) = spec["platforms"]
     assert platform.keys() == {"selector", "uri", "sha256", "bin"}
     assert spec["version"] in platform["uri"]
-    archive = runpy.run_path(str(TOP / "ci/krew/archive.py"))
+    archive = runpy.run_path(str(TOP / "integrations/krew/archive.py"))
     assert platform["bin"] in archive["MEMBERS"]
     assert platform["sha256"] == hashlib.sha256(archive["make_archive"]()).hexdigest()
 
 
 def test_the_plugin_runs_the_command(run) -> None:
-    plugin = TOP / "ci/krew/kubectl-warmstart"
+    plugin = TOP / "integrations/krew/kubectl-warmstart"
 
     assert run([str(plugin), "deploy", "a b"], {}) == [["deploy", "a b"]]
     alone = subprocess.run([plugin], env={"PATH": "/nowhere"}, capture_output=True, text=True, timeout=10)
@@ -240,7 +240,7 @@ def test_kubectl_finds_the_plugin_of_the_package(monkeypatch, capsys) -> None:
 
 
 def test_all_name_the_same_version() -> None:
-    files = ["ci/github/action.yml", "ci/github/workflow.yml", "ci/gitlab/warmstart.yml", "ci/tekton/task.yaml"]
-    for file in (*files, "ci/helm/plugin.yaml", "ci/image/Containerfile", "ci/krew/warmstart.yaml"):
+    files = ["integrations/github/action.yml", "integrations/github/workflow.yml", "integrations/gitlab/warmstart.yml", "integrations/tekton/task.yaml"]
+    for file in (*files, "integrations/helm/plugin.yaml", "integrations/image/Containerfile", "integrations/krew/warmstart.yaml"):
         named = set(re.findall(r"(?:@v|: v|ref: v|warmstart:|version: )(\d+\.\d+\.\d+)", (TOP / file).read_text()))
         assert named == {__version__}, file

@@ -1,4 +1,4 @@
-"""Build the archive for Krew, reproducibly: `python ci/krew/archive.py kubectl-warmstart.zip`.
+"""Build the archive for Krew, reproducibly: `python integrations/krew/archive.py kubectl-warmstart.zip`.
 
 Prints its SHA-256, for warmstart.yaml in this directory.
 """
