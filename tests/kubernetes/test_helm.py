@@ -1,4 +1,4 @@
-"""Helm makes a release of an image that warmstart built, by the plugin of integrations/helm, and its pods are restored."""
+"""Helm makes a release of an image that warmstart built, with the plugin in integrations/helm."""
 
 from __future__ import annotations
 

@@ -240,7 +240,17 @@ def test_kubectl_finds_the_plugin_of_the_package(monkeypatch, capsys) -> None:
 
 
 def test_all_name_the_same_version() -> None:
-    files = ["integrations/github/action.yml", "integrations/github/workflow.yml", "integrations/gitlab/warmstart.yml", "integrations/tekton/task.yaml"]
-    for file in (*files, "integrations/helm/plugin.yaml", "integrations/image/Containerfile", "integrations/krew/warmstart.yaml"):
+    files = [
+        "integrations/github/action.yml",
+        "integrations/github/workflow.yml",
+        "integrations/gitlab/warmstart.yml",
+        "integrations/tekton/task.yaml",
+    ]
+    for file in (
+        *files,
+        "integrations/helm/plugin.yaml",
+        "integrations/image/Containerfile",
+        "integrations/krew/warmstart.yaml",
+    ):
         named = set(re.findall(r"(?:@v|: v|ref: v|warmstart:|version: )(\d+\.\d+\.\d+)", (TOP / file).read_text()))
         assert named == {__version__}, file

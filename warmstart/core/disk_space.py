@@ -18,6 +18,7 @@ from warmstart.core.errors import (
     ImageError,
     WarmstartError,
 )
+from warmstart.core.mountinfo import parse_mountinfo
 from warmstart.core.process import ProgramError
 
 REASONS = {errno.ENOSPC: "no space left", errno.EDQUOT: "the disk quota is exceeded"}
@@ -101,14 +102,11 @@ def _describe(reason: str, path: Path | None) -> str:
 
 
 def _find_device(path: Path) -> str:
-    """The file system that a path is on, as proc_pid_mountinfo(5) names it; empty where that is not known."""
+    """Describe the file system of a path; empty if it is not known."""
     with contextlib.suppress(OSError):
         there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
         number = there.stat().st_dev
-        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
-            before, _, after = line.partition(" - ")
-            fields = before.split(" ")
-            if fields[2] == f"{os.major(number)}:{os.minor(number)}":
-                kind, source, _ = after.split(" ", 2)
-                return f"{source} ({kind}, mounted on {fields[4]})"
+        for mount in parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="replace")):
+            if mount.device == number:
+                return f"{mount.source} ({mount.kind}, mounted on {mount.mount_point})"
     return ""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.errors import ImageError
+from warmstart.core.mountinfo import parse_mountinfo, unescape
 from warmstart.image.tree_tar import Entry, TreeTar, open_entry, walk
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -50,22 +51,18 @@ def find_changes(mountinfo: str, root: str = "/") -> Changes | None:
         ImageError: the root is not an overlay.
     """
     mounts = {}
-    for line in mountinfo.splitlines():
-        words, _, rest = line.partition(" - ")
-        point = _plain(words.split(" ")[4])
+    for mount in parse_mountinfo(mountinfo):
+        point = mount.mount_point
         if point == root or point.startswith(f"{root.rstrip('/')}/"):
-            mounts[point.removeprefix(root).lstrip("/")] = rest.split(" ", 2)
-    kind, _, options = mounts.pop("", ["nothing", "", ""])
-    if kind != "overlay":
+            mounts[point.removeprefix(root).lstrip("/")] = mount
+    top = mounts.pop("", None)
+    if top is None or top.kind != "overlay":
+        kind = top.kind if top else "nothing"
         raise ImageError(f"cannot list the container's changed files: its root filesystem is {kind}, not overlayfs")
-    given = dict(option.partition("=")[::2] for option in options.split(","))
-    if "upperdir" not in given:
+    options = dict(option.partition("=")[::2] for option in top.super_options.split(","))
+    if "upperdir" not in options:
         return None
-    return Changes(Path(_plain(given["upperdir"])), frozenset(mounts))
-
-
-def _plain(text: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+    return Changes(Path(unescape(options["upperdir"])), frozenset(mounts))
 
 
 def add_changes(tar: TreeTar, changes: Changes, left_out: Collection[str]) -> int:

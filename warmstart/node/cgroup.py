@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.errors import HostError
+from warmstart.core.mountinfo import parse_mountinfo
 from warmstart.core.workspace import PREFIX
 
 LEAF = "node"
@@ -103,15 +104,13 @@ def find_hierarchies(mountinfo: str, membership: str) -> tuple[Hierarchy, ...]:
         own_paths[names] = path
     v1: dict[str, Hierarchy] = {}
     v2: list[Hierarchy] = []
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, super_options = after.split(" ", 2)
-        root, mount_point = before.split(" ")[3:5]
-        if kind == "cgroup2":
-            v2.append(Hierarchy(Path(mount_point), "", _own_directory(mount_point, root, own_paths.get("", "/"))))
-        if kind == "cgroup" and (controllers := _find_controllers(super_options, own_paths)):
+    for mount in parse_mountinfo(mountinfo):
+        point, root = mount.mount_point, mount.root
+        if mount.kind == "cgroup2":
+            v2.append(Hierarchy(Path(point), "", _own_directory(point, root, own_paths.get("", "/"))))
+        if mount.kind == "cgroup" and (controllers := _find_controllers(mount.super_options, own_paths)):
             options = f"none,{controllers}" if controllers.startswith("name=") else controllers
-            found = Hierarchy(Path(mount_point), options, _own_directory(mount_point, root, own_paths[controllers]))
+            found = Hierarchy(Path(point), options, _own_directory(point, root, own_paths[controllers]))
             # In a container, its own cgroup may be mounted a second time.
             v1.setdefault(controllers, found)
     is_v1 = any({"cpu", "memory"} & set(names.split(",")) for names in v1)

@@ -13,12 +13,12 @@ import os
 import stat
 from collections.abc import Iterator
 
+from warmstart.core.mountinfo import MountInfo
 from warmstart.dump.preflight.finding import Finding, error, warning
 from warmstart.dump.proc.container import (
     GONE,
     Container,
     Link,
-    Mount,
     Process,
     is_below,
     open_below_root,
@@ -125,7 +125,7 @@ def _check_opened(container: Container, process: Process, descriptor: Link) -> I
     if any(mount.device == info.st_dev and mount.kind == "mqueue" for mount in container.mounts):
         return  # a message queue: its mount is looked at as a whole
     mount_id = read_descriptor_info(descriptor).mount_id
-    mount = next((each for each in container.mounts if each.id == mount_id), None)
+    mount = next((each for each in container.mounts if each.mount_id == mount_id), None)
     if mount is None:
         what = f"Its open file {descriptor.target} lies in none of the container's mounts."
         yield error("file-outside", process, what, "Have the application close it before the checkpoint.")
@@ -163,7 +163,7 @@ def _refuse_device(process: Process, path: str) -> Finding:
 
 
 def _check_file(
-    container: Container, process: Process, target: str, mount: Mount, info: os.stat_result
+    container: Container, process: Process, target: str, mount: MountInfo, info: os.stat_result
 ) -> Iterator[Finding]:
     path, deleted = strip_deleted(target)
     if mount.kind in _KERNEL_FILE_SYSTEMS:
@@ -174,7 +174,7 @@ def _check_file(
         what = f"Its file {path} is in use, but that path now leads elsewhere: to another file, or into another mount."
         yield error("file-hidden", process, what, "Have the application open it again before the checkpoint.")
     elif stat.S_ISREG(info.st_mode):
-        yield from _check_place(process, path, mount.point)
+        yield from _check_place(process, path, mount.mount_point)
 
 
 def _is_hidden(container: Container, process: Process, path: str, info: os.stat_result) -> bool:

@@ -180,7 +180,7 @@ def _check_message_queues(container: Container) -> Iterator[Finding]:
             continue
         try:
             flags = os.O_RDONLY | os.O_DIRECTORY
-            with open_below_root(container.proc, container.first.pid, mount.point, flags) as directory:
+            with open_below_root(container.proc, container.first.pid, mount.mount_point, flags) as directory:
                 queues = sorted(os.listdir(directory))  # noqa: PTH208  (a descriptor)
         except PermissionError:
             raise

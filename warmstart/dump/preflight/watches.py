@@ -85,7 +85,7 @@ def _opens_by_handle(container: Container, process: Process, watch: _Watch) -> b
         for mount in mounts:
             try:
                 flags = os.O_RDONLY | os.O_DIRECTORY
-                with open_below_root(container.proc, pid, mount.point, flags) as directory:
+                with open_below_root(container.proc, pid, mount.mount_point, flags) as directory:
                     if _open_by_handle_works(directory, watch):
                         return True
             except PermissionError:
@@ -124,7 +124,7 @@ def _find_paths(container: Container, wanted: set[tuple[int, int]]) -> dict[tupl
 def _walk(container: Container, start: str) -> Iterator[str]:
     """Paths below a directory, breadth first and not into other mounts; not all of them where there are very many."""
     limit = _MOST_ENTRIES
-    mount_points = {mount.point for mount in container.mounts if mount.point != start}
+    mount_points = {mount.mount_point for mount in container.mounts if mount.mount_point != start}
     pending = [start]
     for path in pending:  # grows while it is walked
         yield path

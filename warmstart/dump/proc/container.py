@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.linux import open_in_root
+from warmstart.core.mountinfo import MountInfo, parse_mountinfo
 
 GONE = (FileNotFoundError, ProcessLookupError)
 
 _NAMESPACES = ("user", "pid", "ipc", "uts", "net", "cgroup", "time", "time_for_children", "mnt")
 _MAPPING = re.compile(r"(\w+-\w+) \S+ \w+ (\w+):(\w+) (\d+) *(.*)")
-_OCTAL = re.compile(r"\\([0-7]{3})")
 _DELETED = " (deleted)"
 
 
@@ -78,16 +78,6 @@ class DescriptorInfo:
 
 
 @dataclass(frozen=True)
-class Mount:
-    """A mount: the device number that stat(2) gives for files in it, and where it is seen in the container."""
-
-    id: int
-    device: int
-    point: str
-    kind: str
-
-
-@dataclass(frozen=True)
 class Held:
     """What a process holds: its namespaces (kind → identity, such as `net:[4026531840]`), descriptors, mapped files."""
 
@@ -110,7 +100,7 @@ class Container:
     proc: Path
     processes: tuple[Process, ...]
     held: Mapping[int, Held]
-    mounts: tuple[Mount, ...]
+    mounts: tuple[MountInfo, ...]
     parent_ipc: str
 
     @property
@@ -132,10 +122,10 @@ class Container:
                 for mapped in self.held[process.pid].mapped_files:
                     yield process, mapped
 
-    def mount_of(self, path: str) -> Mount | None:
+    def mount_of(self, path: str) -> MountInfo | None:
         """The mount in which a path of the container lies."""
-        above = (mount for mount in self.mounts if is_below(path, mount.point))
-        return max(above, key=lambda mount: len(mount.point), default=None)
+        above = (mount for mount in self.mounts if is_below(path, mount.mount_point))
+        return max(above, key=lambda mount: len(mount.mount_point), default=None)
 
 
 @contextlib.contextmanager
@@ -179,12 +169,12 @@ def read_container(proc: Path, first_pid: int) -> Container:
     """
     tree = read_tree(proc, first_pid)
     held: dict[int, Held] = {}
-    mounts: dict[int, Mount] = {}
+    mounts: dict[int, MountInfo] = {}
     for process in tree:
         if process.is_zombie:
             continue
         with contextlib.suppress(*GONE):
-            mounts |= {mount.id: mount for mount in _read_mounts(proc, process.pid)}
+            mounts |= {mount.mount_id: mount for mount in _read_mounts(proc, process.pid)}
             held[process.pid] = _read_held(proc, process.pid)
     return Container(proc, tree, held, tuple(mounts.values()), _read_parent_ipc(proc, tree[0]))
 
@@ -310,18 +300,11 @@ def _read_mapped_files(proc: Path, pid: int) -> list[Link]:
     return list(found.values())
 
 
-def _read_mounts(proc: Path, pid: int) -> list[Mount]:
-    found = []
+def _read_mounts(proc: Path, pid: int) -> list[MountInfo]:
     try:
         text = (proc / str(pid) / "mountinfo").read_text(errors="replace")
     except OSError as problem:
         if problem.errno == errno.EINVAL:  # it has become a zombie
             raise ProcessLookupError(pid) from problem
         raise
-    for line in text.splitlines():
-        words, _, rest = line.partition(" - ")
-        number, _, device, _, point = words.split(" ")[:5]
-        major, minor = device.split(":")
-        point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), point)
-        found.append(Mount(int(number), os.makedev(int(major), int(minor)), point, rest.split(" ")[0]))
-    return found
+    return list(parse_mountinfo(text))

@@ -6,23 +6,21 @@ only by sock_diag(7), to a socket that lives in that namespace.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import socket
 import struct
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+
+from warmstart.core.network import call_in_network
 
 Address = IPv4Address | IPv6Address
 
 _INET_TABLES = ("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6")
 
 # include/uapi/linux/{netlink,sock_diag,unix_diag}.h
-_CLONE_NEWNET = 0x40000000
 _NETLINK_SOCK_DIAG = 4
 _NLM_F_REQUEST_DUMP = 0x301
 _NLMSG_ERROR = 2
@@ -170,28 +168,5 @@ def _find_peer(attributes: bytes) -> int:
 
 
 def _open_diag(namespace: Path) -> socket.socket:
-    """A sock_diag socket that lives in another network namespace.
-
-    A socket keeps the namespace it was made in; a thread of its own joins the namespace for it, so that the caller's
-    threads never leave theirs.
-    """
-    made: list[socket.socket] = []
-    failed: list[OSError] = []
-
-    def join_and_open() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        try:
-            with namespace.open("rb") as opened:
-                if libc.setns(opened.fileno(), _CLONE_NEWNET) != 0:
-                    number = ctypes.get_errno()
-                    raise OSError(number, os.strerror(number), str(namespace))  # noqa: TRY301
-            made.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG))
-        except OSError as problem:
-            failed.append(problem)
-
-    thread = threading.Thread(target=join_and_open)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return made[0]
+    """Open a sock_diag socket in another network namespace."""
+    return call_in_network(namespace, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG))

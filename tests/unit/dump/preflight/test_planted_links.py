@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from warmstart.core.mountinfo import MountInfo
 from warmstart.dump.preflight import files, processes, watches
-from warmstart.dump.proc.container import Container, Held, Mount, Process, open_below_root
+from warmstart.dump.proc.container import Container, Held, Process, open_below_root
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def container(host: Path, tmp_path: Path) -> Container:
     (root / "srv").mkdir()
     os.mkfifo(root / "srv/fifo")
     process = Process(7, "app", "S", 1, 0, 1, frozenset({0}), (7, 1), 1)
-    mount = Mount(1, 2, "/planted", "mqueue")
+    mount = MountInfo(1, 2, "/", "/planted", "mqueue", "mqueue", "rw")
     return Container(tmp_path / "proc", (process,), {7: Held({"mnt": "mnt:[1]"}, (), ())}, (mount,), "")
 
 

@@ -1,0 +1,58 @@
+"""Parse /proc/PID/mountinfo; format: proc_pid_mountinfo(5)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# seq_path() of the kernel writes blanks, backslashes and other separators as three octal digits.
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True)
+class MountInfo:
+    """A mount.
+
+    Attributes:
+        mount_id: its number in the mount namespace.
+        device: device number of its files; see stat(2).
+        root: directory of the file system that is its root.
+        mount_point: its path, relative to the root of the process.
+        kind: type of the file system, such as `ext4`.
+        source: its source, such as a block device, as the file system names it.
+        super_options: options of the file system, separated by commas.
+    """
+
+    mount_id: int
+    device: int
+    root: str
+    mount_point: str
+    kind: str
+    source: str
+    super_options: str
+
+
+def parse_mountinfo(text: str) -> Iterator[MountInfo]:
+    """Yield the mounts in order; later ones can hide earlier ones."""
+    for line in text.splitlines():
+        # Optional fields end with a hyphen. Names have their blanks escaped, so they cannot look like it.
+        before, _, after = line.partition(" - ")
+        number, _, device, root, mount_point = before.split(" ")[:5]
+        kind, source, super_options = after.split(" ", 2)
+        major, minor = map(int, device.split(":"))
+        yield MountInfo(
+            int(number),
+            os.makedev(major, minor),
+            unescape(root),
+            unescape(mount_point),
+            unescape(kind),
+            unescape(source),
+            super_options,
+        )
+
+
+def unescape(text: str) -> str:
+    """Resolve the octal escapes in a name."""
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
