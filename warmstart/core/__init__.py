@@ -1,1 +1,1 @@
-"""What every room needs: errors, programs, temporary places, progress."""
+"""Shared by all rooms: errors, programs, temporary places, progress."""

@@ -1,4 +1,4 @@
-"""What a processor can do that programs find out at their start, and then rely on."""
+"""Processor features that programs detect at their start and rely on afterwards."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ FEATURES = {
 
 
 def read_features() -> tuple[str, ...]:
-    """Those of FEATURES that this machine's processor has, in order."""
+    """Return those of FEATURES that this machine's processor has, in order."""
     return find_features(CPUINFO.read_text())
 
 
 def find_features(cpuinfo: str) -> tuple[str, ...]:
-    """The same of a machine that has this as its /proc/cpuinfo."""
+    """Return the same for a machine with this /proc/cpuinfo."""
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "flags":

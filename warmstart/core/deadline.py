@@ -1,4 +1,4 @@
-"""Time limits for what arrives over the network as a whole; those of sockets are for one read."""
+"""Time limits for whole answers from the network; limits of sockets are for single reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TooSlowError(Exception):
 
 @contextlib.contextmanager
 def within(limit_s: float, stop: Callable[[], object]) -> Iterator[None]:
-    """Call `stop` from another thread when the block has not ended in time; it is to make the block fail.
+    """Call `stop` from another thread if the block does not end in time; it must make the block fail.
 
     Raises:
         TimeoutError: the block took too long.
@@ -46,10 +46,10 @@ def within(limit_s: float, stop: Callable[[], object]) -> Iterator[None]:
 
 
 def read_piece(answer: urllib3.BaseHTTPResponse, size: int, limit_s: float) -> bytes:
-    """Read the next `size` bytes of a body as they come, without decompressing them; fewer only at its end.
+    """Read the next `size` bytes of a body without decompressing them; fewer only at its end.
 
     Raises:
-        TooSlowError: they have not come in time.
+        TooSlowError: they did not arrive in time.
         urllib3.exceptions.HTTPError: the connection failed.
     """
 

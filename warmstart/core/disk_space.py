@@ -1,4 +1,4 @@
-"""A full disk is one kind of error, whoever meets it: our own writes, or a program that reports it in its messages."""
+"""Report a full disk as one kind of error, for our own writes and for programs that mention it in their messages."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def reporting_full_disk(place: Path, hint: str) -> Iterator[None]:
     """Raise NoSpaceError in place of any error in the block that a full disk caused.
 
     Args:
-        place: the directory or file that the block writes to, named where the error itself names no path.
-        hint: what to do about it.
+        place: directory or file that the block writes to, named if the error itself names no path.
+        hint: advice for the user.
     """
     try:
         yield
@@ -55,12 +55,12 @@ def reporting_full_disk(place: Path, hint: str) -> Iterator[None]:
 
 
 def explain_full_disk(error: BaseException, place: Path | None = None, hint: str = "") -> NoSpaceError | None:
-    """The error to show where a full disk has caused `error`; None where it has not, or is already reported.
+    """Return the error to show if a full disk caused `error`; None if it did not, or is already reported.
 
     Args:
-        error: what was raised, with its causes.
-        place: what was written to, where it is known.
-        hint: what to do about it.
+        error: the exception, with its causes.
+        place: directory or file that was written to, if known.
+        hint: advice for the user.
     """
     cause: BaseException | None = error
     seen: set[int] = set()
@@ -81,7 +81,7 @@ def explain_full_disk(error: BaseException, place: Path | None = None, hint: str
 
 
 def _find_reason(error: BaseException) -> tuple[str, Path | None] | None:
-    """The reason and the path, where it is named."""
+    """Return the reason and the path, if one is named."""
     if isinstance(error, OSError) and error.errno in REASONS:
         path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
         return None if path.startswith(_NO_DISKS) else (REASONS[error.errno], Path(path) if path else None)

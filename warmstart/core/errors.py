@@ -1,4 +1,4 @@
-"""The one family of errors a user sees.
+"""The family of errors that users see.
 
 Each class is a kind, and each kind has an exit code of its own, so that a CI job can tell a recipe that
 is wrong from an application that never became ready. Codes 1 and 2 keep their usual meaning: an
@@ -14,9 +14,9 @@ class WarmstartError(Exception):
     """Something went wrong that the user can understand and act on.
 
     Args:
-        brief: one sentence, what is wrong and where; no trailing full stop.
+        brief: the problem and its place in one sentence, without a full stop.
         details: lines that help to understand it, such as the end of a log.
-        hint: what to do about it.
+        hint: a command or change that helps.
     """
 
     exit_code = 1
@@ -86,7 +86,7 @@ class ImageError(WarmstartError):
 
 
 class VerifyError(WarmstartError):
-    """The image was built but was not seen to restore; nothing has been published."""
+    """The image was built but did not restore; nothing was published."""
 
     exit_code = 11
     kind = "verify"

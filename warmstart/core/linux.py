@@ -68,7 +68,7 @@ def mount(source: str | Path, target: Path, kind: str = "", flags: int = 0, opti
 
 
 def unmount(target: Path, flags: int = 0) -> None:
-    """Unmount what is mounted on `target`."""
+    """Unmount the top mount of `target`."""
     _raise_if(_libc.umount2(os.fsencode(target), flags), str(target))
 
 

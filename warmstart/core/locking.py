@@ -13,7 +13,7 @@ MODE = 0o600
 
 @contextlib.contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path`, which is made for it and removed with it.
+    """Hold an exclusive lock on the file `path`; the file is made for the lock and removed with it.
 
     Waits for other holders. The lock is the kernel's (flock(2)), so it ends with the process that holds it.
 
@@ -50,7 +50,7 @@ def _lock(path: Path) -> int:
 
 
 def _is_same(descriptor: int, path: Path) -> bool:
-    """Whether the locked file is still the one of that name, rather than one that its last holder removed."""
+    """Tell whether the locked file still has that name; its last holder may have removed it."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     return False

@@ -1,4 +1,4 @@
-"""Connections made in another network namespace, where a pod can be reached that we cannot see."""
+"""Connect from another network namespace, to reach pods that are invisible from ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def call_in_network(namespace: Path, call: Callable[[], T]) -> T:
-    """Call something on a thread of its own that has entered the network namespace at `namespace`.
+    """Make a call in another network namespace, on a thread of its own.
 
     A socket made there stays there, whoever uses it later.
     """
@@ -42,5 +42,5 @@ def call_in_network(namespace: Path, call: Callable[[], T]) -> T:
 
 
 def connect_in(namespace: Path, address: tuple[str, int], timeout_s: float) -> socket.socket:
-    """A TCP connection made in another network namespace; errors as `socket.create_connection`."""
+    """Open a TCP connection from another network namespace; errors as `socket.create_connection`."""
     return call_in_network(namespace, lambda: socket.create_connection(address, timeout_s))

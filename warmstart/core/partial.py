@@ -1,7 +1,7 @@
-"""Files and directories that are written beside their place and only then renamed to it.
+"""Write files and directories under a temporary name, and rename them when they are complete.
 
-They hold the memory of processes: only their owner can read them. Each is locked while it is written, so that what a
-killed command left is known for what it is; the next command that writes to the directory removes it.
+They hold the memory of processes: only their owner can read them. Each is locked while it is written. So the next
+command that writes to the directory recognises and removes leftovers of killed commands.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAME = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.partial")
 
 @contextlib.contextmanager
 def write_beside(target: Path, *, directory: bool = False) -> Iterator[Path]:
-    """Make an empty file, or a directory, in the directory of `target`.
+    """Make an empty file or directory next to `target`, and yield its path.
 
     It is renamed to `target` at the end of the block, and removed after an error.
 
@@ -38,7 +38,7 @@ def write_beside(target: Path, *, directory: bool = False) -> Iterator[Path]:
 
 
 def check_beside(target: Path) -> None:
-    """Make an empty file in the directory of `target`, and remove it.
+    """Check that a file can be made next to `target`.
 
     Raises:
         OSError: it cannot be made.
@@ -51,7 +51,7 @@ def check_beside(target: Path) -> None:
 
 
 def sweep_partials(directory: Path) -> None:
-    """Remove what killed commands of this user left half-written in a directory."""
+    """Remove half-written files of this user's killed commands from a directory."""
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             if _NAME.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
@@ -59,7 +59,7 @@ def sweep_partials(directory: Path) -> None:
 
 
 def _make(target: Path, directory: bool) -> tuple[Path, int]:
-    """The path of what was made, and a descriptor that holds its lock."""
+    """Return the new path, and a descriptor that holds its lock."""
     while True:
         partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
         if directory:

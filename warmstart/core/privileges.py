@@ -1,7 +1,7 @@
 """Privileges beyond those of an ordinary pod, by the names that `--allow` takes.
 
-An image says of itself which pod, recipe or process it wants to be. Its author may be anybody who can push, so each
-privilege in it needs the user's own word. Modules that read pods, recipes and checkpoints list privileges; this one
+An image describes the pod, recipe or process that it wants. Everyone who can push may have written that, so the user
+must allow each privilege in it. Modules that read pods, recipes and checkpoints list privileges; this one
 names and compares them.
 """
 
@@ -147,7 +147,7 @@ def list_refused(asked: Iterable[Privilege], allowed: Iterable[Privilege]) -> tu
 
 
 def _list_covering(one: Privilege) -> Iterator[Privilege]:
-    """What has this privilege in it: a privileged container has all capabilities and devices, and no filter."""
+    """Yield privileges that include this one: a privileged container has all capabilities and devices, and no filter."""
     if one.kind is Kind.CAPABILITY:
         yield Privilege(Kind.CAPABILITY, ALL)
     unconfined = one.kind in (Kind.SECCOMP, Kind.APPARMOR) and one.name == UNCONFINED
@@ -156,10 +156,10 @@ def _list_covering(one: Privilege) -> Iterator[Privilege]:
 
 
 def require_allowed(asked: Iterable[Privilege], allowed: Sequence[Privilege], image: str) -> None:
-    """Compare what an image asks for with what the user has allowed.
+    """Check that the user has allowed all privileges of an image.
 
     Raises:
-        PrivilegeError: it asks for more; all of that is listed.
+        PrivilegeError: it asks for more; the error lists all of it.
     """
     if refused := list_refused(asked, allowed):
         raise PrivilegeError(
@@ -171,5 +171,5 @@ def require_allowed(asked: Iterable[Privilege], allowed: Sequence[Privilege], im
 
 
 def list_options(privileges: Iterable[Privilege]) -> list[str]:
-    """The words of the command line that allow privileges."""
+    """Return the command-line options that allow privileges."""
     return [word for one in privileges for word in ("--allow", str(one))]

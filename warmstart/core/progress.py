@@ -1,6 +1,6 @@
-"""The steps of a pipeline as they happen: what a terminal shows, and how long each took.
+"""Report the steps of a pipeline and their durations.
 
-Pipelines tell; they do not print. A listener (the command line has one) decides what is shown.
+Pipelines do not print. A listener, such as that of the command line, decides what to show.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ log = logging.getLogger(__name__)
 
 
 class ProgressListener(Protocol):
-    """Is told what a pipeline does, in the pipeline's thread."""
+    """Receives the events of a pipeline, in the pipeline's thread."""
 
     def begin(self, step: str) -> None:
         """A step begins."""
         ...
 
     def note(self, text: str) -> None:
-        """How far the current step is."""
+        """The current step made progress."""
         ...
 
     def end(self, step: str, elapsed_s: float, ok: bool) -> None:
-        """The step has ended, well or not."""
+        """The step ended, with or without success."""
         ...
 
     def warn(self, text: str) -> None:
-        """Something the user should know, now and at the end."""
+        """Warn the user, now and at the end."""
         ...
 
 
@@ -65,9 +65,11 @@ def report_warning(text: str) -> None:
 
 
 class Progress:
-    """The steps of one run; `durations_s` maps those that have ended well to their seconds, in order.
+    """The steps of one run.
 
-    Steps of the same name are added up.
+    Attributes:
+        durations_s: seconds of each successful step, in order; steps with the same name are added up.
+        warnings: all warnings, in order.
     """
 
     def __init__(self, listener: ProgressListener) -> None:
@@ -77,7 +79,7 @@ class Progress:
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """One step, for the length of a `with` block."""
+        """Run one step, for the length of a `with` block."""
         self._listener.begin(name)
         start = time.monotonic()
         ok = False
@@ -92,10 +94,10 @@ class Progress:
             self._listener.end(name, time.monotonic() - start, ok)
 
     def note(self, text: str) -> None:
-        """Say how far the current step is."""
+        """Report progress of the current step."""
         self._listener.note(text)
 
     def warn(self, text: str) -> None:
-        """Say something that does not stop the run."""
+        """Warn the user without stopping the run."""
         self.warnings.append(text)
         self._listener.warn(text)

@@ -42,10 +42,10 @@ def parse_quantity(text: str | float) -> Fraction:
 
 
 def _power_of_ten(match: re.Match[str], digits: int) -> Fraction:
-    """What the digits are to be multiplied with.
+    """Return the factor for the digits.
 
-    The exponent is kept within what can still make a difference between a billionth and 2^63, so that a short text
-    cannot ask for a number of a billion digits.
+    The exponent is limited to the range that matters between a billionth and 2^63, so that a short text cannot ask for
+    a number with a billion digits.
     """
     furthest = digits + 30
     exponent = max(-furthest, min(furthest, int(match["exponent"] or 0)))
@@ -57,10 +57,10 @@ _MOST_MILLICORES = (2**63 - 1) // 100
 
 
 def whole_bytes(text: str | float) -> int:
-    """A quantity of memory, in bytes; a part of a byte counts as one."""
+    """Return a quantity of memory in bytes, rounded up."""
     return math.ceil(parse_quantity(text))
 
 
 def millicores(text: str | float) -> int:
-    """A quantity of CPU, in thousandths of a core, rounded up, and capped at what CRI can express as a quota."""
+    """Return a quantity of CPU in thousandths of a core, rounded up and capped at the largest quota of CRI."""
     return min(math.ceil(parse_quantity(text) * 1000), _MOST_MILLICORES)

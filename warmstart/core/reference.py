@@ -1,4 +1,4 @@
-"""Names of images, and the places that base images come from.
+"""Names of images, and sources of base images.
 
 The grammar and the normalisation of short names are those of the Docker distribution
 (https://github.com/distribution/reference: regexp.go, normalize.go); the transports are those of
@@ -34,7 +34,7 @@ class Reference:
     """The full name of an image, such as `docker.io/library/alpine:3.20`.
 
     `registry` is HOST or HOST:PORT, `docker.io` for Docker Hub. A `digest` (ALGORITHM:HEX), if there is
-    one, says which image is meant; the tag beside it is then a comment.
+    one, identifies the image; a tag next to it is then a comment.
     """
 
     registry: str
@@ -54,12 +54,12 @@ class Reference:
 
 
 def is_digest(text: str) -> bool:
-    """Whether `text` is ALGORITHM:HEX, of an algorithm that the OCI image specification registers."""
+    """Tell whether `text` is ALGORITHM:HEX, of an algorithm that the OCI image specification registers."""
     return _DIGEST.fullmatch(text) is not None
 
 
 def parse_reference(text: str) -> Reference:
-    """Read the name of an image; a short one is Docker Hub's, and without tag and digest `latest` is meant.
+    """Parse the name of an image. Short names are Docker Hub's; without tag and digest, the tag is `latest`.
 
     Raises:
         RecipeError: it is not the name of an image.
@@ -101,7 +101,7 @@ def _bad_reference(text: str, why: str) -> RecipeError:
 
 
 class Transport(StrEnum):
-    """Where an image is kept; the values are the transports of containers-transports(5)."""
+    """Kinds of image sources; the values are the transports of containers-transports(5)."""
 
     REGISTRY = "docker"
     CONTAINERS_STORAGE = "containers-storage"
@@ -116,10 +116,10 @@ _IN_A_FILE = (Transport.OCI, Transport.OCI_ARCHIVE, Transport.DOCKER_ARCHIVE)
 
 @dataclass(frozen=True)
 class Source:
-    """An image and where to get it.
+    """An image and its location.
 
     A registry, containers-storage and the Docker daemon have a `reference`. A layout or an archive has a
-    `path`, and `image` is which of its images; empty when it holds only one.
+    `path`, and the name of one of its `image`s; empty if it holds only one.
     """
 
     kind: Transport
@@ -129,7 +129,7 @@ class Source:
 
     @property
     def label(self) -> str:
-        """What to call it elsewhere than on this machine: the image's name, or the file's without its directory."""
+        """A name for use on other machines: the image's, or the file's without its directory."""
         if self.reference is not None:
             return str(self.reference)
         name = self.path.name if self.path is not None else ""
@@ -147,13 +147,13 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """Read where a base image is: TRANSPORT:DETAILS, or a plain name.
+    """Parse the source of a base image: TRANSPORT:DETAILS, or a plain name.
 
-    A plain name is in a registry, except `localhost/…`, which is how podman and buildah name an image
+    A plain name is in a registry, except `localhost/…`, as podman and buildah name an image
     that is only in the local containers-storage. A relative path stays relative.
 
     Raises:
-        RecipeError: the transport is unknown, or what follows it is wrong.
+        RecipeError: the transport is unknown, or its details are wrong.
     """
     transport, colon, details = text.partition(":")
     if text.startswith("docker://"):

@@ -1,6 +1,6 @@
 """Remove directory trees of any depth.
 
-A container can nest directories deeper than Python's recursion limit, at which `shutil.rmtree` fails, and deeper than
+A container can nest directories deeper than Python's recursion limit, where `shutil.rmtree` fails, and deeper than
 there are descriptors. And rm(1) cannot be started where a process may not fork, as in a PID namespace that has ended.
 """
 

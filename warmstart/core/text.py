@@ -1,4 +1,4 @@
-"""Text for people: sizes, durations, tables, and what came from who knows where."""
+"""Text for people: sizes, durations, tables, and untrusted text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Section:
-    """Part of what is shown; all text is printable.
+    """A table of the output; all text is printable.
 
     Attributes:
-        title: what it is about.
-        columns: the names of the columns; none where the rows are names and values.
-        rows: as many cells in each as there are columns; two where there are none.
+        title: its heading.
+        columns: names of the columns; empty if the rows are names and values.
+        rows: one cell for each column, or two cells.
     """
 
     title: str
@@ -21,22 +21,22 @@ class Section:
 
 
 def printable(text: str) -> str:
-    """The text with escapes in the place of what is not printable."""
+    """Return the text with unprintable characters escaped."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, but the text keeps its lines."""
+    """Return the same, with line ends kept."""
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def format_bytes(size_bytes: int) -> str:
-    """A size for people, in binary units."""
+    """Format a size in binary units."""
     if size_bytes < 1024:
         return f"{size_bytes} B"
     size = size_bytes / 1024
     for unit in ("KiB", "MiB"):
-        # What would be rounded up to 1024.0 is one of the next unit.
+        # A value that would be rounded up to 1024.0 gets the next unit.
         if size < 1023.95:
             return f"{size:.1f} {unit}"
         size /= 1024
@@ -44,5 +44,5 @@ def format_bytes(size_bytes: int) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration for people: milliseconds below one second."""
+    """Format a duration, in milliseconds below one second."""
     return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"

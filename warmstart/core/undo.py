@@ -1,4 +1,4 @@
-"""Undoing things so that what went wrong first is what is told."""
+"""Roll back changes so that the first error is the one that is reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 def undoing(undo: Callable[[], object]) -> Iterator[None]:
     """Call `undo` at the end of the block, however it ends.
 
-    When the block has failed, a failure of `undo` is only logged: most likely it has the same reason.
+    If the block failed, a failure of `undo` is only logged: most likely it has the same reason.
     """
     with undoing_on_error(undo):
         yield
@@ -26,7 +26,7 @@ def undoing(undo: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def undoing_on_error(undo: Callable[[], object]) -> Iterator[None]:
-    """As `undoing`, but what was done stays when the block succeeds."""
+    """Call `undo` at the end of the block if it fails."""
     try:
         yield
     except BaseException:
@@ -40,12 +40,12 @@ def undoing_on_error(undo: Callable[[], object]) -> Iterator[None]:
 def call_to_the_end(
     call: Callable[[], T], undo: Callable[[T], object] = lambda _: None, limit_s: float | None = None
 ) -> T:
-    """Call what must not be cut short.
+    """Make a call that must not be cut short.
 
-    Where we are interrupted, or it takes longer than `limit_s`, its end is awaited all the same, and its result undone.
+    If this process is interrupted, or the call takes longer than `limit_s`, wait for its end and undo its result.
 
     Raises:
-        TimeoutError: it took longer, and has not failed.
+        TimeoutError: the call took longer, and did not fail.
     """
     done = threading.Event()
     results: list[T] = []
@@ -63,7 +63,7 @@ def call_to_the_end(
     in_time = False
     try:
         worker.start()
-        # Not `join`: once that has been interrupted, Python 3.11 takes the thread for one that has ended.
+        # Not `join`: after an interruption of that, Python 3.11 believes that the thread has ended.
         in_time = done.wait(limit_s)
     finally:
         if not in_time:

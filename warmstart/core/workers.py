@@ -1,4 +1,4 @@
-"""Several things done at once, each in a thread, as one step of a pipeline."""
+"""Do several things at once, each in a thread, as one step of a pipeline."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ T = TypeVar("T")
 
 
 class StoppedError(Exception):
-    """The pipeline has ended: what a thread does for it is not wanted any more."""
+    """The pipeline has ended, and its threads must end too."""
 
 
 class WorkerPool:
-    """Threads, for the length of a `with` block; what each of them is at is the note of the pipeline's current step.
+    """Worker threads, for the length of a `with` block. The current step's note shows the step of each.
 
-    When the block fails, what has not begun will not, and what has begun is ended by an error at its next step or note;
-    that is awaited, so that all is undone that has to be.
+    If the block fails, queued tasks are dropped, and running ones get a StoppedError at their next step or note. The
+    pool waits for them, so that they can roll back.
 
     Args:
-        steps: of the pipeline.
-        total: how many things there are to do.
-        at_once: how many of them at a time.
+        progress: the pipeline's progress reporter.
+        total: number of tasks.
+        at_once: number of tasks at a time.
     """
 
     def __init__(self, progress: Progress, total: int, at_once: int) -> None:
-        self._steps = progress
+        self._progress = progress
         self._total = total
         self._pool = ThreadPoolExecutor(at_once)
         self._lock = threading.Lock()
@@ -47,11 +47,11 @@ class WorkerPool:
         self._pool.shutdown(cancel_futures=kind is not None)
 
     def submit(self, name: str, work: Callable[[Progress], T]) -> Future[T]:
-        """Have something done, which has this name; `work` is called with steps of its own."""
+        """Queue a named task; `work` is called with a progress reporter of its own."""
         return self._pool.submit(self._work, name, work)
 
     def stop(self) -> None:
-        """Have what has begun end soon."""
+        """End running tasks at their next step or note."""
         self._stopped = True
 
     def _work(self, name: str, work: Callable[[Progress], T]) -> T:
@@ -61,46 +61,46 @@ class WorkerPool:
             with self._lock:
                 self._doing.pop(name, None)
                 self._done += 1
-            self._tell()
+            self._report()
 
     def check(self) -> None:
-        """End the thread that calls, when the crew has stopped."""
+        """Raise StoppedError in the calling thread if the pool has stopped."""
         if self._stopped:
             raise StoppedError
 
     def begin(self, name: str, step: str) -> None:
-        """A thread is at a new step."""
+        """A task began a step."""
         with self._lock:
             self._doing[name] = step
-        self._tell()
+        self._report()
 
     def warn(self, name: str, text: str) -> None:
-        """A thread has something to say."""
+        """A task warns the user."""
         with self._lock:
-            self._steps.warn(f"{name}: {text}")
+            self._progress.warn(f"{name}: {text}")
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         with self._lock:
             doing = ", ".join(f"{name}: {step}" for name, step in self._doing.items())
-            self._steps.note(f"{self._done} of {self._total}  {doing}")
+            self._progress.note(f"{self._done} of {self._total}  {doing}")
 
 
 class _Member:
-    """The listener of one thread."""
+    """The listener of one task."""
 
-    def __init__(self, crew: WorkerPool, name: str) -> None:
-        self._crew = crew
+    def __init__(self, pool: WorkerPool, name: str) -> None:
+        self._pool = pool
         self._name = name
 
     def begin(self, step: str) -> None:
-        self._crew.check()
-        self._crew.begin(self._name, step)
+        self._pool.check()
+        self._pool.begin(self._name, step)
 
     def note(self, _text: str) -> None:
-        self._crew.check()
+        self._pool.check()
 
     def end(self, step: str, elapsed_s: float, ok: bool) -> None:
-        """What comes next is told, or that all is done."""
+        """Ignore it: the next step or the end of the task is reported."""
 
     def warn(self, text: str) -> None:
-        self._crew.warn(self._name, text)
+        self._pool.warn(self._name, text)

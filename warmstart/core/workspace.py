@@ -1,8 +1,8 @@
-"""Where a command keeps its files while it works: a directory of its own, gone at the end.
+"""Workspaces: a directory for the temporary files of one command, removed at its end.
 
-Workspaces lie where overlay mounts work and where there is room for a checkpoint: `$WARMSTART_TMPDIR`, or /var/tmp.
-Each holds a lock file, locked for as long as its command lives, so that what a killed command left is known for what
-it is. The lock file comes first and goes last: a directory without it is nobody's leftover.
+They are below `$WARMSTART_TMPDIR` or /var/tmp, where overlay mounts must work and a checkpoint must fit. Each holds a
+lock file that is locked while its command lives, so that leftovers of killed commands can be recognised. The lock file
+comes first and goes last: a directory without it is not a leftover.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ SPACE_HINT = "free some space there, or set WARMSTART_TMPDIR to a directory with
 
 
 def workspace_parent() -> Path:
-    """The directory in which workspaces are made."""
+    """Return the parent directory of workspaces."""
     return Path(os.environ.get("WARMSTART_TMPDIR") or "/var/tmp").absolute()  # noqa: S108 - made below it, with mkdtemp
 
 
 def use_for_temporary_files() -> None:
-    """Have libraries of this process, and programs that it starts, put their temporary files where workspaces are."""
+    """Direct temporary files of this process and of the programs it starts to the parent directory of workspaces."""
     parent = str(workspace_parent())
     os.environ["TMPDIR"] = parent
-    # Where it cannot be written, this alone would have tempfile take another place, without a word.
+    # The variable alone is not enough: tempfile silently takes another directory if this one is not writable.
     tempfile.tempdir = parent
 
 
 @contextlib.contextmanager
 def open_workspace(purpose: str, *, keep_evidence: bool = False) -> Iterator[Path]:
-    """A new directory, mode 0700, removed at the end.
+    """Yield a new directory with mode 0700, and remove it at the end.
 
     Args:
-        purpose: becomes part of its name.
-        keep_evidence: leave it when the block fails, and add where it is to the error's details.
+        purpose: part of its name.
+        keep_evidence: keep it if the block fails, and add its path to the error's details.
 
     Raises:
         HostError: it cannot be made, or its disk is full.
@@ -56,7 +56,7 @@ def open_workspace(purpose: str, *, keep_evidence: bool = False) -> Iterator[Pat
                 yield directory
         except WarmstartError as error:
             if keep_evidence:
-                # Without its lock file, nobody takes it for a killed command's leftovers.
+                # Without its lock file, it is not a killed command's leftover.
                 (directory / LOCK).unlink(missing_ok=True)
                 error.details = (*error.details, f"workspace kept for inspection: {directory}")
             raise
@@ -66,9 +66,9 @@ def open_workspace(purpose: str, *, keep_evidence: bool = False) -> Iterator[Pat
 
 
 def sweep_workspaces() -> None:
-    """Remove the workspaces of commands of this user that were killed: those that nobody holds locked."""
+    """Remove the workspaces of this user's killed commands: those without a lock."""
     for path in workspace_parent().glob(f"{PREFIX}*/{LOCK}"):
-        # Everybody may make directories beside ours: what is not ours is not touched, whatever it is called.
+        # Other users may make directories with such names.
         with contextlib.suppress(OSError):
             if path.parent.lstat().st_uid == os.geteuid():
                 with path.open() as lock:
@@ -77,7 +77,7 @@ def sweep_workspaces() -> None:
 
 
 def remove_workspace(directory: Path) -> None:
-    """Remove a workspace as far as possible; while something is left of it, so is its lock file."""
+    """Remove a workspace as far as possible; its lock file goes last."""
     with contextlib.suppress(OSError):
         for entry in directory.iterdir():
             if entry.is_dir() and not entry.is_symlink():
@@ -89,7 +89,7 @@ def remove_workspace(directory: Path) -> None:
 
 
 def _make(purpose: str) -> tuple[Path, IO[str]]:
-    """A new workspace, and its lock, which is held until it is closed."""
+    """Return a new workspace and its lock, held until it is closed."""
     parent = workspace_parent()
     while True:
         try:
@@ -101,7 +101,7 @@ def _make(purpose: str) -> tuple[Path, IO[str]]:
             hint = "set WARMSTART_TMPDIR to a writable directory with enough space"
             raise HostError(f"cannot create a directory in {parent}: {error.strerror}", hint=hint) from error
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # A sweep that came between the two took it for a leftover.
+        # A sweep between the two steps removed it as a leftover.
         if (directory / LOCK).exists():
             return directory, lock
         lock.close()

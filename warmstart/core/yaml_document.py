@@ -1,8 +1,8 @@
-"""YAML read into plain values that know where they were written.
+"""Parse YAML into plain values, and keep the line of each.
 
-Plain scalars mean what they mean to kubectl, so that a container pasted from a Deployment reads the same here: YAML
+Plain scalars have the same meaning as for kubectl, so that a container pasted from a Deployment reads the same: YAML
 1.1's `yes` and `off` are booleans, `0o17` and `017` are integers, dates are strings, base 60 does not exist (goyaml.v2
-of sigs.k8s.io/yaml, resolve.go). Whatever can be wrong with a text is a RecipeError or a `Problem`, never an exception
+of sigs.k8s.io/yaml, resolve.go). Every fault of a text is a RecipeError or a `Problem`, never an exception
 of the parser.
 """
 
@@ -56,9 +56,9 @@ _UNUSABLE = _SURROGATES | {"\0"}
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value was written.
+    """The place of a value in its source.
 
-    `label` is what a message begins with, `recipe.yaml:12` or `--set container.image=x`; `order` sorts messages.
+    `label` starts a message, such as `recipe.yaml:12` or `--set container.image=x`; `order` sorts messages.
     `written` is the text of a plain scalar that was not read as a string.
     """
 
@@ -69,7 +69,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where, at which value, and what was expected."""
+    """A mistake: its place, the path of the value, and the expectation."""
 
     place: Place
     path: KeyPath
@@ -83,7 +83,7 @@ class Problem:
 class Document:
     """A YAML document: its plain value, and the place of each value in it by path.
 
-    `problems` are what did not keep it from being read: duplicate keys, unknown tags.
+    `problems` are mistakes that do not prevent reading: duplicate keys, unknown tags.
     """
 
     value: Any
@@ -91,26 +91,26 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
     def place(self, path: KeyPath) -> Place:
-        """Where the value was written; for one that is missing, where what it should be in was written."""
+        """Return the place of a value; of a missing one, the place of its parent."""
         while path not in self.places:
             path = path[:-1]
         return self.places[path]
 
 
 def dotted(path: KeyPath) -> str:
-    """The path as a person writes it: `container.env[0].value`."""
+    """Return the path as people write it: `container.env[0].value`."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{shown(key)}" for key in path)
     return text.removeprefix(".")
 
 
 def shown(text: str, longest: int = 80) -> str:
-    """The text, fit for one line of a message."""
+    """Shorten and escape a text for one line of a message."""
     cut = text if len(text) <= longest else text[:longest] + "…"
     return cut if cut.isprintable() else repr(cut)
 
 
 def plain_value(text: str) -> Any:
-    """What a plain scalar stands for: None, a boolean, an integer of 64 bits, a finite float, or the text itself."""
+    """Return the value of a plain scalar: None, a boolean, a 64-bit integer, a finite float, or the text itself."""
     if text in _WORDS:
         return _WORDS[text]
     digits = text.replace("_", "") if text[:1] in "+-.0123456789" else ""
@@ -211,7 +211,7 @@ def _too_many(name: str, line: int, column: int) -> RecipeError:
 class _Node:
     """A YAML node. `content` is a scalar's value, a list of nodes, or a tuple of pairs of nodes.
 
-    `written` is the text of a scalar that is not a string, and `problem` what is wrong with the node itself.
+    `written` is the text of a scalar that is not a string, and `problem` a mistake in the node itself.
     """
 
     line: int
@@ -282,14 +282,14 @@ def _fits(value: Any, types: tuple[type, ...]) -> bool:
 
 
 def _joined(text: str) -> str:
-    """The text with surrogate pairs, which JSON has as two escapes, made into the character that they stand for."""
+    """Replace surrogate pairs, two escapes in JSON, with the characters that they encode."""
     if _SURROGATES.isdisjoint(text):
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def _defect(event: ScalarEvent | CollectionStartEvent) -> str:
-    """What is wrong with a node by itself."""
+    """Describe the mistake in a node itself; empty if there is none."""
     if event.tag not in _TAGS:
         return f"the tag {shown(str(event.tag))} is not supported: delete it"
     if isinstance(event, ScalarEvent) and not _UNUSABLE.isdisjoint(event.value):

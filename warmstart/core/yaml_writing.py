@@ -1,4 +1,4 @@
-"""YAML that every reader takes for the same: what kubectl or a YAML 1.1 parser would not read as a string is quoted."""
+"""Write YAML that all readers agree on: strings are quoted if kubectl or a YAML 1.1 parser would read another type."""
 
 from __future__ import annotations
 
