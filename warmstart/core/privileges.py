@@ -147,7 +147,7 @@ def list_refused(asked: Iterable[Privilege], allowed: Iterable[Privilege]) -> tu
 
 
 def _list_covering(one: Privilege) -> Iterator[Privilege]:
-    """Yield privileges that include this one: a privileged container has all capabilities and devices, and no filter."""
+    """Yield privileges that include this one: a privileged container has all capabilities and devices, no filter."""
     if one.kind is Kind.CAPABILITY:
         yield Privilege(Kind.CAPABILITY, ALL)
     unconfined = one.kind in (Kind.SECCOMP, Kind.APPARMOR) and one.name == UNCONFINED
