@@ -523,7 +523,7 @@ def test_programs_of_nodes_belong_to_a_cluster(warmstart):
 def test_a_command_in_the_node_ends_us_with_its_status(warmstart, monkeypatch, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("needs root to make namespaces")
-    monkeypatch.setattr("warmstart.cli.node.ensure_tree", lambda *_: Path("/"))
+    monkeypatch.setattr("warmstart.node.open.ensure_tree", lambda *_: Path("/"))
     monkeypatch.setenv("WARMSTART_TMPDIR", "/var/tmp")
     monkeypatch.chdir(tmp_path)
     script = "pwd > here; exit 42"
@@ -534,7 +534,7 @@ def test_a_command_in_the_node_ends_us_with_its_status(warmstart, monkeypatch, t
 def test_a_command_in_the_node_may_not_hide_it(warmstart, monkeypatch):
     if os.geteuid() != 0:
         pytest.skip("needs root to make namespaces")
-    monkeypatch.setattr("warmstart.cli.node.ensure_tree", lambda *_: Path("/"))
+    monkeypatch.setattr("warmstart.node.open.ensure_tree", lambda *_: Path("/"))
     monkeypatch.chdir("/")
     result = warmstart("node", "run", "true")
     assert result.status == HostError.exit_code
