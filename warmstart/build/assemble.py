@@ -138,24 +138,24 @@ def make_layout(
         prepare_checkpoint(archive, str(context.recipe.image))
         if not dumped.has_tmp and container.security_context.read_only_root_filesystem:
             add_tmp(archive.root)
-        open_buildah(context.session, store).make_image(
+        owner, layers = (archive.spec.user.uid, archive.spec.user.gid), list(below)
+        with open_buildah(context.session, store).making_image(
             archive.root,
             f"oci:{addition}",
             annotations=annotations,
             labels=context.recipe.labels,
             cmd=container.command + container.args or None,
-        )
-        layers = list(below)
-        if dump.memory_file:
-            owner, name = (archive.spec.user.uid, archive.spec.user.gid), f"{DIRECTORY}/{dump.memory_file.name}"
-            layers.append(pack_file(dump.memory_file, name, layout, owner))
+        ):
+            if dump.memory_file:
+                name = f"{DIRECTORY}/{dump.memory_file.name}"
+                layers.append(pack_file(dump.memory_file, name, layout, owner))
         compose_image(base.layout, addition, layout, layers, run)
     return layout
 
 
 def open_buildah(session: Session, store: Path) -> Buildah:
     """buildah in a session, with an image store of its own."""
-    return Buildah(session.argv(["buildah"]), session.environment, store / "root", store / "run")
+    return Buildah(session.argv(["buildah"]), session.environment, store)
 
 
 def add_tmp(root: Path) -> None:
