@@ -33,7 +33,7 @@ from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.manifest import find_host_platform
 from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, pack_checkpoint, pack_programs, update_manifest
 from warmstart.node.session import Session
-from warmstart.recipe.model import Mapped
+from warmstart.recipe.model import Compression, Mapped
 
 
 def read_archive(context: BuildContext, file: Path) -> Archive:
@@ -108,13 +108,13 @@ def annotate(base: BaseImage, warm: WarmState, provenance: Provenance) -> dict[s
     }
 
 
-def pack_launched(launched: SelfCheckpoint, dump: EditedDump, layout: Path) -> list[Layer]:
+def pack_launched(launched: SelfCheckpoint, dump: EditedDump, layout: Path, compression: Compression) -> list[Layer]:
     """Make the layers of an image that restores itself, the lowest first."""
     identity = launched.identity
     layers = [pack_programs(launched.programs.directory, layout)]
     if dump.memory_file:
-        layers.append(pack_file(dump.memory_file, MEMORY, layout, (identity.user, identity.group)))
-    return [*layers, launched.changes, pack_checkpoint(launched.directory, layout)]
+        layers.append(pack_file(dump.memory_file, MEMORY, layout, (identity.user, identity.group), compression))
+    return [*layers, launched.changes, pack_checkpoint(launched.directory, layout, compression)]
 
 
 def make_layout(
@@ -132,7 +132,7 @@ def make_layout(
     `below` are layers under those of the checkpoint, and `run` is how it is started; as the base image when None.
     """
     layout, addition, store = (context.workspace / name for name in ("layout", "addition", "buildah"))
-    container = context.recipe.container
+    container, compression = context.recipe.container, context.recipe.compression
     annotations = {CHECKPOINT_NAME: context.recipe.name, **annotate(base, dumped.warm, provenance)}
     with context.progress.step("image"):
         prepare_checkpoint(archive, str(context.recipe.image))
@@ -148,8 +148,8 @@ def make_layout(
         ):
             if dump.memory_file:
                 name = f"{DIRECTORY}/{dump.memory_file.name}"
-                layers.append(pack_file(dump.memory_file, name, layout, owner))
-        compose_image(base.layout, addition, layout, layers, run)
+                layers.append(pack_file(dump.memory_file, name, layout, owner, compression))
+        compose_image(base.layout, addition, layout, layers, run, compression)
     return layout
 
 

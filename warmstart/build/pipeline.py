@@ -146,7 +146,7 @@ def make_self_restoring(context: BuildContext, engine: LocalEngine, base: BaseIm
     dump = edit_launched(context, launched)
     provenance = describe(context, engine, launched.warm, dump)
     with context.progress.step("image"):
-        layers = pack_launched(launched, dump, layout)
+        layers = pack_launched(launched, dump, layout, context.recipe.compression)
         add_layers(
             base.layout, layout, layers, launched.run, annotate(base, launched.warm, provenance), context.recipe.labels
         )
@@ -270,7 +270,7 @@ def run_and_dump(context: BuildContext, engine: LocalEngine, base: BaseImage, la
         warm = warm_up(context, engine, launched, launched.inner_pid)
         with context.progress.step("checkpoint"):
             launched.dump(context.options.checkpoint_timeout_s)
-            changes = pack_changes(launched.take_out(directory), layout)
+            changes = pack_changes(launched.take_out(directory), layout, context.recipe.compression)
     return SelfCheckpoint(directory, programs, find_run(container, config), changes, warm)
 
 
