@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import Signals
@@ -27,7 +28,7 @@ from warmstart.dump.preflight.check import raise_on_errors
 from warmstart.dump.preflight.filters import check_filters
 from warmstart.engine.local import LocalEngine
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CPU, CREATED, PREFIX, Provenance, write_provenance
-from warmstart.image.buildah import Buildah
+from warmstart.image.buildah import Buildah, WorkingContainer
 from warmstart.image.compose import Layer, Run, compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.manifest import find_host_platform
@@ -119,6 +120,7 @@ def pack_launched(launched: SelfCheckpoint, dump: EditedDump, layout: Path, comp
 
 def make_layout(
     context: BuildContext,
+    container: WorkingContainer,
     dumped: RuntimeCheckpoint,
     archive: Archive,
     dump: EditedDump,
@@ -129,33 +131,35 @@ def make_layout(
 ) -> Path:
     """Make the image that the runtime restores, as an OCI layout in the workspace.
 
+    `container` has been opened for this image; opening one takes as long as editing the dump of a small application.
     `below` are layers under those of the checkpoint, and `run` is how it is started; as the base image when None.
     """
-    layout, addition, store = (context.workspace / name for name in ("layout", "addition", "buildah"))
-    container, compression = context.recipe.container, context.recipe.compression
-    annotations = {CHECKPOINT_NAME: context.recipe.name, **annotate(base, dumped.warm, provenance)}
+    layout, addition = context.workspace / "layout", context.workspace / "addition"
+    recipe = context.recipe
+    annotations = {CHECKPOINT_NAME: recipe.name, **annotate(base, dumped.warm, provenance)}
     with context.progress.step("image"):
-        prepare_checkpoint(archive, str(context.recipe.image))
-        if not dumped.has_tmp and container.security_context.read_only_root_filesystem:
+        prepare_checkpoint(archive, str(recipe.image))
+        if not dumped.has_tmp and recipe.container.security_context.read_only_root_filesystem:
             add_tmp(archive.root)
         owner, layers = (archive.spec.user.uid, archive.spec.user.gid), list(below)
-        with open_buildah(context.session, store).making_image(
+        committed = container.commit(
             archive.root,
             f"oci:{addition}",
             annotations=annotations,
-            labels=context.recipe.labels,
-            cmd=container.command + container.args or None,
-        ):
-            if dump.memory_file:
-                name = f"{DIRECTORY}/{dump.memory_file.name}"
-                layers.append(pack_file(dump.memory_file, name, layout, owner, compression))
-        compose_image(base.layout, addition, layout, layers, run, compression)
+            labels=recipe.labels,
+            cmd=recipe.container.command + recipe.container.args or None,
+        )
+        if dump.memory_file:
+            name = f"{DIRECTORY}/{dump.memory_file.name}"
+            layers.append(pack_file(dump.memory_file, name, layout, owner, recipe.compression))
+        committed.result()
+        compose_image(base.layout, addition, layout, layers, run, recipe.compression)
     return layout
 
 
-def open_buildah(session: Session, store: Path) -> Buildah:
-    """buildah in a session, with an image store of its own."""
-    return Buildah(session.argv(["buildah"]), session.environment, store)
+def open_container(session: Session, workspace: Path) -> AbstractContextManager[WorkingContainer]:
+    """Open a working container of buildah, with an image store of its own in the workspace."""
+    return Buildah(session.argv(["buildah"]), session.environment, workspace / "buildah").working_container()
 
 
 def add_tmp(root: Path) -> None:

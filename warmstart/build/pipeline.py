@@ -17,6 +17,7 @@ from warmstart.build.assemble import (
     edit_dump,
     edit_launched,
     make_layout,
+    open_container,
     pack_launched,
     read_archive,
 )
@@ -134,9 +135,11 @@ def make_restored(context: BuildContext, engine: LocalEngine, base: BaseImage) -
     """Make an image that the runtime restores."""
     dumped = run_and_checkpoint(context, engine, base)
     archive = read_archive(context, dumped.archive)
-    dump = edit_dump(context, dumped, archive)
-    provenance = describe(context, engine, dumped.warm, dump)
-    return BuildCandidate(make_layout(context, dumped, archive, dump, base, provenance), dumped.warm, dump, provenance)
+    with open_container(context.session, context.workspace) as container:
+        dump = edit_dump(context, dumped, archive)
+        provenance = describe(context, engine, dumped.warm, dump)
+        layout = make_layout(context, container, dumped, archive, dump, base, provenance)
+    return BuildCandidate(layout, dumped.warm, dump, provenance)
 
 
 def make_self_restoring(context: BuildContext, engine: LocalEngine, base: BaseImage) -> BuildCandidate:
@@ -169,8 +172,9 @@ def add_checkpoint(
     """
     dumped = restore_and_checkpoint(context, engine, launched)
     archive = read_archive(context, dumped.archive)
-    dump = edit_dump(context, dumped, archive, MEMORY_OF_RUNTIME)
-    make_layout(context, dumped, archive, dump, base, provenance, layers, launched.run)
+    with open_container(context.session, context.workspace) as container:
+        dump = edit_dump(context, dumped, archive, MEMORY_OF_RUNTIME)
+        make_layout(context, container, dumped, archive, dump, base, provenance, layers, launched.run)
 
 
 def open_engine(context: BuildContext, host: HostRuntime | None) -> contextlib.AbstractContextManager[LocalEngine]:

@@ -10,8 +10,8 @@ import json
 import logging
 import shlex
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import sh
@@ -24,7 +24,7 @@ TIMEOUT_S = 900
 
 
 class Buildah:
-    """buildah with one image store, which exists as long as its directory.
+    """buildah with one image store, a directory that nothing else uses.
 
     The store uses the vfs driver: a working container's filesystem is then a plain directory, and nothing is mounted.
 
@@ -51,61 +51,15 @@ class Buildah:
         self._stopped = False
 
     @contextlib.contextmanager
-    def making_image(
-        self,
-        directory: Path,
-        destination: str,
-        *,
-        annotations: Mapping[str, str],
-        labels: Mapping[str, str],
-        cmd: Sequence[str] | None,
-    ) -> Iterator[None]:
-        """Make an image as `make_image` does, during a `with` block; buildah ends early if the block fails."""
+    def working_container(self) -> Iterator[WorkingContainer]:
+        """Open an empty working container, in a thread; if the `with` block fails, buildah ends early."""
         with ThreadPoolExecutor(1) as executor:
-            made = executor.submit(
-                self.make_image, directory, destination, annotations=annotations, labels=labels, cmd=cmd
-            )
+            container = WorkingContainer(executor, self._run, self._store)
             try:
-                yield
-                made.result()
+                yield container
             except BaseException:
                 self._stop()
                 raise
-
-    def make_image(
-        self,
-        directory: Path,
-        destination: str,
-        *,
-        annotations: Mapping[str, str],
-        labels: Mapping[str, str],
-        cmd: Sequence[str] | None,
-    ) -> None:
-        """Make an image from scratch with the content of a directory.
-
-        Three runs of about 50 ms each. `buildah add` would copy the content and start itself anew in a chroot several
-        times: 0.25 s for the smallest checkpoint.
-
-        Args:
-            directory: on the filesystem of the store. Its content is moved there, and removed with the container.
-            destination: the image, as TRANSPORT:DETAILS.
-            annotations: of the manifest.
-            labels: of the config.
-            cmd: Cmd of the config; none when None.
-
-        Raises:
-            ImageError: buildah failed.
-        """
-        container = self._run("from", "--pull-never", "--quiet", "scratch")
-        root = Path(self._run("mount", container))
-        for entry in directory.iterdir():
-            entry.rename(root / entry.name)
-        options = [f"--annotation={key}={value}" for key, value in annotations.items()]
-        config = self._store / "config.json"
-        config.write_text(json.dumps({"Labels": dict(labels), **({"Cmd": list(cmd)} if cmd else {})}))
-        # Its own annotation would replace one of ours.
-        options += ["--created-annotation=false", f"--config={config}"]
-        self._run("commit", "--quiet", "--rm", "--format", "oci", *options, container, destination)
 
     def _run(self, *arguments: str) -> str:
         log.debug("+ %s", shlex.join([*self._words, *arguments]))
@@ -129,6 +83,58 @@ class Buildah:
         self._stopped = True
         if self._running is not None:
             _end(self._running)
+
+
+class WorkingContainer:
+    """A container. Its filesystem becomes the only layer of an image.
+
+    It takes three runs of buildah, of about 50 ms each. `buildah add` would copy the content and start itself anew in a
+    chroot several times: 0.25 s for the smallest checkpoint.
+    """
+
+    def __init__(self, executor: ThreadPoolExecutor, run: Callable[..., str], store: Path) -> None:
+        self._executor = executor
+        self._run = run
+        self._config = store / "config.json"
+        self._opened = executor.submit(self._open)
+
+    def commit(
+        self,
+        directory: Path,
+        destination: str,
+        *,
+        annotations: Mapping[str, str],
+        labels: Mapping[str, str],
+        cmd: Sequence[str] | None,
+    ) -> Future[None]:
+        """Make an image with the content of a directory, in the thread; the container is gone then.
+
+        Args:
+            directory: on the filesystem of the store. Its content is moved there, and removed with the container.
+            destination: the image, as TRANSPORT:DETAILS.
+            annotations: of the manifest.
+            labels: of the config.
+            cmd: Cmd of the config; none when None.
+
+        Returns:
+            A future that raises ImageError if buildah fails.
+        """
+        config = {"Labels": dict(labels), **({"Cmd": list(cmd)} if cmd else {})}
+        # buildah's own annotation would replace one of ours.
+        options = ["--created-annotation=false", *(f"--annotation={key}={value}" for key, value in annotations.items())]
+        return self._executor.submit(self._commit, directory, destination, json.dumps(config), options)
+
+    def _open(self) -> tuple[str, Path]:
+        name = self._run("from", "--pull-never", "--quiet", "scratch")
+        return name, Path(self._run("mount", name))
+
+    def _commit(self, directory: Path, destination: str, config: str, options: Sequence[str]) -> None:
+        name, root = self._opened.result()
+        for entry in directory.iterdir():
+            entry.rename(root / entry.name)
+        self._config.write_text(config)
+        words = ["--quiet", "--rm", "--format", "oci", f"--config={self._config}", *options]
+        self._run("commit", *words, name, destination)
 
 
 def _end(running: sh.RunningCommand) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart import __version__
-from warmstart.build.assemble import add_tmp, open_buildah
+from warmstart.build.assemble import add_tmp, open_container
 from warmstart.build.pipeline import pin_source
 from warmstart.build.publish import REGISTRY, Output, describe_output, publish_image
 from warmstart.core.errors import ArchiveError, ClusterError, ImageError, VerifyError
@@ -255,7 +255,7 @@ def make_layout(
     bench: SaveContext, taken: FetchedCheckpoint, archive: Archive, target: Reference, manifest: Mapping[str, Any]
 ) -> Path:
     """Make the image, as an OCI layout in the directory of the bench."""
-    layout, addition, store = (bench.directory / name for name in ("layout", "addition", "buildah"))
+    layout, addition = bench.directory / "layout", bench.directory / "addition"
     annotations = {
         CHECKPOINT_NAME: taken.container.name,
         CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
@@ -267,8 +267,10 @@ def make_layout(
     prepare_checkpoint(archive, str(target), log_line=find_mark(str(target)))
     if _has_read_only_root(manifest, taken.container.name):
         add_tmp(archive.root)
-    buildah = open_buildah(bench.session, store)
-    buildah.make_image(archive.root, f"oci:{addition}", annotations=annotations, labels={}, cmd=archive.spec.args)
+    with open_container(bench.session, bench.directory) as container:
+        container.commit(
+            archive.root, f"oci:{addition}", annotations=annotations, labels={}, cmd=archive.spec.args
+        ).result()
     compose_image(bench.base, addition, layout)
     return layout
 

@@ -36,7 +36,8 @@ with CriEngine(sys.argv[1], proc=Path("/proc"), network=None, scratch=Path("/"))
     grpc.channel_ready_future(engine._channel).result(10)
     buildah = Buildah(["true"], {}, Path(sys.argv[2]))
     for _ in range(7):
-        buildah.make_image(Path(sys.argv[2]) / "empty", "image", annotations={}, labels={}, cmd=None)
+        with buildah.working_container() as container:
+            container.commit(Path(sys.argv[2]) / "empty", "image", annotations={}, labels={}, cmd=None).result()
 """
 
 
@@ -64,17 +65,22 @@ def stuck(tmp_path, monkeypatch) -> Buildah:
     return Buildah(SLEEP, dict(os.environ), tmp_path / "store")
 
 
+def commit(buildah: Buildah, directory: Path) -> None:
+    with buildah.working_container() as container:
+        container.commit(directory, "image", annotations={}, labels={}, cmd=None).result()
+
+
 def test_an_interruption_ends_it_and_leaves_no_thread_that_would_keep_us(stuck, tmp_path) -> None:
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        stuck.make_image(tmp_path, "image", annotations={}, labels={}, cmd=None)
+        commit(stuck, tmp_path)
     assert [thread for thread in threading.enumerate() if not thread.daemon] == [threading.main_thread()]
 
 
 def test_it_is_ended_when_it_takes_too_long(stuck, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("warmstart.image.buildah.TIMEOUT_S", 0.5)
     with pytest.raises(ImageError, match=r"^buildah from took longer than 0\.5 s$"):
-        stuck.make_image(tmp_path, "image", annotations={}, labels={}, cmd=None)
+        commit(stuck, tmp_path)
 
 
 @pytest.mark.parametrize("wait", [False, True], ids=["at-once", "while-it-runs"])
@@ -82,7 +88,7 @@ def test_a_failure_beside_it_ends_it(stuck, tmp_path, wait) -> None:
     pids = tmp_path / "pids"
 
     def fail() -> None:
-        with stuck.making_image(tmp_path, "image", annotations={}, labels={}, cmd=None):
+        with stuck.working_container():
             while wait and not (pids.exists() and pids.read_text()):
                 time.sleep(0.01)
             raise ImageError("beside")
@@ -112,8 +118,8 @@ def test_an_image_has_the_files_and_the_words_as_they_are(tmp_path) -> None:
         (files / "checkpoint/pages-1.img").chmod(0o600)
         (files / "spec.dump").write_text("{}")
         buildah = Buildah(session.argv(["buildah"]), session.environment, workspace / "buildah")
-        with buildah.making_image(files, f"oci:{addition}", annotations=annotations, labels=labels, cmd=ODD):
-            pass
+        with buildah.working_container() as container:
+            container.commit(files, f"oci:{addition}", annotations=annotations, labels=labels, cmd=ODD).result()
         image = read_image(addition)
         config = json.loads(read_document(addition, image.manifest.config))
         (layer,) = image.manifest.layers
