@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,11 +13,11 @@ from pathlib import Path
 import pytest
 from support.builds import write_recipe
 from support.checkpoint_archive import entry, tar_of
-from support.checkpoint_image import ANNOTATIONS, PROVENANCE, checkpoint, make_layout, pack_tar
+from support.checkpoint_image import ANNOTATIONS, PROVENANCE, checkpoint, make_layout
 
 from warmstart.core.errors import ImageError
 from warmstart.image.annotations import CREATED, write_provenance
-from warmstart.image.compose import Run, add_layers
+from warmstart.image.compose import Run, add_layers, pack_layer
 from warmstart.recipe.load import load_recipe
 
 pytestmark = pytest.mark.node
@@ -33,7 +34,7 @@ def run(cache: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]
 def test_it_is_refused_at_the_build(base_archive: Path, cache: Path, tmp_path: Path) -> None:
     with tarfile.open(base_archive) as tar:
         tar.extractall(tmp_path / "base", filter="data")
-    layer = pack_tar(CRAFTED, tmp_path / "crafted", "COPY run")
+    layer = pack_layer(io.BytesIO(CRAFTED), tmp_path / "crafted", "COPY run")
     how = Run(entrypoint=("/server",), cmd=("of-the-image",), user="")
     add_layers(tmp_path / "base", tmp_path / "crafted", [layer], how, {CREATED: "2026-01-01T00:00:00Z"}, {})
     image = {"image": f"oci:{tmp_path}/crafted"}

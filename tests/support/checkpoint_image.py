@@ -20,7 +20,7 @@ from warmstart.dump.archive.archive import CONFIG_DUMP, DELETED_FILES
 from warmstart.dump.criu import protos
 from warmstart.dump.criu.contents import FileType, TcpState
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, Provenance, write_provenance
-from warmstart.image.compose import CHECKPOINT, Layer, LayerWriter, compose_image, pack_file
+from warmstart.image.compose import compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.layout import read_image, write_index
 from warmstart.image.manifest import OCI_MANIFEST, Descriptor
@@ -177,21 +177,13 @@ def find_diff_id(layer: bytes) -> str:
     return f"sha256:{sha256(layer).hexdigest()}"
 
 
-def pack_tar(tar: bytes, layout: Path, created_by: str) -> Layer:
-    """Make a layer of a tar."""
-    writer = LayerWriter(layout, created_by)
-    writer.write(tar)
-    return writer.finish()
-
-
 def make_warm_image(
     place: Path, annotations: Mapping[str, str] = ANNOTATIONS, base_history: list | None = None
 ) -> Path:
     """A layout of the image that warmstart makes of a base with one layer: memory and checkpoint on top."""
     base = make_layout(place / "base", tar_of(entry("app", b"x")), annotations={}, history=base_history)
-    addition = make_layout(place / "addition", annotations=annotations)
+    addition = make_layout(place / "addition", tar_of(*prepared()), annotations=annotations)
     (place / "memory").write_bytes(b"memory" * 1000)
     memory = pack_file(place / "memory", ".warmstart/memory", place / "image", owner=(0, 0))
-    checkpoint = pack_tar(tar_of(*prepared()), place / "image", CHECKPOINT)
-    compose_image(base, addition, place / "image", [memory, checkpoint])
+    compose_image(base, addition, place / "image", [memory])
     return place / "image"

@@ -282,9 +282,10 @@ def _make_image(
     )
     archive = assemble.read_archive(own, own_archive)
     began = time.monotonic()
-    dump = assemble.edit_dump(own, dumped, archive)
-    provenance = assemble.describe(own, engine, dumped.warm, dump)
-    layout = assemble.make_layout(own, dumped, archive, dump, base, provenance)
+    with assemble.open_container(own.session, directory) as container:
+        dump = assemble.edit_dump(own, dumped, archive)
+        provenance = assemble.describe(own, engine, dumped.warm, dump)
+        layout = assemble.make_layout(own, container, dumped, archive, dump, base, provenance)
     pack_s = time.monotonic() - began
     for path in (archive.root, dump.memory_file, directory / "addition", directory / "buildah"):
         _discard(path)

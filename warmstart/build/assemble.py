@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import Signals
@@ -36,14 +37,13 @@ from warmstart.image.annotations import (
     Provenance,
     write_provenance,
 )
-from warmstart.image.buildah import Buildah
-from warmstart.image.compose import CHECKPOINT, Layer, Run, add_layers, compose_image, link_layers, pack_file
+from warmstart.image.buildah import Buildah, WorkingContainer
+from warmstart.image.compose import Layer, Run, add_layers, compose_image, link_layers, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.manifest import find_host_platform
 from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, pack_checkpoint, update_manifest
-from warmstart.image.tree_tar import pack_directory
 from warmstart.node.session import Session
-from warmstart.recipe.model import Mapped
+from warmstart.recipe.model import Compression, Mapped
 
 
 def read_archive(context: BuildContext, file: Path) -> Archive:
@@ -119,13 +119,15 @@ def annotate(context: BuildContext, base: BaseImage, warm: WarmState, provenance
     }
 
 
-def pack_launched(launched: SelfCheckpoint, dump: EditedDump, layout: Path, programs: Layer) -> list[Layer]:
-    """Make the layers of an image that restores itself, the lowest first."""
+def pack_launched(
+    launched: SelfCheckpoint, dump: EditedDump, layout: Path, programs: Layer, compression: Compression
+) -> list[Layer]:
+    """Make the layers of an image that restores itself, lowest first."""
     identity = launched.identity
     layers = [programs]
     if dump.memory_file:
-        layers.append(pack_file(dump.memory_file, MEMORY, layout, (identity.user, identity.group)))
-    return [*layers, launched.changes, pack_checkpoint(launched.directory, layout)]
+        layers.append(pack_file(dump.memory_file, MEMORY, layout, (identity.user, identity.group), compression))
+    return [*layers, launched.changes, pack_checkpoint(launched.directory, layout, compression)]
 
 
 def make_cold_image(
@@ -146,6 +148,7 @@ def make_cold_image(
 
 def make_layout(
     context: BuildContext,
+    container: WorkingContainer,
     dumped: RuntimeCheckpoint,
     archive: Archive,
     dump: EditedDump,
@@ -156,34 +159,43 @@ def make_layout(
 ) -> Path:
     """Make the image that the runtime restores, as an OCI layout in the workspace.
 
-    `below` are layers under those of the checkpoint. `run` is the command of the image; that of the base image if None.
+    Args:
+        context: of the build.
+        container: a working container of this image alone. Opening it takes about as long as editing a small dump.
+        dumped: the checkpoint.
+        archive: its archive, unpacked.
+        dump: its edited dump.
+        base: the base image.
+        provenance: how the image was built.
+        below: layers between the base image and the checkpoint.
+        run: how the image is started; as the base image when None.
     """
-    layout, addition, store = (context.workspace / name for name in ("layout", "addition", "buildah"))
-    container = context.recipe.container
-    annotations = {CHECKPOINT_NAME: context.recipe.name, **annotate(context, base, dumped.warm, provenance)}
+    layout, addition = context.workspace / "layout", context.workspace / "addition"
+    recipe = context.recipe
+    annotations = {CHECKPOINT_NAME: recipe.name, **annotate(context, base, dumped.warm, provenance)}
     with context.progress.step("image"):
-        prepare_checkpoint(archive, str(context.recipe.image))
-        if not dumped.has_tmp and container.security_context.read_only_root_filesystem:
+        prepare_checkpoint(archive, str(recipe.image))
+        if not dumped.has_tmp and recipe.container.security_context.read_only_root_filesystem:
             add_tmp(archive.root)
-        open_buildah(context.session, store).make_image(
+        owner, layers = (archive.spec.user.uid, archive.spec.user.gid), list(below)
+        committed = container.commit(
+            archive.root,
             f"oci:{addition}",
             annotations=annotations,
-            labels=context.recipe.labels,
-            cmd=container.command + container.args or None,
+            labels=recipe.labels,
+            cmd=recipe.container.command + recipe.container.args or None,
         )
-        layers = list(below)
         if dump.memory_file:
-            owner, name = (archive.spec.user.uid, archive.spec.user.gid), f"{DIRECTORY}/{dump.memory_file.name}"
-            layers.append(pack_file(dump.memory_file, name, layout, owner))
-        layers.append(pack_directory(archive.root, layout, CHECKPOINT))
-        compose_image(base.layout, addition, layout, layers, run)
+            name = f"{DIRECTORY}/{dump.memory_file.name}"
+            layers.append(pack_file(dump.memory_file, name, layout, owner, recipe.compression))
+        committed.result()
+        compose_image(base.layout, addition, layout, layers, run, recipe.compression)
     return layout
 
 
-def open_buildah(session: Session, store: Path) -> Buildah:
-    """Open buildah in a session, with an image store of its own."""
-    store.mkdir(exist_ok=True)
-    return Buildah(session.argv(["buildah"]), session.environment, store / "root", store / "run")
+def open_container(session: Session, workspace: Path) -> AbstractContextManager[WorkingContainer]:
+    """Open a working container of buildah, with an image store of its own in the workspace."""
+    return Buildah(session.argv(["buildah"]), session.environment, workspace / "buildah").working_container()
 
 
 def add_tmp(root: Path) -> None:

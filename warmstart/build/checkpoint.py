@@ -86,7 +86,7 @@ def run_and_dump(context: BuildContext, engine: LocalEngine, base: BaseImage, la
         warm = warm_up(context, engine, launched, launched.inner_pid)
         with context.progress.step("checkpoint"):
             launched.dump(context.options.checkpoint_timeout_s)
-            changes = pack_changes(launched.take_out(directory), layout)
+            changes = pack_changes(launched.take_out(directory), layout, context.recipe.compression)
     return SelfCheckpoint(directory, programs, find_run(container, config), changes, warm)
 
 

@@ -16,6 +16,7 @@ from warmstart.build.assemble import (
     edit_launched,
     make_cold_image,
     make_layout,
+    open_container,
     pack_launched,
     read_archive,
 )
@@ -74,9 +75,11 @@ def make_restored(context: BuildContext, engine: LocalEngine, base: BaseImage) -
     """Make an image that the runtime restores."""
     dumped = run_and_checkpoint(context, engine, base)
     archive = read_archive(context, dumped.archive)
-    dump = edit_dump(context, dumped, archive)
-    provenance = describe(context, engine, dumped.warm, dump)
-    return BuildCandidate(make_layout(context, dumped, archive, dump, base, provenance), dumped.warm, dump, provenance)
+    with open_container(context.session, context.workspace) as container:
+        dump = edit_dump(context, dumped, archive)
+        provenance = describe(context, engine, dumped.warm, dump)
+        layout = make_layout(context, container, dumped, archive, dump, base, provenance)
+    return BuildCandidate(layout, dumped.warm, dump, provenance)
 
 
 def make_self_restoring(
@@ -98,7 +101,7 @@ def make_self_restoring(
     dump = edit_launched(context, launched)
     provenance = describe(context, engine, launched.warm, dump)
     with context.progress.step("image"):
-        layers = pack_launched(launched, dump, layout, programs)
+        layers = pack_launched(launched, dump, layout, programs, context.recipe.compression)
         annotations = annotate(context, base, launched.warm, provenance)
         add_layers(base.layout, layout, layers, launched.run, annotations, context.recipe.labels)
     candidate = BuildCandidate(layout, launched.warm, dump, provenance, cold)
@@ -125,8 +128,9 @@ def add_checkpoint(
         image = import_image(context, engine, candidate.layout, candidate.obsolete)
     dumped = restore_and_checkpoint(context, engine, launched, image)
     archive = read_archive(context, dumped.archive)
-    dump = edit_dump(context, dumped, archive, MEMORY_OF_RUNTIME)
-    make_layout(context, dumped, archive, dump, base, candidate.provenance, layers, launched.run)
+    with open_container(context.session, context.workspace) as container:
+        dump = edit_dump(context, dumped, archive, MEMORY_OF_RUNTIME)
+        make_layout(context, container, dumped, archive, dump, base, candidate.provenance, layers, launched.run)
 
 
 def verify_and_publish(

@@ -14,17 +14,20 @@ import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import zstandard
 
 from warmstart.image.annotations import CREATED
-from warmstart.image.layout import Image, read_document, read_image, write_index
+from warmstart.image.layout import CheckedReader, Image, open_blob, read_document, read_image, write_index
 from warmstart.image.manifest import OCI_MANIFEST, Descriptor, find_digest
+from warmstart.recipe.model import Compression
 
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
-ZSTD_LEVEL = 1
+# On two processors, 121 MiB of a Java process take 0.2 s at level 1 (29.5 MiB), 2.4 s at 12 (24.3 MiB), 29 s at 17
+# (22.0 MiB) and 44 s at 19 (21.1 MiB).
+ZSTD_LEVELS = {Compression.FAST: 1, Compression.SMALL: 17}
 #: How the history of an image begins that speaks of a layer of ours.
 CREATED_BY = "warmstart build: "
 CHECKPOINT = f"{CREATED_BY}checkpoint"
@@ -52,14 +55,14 @@ class Run:
 class LayerWriter:
     """Compresses a tar, written to it piece by piece, into a blob of a layout; finds both digests on the way."""
 
-    def __init__(self, layout: Path, created_by: str) -> None:
+    def __init__(self, layout: Path, created_by: str, compression: Compression = Compression.FAST) -> None:
         self._blobs = layout / "blobs" / "sha256"
         self._blobs.mkdir(parents=True, exist_ok=True)
         self._partial = self._blobs / f".layer-{os.urandom(4).hex()}"
         self._out = self._partial.open("xb")
         self._plain, self._packed = hashlib.sha256(), hashlib.sha256()
         self._size_bytes = 0
-        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=-1).compressobj()
+        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVELS[compression], threads=-1).compressobj()
         self._created_by = created_by
 
     def write(self, data: bytes) -> int:
@@ -83,7 +86,19 @@ class LayerWriter:
         self._out.write(data)
 
 
-def pack_file(file: Path, name: str, layout: Path, owner: tuple[int, int]) -> Layer:
+def pack_layer(
+    tar: BinaryIO | CheckedReader, layout: Path, created_by: str, compression: Compression = Compression.FAST
+) -> Layer:
+    """Compress a whole tar into a layer of a layout."""
+    writer = LayerWriter(layout, created_by, compression)
+    while chunk := tar.read(_CHUNK_BYTES):
+        writer.write(chunk)
+    return writer.finish()
+
+
+def pack_file(
+    file: Path, name: str, layout: Path, owner: tuple[int, int], compression: Compression = Compression.FAST
+) -> Layer:
     """Make a layer that holds one file with its mode.
 
     Args:
@@ -91,40 +106,54 @@ def pack_file(file: Path, name: str, layout: Path, owner: tuple[int, int]) -> La
         name: its path in the image, without a leading slash; parent directories are created.
         layout: where the layer goes.
         owner: its user and group ids in the image.
+        compression: of the layer.
     """
-    writer = LayerWriter(layout, f"{CREATED_BY}{name}")
-    # A stream needs only `write`.
-    with tarfile.open(fileobj=cast(BinaryIO, writer), mode="w|", bufsize=_CHUNK_BYTES) as tar:
-        tar.copybufsize = _CHUNK_BYTES  # type: ignore[attr-defined]
-        for parent in reversed(PurePosixPath(name).parents[:-1]):
-            directory = tarfile.TarInfo(f"{parent}/")
-            directory.type, directory.mode = tarfile.DIRTYPE, 0o755
-            tar.addfile(directory)
-        info = tarfile.TarInfo(name)
-        info.mode, info.size = stat.S_IMODE(file.stat().st_mode), file.stat().st_size
-        info.uid, info.gid = owner
-        with file.open("rb") as content:
-            tar.addfile(info, content)
+    writer = LayerWriter(layout, f"{CREATED_BY}{name}", compression)
+    for parent in reversed(PurePosixPath(name).parents[:-1]):
+        directory = tarfile.TarInfo(f"{parent}/")
+        directory.type, directory.mode = tarfile.DIRTYPE, 0o755
+        writer.write(directory.tobuf())
+    info = tarfile.TarInfo(name)
+    info.mode, info.size = stat.S_IMODE(file.stat().st_mode), file.stat().st_size
+    info.uid, info.gid = owner
+    writer.write(info.tobuf())
+    # A TarFile would copy each block three times.
+    with file.open("rb", buffering=0) as content:
+        while chunk := content.read(_CHUNK_BYTES):
+            writer.write(chunk)
+    writer.write(bytes(-info.size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE))
     return writer.finish()
 
 
-def compose_image(base: Path, addition: Path, layout: Path, layers: Sequence[Layer], run: Run | None = None) -> Image:
-    """Make an image of a base image and `layers` on top.
+def compose_image(
+    base: Path,
+    addition: Path,
+    layout: Path,
+    layers: Sequence[Layer] = (),
+    run: Run | None = None,
+    compression: Compression = Compression.FAST,
+) -> Image:
+    """Make an image of a base image, `layers`, and an addition on top.
 
     Args:
         base: the layout of the base image.
-        addition: the layout of an image from scratch: its annotations and labels are added to the base's, and its Cmd
-            is used if the base has neither Entrypoint nor Cmd. Its own layers are ignored.
-        layout: where to make the image; holds the blobs of `layers` already.
-        layers: layers on top.
+        addition: the layout of an image made from scratch: its layers (uncompressed), annotations and labels are
+            added to the base's; its Cmd is used if the base has neither Entrypoint nor Cmd.
+        layout: where to make the image; may hold the blobs of `layers` already.
+        layers: layers between base and addition.
         run: its entrypoint, command and user; the base image's when None.
+        compression: of the addition's layers.
 
     Raises:
         ImageError: one of the layouts is broken.
     """
     above = read_image(addition)
+    packed = list(layers)
+    for blob in above.manifest.layers:
+        with open_blob(addition, blob) as tar:
+            packed.append(pack_layer(tar, layout, CHECKPOINT, compression))
     added = json.loads(read_document(addition, above.manifest.config))
-    return _put_together(base, layout, layers, added, above.manifest.annotations, run)
+    return _put_together(base, layout, packed, added, above.manifest.annotations, run)
 
 
 def add_layers(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from warmstart.core.errors import ImageError
-from warmstart.image.compose import Layer, LayerWriter
+from warmstart.image.compose import LayerWriter
 
 _CHUNK_BYTES = 1 << 20
 _MODE_BITS = 0o1777
@@ -194,21 +194,3 @@ def open_tree(writer: LayerWriter) -> Iterator[TreeTar]:
     ) as tar:
         tar.copybufsize = _CHUNK_BYTES  # type: ignore[attr-defined]
         yield TreeTar(tar)
-
-
-def pack_directory(directory: Path, layout: Path, created_by: str) -> Layer:
-    """Make a layer of everything below a directory of our own.
-
-    Args:
-        directory: its entries become those of the image's root, with their modes and owners.
-        layout: where the layer goes.
-        created_by: its entry in the image's history.
-
-    Raises:
-        ImageError: directories are nested too deep.
-    """
-    writer = LayerWriter(layout, created_by)
-    with open_tree(writer) as tar, open_entry(directory) as top:
-        for entry, path in walk(top, ""):
-            tar.add(entry, path)
-    return writer.finish()

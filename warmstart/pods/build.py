@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from warmstart import __version__
-from warmstart.build.assemble import edit_dump, make_layout, read_archive
+from warmstart.build.assemble import edit_dump, make_layout, open_container, read_archive
 from warmstart.build.base import fetch_base, find_source, share_layers
 from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.pipeline import verify_and_publish
@@ -95,9 +95,11 @@ def make_restored(context: BuildContext, place: ClusterTarget, base: BaseImage) 
     archive = read_archive(context, ran.taken.archive)
     warm = learn(context, archive, base, ran)
     dumped = RuntimeCheckpoint(ran.taken.archive, warm, has_tmp=False)
-    dump = edit_dump(context, dumped, archive)
-    provenance = describe(context, place.cluster, ran.taken.pod.node, archive, warm, dump)
-    return BuildCandidate(make_layout(context, dumped, archive, dump, base, provenance), warm, dump, provenance)
+    with open_container(context.session, context.workspace) as container:
+        dump = edit_dump(context, dumped, archive)
+        provenance = describe(context, place.cluster, ran.taken.pod.node, archive, warm, dump)
+        layout = make_layout(context, container, dumped, archive, dump, base, provenance)
+    return BuildCandidate(layout, warm, dump, provenance)
 
 
 def check_recipe(recipe: Recipe, kind: Transport) -> None:

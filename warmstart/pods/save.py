@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart import __version__
-from warmstart.build.assemble import add_tmp, open_buildah
+from warmstart.build.assemble import add_tmp, open_container
 from warmstart.build.base import pin_source
 from warmstart.build.publish import REGISTRY, Output, describe_output, publish_image
 from warmstart.core.errors import ArchiveError, ClusterError, ImageError, VerifyError
@@ -33,14 +33,13 @@ from warmstart.dump.edit.cgroups import free_cgroups
 from warmstart.dump.edit.sockets import close_sockets
 from warmstart.engine.local import find_access
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, POD_NOTE, PREFIX
-from warmstart.image.compose import CHECKPOINT, compose_image, remove_checkpoint
+from warmstart.image.compose import compose_image, remove_checkpoint
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import Image, read_image, write_index
 from warmstart.image.open import open_image
 from warmstart.image.registry.client import push_layout
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.image.skopeo import copy_image, find_image
-from warmstart.image.tree_tar import pack_directory
 from warmstart.kube.client import Cluster, PodTimeoutError
 from warmstart.kube.pods import ContainerState, Pod, list_cautions, make_copy, strip_pod
 from warmstart.kube.recorded import list_pod_privileges
@@ -253,7 +252,7 @@ def make_layout(
     bench: SaveContext, taken: FetchedCheckpoint, archive: Archive, target: Reference, manifest: Mapping[str, Any]
 ) -> Path:
     """Make the image, as an OCI layout in the directory of the bench."""
-    layout, addition, store = (bench.directory / name for name in ("layout", "addition", "buildah"))
+    layout, addition = bench.directory / "layout", bench.directory / "addition"
     annotations = {
         CHECKPOINT_NAME: taken.container.name,
         CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
@@ -265,9 +264,11 @@ def make_layout(
     prepare_checkpoint(archive, str(target), log_line=find_mark(str(target)))
     if _has_read_only_root(manifest, taken.container.name):
         add_tmp(archive.root)
-    buildah = open_buildah(bench.session, store)
-    buildah.make_image(f"oci:{addition}", annotations=annotations, labels={}, cmd=archive.spec.args)
-    compose_image(bench.base, addition, layout, [pack_directory(archive.root, layout, CHECKPOINT)])
+    with open_container(bench.session, bench.directory) as container:
+        container.commit(
+            archive.root, f"oci:{addition}", annotations=annotations, labels={}, cmd=archive.spec.args
+        ).result()
+    compose_image(bench.base, addition, layout)
     return layout
 
 

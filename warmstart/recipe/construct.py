@@ -13,6 +13,7 @@ from warmstart.core.quantity import millicores, whole_bytes
 from warmstart.core.reference import parse_reference
 from warmstart.recipe.model import (
     Action,
+    Compression,
     Container,
     Exec,
     Grpc,
@@ -50,6 +51,7 @@ def make_recipe(document: Block, source: Path | None) -> Recipe:
         labels=dict(document["image"].get("labels", {})),
         document=json.dumps(document),
         mapped=Mapped(document.get("memory", {}).get("mapped", Mapped.AUTO)),
+        compression=Compression(document["image"].get("compression", Compression.FAST)),
         close_tcp=document.get("tcp") == "close",
         restored_signal=document.get("afterRestore", {}).get("signal", ""),
         **({"restore": tuple(map(Restorer, document["restore"]))} if "restore" in document else {}),

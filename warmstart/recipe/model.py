@@ -28,6 +28,13 @@ class Mapped(StrEnum):
     NONE = "none"
 
 
+class Compression(StrEnum):
+    """Compression of the layers added to the base image: by time or by size."""
+
+    FAST = "fast"
+    SMALL = "small"
+
+
 @dataclass(frozen=True)
 class HttpGet:
     """An HTTP GET request; a status from 200 to 399 is a success, as for the kubelet.
@@ -187,6 +194,7 @@ class Recipe:
     before_checkpoint: tuple[Step, ...] = ()
     restore: tuple[Restorer, ...] = (Restorer.RUNTIME,)
     mapped: Mapped = Mapped.AUTO
+    compression: Compression = Compression.FAST
     close_tcp: bool = False
     restored_signal: str = ""
     source: Path | None = None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import tarfile
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import zstandard
-from support.checkpoint_image import pack_tar
 
-from warmstart.image.compose import CHECKPOINT, compose_image, pack_file, take_apart
+from warmstart.image.compose import compose_image, pack_file, take_apart
 from warmstart.image.layout import open_blob, read_image
+from warmstart.recipe.model import Compression
 
 
 def tar_of(name: str) -> bytes:
@@ -39,18 +42,14 @@ def base(layout):
 def composed(layout, base, tmp_path):
     """The layout of an image made of it, a file, and a checkpoint."""
     addition = type(layout)(tmp_path / "addition")
-    unused = tar_of("unused")
-    config = config_of(unused, created="2025-01-01T00:00:00Z", config={"Labels": {"by": "tests"}})
-    addition.list(addition.image(unused, config=config, manifest={"annotations": {"key": "value"}}))
+    checkpoint = tar_of("checkpoint")
+    config = config_of(checkpoint, created="2025-01-01T00:00:00Z", config={"Labels": {"by": "tests"}})
+    addition.list(addition.image(checkpoint, config=config, manifest={"annotations": {"key": "value"}}))
     memory = tmp_path / "memory"
     memory.write_bytes(bytes(100_000))
     memory.chmod(0o400)
     target = tmp_path / "composed"
-    layers = [
-        pack_file(memory, ".warmstart/memory", target, (7, 8)),
-        pack_tar(tar_of("checkpoint"), target, CHECKPOINT),
-    ]
-    compose_image(base, addition.path, target, layers)
+    compose_image(base, addition.path, target, [pack_file(memory, ".warmstart/memory", target, (7, 8))])
     return target
 
 
@@ -68,6 +67,40 @@ def test_the_base_is_below_and_what_was_added_on_top(base, composed):
             names += [(member.name, member.mode, member.uid, member.gid, member.size) for member in tar]
     assert (".warmstart/memory", 0o400, 7, 8, 100_000) in names
     assert names[-1][0] == "checkpoint"
+
+
+def test_a_packed_file_is_a_tar_that_others_read(tmp_path):
+    """The tar is written without tarfile, and read by GNU tar."""
+    content = os.urandom(3 << 20) + b"end"
+    (tmp_path / "memory").write_bytes(content)
+    layer = pack_file(tmp_path / "memory", "a/b/memory", tmp_path, (7, 1 << 22))
+    with open_blob(tmp_path, layer.blob) as blob:
+        plain = zstandard.ZstdDecompressor().stream_reader(blob).readall()
+    assert layer.diff_id == f"sha256:{sha256(plain).hexdigest()}"
+    (tmp_path / "tar").write_bytes(plain)
+    listed = subprocess.run(["tar", "--numeric-owner", "-tvf", tmp_path / "tar"], capture_output=True, text=True)
+    assert listed.stderr == ""
+    assert [(line.split()[1], line.split()[-1]) for line in listed.stdout.splitlines()] == [
+        ("0/0", "a/"),
+        ("0/0", "a/b/"),
+        (f"7/{1 << 22}", "a/b/memory"),
+    ]
+    unpacked = subprocess.run(["tar", "-xOf", tmp_path / "tar", "a/b/memory"], capture_output=True)
+    assert unpacked.stdout == content
+
+
+def test_small_layers_are_smaller_and_of_the_same_content(tmp_path):
+    (tmp_path / "memory").write_bytes(b"".join(path.read_bytes() for path in Path(os.__file__).parent.glob("*.py")))
+    fast, small = (
+        pack_file(tmp_path / "memory", "memory", tmp_path, (0, 0), compression)
+        for compression in (Compression.FAST, Compression.SMALL)
+    )
+    assert small.diff_id == fast.diff_id
+    assert small.blob.size_bytes < 0.8 * fast.blob.size_bytes
+    for layer in (fast, small):
+        with open_blob(tmp_path, layer.blob) as blob:
+            plain = zstandard.ZstdDecompressor().stream_reader(blob).readall()
+        assert f"sha256:{sha256(plain).hexdigest()}" == layer.diff_id
 
 
 def test_taken_apart_it_is_the_base_image_again(base, composed, tmp_path):

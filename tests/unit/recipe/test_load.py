@@ -12,6 +12,7 @@ from warmstart.core.errors import RecipeError
 from warmstart.core.reference import parse_reference
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import (
+    Compression,
     Container,
     Exec,
     Grpc,
@@ -154,6 +155,7 @@ restore: [runtime]
 image:
   name: app
   labels: {org.example.a: "1", b: x}
+  compression: small
 """
 
 
@@ -161,6 +163,7 @@ def test_a_full_recipe() -> None:
     recipe = load(FULL)
     assert recipe.image == parse_reference("app:latest")
     assert recipe.labels == {"org.example.a": "1", "b": "x"}
+    assert recipe.compression is Compression.SMALL
     assert recipe.restore == (Restorer.RUNTIME,)
     assert recipe.warmup == (
         Step(
@@ -229,7 +232,11 @@ BAD = {
     ),
     "unknown key, nothing near": (
         changed("  name: registry", "  zzz: x\n  name: registry"),
-        ["recipe.yaml:12: image.zzz: unknown key: expected one of name, labels"],
+        ["recipe.yaml:12: image.zzz: unknown key: expected one of name, labels, compression"],
+    ),
+    "a compression that does not exist": (
+        BASE + "  compression: best\n",
+        ["recipe.yaml:13: image.compression: expected fast or small, got 'best'"],
     ),
     "unknown key in a list": (
         changed("value: prod}", "vlaue: prod}"),

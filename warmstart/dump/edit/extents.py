@@ -110,8 +110,7 @@ def read_extent(file: int, extent: Extent) -> bytes:
     """
     content = os.pread(file, extent.size, extent.offset)
     if len(content) != extent.size:
-        name = Path(f"/proc/self/fd/{file}").readlink()
-        raise ArchiveError(f"{name}: ends before offset {extent.offset + extent.size}")
+        raise _early_end(file, extent)
     return content
 
 
@@ -122,8 +121,11 @@ def read_range(file: int, extents: Sequence[Extent], start: int, end: int) -> by
         ArchiveError: as `read_extent`.
     """
     memory = bytearray(end - start)
+    view = memoryview(memory)
     for extent in clip_all(extents, start, end):
-        memory[extent.start - start : extent.end - start] = read_extent(file, extent)
+        part = view[extent.start - start : extent.end - start]
+        if os.preadv(file, [part], extent.offset) != extent.size:
+            raise _early_end(file, extent)
     return memory
 
 
@@ -134,3 +136,8 @@ def write_at(file: int, content: bytes | bytearray, offset: int) -> None:
         written = os.pwrite(file, view, offset)
         view = view[written:]
         offset += written
+
+
+def _early_end(file: int, extent: Extent) -> ArchiveError:
+    name = Path(f"/proc/self/fd/{file}").readlink()
+    return ArchiveError(f"{name}: ends before offset {extent.offset + extent.size}")

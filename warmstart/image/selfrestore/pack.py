@@ -18,7 +18,7 @@ from warmstart.image.compose import CREATED_BY, Layer, LayerWriter, Run
 from warmstart.image.manifest import Config
 from warmstart.image.overlay_diff import Changes, add_changes
 from warmstart.image.tree_tar import TreeTar, open_entry, open_tree
-from warmstart.recipe.model import Container
+from warmstart.recipe.model import Compression, Container
 
 DIRECTORY = ".warmstart"
 MEMORY = f"{DIRECTORY}/memory"
@@ -136,7 +136,7 @@ def _describe(listener: Listener) -> str:
 def pack_programs(programs: Path, layout: Path) -> Layer:
     """Make the layer of the launcher, CRIU, and CRIU's source as its licence (GPL-2.0) requires.
 
-    It depends on nothing else, so all images of one version share this layer.
+    It depends on nothing else, not even on the recipe's compression, so all images of one version share this layer.
     """
     writer = LayerWriter(layout, f"{CREATED_BY}launcher")
     with open_tree(writer) as tar:
@@ -149,26 +149,27 @@ def pack_programs(programs: Path, layout: Path) -> Layer:
     return writer.finish()
 
 
-def pack_changes(changes: Changes | None, layout: Path) -> Layer:
+def pack_changes(changes: Changes | None, layout: Path, compression: Compression = Compression.FAST) -> Layer:
     """Make the layer of an application's changed files; all its processes must have ended.
 
     Args:
         changes: their location; None if the root is read-only.
         layout: the layout that gets the layer.
+        compression: of the layer.
 
     Raises:
         ImageError: a file cannot be put in a layer.
     """
-    writer = LayerWriter(layout, f"{CREATED_BY}changed files")
+    writer = LayerWriter(layout, f"{CREATED_BY}changed files", compression)
     with open_tree(writer) as tar:
         if changes is not None:
             add_changes(tar, changes, [DIRECTORY, *SEEDED])
     return writer.finish()
 
 
-def pack_checkpoint(directory: Path, layout: Path) -> Layer:
+def pack_checkpoint(directory: Path, layout: Path, compression: Compression = Compression.FAST) -> Layer:
     """Make the layer of the launcher's checkpoint and its other files."""
-    writer = LayerWriter(layout, f"{CREATED_BY}{DIRECTORY}")
+    writer = LayerWriter(layout, f"{CREATED_BY}{DIRECTORY}", compression)
     with open_tree(writer) as tar:
         _add_checkpoint(tar, directory)
     return writer.finish()
