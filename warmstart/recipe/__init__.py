@@ -1,1 +1,1 @@
-"""What the user asks for: the recipe, read, checked and made into dataclasses."""
+"""The recipe: read, checked, and turned into dataclasses."""

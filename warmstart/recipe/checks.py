@@ -1,4 +1,4 @@
-"""What must hold between the values of a recipe, beyond what its schema can say.
+"""Checks between the values of a recipe, beyond its schema.
 
 Kubernetes' own rules are those of pkg/apis/core/validation/validation.go.
 """
@@ -19,7 +19,7 @@ Finding = tuple[KeyPath, str]
 
 
 def find_problems(document: Document) -> list[Problem]:
-    """All that is wrong with a recipe, in the order in which it was written."""
+    """Return all problems of a recipe, in its own order."""
     problems, recipe = validate(document)
     problems += document.problems
     problems += [Problem(document.place(path), path, message) for path, message in _findings(recipe)]
@@ -120,7 +120,7 @@ def _image_name(made: str | None, base: str | None) -> Iterator[Finding]:
 
 
 def with_tag(name: str) -> str:
-    """The image name with its tag, which is `latest` when it is not given."""
+    """Return the image name with its tag; `latest` if it has none."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 

@@ -127,7 +127,7 @@ def _security_context(block: Block) -> SecurityContext:
 
 @dataclass(frozen=True)
 class _Scope:
-    """What probes and steps can refer to by name."""
+    """Names that probes and steps can refer to."""
 
     ports: Mapping[str, int]
     variables: Mapping[str, str]

@@ -1,7 +1,7 @@
-"""Writes a first recipe: from the configuration of an image, or from a container of a Kubernetes manifest.
+"""Write a first recipe from the configuration of an image, or from a container of a Kubernetes manifest.
 
-What a manifest's container has and a recipe cannot is found by checking the recipe as any other; it is left out, and
-what the check said becomes a comment.
+Fields of the container that a recipe cannot have are found by checking the recipe. They are left out, and the message
+of the check becomes a comment.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _STEPS = """
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What the configuration of an image says of its container (OCI image-spec, config.md).
+    """The configuration of an image for its container (OCI image-spec, config.md).
 
     `exposed_ports` are of the form `8080/tcp` or `8080`, `env` of the form `NAME=value`.
     """
@@ -94,7 +94,7 @@ def init_from_image(image: str, config: ImageConfig) -> str:
 
 
 def _short_name(image: str) -> str:
-    """What an image is called without its registry and tag, or the file that it is in."""
+    """Return the image's name without registry and tag, or the name of its file."""
     path = Path(image.partition(":")[2].partition(":")[0])
     name = _own_name(image) or path.name.removesuffix(".gz").removesuffix(".tar")
     return with_tag(name.partition("@")[0]).rpartition(":")[0].rpartition("/")[2]
@@ -108,14 +108,14 @@ def _own_name(image: str) -> str:
 
 
 def init_from_manifest(path: Path, *, container: str | None = None) -> str:
-    """The text of a commented recipe for a container of a Kubernetes manifest.
+    """Return a commented recipe for a container of a Kubernetes manifest.
 
     Args:
         path: the YAML file, or `-`; it may hold several documents, and objects of any kind that has a pod template.
-        container: which container, as for `choose_container`; needed when there are several.
+        container: the container's name, as for `choose_container`; needed if there are several.
 
     Raises:
-        RecipeError: the file cannot be read, has no such container, or several that may be meant.
+        RecipeError: the file cannot be read, has no such container, or several with that name.
     """
     name = "<stdin>" if path == STDIN else str(path)
     documents = read_documents(read_input(path), name)
@@ -136,7 +136,7 @@ def init_from_manifest(path: Path, *, container: str | None = None) -> str:
 
 @dataclass
 class _Draft:
-    """A recipe that is being made: its container, and what is to be said about it in comments.
+    """A recipe in the making: its container, and its comments.
 
     `liveness` is a probe to fall back on.
     """
@@ -181,7 +181,7 @@ def _port(text: str) -> Block:
 
 
 def _write(draft: _Draft) -> str:
-    """The text of the recipe; what is not accepted of its container is left out."""
+    """Return the text of the recipe, without fields of its container that are not accepted."""
     recipe: Block = {
         "apiVersion": (schema_at(("apiVersion",)) or {})["const"],
         "name": re.sub(r"[^a-z0-9]+", "-", draft.name.lower()).strip("-")[:63].rstrip("-") or "app",
@@ -199,7 +199,7 @@ def _write(draft: _Draft) -> str:
 
 
 def _tidied(value: Any, path: KeyPath) -> Any:
-    """The value in the order of the schema, without what is empty, ignored, or can have one value only."""
+    """Return the value in the order of the schema, without parts that are empty, ignored, or constant."""
     if isinstance(value, list):
         return [_tidied(item, (*path, index)) for index, item in enumerate(value)]
     if not isinstance(value, dict):
@@ -242,9 +242,9 @@ def _is_tcp(port: Any) -> bool:
 
 
 def _warm_name(image: str, fallback: str) -> str:
-    """A name for the image to make: that of the base image, if it has one, with a tag that says what it is.
+    """Return a name for the new image: that of the base image, if it has one, with a tag of its own.
 
-    What is only on this machine gets a registry that is to be replaced.
+    An image that is only on this machine gets a placeholder for the registry.
     """
     name = _own_name(image).partition("@")[0]
     repository, _, tag = with_tag(name).rpartition(":")
@@ -255,7 +255,7 @@ def _warm_name(image: str, fallback: str) -> str:
 
 
 def _left_out(recipe: Block, problems: list[Problem], draft: _Draft) -> set[KeyPath]:
-    """What to take out of a recipe because of its problems.
+    """Return the paths to take out of a recipe because of its problems.
 
     Raises:
         RecipeError: nothing would be left of the recipe.
@@ -268,10 +268,10 @@ def _left_out(recipe: Block, problems: list[Problem], draft: _Draft) -> set[KeyP
 
 
 def _culprit(value: Any, path: KeyPath) -> KeyPath:
-    """The part of a value to take out because of what is wrong at this path of it.
+    """Return the part of a value to take out because of a problem at a path.
 
-    An item of a list goes as a whole: a variable without its value would be another variable. For what is missing, it
-    is that which misses it.
+    An item of a list goes as a whole: a variable without its value would be another variable. If a field is missing,
+    its parent goes.
     """
     found: KeyPath = ()
     for key in path:

@@ -1,4 +1,4 @@
-"""The recipe as frozen dataclasses: what the rest of warmstart knows of it.
+"""The recipe as frozen dataclasses.
 
 Names and meanings are those of Kubernetes' core/v1 API where it has the concept. Nothing here reads or
 checks; `warmstart.recipe.load` makes these from a document that has passed the schema.
@@ -21,7 +21,7 @@ class Restorer(StrEnum):
 
 
 class Mapped(StrEnum):
-    """What of the memory is mapped from a file of the image; AUTO is what is known to be safe."""
+    """The memory to map from a file of the image; AUTO is memory that is known to be safe."""
 
     AUTO = "auto"
     ALL = "all"
@@ -121,10 +121,10 @@ class Resources:
 
 @dataclass(frozen=True)
 class SecurityContext:
-    """Who the container runs as and what it may do. None means what the image or the runtime says.
+    """User and privileges of the container. None means the default of the image or the runtime.
 
-    `run_as_non_root` means that a container whose user, given here or by the image, is 0 must not be started.
-    `unconfined`, which no recipe can ask for, means that neither seccomp nor AppArmor keep it from anything.
+    `run_as_non_root` forbids to start the container if its user, given here or by the image, is 0.
+    `unconfined` switches seccomp and AppArmor off; no recipe can ask for it.
     """
 
     run_as_user: int | None = None
@@ -160,7 +160,7 @@ class Container:
 
     No recipe can ask for `mounts`. Empty `command` and `args` mean the image's own Entrypoint and Cmd, as in
     Kubernetes. References `$(NAME)` have been replaced, and `$$` is `$`, in `command`, `args`, `env` and every Exec:
-    what goes into a pod's manifest must have each `$` doubled.
+    double each `$` again for a pod's manifest.
     """
 
     image: str
@@ -184,7 +184,7 @@ class Recipe:
     checkpoint are closed in the restored container, instead of failing the build. `restored_signal` is the name of a
     signal that an image that restores itself sends to the application after each restore; empty for none. `source` is
     the file it was read from, if any; relative paths in the recipe start at its directory. `document` is the recipe as
-    JSON, with what was overridden.
+    JSON, with all overrides.
     """
 
     name: str

@@ -32,8 +32,8 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
     """Put values of the form `container.env[0].value=prod` into a document.
 
     An index that is the length of its list, or `[]`, appends. Below `image.labels` the rest of the path is one key,
-    dots included. A value is YAML, except where the schema wants a string: there it is taken as it is. What is wrong
-    with an override becomes a problem of the document.
+    dots included. A value is YAML, except where the schema expects a string: there it is taken literally. Mistakes in
+    an override become problems of the document.
     """
     for number, override in enumerate(overrides):
         place = Place(f"--set {shown(override)}", _AFTER_THE_FILE + number)
@@ -111,7 +111,7 @@ def _expect(kind: type[Any], holder: Any, path: KeyPath, document: Document) -> 
 
 
 def _settle(document: Document, given: Document, path: KeyPath) -> None:
-    """Make the given value's place known, and forget the places of what it replaces."""
+    """Record the place of a given value, and forget the places of values that it replaces."""
     for old in [known for known in document.places if known[: len(path)] == path]:
         del document.places[old]
     place = document.places[path] = given.places[()]

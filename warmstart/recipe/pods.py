@@ -26,7 +26,7 @@ POD_SPECS = (
 
 @dataclass(frozen=True)
 class PodContainer:
-    """A container, the object that it belongs to, and the specification of its pod, which is at `pod_path` of that."""
+    """A container, its object, and the specification of its pod at `pod_path` in that object."""
 
     manifest: Block
     pod_path: tuple[str, ...]
@@ -57,17 +57,17 @@ def mapping_at(value: Any, *keys: str) -> Block:
 
 
 def list_others(pod: Block, container: Block) -> list[str]:
-    """The names of what else runs in a pod, init containers too."""
+    """Return the names of the other containers of a pod, with init containers."""
     lists = [pod[key] for key in ("initContainers", "containers") if isinstance(pod.get(key), list)]
     others = [block for blocks in lists for block in blocks if block is not container]
     return [str(block.get("name")) for block in others if isinstance(block, dict)]
 
 
 def hide_values(document: Any) -> Any:
-    """A manifest or a recipe without what may be secret: values of variables and headers, and copies of the manifest.
+    """Return a document without possible secrets: values of variables and headers, and copies of the manifest.
 
-    Names stay. What is below `env` and `httpHeaders` in any place counts, so that what is not as in Kubernetes is
-    hidden, too.
+    Names stay. Everything below `env` and `httpHeaders` counts, wherever they are, so that unusual structures are
+    hidden too.
     """
     if isinstance(document, list):
         return [hide_values(item) for item in document]
@@ -107,15 +107,15 @@ def find_containers(manifest: Any) -> Iterator[PodContainer]:
 
 
 def choose_container(found: Sequence[PodContainer], wanted: str | None, name: str) -> PodContainer:
-    """The container that is meant.
+    """Return the container with a name.
 
     Args:
-        found: all of a file.
-        wanted: its name, OBJECT/NAME or KIND/OBJECT/NAME; None where there is only one, but for the hooks of a chart.
-        name: of the file, for messages.
+        found: all containers of a file.
+        wanted: its name, OBJECT/NAME or KIND/OBJECT/NAME; None if there is only one, not counting hooks of a chart.
+        name: name of the file in messages.
 
     Raises:
-        RecipeError: there is no such container, or several may be meant.
+        RecipeError: there is no such container, or there are several.
     """
     if wanted is None:
         matches = [one for one in found if not _is_hook(one)] or list(found)
@@ -134,10 +134,10 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
 
 
 def _is_hook(one: PodContainer) -> bool:
-    """Whether Helm runs it beside a release, such as the test that each new chart has (helm.sh/docs, Chart Hooks)."""
+    """Tell whether it is a Helm hook, such as the test of each new chart (helm.sh/docs, Chart Hooks)."""
     return "helm.sh/hook" in mapping_at(one.manifest, "metadata", "annotations")
 
 
 def _list_names(one: PodContainer) -> tuple[str, str, str]:
-    """What a container may be called, from short to unmistakable."""
+    """Return possible names of a container, from short to unique."""
     return one.name, f"{one.owner}/{one.name}", f"{one.kind.lower()}/{one.owner}/{one.name}"

@@ -24,7 +24,7 @@ FREE_CAPABILITIES = ORDINARY_CAPABILITIES | {"IPC_LOCK", "LEASE", "NET_RAW", "SY
 
 
 def list_host_privileges(context: SecurityContext, path: str = "container") -> list[Privilege]:
-    """List the privileges by which a container could become root on the machine.
+    """List the privileges that let a container become root on the machine.
 
     Args:
         context: of the container.

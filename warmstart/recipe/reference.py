@@ -114,7 +114,7 @@ def _keys(schema: Schema) -> Iterator[str]:
 
 
 def _pattern(pattern: str) -> str:
-    """The keys that a regular expression without special characters, but for `^`, stands for."""
+    """Return the keys that match a regular expression without special characters except `^`."""
     return f"{pattern[1:]}…" if pattern.startswith("^") else f"…{pattern}…"
 
 

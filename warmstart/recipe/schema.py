@@ -1,4 +1,4 @@
-"""The recipe's JSON Schema, and what it finds wrong with a document, said for people.
+"""The recipe's JSON Schema, and readable messages for its findings.
 
 The schema carries the messages: the `title` of each value is a phrase that fits after "expected", a key that refers to
 `$defs/refused` is known but not accepted, with its `description` as the reason, and `errorMessage` (a keyword that YAML
@@ -40,7 +40,7 @@ def recipe_schema() -> Schema:
 
 
 def resolved(schema: Schema) -> Schema:
-    """The schema with what it refers to; keywords beside the reference come before those behind it."""
+    """Return the schema with its reference resolved; its own keywords come before those of the reference."""
     if "$ref" not in schema:
         return schema
     name = schema["$ref"].removeprefix("#/$defs/")
@@ -68,10 +68,10 @@ def _schema_of_key(schema: Schema, key: str) -> Any:
 
 
 def validate(document: Document) -> tuple[list[Problem], Any]:
-    """All that the schema finds wrong with a document, and the document's value without it.
+    """Return all mistakes that the schema finds in a document, and the document's value without them.
 
-    What is left of the value is often incomplete, but of the right types, so that further checks need not look at
-    types. A faulty item of a list becomes an empty mapping, and the others keep their indices.
+    The value is often incomplete then, but has the right types, so that further checks need not look at types. A
+    faulty item of a list becomes an empty mapping, and the others keep their indices.
     """
     problems: list[Problem] = []
     faulty: set[KeyPath] = set()
@@ -112,7 +112,7 @@ def _validator() -> Draft202012Validator:
 
 
 def _findings(error: ValidationError, path: KeyPath, place: Place) -> Iterator[tuple[KeyPath, str]]:
-    """What one error of the validator means, and for which value."""
+    """Translate an error of the validator: yield paths and messages."""
     schema = schema_at(path) or {}
     value: Any = error.instance
     keyword: Any = error.validator_value
@@ -146,7 +146,7 @@ def _unknown(key: str, properties: Mapping[str, Schema]) -> str:
 
 
 def _quote_it(schema: Schema, value: Any, place: Place) -> str:
-    """What to do about a number or a boolean that was meant to be a string."""
+    """Return the fix for a number or a boolean that was meant as a string."""
     meant = schema.get("type") == "string" and value is not None and place.written
     return f"; quote it: {json.dumps(meant)}" if meant else ""
 
