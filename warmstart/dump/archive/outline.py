@@ -99,7 +99,7 @@ def spool_outline(stream: Stream, file: Path, label: str, *, limits: Limits = DE
 
 
 def extract_spooled(file: Path, into: Path, label: str, *, limits: Limits = DEFAULT_LIMITS) -> Archive:
-    """Unpack an outline from a file that `spool_outline` made; it may also hold files of no checkpoint.
+    """Unpack an outline from a file that `spool_outline` made. Files that are not the checkpoint's are ignored.
 
     Raises:
         ArchiveError: as for `extract_outline`.

@@ -40,8 +40,8 @@ def free_cgroups(directory: Path) -> bool:
     """Remove cgroup v1 from a dump.
 
     Returns:
-        Whether the dump is free of it now. False if its processes are in more than one cgroup, or if the mounts are not
-        laid out as a runtime does it. Such a dump is left unchanged.
+        Whether the dump is free of it now. False if its processes are in more than one cgroup, or if the mounts around
+        the hierarchies differ from those of a runtime. Such a dump is left unchanged.
 
     Raises:
         ArchiveError: a file of the dump is missing or not understood.

@@ -94,7 +94,7 @@ def _read_open_sockets(container: Container) -> dict[int, _Open]:
 def _read_protocol(descriptor: Link) -> str:
     """Return the kernel's name of the protocol (`sk_prot_creator->name`, net/socket.c); MPTCP and TCP differ in it.
 
-    It is "" if the descriptor is no socket any longer.
+    It is "" if the descriptor is no longer a socket.
     """
     try:
         return os.getxattr(descriptor.path, "system.sockprotoname").rstrip(b"\0").decode()

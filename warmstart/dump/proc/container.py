@@ -1,7 +1,7 @@
 """Read a running container from a procfs: processes, descriptors, mappings, mounts.
 
-All paths lie below the given procfs, perhaps that of another pid namespace, and pids are its pids. Formats: proc(5),
-and `Documentation/filesystems/proc.rst` of the kernel.
+All paths lie below the given procfs, and pids are its pids. It may be of another pid namespace. Formats: proc(5), and
+`Documentation/filesystems/proc.rst` of the kernel.
 
 The container keeps running, so anything may end between two reads. The reads then raise one of GONE.
 """
