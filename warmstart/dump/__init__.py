@@ -1,1 +1,1 @@
-"""CRIU's checkpoint: the archive it arrives in, its image files, and what would keep it from restoring."""
+"""CRIU's checkpoint: its archive, its image files, edits to it, and checks before it is made."""

@@ -1,1 +1,1 @@
-"""Checkpoint archives: untrusted tar files, read without being unpacked by name."""
+"""Checkpoint archives: untrusted tar files, checked before anything is unpacked."""

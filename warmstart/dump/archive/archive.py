@@ -1,8 +1,8 @@
-"""Reads checkpoint archives: the tar that CRI-O's CheckpointContainer, and the kubelet through it, leaves behind.
+"""Read checkpoint archives: tar files written by CRI-O's CheckpointContainer, or through it by the kubelet.
 
-An archive is hostile until shown otherwise. It is judged whole, from its headers and its small members, before
-anything is written; CRI-O applies parts of it to a node as root (internal/lib/restore.go), so those are judged too.
-What is written goes to one new directory, as files and one directory of known names, with our own permissions.
+An archive is untrusted. All of it is checked, from its headers and its small members, before anything is written. CRI-O
+applies parts of it to a node as root (internal/lib/restore.go), so those are checked too. An archive is unpacked into
+one new directory, as files and one directory with known names, with our own permissions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STATS_DUMP = "stats-dump"
 DUMP_LOG = "dump.log"
 CONTAINER_LOG = "io.kubernetes.cri-o.LogPath"
 
-# What CRI-O's exportCheckpoint writes (internal/lib/checkpoint.go), and Podman's network.status.
+# The files that CRI-O's exportCheckpoint writes (internal/lib/checkpoint.go), and Podman's network.status.
 _FILES = frozenset(
     {
         CONFIG_DUMP,
@@ -56,12 +56,12 @@ _COPY_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may hold at most.
+    """Upper bounds for the contents of an archive.
 
     Attributes:
-        members: the number of members, and again of those in its rootfs-diff.tar.
-        total_bytes: the sum of the sizes of its members.
-        json_bytes: the size of each of its JSON members.
+        members: number of members, for the archive and for its rootfs-diff.tar.
+        total_bytes: total size of its members.
+        json_bytes: size of each JSON member.
     """
 
     members: int = 100_000
@@ -74,7 +74,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class RootfsDiff:
-    """rootfs-diff.tar: what the container changed in its root file system. `entries` counts its members."""
+    """rootfs-diff.tar: the container's changes to its root filesystem. `entries` counts its members."""
 
     entries: int
     size_bytes: int
@@ -83,16 +83,16 @@ class RootfsDiff:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint archive holds.
+    """Contents of a checkpoint archive.
 
     Attributes:
-        members: what belongs to the checkpoint, in the archive's order.
-        ignored: names of what else is there; it is never unpacked.
+        members: members of the checkpoint, in the archive's order.
+        ignored: names of other members; they are never unpacked.
         config: config.dump.
         spec: spec.dump.
-        bind_mounts: bind.mounts; empty where absent.
-        deleted_files: deleted.files, absolute paths in the container; empty where absent.
-        rootfs_diff: None where the container changed no file.
+        bind_mounts: bind.mounts; empty if absent.
+        deleted_files: deleted.files, absolute paths in the container; empty if absent.
+        rootfs_diff: rootfs-diff.tar; None if the container changed no file.
     """
 
     members: tuple[Member, ...]
@@ -105,18 +105,18 @@ class Contents:
 
     @property
     def size_bytes(self) -> int:
-        """The sum of the sizes of its members."""
+        """Total size of the members."""
         return sum(member.size_bytes for member in self.members)
 
     @property
     def container_name(self) -> str:
-        """The container's name in its pod; its full name where the runtime notes no other."""
+        """The container's name in its pod; its full name if the runtime records no other."""
         return self.spec.container_name or self.config.name
 
 
 @dataclass(frozen=True)
 class Archive(Contents):
-    """An archive that has been unpacked into the directory `root`, and what it holds."""
+    """An archive unpacked into the directory `root`."""
 
     root: Path
 
@@ -126,13 +126,13 @@ class Archive(Contents):
         return self.root / CHECKPOINT_DIRECTORY
 
     def find(self, name: str) -> Path | None:
-        """The unpacked file of a member, such as `DUMP_LOG`; None where the archive has none."""
+        """Return the unpacked file of a member, such as `DUMP_LOG`; None if the archive has none."""
         path = self.root / name
         return path if path.exists() else None
 
 
 def read_contents(archive: Path, *, limits: Limits = DEFAULT_LIMITS) -> Contents:
-    """Read what an archive holds without unpacking it; the memory's pages are not read.
+    """Read the contents of an archive without unpacking it; memory pages are not read.
 
     Raises:
         ArchiveError: it cannot be read, is not a checkpoint archive, is broken, or is not to be trusted.
@@ -145,12 +145,12 @@ def extract_archive(archive: Path, into: Path, *, limits: Limits = DEFAULT_LIMIT
     """Unpack a checkpoint archive into a new directory.
 
     Files get mode 0600 and directories 0700, whatever the archive says, and belong to the caller. On any error
-    the directory is removed again.
+    the directory is removed.
 
     Args:
         archive: an uncompressed tar.
-        into: where to; its parent exists and it does not.
-        limits: what the archive may hold.
+        into: the new directory, in an existing one.
+        limits: upper bounds for the archive.
 
     Raises:
         ArchiveError: it cannot be read, is not a checkpoint archive, is broken, or is not to be trusted.
@@ -164,14 +164,14 @@ def extract_archive(archive: Path, into: Path, *, limits: Limits = DEFAULT_LIMIT
 
 @contextmanager
 def open_tar(archive: Path) -> Iterator[Span]:
-    """Open a tar to be judged.
+    """Open a tar for reading.
 
     Raises:
         ArchiveError: it cannot be read, or is not a regular file.
     """
     with ExitStack() as undo:
         try:
-            # Not blocking: opening a FIFO would wait for a writer.
+            # Non-blocking: opening a FIFO would wait for a writer.
             fd = os.open(archive, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             undo.callback(os.close, fd)
             status = os.fstat(fd)
@@ -183,7 +183,7 @@ def open_tar(archive: Path) -> Iterator[Span]:
 
 
 def is_tar(file: Path) -> bool:
-    """Whether a file begins as a tar does; no more of it is read.
+    """Whether a file has the magic of a tar; nothing else is read.
 
     Raises:
         ArchiveError: it cannot be read.
@@ -193,15 +193,15 @@ def is_tar(file: Path) -> bool:
 
 
 def judge_tar(tar: Span, limits: Limits, *, among_others: bool = False) -> Contents:
-    """As `read_contents`, for an open tar.
+    """Check an open tar and read its contents, like `read_contents`.
 
     Args:
-        tar: the tar; of the contents of its members only those are read that `Contents` has.
-        limits: what it may hold.
-        among_others: it is the layer of an image, which may hold any other files beside the checkpoint's.
+        tar: the tar; only member contents that are part of `Contents` are read.
+        limits: upper bounds for the tar.
+        among_others: whether the tar is an image layer that may hold other files as well as the checkpoint's.
 
     Raises:
-        ArchiveError: as `read_contents`.
+        ArchiveError: as for `read_contents`.
     """
     everything = tarball.list_members(tar, max_members=limits.members)
     if among_others:
@@ -243,9 +243,9 @@ def judge_tar(tar: Span, limits: Limits, *, among_others: bool = False) -> Conte
 
 
 def _sort_members(tar: Span, everything: Sequence[Member]) -> tuple[tuple[Member, ...], tuple[str, ...]]:
-    """What belongs to a checkpoint, and the names of the rest.
+    """Return the members of the checkpoint, and the names of the rest.
 
-    What a later CRI-O may add is told apart from what no checkpoint archive has: links and special files.
+    Unknown files, perhaps added by a later CRI-O, are ignored. Links and special files are refused.
     """
     members = []
     ignored = []
@@ -267,7 +267,7 @@ def _sort_members(tar: Span, everything: Sequence[Member]) -> tuple[tuple[Member
 
 
 def _expected_kind(name: str) -> Kind | None:
-    """What a name stands for in a checkpoint archive; None for names that do not belong there."""
+    """Return the kind of member with this name in a checkpoint archive; None for unknown names."""
     if name in ("", CHECKPOINT_DIRECTORY):
         return Kind.DIRECTORY
     if name in _FILES or name.startswith(f"{CHECKPOINT_DIRECTORY}/"):
@@ -276,7 +276,7 @@ def _expected_kind(name: str) -> Kind | None:
 
 
 def _read_small(tar: Span, member: Member, limits: Limits) -> tuple[bytes, str]:
-    """The content of a JSON member, and how messages call it."""
+    """Return the content of a JSON member, and its label for messages."""
     if member.size_bytes > limits.json_bytes:
         tar.refuse(f"{quoted(member.name)} is {member.size_bytes} bytes long; the limit is {limits.json_bytes}")
     return tar.read(member.offset, member.size_bytes), f"{tar.label}: {quoted(member.name)}"
@@ -289,11 +289,11 @@ def _check_same_container(tar: Span, config: ContainerConfig, spec: Spec) -> Non
 
 
 def _check_rootfs_diff(tar: Span, member: Member, deleted_files: Sequence[str], limits: Limits) -> RootfsDiff:
-    """Judge what CRI-O unpacks, and then deletes, in the restored container's root.
+    """Check the files that CRI-O unpacks, and then deletes, in the restored container's root.
 
-    It does so as root and outside of the container, where a link leads anywhere on the node; so no path may
-    pass through one. Links themselves belong to an application's files; device nodes do not, nor do hard links
-    to symbolic ones, whose permissions CRI-O may set through the link.
+    CRI-O does so as root and outside the container, and a link may lead anywhere on the node, so no path may pass
+    through a link. An application's files may include links. Device nodes are refused, and so are hard links to
+    symbolic links: CRI-O may set permissions through them.
     """
     diff = Span(
         tar.fd,
@@ -325,13 +325,13 @@ def _check_rootfs_diff(tar: Span, member: Member, deleted_files: Sequence[str], 
 
 
 def unpack(tar: Span, members: Sequence[Member], into: Path, *, skip: Callable[[Member], int] = lambda _: 0) -> None:
-    """Unpack members of a tar that was judged into a new directory, as `extract_archive` does.
+    """Unpack members of a checked tar into a new directory, like `extract_archive`.
 
     Args:
         tar: the tar.
-        members: the members.
-        into: where to; its parent exists and it does not.
-        skip: how many bytes at the start of a member's content are left out; there its file has a hole.
+        members: the members to unpack.
+        into: the new directory, in an existing one.
+        skip: number of bytes to leave out at the start of a member's content; the file has a hole there.
 
     Raises:
         ArchiveError: the file was truncated in the meantime.
@@ -357,8 +357,8 @@ def unpack(tar: Span, members: Sequence[Member], into: Path, *, skip: Callable[[
 def _unpack_file(tar: Span, member: Member, root: int, skip_bytes: int) -> None:
     """Copy a member's content within the kernel.
 
-    sendfile was as fast as copy_file_range, and works between any two file systems; an extent cannot be shared,
-    as a tar aligns to 512 bytes and file systems to 4096.
+    sendfile was as fast as copy_file_range, and works between any two filesystems. Extents cannot be shared, since a
+    tar aligns to 512 bytes and filesystems to 4096.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(member.name, flags, 0o600, dir_fd=root)

@@ -1,9 +1,9 @@
-"""Reads the JSON members of a checkpoint archive: config.dump, spec.dump, bind.mounts, deleted.files.
+"""Read the JSON members of a checkpoint archive: config.dump, spec.dump, bind.mounts, deleted.files.
 
 CRI-O and Podman write them (`prepareCheckpointExport` in CRI-O's internal/lib/checkpoint.go, `ContainerConfig` in
-checkpointctl's lib/metadata.go, `Spec` in the OCI runtime specification). They come from an archive that nobody
-vouches for, so every field is checked as it is read, and what Go's encoding/json would understand differently
-is refused: it takes the last of two equal keys, and matches keys without regard to case.
+checkpointctl's lib/metadata.go, `Spec` in the OCI runtime specification). They are untrusted, so every field is checked
+as it is read. JSON that Go's encoding/json would read differently is refused: Go uses the last of two equal keys, and
+ignores the case of keys.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class ContainerConfig:
     """The archive's config.dump.
 
     Attributes:
-        id: the checkpointed container's id, 64 hexadecimal digits.
-        name: its full name, for CRI-O `k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT`.
-        created: when it was created.
-        checkpointed: when it was checkpointed; None from a runtime that does not say.
-        rootfs_image: the base image as the user asked for it.
+        id: id of the checkpointed container, 64 hexadecimal digits.
+        name: full name of the container, for CRI-O `k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT`.
+        created: time of the container's creation.
+        checkpointed: time of the checkpoint; None if the runtime does not record it.
+        rootfs_image: the base image as the user requested it.
         rootfs_image_name: a name of the base image.
-        rootfs_image_ref: for CRI-O the base image's id, 64 hexadecimal digits; empty where absent.
+        rootfs_image_ref: for CRI-O the base image's id, 64 hexadecimal digits; empty if absent.
         runtime: the OCI runtime, or CRI-O's handler for it.
     """
 
@@ -56,7 +56,7 @@ class ContainerConfig:
 
 @dataclass(frozen=True)
 class User:
-    """Whom the container's process runs as."""
+    """User ids of the container's process."""
 
     uid: int
     gid: int
@@ -76,7 +76,7 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Mount:
-    """A mount of the container; `source` is a path of the node for a bind mount, else a file system's name."""
+    """A mount of the container; `source` is a path on the node for a bind mount, else a filesystem's name."""
 
     destination: str
     type: str
@@ -86,18 +86,18 @@ class Mount:
 
 @dataclass(frozen=True)
 class Spec:
-    """What matters of the archive's spec.dump, the container's OCI runtime configuration.
+    """Relevant parts of the archive's spec.dump, the container's OCI runtime configuration.
 
     Attributes:
         args: the command line, never empty.
         env: the environment as NAME=VALUE, in order.
         cwd: the working directory, absolute.
         annotations: all annotations; CRI-O's own begin with `io.kubernetes.cri-o.`.
-        container_name: the container's name in its pod, from CRI-O's metadata annotation; empty where absent.
+        container_name: the container's name in its pod, from CRI-O's metadata annotation; empty if absent.
         no_new_privs: whether its process may gain no privileges.
-        filtered: whether the runtime gave it a system call filter.
-        apparmor: its AppArmor profile; empty where absent.
-        devices: the paths of the devices it was given.
+        filtered: whether the runtime set a system call filter.
+        apparmor: the AppArmor profile; empty if absent.
+        devices: paths of its devices.
     """
 
     args: tuple[str, ...]
@@ -116,7 +116,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class BindMount:
-    """An entry of bind.mounts: what a missing source of a bind mount is to be made as, at the restore.
+    """An entry of bind.mounts: type and permissions for a missing bind mount source, created at the restore.
 
     `file_type` is `file` or `directory`, `permissions` the nine permission bits.
     """
@@ -198,8 +198,7 @@ def parse_spec(data: bytes, where: str) -> Spec:
 def parse_bind_mounts(data: bytes, where: str) -> tuple[BindMount, ...]:
     """Read bind.mounts; `where` names it in messages.
 
-    CRI-O creates sources that are missing on the node, as root, so they are held to be plain absolute paths
-    with plain permissions.
+    CRI-O creates missing sources on the node as root, so they must be plain absolute paths with plain permissions.
 
     Raises:
         ArchiveError: it is not JSON, or a field is missing or not of its type.
@@ -237,7 +236,7 @@ def parse_deleted_files(data: bytes, where: str) -> tuple[str, ...]:
 
 
 def load_json(data: bytes, where: str) -> object:
-    """Decode JSON strictly: UTF-8, no key twice, no NaN, not nested beyond reason; `where` is for messages.
+    """Decode JSON strictly: UTF-8, no duplicate keys, no NaN, limited nesting; `where` names it in messages.
 
     Raises:
         ArchiveError: it is not such JSON.
@@ -251,7 +250,7 @@ def load_json(data: bytes, where: str) -> object:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ArchiveError(f"{where} is not JSON, at {place}: {error.msg}") from error
-    except ValueError as error:  # from the hooks, and for a number of thousands of digits
+    except ValueError as error:  # from the hooks, or a number with thousands of digits
         raise ArchiveError(f"{where} is not acceptable JSON: {error}") from error
 
 
@@ -276,7 +275,7 @@ def _container_name(annotations: Mapping[str, str], where: str) -> str:
 
 
 def _listing(data: bytes, where: str) -> _Object:
-    """A document that is a list, as the field with the empty name, so that messages say `[0]` of its entries."""
+    """Wrap a JSON list as the field with the empty name, so that messages refer to its entries as `[0]`."""
     return _Object({"": load_json(data, where)}, where)
 
 
@@ -285,7 +284,7 @@ def _stays_absolute(path: str) -> bool:
 
 
 class _Object:
-    """A JSON object read field by field. null counts as absent, as it does for Go."""
+    """A JSON object, read field by field. null counts as absent, as in Go."""
 
     def __init__(self, value: object, where: str, path: str = "") -> None:
         self._where = where
@@ -304,7 +303,7 @@ class _Object:
         return self._text(key, value)
 
     def line(self, key: str, *, default: str | None = None) -> str:
-        """A string that can be printed on one line."""
+        """Read a string that is printable on one line."""
         text = self.text(key, default=default)
         if not text.isprintable():
             self.refuse(key, f"is {quoted(text)}; expected printable characters")
@@ -317,7 +316,7 @@ class _Object:
         return text
 
     def destination(self, key: str) -> str:
-        """A path to mount on, which CRIU before 4.3.1 keeps as `mnt[PATH]:SOURCE` (CVE-2026-119614)."""
+        """Read a mount point. CRIU before 4.3.1 stores it as `mnt[PATH]:SOURCE` (CVE-2026-119614)."""
         text = self.path(key)
         if "]:" in text or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
             self.refuse(key, f"is {quoted(text)}, which holds ]: or a control character")
@@ -336,19 +335,19 @@ class _Object:
         return moment
 
     def integer(self, key: str, *, maximum: int) -> int:
-        """A whole number from 0; 0 where absent, as Go leaves out zeros."""
+        """Read a non-negative whole number; 0 if absent, since Go leaves out zeros."""
         value = self._get(key)
         return 0 if value is None else self._integer(key, value, maximum)
 
     def boolean(self, key: str) -> bool:
-        """Whether it is true; false where absent."""
+        """Read a boolean; false if absent."""
         value = self._get(key)
         if value is not None and not isinstance(value, bool):
             self.refuse(key, f"is {_type(value)}; expected a boolean")
         return bool(value)
 
     def has(self, key: str) -> bool:
-        """Whether there is such a section."""
+        """Whether the section exists and is not empty."""
         return bool(self.section(key)._values)
 
     def integers(self, key: str, *, maximum: int) -> tuple[int, ...]:

@@ -1,11 +1,11 @@
-"""Takes from a checkpoint what says what is in it, and leaves its memory where it is.
+"""Unpack only the metadata of a checkpoint, without its memory.
 
-An outline is an archive's directory as `extract_archive` makes it, but of CRIU's images it has only those with the
-processes and the sockets. Of the memory it has the ends, since a process's command line lies at the end of its stack,
-which is its highest mapping; the rest of those files are holes.
+An outline is an archive's directory as made by `extract_archive`, with only those of CRIU's image files that describe
+the processes and the sockets. Files with memory have only their ends, since a process's command line lies at the end of
+its stack, its highest mapping. The rest of those files is a hole.
 
-A checkpoint in the layer of an image comes as a stream, and in any order. Of the stream a sparse file is made that is
-the same tar as far as an outline goes, so that it is judged as an archive is.
+A checkpoint in the layer of an image arrives as a stream, and in any order. The stream is stored as a sparse file: the
+same tar with only the parts for an outline, checked in the same way as an archive.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ from warmstart.dump.archive.archive import (
 from warmstart.dump.archive.tar_stream import Stream
 from warmstart.dump.archive.tarball import Member, Span, walk_members
 
-#: How much of the end of each file with memory is taken. The kernel puts the arguments at the top of the stack, below
-#: the environment and the program's name (`setup_arg_pages` and `copy_strings` in its fs/exec.c).
+#: Size kept from the end of each file with memory. The kernel puts the arguments at the top of the stack, below the
+#: environment and the program's name (`setup_arg_pages` and `copy_strings` in its fs/exec.c).
 MEMORY_END_BYTES = 128 << 10
 
-#: How much is taken at most: this is many times what the largest applications have.
+#: Largest size of an outline: many times that of the largest applications.
 LIMIT_BYTES = 512 << 20
 
 _MEMORY = f"{CHECKPOINT_DIRECTORY}/pages-*.img"
-_IMAGES = ("inventory", "pstree", "core-*", "mm-*", "pagemap-*", "files", "seccomp")
-_TAKEN = (
+_ENTRIES = ("inventory", "pstree", "core-*", "mm-*", "pagemap-*", "files", "seccomp")
+_OUTLINE = (
     CONFIG_DUMP,
     SPEC_DUMP,
     BIND_MOUNTS,
     DELETED_FILES,
-    *(f"{CHECKPOINT_DIRECTORY}/{name}.img" for name in _IMAGES),
+    *(f"{CHECKPOINT_DIRECTORY}/{name}.img" for name in _ENTRIES),
     _MEMORY,
 )
 _CHUNK_BYTES = 1 << 20
 
 
 def extract_outline(archive: Path, into: Path, *, limits: Limits = DEFAULT_LIMITS) -> Archive:
-    """Unpack the outline of a checkpoint archive into a new directory, as `extract_archive` unpacks all of it.
+    """Unpack the outline of a checkpoint archive into a new directory, like `extract_archive`.
 
     Raises:
-        ArchiveError: as `extract_archive`; or it would be larger than LIMIT_BYTES.
+        ArchiveError: as for `extract_archive`, or the outline is larger than LIMIT_BYTES.
         HostError: `into` cannot be made or written to.
     """
     with open_tar(archive) as tar:
@@ -66,25 +66,25 @@ def extract_outline(archive: Path, into: Path, *, limits: Limits = DEFAULT_LIMIT
 
 
 def spool_outline(stream: Stream, file: Path, label: str, *, limits: Limits = DEFAULT_LIMITS) -> tuple[str, ...]:
-    """Read a tar from a stream, to its end, and make a file of what an outline needs; the rest of it are holes.
+    """Read a tar from a stream, to its end, into a sparse file with only the data that an outline needs.
 
     Args:
         stream: an uncompressed tar, such as a layer.
-        file: where to; it does not exist yet.
-        label: names the tar in messages.
-        limits: what the tar may hold.
+        file: path of the new file.
+        label: name of the tar in messages.
+        limits: upper bounds for the tar.
 
     Returns:
         The names of its members.
 
     Raises:
-        ArchiveError: it is no tar, is broken, holds too much, or is written in a way that is not read here.
+        ArchiveError: it is no tar, is broken, exceeds the limits, or is in an unsupported format.
         HostError: the file cannot be written.
     """
     fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         arriving = _Arriving(stream, fd, label, limits.total_bytes)
-        # Nobody knows where it ends; `arriving` sees to the limit.
+        # The end is not known; `arriving` enforces the limit.
         tar = _ArrivingSpan(fd, 0, sys.maxsize, label, arriving)
         names = []
         for member in walk_members(tar, max_members=limits.members):
@@ -99,10 +99,10 @@ def spool_outline(stream: Stream, file: Path, label: str, *, limits: Limits = DE
 
 
 def extract_spooled(file: Path, into: Path, label: str, *, limits: Limits = DEFAULT_LIMITS) -> Archive:
-    """As `extract_outline`, from a file that `spool_outline` made; beside the checkpoint it may hold anything.
+    """Unpack an outline from a file that `spool_outline` made. Files that are not the checkpoint's are ignored.
 
     Raises:
-        ArchiveError: as `extract_outline`.
+        ArchiveError: as for `extract_outline`.
         HostError: `into` cannot be made or written to.
     """
     with open_tar(file) as tar:
@@ -111,15 +111,15 @@ def extract_spooled(file: Path, into: Path, label: str, *, limits: Limits = DEFA
 
 def _extract(tar: Span, into: Path, limits: Limits, *, among_others: bool = False) -> Archive:
     contents = judge_tar(tar, limits, among_others=among_others)
-    members = [member for member in contents.members if _is_taken(member)]
+    members = [member for member in contents.members if _is_in_outline(member)]
     if sum(member.size_bytes - _skipped_bytes(member) for member in members) > LIMIT_BYTES:
-        tar.refuse(f"says more about itself than {LIMIT_BYTES} bytes")
+        tar.refuse(f"has metadata of more than {LIMIT_BYTES} bytes")
     unpack(tar, members, into, skip=_skipped_bytes)
     return Archive(**vars(contents), root=into)
 
 
-def _is_taken(member: Member) -> bool:
-    return any(fnmatch(member.name, pattern) for pattern in _TAKEN)
+def _is_in_outline(member: Member) -> bool:
+    return any(fnmatch(member.name, pattern) for pattern in _OUTLINE)
 
 
 def _skipped_bytes(member: Member) -> int:
@@ -127,19 +127,19 @@ def _skipped_bytes(member: Member) -> int:
 
 
 def _take(tar: _ArrivingSpan, member: Member, limits: Limits) -> None:
-    """Have a member's content arrive, as much of it as is needed."""
+    """Read the needed part of a member's content from the stream."""
     end = member.offset + member.size_bytes
     if member.name == ROOTFS_DIFF:
-        # Of the tar within the tar, the headers are judged.
+        # Checking the tar within the tar needs only its headers.
         diff = _ArrivingSpan(tar.fd, member.offset, end, f"{tar.label}: {ROOTFS_DIFF!r}", tar.arriving)
         for _ in walk_members(diff, max_members=limits.members):
             pass
-    elif _is_taken(member):
+    elif _is_in_outline(member):
         tar.arriving.keep(member.offset + _skipped_bytes(member), end)
 
 
 class _Arriving:
-    """A stream that becomes a sparse file as far as it is read."""
+    """A stream that is stored in a sparse file as it is read."""
 
     def __init__(self, stream: Stream, fd: int, label: str, limit_bytes: int) -> None:
         self._stream = stream
@@ -149,17 +149,17 @@ class _Arriving:
         self._kept_bytes = 0
 
     def keep(self, start: int, end: int) -> None:
-        """Read up to `end`; what lies before `start` and has not been read becomes a hole. Less at the stream's end."""
+        """Store the bytes from `start` to `end`, or to the stream's end; unread bytes before `start` become a hole."""
         while self._position < start and self._next(start):
             pass
         while self._position < end and (data := self._next(end)):
             self._kept_bytes += len(data)
             if self._kept_bytes > LIMIT_BYTES:
-                self._tar.refuse(f"says more about itself than {LIMIT_BYTES} bytes")
+                self._tar.refuse(f"has metadata of more than {LIMIT_BYTES} bytes")
             os.pwrite(self._tar.fd, data, self._position - len(data))
 
     def skip_to_end(self) -> None:
-        """Read what is left; the file is then as long as the stream."""
+        """Read the rest of the stream, and extend the file to its length."""
         while self._next(self._limit_bytes + 1):
             pass
         os.ftruncate(self._tar.fd, self._position)

@@ -1,9 +1,9 @@
 """Decode the 512-byte headers and the extended headers of a tar.
 
 Formats: POSIX ustar and pax (https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html), GNU tar, star, V7.
-Fields are read as Go's archive/tar reads them (`readHeader` and `parsePAX` in src/archive/tar/reader.go of
-https://github.com/golang/go), since that is the reader behind every container runtime. Python's tarfile is not used:
-it accepts sizes such as `-1` and `0o7`, reads extended headers of any size, and recurses over them.
+Fields are read as in Go's archive/tar (`readHeader` and `parsePAX` in src/archive/tar/reader.go of
+https://github.com/golang/go), since every container runtime uses it. Python's tarfile is not used: it accepts sizes
+such as `-1` and `0o7`, reads extended headers of any size, and recurses over them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _SPARSE_MORE, _SPARSE_MORE_IN_BLOCK = 482, 504
 _OCTAL = re.compile(rb"[0-7]*")
 _PAX_LENGTH = re.compile(rb"([1-9][0-9]{0,6}) ")
 _TEXTS = (b"path", b"linkpath")
-# Readers differ on blanks, signs and NULs around the digits, and so on where the next member begins.
+# Readers differ on blanks, signs and NULs around the digits, and so on the start of the next member.
 _PLAIN_SIZE = re.compile(rb"[0-7]{1,11}[ \0]+|\x80.{11}", re.DOTALL)
 
 
 class DamagedError(ValueError):
-    """A header that Go's reader refuses; the text says what is wrong with it."""
+    """A header that Go's reader refuses; the text is the reason."""
 
 
 class Format(Enum):
@@ -44,12 +44,12 @@ class Header:
     """A decoded header.
 
     Attributes:
-        name: with its prefix; bytes that are not UTF-8 are surrogate escapes.
-        type: one byte, as written.
-        size_bytes: as written.
-        link: the target of a link, as written.
-        format: the dialect.
-        is_plain: whether it is written the way that all readers understand alike.
+        name: name with its prefix; bytes that are not UTF-8 are surrogate escapes.
+        type: type byte, as written.
+        size_bytes: size, as written.
+        link: target of a link, as written.
+        format: dialect.
+        is_plain: whether all readers understand the header alike.
         is_sparse_continued: whether blocks of an old GNU sparse map follow.
     """
 
@@ -74,7 +74,7 @@ def decode_header(block: bytes) -> Header:
     for start, end in ((100, 108), (108, 116), (116, 124), (136, 148)):  # mode, uid, gid, mtime
         parse_number(block[start:end])
     if form is not Format.V7:
-        parse_number(block[329:337])  # the numbers of a device, whatever it is
+        parse_number(block[329:337])  # device numbers, for any type
         parse_number(block[337:345])
     if form is Format.STAR:
         parse_number(block[476:488])  # atime, ctime
@@ -100,7 +100,7 @@ def is_sparse_map_continued(block: bytes) -> bool:
 
 
 def parse_number(raw: bytes) -> int:
-    """Parse a numeric field: octal digits, or a binary number where the first bit is set.
+    """Parse a numeric field: octal digits, or a binary number if the first bit is set.
 
     Raises:
         DamagedError: it is neither, or is more than 63 bits long.
@@ -123,7 +123,7 @@ def parse_records(data: bytes, *, strict: bool) -> dict[bytes, bytes]:
 
     Args:
         data: the content of the header.
-        strict: refuse records of the same key; otherwise the last one counts, as in Go.
+        strict: whether to refuse records with the same key; otherwise the last one counts, as in Go.
 
     Raises:
         DamagedError: a record is not written this way.
@@ -172,7 +172,7 @@ def _find_prefix(block: bytes, form: Format) -> str:
     if form is Format.STAR:
         return _text(block[345:476])
     if form is Format.GNU:
-        # GNU has two times there. A bug of Go before 1.8 wrote a prefix over them.
+        # GNU has two times here. A bug in Go before 1.8 overwrote them with a prefix.
         try:
             for start in (345, 357):
                 if block[start]:
@@ -184,7 +184,7 @@ def _find_prefix(block: bytes, form: Format) -> str:
 
 
 def _is_plain(block: bytes) -> bool:
-    """Whether it is what Go writes: where POSIX has a name's prefix, GNU has times and star has both."""
+    """Whether the header is as Go writes it. POSIX has a name's prefix at 345; GNU has times there, star both."""
     posix = block[257:265] == b"ustar\x0000" and not any(block[500:])
     gnu = block[257:265] == b"ustar  \0" and not any(block[345:])
     return (posix or gnu) and block[156:157] != OLD_FILE and bool(_PLAIN_SIZE.fullmatch(block, 124, 136))

@@ -1,4 +1,4 @@
-"""Read a tar that arrives in a stream, such as a layer that is decompressed while it is read."""
+"""Read a tar from a stream, such as a layer that is decompressed while it is read."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _CHUNK_BYTES = 1 << 20
 
 
 class Stream(Protocol):
-    """Content that is read from its start to its end."""
+    """Content that is read sequentially."""
 
     def read(self, size: int, /) -> bytes:
-        """The next bytes, at most `size`; none at its end."""
+        """Return the next bytes, at most `size`; none at the end."""
         ...
 
 
 class StreamedTar:
     """A tar that arrives in a stream.
 
-    Only reading forward is possible, again from where the last `read` began on. What lies between is dropped.
+    Only forward reading is possible, starting at or after the start of the last `read`. Bytes between are dropped.
     """
 
     start = 0
@@ -36,11 +36,11 @@ class StreamedTar:
         self.label = label
 
     def refuse(self, wrong: str, *, hint: str = "") -> NoReturn:
-        """Raise the ArchiveError that says what is wrong with this tar."""
+        """Raise an ArchiveError about this tar."""
         raise ArchiveError(f"{self.label}: {wrong}", hint=hint)
 
     def read(self, offset: int, size_bytes: int) -> bytes:
-        """Read from `offset` on; less than asked for only where the stream ends."""
+        """Read `size_bytes` bytes from `offset`; fewer only at the end of the stream."""
         self._skip_to(offset)
         while (missing := size_bytes - len(self._kept)) > 0:
             data = self._stream.read(missing)
@@ -50,10 +50,10 @@ class StreamedTar:
         return self._kept[:size_bytes]
 
     def read_content(self, member: Member, *, skip_bytes: int = 0) -> Iterator[bytes]:
-        """Read the content of the member that was listed last, from byte `skip_bytes` on, in pieces.
+        """Yield the content of the most recently listed member, from byte `skip_bytes`, in chunks.
 
         Raises:
-            ArchiveError: the stream ends before its content does.
+            ArchiveError: the stream ends before the content does.
         """
         at, end = member.offset + skip_bytes, member.offset + member.size_bytes
         while at < end:
@@ -64,7 +64,7 @@ class StreamedTar:
             yield piece
 
     def reaches(self, offset: int) -> bool:
-        """Whether as many bytes have arrived."""
+        """Whether `offset` bytes have arrived."""
         return self._kept_at + len(self._kept) >= offset
 
     def _skip_to(self, offset: int) -> None:

@@ -1,12 +1,12 @@
-"""List the members of a tar that nobody vouches for, without unpacking it.
+"""List the members of an untrusted tar without unpacking it.
 
 There is one reader with two levels of strictness:
 
-- An archive is a checkpoint archive or an oci-archive. Only what Go's archive/tar writes is read, since CRI-O writes
-  its archives with it. Whatever two readers may understand differently is refused, so that what was checked here is
-  what a runtime sees later.
-- A layer is what Docker, buildah, jib, kaniko, ko, bazel and GNU tar write into images. It is read as runtimes read it,
-  which is as Go's archive/tar does. Only what that reader refuses is refused, and what is larger than real layers are.
+- An archive is a checkpoint archive or an oci-archive. Only the format of Go's archive/tar is read, since CRI-O writes
+  its archives with it. Anything that two readers may understand differently is refused, so that a runtime later sees
+  the same files that were checked here.
+- A layer is part of an image, written by Docker, buildah, jib, kaniko, ko, bazel or GNU tar. It is read as runtimes
+  read it, with the rules of Go's archive/tar. Only tars that this reader refuses are refused, and oversized ones.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from warmstart.core.errors import ArchiveError
 from warmstart.dump.archive import tar_header
 from warmstart.dump.archive.tar_header import BLOCK_BYTES, DamagedError, Format, Header
 
-# The bound that Go's reader has, maxSpecialFileSize.
+# The limit of Go's reader, maxSpecialFileSize.
 MAX_PAX_BYTES = 1 << 20
 
 # Linux: PATH_MAX, and NAME_MAX of every file system in use.
 MAX_NAME_BYTES = 4096
 MAX_COMPONENT_BYTES = 255
 
-#: The largest layers of real images have some hundred thousand members; extended headers take up to 1 KiB for each.
+#: The largest layers of real images have some hundred thousand members, with up to 1 KiB of extended headers each.
 MAX_LAYER_MEMBERS = 2_000_000
 MAX_LAYER_HEADER_BYTES = 256 << 20
 
@@ -47,7 +47,7 @@ _COMPRESSED = {
 
 
 class Kind(Enum):
-    """What a member is; the value is how a message calls it."""
+    """The kind of a member; the value is its name in messages."""
 
     FILE = "a file"
     DIRECTORY = "a directory"
@@ -83,12 +83,12 @@ class Member:
     """One member of a tar.
 
     Attributes:
-        name: relative, without `.`, `..` or empty components; empty for the root directory itself. Bytes that
+        name: relative path, without `.`, `..` or empty components; empty for the root directory itself. Bytes that
             are not UTF-8 are surrogate escapes, as in `os.fsdecode`.
-        kind: what it is.
-        size_bytes: the size of its content; 0 for all but files.
-        offset: where its content begins in the open file.
-        link: the target of a symbolic or hard link, as written.
+        kind: kind of member.
+        size_bytes: size of its content; 0 except for files.
+        offset: start of its content in the open file.
+        link: target of a symbolic or hard link, as written.
     """
 
     name: str
@@ -99,28 +99,28 @@ class Member:
 
 
 class Tar(Protocol):
-    """An uncompressed tar that is read from its start to its end."""
+    """An uncompressed tar, read sequentially."""
 
     @property
     def start(self) -> int:
-        """The offset of its first byte."""
+        """Offset of the first byte."""
 
     @property
     def end(self) -> int:
-        """The offset after its last byte; the largest possible where it is not known yet."""
+        """Offset after the last byte; the largest possible if not known yet."""
 
     @property
     def label(self) -> str:
-        """Its name in messages."""
+        """Name of the tar in messages."""
 
     def read(self, offset: int, size_bytes: int) -> bytes:
-        """Read some bytes; fewer than asked for only where it ends."""
+        """Read `size_bytes` bytes; fewer only at the end of the tar."""
 
     def reaches(self, offset: int) -> bool:
-        """Whether it is at least so long; asked for where `read` found its end."""
+        """Whether the tar extends to `offset`; called after `read` has found its end."""
 
     def refuse(self, wrong: str, *, hint: str = "") -> NoReturn:
-        """Raise the ArchiveError that says what is wrong with this tar."""
+        """Raise an ArchiveError about this tar."""
 
 
 @dataclass(frozen=True)
@@ -133,24 +133,23 @@ class Span:
     label: str
 
     def refuse(self, wrong: str, *, hint: str = "") -> NoReturn:
-        """Raise the ArchiveError that says what is wrong with this tar."""
+        """Raise an ArchiveError about this tar."""
         raise ArchiveError(f"{self.label}: {wrong}", hint=hint)
 
     def read(self, offset: int, size_bytes: int) -> bytes:
-        """Read from the file; less than asked for only where the file ends."""
+        """Read `size_bytes` bytes; fewer only at the end of the file."""
         return os.pread(self.fd, size_bytes, offset)
 
     def reaches(self, offset: int) -> bool:
-        """Whether it is at least so long."""
+        """Whether the tar extends to `offset`."""
         return self.end >= offset
 
 
 def list_members(tar: Span, *, max_members: int) -> tuple[Member, ...]:
     """Read all headers of a tar; contents are skipped, not read.
 
-    Names are unique, and no member lies beneath one that is not a directory, so no link can be followed by
-    unpacking them. Where links point is not judged. What follows the end-of-archive mark is ignored: CRI-O
-    does not truncate a file that it writes over.
+    Names are unique, and no member lies beneath one that is not a directory, so unpacking follows no link. Link targets
+    are not checked. Data after the end-of-archive mark is ignored: CRI-O does not truncate a file that it overwrites.
 
     Raises:
         ArchiveError: it is no tar, is truncated, has more than `max_members` members, or has one that is not
@@ -162,23 +161,23 @@ def list_members(tar: Span, *, max_members: int) -> tuple[Member, ...]:
 
 
 def walk_members(tar: Tar, *, max_members: int) -> Iterator[Member]:
-    """List members as `list_members` does, one after the other, without a look at how their names go together.
+    """Yield members like `list_members`, one by one, without checking their names against each other.
 
-    The tar is read from its start to its end, so its content may arrive while it is read.
+    The tar is read sequentially, so its content may arrive while it is read.
 
     Raises:
-        ArchiveError: as `list_members`, while iterating.
+        ArchiveError: as for `list_members`, while iterating.
     """
     _refuse_compressed(tar)
     yield from _count(tar, _Walk(tar, strict=True), max_members)
 
 
 def walk_layer(tar: Tar, *, max_members: int = MAX_LAYER_MEMBERS) -> Iterator[Member]:
-    """List the members of a layer, one after the other, as runtimes read it.
+    """Yield the members of a layer, one by one, as runtimes read it.
 
-    Names are relative and plain as those of `list_members`. They may repeat, and may lie beneath a link: a caller that
-    unpacks them must handle both. A member without a name is the root. Special files have no content here. The content
-    of a sparse file is not the bytes at `offset`.
+    Names are relative and plain, as for `list_members`. They may repeat, and may lie beneath a link: a caller that
+    unpacks them must handle both. A member without a name is the root. Special files have no content here. The bytes at
+    `offset` are not the content of a sparse file.
 
     Raises:
         ArchiveError: it is no tar, is truncated, or has more members than the limit or headers larger than
@@ -195,7 +194,7 @@ def _count(tar: Tar, members: Iterator[Member], max_members: int) -> Iterator[Me
 
 
 def quoted(name: str) -> str:
-    """A member's name for a message: printable, on one line, not too long."""
+    """Return a member's name for a message: printable, on one line, not too long."""
     return repr(name if len(name) <= 120 else name[:117] + "...")
 
 
@@ -212,7 +211,7 @@ def _refuse_compressed(tar: Tar) -> None:
 
 
 class _Walk(Iterator[Member]):
-    """Reads one member after the other."""
+    """Iterator over the members of a tar."""
 
     def __init__(self, tar: Tar, *, strict: bool) -> None:
         self._tar = tar
@@ -231,7 +230,7 @@ class _Walk(Iterator[Member]):
         return member
 
     def _read_extended(self) -> tuple[Header, dict[bytes, bytes]] | None:
-        """Read the next member's header and what extends it; None at the end of the tar."""
+        """Read the next member's header and its extensions; None at the end of the tar."""
         extended: dict[bytes, bytes] = {}
         long: dict[bytes, bytes] = {}
         allowed = 1 if self._strict else _MAX_EXTENSIONS
@@ -244,7 +243,7 @@ class _Walk(Iterator[Member]):
             if header.type == tar_header.PAX:
                 extended = self._read_records(header)
             elif header.type == tar_header.PAX_GLOBAL and not self._strict:
-                # Runtimes take nothing from it, and it ends what extended headers before it said.
+                # Runtimes ignore its records, and it cancels extended headers before it.
                 self._read_records(header)
                 extended, long = {}, {}
             elif header.type in _LONG and not self._strict:
@@ -258,11 +257,11 @@ class _Walk(Iterator[Member]):
         return None
 
     def _read_header(self) -> Header | None:
-        """Read the header block at the present offset; None at the end of the tar."""
+        """Read the header block at the current offset; None at the end of the tar."""
         tar, offset = self._tar, self._offset
         block = tar.read(offset, min(BLOCK_BYTES, max(0, tar.end - offset)))
         if len(block) < BLOCK_BYTES:
-            # Go's reader takes this for the end, and some programs leave out the mark.
+            # Go's reader accepts this as the end, and some programs leave out the mark.
             if not block and not self._strict and tar.reaches(self._content_end):
                 return None
             if offset == tar.start:
@@ -295,7 +294,7 @@ class _Walk(Iterator[Member]):
         return records
 
     def _read_special(self, size_bytes: int) -> bytes:
-        """Read the content of a member that says something about the next one."""
+        """Read the content of a member that describes the next one."""
         tar = self._tar
         if size_bytes > MAX_PAX_BYTES:
             tar.refuse(f"has an extended header of {size_bytes} bytes; the limit is {MAX_PAX_BYTES}")
@@ -363,7 +362,7 @@ class _Walk(Iterator[Member]):
         return int(value)
 
     def _skip_sparse_map(self, header: Header) -> None:
-        """Skip the blocks of an old GNU sparse map, which come before the content."""
+        """Skip the blocks of an old GNU sparse map, before the content."""
         more = header.is_sparse_continued
         if header.type == tar_header.GNU_SPARSE and header.format is not Format.GNU:
             self._tar.refuse("holds a sparse file that GNU tar did not write")
@@ -373,7 +372,7 @@ class _Walk(Iterator[Member]):
 
 
 def _normalise(tar: Tar, name: str, kind: Kind) -> str:
-    """Return the name without the `./` and the trailing slash that other tars write; see `Member.name`."""
+    """Return the name without the leading `./` and trailing slash of some tars; see `Member.name`."""
     if not name:
         tar.refuse("has a member with an empty name")
     if kind is Kind.DIRECTORY and name in (".", "./"):
@@ -393,7 +392,7 @@ def _normalise(tar: Tar, name: str, kind: Kind) -> str:
 
 
 def _clean(tar: Tar, name: str) -> str:
-    """Return the name as runtimes understand it, which is by Go's path.Clean, below the root."""
+    """Return the name as runtimes understand it, by Go's path.Clean, below the root."""
     components: list[str] = []
     for component in name.split("/"):
         if component == "..":
@@ -414,10 +413,10 @@ def _check_length(tar: Tar, name: str, components: Sequence[str]) -> None:
 
 
 def _check_tree(tar: Span, members: Sequence[Member]) -> None:
-    """Refuse a name that is there twice, and a member beneath one that is not a directory.
+    """Refuse duplicate names, and members beneath one that is not a directory.
 
-    Sorted with the slash below any other character, what lies beneath a member follows it directly, so
-    neighbours tell.
+    If names are sorted with the slash before any other character, the members beneath another follow it directly, so
+    comparing neighbours is enough.
     """
     ordered = sorted(members, key=lambda member: member.name.replace("/", "\0"))
     for member, following in pairwise(ordered):

@@ -1,8 +1,8 @@
-"""What a dump contains: its processes, their mappings and resident pages, their sockets.
+"""Read the contents of a dump: processes, their mappings and resident pages, and sockets.
 
-A dump is the directory of image files that CRIU wrote. Everything is read from the files, nothing is trusted to be
-there; what is not understood raises ArchiveError. Sources: `images/*.proto`, `criu/include/image.h` and
-`criu/include/pagemap.h` of https://github.com/checkpoint-restore/criu (4.2).
+A dump is a directory of CRIU's image files. The files are untrusted: missing or unknown content raises ArchiveError.
+Sources: `images/*.proto`, `criu/include/image.h` and `criu/include/pagemap.h` of
+https://github.com/checkpoint-restore/criu (4.2).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from warmstart.dump.criu.entries import Entry, decode, read_image, read_only_ent
 PAGE_SIZE = 4096
 
 _IMAGE_VERSION = 2
-# The end of the address space with five-level page tables; the vsyscall page lies above it and has no pages here.
+# The end of the address space with five-level page tables. The vsyscall page lies above it and is not in a dump.
 _ADDRESS_END = 1 << 57
 _MAX_ARGUMENT_BYTES = 1 << 20
-#: Runs of pages of one process: as many as a heap of 8 GiB has with every other page resident. Real heaps of that
-#: size have some ten thousand.
+#: Maximum runs of pages of one process: a heap of 8 GiB with every other page resident. Real heaps of that size have
+#: some ten thousand.
 MAX_RUNS = 1 << 20
-#: Mappings of one process: twice what is usual where the kernel's 65530 is raised (vm.max_map_count).
+#: Maximum mappings of one process: twice the usual limit on hosts that raise the kernel's 65530 (vm.max_map_count).
 MAX_MAPPINGS = 1 << 19
 _MAX_PORT = 65535
 
@@ -54,7 +54,7 @@ class TcpState(IntEnum):
 
 
 class VmaStatus(IntFlag):
-    """What CRIU knows about a mapping (`VMA_*` in `criu/include/image.h`)."""
+    """CRIU's status bits of a mapping (`VMA_*` in `criu/include/image.h`)."""
 
     REGULAR = 1 << 0
     STACK = 1 << 1
@@ -70,19 +70,19 @@ class VmaStatus(IntFlag):
 
 
 class PageFlag(IntFlag):
-    """Where the pages of a run are (`PE_*` in `criu/include/pagemap.h`)."""
+    """Location of the pages of a run (`PE_*` in `criu/include/pagemap.h`)."""
 
     PARENT = 1 << 0
     LAZY = 1 << 1
     PRESENT = 1 << 2
 
 
-# Operations on an IntFlag take most of the time where there are many runs.
+# With many runs, operations on an IntFlag would take most of the time.
 _PRESENT, _PARENT = PageFlag.PRESENT.value, PageFlag.PARENT.value
 
 
 class FileType(IntEnum):
-    """The kinds of open file that are told apart here (`fd_types` in `images/fdinfo.proto`)."""
+    """The kinds of open files needed here (`fd_types` in `images/fdinfo.proto`)."""
 
     REGULAR = 1
     INET_SOCKET = 4
@@ -90,12 +90,12 @@ class FileType(IntEnum):
 
 @dataclass(frozen=True)
 class Inventory:
-    """What the dump says of itself.
+    """General properties of a dump.
 
     Attributes:
-        version: of the image files; CRIU does not record its own.
-        run_id: a UUID of the run of CRIU that made the dump; empty in older ones.
-        tcp_close: made with `tcp-close`; CRIU then restores it only with that option.
+        version: version of the image files; CRIU does not record its own.
+        run_id: UUID of the CRIU run that made the dump; empty in older dumps.
+        tcp_close: whether it was made with `tcp-close`; CRIU then requires that option at the restore.
         namespaces: CRIU's own namespaces at the dump, as ids within the dump, by their names ("pid", "net", ...).
     """
 
@@ -110,12 +110,12 @@ class Process:
     """A process of the dump.
 
     Attributes:
-        pid: in the PID namespace that was dumped.
-        ppid: its parent, 0 for the root of the tree.
-        comm: its name, as the kernel has it (at most 15 characters).
-        arguments: its command line; empty where the dump does not hold the pages with it.
-        threads: how many it has.
-        memory_bytes: the pages that the dump holds for it.
+        pid: PID in the dumped PID namespace.
+        ppid: PID of its parent, 0 for the root of the tree.
+        comm: name in the kernel (at most 15 characters).
+        arguments: command line; empty if its pages are not in the dump.
+        threads: number of threads.
+        memory_bytes: size of its pages in the dump.
     """
 
     pid: int
@@ -133,10 +133,10 @@ class Mapping:
     Attributes:
         start, end: addresses in bytes, end exclusive.
         prot, flags: as for mmap(2).
-        status: what CRIU knows about it.
-        file: the path of the file it maps, or "".
-        file_offset: in bytes.
-        advice: a bit for each madvise(2) in force on it.
+        status: CRIU's status bits.
+        file: path of the mapped file, or "".
+        file_offset: offset in the file, in bytes.
+        advice: bit for each madvise(2) advice in effect.
     """
 
     start: int
@@ -155,9 +155,9 @@ class PageRun:
 
     Attributes:
         start: address of the first byte.
-        pages: how many pages.
-        flags: where they are.
-        offset: in bytes, in the file with the pages; None when they are not there.
+        pages: number of pages.
+        flags: location of the pages.
+        offset: offset in the pages file, in bytes; None if the pages are not there.
     """
 
     start: int
@@ -173,14 +173,14 @@ class PageRun:
 
 @dataclass(frozen=True)
 class Pagemap:
-    """Which pages of a process the dump holds, by address, and the file they are in."""
+    """The pages of a process in the dump, by address, and their file."""
 
     pages_file: Path
     runs: tuple[PageRun, ...]
 
     @property
     def size_bytes(self) -> int:
-        """Of the pages in the file."""
+        """Size of the pages in the file."""
         return sum(run.pages for run in self.runs if run.offset is not None) * PAGE_SIZE
 
 
@@ -200,10 +200,10 @@ class Socket:
     """An internet socket of the dump.
 
     Attributes:
-        inode: the number that it had in the kernel; `tcp-stream-*.img` files are named by it, in hexadecimal.
+        inode: inode number at the dump; it names the socket's `tcp-stream-*.img`, in hexadecimal.
         family, kind, protocol: as for socket(2); 262 is MPTCP.
-        state: a TcpState, in all cases known.
-        source, destination: its own end and its peer's.
+        state: TcpState, in all known cases.
+        source, destination: own endpoint and the peer's.
     """
 
     inode: int
@@ -216,12 +216,12 @@ class Socket:
 
     @property
     def is_tcp(self) -> bool:
-        """Whether it is TCP's, and not MPTCP's."""
+        """Whether the protocol is TCP, and not MPTCP."""
         return self.kind == socket.SOCK_STREAM and self.protocol == socket.IPPROTO_TCP
 
 
 def read_inventory(directory: Path) -> Inventory:
-    """Read what the dump says of itself.
+    """Read the general properties of a dump.
 
     Raises:
         ArchiveError: the file is missing or not understood, or the image files are of another version.
@@ -260,7 +260,7 @@ def has_memory(directory: Path, pid: int) -> bool:
 
 
 def read_files(directory: Path) -> dict[int, Any]:
-    """Read the open and mapped files of a dump: `protos.File` messages by their id.
+    """Read the open and mapped files of a dump, as `protos.File` messages by id.
 
     Raises:
         ArchiveError: the file is missing or not understood.
@@ -276,7 +276,7 @@ def read_mappings(directory: Path, pid: int, files: ReadOnlyDict[int, Any] | Non
     Args:
         directory: the dump.
         pid: the process.
-        files: result of `read_files`, if it was read already.
+        files: result of `read_files`, if already read.
 
     Raises:
         ArchiveError: a file is missing or not understood.
@@ -291,17 +291,17 @@ def read_mappings(directory: Path, pid: int, files: ReadOnlyDict[int, Any] | Non
 
 
 def check_mappings(path: Path, entry: Entry, mm: Any) -> None:
-    """Refuse a `protos.Mm` with more mappings than any process has.
+    """Refuse a `protos.Mm` with more than MAX_MAPPINGS mappings.
 
     Raises:
-        ArchiveError: it has.
+        ArchiveError: it has more.
     """
     if len(mm.vmas) > MAX_MAPPINGS:
         raise refusal(path, f"{len(mm.vmas)} mappings (at most {MAX_MAPPINGS})", entry.offset)
 
 
 def as_mapping(vma: Any, files: ReadOnlyDict[int, Any]) -> Mapping:
-    """Turn a `protos.Vma` into a Mapping; files is what `read_files` gives."""
+    """Convert a `protos.Vma` to a Mapping; `files` is the result of `read_files`."""
     status = VmaStatus(vma.status)
     file = ""
     if status & (VmaStatus.FILE_PRIVATE | VmaStatus.FILE_SHARED) and vma.shmid in files:
@@ -310,11 +310,11 @@ def as_mapping(vma: Any, files: ReadOnlyDict[int, Any]) -> Mapping:
 
 
 def read_pagemap(directory: Path, pid: int) -> Pagemap:
-    """Read which pages of a process the dump holds.
+    """Read the list of a process's pages in the dump.
 
     Raises:
-        ArchiveError: a file is missing or not understood, the runs are not in order, or the file with the pages has
-            not the size that they add up to.
+        ArchiveError: a file is missing or not understood, the runs are not in order, or the size of the pages file is
+            not their sum.
     """
     path = directory / f"pagemap-{pid}.img"
     entries = read_image(path)
@@ -336,10 +336,10 @@ def read_pagemap(directory: Path, pid: int) -> Pagemap:
 
 
 def read_memory(directory: Path, pid: int, start: int, size: int) -> bytes | None:
-    """Read memory of a process; None when the dump does not hold all of it.
+    """Read memory of a process; return None if the dump does not hold all of it.
 
     Raises:
-        ArchiveError: as `read_pagemap`.
+        ArchiveError: as for `read_pagemap`.
     """
     return _read_from(read_pagemap(directory, pid), start, size)
 
@@ -356,7 +356,7 @@ def _read_from(pagemap: Pagemap, start: int, size: int) -> bytes | None:
 
 
 def sum_pages_bytes(directory: Path) -> int:
-    """The size of all memory in the dump, private and shared, in bytes."""
+    """Sum the size of all memory in the dump, private and shared, in bytes."""
     return sum(path.stat().st_size for path in directory.glob("pages-*.img"))
 
 
@@ -372,10 +372,10 @@ def read_sockets(directory: Path) -> tuple[Socket, ...]:
 
 
 def as_socket(path: Path, entry: Entry, message: Any) -> Socket:
-    """Turn a `protos.File.isk` message into a Socket; path and entry are where it was read, for the error.
+    """Convert a `protos.File.isk` message to a Socket; `path` and `entry` are its source, for errors.
 
     Raises:
-        ArchiveError: an address has the wrong length, or a port is none.
+        ArchiveError: an address has the wrong length, or a port is too large.
     """
 
     def endpoint(words: Any, port: int) -> Endpoint:
@@ -431,7 +431,7 @@ def _read_arguments(directory: Path, pid: int, pagemap: Pagemap) -> tuple[str, .
 
 def _read_run(path: Path, entry: Entry, address: int, offset: int) -> PageRun:
     message = decode(path, entry, protos.Pagemap)
-    # Older versions leave out the flags when the pages are there (`init_compat_pagemap_entry` in criu/pagemap.c).
+    # Older versions omit the flags if the pages are present (`init_compat_pagemap_entry` in criu/pagemap.c).
     flags: int = message.flags if message.HasField("flags") else _PRESENT
     if message.in_parent:
         flags |= _PARENT

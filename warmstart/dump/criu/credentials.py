@@ -1,4 +1,4 @@
-"""Users, capabilities and system call filters of a dump's processes: what CRIU gives them again at a restore.
+"""Read the users, capabilities and system call filters that CRIU restores for a dump's processes.
 
 Sources: `images/creds.proto`, `images/seccomp.proto` and `criu/seccomp.c` of CRIU (4.2); capability.h of Linux's
 include/uapi/linux.
@@ -15,7 +15,7 @@ from warmstart.dump.criu import protos
 from warmstart.dump.criu.contents import has_memory
 from warmstart.dump.criu.entries import decode, read_image, read_only_entry
 
-# By their numbers.
+# In the order of their numbers.
 _NAMES = """
 CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
 NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
@@ -36,16 +36,16 @@ _FILTERED = 2
 
 @dataclass(frozen=True)
 class Credentials:
-    """What one thread may do.
+    """Credentials of one thread.
 
     Attributes:
-        uid, gid: its real ids.
-        groups: its supplementary groups.
+        uid, gid: real ids.
+        groups: supplementary groups.
         root: whether any of its user ids is 0.
-        capabilities: the names in each set, by the set.
+        capabilities: names of each set and of the capabilities in it.
         no_new_privs: whether it may gain no privileges.
-        filters: how many system call filters it is under; those of the runtime count, too.
-        lsm: its AppArmor profile or SELinux label; empty where the dump has none.
+        filters: number of its system call filters, including the runtime's.
+        lsm: AppArmor profile or SELinux label; empty if the dump has none.
     """
 
     uid: int
@@ -59,9 +59,9 @@ class Credentials:
 
 
 def read_credentials(directory: Path) -> dict[int, tuple[Credentials, ...]]:
-    """Read the credentials of all threads of a dump by the process, those of its first thread first.
+    """Read the credentials of all threads of a dump by process, its first thread first.
 
-    A zombie has none. Of any other one that the dump has none of, CRIU leaves those that it has itself: all.
+    A zombie has none. A thread without credentials in the dump keeps CRIU's own: all capabilities.
 
     Raises:
         ArchiveError: a file is missing or not understood.
@@ -83,7 +83,7 @@ def _read_core(path: Path) -> Any:
 
 
 def _read_filters(directory: Path) -> list[int | None]:
-    """For each filter of the dump, the one that was installed before it."""
+    """Return, for each filter of the dump, the one that was installed before it."""
     path = directory / "seccomp.img"
     if not path.exists():
         return []
@@ -96,7 +96,7 @@ def _describe(core: Any, previous: Sequence[int | None]) -> Credentials:
     sets = {name: _name_bits(getattr(creds, field)) for name, field in _SETS.items()}
     if not thread.HasField("creds"):
         sets = dict.fromkeys(_SETS, CAPABILITIES)
-    # In older dumps the filter is the task's.
+    # Older dumps store the filter in the task.
     mode = thread.seccomp_mode or core.tc.old_seccomp_mode
     last = thread.seccomp_filter if thread.HasField("seccomp_mode") else core.tc.old_seccomp_filter
     return Credentials(
@@ -114,7 +114,7 @@ def _describe(core: Any, previous: Sequence[int | None]) -> Credentials:
 def _name_bits(words: Sequence[int]) -> tuple[str, ...]:
     bits = sum(word << (32 * number) for number, word in enumerate(words))
     names = [name for number, name in enumerate(CAPABILITIES) if bits >> number & 1]
-    # Of bits that no capability is known for, a kernel takes those it knows.
+    # A newer kernel may know capabilities for bits that are unknown here.
     return (*names, *(f"CAP_{number}" for number in range(len(CAPABILITIES), bits.bit_length()) if bits >> number & 1))
 
 

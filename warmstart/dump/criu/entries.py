@@ -1,16 +1,15 @@
-"""CRIU's image files, read and written entry by entry.
+"""Read and write CRIU's image files entry by entry.
 
-An image file begins with one or two magic numbers; then come entries, each a length, a protobuf message of that
-length and, for some kinds of file, bytes whose number the message tells. All numbers are 32-bit, little-endian. The
-name of the file says which kind it is. Files without a magic (`pages-*.img`, tables written by `ip` and `iptables`,
-archives) are not made of entries and are not read here.
+An image file begins with one or two magic numbers, followed by entries. An entry has a length, a protobuf message of
+that length and, in some kinds of files, extra bytes; the message contains their number. All numbers are 32-bit,
+little-endian. The kind of a file is known by its name. Files without a magic (`pages-*.img`, tables written by `ip` and
+`iptables`, archives) have no entries and are not read here.
 
 Layout and kinds: `criu/image-desc.c`, `criu/include/magic.h` and `lib/pycriu/images/images.py` of
-https://github.com/checkpoint-restore/criu (4.2). Images of version 1, which CRIU stopped writing in 2015, have one
-magic less; they are refused like anything else that is not understood.
+https://github.com/checkpoint-restore/criu (4.2). Image files of version 1, written by CRIU until 2015, have one magic
+less and are refused like any unknown format.
 
-A message is kept as the bytes that were read until somebody changes it, so what is not edited is written back bit
-for bit.
+A message is kept as raw bytes until it is changed, so unchanged messages are written back bit for bit.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ from warmstart.dump.criu import protos
 COMMON_MAGIC = 0x54564319
 SERVICE_MAGIC = 0x55105940
 
-# The largest real message is that of a process with many mappings, some 70 bytes for each of at most a few hundred
-# thousand; the longest file lists the runs of resident pages of a heap.
+# The largest real message describes a process with many mappings, some 70 bytes for each of at most a few hundred
+# thousand. The file with the most entries lists the runs of resident pages of a heap.
 MAX_MESSAGE_BYTES = 64 << 20
 MAX_ENTRIES = 1 << 21
 
@@ -45,10 +44,10 @@ class Entry:
     """One entry of an image file.
 
     Attributes:
-        message: the protobuf message, as it is in the file.
-        extra: the bytes that follow the message. A view of the file, which stays mapped (even when the file has been
-            replaced since) for as long as the view lives.
-        offset: where the entry began in the file that it was read from, for messages to the user.
+        message: encoded protobuf message.
+        extra: bytes after the message, as a view of the file. The file stays mapped as long as the view exists, even
+            if it is replaced.
+        offset: offset of the entry in its file, for error messages.
     """
 
     message: bytes
@@ -56,12 +55,12 @@ class Entry:
     offset: int = field(default=0, compare=False)
 
     def replaced_by(self, message: Message) -> Entry:
-        """The same entry with another message."""
+        """Return the entry with another message."""
         return Entry(message.SerializeToString(), self.extra, self.offset)
 
 
 def refusal(path: Path, problem: str, offset: int) -> ArchiveError:
-    """The error for a file that is not understood, to be raised."""
+    """Return the error to raise for a file that is not understood."""
     return ArchiveError(
         f"{path}: {problem} at offset {offset}",
         hint="The checkpoint is damaged, or was made by a version of CRIU that is not known here; make it again.",
@@ -69,7 +68,7 @@ def refusal(path: Path, problem: str, offset: int) -> ArchiveError:
 
 
 class _Cursor:
-    """A position in the bytes of a file, which never leaves them."""
+    """A position in the bytes of a file, with bounds checks."""
 
     def __init__(self, path: Path, data: memoryview) -> None:
         self.path = path
@@ -83,9 +82,9 @@ class _Cursor:
         left = len(self.data) - self.position
         if size > left:
             raise self.refusal(f"{what} of {size} bytes, but only {left} bytes are left")
-        taken = self.data[self.position : self.position + size]
+        content = self.data[self.position : self.position + size]
         self.position += size
-        return taken
+        return content
 
     def take_number(self, what: str) -> int:
         number: int = struct.unpack("<I", self.take(4, what))[0]
@@ -106,7 +105,7 @@ class _Cursor:
         return self.position == len(self.data)
 
 
-# Takes what follows the message of an entry.
+# Takes the extra bytes after the message of an entry.
 _TakeExtra = Callable[[_Cursor, Entry], None]
 
 
@@ -160,7 +159,7 @@ def _common(magic: int, take_extra: _TakeExtra = _take_nothing) -> _Kind:
     return _Kind((COMMON_MAGIC, magic), take_extra)
 
 
-# From the pattern of the name to the kind; the first pattern that matches counts.
+# File name patterns and their kinds; the first match counts.
 _KINDS = {
     "inventory.img": _Kind((0x58313116,)),
     "stats-*": _Kind((SERVICE_MAGIC, 0x57093306)),
@@ -211,16 +210,16 @@ _KINDS = {
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file, by its name, is one that `read_image` reads."""
+    """Whether `read_image` reads files with this name."""
     return _find_kind(path) is not None
 
 
 def read_image(path: Path) -> Iterator[Entry]:
-    """Read an image file, one entry after the other; what has been checked so far is all that has been read.
+    """Yield the entries of an image file one by one. Later entries have not been read or checked yet.
 
     Raises:
-        ArchiveError: there is no such file, or it is not understood: its name, its magic, a length, what is left at its
-            end. The message names the offset. Raised while iterating.
+        ArchiveError: there is no such file, or it is not understood: its name, its magic, a length, or its end. The
+            message names the offset. Raised while iterating.
     """
     kind = _find_kind(path)
     if kind is None:
@@ -242,7 +241,7 @@ def read_only_entry(path: Path) -> Entry:
     """Read an image file of exactly one entry.
 
     Raises:
-        ArchiveError: as `read_image`; or it has none, or more.
+        ArchiveError: as for `read_image`, or it has none or more.
     """
     entries = list(read_image(path))
     if len(entries) != 1:
@@ -254,7 +253,7 @@ def decode(path: Path, entry: Entry, message_class: Any) -> Any:
     """Decode the message of an entry as one of the classes in `warmstart.dump.criu.protos`.
 
     Raises:
-        ArchiveError: it is not such a message; names the file and the entry's offset.
+        ArchiveError: it is not such a message. The error names the file and the entry's offset.
     """
     name = message_class.DESCRIPTOR.name
     try:
@@ -268,18 +267,19 @@ def decode(path: Path, entry: Entry, message_class: Any) -> Any:
 
 
 def write_image(path: Path, entries: Iterable[Entry]) -> None:
-    """Write an image file; its name says which kind. It is written beside and then renamed, and keeps the mode of the
-    file it replaces.
+    """Write an image file of the kind that its name implies.
+
+    It is written under another name and then renamed, and keeps the mode of the file it replaces.
 
     Raises:
-        ArchiveError: the name is not that of a known kind.
+        ArchiveError: the name matches no known kind.
     """
     kind = _find_kind(path)
     if kind is None:
         raise ArchiveError(f"{path}: no image file of a known kind has this name")
-    beside = path.with_name(f"{path.name}.new")
+    new_file = path.with_name(f"{path.name}.new")
     try:
-        with open_new(beside) as file:
+        with open_new(new_file) as file:
             file.write(struct.pack(f"<{len(kind.magics)}I", *kind.magics))
             for entry in entries:
                 file.write(struct.pack("<I", len(entry.message)))
@@ -287,16 +287,16 @@ def write_image(path: Path, entries: Iterable[Entry]) -> None:
                 file.write(entry.extra)
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(file.fileno(), stat.S_IMODE(path.lstat().st_mode))
-        beside.replace(path)
+        new_file.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        new_file.unlink(missing_ok=True)
 
 
 def open_new(path: Path) -> BinaryIO:
-    """Open a file to write to that is not there yet: one that is may be a link.
+    """Create a file and open it for writing. An existing file is refused, since it may be a link.
 
     Raises:
-        ArchiveError: it is there.
+        ArchiveError: the file exists.
     """
     try:
         return path.open("xb")
@@ -305,12 +305,12 @@ def open_new(path: Path) -> BinaryIO:
 
 
 def edit_image(path: Path, message_class: Any, edit: Callable[[Any], bool]) -> int:
-    """Have `edit` change the messages of an image file, each of which it says whether it did; how many.
+    """Edit the messages of an image file in place and return the number of changes.
 
-    The file is left alone where there are none.
+    `edit` returns whether it changed the message. Without changes, the file is not rewritten.
 
     Raises:
-        ArchiveError: as `read_image` and `decode`.
+        ArchiveError: as for `read_image` and `decode`.
     """
     entries, changed = [], 0
     for entry in read_image(path):
@@ -335,7 +335,7 @@ def _map_file(path: Path) -> memoryview:
     except OSError as wrong:
         raise ArchiveError(f"{path}: cannot be read: {wrong.strerror}") from wrong
     try:
-        if os.fstat(descriptor).st_size == 0:  # which mmap refuses
+        if os.fstat(descriptor).st_size == 0:  # mmap refuses empty files
             return memoryview(b"")
         return memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
     finally:

@@ -1,8 +1,8 @@
-"""What tells a restored process from one that was started anew.
+"""Distinguish a restored process from a newly started one.
 
-At every exec the kernel puts 16 random bytes on the new process's stack, and their address into its auxiliary vector
-as AT_RANDOM (getauxval(3)). Both are part of its memory: a process restored from a checkpoint has them again, and one
-that was started anew has others.
+At every exec the kernel puts 16 random bytes on the process's stack, and their address into its auxiliary vector as
+AT_RANDOM (getauxval(3)). Both are part of its memory, so a process restored from a checkpoint has the same, and a newly
+started one has different ones.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _PAIR = struct.Struct("NN")
 
 
 def read_identity(proc: Path, pid: int) -> str:
-    """A digest (64 hexadecimal digits) of a running process's random bytes and where they lie.
+    """Return a digest (64 hexadecimal digits) of a running process's random bytes and their address.
 
     Args:
-        proc: a /proc in which `pid` is numbered; the caller must be allowed to read the process's memory.
+        proc: a procfs with this `pid`; the caller must be allowed to read the process's memory.
         pid: the process.
 
     Raises:
@@ -40,10 +40,10 @@ def read_identity(proc: Path, pid: int) -> str:
 
 
 def find_random(auxv: bytes, pid: int) -> int:
-    """Where the random bytes of process `pid` of this machine's word size lie, by what its /proc/PID/auxv holds.
+    """Find the address of the random bytes in the content of /proc/PID/auxv, in this machine's word size.
 
     Raises:
-        ValueError: its auxiliary vector has no AT_RANDOM, or is none.
+        ValueError: the auxiliary vector has no AT_RANDOM, or is damaged.
     """
     try:
         vector: dict[int, int] = dict(_PAIR.iter_unpack(auxv))
@@ -55,7 +55,7 @@ def find_random(auxv: bytes, pid: int) -> int:
 
 
 def find_identity(directory: Path) -> str:
-    """The same digest of the first process of a dump.
+    """Return the same digest for the first process of a dump.
 
     Raises:
         ArchiveError: a file is missing or not understood, or the dump does not hold the random bytes.
@@ -72,5 +72,5 @@ def find_identity(directory: Path) -> str:
 
 
 def make_identity(address: int, random: bytes) -> str:
-    """The digest of a process's random bytes and where they lie."""
+    """Return the digest of a process's random bytes and their address."""
     return hashlib.sha256(struct.pack("=Q", address) + random).hexdigest()

@@ -1,15 +1,15 @@
-"""What CRIU's log says of CRIU itself, and why it failed, in a few lines out of hundreds."""
+"""Find CRIU's version and the relevant errors in its log."""
 
 from __future__ import annotations
 
 import re
 
-# `(00.041315) Error (criu/net.c:3436): net: Locking network failed`, also when a runtime quotes it in a message.
+# `(00.041315) Error (criu/net.c:3436): net: Locking network failed`, also quoted in a runtime's message.
 _ERROR = re.compile(r"Error \((?P<where>[\w./-]+:\d+)\): (?P<text>.*)")
-# `(00.000021) Version: 4.2.1 (gitid 0)`, first of all (`print_versions` in criu/log.c); only from `-v4` on.
+# `(00.000021) Version: 4.2.1 (gitid 0)`, the first line (`print_versions` in criu/log.c); only with `-v4` or more.
 _VERSION = re.compile(r"\) Version: (?P<version>[\w.+~-]{1,40}) \(gitid", re.ASCII)
-# What CRIU logs as an error in every run on a host that lacks a device or a privilege it can do without, and what only
-# repeats that something failed.
+# Errors that CRIU logs in every run on a host without some optional device or privilege, and messages that only repeat
+# that it failed.
 _NOISE = (
     "Unable to create tun",
     "Can't setup RLIMIT_NOFILE",
@@ -21,7 +21,7 @@ _NOISE = (
 
 
 def find_errors(log: str) -> list[str]:
-    """The errors in a log of CRIU, or in a runtime's message that quotes one: `TEXT (SOURCE:LINE)`, in order."""
+    """Return the errors in CRIU's log, or in a runtime's message that quotes it: `TEXT (SOURCE:LINE)`, in order."""
     found: dict[str, None] = {}
     for line in log.splitlines():
         match = _ERROR.search(line.rstrip().removesuffix('"'))
@@ -31,6 +31,6 @@ def find_errors(log: str) -> list[str]:
 
 
 def find_version(log: str) -> str | None:
-    """The version of CRIU that wrote a log; None where the log does not say."""
+    """Return the version of CRIU that wrote a log; None if the log does not contain it."""
     match = _VERSION.search(log)
     return match["version"] if match else None

@@ -1,10 +1,10 @@
-"""The protobuf messages inside CRIU's image files, as far as they are read or changed here.
+"""The protobuf messages in CRIU's image files that are read or changed here.
 
-Only needed fields are declared: the protobuf library carries every other field along unchanged when a message is
-decoded, edited and encoded again. Numbers and wire types are those of the `images/*.proto` files of
-https://github.com/checkpoint-restore/criu (4.2). Two declarations differ from them on purpose, with the same bytes
-on the wire: text is `bytes` here, since file names need not be UTF-8, and enumerations are `uint32`, so that a value
-which a newer CRIU has added is kept like any other.
+Only needed fields are declared: the protobuf library keeps all other fields unchanged when a message is decoded, edited
+and encoded again. Numbers and wire types are those of the `images/*.proto` files of
+https://github.com/checkpoint-restore/criu (4.2). Two declarations differ from them on purpose, with the same bytes on
+the wire: text is `bytes`, since file names need not be UTF-8, and enumerations are `uint32`, to keep values added by a
+newer CRIU.
 
 `required` fields are checked by `warmstart.dump.criu.entries.decode`, and by the library when a message is encoded.
 """
@@ -286,7 +286,7 @@ def _message_class(name: str) -> Any:
     return GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
 
 
-# The classes are made when the module is loaded, so their attributes are not known to a type checker: hence Any.
+# The classes are created at import, so a type checker does not know their attributes: hence Any.
 Inventory = _message_class("inventory")
 Process = _message_class("process")
 Core = _message_class("core")

@@ -1,4 +1,4 @@
-"""How long a dump took, as CRIU itself has counted it.
+"""Read CRIU's own timing of a dump.
 
 Source: `images/stats.proto` and `criu/stats.c` of https://github.com/checkpoint-restore/criu (4.2).
 """
@@ -12,13 +12,13 @@ from warmstart.dump.criu.entries import decode, read_only_entry
 
 
 def read_frozen_s(stats_dump: Path) -> float:
-    """The seconds for which CRIU held the processes frozen.
+    """Return how long CRIU froze the processes, in seconds.
 
     Args:
-        stats_dump: the file `stats-dump` that it wrote.
+        stats_dump: CRIU's file `stats-dump`.
 
     Raises:
-        ArchiveError: it is missing or not understood.
+        ArchiveError: the file is missing or not understood.
     """
     message = decode(stats_dump, read_only_entry(stats_dump), protos.Stats)
     microseconds: int = message.dump.freezing_time + message.dump.frozen_time

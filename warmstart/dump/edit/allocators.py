@@ -1,12 +1,12 @@
-"""Which memory may be mapped from a file: what is known of those who allocate it.
+"""Decide for each mapping whether it may be mapped from a file, by the allocators of its process.
 
-madvise(MADV_DONTNEED) on a private mapping of a file brings back the bytes of the file, where anonymous memory would
-read as zeros. That is safe for an allocator that does not rely on zeros there, or that gives memory back in another
-way. What each of them does was read in its source, and tried: see docs/mapped-memory.md.
+madvise(MADV_DONTNEED) on a private file mapping brings back the bytes of the file; anonymous memory would read as
+zeros. This is safe for an allocator that does not rely on zeros there, or that returns memory in another way. The
+behavior of each allocator was read from its source and tested: see docs/mapped-memory.md.
 
-A process is judged by all that it has mapped to execute, for only that can call madvise. A program that was linked
-dynamically calls it through the C library, and so has its name among its symbols. Code that is loaded after the restore
-need not be known: it gives back what it has taken itself, and that is anonymous.
+A process is judged by all its executable mappings, since only their code can call madvise. A dynamically linked program
+calls it through the C library, so the call is among its symbols. Code loaded after the restore need not be known: it
+returns only memory that it allocated itself, and that is anonymous.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from warmstart.dump.edit.programs import Program, Programs
 
 _GIB = 1 << 30
 
-# The ends of paths of what calls madvise or mremap, but never relies on zeros in private anonymous memory then.
+# Path suffixes of programs that call madvise or mremap, but never rely on zeros in private anonymous memory afterwards.
 _SAFE_CALLERS = re.compile(
     r"""
     /(
@@ -35,9 +35,9 @@ _SAFE_CALLERS = re.compile(
     | libmimalloc[-\w]*\.so[\d.]*
     | libtcmalloc\w*\.so[\d.]*                        # of gperftools
     | libcrypto[-\w]*\.so[\d.]*                       # OpenSSL: MADV_DONTDUMP alone
-    | cryptography/hazmat/bindings/_rust\.abi3\.so    # has OpenSSL in it
-    | grpc/_cython/cygrpc\.[-\w]+\.so                 # has BoringSSL in it: MADV_WIPEONFORK alone
-    | libpcre(2-\d+)?[-\w]*\.so[\d.]*                 # a stack, which it writes before it reads
+    | cryptography/hazmat/bindings/_rust\.abi3\.so    # contains OpenSSL
+    | grpc/_cython/cygrpc\.[-\w]+\.so                 # contains BoringSSL: MADV_WIPEONFORK alone
+    | libpcre(2-\d+)?[-\w]*\.so[\d.]*                 # a stack, written before it is read
     | (libsqlite3|libelf)[-\w.]*\.so[\d.]*            # mapped files
     | _multiarray_umath\.[-\w]+\.so                   # NumPy: MADV_HUGEPAGE alone
     )\Z
@@ -46,19 +46,19 @@ _SAFE_CALLERS = re.compile(
 )
 _LINKERS = re.compile(r"ld-linux-.*|ld-musl-.*")
 
-# The first version of Go that takes for zeros what it has given back. It is in 1.26 and not in 1.24; 1.25 was not seen.
+# The first version of Go that assumes returned memory to be zeros. 1.26 does and 1.24 does not; 1.25 was not checked.
 _GO_RELIES = (1, 25)
 _V8_RELIES = "array buffers of V8 may rely on zeros"
 
 
 @dataclass(frozen=True)
 class _Area:
-    """Addresses that a runtime asks for, and the kernel does not give to others who do not ask: they get high ones.
+    """Low addresses that a runtime requests for its heap. Mappings without a requested address get high ones.
 
     Attributes:
-        runtime: the name of the file by which the runtime is known.
-        end: the addresses below it.
-        alignment: of all mappings in it that are the runtime's heap, in bytes.
+        runtime: file name that identifies the runtime.
+        end: end of the area, exclusive.
+        alignment: alignment of the runtime's heap mappings in the area, in bytes.
     """
 
     runtime: re.Pattern[str]
@@ -67,23 +67,23 @@ class _Area:
 
 
 _AREAS = (
-    # The heap where references are compressed (`ReservedHeapSpace::initialize_compressed_heap`), and classes.
+    # The heap with compressed references (`ReservedHeapSpace::initialize_compressed_heap`), and classes.
     _Area(re.compile(r"libjvm\.so"), 64 * _GIB, 4096),
     # The pages of the JavaScript heap (`OS::GetRandomMmapAddr`, `PageMetadata::kPageSize`). Array buffers lie
-    # elsewhere; one that can be resized relies on zeros (`OS::SetPermissions`). So does the heap of C++ objects, whose
-    # pages are not aligned so.
+    # elsewhere; resizable ones rely on zeros (`OS::SetPermissions`). So does the heap of C++ objects, but its pages do
+    # not have this alignment.
     _Area(re.compile(r"node|libnode\.so.*"), 1 << 46, 256 << 10),
 )
 
 
 @dataclass(frozen=True)
 class _Verdict:
-    """On a process.
+    """Verdict on a process.
 
     Attributes:
-        reason: why its memory must be left alone; "" when it need not.
-        areas: where it need not even then.
-        is_heap_safe: nor where the C library extends the program's data, by brk(2).
+        reason: why its memory must be left alone; "" if all of it may be moved.
+        areas: address areas that may be moved despite the reason.
+        is_heap_safe: whether the heap, as extended by brk(2), may be moved despite the reason.
     """
 
     reason: str
@@ -92,15 +92,15 @@ class _Verdict:
 
 
 def choose_none(_process: Process, _mapping: Mapping, _layout: Sequence[Mapping]) -> str:
-    """The policy that leaves everything alone."""
+    """Leave every mapping alone."""
     return "the recipe says so"
 
 
 def choose_safe(programs: Programs) -> Choose:
-    """Make the policy that moves only what is allocated by those who are known not to rely on zeros.
+    """Make a policy that moves only memory of allocators known not to rely on zeros.
 
     Args:
-        programs: what `read_programs` found before the dump.
+        programs: result of `read_programs` before the dump.
     """
     verdicts: dict[int, _Verdict] = {}
 
@@ -108,7 +108,7 @@ def choose_safe(programs: Programs) -> Choose:
         if process.pid not in verdicts:
             verdicts[process.pid] = _judge(layout, programs)
         verdict = verdicts[process.pid]
-        if mapping.file in programs:  # what was written to it when it was loaded, which nobody gives back
+        if mapping.file in programs:  # written when the file was loaded, and never returned to the kernel
             return ""
         if mapping.status & VmaStatus.HEAP and verdict.is_heap_safe:
             return ""
@@ -127,18 +127,18 @@ def _judge(layout: Sequence[Mapping], programs: Programs) -> _Verdict:
     names = [PurePosixPath(path).name for path in executed]
     areas = (area for area in _AREAS if any(area.runtime.fullmatch(name) for name in names))
     libraries = [mapping for mapping in layout if mapping.file in executed and not _is_main(mapping, programs)]
-    # Where the kernel counts addresses upward from a third of all (`mmap_is_legacy`), libraries tell of it.
+    # With the legacy layout (`mmap_is_legacy`) addresses grow upward from a third of the space; libraries reveal it.
     reachable = tuple(area for area in areas if all(each.start >= area.end for each in libraries))
     return _Verdict(reasons[0], reachable, is_heap_safe=set(reasons) == {_V8_RELIES})
 
 
 def _is_main(mapping: Mapping, programs: Programs) -> bool:
-    """Whether it is of the executable: that may have a low address of its own."""
+    """Whether the mapping is of the executable. An executable may have a low address."""
     return mapping.file in programs and bool(programs[mapping.file].interpreter)
 
 
 def _find_reasons(executed: Sequence[str], programs: Programs) -> list[str]:
-    """Why not all that the process executes is safe."""
+    """List the reasons why the process's code may be unsafe."""
     known = {path: programs[path] for path in executed if path in programs}
     reasons = [_find_go_reason(path, program) for path, program in known.items() if program.go]
     reasons += [_find_caller_reason(path) for path, program in known.items() if program.calls_madvise]

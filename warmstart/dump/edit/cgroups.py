@@ -1,18 +1,18 @@
-"""Frees a dump of cgroup v1, so that it restores on a node with either version.
+"""Remove cgroup v1 from a dump, so that it restores on nodes with either version.
 
-A container on cgroup v1 has the hierarchies bound below the tmpfs /sys/fs/cgroup. runc says at a restore where each is
-to come from, but on a host with cgroup v2 alone it has none to offer, and CRIU gives up: `No mapping for 200:(null)
-mountpoint` (`Restore` in libcontainer/criu_linux.go of https://github.com/opencontainers/runc; `get_mp_root` in
-criu/mount.c of https://github.com/checkpoint-restore/criu, 4.2). Nor could it mount the controllers in order to move
-the processes (`prepare_cgroup_sfd` in criu/cgroup.c).
+A container on cgroup v1 has the hierarchies bind-mounted below the tmpfs /sys/fs/cgroup. runc passes the source of each
+at a restore, but on a host with only cgroup v2 it has none, and CRIU fails: `No mapping for 200:(null) mountpoint`
+(`Restore` in libcontainer/criu_linux.go of https://github.com/opencontainers/runc; `get_mp_root` in criu/mount.c of
+https://github.com/checkpoint-restore/criu, 4.2). Nor could CRIU mount the controllers to move the processes
+(`prepare_cgroup_sfd` in criu/cgroup.c).
 
-So the dump is made to say what one of cgroup v2 says: that the processes are in one cgroup of the v2 hierarchy, the
-root of their namespace, in whose place the runtime names the new container's (`rewrite_cgsets`). Every kernel with
-cgroups has that hierarchy. On v1, runc itself puts CRIU into the container's cgroups, and what CRIU restores stays
-there; crun leaves that to CRIU, and so to nobody.
+So the dump is edited to look like a dump from cgroup v2. The processes are in one cgroup of the v2 hierarchy, the root
+of their namespace; the runtime replaces its name with the new container's (`rewrite_cgsets`). Every kernel with cgroups
+has that hierarchy. On v1, runc puts CRIU into the container's cgroups, and the restored processes stay there. crun
+leaves that to CRIU, so nothing does it.
 
-In place of the mounts the tmpfs gets files with the settings as they were, so that a program that reads its limits
-again finds those that it was built with.
+The tmpfs gets files with the original settings in place of the mounts. A program that reads its limits again finds
+those of the build.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from warmstart.dump.criu.contents import FileType
 from warmstart.dump.criu.entries import Entry, decode, edit_image, read_image, read_only_entry, write_image
 
 _TMPFS, _CGROUP_V1 = 5, 12  # fstype in images/mnt.proto
-# What programs look at to find out how much they may use.
+# Settings that programs read to find their limits.
 _SETTINGS = (b"cpu.", b"cpuset.", b"memory.", b"pids.")
 
 # The files of a tmpfs by their names in it.
@@ -37,11 +37,11 @@ _Contents = dict[PurePosixPath, bytes]
 
 
 def free_cgroups(directory: Path) -> bool:
-    """Take cgroup v1 out of a dump.
+    """Remove cgroup v1 from a dump.
 
     Returns:
-        Whether the dump is free of it now. It is not when its processes are in more than one cgroup, or when there are
-        other mounts around those of the hierarchies than a runtime makes; such a dump is left as it is.
+        Whether the dump is free of it now. False if its processes are in more than one cgroup, or if the mounts around
+        the hierarchies differ from those of a runtime. Such a dump is left unchanged.
 
     Raises:
         ArchiveError: a file of the dump is missing or not understood.
@@ -69,20 +69,20 @@ def _read(path: Path, message_class: Any) -> list[tuple[Entry, Any]]:
 
 
 def _find_sets(directory: Path) -> set[int]:
-    """The numbers that the dump gave to the cgroups of all threads; a zombie is in none."""
+    """Return the dump's numbers for the cgroups of all threads; a zombie is in none."""
     cores = (decode(path, read_only_entry(path), protos.Core) for path in directory.glob("core-*.img"))
     return {core.thread_core.cg_set or core.tc.cg_set for core in cores} - {0}
 
 
 def _can_go(gone: Mapping[int, Any], mounts: Mapping[int, Any]) -> bool:
-    """Whether each lies right below a tmpfs, with nothing mounted on it."""
-    places = [(mount, mounts.get(mount.parent_mnt_id)) for mount in gone.values()]
+    """Whether each mount lies directly below a tmpfs, with nothing mounted on it."""
+    parents = [(mount, mounts.get(mount.parent_mnt_id)) for mount in gone.values()]
     on_tmpfs = all(
-        place is not None
-        and place.fstype == _TMPFS
-        and _path(mount.mountpoint).parent == _path(place.mountpoint)
+        parent is not None
+        and parent.fstype == _TMPFS
+        and _path(mount.mountpoint).parent == _path(parent.mountpoint)
         and _path(mount.mountpoint).name not in ("", "..")
-        for mount, place in places
+        for mount, parent in parents
     )
     return on_tmpfs and not any(mount.parent_mnt_id in gone for mount in mounts.values())
 
@@ -92,7 +92,7 @@ def _path(raw: bytes) -> PurePosixPath:
 
 
 def _list_contents(directory: Path, gone: Mapping[int, Any], mounts: Mapping[int, Any]) -> dict[int, _Contents]:
-    """What each tmpfs, by its device, is to hold in place of what was mounted on it."""
+    """Return the new contents of each tmpfs, by its device, in place of the removed mounts."""
     cgroups = [cgroups for _, cgroups in _read(directory / "cgroup.img", protos.Cgroups)]
     controllers = [controller for each in cgroups for controller in each.controllers]
     contents: dict[int, _Contents] = {}
@@ -104,7 +104,7 @@ def _list_contents(directory: Path, gone: Mapping[int, Any], mounts: Mapping[int
 
 
 def _read_settings(controllers: list[Any], mount: Any) -> dict[str, bytes]:
-    """The settings of the cgroup that a mount shows: the contents of its files by their names."""
+    """Return the settings of a mount's cgroup: file contents by name."""
     names = set(mount.options.split(b","))
     return {
         os.fsdecode(setting.name): setting.value + b"\n"
@@ -120,19 +120,19 @@ def _read_settings(controllers: list[Any], mount: Any) -> dict[str, bytes]:
 def _move_open_files(
     directory: Path, gone: Mapping[int, Any], mounts: Mapping[int, Any], contents: Mapping[int, _Contents]
 ) -> None:
-    """Have files that are open in the hierarchies opened in the tmpfs; what is no setting is empty there.
+    """Redirect open files of the hierarchies to the tmpfs. A file that is no setting is empty there.
 
-    Go's runtime, for one, keeps the file with its processor limit open.
+    Go's runtime, for example, keeps the file with its processor limit open.
     """
 
     def move(file: Any) -> bool:
         mount = gone.get(file.reg.mnt_id) if file.type == FileType.REGULAR else None
         if mount is None:
             return False
-        place, name = mounts[mount.parent_mnt_id], _path(file.reg.name)
+        tmpfs, name = mounts[mount.parent_mnt_id], _path(file.reg.name)
         if name.parent == _path(mount.mountpoint):
-            contents[place.root_dev].setdefault(name.relative_to(name.parent.parent), b"")
-        file.reg.mnt_id = place.mnt_id
+            contents[tmpfs.root_dev].setdefault(name.relative_to(name.parent.parent), b"")
+        file.reg.mnt_id = tmpfs.mnt_id
         file.reg.ClearField("size")
         file.reg.ClearField("mode")
         return True
@@ -141,7 +141,7 @@ def _move_open_files(
 
 
 def _write_tmpfs(path: Path, files: _Contents) -> None:
-    """Files in their directories, as CRIU has tar(1) unpack them (`tmpfs_restore` in criu/filesystems.c)."""
+    """Write files in their directories as a tar; CRIU unpacks it by tar(1) (`tmpfs_restore` in criu/filesystems.c)."""
     directories = {name.parent for name in files}
     with tarfile.open(path, "w:gz", format=tarfile.GNU_FORMAT) as tar:
         for directory in (PurePosixPath(), *sorted(directories)):
@@ -159,7 +159,7 @@ def _member(name: PurePosixPath, kind: bytes, mode: int) -> tarfile.TarInfo:
 
 
 def _place_in_v2(number: int) -> Entry:
-    """The cgroup that the dump knows by this number as one of v2; its name stands for what the runtime will name."""
+    """Describe a cgroup of the dump as one of v2; its name is a placeholder for the runtime's name."""
     name = b"container"
     path = b"/" + name
     member = {"name": b"", "path": path, "cgns_prefix": len(path)}

@@ -1,9 +1,9 @@
-"""Frees a dump of the modes of the directories that are open in it.
+"""Remove the modes of open directories from a dump.
 
-CRIU restores a directory that a process is in, or has open, only where it has the mode that it had (`validate_file` in
-criu/files-reg.c of https://github.com/checkpoint-restore/criu, 4.2). But that differs from place to place: containerd
-makes the root of an image whose layers do not speak of it 0755, where CRI-O and Podman make it 0555, and a volume in
-the place of /tmp is not what the image had there.
+CRIU restores an open or current directory only if its mode is unchanged (`validate_file` in criu/files-reg.c of
+https://github.com/checkpoint-restore/criu, 4.2). But modes differ between nodes: if no layer of an image contains the
+root directory, containerd creates it with mode 0755, CRI-O and Podman with 0555. A volume mounted at /tmp may also have
+a different mode than the image's /tmp.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from warmstart.dump.criu.entries import edit_image
 
 
 def forget_directory_modes(directory: Path) -> None:
-    """Have the directories of a dump opened whatever their modes are.
+    """Make a dump restore with any modes of its open directories.
 
     Raises:
         ArchiveError: a file of the dump is missing or not understood.

@@ -1,10 +1,10 @@
-"""A descriptor for the environment of a restored application's new container.
+"""Add a descriptor for a restored application to read the environment of its new container.
 
-Its own environment is that of the build. The launcher knows the container's and hands it to CRIU as a sealed memory
-file (memfd_create(2)), which CRIU takes in place of a regular file of the dump (`--inherit-fd`, `open_path` in
-`criu/files-reg.c`). That file never existed: it is added here, with a descriptor of it for each process. So the
-environment is complete, private to the container, cannot be changed, and needs no writable directory.
-`/.warmstart/env` leads to the descriptor.
+The application's own environment is that of the build. The launcher knows the container's environment and passes it to
+CRIU as a sealed memory file (memfd_create(2)). CRIU uses it in place of a regular file of the dump (`--inherit-fd`,
+`open_path` in `criu/files-reg.c`). That file never existed: it is added here, with a descriptor for each process. So
+the environment is complete, private to the container, immutable, and needs no writable directory. `/.warmstart/env`
+is a link to the descriptor.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from warmstart.dump.criu import protos
 from warmstart.dump.criu.contents import FileType
 from warmstart.dump.criu.entries import Entry, decode, read_image, read_only_entry, write_image
 
-# Known to launcher/src/environment.c, without the slash.
+# Also in launcher/src/environment.c, without the slash.
 NAME = b"/.warmstart/environment"
 LINK = "env"
-FIRST = 100  # above what programs open before they are ready, mostly
+FIRST = 100  # above the descriptors that most programs open before they are ready
 _LIMIT = 7  # RLIMIT_NOFILE
 
 
 def add_environment(directory: Path) -> int:
-    """Add the descriptor to all processes of a dump, and return its number: the lowest that none of them uses.
+    """Add the descriptor to all processes of a dump. Return its number, the lowest from `FIRST` that is free in all.
 
     Raises:
         ArchiveError: a file of the dump is missing or not understood.
-        CheckpointError: the processes use all numbers that their limits allow.
+        CheckpointError: no number within the processes' limits is free.
     """
     tables = {path: list(read_image(path)) for path in sorted(directory.glob("fdinfo-*.img"))}
     used = {decode(path, entry, protos.Descriptor).fd for path, entries in tables.items() for entry in entries}
@@ -45,10 +45,10 @@ def add_environment(directory: Path) -> int:
 
 
 def link_environment(directory: Path, number: int) -> None:
-    """Make the link through which a restored application finds its descriptor.
+    """Create the link to the descriptor for a restored application.
 
     Args:
-        directory: what becomes /.warmstart of the image.
+        directory: future /.warmstart of the image.
         number: the descriptor.
     """
     link = directory / LINK
@@ -68,7 +68,7 @@ def _add_file(path: Path) -> int:
 
 
 def _find_limit(directory: Path) -> int:
-    """The lowest limit of open files among the processes."""
+    """Return the lowest limit of open files among the processes."""
     path = directory / "pstree.img"
     limits = []
     for entry in read_image(path):

@@ -13,14 +13,14 @@ from typing import Protocol, TypeVar
 from warmstart.core.errors import ArchiveError
 from warmstart.dump.criu.contents import PAGE_SIZE
 
-# How much is held in memory at a time.
+# Maximum held in memory at a time.
 CHUNK_BYTES = 1 << 20
 
 _ZERO_PAGE = bytes(PAGE_SIZE)
 
 
 class Range(Protocol):
-    """Anything from an address up to, and without, another."""
+    """A range from a start address to an end address, exclusive."""
 
     @property
     def start(self) -> int:
@@ -36,7 +36,7 @@ AnyRange = TypeVar("AnyRange", bound=Range)
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Consecutive pages: their addresses, and the offset in a file where they are. All in bytes."""
+    """Addresses of consecutive pages and their offset in a file, all in bytes."""
 
     start: int
     end: int
@@ -44,48 +44,48 @@ class Extent:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return self.end - self.start
 
     def clip(self, start: int, end: int) -> Extent:
-        """The part of it that lies between two addresses."""
+        """Return the part between two addresses."""
         begin = max(self.start, start)
         return Extent(begin, min(self.end, end), self.offset + begin - self.start)
 
     def cut(self, size: int) -> Iterator[Extent]:
-        """Parts of it, of that size but for the last."""
+        """Split into parts of the given size; the last may be smaller."""
         return (self.clip(at, at + size) for at in range(self.start, self.end, size))
 
 
 def find_overlapping(ranges: Sequence[AnyRange], start: int, end: int) -> Sequence[AnyRange]:
-    """Those ranges, of a list in order, that have something between two addresses."""
+    """Find the ranges of an ordered list that overlap with an address range."""
     first = bisect_right(ranges, start, key=lambda each: each.end)
     last = bisect_left(ranges, end, key=lambda each: each.start)
     return ranges[first:last]
 
 
 def clip_all(extents: Sequence[Extent], start: int, end: int) -> list[Extent]:
-    """What extents, in order, have between two addresses."""
+    """Clip ordered extents to an address range."""
     return [extent.clip(start, end) for extent in find_overlapping(extents, start, end)]
 
 
 def cut_all(extents: Iterable[Extent], addresses: Sequence[int]) -> Iterator[Extent]:
-    """Extents, in order, cut at addresses, in order too."""
+    """Cut ordered extents at ordered addresses."""
     for extent in extents:
         inside = addresses[bisect_right(addresses, extent.start) : bisect_left(addresses, extent.end)]
         yield from (extent.clip(start, end) for start, end in pairwise([extent.start, *inside, extent.end]))
 
 
 def sum_sizes(extents: Iterable[Extent]) -> int:
-    """Of all extents, in bytes."""
+    """Sum the sizes of all extents, in bytes."""
     return sum(extent.size for extent in extents)
 
 
 def find_data(file: int, extents: Iterable[Extent]) -> Iterator[Extent]:
-    """Find what is not pages of zeros.
+    """Find the parts that are not zero pages.
 
     Raises:
-        ArchiveError: as `read_extent`.
+        ArchiveError: as for `read_extent`.
     """
     for extent in extents:
         begin = -1
@@ -103,10 +103,10 @@ def find_data(file: int, extents: Iterable[Extent]) -> Iterator[Extent]:
 
 
 def read_extent(file: int, extent: Extent) -> bytes:
-    """Read an extent, which should be small.
+    """Read an extent at once; it should be small.
 
     Raises:
-        ArchiveError: the file ends before it.
+        ArchiveError: the file ends before the end of the extent.
     """
     content = os.pread(file, extent.size, extent.offset)
     if len(content) != extent.size:
@@ -115,10 +115,10 @@ def read_extent(file: int, extent: Extent) -> bytes:
 
 
 def read_range(file: int, extents: Sequence[Extent], start: int, end: int) -> bytearray:
-    """Read what extents have between two addresses, with zeros where they have nothing.
+    """Read an address range, with zeros for the gaps between the extents.
 
     Raises:
-        ArchiveError: as `read_extent`.
+        ArchiveError: as for `read_extent`.
     """
     memory = bytearray(end - start)
     view = memoryview(memory)
@@ -130,7 +130,7 @@ def read_range(file: int, extents: Sequence[Extent], start: int, end: int) -> by
 
 
 def write_at(file: int, content: bytes | bytearray, offset: int) -> None:
-    """Write all of it: a single call of the kernel may write less where the disk is nearly full."""
+    """Write all the content; a single system call may write less if the disk is nearly full."""
     view = memoryview(content)
     while view:
         written = os.pwrite(file, view, offset)

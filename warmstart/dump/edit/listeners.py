@@ -1,6 +1,6 @@
-"""Which TCP sockets of a dump can listen before it is restored: who connects meanwhile waits, and is not refused.
+"""Find the TCP sockets of a dump that can listen before the restore, so that early clients wait and are not refused.
 
-Those are the ones at any address: one that is bound to an address or a device of its own may find it only later.
+Only sockets that listen on any address can: an address or a device may not exist yet.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from warmstart.dump.criu.entries import decode, read_image
 
 @dataclass(frozen=True)
 class Listener:
-    """A socket that listens at any address.
+    """A socket that listens on any address.
 
     Attributes:
         network: `tcp4`, `tcp6`, or `tcp46` for both.
-        port: where.
+        port: TCP port.
         backlog: as for listen(2).
-        inode: the number that it had in the kernel.
+        inode: inode number at the dump.
     """
 
     network: str
@@ -33,7 +33,7 @@ class Listener:
 
 
 def find_listeners(directory: Path) -> tuple[Listener, ...]:
-    """Find them in a dump, in the order of its files.
+    """Find these sockets in a dump, in the order of its files.
 
     Raises:
         ArchiveError: a file of the dump is missing or not understood.

@@ -1,14 +1,14 @@
-"""Large blocks of malloc(3), which realloc(3) enlarges with mremap(2) where it can.
+"""Find large blocks of malloc(3). realloc(3) enlarges them with mremap(2) if possible.
 
-A mapping of a file that is enlarged shows what comes next in the file, and beyond its end every access is a SIGBUS. But
-mremap refuses to resize two mappings at once (EFAULT), and both C libraries then take a new block and copy. So each of
-these blocks, when it is mapped from a file, must consist of more than one mapping.
+An enlarged file mapping shows the next bytes of the file, and every access beyond the end of the file is a SIGBUS. But
+mremap refuses to resize two mappings at once (EFAULT), and both C libraries then allocate a new block and copy. So each
+of these blocks must consist of more than one mapping when it is mapped from a file.
 
-- glibc has a header at the block's start, or where alignment has moved it to (`mmap_chunk`, `mremap_chunk`, `memalign`
-  in malloc/malloc.c of https://sourceware.org/git/glibc.git): the distance from the block's start, and the size with
-  IS_MMAPPED as its only flag. Since 2.43 the size leaves out the 16 bytes of the header itself.
-- musl has at the block's start a pointer to a description, which points back (`struct group` and `struct meta` in
-  src/malloc/mallocng/meta.h of https://git.musl-libc.org/cgit/musl); the size class of these blocks is 63.
+- glibc has a header at the block's start, or after it if alignment has moved it (`mmap_chunk`, `mremap_chunk`,
+  `memalign` in malloc/malloc.c of https://sourceware.org/git/glibc.git). It holds the distance from the block's start,
+  and the size with IS_MMAPPED as its only flag. Since 2.43 the size leaves out the 16 bytes of the header itself.
+- musl has at the block's start a pointer to a description that points back (`struct group` and `struct meta` in
+  src/malloc/mallocng/meta.h of https://git.musl-libc.org/cgit/musl). The size class of these blocks is 63.
 """
 
 from __future__ import annotations
@@ -27,28 +27,27 @@ _IS_MMAPPED, _SIZE_FLAGS = 2, 7
 _MMAPPED = bytes(byte & _SIZE_FLAGS == _IS_MMAPPED for byte in range(256))
 _USES_HUGE_PAGES = 1
 _HEADER_BYTES = 16
-# Where in a page a header may be: what follows it is aligned, to 16 bytes at the start of a block, or to a power of 2.
+# Possible offsets of a header in a page: the data after it is aligned to 16 bytes at the start of a block, or to a
+# power of 2.
 _HEADERS = (0, *(alignment - _HEADER_BYTES for alignment in (32, 64, 128, 256, 512, 1024, 2048, 4096)))
 # prev, next; mem; two masks; last_idx (5 bits), freeable (1), sizeclass (6), maplen.
 _META = struct.Struct("<16xQ8xQ")
 _SINGLE = 63
-# Beside the pointer: active_idx, which is 0, and padding; then what `enframe` puts before the first slot.
+# After the pointer: active_idx, always 0, and padding; then the bytes that `enframe` puts before the first slot.
 _UNUSED = 0xFFFFFFFF
 
 
 def find_blocks(file: int, data: Sequence[Extent], mapping: Range, resident: Sequence[Extent]) -> list[int]:
-    """Find the large blocks of a mapping: the addresses where they start, in order.
-
-    What only looks like a block may be among them.
+    """Find the start addresses of the large blocks in a mapping, in order. There may be false positives.
 
     Args:
-        file: the descriptor of the file with the pages.
-        data: what of the mapping is resident.
-        mapping: where to look.
-        resident: all that is resident in the process.
+        file: file descriptor of the pages file.
+        data: resident extents of the mapping.
+        mapping: range to search.
+        resident: resident extents of the whole process.
 
     Raises:
-        ArchiveError: as `read_extent`.
+        ArchiveError: as for `read_extent`.
     """
     found = {
         start

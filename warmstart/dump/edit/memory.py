@@ -1,20 +1,19 @@
-"""Moves resident memory out of a dump into one file, which the restored processes map.
+"""Move resident memory out of a dump into one file that the restored processes map.
 
-CRIU reads the pages of a dump into fresh anonymous memory, so a restore takes longer the larger the heap is, and every
-replica has a copy. Here the runs of resident pages of private mappings become private mappings of a file that is part
-of the image: the kernel reads them when they are touched, from a page cache that all replicas on a node share, and a
-page that is written to is copied then. Of a mapping that is one of a file already, the dump holds the pages that were
-written to, and they go the same way.
+CRIU reads the pages of a dump into fresh anonymous memory, so restore time grows with the heap, and every replica has
+its own copy. Here, runs of resident pages of private mappings become private mappings of a file in the image. The
+kernel reads a page on first access, from a page cache shared by all replicas on the node, and copies it on write. For
+a mapping that already maps a file, the dump holds only the modified pages; they are moved in the same way.
 
-In `mm-*.img` a mapping is cut at its runs, and a run becomes a mapping of a regular file, opened read-only: with a
-writable descriptor overlayfs would copy the whole file up. `pagemap-*.img` and `pages-*.img` lose the run, `files.img`
-gains the file. Pages of zeros of anonymous memory are stored nowhere, but for a few in the midst of others: untouched
-it reads as zeros anyway. See `open_filemap` in `criu/files-reg.c` and `criu/mem.c` of
-https://github.com/checkpoint-restore/criu (4.2).
+In `mm-*.img` a mapping is split at its runs, and each run becomes a mapping of a regular file. The file is opened
+read-only, since overlayfs would copy the whole file up for a writable descriptor. The run is removed from
+`pagemap-*.img` and `pages-*.img`, and the file is added to `files.img`. Zero pages of anonymous memory are not stored,
+except for short gaps within a run: untouched anonymous memory reads as zeros anyway. See `open_filemap` in
+`criu/files-reg.c` and `criu/mem.c` of https://github.com/checkpoint-restore/criu (4.2).
 
-Two things are different for a process with such memory. madvise(MADV_DONTNEED) brings back the bytes of the file, not
-zeros: a program that relies on zeros there breaks, and the policy (`Choose`) has to leave its mappings alone. And
-mremap(2) lets a mapping grow into the rest of the file, and beyond its end: see `warmstart.dump.edit.malloc_blocks`.
+Mapped memory behaves differently in two ways. madvise(MADV_DONTNEED) brings back the bytes of the file, not zeros. The
+policy (`Choose`) must leave alone mappings of programs that rely on zeros there. And mremap(2) lets a mapping grow into
+the rest of the file and beyond its end: see `warmstart.dump.edit.malloc_blocks`.
 """
 
 from __future__ import annotations
@@ -49,17 +48,17 @@ from warmstart.dump.edit.extents import (
 )
 from warmstart.dump.edit.malloc_blocks import find_blocks
 
-# What is shorter stays in the dump. A restore copies it twice, out of the image and into memory; for a few pages that
+# Shorter runs stay in the dump. A restore copies them twice, out of the image and into memory; for a few pages that
 # costs as much as another mapping.
 MIN_RUN_BYTES = 16 << 10
-# The kernel lets a process have 65530 mappings unless told otherwise (vm.max_map_count); half of them are left to it.
+# The kernel allows a process 65530 mappings by default (vm.max_map_count); half of them are left to the process.
 MAX_MAPPINGS = 32768
 
-# For the application's user alone: it is all that the application knows.
+# Readable only by the application's user: the file holds all the application's data.
 _FILE_MODE = stat.S_IFREG | 0o400
 # Zeros of this length between two runs become part of the file: they cost less than another mapping.
 _MAX_GAP_BYTES = 16 << 10
-# Parent and child are compared by this much: where they differ in a page here and there, each piece is a mapping more.
+# Unit of comparison between parent and child: comparing single pages would create a mapping for every scattered match.
 _COMPARED_BYTES = 64 << 10
 
 # From <asm-generic/mman.h> and <asm-generic/mman-common.h>.
@@ -72,29 +71,29 @@ _LARGEST_ID = (1 << 32) - 1
 _LARGEST_OFFSET = (1 << 63) - 1
 
 Choose = Callable[[Process, contents.Mapping, Sequence[contents.Mapping]], str]
-"""A policy. Given a process, one of its mappings, and all of them: why this one must be left alone, in a few words, or
-"" when it may be mapped from the file."""
+"""A policy. Takes a process, one of its mappings, and all its mappings. Returns a short reason to leave the mapping
+alone, or "" if it may be mapped from the file."""
 
 
 def choose_all(process: Process, mapping: contents.Mapping, layout: Sequence[contents.Mapping]) -> str:
-    """The policy that leaves nothing alone."""
+    """Allow every mapping to be moved."""
     del process, mapping, layout
     return ""
 
 
 @dataclass(frozen=True)
 class MappedProcess:
-    """What became of the memory of one process. Every page that the dump held for it is counted once.
+    """Result for the memory of one process. Every page that the dump held for it is counted once.
 
     Attributes:
-        pid: its PID in the dump.
-        comm: its name.
-        moved_bytes: now in the file.
-        shared_bytes: in the file already, since its parent has the same there.
-        zero_bytes: pages of zeros, which are stored nowhere.
-        left_bytes: still in the dump, by the reason why.
-        pieces: how many mappings of the file it has.
-        mappings: how many mappings it has in all.
+        pid: PID in the dump.
+        comm: process name.
+        moved_bytes: bytes moved into the file.
+        shared_bytes: bytes shared with the parent's part of the file.
+        zero_bytes: zero pages, not stored.
+        left_bytes: bytes still in the dump, by reason.
+        pieces: number of mappings of the file.
+        mappings: number of all mappings.
     """
 
     pid: int
@@ -109,13 +108,13 @@ class MappedProcess:
 
 @dataclass(frozen=True)
 class MappedMemory:
-    """What was done.
+    """Result of `map_memory`.
 
     Attributes:
-        path_in_image: where the restored processes look for the file.
-        size_bytes: of the file; 0 when nothing was moved, and then there is no file.
+        path_in_image: path of the file for the restored processes.
+        size_bytes: size of the file; 0 if nothing was moved and there is no file.
         mode: type and permissions of the file. CRIU compares them, and the size, at a restore.
-        processes: those that have memory, parents first.
+        processes: processes with memory, parents first.
     """
 
     path_in_image: str
@@ -126,15 +125,15 @@ class MappedMemory:
 
 @dataclass
 class _Plan:
-    """What is known of one process before anything is changed; all lists are in the order of addresses.
+    """Planned changes to one process, made before the dump is edited. All lists are in address order.
 
     Attributes:
-        resident: all that the dump holds, by place in the file with the pages.
-        chosen: the mappings that may be moved.
-        cuts: where no piece may go on, since realloc would enlarge it; see `find_blocks`.
-        data: what is resident in these and not zeros, by place in the file with the pages.
-        pieces: what will be mapped, by place in the memory file.
-        shared: those of them that are memory of the parent.
+        resident: all resident pages, with offsets in the pages file.
+        chosen: mappings that may be moved.
+        cuts: addresses that no piece may span, since realloc would enlarge it; see `find_blocks`.
+        data: resident nonzero pages of the chosen mappings, with offsets in the pages file.
+        pieces: ranges to map, with offsets in the memory file.
+        shared: pieces that are memory of the parent.
     """
 
     process: Process
@@ -156,15 +155,15 @@ def map_memory(
 ) -> MappedMemory:
     """Move resident private memory of all processes into one file, and make the dump map it.
 
-    Left alone are stacks, what the kernel put there, shared and locked memory, and short runs. What a child still has
-    in common with its parent is stored once. The dump is not touched before all of it has been read and understood.
-    The memory that this takes does not depend on how much is moved.
+    Stacks, kernel mappings, shared and locked memory, and short runs stay in the dump. Memory that a child still shares
+    with its parent is stored once. The dump is edited only after all of it has been read and understood. Memory use
+    does not depend on how much is moved.
 
     Args:
         checkpoint_dir: the dump, edited in place.
-        memory_file: where to put the file.
+        memory_file: path of the new file.
         path_in_image: absolute path of the file in the container.
-        choose: which mappings may be moved.
+        choose: policy for the mappings that may be moved.
 
     Raises:
         ArchiveError: a file of the dump is missing or not understood, or it is an incremental dump.
@@ -174,9 +173,9 @@ def map_memory(
     processes = contents.read_processes(checkpoint_dir)
     plans: dict[int, _Plan] = {}
     with ExitStack() as cleanup:
-        beside = memory_file.with_name(f"{memory_file.name}.new")
-        cleanup.callback(beside.unlink, missing_ok=True)
-        with beside.open("x+b", buffering=0) as memory:
+        new_file = memory_file.with_name(f"{memory_file.name}.new")
+        cleanup.callback(new_file.unlink, missing_ok=True)
+        with new_file.open("x+b", buffering=0) as memory:
             for process in processes:
                 if contents.has_memory(checkpoint_dir, process.pid):
                     plan = _plan_process(checkpoint_dir, process, files, choose)
@@ -186,11 +185,11 @@ def map_memory(
             size = os.fstat(memory.fileno()).st_size
         file = _describe_file(checkpoint_dir, files, processes[0].pid, path_in_image, size)
         for plan in plans.values():
-            cleanup.callback(_beside(plan.pages_file).unlink, missing_ok=True)
+            cleanup.callback(_replacement(plan.pages_file).unlink, missing_ok=True)
             _write_pages(plan)
         if size:
-            beside.chmod(stat.S_IMODE(_FILE_MODE))
-            beside.replace(memory_file)
+            new_file.chmod(stat.S_IMODE(_FILE_MODE))
+            new_file.replace(memory_file)
         else:
             memory_file.unlink(missing_ok=True)
         _edit_dump(checkpoint_dir, plans.values(), file)
@@ -222,7 +221,7 @@ def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], c
                 plan.left_bytes[reason] += sum_sizes(runs)
             else:
                 plan.chosen.append(mapping)
-                # A page of zeros in a mapping of a file is not what the file has there.
+                # In a file mapping, a zero page differs from the file's content and must be kept.
                 data = runs if _is_file(mapping) else list(find_data(pages.fileno(), runs))
                 cuts = [start + PAGE_SIZE for start in find_blocks(pages.fileno(), data, mapping, resident)]
                 plan.data += cut_all(data, cuts)
@@ -231,10 +230,10 @@ def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], c
 
 
 def _check_pages_file(plan: _Plan, others: Iterable[_Plan]) -> None:
-    """See that the pages of a process are its own: they are rewritten.
+    """Check that no other process uses the same pages file, since it is rewritten.
 
     Raises:
-        ArchiveError: they are another one's, too.
+        ArchiveError: two processes use the same file.
     """
     for other in others:
         if other.pages_file == plan.pages_file:
@@ -254,14 +253,14 @@ def _check_order(path: Path, entry: Entry, layout: Iterable[contents.Mapping]) -
 
 
 def _find_obstacle(mapping: contents.Mapping) -> str:
-    """Why a mapping cannot be moved, whatever the policy; "" when it can."""
+    """Return why a mapping cannot be moved under any policy; "" if it can."""
     kinds = (VmaStatus.REGULAR | VmaStatus.ANON_PRIVATE, VmaStatus.REGULAR | VmaStatus.FILE_PRIVATE)
     obstacles = {
         "stack": mapping.flags & _MAP_GROWSDOWN,
         "not private memory": mapping.status & ~VmaStatus.HEAP not in kinds or not mapping.flags & mmap.MAP_PRIVATE,
         "not readable": not mapping.prot & mmap.PROT_READ,
         "locked or huge pages": mapping.flags & (_MAP_LOCKED | _MAP_HUGETLB),
-        # The kernel refuses this advice on a file, and so the restore would fail.
+        # The kernel refuses this advice on a file mapping, so the restore would fail.
         "wiped on fork": mapping.advice & 1 << _MADV_WIPEONFORK,
     }
     return next((reason for reason, applies in obstacles.items() if applies), "")
@@ -272,14 +271,14 @@ def _is_file(mapping: contents.Mapping) -> bool:
 
 
 def _store_pieces(plan: _Plan, parent: _Plan | None, memory: int) -> None:
-    """Decide which addresses will be mapped, and append to the memory file what is not there already."""
+    """Choose the addresses to map, and append their content to the memory file unless the parent's is the same."""
     barriers = [*plan.cuts, *(mapping.start for mapping in plan.chosen)]
     barriers += [vma.start for vma in plan.mm.vmas if vma.status & VmaStatus.GUARD]
     for mapping in filter(_is_file, plan.chosen):
-        # What lies between the runs is not zeros, and not in the dump.
+        # The pages between the runs are not zeros and not in the dump.
         barriers += [run.start for run in find_overlapping(plan.data, mapping.start, mapping.end)]
     barriers.sort()
-    # A piece in the middle of a mapping adds two, and where there is a parent it may become two pieces.
+    # A piece in the middle of a mapping adds two mappings; with a parent, it may be split into two pieces.
     limit = max(0, MAX_MAPPINGS - len(plan.mm.vmas)) // (4 if parent else 2)
     spans = _find_spans(plan.data, barriers, limit)
     spare = limit - len(spans)
@@ -298,7 +297,7 @@ def _store_pieces(plan: _Plan, parent: _Plan | None, memory: int) -> None:
 
 
 def _find_spans(data: Sequence[Extent], barriers: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    """Find the addresses that are worth mapping, but no more of them than the limit."""
+    """Find the address ranges worth mapping, at most `limit` of them."""
     for max_gap in (_MAX_GAP_BYTES, _MAX_GAP_BYTES * 2, _MAX_GAP_BYTES * 4):
         spans = _join(data, barriers, max_gap)
         if len(spans) <= limit:
@@ -308,9 +307,9 @@ def _find_spans(data: Sequence[Extent], barriers: Sequence[int], limit: int) -> 
 
 
 def _join(data: Iterable[Extent], barriers: Sequence[int], max_gap: int) -> list[tuple[int, int]]:
-    """Join what is near to each other; drop what is short then.
+    """Join extents that are near each other, then drop short spans.
 
-    Nothing is joined across a barrier: where a mapping begins, or pages that guard, or where a piece must not go on.
+    Extents are not joined across a barrier: the start of a mapping or guard range, or a cut.
     """
     spans: list[tuple[int, int]] = []
     start = end = 0
@@ -326,7 +325,7 @@ def _join(data: Iterable[Extent], barriers: Sequence[int], max_gap: int) -> list
 
 
 def _find_shared(plan: _Plan, parent: _Plan, start: int, end: int, pages: int, memory: int) -> list[Extent]:
-    """Find what the parent has at the same addresses with the same content; by place in the memory file."""
+    """Find ranges with the same content in the parent at the same addresses, with offsets in the memory file."""
     found: list[Extent] = []
     for piece in clip_all(parent.pieces, start, end):
         for theirs in piece.cut(_COMPARED_BYTES):
@@ -341,12 +340,12 @@ def _find_shared(plan: _Plan, parent: _Plan, start: int, end: int, pages: int, m
 
 
 def _store(plan: _Plan, parent: _Plan | None, start: int, end: int, pages: int, memory: int) -> None:
-    """Append what is at these addresses to the memory file, as a piece, or two.
+    """Append the content of an address range to the memory file, as one piece or two.
 
-    CRIU takes a mapping of a child for inherited from its parent when both have the same addresses and the same file,
-    without regard to the offset (`check_cow_vmas` in criu/mem.c), and then restores the parent's content. So a piece
-    with content of its own must not have the addresses of a piece of the parent. To give this mapping of the file
-    another id would help at the next restore, but not in a dump that CRIU makes of the restored processes.
+    CRIU considers a mapping of a child inherited from its parent if both have the same addresses and the same file,
+    whatever the offset (`check_cow_vmas` in criu/mem.c), and then restores the parent's content. So a piece with
+    different content must not have the same addresses as a piece of the parent. Giving the child's mapping a different
+    file id would help at the next restore, but not in a dump that CRIU makes of the restored processes.
     """
     cuts = [start, end]
     theirs = find_overlapping(parent.pieces, start, end) if parent else []
@@ -358,7 +357,7 @@ def _store(plan: _Plan, parent: _Plan | None, start: int, end: int, pages: int, 
         offset = os.fstat(memory).st_size
         last = plan.pieces[-1] if plan.pieces else None
         if last and last.end == begin and last.offset + last.size == offset:
-            offset += PAGE_SIZE  # or the kernel would make one mapping of both
+            offset += PAGE_SIZE  # otherwise the kernel would merge the two mappings
         piece = Extent(begin, after, offset)
         for part in piece.cut(CHUNK_BYTES):
             write_at(memory, read_range(pages, plan.data, part.start, part.end), part.offset)
@@ -367,7 +366,7 @@ def _store(plan: _Plan, parent: _Plan | None, start: int, end: int, pages: int, 
 
 
 def _keep_resident(plan: _Plan) -> Iterator[tuple[int, Extent]]:
-    """What stays in the dump, in order, each with the index of the run it is part of."""
+    """Yield the extents that stay in the dump, in order, each with the index of its run."""
     for index, run in enumerate(plan.resident):
         at = run.start
         for mapping in find_overlapping(plan.chosen, run.start, run.end):
@@ -382,21 +381,21 @@ def _keep_resident(plan: _Plan) -> Iterator[tuple[int, Extent]]:
 
 
 def _write_pages(plan: _Plan) -> None:
-    """Write the file with the pages that stay beside the present one."""
-    with plan.pages_file.open("rb") as pages, open_new(_beside(plan.pages_file)) as left:
+    """Write the remaining pages to a new file next to the present one."""
+    with plan.pages_file.open("rb") as pages, open_new(_replacement(plan.pages_file)) as left:
         for _, extent in _keep_resident(plan):
             for part in extent.cut(CHUNK_BYTES):
                 left.write(read_extent(pages.fileno(), part))
 
 
 def _edit_dump(directory: Path, plans: Iterable[_Plan], file: Any) -> None:
-    """Put everything in its place."""
+    """Rewrite the dump's files to match the plans."""
     if file.reg.size:
         path = directory / "files.img"
         write_image(path, [*read_image(path), Entry(file.SerializeToString())])
     for plan in plans:
         _edit_pagemap(directory / f"pagemap-{plan.process.pid}.img", plan)
-        _beside(plan.pages_file).replace(plan.pages_file)
+        _replacement(plan.pages_file).replace(plan.pages_file)
         vmas = [part for vma in plan.mm.vmas for part in _split_vma(vma, plan.pieces, file.id)]
         del plan.mm.vmas[:]
         plan.mm.vmas.extend(vmas)
@@ -443,7 +442,7 @@ def _split_vma(vma: Any, pieces: Sequence[Extent], file_id: int) -> Iterator[Any
 
 
 def _describe_file(directory: Path, files: Mapping[int, Any], root_pid: int, path: str, size: int) -> Any:
-    """The memory file as an entry of files.img, in the mount of the root directory."""
+    """Describe the memory file as an entry of files.img, in the mount of the root directory."""
     fs_path = directory / f"fs-{root_pid}.img"
     fs = decode(fs_path, read_only_entry(fs_path), protos.Fs)
     if fs.root_id not in files:
@@ -485,5 +484,5 @@ def _summarize(plan: _Plan) -> MappedProcess:
     )
 
 
-def _beside(path: Path) -> Path:
+def _replacement(path: Path) -> Path:
     return path.with_name(f"{path.name}.new")

@@ -1,4 +1,4 @@
-"""The first process of a dump has another parent when it is restored, and that one ends when the restore is done."""
+"""Cancel the parent-death signal: the parent of a restored first process exits after the restore."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from warmstart.dump.criu.entries import decode, edit_image, read_image
 
 
 def forget_parent_death(directory: Path) -> int:
-    """Have the first process of a dump get no signal when its parent ends (PR_SET_PDEATHSIG).
+    """Cancel the signal that the first process of a dump gets when its parent ends (PR_SET_PDEATHSIG).
 
     It would be sent as soon as CRIU has restored the process (`restore_pdeath_sig` in `criu/pie/restorer.c`). Other
     processes keep theirs, since their parents are restored with them.
 
     Returns:
-        How many of its threads had asked for one.
+        Number of its threads that had requested the signal.
 
     Raises:
         ArchiveError: a file of the dump is missing or not understood.

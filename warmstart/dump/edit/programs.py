@@ -1,8 +1,8 @@
-"""The programs and libraries that a container's processes run: what tells of how they give memory back.
+"""Examine the programs and libraries of a container's processes for how they return memory to the kernel.
 
-They are read from the files that the processes have mapped to execute, before the dump, for a dump does not hold them.
-Formats: elf(5); Go's version as `readRawBuildInfo` in src/debug/buildinfo/buildinfo.go of https://github.com/golang/go
-reads it.
+They are read before the dump, from the executable files that the processes have mapped, since a dump does not hold
+them. Formats: elf(5); for Go's version, `readRawBuildInfo` in src/debug/buildinfo/buildinfo.go of
+https://github.com/golang/go.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from warmstart.dump.proc.container import GONE, read_container
 
-# The system calls that may change what lies in memory which its process keeps: madvise(2) and mremap(2).
+# System calls that may change the content of memory that the process keeps: madvise(2) and mremap(2).
 _CALLS = (b"madvise\0", b"mremap\0")
 
 _HEADER = struct.Struct("<16sHHIQQQIHHH")
@@ -41,9 +41,9 @@ class Program:
     """An executable file or a shared library.
 
     Attributes:
-        interpreter: the name of the dynamic linker it asks for; "" for a library, and for what is linked statically.
-        calls_madvise: whether it has madvise or mremap from another library, or offers them itself.
-        go: the version of Go that it was made by, as (1, 24); (0, 0) when that is not known; None when it is not Go.
+        interpreter: file name of its dynamic linker; "" for a library or a statically linked program.
+        calls_madvise: whether it imports or exports madvise or mremap.
+        go: version of Go it was built with, as (1, 24); (0, 0) if unknown; None if it is not Go.
         go_keeps_no_zeros: whether every process that has it mapped has GODEBUG=madvdontneed=0 in its environment.
     """
 
@@ -58,21 +58,21 @@ Programs = Mapping[str, Program]
 
 
 def read_programs(proc: Path, init_pid: int) -> dict[str, Program]:
-    """Read what the processes of a container execute, as far as it is understood.
+    """Read the programs and libraries that the processes of a container execute.
 
     Args:
-        proc: a procfs; all reads go below it.
-        init_pid: the container's first process, as that procfs numbers it.
+        proc: a procfs; nothing is read outside it.
+        init_pid: PID of the container's first process in that procfs.
 
     Returns:
-        Programs by their path in the container; what is not ELF, of 64 bits and little-endian, is not among them.
+        Programs by their path in the container. Files that are not 64-bit little-endian ELF are left out.
 
     Raises:
-        FileNotFoundError, ProcessLookupError: there is no process of that number.
-        PermissionError: the caller may not look into the container's processes.
+        FileNotFoundError, ProcessLookupError: no such process.
+        PermissionError: the caller may not inspect the container's processes.
     """
     container = read_container(proc, init_pid)
-    # What is not reachable from our own root directory is named from the container's already.
+    # Paths that are not reachable from our own root directory are relative to the container's already.
     root = os.readlink(proc / str(init_pid) / "root").rstrip("/")  # noqa: PTH115  (text, not a path of ours)
     found: dict[str, Program] = {}
     for process, mapped in container.each_mapped_file():
@@ -91,7 +91,7 @@ def _add(found: dict[str, Program], name: str, path: Path, *, keeps: bool) -> No
 
 
 def keeps_no_zeros(environment: bytes) -> bool:
-    """Whether an environment, as /proc/PID/environ has it, tells Go not to rely on zeros."""
+    """Whether an environment, as in /proc/PID/environ, makes Go not rely on zeros."""
     for variable in environment.split(b"\0"):
         if variable.startswith(b"GODEBUG="):
             return _GO_SETTING in variable.removeprefix(b"GODEBUG=").split(b",")
@@ -99,11 +99,11 @@ def keeps_no_zeros(environment: bytes) -> bool:
 
 
 def read_program(path: Path) -> Program:
-    """Read a file.
+    """Read an executable file.
 
     Raises:
         OSError: it cannot be read.
-        ValueError, struct.error: it is not ELF, of 64 bits and little-endian, or is damaged.
+        ValueError, struct.error: it is not 64-bit little-endian ELF, or is damaged.
     """
     with path.open("rb", buffering=0) as file:
         descriptor = file.fileno()
@@ -141,7 +141,7 @@ def _read_interpreter(file: int, segments: list[_Segment]) -> str:
 
 
 def _read_names(file: int, segments: list[_Segment]) -> bytes:
-    """The names of the symbols that the dynamic linker joins: a name is the end of another, where it can be."""
+    """Read the names of the dynamic symbols. A name may be stored as the end of another."""
     for segment in segments:
         if segment.kind == _DYNAMIC_SEGMENT:
             entries = dict(_DYNAMIC.iter_unpack(_read(file, segment.offset, segment.size)))
@@ -167,15 +167,15 @@ def _find_go(file: int, segments: list[_Segment]) -> tuple[int, int] | None:
     return None
 
 
-def _find_all(data: bytes, wanted: bytes) -> Iterator[int]:
-    at = data.find(wanted)
+def _find_all(data: bytes, pattern: bytes) -> Iterator[int]:
+    at = data.find(pattern)
     while at >= 0:
         yield at
-        at = data.find(wanted, at + 1)
+        at = data.find(pattern, at + 1)
 
 
 def _read_go_version(info: bytes) -> tuple[int, int]:
-    """Since Go 1.18 the version lies after the 32 bytes of the header, with its length before it."""
+    """Read the Go version. Since Go 1.18 it follows the 32-byte header, prefixed with its length."""
     if len(info) > 33 and info[15] & _GO_INLINE:
         match = _GO_VERSION.match(info[33 : 33 + info[32]])
         if match:

@@ -1,13 +1,13 @@
-"""Closes TCP sockets in a dump, so that it restores under another address.
+"""Close TCP sockets in a dump, so that it restores under a different address.
 
-To CRIU every TCP socket with a peer is a connection, even one that the kernel has closed already: a peer that went away
-with a reset leaves its address behind. Such a socket restores only with `tcp-established` or `tcp-close` and, in the
-first case, only where its own address exists. Without a peer and an address of its own it is an ordinary socket that
-is not connected, which restores anywhere (`tcp_connection` and `open_inet_sk` in `criu/sk-inet.c`, `restore_one_tcp` in
-`criu/sk-tcp.c` of https://github.com/checkpoint-restore/criu, 4.2).
+CRIU treats every TCP socket with a peer as a connection, even if the kernel has closed it already: after a reset, the
+peer's address remains. Such a socket restores only with `tcp-established`, if its own address exists, or with
+`tcp-close`. Without a peer and an own address it is an ordinary unconnected socket and restores anywhere
+(`tcp_connection` and `open_inet_sk` in `criu/sk-inet.c`, `restore_one_tcp` in `criu/sk-tcp.c` of
+https://github.com/checkpoint-restore/criu, 4.2).
 
-What the application sees is what `tcp-close` would have given it: a descriptor that has hung up, reads nothing and
-refuses to write. What was in its queues is lost.
+The application sees the same as with `tcp-close`: a descriptor that has hung up, reads nothing and refuses writes. The
+content of its queues is lost.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _NETWORK_LOCK_SKIP = 2  # NETWORK_LOCK_METHOD in criu/include/cr_options.h
 
 
 def close_sockets(directory: Path, *, established: bool) -> tuple[Socket, ...]:
-    """Make the closed TCP sockets of a dump plain, and the connected ones too when established is true.
+    """Make closed TCP sockets of a dump plain, and connected ones too if `established` is true.
 
-    Where no connection is left, the dump is also freed of what only connections need: of having to be restored with
-    `tcp-close`, which CRIU demands of one that was made with it, and of the network lock.
+    If no connection is left, the settings that only connections need are also cleared: the network lock, and
+    `tcp-close`. CRIU requires `tcp-close` at the restore of a dump made with it.
 
     Returns:
-        The sockets that were changed, as they were.
+        The changed sockets, in their original state.
 
     Raises:
         ArchiveError: a file of the dump is missing or not understood.
@@ -61,13 +61,13 @@ def close_sockets(directory: Path, *, established: bool) -> tuple[Socket, ...]:
 
 
 def forget_owners(directory: Path) -> int:
-    """Have no owner restored for the files of unix sockets that are no more, or have another name by now.
+    """Restore no owner for deleted or renamed files of unix sockets.
 
-    Where CRIU cannot ask the kernel for the file, it says that root owned it, and only root can restore that
-    (`unix_resolve_name_old` in criu/sk-unix.c). A JVM has such a socket once somebody has attached to it.
+    If CRIU cannot query the kernel for the file, it records root as the owner, and only root can restore that
+    (`unix_resolve_name_old` in criu/sk-unix.c). A JVM has such a socket after a tool has attached to it.
 
     Returns:
-        How many there were.
+        Number of changed sockets.
 
     Raises:
         ArchiveError: a file of the dump is missing or not understood.
@@ -96,11 +96,11 @@ def _make_plain(message: Any) -> None:
 
 
 def _forget_connections(directory: Path) -> None:
-    """Say in the inventory that no connection is restored.
+    """Record in the inventory that no connection is restored.
 
     A restore locks the network as the dump did (`check_img_inventory` in criu/image.c), by default with seven runs of
-    iptables, so that no packet meets a connection that is only half there. Without connections that is time lost, and
-    packets of those who try to connect meanwhile.
+    iptables, so that no packet reaches a half-restored connection. Without connections this only costs time, and drops
+    packets of new clients.
     """
     path = directory / "inventory.img"
     entry = read_only_entry(path)

@@ -1,1 +1,1 @@
-"""Checks before the dump: what would not dump or restore, and how to fix it."""
+"""Checks before the dump for problems that would prevent it or the restore, each with a fix."""

@@ -1,7 +1,7 @@
-"""Classic BPF as seccomp(2) runs it: what a filter can answer to a system call whose arguments are not known.
+"""Evaluate seccomp(2) filters, in classic BPF, for a system call with unknown arguments.
 
 Instructions: `linux/filter.h` and `linux/bpf_common.h`; those that seccomp allows: `seccomp_check_filter` in the
-kernel's kernel/seccomp.c. Jumps only lead forward, so one pass over the instructions sees every way through a filter.
+kernel's kernel/seccomp.c. Jumps only lead forward, so one pass over the instructions covers every path.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _ACTION = 0xFFFF0000
 _INSTRUCTION = struct.Struct("<HBBI")
 _WORD = 0xFFFFFFFF
 _NUMBER_AT, _ARCHITECTURE_AT = 0, 4
-_DATA_BYTES = 64  # of struct seccomp_data
+_DATA_BYTES = 64  # size of struct seccomp_data
 _CELLS = 16
-# A filter that branches on arguments again and again has too many ways through it to follow each.
+# A filter with many branches on arguments has too many paths to follow each.
 _MOST_STATES = 256
 
 _CLASS = 0x07
@@ -33,7 +33,7 @@ _RESULT_A = 0x10
 _JA = 0x00
 _TXA = 0x80
 
-_Number = int | None  # None: not known
+_Number = int | None  # None: unknown
 
 _ARITHMETIC: Mapping[int, Callable[[int, int], int]] = {
     0x00: lambda a, b: a + b,
@@ -57,7 +57,7 @@ _COMPARISONS: Mapping[int, Callable[[int, int], bool]] = {
 
 @dataclass(frozen=True)
 class _State:
-    """The machine before an instruction: accumulator, index register, scratch memory."""
+    """State of the machine before an instruction: accumulator, index register, scratch memory."""
 
     a: _Number = 0
     x: _Number = 0
@@ -68,18 +68,18 @@ _ANY = _State(None, None, (None,) * _CELLS)
 
 
 def find_verdicts(program: bytes, architecture: int, number: int) -> frozenset[int]:
-    """The actions (SECCOMP_RET_*, without their data) that a filter can answer a system call with.
+    """Return the actions (SECCOMP_RET_*, without their data) that a filter may return for a system call.
 
     Args:
         program: instructions, as in `struct sock_filter`.
         architecture: AUDIT_ARCH_* of the system call.
-        number: of the system call.
+        number: number of the system call.
 
     Returns:
-        UNKNOWN_VERDICT among them (which is also SECCOMP_RET_KILL_THREAD) if an answer cannot be told.
+        The actions. They include UNKNOWN_VERDICT (the same as SECCOMP_RET_KILL_THREAD) if one cannot be determined.
 
     Raises:
-        ValueError: the program is none that the kernel would have taken.
+        ValueError: the kernel would not have accepted the program.
     """
     instructions = _read(program)
     pending: list[set[_State]] = [set() for _ in instructions]
@@ -93,17 +93,17 @@ def find_verdicts(program: bytes, architecture: int, number: int) -> frozenset[i
                 verdicts.add(UNKNOWN_VERDICT if answer is None else answer & _ACTION)
             elif code & _CLASS == _JMP:
                 for step in _jump(state, code, (if_true, if_false), value):
-                    _go(pending, at + 1 + step, state)
+                    _add_state(pending, at + 1 + step, state)
             else:
-                _go(pending, at + 1, _step(state, code, value, (architecture, number)))
+                _add_state(pending, at + 1, _step(state, code, value, (architecture, number)))
     return frozenset(verdicts)
 
 
 def list_answers(program: bytes) -> frozenset[int]:
-    """The actions of all of a filter's return instructions.
+    """Return the actions of all return instructions of a filter.
 
     Raises:
-        ValueError: as `find_verdicts`.
+        ValueError: as for `find_verdicts`.
     """
     return frozenset(value & _ACTION for code, _, _, value in _read(program) if code & _CLASS == _RET)
 
@@ -114,7 +114,7 @@ def _read(program: bytes) -> list[tuple[int, int, int, int]]:
     return list(_INSTRUCTION.iter_unpack(program))
 
 
-def _go(pending: list[set[_State]], to: int, state: _State) -> None:
+def _add_state(pending: list[set[_State]], to: int, state: _State) -> None:
     if to >= len(pending):
         raise ValueError("a seccomp filter that jumps beyond its end")
     pending[to].add(state)

@@ -1,7 +1,7 @@
-"""Find what would not dump or restore in a running container, from /proc and before the dump, each with a fix.
+"""Find problems in a running container that would prevent a dump or restore, each with a fix.
 
-Only what is known to fail is called an error, and what a plain service holds gives no finding. The rules come from
-CRIU's source, and all but a few were seen to fail with CRIU 4.2.1 under runc 1.3.6 and the options that CRI-O passes.
+The checks read /proc before the dump. Only known failures are errors, and a plain service has no findings. The rules
+come from CRIU's source, and all but a few failures were reproduced with CRIU 4.2.1, runc 1.3.6 and CRI-O's options.
 """
 
 from __future__ import annotations
@@ -29,23 +29,22 @@ _MOST_OF_A_CODE = 5
 def check_processes(
     proc: Path, init_pid: int, *, pod_ips: Collection[str], close_tcp: bool = False
 ) -> tuple[Finding, ...]:
-    """Look at all processes of a container that descend from its first one, which are those that CRIU dumps.
+    """Check a container's first process and its descendants, the processes that CRIU dumps.
 
-    The container goes on running, so what is found is what was there a moment ago; a connection that is about to close
-    is found too.
+    The container keeps running, so findings may be outdated, such as a connection that was about to close.
 
     Args:
-        proc: a procfs; all reads go below it.
-        init_pid: the container's first process, as that procfs numbers it.
+        proc: a procfs; nothing is read outside it.
+        init_pid: PID of the container's first process in that procfs.
         pod_ips: the pod's own addresses.
-        close_tcp: connections are closed in the dump instead of refused.
+        close_tcp: whether connections are closed in the dump instead of refused.
 
     Returns:
-        Errors first.
+        Findings, errors first.
 
     Raises:
         AppError: the container has ended.
-        HostError: the caller may not look into the container's processes.
+        HostError: the caller may not inspect the container's processes.
     """
     with reading(proc, init_pid):
         container = read_container(proc, init_pid)
@@ -63,11 +62,11 @@ def check_processes(
 
 @contextlib.contextmanager
 def reading(proc: Path, init_pid: int) -> Iterator[None]:
-    """Explain why a container cannot be looked at in this block.
+    """Convert errors of this block about a container that cannot be read.
 
     Raises:
         AppError: its first process has ended.
-        HostError: the caller may not look into its processes.
+        HostError: the caller may not inspect its processes.
     """
     try:
         yield
@@ -80,10 +79,10 @@ def reading(proc: Path, init_pid: int) -> Iterator[None]:
 
 
 def raise_on_errors(findings: Collection[Finding], *, force: bool = False) -> None:
-    """Refuse to go on when there are errors among the findings.
+    """Raise if the findings include errors.
 
     Raises:
-        PreflightError: with each error and its fix in `details`, and force is false.
+        PreflightError: there are errors and `force` is false; `details` has each error and its fix.
     """
     errors = [finding for finding in findings if finding.is_error]
     if not errors or force:

@@ -1,9 +1,9 @@
-"""Which open and mapped files of a container would not dump or restore.
+"""Find open and mapped files of a container that would prevent a dump or restore.
 
-What CRIU does with a file is decided in `dump_one_file` of `criu/files.c`, in `criu/files-reg.c`, and for mappings in
-`handle_vma` of `criu/proc_parse.c`, of https://github.com/checkpoint-restore/criu (4.2). CRI-O passes neither
-`link-remap` nor `ghost-limit` (`CheckpointContainer` in its `internal/oci/runtime_oci.go`), gives each pod a new
-/dev/shm (`internal/lib/sandbox/infra_linux.go`), and puts only the container's own file system into a checkpoint.
+CRIU handles files in `dump_one_file` of `criu/files.c` and in `criu/files-reg.c`, and mappings in `handle_vma` of
+`criu/proc_parse.c`, of https://github.com/checkpoint-restore/criu (4.2). CRI-O passes neither `link-remap` nor
+`ghost-limit` (`CheckpointContainer` in its `internal/oci/runtime_oci.go`), gives each pod a new /dev/shm
+(`internal/lib/sandbox/infra_linux.go`), and puts only the container's own filesystem into a checkpoint.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from warmstart.dump.proc.container import (
 )
 
 GHOST_LIMIT_BYTES = 1 << 20  # DEFAULT_GHOST_LIMIT in criu/include/cr_options.h
-_BLOCK_BYTES = 512  # of st_blocks
+_BLOCK_BYTES = 512  # unit of st_blocks
 
-_SHM = "/dev/shm"  # noqa: S108  (the mount, not a place for temporary files)
-# What lies in the kernel's own tmpfs mount and is dumped with its contents (`is_memfd`, `is_anon_shmem_map`), the rings
-# of aio(7), and huge pages.
+_SHM = "/dev/shm"  # noqa: S108  (the mount, not a directory for temporary files)
+# Files in the kernel's internal tmpfs mount, dumped with their contents (`is_memfd`, `is_anon_shmem_map`), the rings of
+# aio(7), and huge pages.
 _ANONYMOUS_FILES = ("/memfd:", "/dev/zero", "/SYSV", "/[aio]", "/anon_hugepage")
-# Mounted afresh in every container, and made by the kernel: what is in them needs no image.
+# Mounted anew in every container and filled by the kernel: their files are not in an image.
 _KERNEL_FILE_SYSTEMS = frozenset(
     {"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs", "debugfs", "tracefs", "securityfs"}
 )
-# libuv makes a ring for each loop whatever its environment says since 1.50 (`uv__platform_loop_init` and
-# `uv__use_io_uring` in src/unix/linux.c of https://github.com/libuv/libuv), and does without where it is denied one.
+# Since 1.50, libuv creates a ring for each loop whatever its environment says (`uv__platform_loop_init` and
+# `uv__use_io_uring` in src/unix/linux.c of https://github.com/libuv/libuv), and works without one if denied.
 _NO_IO_URING = (
     "Let the runtime's default seccomp profile deny it (a privileged container has none), or switch it off in the "
     "application: uvicorn with --loop asyncio, Node.js with UV_USE_IO_URING=0 if its libuv is older than 1.50."
 )
-# `dump_one_file`; inotify and fanotify are looked at elsewhere.
+# `dump_one_file`; inotify and fanotify are checked elsewhere.
 _SUPPORTED_ANON = frozenset({"[eventfd]", "[eventpoll]", "[signalfd]", "[timerfd]", "[pidfd]", "inotify", "[fanotify]"})
 _KNOWN_ANON = {
     "[io_uring]": ("io-uring", _NO_IO_URING),
@@ -64,7 +64,7 @@ _GPU_DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri/")
 
 
 def find_in_files(container: Container) -> Iterator[Finding]:
-    """Look at every descriptor that is no socket, and at every mapped file, of the container's processes."""
+    """Check all descriptors except sockets, and all mapped files, of the container's processes."""
     for process, descriptor in container.each_descriptor():
         with contextlib.suppress(*GONE):
             found = list(_check_descriptor(container, process, descriptor))
@@ -88,7 +88,7 @@ def _check_anon(container: Container, process: Process, descriptor: Link) -> Ite
     kind = descriptor.target.removeprefix("anon_inode:")
     if kind == "[pidfd]":
         yield from _check_pidfd(container, process, descriptor)
-    elif kind == "bpf-map":  # only where CRIU was built with libbpf
+    elif kind == "bpf-map":  # supported only by CRIU with libbpf
         what = "It holds a BPF map, which many builds of CRIU do not support."
         yield warning("bpf-map", process, what, "Have it closed before the checkpoint.")
     elif kind not in _SUPPORTED_ANON:
@@ -101,7 +101,7 @@ def _refuse_anon(process: Process, kind: str) -> Finding:
 
 
 def _check_pidfd(container: Container, process: Process, descriptor: Link) -> Iterator[Finding]:
-    """`dump_one_pidfd` in criu/pidfd.c."""
+    """Check a pidfd like `dump_one_pidfd` in criu/pidfd.c."""
     info = read_descriptor_info(descriptor)
     target = next((int(line.split()[1]) for line in info.lines if line.startswith("Pid:")), -1)
     inside = target == -1 or any(each.pid == target for each in container.processes)  # -1: it has ended
@@ -112,7 +112,7 @@ def _check_pidfd(container: Container, process: Process, descriptor: Link) -> It
 
 
 def _check_pipe(process: Process, descriptor: Link) -> Iterator[Finding]:
-    """`dump_one_pipe` in criu/pipes.c."""
+    """Check a pipe like `dump_one_pipe` in criu/pipes.c."""
     if read_descriptor_info(descriptor).flags & os.O_DIRECT:
         what = f"Its {descriptor.target} is in packet mode (O_DIRECT), which CRIU does not support."
         yield error("pipe-packet", process, what, "Open the pipe without O_DIRECT.")
@@ -123,7 +123,7 @@ def _check_opened(container: Container, process: Process, descriptor: Link) -> I
     if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
         yield from _check_device(process, descriptor, info)
     if any(mount.device == info.st_dev and mount.kind == "mqueue" for mount in container.mounts):
-        return  # a message queue: its mount is looked at as a whole
+        return  # a message queue: its whole mount is checked elsewhere
     mount_id = read_descriptor_info(descriptor).mount_id
     mount = next((each for each in container.mounts if each.mount_id == mount_id), None)
     if mount is None:
@@ -134,7 +134,7 @@ def _check_opened(container: Container, process: Process, descriptor: Link) -> I
 
 
 def _check_device(process: Process, descriptor: Link, info: os.stat_result) -> Iterator[Finding]:
-    """`dump_chrdev` in criu/files.c, `get_tty_driver` in criu/tty.c, `dump_tunfile` in criu/tun.c."""
+    """Check a device: `dump_chrdev` in criu/files.c, `get_tty_driver` in criu/tty.c, `dump_tunfile` in criu/tun.c."""
     path, _ = strip_deleted(descriptor.target)
     number = (os.major(info.st_rdev), os.minor(info.st_rdev))
     if number == (_MISC_MAJOR, _TUN_MINOR):
@@ -174,11 +174,11 @@ def _check_file(
         what = f"Its file {path} is in use, but that path now leads elsewhere: to another file, or into another mount."
         yield error("file-hidden", process, what, "Have the application open it again before the checkpoint.")
     elif stat.S_ISREG(info.st_mode):
-        yield from _check_place(process, path, mount.mount_point)
+        yield from _check_location(process, path, mount.mount_point)
 
 
 def _is_hidden(container: Container, process: Process, path: str, info: os.stat_result) -> bool:
-    """The last test of `check_path_remap` in criu/files-reg.c."""
+    """Apply the last test of `check_path_remap` in criu/files-reg.c."""
     held, first = container.held.get(process.pid), container.held.get(container.first.pid)
     if held is None or first is None or held.namespaces["mnt"] != first.namespaces["mnt"]:
         return False
@@ -193,7 +193,7 @@ def _is_hidden(container: Container, process: Process, path: str, info: os.stat_
 
 
 def _check_deleted(process: Process, path: str, info: os.stat_result) -> Iterator[Finding]:
-    """`check_path_remap` and `dump_ghost_remap` in criu/files-reg.c."""
+    """Check a deleted file like `check_path_remap` and `dump_ghost_remap` in criu/files-reg.c."""
     size_bytes = info.st_blocks * _BLOCK_BYTES
     if info.st_nlink:  # by another name, or in a lower layer of the image
         what = f"Its file {path} has been deleted, or replaced, while it is in use and exists elsewhere."
@@ -207,7 +207,7 @@ def _check_deleted(process: Process, path: str, info: os.stat_result) -> Iterato
         yield error("deleted-file-large", process, what, fix)
 
 
-def _check_place(process: Process, path: str, mount_point: str) -> Iterator[Finding]:
+def _check_location(process: Process, path: str, mount_point: str) -> Iterator[Finding]:
     if is_below(path, _SHM):
         what = f"Its file {path} is in use, and a restored pod starts with an empty {_SHM}."
         yield error(
@@ -236,5 +236,5 @@ def _check_mapped_file(container: Container, process: Process, mapped: Link) -> 
     mount = container.mount_of(strip_deleted(mapped.target)[0])
     if stat.S_ISREG(info.st_mode) and mount is not None:
         yield from _check_file(container, process, mapped.target, mount, info)
-    elif stat.S_ISCHR(info.st_mode):  # /dev/zero was let pass before
+    elif stat.S_ISCHR(info.st_mode):  # /dev/zero is already excluded
         yield _refuse_device(process, mapped.target)

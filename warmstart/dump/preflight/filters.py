@@ -1,8 +1,8 @@
-"""System call filters (seccomp) in a dump, and whether a restore without privileges can put them back.
+"""Check whether a restore without privileges can reinstall the system call filters (seccomp) of a dump.
 
-CRIU suspends filters while it restores, which takes CAP_SYS_ADMIN. Without it, the filters are installed as the last
-thing (`seccomp_last` in `launcher/criu/restore-without-capabilities.patch`): from then on a thread makes only the
-system calls that are listed here, and its filters must allow them. A process is never restored without its filters.
+CRIU suspends filters during a restore, but this requires CAP_SYS_ADMIN. Without it, the filters are installed last
+(`seccomp_last` in `launcher/criu/restore-without-capabilities.patch`). After that a thread makes only the system calls
+listed here, and its filters must allow them. A process is never restored without its filters.
 
 Sources: `criu/seccomp.c`, `criu/pie/restorer.c` and `images/seccomp.proto` of
 https://github.com/checkpoint-restore/criu (4.2).
@@ -29,7 +29,7 @@ _ADD = "seccomp"
 
 @dataclass(frozen=True)
 class _Architecture:
-    """AUDIT_ARCH_*, and the numbers of the system calls that a restore ends with."""
+    """AUDIT_ARCH_*, and the numbers of the last system calls of a restore."""
 
     audit: int
     numbers: dict[str, int]
@@ -49,7 +49,7 @@ class _Filter:
 
 @dataclass(frozen=True)
 class _Thread:
-    """A thread of the dump: its seccomp mode, and its filters, the oldest first."""
+    """A thread of the dump: its seccomp mode and its filters, oldest first."""
 
     mode: int
     filters: tuple[_Filter, ...]
@@ -63,11 +63,11 @@ class _Task:
 
 
 def check_filters(directory: Path, machine: str = "") -> tuple[Finding, ...]:
-    """Look for filters in a dump that an image cannot restore by itself; pids are the container's.
+    """Find filters in a dump that an image cannot restore by itself; pids are the container's.
 
     Args:
-        directory: of CRIU's images.
-        machine: the processor's architecture, as `platform.machine` names it; this machine's if empty.
+        directory: directory of CRIU's image files.
+        machine: processor architecture, as in `platform.machine`; this machine's if empty.
 
     Raises:
         ArchiveError: a file is missing or not understood.
@@ -105,7 +105,7 @@ def _check_task(task: _Task, architecture: _Architecture) -> Iterator[Finding]:
 
 
 def _find_missing(task: _Task, at: int, architecture: _Architecture) -> Iterator[str]:
-    """System calls that a restore needs of a thread and that its filters may not allow."""
+    """Find system calls that a restore makes in a thread and its filters may not allow."""
     filters = task.threads[at].filters
     if not filters:
         return
@@ -126,7 +126,7 @@ def _read_tasks(directory: Path) -> Iterator[_Task]:
     path = directory / "pstree.img"
     for entry in read_image(path):
         process = decode(path, entry, protos.Process)
-        # The main thread has the number of its process.
+        # The main thread has the same number as its process.
         threads = sorted(process.threads, key=lambda thread, pid=process.pid: thread != pid)  # type: ignore[misc]
         cores = [_read_core(directory, thread) for thread in threads]
         if cores:  # a zombie has no threads

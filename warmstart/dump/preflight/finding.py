@@ -1,4 +1,4 @@
-"""A finding of the checks before the dump: one problem in one process, and its fix."""
+"""Findings of the checks before the dump: each is one problem in one process, with a fix."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class Named(Protocol):
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """Process number."""
 
     @property
     def name(self) -> str:
-        """Its name, as the kernel has it."""
+        """Process name in the kernel."""
 
 
 class Severity(StrEnum):
-    """ERROR would fail the dump or the restore; WARNING may, or changes what the application sees."""
+    """ERROR would fail the dump or the restore; WARNING may, or the application may notice."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -29,14 +29,14 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a dump or its restore would stumble over.
+    """A problem for a dump or its restore.
 
     Attributes:
-        code: short and stable, such as `tcp-established`.
-        pid: of the process, as numbered by the procfs that was read.
-        process: its name.
-        what: one sentence that says what it holds.
-        fix: one sentence that says what to do about it.
+        code: short, stable code, such as `tcp-established`.
+        pid: PID of the process in the procfs that was read.
+        process: name of the process.
+        what: the problem, in one sentence.
+        fix: the suggested fix, in one sentence.
     """
 
     severity: Severity
@@ -66,7 +66,7 @@ def warning(code: str, process: Named, what: str, fix: str) -> Finding:
 
 
 def once_each(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """What several processes share, such as an inherited descriptor, only for the first of them."""
+    """Report a finding that several processes share, such as an inherited descriptor, only for the first of them."""
     unique: dict[tuple[str, str], Finding] = {}
     for finding in findings:
         unique.setdefault((finding.code, finding.what), finding)

@@ -1,7 +1,7 @@
-"""Which processes of a container would not dump, and what they hold that is neither a file nor a socket.
+"""Find processes of a container that would prevent a dump, apart from their files and sockets.
 
 Sources: `criu/seize.c`, `criu/cr-dump.c`, `criu/namespaces.c`, `criu/mount.c`, `criu/filesystems.c` of
-https://github.com/checkpoint-restore/criu (4.2). Fine, and therefore not looked at: zombies, seccomp filters, file
+https://github.com/checkpoint-restore/criu (4.2). Supported, and therefore not checked: zombies, seccomp filters, file
 locks (CRI-O passes `file-locks`), System V semaphores and message queues, nested mount namespaces, a chroot of a child.
 """
 
@@ -31,7 +31,7 @@ _LOOK_AGAIN_S = 0.05
 
 
 def find_in_processes(container: Container) -> Iterator[Finding]:
-    """Look at the container's processes themselves."""
+    """Check the container's processes themselves."""
     for process in container.processes:
         try:
             if process.is_zombie:
@@ -50,7 +50,7 @@ def find_in_processes(container: Container) -> Iterator[Finding]:
 
 
 def _check_strangers(container: Container) -> Iterator[Finding]:
-    """Look twice: a command that is about to end is no part of the application."""
+    """Check for outside processes repeatedly, to ignore short-lived commands."""
     proc = container.proc
     strangers = list(find_strangers(proc, read_processes(proc), container.processes))
     for _ in range(_STRANGER_LOOKS):
@@ -88,7 +88,7 @@ def _check_state(container: Container, process: Process) -> Iterator[Finding]:
             "Detach the debugger or tracer before the checkpoint.",
         )
     elif process.state == "T" and _has_v1_freezer(container, process):
-        # A stopped process in a frozen cgroup never answers PTRACE_SEIZE: CRIU waits for ever (seen with 4.2.1).
+        # A stopped process in a frozen cgroup never responds to PTRACE_SEIZE: CRIU waits forever (observed with 4.2.1).
         yield error(
             "stopped",
             process,
@@ -141,7 +141,7 @@ def _check_namespaces(container: Container, process: Process) -> Iterator[Findin
 
 
 def _check_shared_memory(container: Container, process: Process) -> Iterator[Finding]:
-    """`check_sysvipc_map_dump` in criu/cr-dump.c: System V memory is dumped with the namespace that it belongs to."""
+    """Check like `check_sysvipc_map_dump` in criu/cr-dump.c: System V memory is dumped only with its namespace."""
     held = container.held[process.pid]
     used = any(each.target.startswith("/SYSV") for each in held.mapped_files)
     if used and held.namespaces["ipc"] == container.parent_ipc:  # the runtime's, and so CRIU's
@@ -154,7 +154,7 @@ def _check_shared_memory(container: Container, process: Process) -> Iterator[Fin
 
 
 def _check_roots(container: Container) -> Iterator[Finding]:
-    """`mntns_get_root_fd` in criu/mount.c: the first process of a mount namespace must see all of it."""
+    """Check like `mntns_get_root_fd` in criu/mount.c: the first process of a mount namespace must see all of it."""
     seen: set[str] = set()
     for process in container.processes:
         if process.pid not in container.held or container.held[process.pid].namespaces["mnt"] in seen:
@@ -174,7 +174,7 @@ def _check_roots(container: Container) -> Iterator[Finding]:
 
 
 def _check_message_queues(container: Container) -> Iterator[Finding]:
-    """`dump_empty_fs` in criu/filesystems.c."""
+    """Check like `dump_empty_fs` in criu/filesystems.c."""
     for mount in container.mounts:
         if mount.kind != "mqueue":
             continue

@@ -1,8 +1,8 @@
-"""Which restrictions a container's processes have put on themselves that CRIU does not bring back.
+"""Find self-imposed restrictions of a container's processes that CRIU does not restore.
 
-A restored process has what it inherits from the one that restores it, which for the container's first process is what
-its parent has now. Source: all of proc_pid_status(5), prctl(2) and proc(5) that `criu/cr-dump.c` and
-`criu/pie/parasite.c` of https://github.com/checkpoint-restore/criu (4.2) do not read; docs/restrictions.md of this
+A restored process inherits these settings from the process that restores it. For the container's first process, they
+are those of its parent now. Source: the parts of proc_pid_status(5), prctl(2) and proc(5) that `criu/cr-dump.c` and
+`criu/pie/parasite.c` of https://github.com/checkpoint-restore/criu (4.2) do not read. docs/restrictions.md of this
 project has the whole list.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from warmstart.dump.preflight.finding import Finding, error, warning
 from warmstart.dump.proc.container import GONE, Container
 
-# Answers of the kernel for who may still be speculated against, of those that prctl(2) can change.
+# Kernel status texts for processes with speculation on, limited to settings that prctl(2) can change.
 _SPECULATION = {
     "Speculation_Store_Bypass": ("thread vulnerable",),
     "SpeculationIndirectBranch": ("conditional enabled",),
@@ -25,7 +25,7 @@ _SPECULATION = {
 
 @dataclass(frozen=True)
 class _Settings:
-    """Settings of a process: what /proc/PID/coredump_filter and personality say, and which speculation is on."""
+    """Settings of a process: /proc/PID/coredump_filter and personality, and the enabled kinds of speculation."""
 
     core_dump: int
     personality: int
@@ -33,10 +33,10 @@ class _Settings:
 
 
 def find_in_restrictions(container: Container) -> Iterator[Finding]:
-    """Compare the processes with what started the container."""
+    """Compare the processes with the parent of the container's first process."""
     try:
         outside = _read(container.proc, container.first.parent_pid)
-    except (*GONE, PermissionError):  # it is started from beyond this procfs
+    except (*GONE, PermissionError):  # the parent is outside this procfs
         return
     for process in container.processes:
         if process.pid not in container.held:  # a zombie has no memory
@@ -55,12 +55,11 @@ def find_in_restrictions(container: Container) -> Iterator[Finding]:
 
 
 def _read(proc: Path, pid: int) -> _Settings:
-    place = proc / str(pid)
-    fields = dict(
-        line.split(":\t", 1) for line in (place / "status").read_text(errors="replace").splitlines() if ":\t" in line
-    )
+    directory = proc / str(pid)
+    status = (directory / "status").read_text(errors="replace")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     on = frozenset(name for name, answers in _SPECULATION.items() if fields.get(name) in answers)
-    return _Settings(_read_number(place / "coredump_filter"), _read_number(place / "personality"), on)
+    return _Settings(_read_number(directory / "coredump_filter"), _read_number(directory / "personality"), on)
 
 
 def _read_number(path: Path) -> int:

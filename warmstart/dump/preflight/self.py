@@ -1,7 +1,7 @@
-"""What in a running application would keep its image from restoring itself, beside what keeps any from being restored.
+"""Find problems in a running application that only prevent a restore by the image itself.
 
-The launcher's CRIU restores without privileges, in the container's own namespaces: it cannot choose process numbers,
-become another user, or put back what is not the application's. Source: `pstree_sort_births` of
+The launcher's CRIU restores without privileges, in the container's own namespaces. It cannot choose process numbers,
+become another user, or restore files that are not the application's. Source: `pstree_sort_births` of
 `launcher/criu/restore-without-capabilities.patch`, and `launcher/src/seed.c`.
 """
 
@@ -16,20 +16,20 @@ from warmstart.dump.preflight.check import reading
 from warmstart.dump.preflight.finding import Finding, error, once_each
 from warmstart.dump.proc.container import GONE, Container, Process, is_below, read_container
 
-# Of these places the launcher keeps the files of the application's user, and of no other.
-_SEEDED = ("/tmp", "/var/tmp", "/run")  # noqa: S108  (places in the container)
+# In these directories the launcher keeps only the files of the application's user.
+_SEEDED = ("/tmp", "/var/tmp", "/run")  # noqa: S108  (directories in the container)
 
 
 def check_launched(proc: Path, first_pid: int) -> tuple[Finding, ...]:
-    """Look at an application that the launcher runs.
+    """Check an application that the launcher runs.
 
     Args:
-        proc: a procfs; all reads go below it.
-        first_pid: the application's first process, as that procfs numbers it.
+        proc: a procfs; nothing is read outside it.
+        first_pid: PID of the application's first process in that procfs.
 
     Raises:
         AppError: it has ended.
-        HostError: the caller may not look into its processes.
+        HostError: the caller may not inspect its processes.
     """
     with reading(proc, first_pid):
         container = read_container(proc, first_pid)
@@ -44,7 +44,7 @@ def check_launched(proc: Path, first_pid: int) -> tuple[Finding, ...]:
 
 
 def _check_births(container: Container) -> Iterator[Finding]:
-    """Numbers only go up, and all processes come before all threads."""
+    """Check the order of numbers: they can only increase, and all processes are created before all threads."""
     last = max(container.processes, key=lambda process: process.pids[-1])
     for process in container.processes:
         for thread in _read_threads(container, process):
@@ -61,7 +61,7 @@ def _check_births(container: Container) -> Iterator[Finding]:
 
 
 def _read_threads(container: Container, process: Process) -> list[int]:
-    """As the container numbers them; none of a process that has ended."""
+    """Return a process's threads by their numbers in the container; none if it has ended."""
     tasks, found = container.proc / str(process.pid) / "task", []
     with contextlib.suppress(*GONE):
         for name in os.listdir(tasks):  # noqa: PTH208  (names only)
@@ -85,13 +85,13 @@ def _check_users(container: Container) -> Iterator[Finding]:
 
 
 def _check_files(container: Container) -> Iterator[Finding]:
-    """Open files in /tmp and the like are put back only where they are the application's own."""
+    """Check that open files in the seeded directories belong to the application's user; others are not restored."""
     owners = {(container.proc / str(container.first.pid)).stat().st_uid}
     for process, link in (*container.each_descriptor(), *container.each_mapped_file()):
-        if not any(is_below(link.target, place) for place in _SEEDED):
+        if not any(is_below(link.target, directory) for directory in _SEEDED):
             continue
         try:
-            status = os.stat(link.path)  # noqa: PTH116  (a link of the kernel's)
+            status = os.stat(link.path)  # noqa: PTH116  (a kernel link)
         except (*GONE, PermissionError):
             continue
         if status.st_uid not in owners:

@@ -1,7 +1,7 @@
-"""Which sockets of a container would not dump, or not restore in a pod with another address.
+"""Find sockets of a container that would prevent a dump, or a restore in a pod with another address.
 
-What CRIU does with a socket is decided in `criu/sockets.c`, `sk-inet.c`, `sk-unix.c` and `sk-netlink.c` of
-https://github.com/checkpoint-restore/criu (4.2), and with the options that runtimes pass: CRI-O runs
+CRIU handles sockets in `criu/sockets.c`, `sk-inet.c`, `sk-unix.c` and `sk-netlink.c` of
+https://github.com/checkpoint-restore/criu (4.2), depending on the runtime's options. CRI-O runs
 `runc checkpoint --file-locks` (`internal/oci/runtime_oci.go`), so neither `tcp-established`, `skip-in-flight` nor
 `ext-unix-sk` is set.
 """
@@ -18,7 +18,7 @@ from warmstart.dump.preflight.finding import Finding, error, warning
 from warmstart.dump.proc.container import GONE, Container, Link, Process, read_container
 from warmstart.dump.proc.socket_tables import Address, InetSocket, SocketTables, read_socket_tables
 
-# `can_dump_inet_sk` in criu/sk-inet.c, and SYN_RECV, which it calls an unknown state.
+# `can_dump_inet_sk` in criu/sk-inet.c, and SYN_RECV, an unknown state for it.
 _CONNECTED = frozenset(
     {
         TcpState.ESTABLISHED,
@@ -31,7 +31,7 @@ _CONNECTED = frozenset(
         TcpState.CLOSING,
     }
 )
-# The kernel's names of the protocols that `can_dump_ipproto` and `dump_socket` let pass.
+# The kernel's names of the protocols that `can_dump_ipproto` and `dump_socket` accept.
 _TCP = frozenset({"TCP", "TCPv6"})
 _DATAGRAM = frozenset({"UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6"})
 _UNIX = frozenset({"UNIX", "UNIX-STREAM"})
@@ -42,7 +42,7 @@ _CLOSE_IT = "Let the application close it before the checkpoint, for example in 
 
 @dataclass(frozen=True)
 class _Open:
-    """An open socket: who holds it, its inode, its protocol in the kernel's words, and its namespace's sockets."""
+    """An open socket: its process, its inode, the kernel's name of its protocol, and its namespace's sockets."""
 
     process: Process
     inode: int
@@ -51,11 +51,12 @@ class _Open:
 
 
 def find_in_sockets(container: Container, pod_addresses: Collection[Address], *, close_tcp: bool) -> Iterator[Finding]:
-    """Look at every socket that the container's processes hold.
+    """Check every open socket of the container's processes.
 
     Args:
-        pod_addresses: the pod's own addresses, which a restored pod does not have.
-        close_tcp: connections are closed in the dump instead of kept.
+        container: the container.
+        pod_addresses: the pod's own addresses; a restored pod has others.
+        close_tcp: whether connections are closed in the dump instead of refused.
     """
     opened = _read_open_sockets(container)
     for each in opened.values():
@@ -91,9 +92,9 @@ def _read_open_sockets(container: Container) -> dict[int, _Open]:
 
 
 def _read_protocol(descriptor: Link) -> str:
-    """The protocol's name in the kernel (`sk_prot_creator->name`, net/socket.c), which tells MPTCP from TCP.
+    """Return the kernel's name of the protocol (`sk_prot_creator->name`, net/socket.c); MPTCP and TCP differ in it.
 
-    It is "" when the descriptor has become that of something else.
+    It is "" if the descriptor is no longer a socket.
     """
     try:
         return os.getxattr(descriptor.path, "system.sockprotoname").rstrip(b"\0").decode()
@@ -143,7 +144,7 @@ def _check_address(each: _Open, pod_addresses: Collection[Address]) -> Iterator[
     kind = each.protocol.removesuffix("v6")
     what = f"Its {kind} socket is bound to {row.local}, the pod's own address, which a restored pod does not have."
     fix = "Bind it to 0.0.0.0 or ::, or close it before the checkpoint."
-    # CRIU binds IPv6 sockets with IP_FREEBIND (`inet_bind` in criu/sk-inet.c): they restore, and hear nothing.
+    # CRIU binds IPv6 sockets with IP_FREEBIND (`inet_bind` in criu/sk-inet.c): they restore, but receive nothing.
     yield (warning if row.is_ipv6 else error)("address-of-pod", each.process, what, fix)
 
 
@@ -154,14 +155,14 @@ def _check_unix(container: Container, opened: Mapping[int, _Open]) -> Iterator[F
             fix = "Start the container without handing it open sockets."
             yield error("unix-outside", each.process, what, fix)
     suspects = _find_outer_peers(opened)
-    if suspects:  # look again: the connection may have been made while the descriptors were read
+    if suspects:  # check again: the connection may have been made while the descriptors were read
         later = _read_open_sockets(read_container(container.proc, container.first.pid))
         for inode, peer in suspects.items() & _find_outer_peers(later).items():
             yield _refuse_peer(opened[inode], peer)
 
 
 def _find_outer_peers(opened: Mapping[int, _Open]) -> dict[int, int]:
-    """UNIX sockets whose peers the container's processes do not hold."""
+    """Find UNIX sockets connected to peers outside the container's processes."""
     peers = {inode: each.tables.unix_peers.get(inode, 0) for inode, each in opened.items()}
     return {inode: peer for inode, peer in peers.items() if peer and peer not in opened}
 

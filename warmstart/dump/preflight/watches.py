@@ -1,9 +1,8 @@
-"""Which inotify and fanotify watches of a container would not dump.
+"""Find inotify and fanotify watches of a container that would prevent a dump.
 
 CRIU must find a path for each watched inode (`check_open_handle` in `criu/fsnotify.c` of
-https://github.com/checkpoint-restore/criu, 4.2). It tries the file handle that the kernel shows, and overlayfs, on
-which containers run, gives out handles that cannot be opened. Then it searches a few directories (`criu/irmap.c`), and
-fails.
+https://github.com/checkpoint-restore/criu, 4.2). It tries the file handle from the kernel, but containers run on
+overlayfs, and its handles cannot be opened. Then CRIU searches a few directories (`criu/irmap.c`), and fails.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ _WATCH = re.compile(
     r"(?:inotify wd:\w+|fanotify) ino:(\w+) sdev:(\w+) .*?"
     r"(?:fhandle-bytes:(\w+) fhandle-type:(\w+) f_handle:(\w+))?$"
 )
-_MINOR_BITS = 20  # of the kernel's own dev_t, in which sdev is given
-# `hints` in criu/irmap.c; of the root directory it looks at nothing below.
+_MINOR_BITS = 20  # in the kernel's internal dev_t, used for sdev
+# `hints` in criu/irmap.c; CRIU also checks the root directory itself, but nothing below it.
 _SEARCHED = (
     "/etc",
     "/var/spool",
@@ -34,13 +33,13 @@ _SEARCHED = (
     "/usr/share/polkit-1/actions",
     "/lib/udev",
 )
-_MOST_ENTRIES = 20_000  # directory entries that are looked at to name the watched file
+_MOST_ENTRIES = 20_000  # directory entries to search for the name of a watched file
 _FIX = "Switch off file watching for the build, for example automatic reloading of the configuration."
 
 
 @dataclass(frozen=True)
 class _Watch:
-    """A watched inode: device and inode number as stat(2) gives them, and the kernel's handle of it."""
+    """A watched inode: device and inode number as in stat(2), and the kernel's file handle."""
 
     device: int
     inode: int
@@ -49,7 +48,7 @@ class _Watch:
 
 
 def find_in_watches(container: Container) -> Iterator[Finding]:
-    """Look at what the container's processes watch by inotify and fanotify."""
+    """Check the inotify and fanotify watches of the container's processes."""
     lost: dict[_Watch, Process] = {}
     for process, descriptor in container.each_descriptor():
         if descriptor.target not in ("anon_inode:inotify", "anon_inode:[fanotify]"):
@@ -79,9 +78,9 @@ def _parse_watches(lines: tuple[str, ...]) -> Iterator[_Watch]:
 
 
 def _opens_by_handle(container: Container, process: Process, watch: _Watch) -> bool:
-    """Whether the watched inode opens by its handle in a mount of its file system, as `alloc_openable` tries."""
+    """Whether the watched inode opens by its handle in a mount of its filesystem, as in CRIU's `alloc_openable`."""
     mounts = [mount for mount in container.mounts if mount.device == watch.device and watch.handle]
-    for pid in {container.first.pid, process.pid}:  # one sees more where the other has called chroot or unshare
+    for pid in {container.first.pid, process.pid}:  # one may see more if the other has called chroot or unshare
         for mount in mounts:
             try:
                 flags = os.O_RDONLY | os.O_DIRECTORY
@@ -96,7 +95,7 @@ def _opens_by_handle(container: Container, process: Process, watch: _Watch) -> b
 
 
 def _open_by_handle_works(directory: int, watch: _Watch) -> bool:
-    """open_by_handle_at(2); needs CAP_DAC_READ_SEARCH."""
+    """Try open_by_handle_at(2); needs CAP_DAC_READ_SEARCH."""
     handle = struct.pack("=II", len(watch.handle), watch.handle_type) + watch.handle
     opened = ctypes.CDLL(None).open_by_handle_at(directory, handle, os.O_PATH)
     if opened < 0:
@@ -105,8 +104,8 @@ def _open_by_handle_works(directory: int, watch: _Watch) -> bool:
     return True
 
 
-def _find_paths(container: Container, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], str]:
-    """Paths of inodes on the container's root file system: where CRIU looks first, then elsewhere while it is cheap."""
+def _find_paths(container: Container, inodes: set[tuple[int, int]]) -> dict[tuple[int, int], str]:
+    """Find paths of inodes in the container: first in the directories that CRIU searches, then in a limited walk."""
     found: dict[tuple[int, int], str] = {}
     for start in (*_SEARCHED, "/"):
         for path in _walk(container, start):
@@ -116,13 +115,13 @@ def _find_paths(container: Container, wanted: set[tuple[int, int]]) -> dict[tupl
             except OSError:
                 continue
             found.setdefault((info.st_dev, info.st_ino), path)
-            if wanted <= found.keys():
+            if inodes <= found.keys():
                 return found
     return found
 
 
 def _walk(container: Container, start: str) -> Iterator[str]:
-    """Paths below a directory, breadth first and not into other mounts; not all of them where there are very many."""
+    """Yield paths below a directory, breadth first, without other mounts, up to `_MOST_ENTRIES`."""
     limit = _MOST_ENTRIES
     mount_points = {mount.mount_point for mount in container.mounts if mount.mount_point != start}
     pending = [start]
@@ -144,7 +143,7 @@ def _walk(container: Container, start: str) -> Iterator[str]:
 
 
 def _list_directory(container: Container, path: str) -> list[tuple[str, bool]]:
-    """Return the entries of a directory in the container: name, and whether it is a directory itself."""
+    """Return the entries of a directory in the container: name, and whether it is a directory."""
     opening = open_below_root(container.proc, container.first.pid, path, os.O_RDONLY | os.O_DIRECTORY)
     with opening as directory, os.scandir(directory) as entries:
         return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]

@@ -1,1 +1,1 @@
-"""A running container, as /proc shows it."""
+"""Readers of a running container's state in /proc."""

@@ -1,9 +1,9 @@
-"""A running container as its procfs shows it: processes, descriptors, mappings, mounts.
+"""Read a running container from a procfs: processes, descriptors, mappings, mounts.
 
-All paths lie below the procfs that is given, which may be that of another pid namespace; pids are its pids. Formats:
-proc(5), and `Documentation/filesystems/proc.rst` of the kernel.
+All paths lie below the given procfs, and pids are its pids. It may be of another pid namespace. Formats: proc(5), and
+`Documentation/filesystems/proc.rst` of the kernel.
 
-What is looked at goes on running, so everything may end between two reads; GONE is what the reads raise then.
+The container keeps running, so anything may end between two reads. The reads then raise one of GONE.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Process:
     """A process.
 
     Attributes:
-        tracer_pid: 0 when nothing traces it.
-        ids: its real, effective and saved user and group ids.
-        pids: its numbers in the procfs's pid namespace, in those below, and last in its own.
-        inner_session: its session, as its own pid namespace numbers it; 0 when the leader lies outside.
+        tracer_pid: PID of its tracer; 0 if there is none.
+        ids: real, effective and saved user and group ids.
+        pids: its PIDs in the procfs's pid namespace, in those below, and last in its own.
+        inner_session: session id in its own pid namespace; 0 if the leader is outside.
     """
 
     pid: int
@@ -49,19 +49,19 @@ class Process:
 
     @property
     def is_zombie(self) -> bool:
-        """Whether its main thread has ended and its parent has not asked for its exit status yet."""
+        """Whether its main thread has ended and its parent has not read its exit status yet."""
         return self.state in "ZX"
 
 
 @dataclass(frozen=True)
 class Link:
-    """A link in /proc/PID/fd or /proc/PID/map_files, and its text when it was read."""
+    """A link in /proc/PID/fd or /proc/PID/map_files, and its target when it was read."""
 
     path: Path
     target: str
 
     def still_leads_there(self) -> bool:
-        """Whether the descriptor, or the mapping, has not become that of another file meanwhile."""
+        """Whether the descriptor or mapping still refers to the same file."""
         try:
             return os.readlink(self.path) == self.target  # noqa: PTH115  (text, which need not be a path)
         except GONE:
@@ -70,7 +70,7 @@ class Link:
 
 @dataclass(frozen=True)
 class DescriptorInfo:
-    """What fdinfo says of a descriptor: flags as for open(2), and the lines that its kind of file adds."""
+    """A descriptor's fdinfo: flags as for open(2), its mount, and all lines."""
 
     flags: int
     mount_id: int
@@ -79,7 +79,7 @@ class DescriptorInfo:
 
 @dataclass(frozen=True)
 class Held:
-    """What a process holds: its namespaces (kind → identity, such as `net:[4026531840]`), descriptors, mapped files."""
+    """A process's namespaces (kind → identity, such as `net:[4026531840]`), descriptors and mapped files."""
 
     namespaces: Mapping[str, str]
     descriptors: Sequence[Link]
@@ -88,13 +88,14 @@ class Held:
 
 @dataclass(frozen=True)
 class Container:
-    """A container's processes, and what they hold.
+    """A container's processes and their resources.
 
     Attributes:
-        processes: its first one, and those that descend from it, parents before children.
-        held: by pid; without zombies, and without what ended meanwhile.
-        mounts: those of all its mount namespaces.
-        parent_ipc: the IPC namespace of what started it; "" when that is not seen.
+        proc: the procfs.
+        processes: its first process and all descendants, parents before children.
+        held: resources by pid, without zombies and processes that have ended.
+        mounts: mounts of all its mount namespaces.
+        parent_ipc: IPC namespace of its parent process; "" if not visible.
     """
 
     proc: Path
@@ -109,21 +110,21 @@ class Container:
         return self.processes[0]
 
     def each_descriptor(self) -> Iterator[tuple[Process, Link]]:
-        """All open descriptors, with the process that holds them."""
+        """Yield all open descriptors with their processes."""
         for process in self.processes:
             if process.pid in self.held:
                 for descriptor in self.held[process.pid].descriptors:
                     yield process, descriptor
 
     def each_mapped_file(self) -> Iterator[tuple[Process, Link]]:
-        """All mapped files, with the process that maps them."""
+        """Yield all mapped files with their processes."""
         for process in self.processes:
             if process.pid in self.held:
                 for mapped in self.held[process.pid].mapped_files:
                     yield process, mapped
 
     def mount_of(self, path: str) -> MountInfo | None:
-        """The mount in which a path of the container lies."""
+        """Return the mount that contains a path of the container."""
         above = (mount for mount in self.mounts if is_below(path, mount.mount_point))
         return max(above, key=lambda mount: len(mount.mount_point), default=None)
 
@@ -151,21 +152,21 @@ def _closing(descriptor: int) -> Iterator[int]:
 
 
 def is_below(path: str, directory: str) -> bool:
-    """Whether an absolute path is that of the directory or lies below it."""
+    """Whether an absolute path is the directory or lies below it."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def strip_deleted(target: str) -> tuple[str, bool]:
-    """A link's text as the kernel writes it, parted into the path and whether that path has been deleted."""
+    """Split a link's target into the path and whether that path has been deleted."""
     return target.removesuffix(_DELETED), target.endswith(_DELETED)
 
 
 def read_container(proc: Path, first_pid: int) -> Container:
-    """Read a container: the processes that descend from its first one, which are what CRIU dumps (`criu/seize.c`).
+    """Read a container: its first process and all descendants, as in a dump (`criu/seize.c`).
 
     Raises:
-        FileNotFoundError, ProcessLookupError: there is no process of that number.
-        PermissionError: the caller may not look into the container's processes.
+        FileNotFoundError, ProcessLookupError: no such process.
+        PermissionError: the caller may not inspect the container's processes.
     """
     tree = read_tree(proc, first_pid)
     held: dict[int, Held] = {}
@@ -183,7 +184,7 @@ def read_tree(proc: Path, first_pid: int) -> tuple[Process, ...]:
     """Read a process and its descendants, parents before children.
 
     Raises:
-        FileNotFoundError, ProcessLookupError: there is no process of that number.
+        FileNotFoundError, ProcessLookupError: no such process.
     """
     processes = read_processes(proc)
     if first_pid not in processes:
@@ -209,7 +210,7 @@ def read_process(proc: Path, pid: int) -> Process:
 
 
 def is_still_there(proc: Path, process: Process) -> bool:
-    """Whether a process has neither ended nor become a zombie since it was read."""
+    """Whether a process still exists and is not a zombie."""
     try:
         return not read_process(proc, process.pid).is_zombie
     except GONE:
@@ -217,17 +218,17 @@ def is_still_there(proc: Path, process: Process) -> bool:
 
 
 def list_children(proc: Path, pid: int) -> list[int]:
-    """The children of a process's first thread."""
+    """List the children of a process's first thread."""
     return [int(word) for word in (proc / str(pid) / "task" / str(pid) / "children").read_text().split()]
 
 
 def read_namespace(proc: Path, pid: int, kind: str) -> str:
-    """The identity of one of a process's namespaces."""
-    return os.readlink(proc / str(pid) / "ns" / kind)  # noqa: PTH115  (it is no path)
+    """Read the identity of one of a process's namespaces."""
+    return os.readlink(proc / str(pid) / "ns" / kind)  # noqa: PTH115  (not a path)
 
 
 def read_descriptors(proc: Path, pid: int) -> list[Link]:
-    """The open descriptors of a process."""
+    """Read the open descriptors of a process."""
     directory = proc / str(pid) / "fd"
     found = []
     for name in sorted(os.listdir(directory), key=int):  # noqa: PTH208
@@ -278,12 +279,12 @@ def _read_held(proc: Path, pid: int) -> Held:
 
 
 def _read_namespaces(proc: Path, pid: int) -> dict[str, str]:
-    """Without the kinds that this kernel does not have."""
+    """Read the identities of a process's namespaces, without the kinds that this kernel does not have."""
     found = {}
     for kind in _NAMESPACES:
         with contextlib.suppress(FileNotFoundError):
             found[kind] = read_namespace(proc, pid, kind)
-    if "mnt" not in found:  # the last one: it has become a zombie meanwhile
+    if "mnt" not in found:  # the last kind: the process is a zombie now
         raise ProcessLookupError(pid)
     return found
 
@@ -304,7 +305,7 @@ def _read_mounts(proc: Path, pid: int) -> list[MountInfo]:
     try:
         text = (proc / str(pid) / "mountinfo").read_text(errors="replace")
     except OSError as problem:
-        if problem.errno == errno.EINVAL:  # it has become a zombie
+        if problem.errno == errno.EINVAL:  # the process is a zombie now
             raise ProcessLookupError(pid) from problem
         raise
     return list(parse_mountinfo(text))

@@ -1,6 +1,6 @@
-"""What the kernel shows of a process's restrictions, and whether a restored process has lost one.
+"""Read the restrictions of processes, and compare them before the dump and after the restore.
 
-Each thread has its own: system call filters (seccomp), no_new_privs, capabilities, users and groups. Source:
+Each thread has its own system call filters (seccomp), no_new_privs, capabilities, users and groups. Source:
 proc_pid_status(5), capabilities(7).
 """
 
@@ -21,7 +21,7 @@ _SETS = {
     "CapAmb": "ambient capabilities",
     "CapBnd": "capability bounding set",
 }
-# What it contains cannot be gained once no_new_privs is set, and a restore without privileges cannot lower it.
+# With no_new_privs set, a larger set gives no capabilities, and a restore without privileges cannot reduce it.
 _BOUNDING = "CapBnd"
 
 
@@ -30,13 +30,13 @@ class Restrictions:
     """The restrictions of a thread.
 
     Attributes:
-        name: the thread's name.
-        mode: of seccomp: 0 none, 1 strict, 2 filters.
+        name: name of the thread.
+        mode: seccomp mode: 0 none, 1 strict, 2 filters.
         filters: number of seccomp filters; None if the kernel does not show it (before Linux 5.9).
         no_new_privs: whether it is set.
-        users, groups: real, effective, saved, and file system ids.
-        supplementary: supplementary groups and the effective one, which some runtimes list among them.
-        capabilities: the five sets, by their name in /proc/PID/status.
+        users, groups: real, effective, saved, and filesystem ids.
+        supplementary: supplementary groups and the effective one, since some runtimes list it among them.
+        capabilities: the five sets, by name in /proc/PID/status.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Restrictions:
 
 
 def read_restrictions(proc: Path, first_pid: int) -> dict[int, Restrictions]:
-    """Read those of all threads of a process and its descendants, by their number in the innermost PID namespace.
+    """Read the restrictions of all threads of a process and its descendants, by PID in the innermost PID namespace.
 
     Raises:
-        FileNotFoundError, ProcessLookupError: there is no process of that number.
-        PermissionError: the caller may not look into the processes.
+        FileNotFoundError, ProcessLookupError: no such process.
+        PermissionError: the caller may not inspect the processes.
     """
     found = {}
     for process in read_tree(proc, first_pid):
@@ -68,7 +68,7 @@ def read_restrictions(proc: Path, first_pid: int) -> dict[int, Restrictions]:
 
 
 def parse_status(text: str) -> tuple[int, Restrictions]:
-    """Parse /proc/PID/status: the number in the innermost PID namespace, and the restrictions."""
+    """Parse /proc/PID/status into the PID in the innermost PID namespace and the restrictions."""
     fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
     groups = tuple(map(int, fields["Gid"].split()))
     filters = fields.get("Seccomp_filters")
@@ -85,12 +85,12 @@ def parse_status(text: str) -> tuple[int, Restrictions]:
 
 
 def find_lost(before: Mapping[int, Restrictions], after: Mapping[int, Restrictions], *, exact: bool) -> tuple[str, ...]:
-    """Compare threads that are there before the dump and after the restore; a sentence for each restriction lost.
+    """Compare threads that exist before the dump and after the restore; return a sentence for each lost restriction.
 
     Args:
-        before: the threads before the dump, by number.
-        after: the threads after the restore, by number.
-        exact: the capabilities must be the same, not only no more.
+        before: threads before the dump, by PID.
+        after: threads after the restore, by PID.
+        exact: whether the capabilities must be the same; otherwise fewer are accepted.
     """
     found = (
         f"{before[number].name} ({number}): {lost}"

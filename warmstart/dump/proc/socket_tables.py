@@ -1,7 +1,7 @@
-"""A network namespace's sockets, found without joining it where /proc has them.
+"""Read the sockets of a network namespace, mostly from /proc without joining it.
 
-/proc/PID/net lists the sockets of the process's own network namespace. Who is connected to whom by UNIX sockets is told
-only by sock_diag(7), to a socket that lives in that namespace.
+/proc/PID/net lists the sockets of the process's own network namespace. Only sock_diag(7), through a socket in that
+namespace, shows the peers of connected UNIX sockets.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Endpoint:
 class InetSocket:
     """A socket of the IPv4 or IPv6 family; `state` is the kernel's number of a TCP state.
 
-    `waiting` is what its receive queue holds: bytes, and connections not accepted yet for one that listens.
+    `waiting` is the length of its receive queue: bytes, or connections not accepted yet if it listens.
     """
 
     inode: int
@@ -66,11 +66,11 @@ class SocketTables:
     """The sockets of one network namespace, by inode.
 
     Attributes:
-        inet: the TCP, UDP and raw sockets that are bound or connected.
-        by_ends: their inodes, by local and remote end.
-        unix: UNIX sockets → the path or abstract name they are bound to, "" for none.
-        unix_peers: connected UNIX sockets → the other end.
-        netlink: netlink sockets → bytes in their receive queue.
+        inet: bound or connected TCP, UDP and raw sockets.
+        by_ends: inodes of these, by local and remote endpoint.
+        unix: UNIX sockets → path or abstract name, "" if unbound.
+        unix_peers: connected UNIX sockets → peer.
+        netlink: netlink sockets → bytes in the receive queue.
     """
 
     inet: dict[int, InetSocket]
@@ -84,7 +84,7 @@ def read_socket_tables(process: Path) -> SocketTables:
     """Read the sockets of a process's network namespace; `process` is its directory in /proc.
 
     Raises:
-        FileNotFoundError, ProcessLookupError: it has ended.
+        FileNotFoundError, ProcessLookupError: the process has ended.
         PermissionError: the caller may not join its network namespace.
     """
     net = process / "net"
@@ -119,7 +119,7 @@ def _read_inet(table: Path) -> Iterator[InetSocket]:
 
 
 def _parse_endpoint(text: str) -> Endpoint:
-    """Parse `0100007F:1F90`: 32-bit words of the machine's byte order, in network order of bytes in memory."""
+    """Parse `0100007F:1F90`: an address in network byte order, printed as 32-bit words in host byte order."""
     digits, port = text.split(":")
     raw = bytes.fromhex(digits)
     if sys.byteorder == "little":
@@ -130,20 +130,20 @@ def _parse_endpoint(text: str) -> Endpoint:
 
 
 def _read_unix_peers(namespace: Path) -> dict[int, int]:
-    """Connected UNIX sockets of a network namespace → their peers; empty when the kernel has no `unix_diag`."""
+    """Map connected UNIX sockets of a network namespace to their peers; empty if the kernel has no `unix_diag`."""
     with _open_diag(namespace) as diag:
         diag.settimeout(_ANSWER_TIMEOUT_S)
         length = _HEADER.size + _REQUEST.size
         header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 1, 0)
         diag.send(header + _REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _UDIAG_SHOW_PEER, 0, 0))
         peers: dict[int, int] = {}
-        while _take_answers(diag.recv(1 << 16), peers):
+        while _add_peers(diag.recv(1 << 16), peers):
             pass
         return peers
 
 
-def _take_answers(data: bytes, peers: dict[int, int]) -> bool:
-    """Add the sockets in one answer to the peers; whether more is to come."""
+def _add_peers(data: bytes, peers: dict[int, int]) -> bool:
+    """Add the sockets of one response to `peers`; return whether more responses follow."""
     at = 0
     while at < len(data):
         length, kind, *_ = _HEADER.unpack_from(data, at)
