@@ -71,7 +71,9 @@ def commit(buildah: Buildah, directory: Path) -> None:
 
 
 def test_an_interruption_ends_it_and_leaves_no_thread_that_would_keep_us(stuck, tmp_path) -> None:
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
     with pytest.raises(KeyboardInterrupt):
         commit(stuck, tmp_path)
     assert [thread for thread in threading.enumerate() if not thread.daemon] == [threading.main_thread()]
