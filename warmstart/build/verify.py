@@ -145,7 +145,8 @@ def open_plain_engine(engine: LocalEngine, restorers: Sequence[Restorer]) -> Ite
         return
     stores = (*engine.stores, engine.root)
     with start_engine(engine.session, "verify-self", subnet=SELF_SUBNET, restore=False, stores=stores) as plain:
-        yield plain
+        # An import here must not use layers that are being imported there at the same moment.
+        yield replace(plain, stores=engine.stores)
 
 
 def require_sole_image(engine: LocalEngine, name: str) -> None:

@@ -64,7 +64,10 @@ def _make(target: Path, directory: bool) -> tuple[Path, int]:
         partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
         if directory:
             partial.mkdir(0o700)
-            held = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                held = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # swept by another command
         else:
             held = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(held, fcntl.LOCK_EX)

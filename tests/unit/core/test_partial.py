@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,25 @@ def test_what_is_not_ours_stays(tmp_path):
 
 def test_there_may_be_no_directory(tmp_path):
     sweep_partials(tmp_path / "none")
+
+
+@pytest.mark.parametrize("directory", [False, True], ids=["file", "directory"])
+def test_commands_that_sweep_meanwhile_take_nothing_away(tmp_path, directory):
+    """A directory is not locked yet in the moment after it was made."""
+
+    def sweep() -> None:
+        while not done.is_set():
+            sweep_partials(tmp_path)
+
+    done = threading.Event()
+    sweepers = [threading.Thread(target=sweep) for _ in range(2)]
+    for sweeper in sweepers:
+        sweeper.start()
+    try:
+        for number in range(300):
+            with write_beside(tmp_path / f"{number}", directory=directory) as partial:
+                assert partial.exists()
+    finally:
+        done.set()
+        for sweeper in sweepers:
+            sweeper.join()
