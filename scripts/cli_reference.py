@@ -71,7 +71,8 @@ def option_row(context: click.Context, option: click.Option) -> str:
 def exit_codes() -> str:
     """Return the section on exit codes: one for each kind of error, and the common ones."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, WarmstartError)]
-    kinds = sorted(set(kinds) - {WarmstartError}, key=lambda kind: kind.exit_code)
+    # A subclass without an exit code of its own, such as RecipeError, shares the row of its parent.
+    kinds = sorted((k for k in kinds if k is not WarmstartError and "exit_code" in vars(k)), key=lambda k: k.exit_code)
     rows = [f"| {kind.exit_code} | {kind.kind} | {kind.__doc__} |" for kind in kinds]
     return "\n".join(
         [

@@ -185,7 +185,7 @@ def find_source(recipe: Recipe) -> Source:
     """Where the base image is; a relative path starts at the recipe's directory.
 
     Raises:
-        RecipeError: the recipe's container.image is not understood.
+        ImageReferenceError: the recipe's container.image is not understood.
     """
     source = parse_source(recipe.container.image)
     if source.path is None or recipe.source is None:

@@ -29,11 +29,24 @@ class WarmstartError(Exception):
         self.hint = hint
 
 
-class RecipeError(WarmstartError):
-    """The recipe, or a value given for it on the command line, is wrong."""
+class InputError(WarmstartError):
+    """A recipe, a manifest, the name of an image, or another value given to the command is wrong."""
 
     exit_code = 3
+    # Scripts read this name from the JSON of an error, so that all input errors keep it.
     kind = "recipe"
+
+
+class RecipeError(InputError):
+    """The recipe, or a value given for it on the command line, is wrong."""
+
+
+class ManifestError(InputError):
+    """A Kubernetes manifest is wrong, or lacks the part that is asked for."""
+
+
+class ImageReferenceError(InputError):
+    """The name or the location of an image is malformed."""
 
 
 class HostError(WarmstartError):

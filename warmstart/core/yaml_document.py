@@ -2,7 +2,7 @@
 
 Plain scalars mean what they mean to kubectl, so that a container pasted from a Deployment reads the same here: YAML
 1.1's `yes` and `off` are booleans, `0o17` and `017` are integers, dates are strings, base 60 does not exist (goyaml.v2
-of sigs.k8s.io/yaml, resolve.go). Whatever can be wrong with a text is a RecipeError or a `Problem`, never an exception
+of sigs.k8s.io/yaml, resolve.go). Whatever can be wrong with a text is a InputError or a `Problem`, never an exception
 of the parser.
 """
 
@@ -27,7 +27,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import InputError, RecipeError
 
 LARGEST_BYTES = 1 << 20
 _DEEPEST = 64
@@ -138,7 +138,10 @@ def read_document(data: bytes | str, name: str) -> Document:
     Raises:
         RecipeError: the text is not YAML in UTF-8, is too large, or holds several documents.
     """
-    documents = read_documents(data, name)
+    try:
+        documents = read_documents(data, name)
+    except InputError as error:
+        raise RecipeError(error.brief, details=error.details, hint=error.hint) from error
     if len(documents) > 1:
         second = documents[1].places[()].label
         raise RecipeError(
@@ -153,7 +156,7 @@ def read_documents(data: bytes | str, name: str) -> list[Document]:
     """All documents of a YAML text.
 
     Raises:
-        RecipeError: the text is not YAML in UTF-8, or is too large.
+        InputError: the text is not YAML in UTF-8, or is too large.
     """
     text = _decode(data, name)
     _check_version(text, name)
@@ -168,24 +171,24 @@ def read_documents(data: bytes | str, name: str) -> list[Document]:
         column = error.position - text.rfind("\n", 0, error.position)
         message = f"found the character {text[error.position]!r}, which YAML does not allow"
         raise _not_yaml(name, line, column, message) from error
-    except RecipeError:
+    except InputError:
         raise
     except Exception as error:
         # The parser asserts what a text may get wrong, and hands the number of a \U escape to chr() as it is.
-        raise RecipeError(f"{name} is not valid YAML", details=[f"{name}: {shown(str(error))}"]) from error
+        raise InputError(f"{name} is not valid YAML", details=[f"{name}: {shown(str(error))}"]) from error
     return [_Reader(root, name).document for root in roots]
 
 
 def _decode(data: bytes | str, name: str) -> str:
     if len(data) > LARGEST_BYTES:
-        raise RecipeError(f"{name} is too large: a recipe may have at most {LARGEST_BYTES >> 20} MiB")
+        raise InputError(f"{name} is too large: a recipe may have at most {LARGEST_BYTES >> 20} MiB")
     if isinstance(data, str):
         return data
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RecipeError(
+        raise InputError(
             f"{name} is not UTF-8 text",
             details=[f"{name}:{line}: found the byte 0x{data[error.start]:02x}"],
             hint="Save the file as UTF-8.",
@@ -199,11 +202,11 @@ def _check_version(text: str, name: str) -> None:
             raise _not_yaml(name, number, 1, f"{shown(line)}: only YAML 1.1 and 1.2 are read")
 
 
-def _not_yaml(name: str, line: int, column: int, message: str) -> RecipeError:
-    return RecipeError(f"{name} is not valid YAML", details=[f"{name}:{line}:{column}: {message}"])
+def _not_yaml(name: str, line: int, column: int, message: str) -> InputError:
+    return InputError(f"{name} is not valid YAML", details=[f"{name}:{line}:{column}: {message}"])
 
 
-def _too_many(name: str, line: int, column: int) -> RecipeError:
+def _too_many(name: str, line: int, column: int) -> InputError:
     return _not_yaml(name, line, column, f"more than {_MOST_VALUES} values, including those of aliases")
 
 

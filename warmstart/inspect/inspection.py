@@ -232,7 +232,7 @@ def inspect_target(target: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> I
     Raises:
         ArchiveError: the archive, or the checkpoint in an image that warmstart made, is broken or not to be trusted.
         ImageError: it is no image of a checkpoint, is broken, or is where it cannot be read.
-        RecipeError: it is neither a path nor the name of an image.
+        ImageReferenceError: it is neither a path nor the name of an image.
         RegistryError: the registry refused, or could not be reached.
     """
     path = Path(target)

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import ManifestError
 from warmstart.core.yaml_document import plain_value, read_documents
 from warmstart.kube.manifests import make_patch, put_settings
 from warmstart.kube.match import BuildInfo, Setting, find_changes
@@ -64,7 +64,7 @@ def patch_manifest(data: bytes, name: str, container: str | None, build: BuildIn
         build: what was built.
 
     Raises:
-        RecipeError: it is not YAML, has no such container, or that cannot be changed alone.
+        ManifestError: it is not YAML, has no such container, or that cannot be changed alone.
     """
     documents = read_documents(data, name)
     found = [one for each in documents for one in find_containers(each.value)]
@@ -102,7 +102,7 @@ def _require_same_beside(text: str, name: str, before: list[Any], index: int, ch
     target = [one for value in expected for one in find_containers(value)][index]
     put_settings(target.pod, target.block, changes)
     if _plain(expected) != _plain([document.value for document in read_documents(text, name)]):
-        raise RecipeError(
+        raise ManifestError(
             f"{name}: a value that must change has an anchor (&) and is used in several places",
             hint="write the value out in the restored container, without the anchor or alias (*)",
         )
@@ -132,7 +132,7 @@ def _load(part: str, name: str) -> Any:
     except Exception as error:
         # The package has no error of its own for a value that does not fit its tag: it fails where it meets it.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RecipeError(f"{name} cannot be changed: {reason}") from error
+        raise ManifestError(f"{name} cannot be changed: {reason}") from error
 
 
 def _yaml() -> YAML:

@@ -80,7 +80,7 @@ def init_from_image(image: str, config: ImageConfig) -> str:
     """The text of a commented recipe for an image.
 
     Raises:
-        RecipeError: `image` is not an image reference.
+        ImageReferenceError: `image` is not an image reference.
     """
     command = shlex.join((*config.entrypoint, *config.cmd))
     about = [f"The image runs: {shown(command, 400)}" if command else "The image has no command of its own: give one."]
@@ -115,7 +115,7 @@ def init_from_manifest(path: Path, *, container: str | None = None) -> str:
         container: which container, as for `choose_container`; needed when there are several.
 
     Raises:
-        RecipeError: the file cannot be read, has no such container, or several that may be meant.
+        InputError: the file cannot be read, has no such container, or several that may be meant.
     """
     name = "<stdin>" if path == STDIN else str(path)
     documents = read_documents(read_input(path), name)

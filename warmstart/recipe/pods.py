@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import ManifestError
 from warmstart.core.yaml_document import shown
 
 Block = dict[str, Any]
@@ -115,7 +115,7 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
         name: of the file, for messages.
 
     Raises:
-        RecipeError: there is no such container, or several may be meant.
+        ManifestError: there is no such container, or several may be meant.
     """
     if wanted is None:
         matches = [one for one in found if not _is_hook(one)] or list(found)
@@ -126,11 +126,11 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
     short, long = ([_list_names(one)[i] for one in matches or found] for i in (1, 2))
     names = list(map(shown, short if len(set(short)) == len(short) else long))
     if not found:
-        raise RecipeError(f"{name} has no container", hint="Use the manifest of a workload, such as a Deployment.")
+        raise ManifestError(f"{name} has no container", hint="Use the manifest of a workload, such as a Deployment.")
     if not matches:
-        raise RecipeError(f"{name} has no container named {shown(str(wanted))}; its containers are:", details=names)
+        raise ManifestError(f"{name} has no container named {shown(str(wanted))}; its containers are:", details=names)
     hint = "Choose one with --container."
-    raise RecipeError(f"{name} has {len(matches)} containers to choose from:", details=names, hint=hint)
+    raise ManifestError(f"{name} has {len(matches)} containers to choose from:", details=names, hint=hint)
 
 
 def _is_hook(one: PodContainer) -> bool:

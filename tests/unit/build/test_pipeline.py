@@ -14,7 +14,7 @@ from warmstart.build import pipeline as build
 from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.pipeline import await_ready, check_before_dump, check_user, find_source, has_directory, pin_source
 from warmstart.build.publish import Output
-from warmstart.core.errors import AppError, ImageError, PreflightError, RecipeError
+from warmstart.core.errors import AppError, ImageError, ImageReferenceError, PreflightError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Source, Transport, parse_source
 from warmstart.dump.preflight.finding import Finding, Severity
@@ -68,7 +68,7 @@ def test_a_name_in_a_registry_has_no_path(tmp_path):
 
 
 def test_an_image_that_is_not_understood_is_the_recipes_fault():
-    with pytest.raises(RecipeError):
+    with pytest.raises(ImageReferenceError):
         find_source(make_recipe("Not A Name"))
 
 

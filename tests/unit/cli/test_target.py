@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from warmstart.cli.target import require_present
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import InputError
 
 
 @pytest.mark.parametrize("target", ["no.yaml", "no.yml", "no.json", "no.tar", "./no", "../no", "/no/such", "./no:1"])
 def test_a_missing_file_is_refused(target, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    with pytest.raises(RecipeError, match="no such file"):
+    with pytest.raises(InputError, match="no such file"):
         require_present(target)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import InputError
 from warmstart.core.reference import parse_reference
 from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
 from warmstart.recipe.load import load_recipe
@@ -185,12 +185,12 @@ def test_kinds_of_manifests(tmp_path: Path, text: str) -> None:
 
 def test_several_containers_have_to_be_told_apart(tmp_path: Path) -> None:
     path = manifest(tmp_path, DEPLOYMENT)
-    with pytest.raises(RecipeError, match=r"manifest\.yaml has 2 containers to choose from:$") as caught:
+    with pytest.raises(InputError, match=r"manifest\.yaml has 2 containers to choose from:$") as caught:
         init_from_manifest(path)
     assert caught.value.details == ("Shop_Front/proxy", "Shop_Front/shop")
     assert caught.value.hint
     with pytest.raises(
-        RecipeError, match=r"manifest\.yaml has no container named nobody; its containers are:$"
+        InputError, match=r"manifest\.yaml has no container named nobody; its containers are:$"
     ) as caught:
         init_from_manifest(path, container="nobody")
     assert caught.value.details == ("Shop_Front/proxy", "Shop_Front/shop")
@@ -204,12 +204,12 @@ def test_containers_of_the_same_name_are_told_apart_by_their_objects(tmp_path: P
 
 @pytest.mark.parametrize("text", ["", "a", "kind: Service\nspec: {}\n", "- kind: Pod\n", "spec: {containers: x}"])
 def test_no_container(tmp_path: Path, text: str) -> None:
-    with pytest.raises(RecipeError, match=r"manifest\.yaml has no container$"):
+    with pytest.raises(InputError, match=r"manifest\.yaml has no container$"):
         init_from_manifest(manifest(tmp_path, text))
 
 
 def test_a_container_without_an_image(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"^Pod/app in .*manifest\.yaml has a mistake$") as caught:
+    with pytest.raises(InputError, match=r"^Pod/app in .*manifest\.yaml has a mistake$") as caught:
         init_from_manifest(manifest(tmp_path, pod("{name: a, image: '${IMAGE}'}")))
     assert caught.value.details == (
         "container.image: expected an image reference such as registry.example.com/team/java-app:1.0, got '${IMAGE}'",
@@ -218,7 +218,7 @@ def test_a_container_without_an_image(tmp_path: Path) -> None:
 
 def test_a_manifest_that_is_read_with_mistakes(tmp_path: Path) -> None:
     path = manifest(tmp_path, pod("{name: a, image: b, image: c}"))
-    with pytest.raises(RecipeError, match=r"manifest\.yaml has a mistake$") as caught:
+    with pytest.raises(InputError, match=r"manifest\.yaml has a mistake$") as caught:
         init_from_manifest(path)
     assert caught.value.details == (
         f"{path}:5: spec.containers[0].image: given twice, on line 5 and here: delete one",
@@ -299,6 +299,6 @@ def test_a_registry_that_is_made_up_is_to_be_replaced() -> None:
 
 
 def test_what_is_no_image() -> None:
-    with pytest.raises(RecipeError, match=r"^A b has a mistake$") as caught:
+    with pytest.raises(InputError, match=r"^A b has a mistake$") as caught:
         init_from_image("A b", ImageConfig())
     assert caught.value.details[0].startswith("container.image: expected an image reference")
