@@ -21,13 +21,12 @@ from warmstart.cli.context import (
 )
 from warmstart.cli.options import network_option, recipe_option
 from warmstart.cli.pods import cluster_options, helper_options
-from warmstart.cli.target import require_present
 from warmstart.cli.terminal import make_table
 from warmstart.cli.views.build import list_rows
 from warmstart.core.privileges import Privilege
-from warmstart.core.reference import parse_source
 from warmstart.core.text import format_seconds
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.inspect.target import read_image_target
 from warmstart.inspect.trust import trust
 from warmstart.kube.client import connect_cluster
 from warmstart.node.network import Network
@@ -131,7 +130,7 @@ def verify(
     """
     decide = trust(allowed, None if own is None else load_recipe(own))
     restores = verify_source(
-        parse_source(require_present(image)), shell.cache, access, shell.progress(), Network(network), decide=decide
+        read_image_target(image), shell.cache, access, shell.progress(), Network(network), decide=decide
     )
     if as_json:
         shell.print_json([asdict(restore) for restore in restores])

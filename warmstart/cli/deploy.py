@@ -12,7 +12,6 @@ import click
 
 from warmstart.cli.context import Shell, allow_option, pass_shell, registry_options
 from warmstart.cli.pods import cluster_options
-from warmstart.cli.target import require_present
 from warmstart.cli.terminal import make_section
 from warmstart.cli.views.inspect import list_security
 from warmstart.core.errors import ClusterError, RecipeError
@@ -101,7 +100,7 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
     """
     _refuse_contradictions(options)
     known = read_build(
-        require_present(target),
+        target,
         overrides=options["overrides"],
         tag=options["tag"],
         access=options["access"],
@@ -201,7 +200,7 @@ def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_
     Raises:
         ClusterError: some do not.
     """
-    known = read_build(require_present(image), access=options["access"])
+    known = read_build(image, access=options["access"])
     require_allowed([*known.name, *list_beyond_pod(known.privileges)], options["allowed"], image)
     if not known.identity:
         raise click.UsageError(f"--image {image}: give an image that warmstart built, not a recipe")

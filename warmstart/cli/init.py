@@ -12,9 +12,9 @@ from warmstart.cli.context import (
     pass_shell,
     registry_options,
 )
-from warmstart.core.reference import parse_source
 from warmstart.image.open import open_image
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.inspect.target import read_image_target
 from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
 from warmstart.recipe.schema import schema_text
 
@@ -39,11 +39,12 @@ def init(
         text = init_from_manifest(manifest, container=container)
     else:
         assert image is not None
-        source = parse_source(image)
+        source = read_image_target(image)
         with open_image(source, access=access) as opened:
             config = opened.image.config
         text = init_from_image(
-            image,
+            # A recipe names the transport of an image in a file.
+            image if source.path is None else str(source),
             ImageConfig(
                 entrypoint=config.entrypoint,
                 cmd=config.cmd,

@@ -22,11 +22,11 @@ from warmstart.cli.context import (
 from warmstart.cli.terminal import make_table
 from warmstart.core.errors import ClusterError, ImageError
 from warmstart.core.privileges import Privilege, require_allowed
-from warmstart.core.reference import parse_source
 from warmstart.core.text import format_bytes, format_seconds, printable_lines
 from warmstart.core.yaml_writing import write_yaml
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.inspection import inspect_image
+from warmstart.inspect.target import read_image_target
 from warmstart.inspect.trust import list_saved_privileges
 from warmstart.kube.client import connect_cluster
 from warmstart.kube.helper import DEFAULT_DIRECTORY, DEFAULT_IMAGE, DEFAULT_NAMESPACE, Errand
@@ -277,7 +277,7 @@ def restore(
     of the namespace that the image asks for need --allow; the error lists all of them. An image in a file
     (oci-archive:FILE) is pushed to the name under which it was saved, if you pass --allow image=NAME.
     """
-    source, progress = parse_source(image), shell.progress()
+    source, progress = read_image_target(image), shell.progress()
     record = read_record(source, access=access)
     inspection = inspect_image(source, access=access)
     if inspection.image is None or inspection.image.digest != record.digest:

@@ -151,7 +151,7 @@ def test_an_image_that_is_called_otherwise(image: Path, monkeypatch: pytest.Monk
 def test_an_image_of_somebody_else(tmp_path: Path) -> None:
     others = {key: value for key, value in ANNOTATIONS.items() if not key.startswith("dev.warmstart.")}
 
-    with pytest.raises(ImageError, match="warmstart did not make it"):
+    with pytest.raises(ImageError, match="was not built by warmstart: it has no build record"):
         read_build(str(make_warm_image(tmp_path, others)))
 
 
