@@ -114,7 +114,7 @@ def make_checks_table(checks: Sequence[Check]) -> Table:
         table.add_column(heading, overflow="fold")
     marks = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "·"}
     for check in checks:
-        table.add_row(marks[check.ok], *map(safe, (check.name, check.found, check.cure)))
+        table.add_row(marks[check.ok], *map(safe, (check.name, check.found, check.fix)))
     return table
 
 
