@@ -22,6 +22,8 @@ terminal, or with `--verbose`.
 With `--json`, an error is JSON as well, on one line of standard error:
 `{"error": {"kind": "recipe", "message": "...", "details": [], "hint": "...", "exitCode": 3}}`.
 
+A result that is a JSON object has all warnings of the run in `warnings`. Standard error shows them in any case.
+
 See also [image names](images.md), the [environment variables](environment.md), and the
 [exit codes](#exit-codes) below.
 

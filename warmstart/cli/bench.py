@@ -92,7 +92,7 @@ def bench(
     if html is not None:
         write_page(html, result)
     if as_json:
-        shell.print_json(make_bench_document(result))
+        shell.print_result(make_bench_document(result))
     else:
         shell.out.print(safe(find_verdict(result)), style="bold", highlight=False)
         for section in (*list_bench_sections(result), list_facts(result)):

@@ -29,7 +29,7 @@ def inspect_(shell: Shell, target: str, access: RegistryAccess, show_env: bool, 
     """
     inspection = inspect_target(target, access=access)
     if as_json:
-        shell.print_json(to_document(inspection, show_env=show_env))
+        shell.print_result(to_document(inspection, show_env=show_env))
     else:
         for section in list_sections(inspection, show_env=show_env):
             shell.out.print(make_section(section))

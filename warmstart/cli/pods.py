@@ -164,7 +164,7 @@ def checkpoint(
         found = find_target(cluster, pod, container)
         taken = take_checkpoint(cluster, *found, archive, replace(how, keep=keep), shell.progress())
     if as_json:
-        shell.print_json(describe_taken(taken))
+        shell.print_result(describe_taken(taken))
     else:
         shell.out.print(make_table(list_taken(taken)))
 
@@ -240,7 +240,7 @@ def save(
     with connect_cluster(context, namespace) as cluster:
         saved = save_pod(cluster, *find_target(cluster, pod, container), image, options, shell.progress())
     if as_json:
-        shell.print_json(describe_saved(saved))
+        shell.print_result(describe_saved(saved))
     else:
         shell.out.print(make_table(list_saved(saved)))
 
@@ -303,7 +303,7 @@ def restore(
                 push_record(source, record, access=access)
         restored = restore_pod(cluster, manifest, record.container, ready_timeout, progress)
     if as_json:
-        shell.print_json(describe_restored(restored))
+        shell.print_result(describe_restored(restored))
     else:
         shell.out.print(make_table(list_restored(restored)))
 
@@ -343,7 +343,7 @@ def migrate(
         check_movable(found[0])
         migrated = migrate_pod(cluster, *found, node, image, options, shell.progress())
     if as_json:
-        shell.print_json(describe_migrated(migrated))
+        shell.print_result(describe_migrated(migrated))
     else:
         shell.out.print(make_table(list_migrated(migrated)))
 
