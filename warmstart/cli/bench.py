@@ -30,7 +30,7 @@ from warmstart.recipe.load import load_recipe
 @click.command()
 @click.argument("target", metavar="RECIPE|IMAGE")
 @click.option(
-    "-n", "--rounds", type=click.IntRange(1, 1000), default=20, show_default=True, help="Number of starts of each kind."
+    "--rounds", type=click.IntRange(1, 1000), default=20, show_default=True, help="Number of starts of each kind."
 )
 @click.option("--replicas", type=click.IntRange(0, 64), default=0, help="Also start this many at once.")
 @click.option(

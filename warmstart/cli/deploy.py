@@ -66,7 +66,6 @@ class DeployRequest:
 )
 @click.option("-c", "--container", help="Container of the manifest: NAME, OBJECT/NAME or KIND/OBJECT/NAME.")
 @click.option(
-    "-o",
     "--output",
     type=click.Choice(["manifest", "patch"]),
     default="manifest",

@@ -189,7 +189,7 @@ def test_a_manifest_that_is_to_match(deploy, image: Path, tmp_path: Path) -> Non
     assert "image: registry.example.com/app:1.0-warm # the one" in out
     assert "+      image: registry.example.com/app:1.0-warm # the one\n" in err
     assert "warning: args:" in err
-    (patch,) = loaded(deploy(image, "--from", manifest, "-o", "patch")[0])
+    (patch,) = loaded(deploy(image, "--from", manifest, "--output", "patch")[0])
     assert patch["spec"]["containers"][0]["image"] == "registry.example.com/app:1.0-warm"
     assert deploy(image, "--from", manifest, "--diff")[0] in err
     # What the processes may do, whatever the pod says.
@@ -205,7 +205,7 @@ def test_a_manifest_that_matches(deploy, recipe: Path, tmp_path: Path) -> None:
     assert err == f"{manifest}: nothing must differ\n"
     assert deploy(recipe, "--from", manifest, "--diff") == ("", "")
     with pytest.raises(RecipeError, match="nothing must differ"):
-        deploy(recipe, "--from", manifest, "-o", "patch")
+        deploy(recipe, "--from", manifest, "--output", "patch")
 
 
 def test_apply(deploy, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ def test_apply(deploy, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ["--from", "x", "--pre-pull"],
         ["--container", "x"],
         ["--diff"],
-        ["--apply", "-o", "patch"],
+        ["--apply", "--output", "patch"],
         ["--apply", "--from", "x", "--diff"],
         ["--name", "App"],
         ["--name", "x" * 60],
@@ -270,7 +270,7 @@ def greedy(tmp_path: Path) -> Path:
 
 
 def test_a_manifest_made_of_an_image_has_no_privilege_that_is_not_named(deploy, greedy: Path) -> None:
-    for more in ([], ["-o", "patch"], ["--apply"]):
+    for more in ([], ["--output", "patch"], ["--apply"]):
         with pytest.raises(PrivilegeError) as caught:
             deploy(greedy, *more)
         assert caught.value.refused == ("capability=SYS_ADMIN", "privileged", "probe-host=10.0.0.1")
