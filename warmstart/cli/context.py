@@ -57,6 +57,9 @@ checkpoint_timeout_option = click.option(
 )
 
 
+#: The text in place of values that --show-env shows.
+HIDDEN = "(hidden; --show-env shows it)"
+
 show_env_option = click.option(
     "--show-env", is_flag=True, help="Show the values of environment variables, which can be secret."
 )

@@ -12,6 +12,7 @@ from warmstart.cli.context import (
     pass_shell,
     registry_options,
 )
+from warmstart.cli.options import hint_at_container
 from warmstart.image.open import open_image
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.target import read_image_target
@@ -36,7 +37,8 @@ def init(
     if (image is None) == (manifest is None):
         raise click.UsageError("give an IMAGE, or a manifest with --from")
     if manifest is not None:
-        text = init_from_manifest(manifest, container=container)
+        with hint_at_container():
+            text = init_from_manifest(manifest, container=container)
     else:
         assert image is not None
         source = read_image_target(image)

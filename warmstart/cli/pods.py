@@ -12,6 +12,7 @@ import click
 
 from warmstart.build.publish import REGISTRY, parse_output
 from warmstart.cli.context import (
+    HIDDEN,
     Shell,
     allow_option,
     checkpoint_timeout_option,
@@ -290,7 +291,7 @@ def restore(
         manifest = make_copy(recorded, record.container, str(record.name), name=name or "")
         if node is not None:
             place_pod(manifest, node, there=True)
-        shown = manifest if show_env else hide_values(manifest)
+        shown = manifest if show_env else hide_values(manifest, HIDDEN)
         if dry_run:
             if as_json:
                 shell.print_json(shown)

@@ -7,7 +7,8 @@ unexpected failure, and a command line that click refuses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 
 class WarmstartError(Exception):
@@ -47,6 +48,15 @@ class ManifestError(InputError):
 
 class ImageReferenceError(InputError):
     """The name or the location of an image is malformed."""
+
+
+@contextlib.contextmanager
+def input_errors_as(kind: type[InputError]) -> Iterator[None]:
+    """Raise the input errors of a `with` block, such as those of a reader for several kinds of files, as this class."""
+    try:
+        yield
+    except InputError as error:
+        raise kind(error.brief, details=error.details, hint=error.hint) from error
 
 
 class HostError(WarmstartError):

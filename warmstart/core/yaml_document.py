@@ -2,7 +2,7 @@
 
 Plain scalars mean what they mean to kubectl, so that a container pasted from a Deployment reads the same here: YAML
 1.1's `yes` and `off` are booleans, `0o17` and `017` are integers, dates are strings, base 60 does not exist (goyaml.v2
-of sigs.k8s.io/yaml, resolve.go). Whatever can be wrong with a text is a InputError or a `Problem`, never an exception
+of sigs.k8s.io/yaml, resolve.go). Whatever can be wrong with a text is an InputError or a `Problem`, never an exception
 of the parser.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,10 +27,11 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from warmstart.core.errors import InputError, RecipeError
+from warmstart.core.errors import InputError, RecipeError, input_errors_as
 
 LARGEST_BYTES = 1 << 20
 _DEEPEST = 64
+_MOST_DETAILS = 50
 # Aliases can stand for more values than the text has bytes; a recipe has a few hundred.
 _MOST_VALUES = 100_000
 
@@ -97,6 +98,15 @@ class Document:
         return self.places[path]
 
 
+def summarize(name: str, problems: Sequence[Problem]) -> tuple[str, list[str]]:
+    """Return the brief and the details of an error for all the problems of a text."""
+    details = [str(problem) for problem in problems[:_MOST_DETAILS]]
+    if len(problems) > _MOST_DETAILS:
+        details.append(f"... and {len(problems) - _MOST_DETAILS} more")
+    mistakes = "a mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+    return f"{name} has {mistakes}", details
+
+
 def dotted(path: KeyPath) -> str:
     """The path as a person writes it: `container.env[0].value`."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{shown(key)}" for key in path)
@@ -138,10 +148,8 @@ def read_document(data: bytes | str, name: str) -> Document:
     Raises:
         RecipeError: the text is not YAML in UTF-8, is too large, or holds several documents.
     """
-    try:
+    with input_errors_as(RecipeError):
         documents = read_documents(data, name)
-    except InputError as error:
-        raise RecipeError(error.brief, details=error.details, hint=error.hint) from error
     if len(documents) > 1:
         second = documents[1].places[()].label
         raise RecipeError(
@@ -181,7 +189,7 @@ def read_documents(data: bytes | str, name: str) -> list[Document]:
 
 def _decode(data: bytes | str, name: str) -> str:
     if len(data) > LARGEST_BYTES:
-        raise InputError(f"{name} is too large: a recipe may have at most {LARGEST_BYTES >> 20} MiB")
+        raise InputError(f"{name} is too large: the limit is {LARGEST_BYTES >> 20} MiB")
     if isinstance(data, str):
         return data
     try:

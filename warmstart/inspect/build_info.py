@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from warmstart.core.cpu import FEATURES
-from warmstart.core.errors import ClusterError, ImageError, RecipeError
+from warmstart.core.errors import ClusterError, ImageError, InputError
 from warmstart.core.privileges import UNCONFINED, Kind, Privilege
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Reference
@@ -69,7 +69,8 @@ def read_build(
         allowed: what pods may be given on the word of an image.
 
     Raises:
-        RecipeError: the recipe is wrong, or does not say what is asked for.
+        RecipeError: the recipe is wrong.
+        InputError: `match_cpu` is for an image, and `overrides` and `tag` are for a recipe.
         ImageError: it is no image that warmstart made, or cannot be read.
         ArchiveError: the checkpoint in the image is broken.
         RegistryError: the registry refused, or could not be reached.
@@ -77,11 +78,11 @@ def read_build(
     found = read_target(target)
     if found.recipe is not None:
         if match_cpu:
-            raise RecipeError("--match-cpu needs the image: a recipe has no record of the processor")
+            raise InputError(f"only an image has a record of the processor, and {target} is {found.kind}")
         recipe = load_recipe(found.recipe, overrides=overrides, tag=tag)
         return ImageSummary(_describe_recipe(recipe, str(recipe.image)))
     if overrides or tag:
-        raise RecipeError(f"values can be given for a recipe only, and {target} is {found.kind}")
+        raise InputError(f"values can be given for a recipe only, and {target} is {found.kind}")
     inspection = inspect_target(target, access=access)
     if inspection.image is None or inspection.image.provenance is None or inspection.checkpoint is None:
         raise ImageError(f"{target} was not built by warmstart: it has no build record")

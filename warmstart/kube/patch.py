@@ -25,8 +25,7 @@ from warmstart.core.yaml_document import plain_value, read_documents
 from warmstart.kube.manifests import make_patch, put_settings
 from warmstart.kube.match import BuildInfo, Setting, find_changes
 from warmstart.kube.mismatch import list_warnings
-from warmstart.recipe.load import recipe_error
-from warmstart.recipe.pods import Block, PodContainer, choose_container, find_containers
+from warmstart.recipe.pods import Block, PodContainer, choose_container, find_containers, manifest_error, read_manifest
 
 # Markers count at the start of a line wherever they stand (YAML 1.2.2, c-forbidden).
 _MARKER = re.compile(r"^---(?:[ \t]+#.*|[ \t]*)\n", re.MULTILINE)
@@ -66,12 +65,12 @@ def patch_manifest(data: bytes, name: str, container: str | None, build: BuildIn
     Raises:
         ManifestError: it is not YAML, has no such container, or that cannot be changed alone.
     """
-    documents = read_documents(data, name)
+    documents = read_manifest(data, name)
     found = [one for each in documents for one in find_containers(each.value)]
     chosen = choose_container(found, container, name)
     for document in documents:
         if document.problems and any(one.block is chosen.block for one in find_containers(document.value)):
-            raise recipe_error(name, document.problems)
+            raise manifest_error(name, document.problems)
     changes = find_changes(build, chosen.pod, chosen.block)
     texts = list(_apply(data.decode("utf-8-sig"), name, container, changes))
     _require_same_beside(texts[-1], name, [document.value for document in documents], found.index(chosen), changes)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from warmstart.core.errors import InputError
+from warmstart.core.errors import RecipeError
 from warmstart.core.yaml_document import Document, KeyPath, Place, Problem, read_document, shown
 from warmstart.recipe.checks import with_tag
 from warmstart.recipe.schema import Schema, got, schema_at
@@ -123,7 +123,7 @@ def _read_value(text: str, schema: Schema, place: Place) -> Document:
     if schema.get("type", "string") != "string" or "anyOf" in schema:
         try:
             read = read_document(text, place.label)
-        except InputError:
+        except RecipeError:
             pass  # no YAML, and so no value of the type that is wanted: the schema will say which
         else:
             written = read.places[()].written

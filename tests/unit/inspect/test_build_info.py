@@ -15,7 +15,7 @@ import pytest
 from support.checkpoint_image import ANNOTATIONS, PROVENANCE, make_warm_image
 
 from warmstart.cli import main as cli
-from warmstart.core.errors import ImageError, PrivilegeError, RecipeError
+from warmstart.core.errors import ImageError, InputError, ManifestError, PrivilegeError
 from warmstart.core.privileges import parse_privilege
 from warmstart.core.yaml_document import read_documents
 from warmstart.image.annotations import write_provenance
@@ -119,7 +119,7 @@ def test_the_processor_of_the_build(image: Path) -> None:
 
 
 def test_who_does_not_know_the_processor_says_so(recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="needs the image"):
+    with pytest.raises(InputError, match="only an image has a record of the processor"):
         read_build(str(recipe), match_cpu=True)
     older = {**ANNOTATIONS, **write_provenance(replace(PROVENANCE, recipe=json.dumps(RECIPE)))}
     with pytest.raises(ImageError, match="no record of the processor"):
@@ -156,7 +156,7 @@ def test_an_image_of_somebody_else(tmp_path: Path) -> None:
 
 
 def test_values_are_for_a_recipe(image: Path) -> None:
-    with pytest.raises(RecipeError, match="for a recipe only"):
+    with pytest.raises(InputError, match="for a recipe only"):
         read_build(str(image), tag="x")
 
 
@@ -204,8 +204,26 @@ def test_a_manifest_that_matches(deploy, recipe: Path, tmp_path: Path) -> None:
     assert out == manifest.read_text()
     assert err == f"{manifest}: nothing must differ\n"
     assert deploy(recipe, "--from", manifest, "--diff") == ("", "")
-    with pytest.raises(RecipeError, match="nothing must differ"):
+    with pytest.raises(ManifestError, match="nothing must differ"):
         deploy(recipe, "--from", manifest, "--output", "patch")
+
+
+@pytest.mark.parametrize("command", ["init", "deploy"])
+def test_several_containers_are_told_apart_by_an_option(command: str, recipe: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "pod.yaml"
+    manifest.write_text(POD + "    - {name: proxy, image: envoy}\n")
+
+    with pytest.raises(ManifestError, match="has 2 containers to choose from:") as caught:
+        cli.cli.main(
+            [command, *([str(recipe)] if command == "deploy" else []), "--from", str(manifest)], standalone_mode=False
+        )
+
+    assert caught.value.hint == "choose one with --container"
+
+
+def test_a_manifest_that_cannot_be_read_is_no_recipe(deploy, recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="No such file"):
+        deploy(recipe, "--from", tmp_path / "none.yaml")
 
 
 def test_apply(deploy, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

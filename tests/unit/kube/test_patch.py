@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from ruamel.yaml import YAML
 
-from warmstart.core.errors import InputError, ManifestError
+from warmstart.core.errors import ManifestError
 from warmstart.core.yaml_document import read_documents
 from warmstart.kube.match import BuildInfo
 from warmstart.kube.patch import patch_manifest
@@ -226,7 +226,7 @@ spec: {containers: [{name: wget, image: busybox}]}
     ],
 )
 def test_one_clear_error(text, container, message) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(ManifestError, match=message):
         patched(text, container)
 
 
