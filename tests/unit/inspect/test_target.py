@@ -122,6 +122,49 @@ def test_every_command_follows_the_rule(command: str, text: str, message: str) -
     assert refusal.value.brief == message
 
 
+@pytest.mark.parametrize(
+    ("command", "text", "found"),
+    [
+        ("bench", "-", "recipe -"),
+        ("bench", "app.yaml", "recipe app.yaml"),
+        ("bench", "image.tar", "oci-archive:image.tar"),
+        ("bench", "./layout", "oci:layout"),
+        ("verify", "image.tar", "oci-archive:image.tar"),
+        ("verify", "localhost/app:1", "containers-storage:localhost/app:1"),
+    ],
+)
+def test_a_command_gets_what_the_rule_found(command: str, text: str, found: str, monkeypatch) -> None:
+    given = []
+
+    def stop(target: object, *_: object, **__: object) -> None:
+        given.append(str(target))
+        raise InputError("far enough")
+
+    for name in ("cli.bench.bench_recipe", "cli.bench.bench_source", "cli.build.verify_source"):
+        monkeypatch.setattr(f"warmstart.{name}", stop)
+    monkeypatch.setattr("warmstart.cli.bench.load_recipe", lambda path, **_: f"recipe {path}")
+
+    with pytest.raises(InputError, match="far enough"):
+        cli.cli.main([command, text], standalone_mode=False)
+
+    assert given == [found]
+
+
+def test_the_node_of_a_benchmark_sees_a_relative_path(tmp_path: Path, monkeypatch) -> None:
+    given = []
+
+    def stop(source: object, *_: object) -> None:
+        given.append(str(source))
+        raise InputError("far enough")
+
+    monkeypatch.setattr("warmstart.bench.run.open_session", stop)
+
+    with pytest.raises(InputError, match="far enough"):
+        cli.cli.main(["bench", "image.tar"], standalone_mode=False)
+
+    assert given == [f"oci-archive:{tmp_path}/image.tar"]
+
+
 @pytest.mark.parametrize("text", ["image.tar", "oci-archive:image.tar", "layout", "oci:layout"])
 def test_an_image_in_a_file_needs_no_transport(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     source = read_image_target(text)
