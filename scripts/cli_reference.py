@@ -22,6 +22,8 @@ terminal, or with `--verbose`.
 With `--json`, an error is JSON as well, on one line of standard error:
 `{"error": {"kind": "recipe", "message": "...", "details": [], "hint": "...", "exitCode": 3}}`.
 
+A result that is a JSON object has all warnings of the run in `warnings`. Standard error shows them in any case.
+
 See also [image names](images.md), the [environment variables](environment.md), and the
 [exit codes](#exit-codes) below.
 
@@ -71,7 +73,8 @@ def option_row(context: click.Context, option: click.Option) -> str:
 def exit_codes() -> str:
     """Return the section on exit codes: one for each kind of error, and the common ones."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, WarmstartError)]
-    kinds = sorted(set(kinds) - {WarmstartError}, key=lambda kind: kind.exit_code)
+    # A subclass without an exit code of its own, such as RecipeError, shares the row of its parent.
+    kinds = sorted((k for k in kinds if k is not WarmstartError and "exit_code" in vars(k)), key=lambda k: k.exit_code)
     rows = [f"| {kind.exit_code} | {kind.kind} | {kind.__doc__} |" for kind in kinds]
     return "\n".join(
         [

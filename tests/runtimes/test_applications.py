@@ -154,18 +154,18 @@ BARE = ("warmup=[]", "beforeCheckpoint=[]", "container.readinessProbe={tcpSocket
 
 
 @pytest.mark.parametrize(
-    ("recipe", "overrides", "code", "cure"),
+    ("recipe", "overrides", "code", "fix"),
     [
         ("python", (f"container.command={['python3', '-c', OLD_THREAD]}", *BARE), "thread-before-process", "npm"),
         ("python", (f"container.command={['python3', '-c', SYSTEM_V]}", *BARE), "sysv-shm-self", "POSIX"),
         ("go", ("container.env=[]",), "mptcp", "multipathtcp=0"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_cure(recipe, overrides, code, cure, cache, tree, tmp_path):
+def test_what_cannot_be_is_refused_with_its_fix(recipe, overrides, code, fix, cache, tree, tmp_path):
     recipe = Application(f"recipes/{recipe}/recipe.yaml", overrides).load()
     output = Output(Transport.OCI_ARCHIVE, tmp_path / "image.tar")
     with pytest.raises(PreflightError) as refused:
         build_image(recipe, BuildOptions(cache, output), Progress(SilentListener()))
     said = "\n".join(refused.value.details)
     assert f"[{code}]" in said
-    assert cure in said
+    assert fix in said

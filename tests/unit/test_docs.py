@@ -181,7 +181,7 @@ def test_exit_codes_are_the_real_ones(name):
 
 
 def preflight_codes() -> set[str]:
-    """The codes in the source: first arguments of errors and warnings, and first ones of pairs of code and cure."""
+    """The codes in the source: first arguments of errors and warnings, and first ones of pairs of code and fix."""
     codes = set()
     for path in (ROOT / "warmstart/dump/preflight").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -98,6 +98,9 @@ def bench_source(source: Source, options: BuildOptions, load: Load, progress: Pr
         PrivilegeError: it asks for more than its user allows; see `decide` of `verify_source`.
         WarmstartError: a step failed, or one of the ways of starting never succeeded.
     """
+    if source.path is not None:
+        # The node's programs do not run in the current directory.
+        source = replace(source, path=source.path.absolute())
     with open_session(source, options, progress) as session:
         layout = session.workspace / "layout"
         access = find_access(session, source, options.access)

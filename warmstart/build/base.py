@@ -36,7 +36,7 @@ def find_source(recipe: Recipe) -> Source:
     """Return the base image's source; a relative path starts at the recipe's directory.
 
     Raises:
-        RecipeError: container.image of the recipe is invalid.
+        ImageReferenceError: container.image of the recipe is invalid.
     """
     source = parse_source(recipe.container.image)
     if source.path is None or recipe.source is None:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 from warmstart.build.publish import REGISTRY, Output, describe_output, parse_output
-from warmstart.core.errors import RecipeError, WarmstartError
+from warmstart.core.errors import InputError, WarmstartError
 from warmstart.core.progress import Progress, ProgressListener, SilentListener
 from warmstart.core.reference import Transport
 from warmstart.core.workers import StoppedError, WorkerPool
@@ -118,7 +118,7 @@ def choose_outputs(text: str | None, recipes: Sequence[Recipe]) -> list[Output]:
     image.
 
     Raises:
-        RecipeError: `text` is not an output, or two images would replace each other.
+        InputError: `text` is not an output, or two images would replace each other.
     """
     outputs = [parse_output(text.replace(NAME, recipe.name)) if text else REGISTRY for recipe in recipes]
     taken: dict[str, str] = {}
@@ -128,7 +128,7 @@ def choose_outputs(text: str | None, recipes: Sequence[Recipe]) -> list[Output]:
             target += f":{recipe.image}"
         if target in taken:
             one_archive = output.kind is Transport.OCI_ARCHIVE and NAME not in (text or "")
-            raise RecipeError(
+            raise InputError(
                 f"{taken[target]} and {label} would both write {target}",
                 hint=f"use --output oci-archive:DIRECTORY/{NAME}.tar" if one_archive else "give them different names",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import InputError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Reference, Transport
 from warmstart.image.layout import Image, check_writable, write_archive, write_layout
@@ -35,13 +35,13 @@ def parse_output(text: str) -> Output:
     """Parse `oci:DIRECTORY` or `oci-archive:FILE`.
 
     Raises:
-        RecipeError: the text is neither, or the parent directory does not exist.
+        InputError: the text is neither, or the parent directory does not exist.
     """
     kind, _, path = text.partition(":")
     if kind not in (Transport.OCI, Transport.OCI_ARCHIVE) or not path:
-        raise RecipeError(f"--output {text}: expected oci:DIRECTORY or oci-archive:FILE")
+        raise InputError(f"--output {text}: expected oci:DIRECTORY or oci-archive:FILE")
     if not Path(path).absolute().parent.is_dir():
-        raise RecipeError(f"--output {text}: the directory {Path(path).parent} does not exist")
+        raise InputError(f"--output {text}: the directory {Path(path).parent} does not exist")
     return Output(Transport(kind), Path(path))
 
 

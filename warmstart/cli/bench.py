@@ -18,11 +18,10 @@ from warmstart.cli.context import (
     registry_options,
 )
 from warmstart.cli.options import network_option, recipe_option
-from warmstart.cli.target import require_present
 from warmstart.cli.terminal import make_section, safe
 from warmstart.core.privileges import Privilege
-from warmstart.core.reference import parse_source
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.inspect.target import read_target
 from warmstart.inspect.trust import trust
 from warmstart.node.network import Network
 from warmstart.recipe.load import load_recipe
@@ -31,7 +30,7 @@ from warmstart.recipe.load import load_recipe
 @click.command()
 @click.argument("target", metavar="RECIPE|IMAGE")
 @click.option(
-    "-n", "--rounds", type=click.IntRange(1, 1000), default=20, show_default=True, help="Number of starts of each kind."
+    "--rounds", type=click.IntRange(1, 1000), default=20, show_default=True, help="Number of starts of each kind."
 )
 @click.option("--replicas", type=click.IntRange(0, 64), default=0, help="Also start this many at once.")
 @click.option(
@@ -77,21 +76,23 @@ def bench(
         network=Network(network),
         allowed=allowed,
     )
-    require_present(target)
+    found = read_target(target)
     load, progress = Load(rounds, replicas, requests), shell.progress()
-    if target == "-" or Path(target).is_file():
+    if found.recipe is not None:
         if own:
-            raise click.UsageError(f"--recipe needs an image, and {target} is a recipe")
-        result = bench_recipe(load_recipe(Path(target), overrides=overrides), options, load, progress)
+            raise click.UsageError(f"--recipe needs an image, and {target} is {found.kind}")
+        result = bench_recipe(load_recipe(found.recipe, overrides=overrides), options, load, progress)
+    elif found.source is None:
+        raise found.mismatch("a recipe or an image")
     elif overrides:
-        raise click.UsageError(f"--set needs a recipe, and {target} is not a file")
+        raise click.UsageError(f"--set needs a recipe, and {target} is {found.kind}")
     else:
         decide = trust(allowed, None if own is None else load_recipe(own))
-        result = bench_source(parse_source(target), options, load, progress, decide=decide)
+        result = bench_source(found.source, options, load, progress, decide=decide)
     if html is not None:
         write_page(html, result)
     if as_json:
-        shell.print_json(make_bench_document(result))
+        shell.print_result(make_bench_document(result))
     else:
         shell.out.print(safe(find_verdict(result)), style="bold", highlight=False)
         for section in (*list_bench_sections(result), list_facts(result)):

@@ -24,7 +24,6 @@ from warmstart.cli.context import (
 )
 from warmstart.cli.options import network_option, recipe_option
 from warmstart.cli.pods import cluster_options, helper_options
-from warmstart.cli.target import require_present
 from warmstart.cli.terminal import make_section, make_table, safe, show_error
 from warmstart.cli.views.build import (
     describe_outcome,
@@ -34,9 +33,9 @@ from warmstart.cli.views.build import (
     make_outcomes_section,
 )
 from warmstart.core.privileges import Privilege
-from warmstart.core.reference import parse_source
 from warmstart.core.text import format_seconds
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.inspect.target import read_image_target
 from warmstart.inspect.trust import trust
 from warmstart.node.network import Network
 from warmstart.pods.checkpoint import CheckpointOptions
@@ -187,7 +186,7 @@ def verify(
     """
     decide = trust(allowed, None if own is None else load_recipe(own))
     restores = verify_source(
-        parse_source(require_present(image)), shell.cache, access, shell.progress(), Network(network), decide=decide
+        read_image_target(image), shell.cache, access, shell.progress(), Network(network), decide=decide
     )
     if as_json:
         shell.print_json([asdict(restore) for restore in restores])

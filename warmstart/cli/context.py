@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,22 @@ class Shell:
 
     out: Console
     err: Console
-    verbose: bool
-    debug: bool
     cache: Path
+    listener: TerminalListener
+    verbose: bool = False
+    debug: bool = False
 
     def print_json(self, document: object) -> None:
         """Print a document; escaped, since a terminal obeys some characters of text from elsewhere."""
         self.out.print_json(json.dumps(document), ensure_ascii=True)
 
+    def print_result(self, document: Mapping[str, object]) -> None:
+        """Print a result as `print_json` does, with all warnings of this run."""
+        self.print_json({**document, "warnings": self.listener.warnings})
+
     def progress(self) -> Progress:
         """Steps that are shown as they happen."""
-        return Progress(TerminalListener(self.err, verbose=self.verbose))
+        return Progress(self.listener)
 
 
 pass_shell = click.make_pass_decorator(Shell)
@@ -53,6 +58,9 @@ checkpoint_timeout_option = click.option(
     help="Time limit of the checkpoint.",
 )
 
+
+#: The text in place of values that --show-env shows.
+HIDDEN = "(hidden; --show-env shows it)"
 
 show_env_option = click.option(
     "--show-env", is_flag=True, help="Show the values of environment variables, which can be secret."

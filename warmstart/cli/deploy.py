@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from warmstart.cli.context import Shell, allow_option, pass_shell, registry_options
+from warmstart.cli.options import hint_at_container
 from warmstart.cli.pods import cluster_options
-from warmstart.cli.target import require_present
 from warmstart.cli.terminal import make_section
 from warmstart.cli.views.inspect import list_security
-from warmstart.core.errors import ClusterError, RecipeError
+from warmstart.core.errors import ClusterError, ManifestError, input_errors_as
 from warmstart.core.privileges import Privilege, list_refused, require_allowed
 from warmstart.core.text import Section, printable, printable_lines
 from warmstart.core.yaml_document import read_documents
@@ -67,7 +67,6 @@ class DeployRequest:
 )
 @click.option("-c", "--container", help="Container of the manifest: NAME, OBJECT/NAME or KIND/OBJECT/NAME.")
 @click.option(
-    "-o",
     "--output",
     type=click.Choice(["manifest", "patch"]),
     default="manifest",
@@ -101,7 +100,7 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
     """
     _refuse_contradictions(options)
     known = read_build(
-        require_present(target),
+        target,
         overrides=options["overrides"],
         tag=options["tag"],
         access=options["access"],
@@ -180,7 +179,10 @@ def _make(shell: Shell, build: BuildInfo, wanted: DeployRequest) -> str:
 def _change(shell: Shell, build: BuildInfo, wanted: DeployRequest, manifest: Path) -> str:
     """The manifest, changed, or what changes it; what was changed is shown."""
     name = "<stdin>" if manifest == STDIN else str(manifest)
-    patched = patch_manifest(read_input(manifest), name, wanted.container, build)
+    with input_errors_as(ManifestError):
+        data = read_input(manifest)
+    with hint_at_container():
+        patched = patch_manifest(data, name, wanted.container, build)
     for warning in patched.warnings:
         shell.progress().warn(warning)
     if wanted.only_diff:
@@ -191,7 +193,7 @@ def _change(shell: Shell, build: BuildInfo, wanted: DeployRequest, manifest: Pat
 
 def _as_patch(patched: Patched, name: str) -> str:
     if patched.patch is None:
-        raise RecipeError(f"{name}: nothing must differ, so that there is no patch")
+        raise ManifestError(f"{name}: nothing must differ, so that there is no patch")
     return write_yaml(patched.patch)
 
 
@@ -201,7 +203,7 @@ def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_
     Raises:
         ClusterError: some do not.
     """
-    known = read_build(require_present(image), access=options["access"])
+    known = read_build(image, access=options["access"])
     require_allowed([*known.name, *list_beyond_pod(known.privileges)], options["allowed"], image)
     if not known.identity:
         raise click.UsageError(f"--image {image}: give an image that warmstart built, not a recipe")

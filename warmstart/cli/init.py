@@ -12,9 +12,10 @@ from warmstart.cli.context import (
     pass_shell,
     registry_options,
 )
-from warmstart.core.reference import parse_source
+from warmstart.cli.options import hint_at_container
 from warmstart.image.open import open_image
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.inspect.target import read_image_target
 from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
 from warmstart.recipe.schema import schema_text
 
@@ -36,14 +37,16 @@ def init(
     if (image is None) == (manifest is None):
         raise click.UsageError("give an IMAGE, or a manifest with --from")
     if manifest is not None:
-        text = init_from_manifest(manifest, container=container)
+        with hint_at_container():
+            text = init_from_manifest(manifest, container=container)
     else:
         assert image is not None
-        source = parse_source(image)
+        source = read_image_target(image)
         with open_image(source, access=access) as opened:
             config = opened.image.config
         text = init_from_image(
-            image,
+            # A recipe names the transport of an image in a file.
+            image if source.path is None else str(source),
             ImageConfig(
                 entrypoint=config.entrypoint,
                 cmd=config.cmd,

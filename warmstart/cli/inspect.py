@@ -10,7 +10,6 @@ from warmstart.cli.context import (
     registry_options,
     show_env_option,
 )
-from warmstart.cli.target import require_present
 from warmstart.cli.terminal import make_section
 from warmstart.cli.views.inspect import list_sections, to_document
 from warmstart.image.registry.credentials import RegistryAccess
@@ -28,9 +27,9 @@ def inspect_(shell: Shell, target: str, access: RegistryAccess, show_env: bool, 
 
     Shows sizes, processes, sockets, privileges, and how the image was built.
     """
-    inspection = inspect_target(require_present(target), access=access)
+    inspection = inspect_target(target, access=access)
     if as_json:
-        shell.print_json(to_document(inspection, show_env=show_env))
+        shell.print_result(to_document(inspection, show_env=show_env))
     else:
         for section in list_sections(inspection, show_env=show_env):
             shell.out.print(make_section(section))

@@ -21,7 +21,7 @@ from warmstart.cli.context import (
     default_cache,
 )
 from warmstart.cli.lazy import Lazy, LazyGroup
-from warmstart.cli.terminal import show_error, start_logging
+from warmstart.cli.terminal import TerminalListener, show_error, start_logging
 from warmstart.core.disk_space import explain_full_disk
 from warmstart.core.errors import HostError, PrivilegeError, WarmstartError
 from warmstart.core.text import printable_lines
@@ -78,7 +78,9 @@ def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> 
     if not out.is_terminal:
         # A digest broken into lines would be useless to a program that reads the pipe.
         out = Console(width=PIPE_WIDTH, emoji=False)
-    context.obj = Shell(out, err, verbose or debug, debug, cache_dir.absolute())
+    listener = TerminalListener(err, verbose=verbose or debug)
+    context.obj = Shell(out, err, cache_dir.absolute(), listener, verbose, debug)
+    context.with_resource(context.obj.progress().listen())
 
 
 def main() -> NoReturn:

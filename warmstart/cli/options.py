@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from warmstart.node.network import Network
+from warmstart.recipe.pods import SeveralContainersError
 
 network_option = click.option(
     "--network",
@@ -22,3 +25,13 @@ recipe_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Trust this recipe instead of the one in IMAGE.",
 )
+
+
+@contextlib.contextmanager
+def hint_at_container() -> Iterator[None]:
+    """Name the option `--container` in the error of a manifest with several containers."""
+    try:
+        yield
+    except SeveralContainersError as error:
+        error.hint = "choose one with --container"
+        raise

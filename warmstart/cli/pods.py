@@ -12,6 +12,7 @@ import click
 
 from warmstart.build.publish import REGISTRY, parse_output
 from warmstart.cli.context import (
+    HIDDEN,
     Shell,
     allow_option,
     checkpoint_timeout_option,
@@ -22,11 +23,11 @@ from warmstart.cli.context import (
 from warmstart.cli.terminal import make_table
 from warmstart.core.errors import ClusterError, ImageError
 from warmstart.core.privileges import Privilege, require_allowed
-from warmstart.core.reference import parse_source
 from warmstart.core.text import format_bytes, format_seconds, printable_lines
 from warmstart.core.yaml_writing import write_yaml
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.inspection import inspect_image
+from warmstart.inspect.target import read_image_target
 from warmstart.inspect.trust import list_saved_privileges
 from warmstart.kube.client import connect_cluster
 from warmstart.kube.helper import DEFAULT_DIRECTORY, DEFAULT_IMAGE, DEFAULT_NAMESPACE, Errand
@@ -164,7 +165,7 @@ def checkpoint(
         found = find_target(cluster, pod, container)
         taken = take_checkpoint(cluster, *found, archive, replace(how, keep=keep), shell.progress())
     if as_json:
-        shell.print_json(describe_taken(taken))
+        shell.print_result(describe_taken(taken))
     else:
         shell.out.print(make_table(list_taken(taken)))
 
@@ -240,7 +241,7 @@ def save(
     with connect_cluster(context, namespace) as cluster:
         saved = save_pod(cluster, *find_target(cluster, pod, container), image, options, shell.progress())
     if as_json:
-        shell.print_json(describe_saved(saved))
+        shell.print_result(describe_saved(saved))
     else:
         shell.out.print(make_table(list_saved(saved)))
 
@@ -277,7 +278,7 @@ def restore(
     of the namespace that the image asks for need --allow; the error lists all of them. An image in a file
     (oci-archive:FILE) is pushed to the name under which it was saved, if you pass --allow image=NAME.
     """
-    source, progress = parse_source(image), shell.progress()
+    source, progress = read_image_target(image), shell.progress()
     record = read_record(source, access=access)
     inspection = inspect_image(source, access=access)
     if inspection.image is None or inspection.image.digest != record.digest:
@@ -290,7 +291,7 @@ def restore(
         manifest = make_copy(recorded, record.container, str(record.name), name=name or "")
         if node is not None:
             place_pod(manifest, node, there=True)
-        shown = manifest if show_env else hide_values(manifest)
+        shown = manifest if show_env else hide_values(manifest, HIDDEN)
         if dry_run:
             if as_json:
                 shell.print_json(shown)
@@ -303,7 +304,7 @@ def restore(
                 push_record(source, record, access=access)
         restored = restore_pod(cluster, manifest, record.container, ready_timeout, progress)
     if as_json:
-        shell.print_json(describe_restored(restored))
+        shell.print_result(describe_restored(restored))
     else:
         shell.out.print(make_table(list_restored(restored)))
 
@@ -343,7 +344,7 @@ def migrate(
         check_movable(found[0])
         migrated = migrate_pod(cluster, *found, node, image, options, shell.progress())
     if as_json:
-        shell.print_json(describe_migrated(migrated))
+        shell.print_result(describe_migrated(migrated))
     else:
         shell.out.print(make_table(list_migrated(migrated)))
 

@@ -27,13 +27,17 @@ NOTE_MARGIN = 20
 
 
 class TerminalListener:
-    """Shows one line a step, with a spinner while it runs; off a terminal nothing, unless asked for plain lines."""
+    """Shows one line a step, with a spinner while it runs; off a terminal nothing, unless asked for plain lines.
+
+    `warnings` are those of all pipelines that it listens to, in order.
+    """
 
     def __init__(self, console: Console, *, verbose: bool) -> None:
         self._console = console
         self._shown = verbose or console.is_terminal
         self._status: Status | None = None
         self._step = ""
+        self.warnings: list[str] = []
 
     def begin(self, step: str) -> None:
         """See `warmstart.core.progress.Listener`."""
@@ -57,6 +61,7 @@ class TerminalListener:
 
     def warn(self, text: str) -> None:
         """See `warmstart.core.progress.Listener`."""
+        self.warnings.append(text)
         self._console.print(f"[yellow]warning:[/yellow] {safe(text)}", highlight=False, soft_wrap=True)
 
     def _stop_spinner(self) -> None:
@@ -115,7 +120,7 @@ def make_checks_table(checks: Sequence[Check]) -> Table:
         table.add_column(heading, overflow="fold")
     marks = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "·"}
     for check in checks:
-        table.add_row(marks[check.ok], *map(safe, (check.name, check.found, check.cure)))
+        table.add_row(marks[check.ok], *map(safe, (check.name, check.found, check.fix)))
     return table
 
 

@@ -7,7 +7,8 @@ unexpected failure, and a command line that click refuses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 
 class WarmstartError(Exception):
@@ -29,11 +30,33 @@ class WarmstartError(Exception):
         self.hint = hint
 
 
-class RecipeError(WarmstartError):
-    """The recipe, or a value given for it on the command line, is wrong."""
+class InputError(WarmstartError):
+    """A recipe, a manifest, the name of an image, or another value given to the command is wrong."""
 
     exit_code = 3
+    # Scripts read this name from the JSON of an error, so that all input errors keep it.
     kind = "recipe"
+
+
+class RecipeError(InputError):
+    """The recipe, or a value given for it on the command line, is wrong."""
+
+
+class ManifestError(InputError):
+    """A Kubernetes manifest is wrong, or lacks the part that is asked for."""
+
+
+class ImageReferenceError(InputError):
+    """The name or the location of an image is malformed."""
+
+
+@contextlib.contextmanager
+def input_errors_as(kind: type[InputError]) -> Iterator[None]:
+    """Raise the input errors of a `with` block, such as those of a reader for several kinds of files, as this class."""
+    try:
+        yield
+    except InputError as error:
+        raise kind(error.brief, details=error.details, hint=error.hint) from error
 
 
 class HostError(WarmstartError):

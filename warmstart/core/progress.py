@@ -51,17 +51,17 @@ class SilentListener:
         """See `ProgressListener`."""
 
 
-# The listener of the step that runs in this thread.
-_current: ContextVar[ProgressListener | None] = ContextVar("listener", default=None)
+# The progress whose step, or whose `listen` block, runs in this thread.
+_current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 def report_warning(text: str) -> None:
-    """Warn the user from code that has no `Progress` at hand; logged if no step runs in this thread."""
-    listener = _current.get()
-    if listener is None:
+    """Warn the user from code that has no `Progress` at hand; logged if none listens in this thread."""
+    progress = _current.get()
+    if progress is None:
         log.warning("%s", text)
     else:
-        listener.warn(text)
+        progress.warn(text)
 
 
 class Progress:
@@ -83,15 +83,23 @@ class Progress:
         self._listener.begin(name)
         start = time.monotonic()
         ok = False
-        outer = _current.get()
-        _current.set(self._listener)
         try:
-            yield
+            with self.listen():
+                yield
             ok = True
             self.durations_s[name] = self.durations_s.get(name, 0.0) + time.monotonic() - start
         finally:
-            _current.set(outer)
             self._listener.end(name, time.monotonic() - start, ok)
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[None]:
+        """Receive what `report_warning` reports in this thread, for the length of a `with` block."""
+        outer = _current.get()
+        _current.set(self)
+        try:
+            yield
+        finally:
+            _current.set(outer)
 
     def note(self, text: str) -> None:
         """Report progress of the current step."""

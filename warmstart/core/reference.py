@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import ImageReferenceError
 
 DOCKER_HUB = "docker.io"
 
@@ -62,7 +62,7 @@ def parse_reference(text: str) -> Reference:
     """Parse the name of an image. Short names are Docker Hub's; without tag and digest, the tag is `latest`.
 
     Raises:
-        RecipeError: it is not the name of an image.
+        ImageReferenceError: it is not the name of an image.
     """
     if len(text) > _TEXT_LIMIT:
         raise _bad_reference(f"{text[:40]}…", f"it is longer than {_TEXT_LIMIT} characters")
@@ -96,8 +96,8 @@ def _split_registry(name: str) -> tuple[str, str]:
     return first, rest
 
 
-def _bad_reference(text: str, why: str) -> RecipeError:
-    return RecipeError(f"{text!r} is not the name of an image: {why}", hint=_SHAPE)
+def _bad_reference(text: str, why: str) -> ImageReferenceError:
+    return ImageReferenceError(f"{text!r} is not the name of an image: {why}", hint=_SHAPE)
 
 
 class Transport(StrEnum):
@@ -153,7 +153,7 @@ def parse_source(text: str) -> Source:
     that is only in the local containers-storage. A relative path stays relative.
 
     Raises:
-        RecipeError: the transport is unknown, or its details are wrong.
+        ImageReferenceError: the transport is unknown, or its details are wrong.
     """
     transport, colon, details = text.partition(":")
     if text.startswith("docker://"):
@@ -161,13 +161,13 @@ def parse_source(text: str) -> Source:
     if colon and transport in _IN_A_FILE:
         path, _, image = details.partition(":")
         if not path:
-            raise RecipeError(f"{text!r} has no path", hint=f"write {transport}:PATH or {transport}:PATH:IMAGE")
+            raise ImageReferenceError(f"{text!r} has no path", hint=f"write {transport}:PATH or {transport}:PATH:IMAGE")
         return Source(Transport(transport), path=Path(path), image=image)
     if colon and transport in (Transport.CONTAINERS_STORAGE, Transport.DOCKER_DAEMON):
         return Source(Transport(transport), parse_reference(details))
     if "://" in text or details.startswith("/"):
         known = ", ".join(["docker://", *(f"{kind}:" for kind in Transport if kind is not Transport.REGISTRY)])
-        raise RecipeError(f"{text!r}: {transport!r} is not an image transport", hint=f"use one of {known}")
+        raise ImageReferenceError(f"{text!r}: {transport!r} is not an image transport", hint=f"use one of {known}")
     reference = parse_reference(text)
     local = reference.registry == "localhost"
     return Source(Transport.CONTAINERS_STORAGE if local else Transport.REGISTRY, reference)

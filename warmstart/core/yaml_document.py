@@ -2,7 +2,7 @@
 
 Plain scalars have the same meaning as for kubectl, so that a container pasted from a Deployment reads the same: YAML
 1.1's `yes` and `off` are booleans, `0o17` and `017` are integers, dates are strings, base 60 does not exist (goyaml.v2
-of sigs.k8s.io/yaml, resolve.go). Every fault of a text is a RecipeError or a `Problem`, never an exception
+of sigs.k8s.io/yaml, resolve.go). Every fault of a text is an InputError or a `Problem`, never an exception
 of the parser.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,10 +27,11 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import InputError, RecipeError, input_errors_as
 
 LARGEST_BYTES = 1 << 20
 _DEEPEST = 64
+_MOST_DETAILS = 50
 # Aliases can stand for more values than the text has bytes; a recipe has a few hundred.
 _MOST_VALUES = 100_000
 
@@ -97,6 +98,15 @@ class Document:
         return self.places[path]
 
 
+def summarize(name: str, problems: Sequence[Problem]) -> tuple[str, list[str]]:
+    """Return the brief and the details of an error for all the problems of a text."""
+    details = [str(problem) for problem in problems[:_MOST_DETAILS]]
+    if len(problems) > _MOST_DETAILS:
+        details.append(f"... and {len(problems) - _MOST_DETAILS} more")
+    mistakes = "a mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+    return f"{name} has {mistakes}", details
+
+
 def dotted(path: KeyPath) -> str:
     """Return the path as people write it: `container.env[0].value`."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{shown(key)}" for key in path)
@@ -138,7 +148,8 @@ def read_document(data: bytes | str, name: str) -> Document:
     Raises:
         RecipeError: the text is not YAML in UTF-8, is too large, or holds several documents.
     """
-    documents = read_documents(data, name)
+    with input_errors_as(RecipeError):
+        documents = read_documents(data, name)
     if len(documents) > 1:
         second = documents[1].places[()].label
         raise RecipeError(
@@ -153,7 +164,7 @@ def read_documents(data: bytes | str, name: str) -> list[Document]:
     """All documents of a YAML text.
 
     Raises:
-        RecipeError: the text is not YAML in UTF-8, or is too large.
+        InputError: the text is not YAML in UTF-8, or is too large.
     """
     text = _decode(data, name)
     _check_version(text, name)
@@ -168,24 +179,24 @@ def read_documents(data: bytes | str, name: str) -> list[Document]:
         column = error.position - text.rfind("\n", 0, error.position)
         message = f"found the character {text[error.position]!r}, which YAML does not allow"
         raise _not_yaml(name, line, column, message) from error
-    except RecipeError:
+    except InputError:
         raise
     except Exception as error:
         # The parser asserts what a text may get wrong, and hands the number of a \U escape to chr() as it is.
-        raise RecipeError(f"{name} is not valid YAML", details=[f"{name}: {shown(str(error))}"]) from error
+        raise InputError(f"{name} is not valid YAML", details=[f"{name}: {shown(str(error))}"]) from error
     return [_Reader(root, name).document for root in roots]
 
 
 def _decode(data: bytes | str, name: str) -> str:
     if len(data) > LARGEST_BYTES:
-        raise RecipeError(f"{name} is too large: a recipe may have at most {LARGEST_BYTES >> 20} MiB")
+        raise InputError(f"{name} is too large: the limit is {LARGEST_BYTES >> 20} MiB")
     if isinstance(data, str):
         return data
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RecipeError(
+        raise InputError(
             f"{name} is not UTF-8 text",
             details=[f"{name}:{line}: found the byte 0x{data[error.start]:02x}"],
             hint="Save the file as UTF-8.",
@@ -199,11 +210,11 @@ def _check_version(text: str, name: str) -> None:
             raise _not_yaml(name, number, 1, f"{shown(line)}: only YAML 1.1 and 1.2 are read")
 
 
-def _not_yaml(name: str, line: int, column: int, message: str) -> RecipeError:
-    return RecipeError(f"{name} is not valid YAML", details=[f"{name}:{line}:{column}: {message}"])
+def _not_yaml(name: str, line: int, column: int, message: str) -> InputError:
+    return InputError(f"{name} is not valid YAML", details=[f"{name}:{line}:{column}: {message}"])
 
 
-def _too_many(name: str, line: int, column: int) -> RecipeError:
+def _too_many(name: str, line: int, column: int) -> InputError:
     return _not_yaml(name, line, column, f"more than {_MOST_VALUES} values, including those of aliases")
 
 

@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from warmstart.core.cpu import FEATURES
-from warmstart.core.errors import ClusterError, ImageError, RecipeError
+from warmstart.core.errors import ClusterError, ImageError, InputError
 from warmstart.core.privileges import UNCONFINED, Kind, Privilege
 from warmstart.core.progress import Progress
-from warmstart.core.reference import Reference, parse_source
-from warmstart.dump.archive.archive import is_tar
+from warmstart.core.reference import Reference
 from warmstart.image.annotations import CPU
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.inspect.inspection import CheckpointFacts, ImageFacts, inspect_target
+from warmstart.inspect.target import Target, read_target
 from warmstart.inspect.trust import list_image_privileges
 from warmstart.kube.client import Cluster
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.match import KUBELET_MOUNTS, BuildInfo
 from warmstart.kube.recorded import list_pod_privileges
 from warmstart.kube.trial import Verdict, find_pools, try_pool
-from warmstart.recipe.load import STDIN, load_recipe, parse_recipe
+from warmstart.recipe.load import load_recipe, parse_recipe
 from warmstart.recipe.model import Recipe, Restorer
 
 _MOST_NODES = 20
@@ -70,23 +69,25 @@ def read_build(
         allowed: what pods may be given on the word of an image.
 
     Raises:
-        RecipeError: the recipe is wrong, or does not say what is asked for.
+        RecipeError: the recipe is wrong.
+        InputError: `match_cpu` is for an image, and `overrides` and `tag` are for a recipe.
         ImageError: it is no image that warmstart made, or cannot be read.
         ArchiveError: the checkpoint in the image is broken.
         RegistryError: the registry refused, or could not be reached.
     """
-    if target == "-" or (Path(target).is_file() and not is_tar(Path(target))):
+    found = read_target(target)
+    if found.recipe is not None:
         if match_cpu:
-            raise RecipeError("--match-cpu needs the image: a recipe has no record of the processor")
-        recipe = load_recipe(STDIN if target == "-" else Path(target), overrides=overrides, tag=tag)
+            raise InputError(f"only an image has a record of the processor, and {target} is {found.kind}")
+        recipe = load_recipe(found.recipe, overrides=overrides, tag=tag)
         return ImageSummary(_describe_recipe(recipe, str(recipe.image)))
     if overrides or tag:
-        raise RecipeError(f"values can be given for a recipe only, and {target} is not a file of YAML")
+        raise InputError(f"values can be given for a recipe only, and {target} is {found.kind}")
     inspection = inspect_target(target, access=access)
     if inspection.image is None or inspection.image.provenance is None or inspection.checkpoint is None:
-        raise ImageError(f"{target} has no record of how it was built; warmstart did not make it")
+        raise ImageError(f"{target} was not built by warmstart: it has no build record")
     recipe = parse_recipe(inspection.image.provenance.recipe, f"the recipe in {target}")
-    known = _describe_image(recipe, inspection.image, inspection.checkpoint, target, match_cpu=match_cpu)
+    known = _describe_image(recipe, inspection.image, inspection.checkpoint, found, match_cpu=match_cpu)
     build = replace(known.build, allowed=tuple(allowed))
     asked = dict.fromkeys([*list_image_privileges(inspection, recipe), *_list_of_pod(build)])
     return replace(known, build=build, privileges=tuple(asked), checkpoint=inspection.checkpoint)
@@ -112,7 +113,7 @@ def _describe_recipe(recipe: Recipe, image: str) -> BuildInfo:
 
 
 def _describe_image(
-    recipe: Recipe, image: ImageFacts, checkpoint: CheckpointFacts, target: str, *, match_cpu: bool
+    recipe: Recipe, image: ImageFacts, checkpoint: CheckpointFacts, target: Target, *, match_cpu: bool
 ) -> ImageSummary:
     assert image.provenance is not None
     built_as = recipe.image
@@ -126,22 +127,20 @@ def _describe_image(
         user=(user.uid, user.gid),
         mounts=tuple(mount.destination for mount in mounts if mount.destination not in KUBELET_MOUNTS),
         architecture=image.provenance.architecture,
-        cpu_features=_find_cpu_features(image, target) if match_cpu else (),
+        cpu_features=_find_cpu_features(image, target.text) if match_cpu else (),
     )
     renamed = tuple(_list_renamed(target, built_as))
     return ImageSummary(build, tuple(one.why for one in renamed), image.provenance.identity, name=renamed)
 
 
-def _list_renamed(target: str, built_as: Reference) -> list[Privilege]:
+def _list_renamed(target: Target, built_as: Reference) -> list[Privilege]:
     """The name that an image says it was built with, where the user calls it by another one."""
-    if Path(target).exists():
-        return []
-    reference = parse_source(target).reference
+    reference = None if target.source is None else target.source.reference
     if reference is None or reference == built_as:
         return []
     if reference.digest and reference.name == built_as.name:
         return []
-    why = f"{target} was built as {built_as}; the runtime looks it up by that name, so pods are to pull it by that"
+    why = f"{target.text} was built as {built_as}; the runtime looks it up by that name, so pods are to pull it by that"
     return [Privilege(Kind.IMAGE, str(built_as), why)]
 
 

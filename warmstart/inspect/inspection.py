@@ -16,7 +16,7 @@ from warmstart.build.publish import REPORT_TYPE
 from warmstart.build.result import Report, parse_report
 from warmstart.core.errors import ArchiveError, CheckpointError, ImageError, RegistryError
 from warmstart.core.privileges import name_capability
-from warmstart.core.reference import Reference, Source, Transport, parse_source
+from warmstart.core.reference import Reference, Source, Transport
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive.archive import (
     BIND_MOUNTS,
@@ -38,11 +38,12 @@ from warmstart.image.crio import CHECKPOINT_NAME, list_expected_mounts, list_giv
 from warmstart.image.layout import Image
 from warmstart.image.manifest import Platform
 from warmstart.image.mount_points import Links, add_layer, check_checkpoint, check_image
-from warmstart.image.open import OpenedImage, is_oci_archive, open_image
+from warmstart.image.open import OpenedImage, open_image
 from warmstart.image.registry.client import read_reports
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.image.selfrestore.inspect import unpack_launched
 from warmstart.image.selfrestore.pack import read_manifest, restores_itself
+from warmstart.inspect.target import read_target
 
 #: Who restores an image, by the annotation that they look for in its manifest. containerd's is checkpointctl's
 #: (`lib/annotations.go` of https://github.com/checkpoint-restore/checkpointctl).
@@ -232,18 +233,16 @@ def inspect_target(target: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> I
     Raises:
         ArchiveError: the archive, or the checkpoint in an image that warmstart made, is broken or not to be trusted.
         ImageError: it is no image of a checkpoint, is broken, or is where it cannot be read.
-        RecipeError: it is neither a path nor the name of an image.
+        InputError: it is a recipe, or a file that does not exist.
+        ImageReferenceError: it is neither a path nor the name of an image.
         RegistryError: the registry refused, or could not be reached.
     """
-    path = Path(target)
-    if path.is_dir():
-        return inspect_image(Source(Transport.OCI, path=path))
-    if path.exists() or target.startswith((".", "/")):
-        if is_oci_archive(path):
-            return inspect_image(Source(Transport.OCI_ARCHIVE, path=path))
-        return inspect_archive(path)
-    source = parse_source(target)
-    return inspect_image(source, access=access)
+    found = read_target(target)
+    if found.source is not None:
+        return inspect_image(found.source, access=access)
+    if found.path is None or found.recipe is not None:
+        raise found.mismatch("an image or a checkpoint archive")
+    return inspect_archive(found.path)
 
 
 def inspect_archive(path: Path) -> Inspection:

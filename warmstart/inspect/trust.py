@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmstart.core.errors import ArchiveError, ImageError, RecipeError
+from warmstart.core.errors import ArchiveError, ImageError, InputError
 from warmstart.core.privileges import (
     ALL,
     ORDINARY_CAPABILITIES,
@@ -196,7 +196,7 @@ def list_claims(inspection: Inspection) -> list[Privilege]:
         if image is not None and image.provenance is not None:
             return list_image_privileges(inspection, parse_recipe(image.provenance.recipe, "the recipe"))
         found = [] if image is None else list_noted_privileges(image)
-    except (RecipeError, ImageError):
+    except (InputError, ImageError):
         found = []
     return found if checkpoint is None else [*found, *list_checkpoint_privileges(checkpoint, Expected(filtered=False))]
 

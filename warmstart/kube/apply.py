@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-from warmstart.core.errors import ClusterError, RecipeError
+from warmstart.core.errors import ClusterError, ManifestError
 from warmstart.kube.answer import Answer
 from warmstart.kube.client import Cluster
 from warmstart.kube.refusal import RefusedError
@@ -34,7 +34,7 @@ def apply_manifests(cluster: Cluster, manifests: list[Any], *, force: bool = Fal
         What was applied, such as `deployment.apps/java-app`, right after it was.
 
     Raises:
-        RecipeError: a document is not an object of Kubernetes.
+        ManifestError: a document is not an object of Kubernetes.
         ClusterError: the server does not know its kind, refused, or could not be reached.
     """
     for manifest in manifests:
@@ -71,7 +71,7 @@ def _identify(manifest: Any) -> tuple[str, str, str]:
     named = mapping_at(manifest, "metadata").get("name")
     found = (manifest.get("apiVersion"), manifest.get("kind"), named) if isinstance(manifest, dict) else ()
     if not found or not all(found):
-        raise RecipeError("cannot apply a document without apiVersion, kind or metadata.name")
+        raise ManifestError("cannot apply a document without apiVersion, kind or metadata.name")
     version, kind, name = map(str, found)
     return version, kind, name
 

@@ -20,13 +20,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import ManifestError
 from warmstart.core.yaml_document import plain_value, read_documents
 from warmstart.kube.manifests import make_patch, put_settings
 from warmstart.kube.match import BuildInfo, Setting, find_changes
 from warmstart.kube.mismatch import list_warnings
-from warmstart.recipe.load import recipe_error
-from warmstart.recipe.pods import Block, PodContainer, choose_container, find_containers
+from warmstart.recipe.pods import Block, PodContainer, choose_container, find_containers, manifest_error, read_manifest
 
 # Markers count at the start of a line wherever they stand (YAML 1.2.2, c-forbidden).
 _MARKER = re.compile(r"^---(?:[ \t]+#.*|[ \t]*)\n", re.MULTILINE)
@@ -64,14 +63,14 @@ def patch_manifest(data: bytes, name: str, container: str | None, build: BuildIn
         build: what was built.
 
     Raises:
-        RecipeError: it is not YAML, has no such container, or that cannot be changed alone.
+        ManifestError: it is not YAML, has no such container, or that cannot be changed alone.
     """
-    documents = read_documents(data, name)
+    documents = read_manifest(data, name)
     found = [one for each in documents for one in find_containers(each.value)]
     chosen = choose_container(found, container, name)
     for document in documents:
         if document.problems and any(one.block is chosen.block for one in find_containers(document.value)):
-            raise recipe_error(name, document.problems)
+            raise manifest_error(name, document.problems)
     changes = find_changes(build, chosen.pod, chosen.block)
     texts = list(_apply(data.decode("utf-8-sig"), name, container, changes))
     _require_same_beside(texts[-1], name, [document.value for document in documents], found.index(chosen), changes)
@@ -102,7 +101,7 @@ def _require_same_beside(text: str, name: str, before: list[Any], index: int, ch
     target = [one for value in expected for one in find_containers(value)][index]
     put_settings(target.pod, target.block, changes)
     if _plain(expected) != _plain([document.value for document in read_documents(text, name)]):
-        raise RecipeError(
+        raise ManifestError(
             f"{name}: a value that must change has an anchor (&) and is used in several places",
             hint="write the value out in the restored container, without the anchor or alias (*)",
         )
@@ -132,7 +131,7 @@ def _load(part: str, name: str) -> Any:
     except Exception as error:
         # The package has no error of its own for a value that does not fit its tag: it fails where it meets it.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RecipeError(f"{name} cannot be changed: {reason}") from error
+        raise ManifestError(f"{name} cannot be changed: {reason}") from error
 
 
 def _yaml() -> YAML:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from importlib.resources import files
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import InputError
 
 #: Tasks that there is a manifest for.
 TASKS = ("checkpoint", "build", "save", "migrate", "doctor")
@@ -36,14 +36,14 @@ def read_role(task: str, namespaces: Sequence[str] = (), *, kubelet: bool = Fals
         kubelet: whether kubelets are asked for checkpoints themselves, not through the API server.
 
     Raises:
-        RecipeError: there is no such choice for this task, or a namespace has no name of one.
+        InputError: there is no such choice for this task, or a namespace has no name of one.
     """
     text = (files("warmstart.kube") / "roles" / f"{task}.yaml").read_text()
     if task == "doctor" and (namespaces or kubelet):
-        raise RecipeError("the pods of `doctor` have a namespace of their own, and it asks no kubelet for anything")
+        raise InputError("the pods of `doctor` have a namespace of their own, and it asks no kubelet for anything")
     for namespace in namespaces:
         if not _NAMESPACE.fullmatch(namespace):
-            raise RecipeError(f"{namespace!r:.80} is not the name of a namespace")
+            raise InputError(f"{namespace!r:.80} is not the name of a namespace")
     if kubelet:
         text = _PROXY_WHY.sub(_CHECKPOINT_WHY, text).replace(_PROXY, _CHECKPOINT)
     if namespaces:

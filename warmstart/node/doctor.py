@@ -57,13 +57,13 @@ class Check:
         name: name of the check.
         ok: whether a build would work; None if it does not matter or could not be tried.
         found: finding.
-        cure: fix, if it is not ok.
+        fix: command or advice, if it is not ok.
     """
 
     name: str
     ok: bool | None
     found: str
-    cure: str = ""
+    fix: str = ""
 
 
 def examine_host(cache: Path) -> list[Check]:
@@ -87,8 +87,8 @@ def _check_tools(cache: Path, tree: Path) -> list[Check]:
     with _as_check(checks, "tools"):
         damage = verify_tree(cache)
         if damage:
-            cure = "warmstart node remove && warmstart node setup"
-            return [Check("tools", False, f"{tree}: {'; '.join(damage[:SHOWN])}", cure)]
+            fix = "warmstart node remove && warmstart node setup"
+            return [Check("tools", False, f"{tree}: {'; '.join(damage[:SHOWN])}", fix)]
         record = read_record(tree)
         checks.append(Check("tools", True, f"{tree}: all files are intact"))
         checks.append(_check_age(record, find_differences(cache)))
@@ -98,15 +98,15 @@ def _check_tools(cache: Path, tree: Path) -> list[Check]:
 
 def _check_age(record: Record, differences: Sequence[str]) -> Check:
     days = (datetime.now(UTC) - record.made_at).days
-    cure = "warmstart node update" if days > OLD_DAYS else ""
+    fix = "warmstart node update" if days > OLD_DAYS else ""
     tested = f"{len(differences)} packages differ from the tested versions" if differences else "the tested versions"
-    return Check("tools' age", None, f"{days} days; {tested}", cure)
+    return Check("tools' age", None, f"{days} days; {tested}", fix)
 
 
 def _check_fixes(record: Record) -> Iterator[Check]:
     runc = record.programs.get("runc", "").removeprefix("v")
-    cure = "" if RUNC.is_fixed(runc) else "warmstart node update"
-    yield Check("runc", RUNC.is_fixed(runc), RUNC.describe(runc), cure)
+    fix = "" if RUNC.is_fixed(runc) else "warmstart node update"
+    yield Check("runc", RUNC.is_fixed(runc), RUNC.describe(runc), fix)
     # Debian has no fixed versions of these.
     crun, criu = record.find_version("crun"), record.find_version("criu")
     yield Check("crun", CRUN.is_fixed(crun) or None, f"{CRUN.describe(crun)}; not used to restore")
@@ -122,8 +122,8 @@ def examine_host_programs() -> list[Check]:
         if program is not None:
             output = process.run([program, "--version"], timeout_s=TRY_S, check=False).stdout
             version = find_version(output)
-            cure = "" if advisory.is_fixed(version) else f"update this machine's {advisory.program}"
-            checks.append(Check(program, advisory.is_fixed(version) or None, advisory.describe(version), cure))
+            fix = "" if advisory.is_fixed(version) else f"update this machine's {advisory.program}"
+            checks.append(Check(program, advisory.is_fixed(version) or None, advisory.describe(version), fix))
     return checks
 
 
@@ -146,10 +146,10 @@ def _check_space() -> Check:
         return Check(
             "room to work", False, f"{parent}: {error.strerror}", "set WARMSTART_TMPDIR to an existing directory"
         )
-    cure = (
+    fix = (
         "" if free_bytes >= NEEDED_BYTES else "free some space, or set WARMSTART_TMPDIR to a directory on a larger disk"
     )
-    return Check("room to work", not cure, f"{format_bytes(free_bytes)} free in {parent}", cure)
+    return Check("room to work", not fix, f"{format_bytes(free_bytes)} free in {parent}", fix)
 
 
 def _check_kernel() -> Check:
@@ -187,11 +187,11 @@ def _as_check(checks: list[Check], name: str) -> Iterator[None]:
         checks.append(Check(name, False, "; ".join([error.brief, *error.details[-1:]]), error.hint))
 
 
-def _try(name: str, attempt: Callable[[], str], cure: str) -> Check:
+def _try(name: str, attempt: Callable[[], str], fix: str) -> Check:
     try:
         return Check(name, True, attempt())
     except WarmstartError as error:
-        return Check(name, False, "; ".join(error.details[-2:]) or error.brief, cure)
+        return Check(name, False, "; ".join(error.details[-2:]) or error.brief, fix)
 
 
 def _try_overlay(session: Session) -> str:
@@ -220,5 +220,5 @@ def require(checks: list[Check]) -> None:
     failed = [check for check in checks if check.ok is False]
     if failed:
         names = ", ".join(check.name for check in failed)
-        hint = next((f"first, {check.cure}" for check in failed if check.cure), "")
+        hint = next((f"first, {check.fix}" for check in failed if check.fix), "")
         raise HostError(f"a build would not work here: {names}", hint=hint)

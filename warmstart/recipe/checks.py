@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import ImageReferenceError
 from warmstart.core.quantity import parse_quantity
 from warmstart.core.reference import parse_reference
 from warmstart.core.yaml_document import Document, KeyPath, Problem
@@ -113,7 +113,7 @@ def _self_restoring(recipe: dict[str, Any]) -> Iterator[Finding]:
 def _image_name(made: str | None, base: str | None) -> Iterator[Finding]:
     try:
         parse_reference(made or "any")
-    except RecipeError as error:
+    except ImageReferenceError as error:
         yield ("image", "name"), f"expected the name of an image: {error.brief}"
     if made and base and with_tag(made) == with_tag(without_transport(base)):
         yield ("image", "name"), "expected a name other than that of container.image, which it would replace"

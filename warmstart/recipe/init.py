@@ -14,19 +14,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from warmstart.core.errors import ImageReferenceError, InputError, ManifestError, input_errors_as
 from warmstart.core.yaml_document import (
     Document,
     KeyPath,
     Place,
     Problem,
     plain_value,
-    read_documents,
     shown,
+    summarize,
 )
 from warmstart.core.yaml_writing import write_yaml
 from warmstart.recipe.checks import find_problems, with_tag, without_transport
-from warmstart.recipe.load import STDIN, read_input, recipe_error
-from warmstart.recipe.pods import PodContainer, choose_container, find_containers, mapping_at
+from warmstart.recipe.load import SCHEMA_HINT, STDIN, read_input
+from warmstart.recipe.pods import (
+    PodContainer,
+    choose_container,
+    find_containers,
+    manifest_error,
+    mapping_at,
+    read_manifest,
+)
 from warmstart.recipe.schema import IGNORED, schema_at
 
 Block = dict[str, Any]
@@ -80,7 +88,7 @@ def init_from_image(image: str, config: ImageConfig) -> str:
     """The text of a commented recipe for an image.
 
     Raises:
-        RecipeError: `image` is not an image reference.
+        ImageReferenceError: `image` is not an image reference.
     """
     command = shlex.join((*config.entrypoint, *config.cmd))
     about = [f"The image runs: {shown(command, 400)}" if command else "The image has no command of its own: give one."]
@@ -90,7 +98,7 @@ def init_from_image(image: str, config: ImageConfig) -> str:
         names = (variable.partition("=")[0] for variable in config.env)
         about.append(f"It sets {shown(', '.join(names), 400)}; env adds to these and replaces them.")
     container = {"image": image, "ports": [_port(text) for text in config.exposed_ports]}
-    return _write(_Draft(_short_name(image), container, subject=shown(image), about=about))
+    return _write(_Draft(_short_name(image), container, subject=shown(image), kind=ImageReferenceError, about=about))
 
 
 def _short_name(image: str) -> str:
@@ -115,19 +123,22 @@ def init_from_manifest(path: Path, *, container: str | None = None) -> str:
         container: the container's name, as for `choose_container`; needed if there are several.
 
     Raises:
-        RecipeError: the file cannot be read, has no such container, or several with that name.
+        ManifestError: the file cannot be read, has no such container, or several with that name.
     """
     name = "<stdin>" if path == STDIN else str(path)
-    documents = read_documents(read_input(path), name)
+    with input_errors_as(ManifestError):
+        data = read_input(path)
+    documents = read_manifest(data, name)
     found = [(one, document) for document in documents for one in find_containers(document.value)]
     chosen = choose_container([one for one, _ in found], container, name)
     problems = next(document.problems for one, document in found if one is chosen)
     if problems:
-        raise recipe_error(name, problems)
+        raise manifest_error(name, problems)
     draft = _Draft(
         chosen.owner,
         chosen.block | {"securityContext": _security_context(chosen)},
         subject=f"{shown(chosen.kind)}/{shown(chosen.owner)} in {name}",
+        kind=ManifestError,
         notes=list(_pod_notes(chosen)),
         liveness=chosen.block.get("livenessProbe"),
     )
@@ -138,12 +149,13 @@ def init_from_manifest(path: Path, *, container: str | None = None) -> str:
 class _Draft:
     """A recipe in the making: its container, and its comments.
 
-    `liveness` is a probe to fall back on.
+    `liveness` is a probe to fall back on, and `kind` the error if no recipe can be made.
     """
 
     name: str
     container: Block
     subject: str
+    kind: type[InputError]
     about: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     liveness: Any = None
@@ -258,12 +270,13 @@ def _left_out(recipe: Block, problems: list[Problem], draft: _Draft) -> set[KeyP
     """Return the paths to take out of a recipe because of its problems.
 
     Raises:
-        RecipeError: nothing would be left of the recipe.
+        InputError: nothing would be left of the recipe; of the draft's kind.
     """
     culprits = {problem: _culprit(recipe, problem.path) for problem in problems}
     fatal = [problem for problem, path in culprits.items() if len(path) < 2 or path == ("container", "image")]
     if fatal:
-        raise recipe_error(draft.subject, fatal)
+        brief, details = summarize(draft.subject, fatal)
+        raise draft.kind(brief, details=details, hint=SCHEMA_HINT)
     return set(culprits.values())
 
 

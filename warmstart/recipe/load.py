@@ -6,15 +6,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from warmstart.core.errors import RecipeError
-from warmstart.core.yaml_document import LARGEST_BYTES, Problem, read_document
+from warmstart.core.errors import InputError, RecipeError, input_errors_as
+from warmstart.core.yaml_document import LARGEST_BYTES, Problem, read_document, summarize
 from warmstart.recipe.checks import find_problems
 from warmstart.recipe.construct import make_recipe
 from warmstart.recipe.model import Recipe
 from warmstart.recipe.overrides import apply_overrides, apply_tag
 
 STDIN = Path("-")
-_MOST_DETAILS = 50
+SCHEMA_HINT = "Run `warmstart schema` to see the keys of a recipe."
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = (), tag: str | None = None) -> Recipe:
@@ -30,7 +30,9 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), tag: str | None = 
             the line of the file, or the override, that it is in.
     """
     name = "<stdin>" if path == STDIN else str(path)
-    document = read_document(read_input(path), name)
+    with input_errors_as(RecipeError):
+        data = read_input(path)
+    document = read_document(data, name)
     if isinstance(document.value, dict):
         _refuse_manifest(document.value, name)
         apply_overrides(document, overrides)
@@ -59,7 +61,7 @@ def read_input(path: Path) -> bytes:
     """The content of a file, or of standard input when the path is `-`: at most a byte more than is allowed.
 
     Raises:
-        RecipeError: it cannot be read.
+        InputError: it cannot be read.
     """
     try:
         if path == STDIN:
@@ -67,21 +69,16 @@ def read_input(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(LARGEST_BYTES + 1)
     except IsADirectoryError as error:
-        raise RecipeError(f"{path} is a directory", hint="Name the recipe's file.") from error
+        raise InputError(f"{path} is a directory", hint="Name a file.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
-        raise RecipeError(f"cannot read {str(path)!r}: {reason}") from error
+        raise InputError(f"cannot read {str(path)!r}: {reason}") from error
 
 
 def recipe_error(name: str, problems: Sequence[Problem]) -> RecipeError:
     """One error of all the problems of a recipe."""
-    details = [str(problem) for problem in problems[:_MOST_DETAILS]]
-    if len(problems) > _MOST_DETAILS:
-        details.append(f"... and {len(problems) - _MOST_DETAILS} more")
-    mistakes = "a mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-    return RecipeError(
-        f"{name} has {mistakes}", details=details, hint="Run `warmstart schema` to see the keys of a recipe."
-    )
+    brief, details = summarize(name, problems)
+    return RecipeError(brief, details=details, hint=SCHEMA_HINT)
 
 
 def _refuse_manifest(value: dict[str, object], name: str) -> None:

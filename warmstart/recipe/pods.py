@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warmstart.core.errors import RecipeError
-from warmstart.core.yaml_document import shown
+from warmstart.core.errors import ManifestError, input_errors_as
+from warmstart.core.yaml_document import Document, Problem, read_documents, shown, summarize
 
 Block = dict[str, Any]
 
-HIDDEN = "(hidden; --show-env shows it)"
 # Where kubectl keeps a copy of what it applied.
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
@@ -49,6 +48,26 @@ class PodContainer:
         return str(self.block.get("name", ""))
 
 
+class SeveralContainersError(ManifestError):
+    """A manifest has several containers, and none was chosen."""
+
+
+def read_manifest(data: bytes, name: str) -> list[Document]:
+    """Read all documents of a manifest.
+
+    Raises:
+        ManifestError: it is not YAML in UTF-8, or is too large.
+    """
+    with input_errors_as(ManifestError):
+        return read_documents(data, name)
+
+
+def manifest_error(name: str, problems: Sequence[Problem]) -> ManifestError:
+    """Return one error for all the problems of a manifest."""
+    brief, details = summarize(name, problems)
+    return ManifestError(brief, details=details)
+
+
 def mapping_at(value: Any, *keys: str) -> Block:
     """The mapping at this path; an empty one if there is none."""
     for key in keys:
@@ -63,30 +82,31 @@ def list_others(pod: Block, container: Block) -> list[str]:
     return [str(block.get("name")) for block in others if isinstance(block, dict)]
 
 
-def hide_values(document: Any) -> Any:
-    """Return a document without possible secrets: values of variables and headers, and copies of the manifest.
+def hide_values(document: Any, hidden: str) -> Any:
+    """Return a manifest or a recipe with `hidden` in place of the values of variables and headers.
 
-    Names stay. Everything below `env` and `httpHeaders` counts, wherever they are, so that unusual structures are
-    hidden too.
+    Copies of the manifest are treated alike. Names stay. Everything below `env` and `httpHeaders` counts, wherever they
+    are, so that unusual structures are hidden too.
     """
     if isinstance(document, list):
-        return [hide_values(item) for item in document]
+        return [hide_values(item, hidden) for item in document]
     if not isinstance(document, dict):
         return document
-    return {
-        key: HIDDEN if key == _APPLIED else _hide(value) if key in ("env", "httpHeaders") else hide_values(value)
-        for key, value in document.items()
-    }
+    return {key: _hide_entry(key, value, hidden) for key, value in document.items()}
 
 
-def _hide(value: Any) -> Any:
-    """A list of names and values without its values; references to values stay, and nothing else."""
+def _hide_entry(key: Any, value: Any, hidden: str) -> Any:
+    if key == _APPLIED:
+        return hidden
+    if key not in ("env", "httpHeaders"):
+        return hide_values(value, hidden)
     if not isinstance(value, list):
-        return HIDDEN
+        return hidden
+    # References to values stay, and nothing else.
     return [
-        {key: inner if key in ("name", "valueFrom") else HIDDEN for key, inner in item.items()}
+        {inner: kept if inner in ("name", "valueFrom") else hidden for inner, kept in item.items()}
         if isinstance(item, dict)
-        else HIDDEN
+        else hidden
         for item in value
     ]
 
@@ -115,7 +135,8 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
         name: name of the file in messages.
 
     Raises:
-        RecipeError: there is no such container, or there are several.
+        SeveralContainersError: there are several.
+        ManifestError: there is no such container.
     """
     if wanted is None:
         matches = [one for one in found if not _is_hook(one)] or list(found)
@@ -126,11 +147,10 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
     short, long = ([_list_names(one)[i] for one in matches or found] for i in (1, 2))
     names = list(map(shown, short if len(set(short)) == len(short) else long))
     if not found:
-        raise RecipeError(f"{name} has no container", hint="Use the manifest of a workload, such as a Deployment.")
+        raise ManifestError(f"{name} has no container", hint="Use the manifest of a workload, such as a Deployment.")
     if not matches:
-        raise RecipeError(f"{name} has no container named {shown(str(wanted))}; its containers are:", details=names)
-    hint = "Choose one with --container."
-    raise RecipeError(f"{name} has {len(matches)} containers to choose from:", details=names, hint=hint)
+        raise ManifestError(f"{name} has no container named {shown(str(wanted))}; its containers are:", details=names)
+    raise SeveralContainersError(f"{name} has {len(matches)} containers to choose from:", details=names)
 
 
 def _is_hook(one: PodContainer) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from warmstart.build.base import find_source, pin_source
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import ImageReferenceError
 from warmstart.core.reference import Source, parse_source
 from warmstart.recipe.model import Container, Recipe
 
@@ -33,7 +33,7 @@ def test_a_name_in_a_registry_has_no_path(tmp_path):
 
 
 def test_an_image_that_is_not_understood_is_the_recipes_fault():
-    with pytest.raises(RecipeError):
+    with pytest.raises(ImageReferenceError):
         find_source(make_recipe("Not A Name"))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from warmstart.build.batch import Outcome, Status, Task, choose_outputs, find_exit_code, run_builds
 from warmstart.build.publish import REGISTRY, Output
-from warmstart.core.errors import AppError, EngineError, RecipeError, RegistryError, WarmstartError
+from warmstart.core.errors import AppError, EngineError, InputError, RegistryError, WarmstartError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Transport, parse_reference
 from warmstart.recipe.model import Container, Recipe
@@ -177,6 +177,6 @@ def test_a_layout_can_hold_several_images(tmp_path):
     ],
 )
 def test_no_image_replaces_another_one(tmp_path, output, recipes, hint):
-    with pytest.raises(RecipeError, match=r"\w\.yaml and \w\.yaml would both write ") as error:
+    with pytest.raises(InputError, match=r"\w\.yaml and \w\.yaml would both write ") as error:
         choose_outputs(output and output.format(tmp_path), recipes)
     assert hint in error.value.hint

@@ -18,7 +18,7 @@ from warmstart.build.publish import (
     parse_output,
     publish_image,
 )
-from warmstart.core.errors import ImageError, RecipeError, RegistryError
+from warmstart.core.errors import ImageError, InputError, RegistryError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Transport, parse_reference
 from warmstart.image.layout import read_image
@@ -61,12 +61,12 @@ def test_without_one_it_is_the_registry():
 
 @pytest.mark.parametrize("text", ["", "oci", "oci:", "dir", "docker://registry/app", "docker-archive:x.tar", ":x"])
 def test_what_is_no_output_says_what_would_be(text):
-    with pytest.raises(RecipeError, match=r"expected oci:DIRECTORY or oci-archive:FILE$"):
+    with pytest.raises(InputError, match=r"expected oci:DIRECTORY or oci-archive:FILE$"):
         parse_output(text)
 
 
 def test_a_place_that_is_not_there_is_said_so_before_there_is_something_to_put(tmp_path):
-    with pytest.raises(RecipeError, match=rf"the directory {tmp_path}/none does not exist$"):
+    with pytest.raises(InputError, match=rf"the directory {tmp_path}/none does not exist$"):
         parse_output(f"oci-archive:{tmp_path}/none/b.tar")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,6 +82,18 @@ class FakeCri:
         )
 
 
+@dataclass(frozen=True)
+class FakeEngine:
+    cri: FakeCri
+    root: Path
+    proc: Path = FakeCri.proc
+    session: None = None
+    stores: tuple[Path, ...] = ()
+
+    def import_image(self, *_: object) -> None:
+        """Every image is there."""
+
+
 @pytest.fixture
 def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
     """Verify an image with a fake runtime; `found` is the identity of what runs, or the error of looking at it."""
@@ -93,9 +105,7 @@ def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
         restorers: Sequence[Restorer] = (Restorer.RUNTIME,),
         restrictions: Mapping[int, Restrictions] | None = None,
     ) -> tuple[Restore, ...]:
-        engine = SimpleNamespace(
-            cri=cri, proc=cri.proc, import_image=lambda *_: None, session=None, stores=(), root=tmp_path
-        )
+        engine = FakeEngine(cri, tmp_path)
 
         @contextmanager
         def start_engine(*_: object, **__: object) -> Iterator[object]:

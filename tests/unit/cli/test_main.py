@@ -17,6 +17,8 @@ from types import SimpleNamespace
 
 import click
 import pytest
+from support.checkpoint_archive import entry, tar_of
+from support.checkpoint_image import checkpoint
 
 from warmstart import __version__
 from warmstart.build.context import BuildOptions
@@ -144,12 +146,23 @@ def test_a_wrong_command_line_is_shown_with_its_usage(warmstart, arguments, said
     assert "Traceback" not in result.err
 
 
+def test_warnings_outside_of_steps_are_shown_and_part_of_the_json(warmstart, tmp_path):
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(tar_of(*checkpoint(), entry("new-in-2027", b"")))
+    result = warmstart("inspect", "--json", archive)
+    (warning,) = json.loads(result.out)["warnings"]
+    assert "the first is 'new-in-2027'" in warning
+    assert result.err == f"warning: {warning}\n"
+    assert "new-in-2027" in warmstart("inspect", archive).err
+
+
 # Errors
 
 
 def test_kinds_of_errors_have_exit_codes_of_their_own():
-    codes = [kind.exit_code for kind in KINDS]
-    assert len(set(codes)) == len(codes)
+    # The classes of input errors are one kind to a script.
+    codes = [code for _, code in {(kind.kind, kind.exit_code) for kind in KINDS}]
+    assert len(set(codes)) == len(codes) == len({kind.kind for kind in KINDS})
     # 2 is a wrong command line, 126 and above are the shell's.
     assert [code for code in codes if not 0 < code < 126 or code == 2] == []
 

@@ -212,7 +212,7 @@ def test_nothing_in_a_heading_or_a_section_steers_the_terminal():
 def test_a_check_is_shown_with_its_cure():
     console, written = make_console(width=120)
     console.print(
-        make_checks_table([Check("a", True, "fine"), Check("b", False, "bad", "cure it"), Check("c", None, "x")])
+        make_checks_table([Check("a", True, "fine"), Check("b", False, "bad", "fix it"), Check("c", None, "x")])
     )
     _, *lines = written.getvalue().splitlines()
-    assert [line.split() for line in lines] == [["✓", "a", "fine"], ["✗", "b", "bad", "cure", "it"], ["·", "c", "x"]]
+    assert [line.split() for line in lines] == [["✓", "a", "fine"], ["✗", "b", "bad", "fix", "it"], ["·", "c", "x"]]

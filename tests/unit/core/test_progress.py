@@ -82,9 +82,14 @@ def test_a_warning_from_deep_inside_a_step_goes_to_the_listener(caplog):
     recorder = Recorder()
     with Progress(recorder).step("pull"), Progress(SilentListener()).step("other"):
         pass
-    with Progress(recorder).step("push"):
-        report_warning("trying again")
-    assert ("warn", "trying again") in recorder.told
+    steps = Progress(recorder)
+    with steps.listen():
+        with steps.step("push"):
+            report_warning("trying again")
+        report_warning("between steps")
+    assert [text for kind, text, *_ in recorder.told if kind == "warn"] == ["trying again", "between steps"]
+    # The documents of --json are made of these.
+    assert steps.warnings == ["trying again", "between steps"]
     assert not caplog.messages
     report_warning("later")
     assert caplog.messages == ["later"]

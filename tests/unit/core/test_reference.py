@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import ImageReferenceError
 from warmstart.core.reference import Reference, Source, Transport, parse_reference, parse_source
 
 SHA256 = "sha256:" + "0123456789abcdef" * 4
@@ -71,7 +71,7 @@ def test_a_name_is_read_as_docker_reads_it(text, expected):
     ],
 )
 def test_a_bad_name_is_refused_with_the_part_that_is_wrong(text, wrong):
-    with pytest.raises(RecipeError, match=r"is not the name of an image") as caught:
+    with pytest.raises(ImageReferenceError, match=r"is not the name of an image") as caught:
         parse_reference(text)
     assert wrong in caught.value.brief
     assert "[REGISTRY[:PORT]/]REPOSITORY" in caught.value.hint
@@ -81,7 +81,7 @@ def test_a_bad_name_is_refused_with_the_part_that_is_wrong(text, wrong):
 def test_what_is_read_is_written_and_read_again_the_same(text):
     try:
         reference = parse_reference(text)
-    except RecipeError:
+    except ImageReferenceError:
         return
     assert parse_reference(str(reference)) == reference
 
@@ -146,7 +146,7 @@ def test_a_source_is_read_and_given_on_to_skopeo(text, expected, for_skopeo):
     ],
 )
 def test_a_bad_source_is_refused(text, wrong):
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(ImageReferenceError) as caught:
         parse_source(text)
     assert wrong in caught.value.brief
     assert caught.value.hint

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import InputError
 from warmstart.core.yaml_document import dotted, plain_value, read_document, read_documents, shown
 
 
@@ -117,7 +117,7 @@ def test_a_surrogate_pair_of_json_is_one_character() -> None:
     ],
 )
 def test_versions_and_tags_that_do_not_fit(text, said):
-    with pytest.raises(RecipeError) as refusal:
+    with pytest.raises(InputError) as refusal:
         read_documents(text, "r.yaml")
     assert refusal.value.details == (said,)
 

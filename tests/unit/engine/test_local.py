@@ -75,12 +75,12 @@ def test_a_runtime_that_is_not_there_is_an_error(tmp_path):
 
 def test_a_runtime_is_examined(runtime, tmp_path):
     missing = examine_runtime(f"unix://{tmp_path}/none.sock")
-    assert (missing.ok, "--runtime-endpoint" in missing.cure) == (False, True)
+    assert (missing.ok, "--runtime-endpoint" in missing.fix) == (False, True)
     other = examine_runtime(runtime.endpoint)
     assert (other.ok, "only CRI-O can" in other.found) == (False, True)
     be_crio(runtime)
     good = examine_runtime(runtime.endpoint)
-    assert (good.ok, good.found, good.cure) == (True, "cri-o 1.36.3", "")
+    assert (good.ok, good.found, good.fix) == (True, "cri-o 1.36.3", "")
 
 
 def test_images_are_brought_into_the_hosts_store(runtime, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from support.checkpoint_image import ANNOTATIONS, PROVENANCE, make_warm_image
 
 from warmstart.cli import main as cli
-from warmstart.core.errors import ImageError, PrivilegeError, RecipeError
+from warmstart.core.errors import ImageError, InputError, ManifestError, PrivilegeError
 from warmstart.core.privileges import parse_privilege
 from warmstart.core.yaml_document import read_documents
 from warmstart.image.annotations import write_provenance
@@ -119,7 +119,7 @@ def test_the_processor_of_the_build(image: Path) -> None:
 
 
 def test_who_does_not_know_the_processor_says_so(recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="needs the image"):
+    with pytest.raises(InputError, match="only an image has a record of the processor"):
         read_build(str(recipe), match_cpu=True)
     older = {**ANNOTATIONS, **write_provenance(replace(PROVENANCE, recipe=json.dumps(RECIPE)))}
     with pytest.raises(ImageError, match="no record of the processor"):
@@ -151,12 +151,12 @@ def test_an_image_that_is_called_otherwise(image: Path, monkeypatch: pytest.Monk
 def test_an_image_of_somebody_else(tmp_path: Path) -> None:
     others = {key: value for key, value in ANNOTATIONS.items() if not key.startswith("dev.warmstart.")}
 
-    with pytest.raises(ImageError, match="warmstart did not make it"):
+    with pytest.raises(ImageError, match="was not built by warmstart: it has no build record"):
         read_build(str(make_warm_image(tmp_path, others)))
 
 
 def test_values_are_for_a_recipe(image: Path) -> None:
-    with pytest.raises(RecipeError, match="for a recipe only"):
+    with pytest.raises(InputError, match="for a recipe only"):
         read_build(str(image), tag="x")
 
 
@@ -189,7 +189,7 @@ def test_a_manifest_that_is_to_match(deploy, image: Path, tmp_path: Path) -> Non
     assert "image: registry.example.com/app:1.0-warm # the one" in out
     assert "+      image: registry.example.com/app:1.0-warm # the one\n" in err
     assert "warning: args:" in err
-    (patch,) = loaded(deploy(image, "--from", manifest, "-o", "patch")[0])
+    (patch,) = loaded(deploy(image, "--from", manifest, "--output", "patch")[0])
     assert patch["spec"]["containers"][0]["image"] == "registry.example.com/app:1.0-warm"
     assert deploy(image, "--from", manifest, "--diff")[0] in err
     # What the processes may do, whatever the pod says.
@@ -204,8 +204,26 @@ def test_a_manifest_that_matches(deploy, recipe: Path, tmp_path: Path) -> None:
     assert out == manifest.read_text()
     assert err == f"{manifest}: nothing must differ\n"
     assert deploy(recipe, "--from", manifest, "--diff") == ("", "")
-    with pytest.raises(RecipeError, match="nothing must differ"):
-        deploy(recipe, "--from", manifest, "-o", "patch")
+    with pytest.raises(ManifestError, match="nothing must differ"):
+        deploy(recipe, "--from", manifest, "--output", "patch")
+
+
+@pytest.mark.parametrize("command", ["init", "deploy"])
+def test_several_containers_are_told_apart_by_an_option(command: str, recipe: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "pod.yaml"
+    manifest.write_text(POD + "    - {name: proxy, image: envoy}\n")
+
+    with pytest.raises(ManifestError, match="has 2 containers to choose from:") as caught:
+        cli.cli.main(
+            [command, *([str(recipe)] if command == "deploy" else []), "--from", str(manifest)], standalone_mode=False
+        )
+
+    assert caught.value.hint == "choose one with --container"
+
+
+def test_a_manifest_that_cannot_be_read_is_no_recipe(deploy, recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="No such file"):
+        deploy(recipe, "--from", tmp_path / "none.yaml")
 
 
 def test_apply(deploy, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +261,7 @@ def test_apply(deploy, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ["--from", "x", "--pre-pull"],
         ["--container", "x"],
         ["--diff"],
-        ["--apply", "-o", "patch"],
+        ["--apply", "--output", "patch"],
         ["--apply", "--from", "x", "--diff"],
         ["--name", "App"],
         ["--name", "x" * 60],
@@ -270,7 +288,7 @@ def greedy(tmp_path: Path) -> Path:
 
 
 def test_a_manifest_made_of_an_image_has_no_privilege_that_is_not_named(deploy, greedy: Path) -> None:
-    for more in ([], ["-o", "patch"], ["--apply"]):
+    for more in ([], ["--output", "patch"], ["--apply"]):
         with pytest.raises(PrivilegeError) as caught:
             deploy(greedy, *more)
         assert caught.value.refused == ("capability=SYS_ADMIN", "privileged", "probe-host=10.0.0.1")

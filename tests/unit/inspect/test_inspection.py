@@ -22,7 +22,7 @@ from tests.support.registry_access import http
 from warmstart.build.publish import REPORT_TYPE
 from warmstart.build.result import Report
 from warmstart.build.verify import check_content
-from warmstart.core.errors import ArchiveError, ImageError, RecipeError, RegistryError
+from warmstart.core.errors import ArchiveError, ImageError, ImageReferenceError, InputError, RegistryError
 from warmstart.core.reference import Reference, Source, Transport
 from warmstart.dump.archive import outline
 from warmstart.dump.archive.archive import RootfsDiff
@@ -265,10 +265,10 @@ def test_reports_that_are_attached_in_a_registry(warm: Path, registry: str) -> N
 @pytest.mark.parametrize(
     ("target", "error", "problem"),
     [
-        ("./none", ArchiveError, "none: cannot be read: No such file"),
-        ("/dev/null", ArchiveError, "is not a regular file"),
+        ("./none", InputError, "none: no such file"),
+        ("/dev/null", InputError, "found a file that is not a tar"),
         ("/proc", ImageError, "is not an OCI image layout"),
-        ("UPPER CASE", RecipeError, "is not the name of an image"),
+        ("UPPER CASE", ImageReferenceError, "is not the name of an image"),
         ("localhost/app:1", ImageError, "containers-storage:localhost/app:1 is not read here"),
     ],
 )

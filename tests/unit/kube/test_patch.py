@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from ruamel.yaml import YAML
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import ManifestError
 from warmstart.core.yaml_document import read_documents
 from warmstart.kube.match import BuildInfo
 from warmstart.kube.patch import patch_manifest
@@ -190,7 +190,7 @@ def test_a_manifest_in_json_stays_json(indent) -> None:
 
 def test_objects_of_one_name_are_told_apart_by_their_kinds() -> None:
     text = WORKLOAD + "---\n" + WORKLOAD.replace("apps/v1", "batch/v1").replace("Deployment", "Job")
-    with pytest.raises(RecipeError, match="2 containers to choose from") as caught:
+    with pytest.raises(ManifestError, match="2 containers to choose from") as caught:
         patched(text, "shop/shop")
     assert caught.value.details == ("deployment/shop/shop", "job/shop/shop")
 
@@ -226,7 +226,7 @@ spec: {containers: [{name: wget, image: busybox}]}
     ],
 )
 def test_one_clear_error(text, container, message) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(ManifestError, match=message):
         patched(text, container)
 
 
@@ -253,5 +253,5 @@ def test_what_is_shared_with_others_is_not_changed(what, alias, container) -> No
     shared = f"kind: Pod\nspec:\n  containers:\n        - {what}\n          name: shop\n          image: x\n"
     shared += f"        - name: proxy\n          image: y\n          {alias}\n"
     YAML(typ="safe").load(shared)
-    with pytest.raises(RecipeError, match="has an anchor"):
+    with pytest.raises(ManifestError, match="has an anchor"):
         patched(shared, container)

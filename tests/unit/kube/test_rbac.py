@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import InputError
 from warmstart.kube.rbac import TASKS, read_role
 
 DOCS = Path(__file__).parents[3] / "docs/how-to/kubernetes.md"
@@ -87,10 +87,10 @@ def test_the_doctors_pods_are_not_where_helpers_are():
 
 @pytest.mark.parametrize("namespace", ["", "a/b", "A", "a\nkind: x", "-a", "a" * 64])
 def test_what_is_no_namespace_is_refused(namespace):
-    with pytest.raises(RecipeError, match="is not the name of a namespace"):
+    with pytest.raises(InputError, match="is not the name of a namespace"):
         read_role("save", [namespace])
 
 
 def test_the_doctor_has_nothing_to_choose():
-    with pytest.raises(RecipeError, match="namespace of their own"):
+    with pytest.raises(InputError, match="namespace of their own"):
         read_role("doctor", ["shop"])

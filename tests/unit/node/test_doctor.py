@@ -94,14 +94,14 @@ def test_room(cache, monkeypatch):
     monkeypatch.setattr(doctor, "NEEDED_BYTES", 1 << 60)
     room = find(examine_host(cache), "room to work")
     assert room.ok is False
-    assert "WARMSTART_TMPDIR" in room.cure
+    assert "WARMSTART_TMPDIR" in room.fix
 
 
 def test_no_room_at_all(cache, monkeypatch):
     monkeypatch.setenv("WARMSTART_TMPDIR", "/nonexistent")
     room = find(examine_host(cache), "room to work")
     assert (room.ok, room.found) == (False, "/nonexistent: No such file or directory")
-    assert "WARMSTART_TMPDIR" in room.cure
+    assert "WARMSTART_TMPDIR" in room.fix
 
 
 def test_the_kernel_is_only_named(cache):
@@ -119,7 +119,7 @@ def test_a_host_that_cannot_limit_processes(cache, monkeypatch):
 def test_no_node_is_tried_without_its_tools(cache):
     checks = examine_host(cache)
     assert find(checks, "tools").ok is False
-    assert "warmstart node setup" in find(checks, "tools").cure
+    assert "warmstart node setup" in find(checks, "tools").fix
     assert checks[-1].name == "tools"
 
 
@@ -154,7 +154,7 @@ def test_a_node_whose_criu_is_missing(cache, tmp_path, monkeypatch):
         ("dump and restore", False),
     ]
     assert "criu: not found" in checks[-1].found
-    assert checks[-1].cure
+    assert checks[-1].fix
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_a_place_without_overlay_mounts(cache, monkeypatch, tmp_path):
     overlay = find(examine_host(cache), "overlay mounts")
     assert overlay.ok is False
     assert "overlay" in overlay.found
-    assert "WARMSTART_TMPDIR" in overlay.cure
+    assert "WARMSTART_TMPDIR" in overlay.fix
 
 
 @pytest.mark.node
@@ -217,13 +217,13 @@ def test_tools_that_others_can_change_are_not_run(cache, monkeypatch):
     tools = find(examine_host(cache), "tools")
     assert tools.ok is False
     assert "lets others write" in tools.found
-    assert tools.cure.endswith(f"chmod go-w {cache}")
+    assert tools.fix.endswith(f"chmod go-w {cache}")
 
 
 def test_old_tools_are_to_be_updated(cache):
     tree = put_sealed_tree(cache, datetime.now(UTC) - timedelta(days=100), runc="v1.5.2")
     checks = doctor._check_tools(cache, tree)
-    assert find(checks, "tools' age").cure == "warmstart node update"
+    assert find(checks, "tools' age").fix == "warmstart node update"
     assert find(checks, "runc").ok is False
 
 
@@ -233,8 +233,8 @@ def test_programs_of_the_machine_are_examined(tmp_path, monkeypatch):
     (tmp_path / "bin/criu").write_text("#!/bin/sh\necho Version: 4.2.1\n")
     monkeypatch.setattr(doctor, "RUNTIME_DIRECTORIES", ())
     runc, criu = examine_host_programs()
-    assert (runc.ok, runc.cure) == (True, "")
-    assert (criu.ok, criu.cure) == (None, "update this machine's criu")
+    assert (runc.ok, runc.fix) == (True, "")
+    assert (criu.ok, criu.fix) == (None, "update this machine's criu")
 
 
 def test_what_is_not_as_it_should_be_is_named():

@@ -1,4 +1,4 @@
-"""Whatever is in a file or on the command line: it makes a recipe, or it is a RecipeError."""
+"""Whatever is in a file or on the command line: it makes a recipe, or it is an error of its kind."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import ImageReferenceError, InputError, ManifestError, RecipeError
 from warmstart.core.yaml_document import KeyPath, dotted, read_document
 from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
 from warmstart.recipe.load import load_recipe
@@ -52,11 +52,11 @@ def file() -> Iterator[Path]:
         yield Path(directory, "file.yaml")
 
 
-def outcome(load: Callable[[], object]) -> object:
+def outcome(load: Callable[[], object], expected: type[InputError] = RecipeError) -> object:
     """What it returns, or None for an error that is fit to be shown."""
     try:
         return load()
-    except RecipeError as error:
+    except expected as error:
         for line in (error.brief, *error.details):
             assert "\n" not in line
             line.encode()  # no half of a surrogate pair, which a terminal could not be sent
@@ -128,7 +128,7 @@ def assert_it_loads(text: object, file: Path) -> None:
 )
 def test_a_recipe_from_any_image_loads(file: Path, image: str, words: list[str], ports: list[str]) -> None:
     config = ImageConfig(tuple(words), tuple(words), tuple(ports), tuple(words), "".join(words))
-    assert_it_loads(outcome(lambda: init_from_image(image, config)), file)
+    assert_it_loads(outcome(lambda: init_from_image(image, config), ImageReferenceError), file)
 
 
 @unhurried
@@ -144,4 +144,4 @@ def test_a_recipe_from_any_manifest_loads(
     container = with_value(("container", *path), value)["container"]
     manifest = {"kind": name, "metadata": {"name": name}, "spec": {**pod, "containers": [container]}}
     file.write_text(json.dumps(manifest))
-    assert_it_loads(outcome(lambda: init_from_manifest(file)), file)
+    assert_it_loads(outcome(lambda: init_from_manifest(file), ManifestError), file)

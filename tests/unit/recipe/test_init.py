@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import ImageReferenceError, ManifestError
 from warmstart.core.reference import parse_reference
 from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import HttpGet, Port, Probe, Recipe, Resources, SecurityContext, TcpSocket
+from warmstart.recipe.pods import SeveralContainersError
 
 DEPLOYMENT = """\
 apiVersion: v1
@@ -185,12 +186,11 @@ def test_kinds_of_manifests(tmp_path: Path, text: str) -> None:
 
 def test_several_containers_have_to_be_told_apart(tmp_path: Path) -> None:
     path = manifest(tmp_path, DEPLOYMENT)
-    with pytest.raises(RecipeError, match=r"manifest\.yaml has 2 containers to choose from:$") as caught:
+    with pytest.raises(SeveralContainersError, match=r"manifest\.yaml has 2 containers to choose from:$") as caught:
         init_from_manifest(path)
     assert caught.value.details == ("Shop_Front/proxy", "Shop_Front/shop")
-    assert caught.value.hint
     with pytest.raises(
-        RecipeError, match=r"manifest\.yaml has no container named nobody; its containers are:$"
+        ManifestError, match=r"manifest\.yaml has no container named nobody; its containers are:$"
     ) as caught:
         init_from_manifest(path, container="nobody")
     assert caught.value.details == ("Shop_Front/proxy", "Shop_Front/shop")
@@ -204,12 +204,12 @@ def test_containers_of_the_same_name_are_told_apart_by_their_objects(tmp_path: P
 
 @pytest.mark.parametrize("text", ["", "a", "kind: Service\nspec: {}\n", "- kind: Pod\n", "spec: {containers: x}"])
 def test_no_container(tmp_path: Path, text: str) -> None:
-    with pytest.raises(RecipeError, match=r"manifest\.yaml has no container$"):
+    with pytest.raises(ManifestError, match=r"manifest\.yaml has no container$"):
         init_from_manifest(manifest(tmp_path, text))
 
 
 def test_a_container_without_an_image(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"^Pod/app in .*manifest\.yaml has a mistake$") as caught:
+    with pytest.raises(ManifestError, match=r"^Pod/app in .*manifest\.yaml has a mistake$") as caught:
         init_from_manifest(manifest(tmp_path, pod("{name: a, image: '${IMAGE}'}")))
     assert caught.value.details == (
         "container.image: expected an image reference such as registry.example.com/team/java-app:1.0, got '${IMAGE}'",
@@ -218,11 +218,28 @@ def test_a_container_without_an_image(tmp_path: Path) -> None:
 
 def test_a_manifest_that_is_read_with_mistakes(tmp_path: Path) -> None:
     path = manifest(tmp_path, pod("{name: a, image: b, image: c}"))
-    with pytest.raises(RecipeError, match=r"manifest\.yaml has a mistake$") as caught:
+    with pytest.raises(ManifestError, match=r"manifest\.yaml has a mistake$") as caught:
         init_from_manifest(path)
     assert caught.value.details == (
         f"{path}:5: spec.containers[0].image: given twice, on line 5 and here: delete one",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("a: \xff".encode("latin-1"), "is not UTF-8 text"),
+        (b"#" * (1 << 20) + b"\n", "is too large: the limit is 1 MiB"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read(tmp_path: Path, text: str | bytes, message: str) -> None:
+    path = tmp_path / "manifest.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(ManifestError, match=rf"manifest\.yaml {message}$"):
+        init_from_manifest(path)
+    with pytest.raises(ManifestError, match=r"is a directory$"):
+        init_from_manifest(tmp_path)
 
 
 def test_a_liveness_probe_takes_the_place_of_a_readiness_probe(tmp_path: Path) -> None:
@@ -299,6 +316,6 @@ def test_a_registry_that_is_made_up_is_to_be_replaced() -> None:
 
 
 def test_what_is_no_image() -> None:
-    with pytest.raises(RecipeError, match=r"^A b has a mistake$") as caught:
+    with pytest.raises(ImageReferenceError, match=r"^A b has a mistake$") as caught:
         init_from_image("A b", ImageConfig())
     assert caught.value.details[0].startswith("container.image: expected an image reference")

@@ -755,7 +755,7 @@ def test_a_name_that_no_file_can_have() -> None:
 
 
 def test_a_file_that_is_too_large() -> None:
-    with pytest.raises(RecipeError, match=r"^recipe\.yaml is too large: a recipe may have at most 1 MiB$"):
+    with pytest.raises(RecipeError, match=r"^recipe\.yaml is too large: the limit is 1 MiB$"):
         load(BASE + "# " + "x" * 2**20)
 
 

@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from warmstart.build.result import Report
+from warmstart.cli.context import HIDDEN
 from warmstart.core.errors import ArchiveError
 from warmstart.core.text import Section, format_bytes, format_seconds, printable
 from warmstart.dump.archive.metadata import Mount, User, load_json
@@ -26,7 +27,7 @@ from warmstart.image.annotations import POD_NOTE, Provenance
 from warmstart.image.compose import CREATED_BY
 from warmstart.inspect.inspection import CheckpointFacts, ContainerFacts, ContainerLimits, ImageFacts, Inspection, Layer
 from warmstart.inspect.trust import list_claims
-from warmstart.recipe.pods import HIDDEN, hide_values
+from warmstart.recipe.pods import hide_values
 
 _PROTOCOLS = {
     socket.IPPROTO_TCP: "TCP",
@@ -140,7 +141,7 @@ def _list_notes(image: ImageFacts, *, show_env: bool) -> dict[str, str]:
     if POD_NOTE in notes and not show_env:
         try:
             pod = load_json(notes[POD_NOTE].encode(), "pod")
-            notes[POD_NOTE] = json.dumps(hide_values(pod)) if isinstance(pod, dict) else HIDDEN
+            notes[POD_NOTE] = json.dumps(hide_values(pod, HIDDEN)) if isinstance(pod, dict) else HIDDEN
         except (ArchiveError, ValueError, RecursionError):
             notes[POD_NOTE] = HIDDEN
     return notes
