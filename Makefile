@@ -36,7 +36,7 @@ lint: $(VENV)/ready ## Style, types, import rules, plain English, CI templates
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python scripts/prose.py --check docs messages
+	$(BIN)/python scripts/prose.py --check docs docstrings messages
 	scripts/lint-integrations.sh $(CURDIR)/$(BIN)
 
 unit: $(VENV)/ready tools ## Unit tests, and the inputs that fuzzing found
