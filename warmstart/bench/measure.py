@@ -1,7 +1,7 @@
-"""Measuring how a container starts, what memory it takes, and how soon it answers.
+"""Measure the start of a container, its memory, and the latency of its first requests.
 
-Time counts from the request to create the container until its probe first succeeds; the pod's sandbox, which is the
-same for every way of starting, is measured beside it. Memory is read when the probe has succeeded.
+Time counts from the request to create the container until its probe first succeeds. The pod's sandbox takes the same
+time in all ways of starting, and is measured separately. Memory is read after the probe has succeeded.
 Formats: proc_pid_smaps(5) for the memory of processes, cgroups(7) for that of their cgroup.
 """
 
@@ -27,7 +27,7 @@ from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_succ
 from warmstart.recipe.model import Container, HttpGet
 
 REQUEST_S = 30.0
-# Starting a replica that failed again, as a kubelet does; the kubelet waits before it does.
+# A failed replica is started again, as by a kubelet, but without the kubelet's delay.
 ATTEMPTS = 10
 KIB = 1024
 
@@ -38,7 +38,7 @@ class Way:
 
     Attributes:
         name: `cold`, `plain` (restored, all memory read from the dump) or `mapped` (restored, memory mapped).
-        image: what the engine knows its image by.
+        image: name of its image in the engine.
         identity: fingerprint of the restored process (see `warmstart.dump.criu.fingerprint`); empty for a cold start.
     """
 
@@ -52,11 +52,11 @@ class Memory:
     """The memory of all processes of some containers, in bytes.
 
     Attributes:
-        anonymous_bytes: memory of their own, which no other container shares.
-        file_bytes: pages of files in the page cache, which all containers on a node share.
-        proportional_bytes: both, a page that several processes map counted by its share. Summed up over all that
-            map it, each page counts once.
-        cgroup_bytes: what is charged to the containers; a page of a file is charged to who first touched it.
+        anonymous_bytes: private memory, shared with no other container.
+        file_bytes: file pages in the page cache, shared by all containers on a node.
+        proportional_bytes: both, with a page mapped by several processes divided among them. Over all these
+            processes, each page counts once.
+        cgroup_bytes: memory charged to the containers; a file page is charged to the first user.
     """
 
     anonymous_bytes: int
@@ -78,12 +78,12 @@ class Start:
     """One start, step by step, in seconds.
 
     Attributes:
-        sandbox_s: until the pod's sandbox was there.
-        create_s: from then on until the container was created.
-        start_s: from then on until the runtime said that it runs; a restore is part of it.
-        answer_s: from then on until the probe succeeded.
-        memory: after that.
-        requests_s: how long each of the first requests took.
+        sandbox_s: time until the pod's sandbox existed.
+        create_s: time from then until the container was created.
+        start_s: time from then until the runtime reported it as running, including a restore.
+        answer_s: time from then until the probe succeeded.
+        memory: memory after that.
+        requests_s: duration of each of the first requests.
     """
 
     sandbox_s: float
@@ -95,7 +95,7 @@ class Start:
 
     @property
     def total_s(self) -> float:
-        """From the request to create the container until the probe succeeded."""
+        """The time from the request to create the container until the probe succeeded."""
         return self.create_s + self.start_s + self.answer_s
 
 
@@ -104,10 +104,10 @@ class Burst:
     """Several starts at once.
 
     Attributes:
-        ready_s: for each replica that became ready, seconds from the moment when all were asked for, in order.
-        failures: why attempts to start one failed.
-        memory: of all that were ready, when all were.
-        available_bytes: what the machine had for new programs before, and when all were ready.
+        ready_s: seconds from the request for all replicas until each one was ready, in order.
+        failures: error of each failed attempt to start a replica.
+        memory: memory of all ready replicas, at the end.
+        available_bytes: memory available on the machine before, and when all were ready.
     """
 
     ready_s: tuple[float, ...]
@@ -122,17 +122,17 @@ def measure_start(
     """Start a container once, and end it.
 
     Args:
-        engine: where; it has the image.
-        way: how.
-        container: what the pod asks for.
-        name: of the pod.
-        requests: how many requests to send once it is ready.
-        action: what to request.
+        engine: engine that has the image.
+        way: way of starting.
+        container: container of the pod.
+        name: name of the pod.
+        requests: number of requests to send after it is ready.
+        action: request to send.
 
     Raises:
-        AppError: it did not become ready, or a request failed.
+        AppError: the container did not become ready, or a request failed.
         EngineError: the runtime refused.
-        VerifyError: it was to be restored and was not, or the reverse.
+        VerifyError: the container should have been restored and was not, or the reverse.
     """
     with engine.cri.start(container, way.image, name) as running:
         _await(running, container)
@@ -158,14 +158,14 @@ def measure_burst(
 ) -> Burst:
     """Start several replicas at once, and end them when all are ready.
 
-    One that fails is started again, in a new pod, up to ATTEMPTS times in all.
+    A failed replica is started again in a new pod, with up to ATTEMPTS attempts in all.
 
     Args:
-        engine: where; it has the image.
-        way: how.
-        container: what the pods ask for.
-        replicas: how many.
-        on_ready: called with each replica when all are ready, before memory is read.
+        engine: engine that has the image.
+        way: way of starting.
+        container: container of the pods.
+        replicas: number of replicas.
+        on_ready: function called with each replica after all are ready and before memory is read.
     """
     before = read_available_bytes()
     stacks = [contextlib.ExitStack() for _ in range(replicas)]
@@ -196,7 +196,7 @@ def measure_burst(
 
 @dataclass(frozen=True)
 class _Replica:
-    """A replica that runs and when it was ready, or None and 0; and why attempts to start it failed."""
+    """A running replica and the time it was ready, or None and 0; with the errors of failed attempts."""
 
     running: CriContainer | None
     ready: float
@@ -223,10 +223,10 @@ def _start_replica(
 
 
 def time_requests(running: CriContainer, action: HttpGet, count: int) -> tuple[float, ...]:
-    """Send requests one after the other, each on a connection of its own; how long each took, in seconds.
+    """Send requests one after the other, each on a new connection, and return their durations in seconds.
 
     Raises:
-        AppError: one failed.
+        AppError: a request failed.
     """
     durations = []
     for number in range(count):
@@ -239,11 +239,11 @@ def time_requests(running: CriContainer, action: HttpGet, count: int) -> tuple[f
 
 
 def read_memory(proc: Path, first_pid: int) -> Memory:
-    """The memory of a container.
+    """Read the memory of a container.
 
     Args:
-        proc: a /proc in which `first_pid` is numbered.
-        first_pid: the container's first process; the others are those of its PID namespace.
+        proc: the /proc of the PID namespace that `first_pid` refers to.
+        first_pid: init process of the container; all processes of its PID namespace count.
     """
     totals = {"Rss": 0, "Pss": 0, "Anonymous": 0}
     for pid in _list_namespace(proc, first_pid):
@@ -261,7 +261,7 @@ def read_memory(proc: Path, first_pid: int) -> Memory:
 
 
 def read_available_bytes() -> int:
-    """What this machine has for new programs, by the kernel's estimate (MemAvailable in proc_meminfo(5))."""
+    """Read the memory available for new programs, by the kernel's estimate (MemAvailable in proc_meminfo(5))."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * KIB for line in lines if line.startswith("MemAvailable:"))
 
@@ -283,7 +283,7 @@ def _list_namespace(proc: Path, first_pid: int) -> list[int]:
     found = []
     for name in os.listdir(proc):  # noqa: PTH208  (names only)
         if name.isdigit():
-            # What we may not look into is not the container's.
+            # A process that we have no permission to read is not the container's.
             with contextlib.suppress(*GONE, PermissionError):
                 if read_namespace(proc, int(name), "pid") == home:
                     found.append(int(name))

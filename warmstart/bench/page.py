@@ -1,7 +1,7 @@
-"""A benchmark as one HTML page that needs nothing else: no script, no font, no picture from anywhere.
+"""Render a benchmark as one self-contained HTML page, without scripts, fonts or external images.
 
-Plots are SVG without a viewBox. Places along the axis are percentages, so that a plot is as wide as the screen, and
-text, dots and lines keep their size on a phone.
+Plots are SVG without a viewBox. Positions along the axis are percentages, so a plot is as wide as the screen, and text,
+dots and lines keep their size on a phone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DUMPED = "dumped"
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a bar: the attribute of a start or its memory, its colour in the style sheet, and what it is."""
+    """A part of a bar: the attribute of a start or its memory, its colour in the style sheet, and its label."""
 
     name: str
     colour: str
@@ -39,7 +39,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Unit:
-    """How a figure is written, and what an axis may count in: sizes and names, the largest first."""
+    """The format of a figure, and the scales of an axis as (size, name), the largest first."""
 
     write: Callable[[float], str]
     scales: tuple[tuple[float, str], ...]
@@ -58,7 +58,7 @@ def write_page(path: Path, bench: Bench) -> None:
     """Write the page to a file.
 
     Raises:
-        HostError: it cannot be written.
+        HostError: the file cannot be written.
     """
     try:
         path.write_text(render_page(bench))
@@ -67,7 +67,7 @@ def write_page(path: Path, bench: Bench) -> None:
 
 
 def render_page(bench: Bench) -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = {
         "title": escape(f"{bench.subject}: cold and restored starts"),
         "subject": escape(bench.subject),
@@ -110,7 +110,7 @@ def _list_figures(bench: Bench) -> Iterable[str]:
 
 
 def _strips(title: str, shown: Sequence[Series], figures: Callable[[Series], Sequence[float]], dot: str) -> str:
-    """For each way a line of dots, a stroke at the median and a dashed one at the 95th percentile."""
+    """Draw a line of dots for each way, with a stroke at the median and a dashed one at the 95th percentile."""
     top = max(max(figures(series)) for series in shown)
     middle = _STRIP_PX / 2
     rows = []
@@ -133,7 +133,7 @@ def _strips(title: str, shown: Sequence[Series], figures: Callable[[Series], Seq
 
 
 def _stacks(title: str, shown: Sequence[Series], parts: Sequence[_Part], unit: _Unit) -> str:
-    """For each way a bar of the medians of its parts."""
+    """Draw a bar for each way, made of the medians of its parts."""
     top = max(sum(series.median_of(part.name) for part in parts) for series in shown)
     rows = []
     for series in shown:
@@ -150,7 +150,7 @@ def _stacks(title: str, shown: Sequence[Series], parts: Sequence[_Part], unit: _
 
 
 def _requests(bench: Bench) -> str:
-    """A line for each way: how long the first, the second, ... request took, the median of all starts."""
+    """Draw a line for each way: the duration of the first, second, ... request, as the median of all starts."""
     lines = {series.way.name: _by_number([start.requests_s for start in series.starts]) for series in bench.series}
     if bench.dumped_requests_s:
         lines[_DUMPED] = _by_number(bench.dumped_requests_s)
@@ -203,7 +203,7 @@ def _plot(height_px: int, marks: str, label: str) -> str:
 
 
 def _axis(top: float, unit: _Unit) -> str:
-    """Round numbers from 0 to the largest figure, which is the right end."""
+    """Draw an axis with round numbers, from 0 to the largest figure at the right end."""
     size, name = next((size, name) for size, name in unit.scales if top >= size or (size, name) == unit.scales[-1])
     step = _find_step(top / size)
     marks = ['<line class="grid" x1="0" x2="100%" y1="1" y2="1"/>']
@@ -216,7 +216,7 @@ def _axis(top: float, unit: _Unit) -> str:
 
 
 def _find_step(top: float) -> float:
-    """The smallest of 1, 2, 5, 10, ... of which at most _TICKS go into `top`."""
+    """Return the smallest of 1, 2, 5, 10, ... that fits into `top` at most _TICKS times."""
     size = 10.0 ** math.floor(math.log10(top / _TICKS))
     return next(size * factor for factor in (1, 2, 5, 10) if top / (size * factor) <= _TICKS)
 

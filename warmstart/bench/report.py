@@ -1,4 +1,4 @@
-"""What a benchmark has to say: a verdict in a sentence, tables, and a document of everything."""
+"""Report a benchmark as a verdict in a sentence, as tables, and as a complete JSON document."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS = {
 
 
 def find_verdict(bench: Bench) -> str:
-    """Whether restoring is worth it, in a sentence or two."""
+    """Return in a sentence or two whether restoring is worth it."""
     cold, best = bench.cold.total.median, bench.best.total.median
     pair = f"{format_seconds(cold)} cold, {format_seconds(best)} restored"
     if not bench.is_worth_it:
@@ -28,7 +28,7 @@ def find_verdict(bench: Bench) -> str:
 
 
 def list_bench_sections(bench: Bench) -> tuple[Section, ...]:
-    """The tables, the most wanted first; what was not measured is not among them."""
+    """Return the tables of everything measured, the most important first."""
     sections = [_starts(bench), _steps(bench), _memory(bench)]
     if bench.load.requests:
         sections.append(_requests(bench))
@@ -38,7 +38,7 @@ def list_bench_sections(bench: Bench) -> tuple[Section, ...]:
 
 
 def list_facts(bench: Bench) -> Section:
-    """Where, when and how it was measured."""
+    """Return the machine, time and method of the benchmark."""
     machine = bench.machine
     rows = (
         ("measured", f"{bench.began:%Y-%m-%d %H:%M} UTC, {bench.load.rounds} rounds, each way once in a round"),
@@ -52,7 +52,7 @@ def list_facts(bench: Bench) -> Section:
 
 
 def make_bench_document(bench: Bench) -> Mapping[str, Any]:
-    """Everything, for `--json`; sizes in bytes, times in seconds."""
+    """Return everything for `--json`, with sizes in bytes and times in seconds."""
     return {
         "subject": bench.subject,
         "began": bench.began.isoformat(),

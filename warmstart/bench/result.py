@@ -1,4 +1,4 @@
-"""What a benchmark has measured: frozen, with the few figures that stand for many."""
+"""The results of a benchmark, and the few figures that summarize them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from statistics import median
 from warmstart.bench.measure import Burst, Start, Way
 
 COLD, PLAIN, MAPPED = "cold", "plain", "mapped"
-# A restore that is not faster by half is not worth an image that has to be built and kept up.
+# A restore below this ratio is not worth an image that must be built and maintained.
 WORTH_RATIO = 1.5
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much to measure.
+    """The amount of measurements.
 
     Attributes:
-        rounds: starts of each way.
-        replicas: start so many at once, too; 0 for none.
-        requests: after each start, time so many requests; 0 for none.
+        rounds: number of starts of each way.
+        replicas: number of replicas to also start at once; 0 for none.
+        requests: number of requests to time after each start; 0 for none.
     """
 
     rounds: int = 20
@@ -32,7 +32,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Spread:
-    """Many figures in five. Percentiles are figures that were measured (nearest rank), not between two."""
+    """Five figures that summarize many. Percentiles are measured figures (nearest rank), not interpolated."""
 
     median: float
     p95: float
@@ -42,7 +42,7 @@ class Spread:
 
     @staticmethod
     def of(figures: Sequence[float]) -> Spread:
-        """The spread of at least one figure."""
+        """Return the spread of one or more figures."""
         ordered = sorted(figures)
 
         def rank(share: float) -> float:
@@ -53,12 +53,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Latency:
-    """How long requests took, in seconds: of each batch of first requests a figure, and of these the median.
+    """The latency of requests, in seconds: the median over all batches of a figure of each batch.
 
     Attributes:
-        first_s: the first request.
-        p50_s: half of the batch took no longer.
-        p99_s: 99 of 100 took no longer.
+        first_s: latency of the first request.
+        p50_s: 50th percentile of the batch.
+        p99_s: 99th percentile of the batch.
     """
 
     first_s: float
@@ -67,7 +67,7 @@ class Latency:
 
     @staticmethod
     def of(batches: Sequence[Sequence[float]]) -> Latency | None:
-        """The latency in batches that are not empty; None where there are none."""
+        """Return the latency in batches that are not empty; None if there are none."""
         spreads = [Spread.of(batch) for batch in batches if batch]
         if not spreads:
             return None
@@ -80,16 +80,16 @@ class Latency:
 
 @dataclass(frozen=True)
 class Series:
-    """What one way of starting was seen to take.
+    """The measurements of one way of starting.
 
     Attributes:
-        way: how.
-        layers: the compressed size of each layer of the image in bytes, by digest.
-        pack_s: seconds that it took to make the image of the checkpoint; 0 where that was not done.
-        import_s: seconds until the image was in the node's store, where the layers of the way before were already.
-        starts: those that succeeded, at least one.
-        failures: why others did not.
-        burst: many at once; None when not asked for, or not possible.
+        way: way of starting.
+        layers: compressed size of each layer of the image in bytes, by digest.
+        pack_s: seconds to make the image of the checkpoint; 0 if it was not made.
+        import_s: seconds to import the image into the node's store, after the layers of the preceding way.
+        starts: successful starts, at least one.
+        failures: errors of the other starts.
+        burst: starts of many replicas at once; None if not requested or not possible.
     """
 
     way: Way
@@ -102,23 +102,23 @@ class Series:
 
     @property
     def total(self) -> Spread:
-        """From the request to create the container until the probe succeeded, in seconds."""
+        """The seconds from the request to create the container until the probe succeeded."""
         return Spread.of([start.total_s for start in self.starts])
 
     def median_of(self, step: str) -> float:
-        """The median of one attribute of the starts, such as `create_s`, or of their memory, such as `file_bytes`."""
+        """Return the median of an attribute of the starts (such as `create_s`) or their memory (`file_bytes`)."""
         figures: list[float] = [getattr(s if hasattr(s, step) else s.memory, step) for s in self.starts]
         return median(figures)
 
     @property
     def latency(self) -> Latency | None:
-        """Of the first requests."""
+        """The latency of the first requests."""
         return Latency.of([start.requests_s for start in self.starts])
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it was measured; `load` is the load average of one minute before and after."""
+    """The machine of a benchmark; `load` is the one-minute load average before and after."""
 
     processor: str
     cores: int
@@ -131,17 +131,17 @@ class Machine:
 
 @dataclass(frozen=True)
 class Bench:
-    """All that was measured.
+    """A whole benchmark.
 
     Attributes:
-        subject: of what: a recipe's name, or an image's.
-        began: when.
-        machine: where.
-        load: how much was asked for.
-        series: by way of starting, the cold one first.
-        dumped_requests_s: the same requests in the process that was dumped, right after that, in as many batches.
-        pages_bytes: the memory that was dumped.
-        notes: what was left out, and why.
+        subject: name of the recipe or image.
+        began: time of its start.
+        machine: machine it ran on.
+        load: requested amount of measurements.
+        series: one for each way of starting, the cold one first.
+        dumped_requests_s: the same requests to the dumped process, right after the dump, in as many batches.
+        pages_bytes: size of the dumped memory.
+        notes: omitted measurements, with reasons.
     """
 
     subject: str
@@ -154,7 +154,7 @@ class Bench:
     notes: tuple[str, ...]
 
     def find(self, name: str) -> Series | None:
-        """The series of a way, if there is one."""
+        """Return the series of a way, if there is one."""
         return next((series for series in self.series if series.way.name == name), None)
 
     @property
@@ -164,26 +164,26 @@ class Bench:
 
     @property
     def best(self) -> Series:
-        """The restored series that is the fastest."""
+        """The fastest restored series."""
         return min(self.series[1:], key=lambda series: series.total.median)
 
     @property
     def ratio(self) -> float:
-        """How many times faster the best restored start is than a cold one, by their medians."""
+        """The median of cold starts divided by the median of the best restored starts."""
         return self.cold.total.median / self.best.total.median
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether restoring gains anything to speak of."""
+        """Whether restoring is faster by WORTH_RATIO or more."""
         return self.ratio >= WORTH_RATIO
 
     def added_bytes(self, series: Series) -> int:
-        """The compressed size of the layers that an image has beside those of the cold one."""
+        """Return the compressed size of an image's layers that the cold one's image lacks."""
         if series is self.cold:
             return 0
         return sum(size for digest, size in series.layers.items() if digest not in self.cold.layers)
 
     @property
     def dumped_latency(self) -> Latency | None:
-        """Of requests to the process that was dumped."""
+        """The latency of requests to the dumped process."""
         return Latency.of(self.dumped_requests_s)

@@ -1,7 +1,7 @@
-"""What restoring gains: cold and restored starts on the embedded node, measured in turn.
+"""Measure cold and restored starts in turn on the embedded node.
 
-All ways of starting share one CRI-O and one stretch of time, and each round begins with another one, so that whatever
-disturbs the measurement disturbs them alike.
+All ways of starting share one CRI-O and one period, and each round begins with a different way, so that disturbances
+affect all of them alike.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from warmstart.recipe.privileges import require_host_privileges
 
 SUBNET = "10.90.0.0/24"
 IMAGE = "localhost/warmstart/bench"
-# Replicas are started at once only where they leave as much memory again to everybody else.
+# Replicas are started at once only if they need no more than this share of the available memory.
 SHARE_OF_MEMORY = 0.5
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image before it is started: how it starts, the layout it is in, and seconds that it took to be packed."""
+    """An image to start: its way of starting, its layout directory, and the seconds it took to pack."""
 
     way: Way
     layout: Path
@@ -60,9 +60,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: an application, and its images, that of its cold start first.
+    """An application to measure, and its images, the one of the cold start first.
 
-    `archive` is the checkpoint as the runtime made it, where it was made now; the others are as in `Bench`.
+    `archive` is the runtime's checkpoint archive, if this run made one. The other attributes are as in `Bench`.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Subject:
 
 
 def bench_recipe(recipe: Recipe, options: BuildOptions, load: Load, progress: Progress) -> Bench:
-    """Measure what restoring gains a recipe: one checkpoint, restored as it is, and with its memory mapped.
+    """Compare cold starts of a recipe with restores of one checkpoint, both unchanged and with its memory mapped.
 
     Nothing is published.
 
@@ -91,11 +91,11 @@ def bench_recipe(recipe: Recipe, options: BuildOptions, load: Load, progress: Pr
 
 
 def bench_source(source: Source, options: BuildOptions, load: Load, progress: Progress, *, decide: Decide) -> Bench:
-    """Measure what restoring gains an image that warmstart built, against the base image that it was built on.
+    """Compare restores of an image built by warmstart with cold starts of its base image.
 
     Raises:
-        ImageError: it is not there, or warmstart did not make it.
-        PrivilegeError: it asks for more than its user allows; see `decide` of `verify_source`.
+        ImageError: the image does not exist, or warmstart did not make it.
+        PrivilegeError: the image requests more than the user allows; see `decide` of `verify_source`.
         WarmstartError: a step failed, or one of the ways of starting never succeeded.
     """
     if source.path is not None:
@@ -111,7 +111,7 @@ def bench_source(source: Source, options: BuildOptions, load: Load, progress: Pr
 
 @contextlib.contextmanager
 def open_session(source: Source, options: BuildOptions, progress: Progress) -> Iterator[Session]:
-    """Open the embedded node, which sees what `source` is read from."""
+    """Open the embedded node, with access to the files of `source`."""
     with open_node(
         "bench",
         options.cache,
@@ -124,7 +124,7 @@ def open_session(source: Source, options: BuildOptions, progress: Progress) -> I
 
 
 def make_images(context: BuildContext, source: Source, load: Load, action: HttpGet | None) -> Subject:
-    """Run and checkpoint a recipe's container, time requests in it, and make images of the one checkpoint."""
+    """Run and checkpoint a recipe's container, time requests to it, and make images from this one checkpoint."""
     recipe, base = context.recipe, fetch_base(context, source)
     batches: list[tuple[float, ...]] = []
 
@@ -149,10 +149,10 @@ def make_images(context: BuildContext, source: Source, load: Load, action: HttpG
 
 
 def find_request(recipe: Recipe) -> HttpGet:
-    """What to time: the first HTTP request of the warm-up, else that of the probe.
+    """Return the request to time: the first HTTP request of the warm-up, else that of the probe.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: the recipe has no HTTP request.
     """
     actions = [*(step.action for step in recipe.warmup), first_probe(recipe.container).action]
     for action in actions:
@@ -165,10 +165,10 @@ def find_request(recipe: Recipe) -> HttpGet:
 
 
 def find_subject(source: Source, layout: Path, decide: Decide) -> Subject:
-    """What there is to measure of an image that warmstart built, and that lies in `layout`.
+    """Return the subject of an image built by warmstart, given its `layout`.
 
     Raises:
-        ImageError: warmstart did not make it.
+        ImageError: warmstart did not make the image, or the image restores itself.
     """
     provenance = read_provenance(read_image(layout).manifest.annotations)
     if provenance is None:
@@ -189,7 +189,7 @@ def find_subject(source: Source, layout: Path, decide: Decide) -> Subject:
 
 
 def measure(session: Session, subject: Subject, load: Load, progress: Progress) -> Bench:
-    """Start each image in turn, as often as asked for, and all at once.
+    """Start each image in turn for the requested rounds, then start its replicas at once.
 
     Raises:
         WarmstartError: one of the ways never succeeded.
@@ -231,7 +231,7 @@ def measure(session: Session, subject: Subject, load: Load, progress: Progress) 
 
 @dataclass
 class _Tally:
-    """What came of one way of starting so far."""
+    """The results of one way of starting so far."""
 
     way: Way
     starts: list[Start] = field(default_factory=list)
@@ -240,7 +240,7 @@ class _Tally:
     def start(
         self, engine: LocalEngine, container: Container, name: str, requests: int, action: HttpGet | None
     ) -> None:
-        """Start once more; a failure counts, and ends nothing."""
+        """Start once more. Record a failure and continue."""
         try:
             self.starts.append(measure_start(engine, self.way, container, name, requests=requests, action=action))
         except WarmstartError as error:
@@ -269,7 +269,7 @@ def _start_many(
 def _make_image(
     context: BuildContext, engine: LocalEngine, base: BaseImage, dumped: RuntimeCheckpoint, name: str
 ) -> tuple[Candidate, EditedDump]:
-    """Make one image of a checkpoint, in a directory of its own, and leave the checkpoint as it was."""
+    """Make one image of a checkpoint in a separate directory, and leave the checkpoint unchanged."""
     directory = context.workspace / name
     directory.mkdir()
     own_archive = directory / dumped.archive.name
@@ -296,7 +296,7 @@ def _make_image(
 
 
 def _discard(path: Path | None) -> None:
-    """Remove what is not needed any more: a heap takes its size several times over."""
+    """Remove a file or directory early, since several copies of a heap would fill the disk."""
     if path is not None and path.is_dir():
         shutil.rmtree(path)
     elif path is not None:
@@ -304,7 +304,7 @@ def _discard(path: Path | None) -> None:
 
 
 def _find_reasons(dump: EditedDump) -> list[str]:
-    """Why memory was left in the dump, the most common reason first."""
+    """Return the reasons memory was left in the dump, the most common first."""
     left: Counter[str] = Counter()
     for process in dump.memory.processes:
         left.update(process.left_bytes)
@@ -319,7 +319,7 @@ def _time(call: Callable[..., object], *arguments: object) -> float:
 
 def _describe_machine(session: Session, engine: LocalEngine, load_before: float) -> Machine:
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    # Not every architecture names its processors here.
+    # Some architectures have no processor names here.
     names = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
     return Machine(
         processor=names[0] if names else platform.machine(),

@@ -1,8 +1,8 @@
-"""One build of the command `build`, in this process or in one of its own.
+"""One build of the command `build`, in this process or in a separate one.
 
-Several builds run in processes of their own: each cleans up after SIGTERM as a single build does, and the end of one
-cannot disturb the others. Such a process reads a pickled `Job` from standard input, and writes lines of JSON: the calls
-of a progress listener, and at last the result.
+Several builds run in separate processes. Each cleans up after SIGTERM as a single build does, and the end of one does
+not disturb the others. Such a process reads a pickled `Job` from standard input, and writes lines of JSON: the calls of
+a progress listener, and finally the result.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Job:
 
     Attributes:
         recipe: the recipe.
-        options: how to build it.
+        options: build options.
         rebuild: whether to build even if the target has an image with the same key.
-        cluster: where to run the container; on this machine if None.
+        cluster: cluster to run the container in; None for this machine.
     """
 
     recipe: Recipe
@@ -86,7 +86,7 @@ def run_job(job: Job, progress: Progress) -> Built:
 
 
 def run_job_apart(job: Job, progress: Progress, *, debug: bool) -> Built:
-    """Do as `run_job`, in a process of its own.
+    """Do as `run_job`, in a separate process.
 
     Raises:
         WarmstartError: as `run_job`, with the error's kind and exit code.
@@ -114,7 +114,7 @@ class _Replay:
         self.result: Built | WarmstartError | None = None
 
     def tick(self) -> None:
-        """Let this build be stopped."""
+        """Repeat the last note, so that a stop request takes effect."""
         self._progress.note(self._note)
 
     def read(self, line: bytes) -> None:
@@ -189,7 +189,7 @@ class _Writer:
 
 
 def main() -> NoReturn:
-    """Run the job of standard input, and exit."""
+    """Run the job from standard input, and exit."""
     sys.exit(_answer())
 
 

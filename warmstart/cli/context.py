@@ -1,4 +1,4 @@
-"""What commands of the command line have in common: where to print, and how much; and options."""
+"""The output settings and options that the commands share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True)
 class Shell:
-    """How this run talks to its user; results go to standard output, all else to standard error."""
+    """The consoles and settings of this run. Results go to standard output, all else to standard error."""
 
     out: Console
     err: Console
@@ -35,7 +35,7 @@ class Shell:
     debug: bool = False
 
     def print_json(self, document: object) -> None:
-        """Print a document; escaped, since a terminal obeys some characters of text from elsewhere."""
+        """Print a document, escaped, since foreign text can contain control characters of terminals."""
         self.out.print_json(json.dumps(document), ensure_ascii=True)
 
     def print_result(self, document: Mapping[str, object]) -> None:
@@ -43,7 +43,7 @@ class Shell:
         self.print_json({**document, "warnings": self.listener.warnings})
 
     def progress(self) -> Progress:
-        """Steps that are shown as they happen."""
+        """Return a progress reporter that shows steps as they happen."""
         return Progress(self.listener)
 
 
@@ -86,7 +86,7 @@ allow_option = click.option(
 
 
 def registry_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --plain-http and --authfile, which the command takes as one argument: `access`."""
+    """Add --plain-http and --authfile, passed to the command as one argument: `access`."""
 
     @functools.wraps(function)
     def command(*args: Any, plain_http: tuple[str, ...], authfile: Path | None, **options: Any) -> Any:

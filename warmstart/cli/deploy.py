@@ -1,4 +1,4 @@
-"""The command that deploys, and the part of `doctor` that looks at a cluster."""
+"""The command `deploy`, and the part of `doctor` that checks a cluster."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
 
 @dataclass(frozen=True)
 class DeployRequest:
-    """What is to be made of a build.
+    """The output requested for a build.
 
     Attributes:
-        name: of the objects; the recipe's when None.
-        replicas: how many pods.
-        namespace: what the manifests are to name; None to leave that to whoever applies them.
-        manifest: an existing manifest that is to match.
-        container: which of its containers.
+        name: name of the objects; None for the recipe's.
+        replicas: number of pods.
+        namespace: namespace in the manifests; None for none, so that it is chosen when they are applied.
+        manifest: existing manifest to change.
+        container: container of that manifest.
         output: `manifest`, or `patch`.
-        only_diff: show only what must differ.
-        pre_pull: the image that waits in the pods of a DaemonSet which pulls ahead; None for no such thing.
+        only_diff: whether to print only the changes.
+        pre_pull: image of the waiting container in a DaemonSet that pulls ahead; None for no DaemonSet.
     """
 
     name: str | None
@@ -136,7 +136,7 @@ def _judge(shell: Shell, known: ImageSummary, target: str, allowed: Sequence[Pri
     The user's own manifest gets no privilege from the image.
 
     Raises:
-        PrivilegeError: it has another name than the user says, or a manifest that is made of it would have more.
+        PrivilegeError: the image has another name than the user gave, or its new manifest needs more privileges.
     """
     require_allowed([*known.name, *(list_beyond_pod(known.privileges) if anew else ())], allowed, target)
     warnings = [*known.warnings]
@@ -177,7 +177,7 @@ def _make(shell: Shell, build: BuildInfo, wanted: DeployRequest) -> str:
 
 
 def _change(shell: Shell, build: BuildInfo, wanted: DeployRequest, manifest: Path) -> str:
-    """The manifest, changed, or what changes it; what was changed is shown."""
+    """Return the changed manifest, its patch or its diff. Except for the diff, show the changes."""
     name = "<stdin>" if manifest == STDIN else str(manifest)
     with input_errors_as(ManifestError):
         data = read_input(manifest)
@@ -198,10 +198,10 @@ def _as_patch(patched: Patched, name: str) -> str:
 
 
 def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_json: bool) -> None:
-    """Show which nodes of a cluster restore an image.
+    """Show the nodes of a cluster, and whether each restores an image.
 
     Raises:
-        ClusterError: some do not.
+        ClusterError: some nodes do not restore it.
     """
     known = read_build(image, access=options["access"])
     require_allowed([*known.name, *list_beyond_pod(known.privileges)], options["allowed"], image)
@@ -221,7 +221,7 @@ def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_
 
 
 def _find_versions(shell: Shell, cluster: Cluster, verdict: Verdict, options: Mapping[str, Any]) -> dict[str, str]:
-    """The versions of the programs on the node that was tried; none unless they are asked for."""
+    """Return the versions of the programs on the tried node; empty unless requested."""
     if not options["node_programs"] or not verdict.node:
         return {}
     try:
@@ -232,7 +232,7 @@ def _find_versions(shell: Shell, cluster: Cluster, verdict: Verdict, options: Ma
 
 
 def list_fixes(verdicts: Sequence[Verdict], versions: Sequence[Mapping[str, str]]) -> Section:
-    """As a table, whether the programs of each node have the fixes for crafted links in images."""
+    """Return a table that shows whether each node's programs have the fixes for crafted links in images."""
     rows = []
     for verdict, found in zip(verdicts, versions, strict=True):
         node = verdict.node or verdict.pool.nodes[0]
@@ -243,7 +243,7 @@ def list_fixes(verdicts: Sequence[Verdict], versions: Sequence[Mapping[str, str]
 
 
 def list_verdicts(verdicts: Sequence[Verdict]) -> Section:
-    """Verdicts as a table."""
+    """Return the table of verdicts."""
     columns = ("nodes", "runtime", "kubelet", "system", "architecture", "restored by", "why not")
     rows = []
     for verdict in verdicts:

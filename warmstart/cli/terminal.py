@@ -1,7 +1,7 @@
-"""What a person at a terminal sees: steps as they happen, errors, tables.
+"""Output at a terminal: steps as they happen, errors, tables.
 
-Text may come from a log, an image, a registry: whoever wrote it could steer the terminal or style the output. All of it
-goes through `safe` where rich reads markup, and through `printable_lines` elsewhere; no caller has to think of it.
+Text from a log, an image or a registry could control the terminal or style the output. Here, all text goes through
+`safe` if rich reads it as markup, and through `printable_lines` otherwise, so that callers need not escape it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from warmstart.core.text import Section, printable, printable_lines
 if TYPE_CHECKING:
     from warmstart.node.doctor import Check
 
-# What a line with a note takes beside it: the spinner and the step.
+# Columns of a line with a note that the spinner and the step take.
 NOTE_MARGIN = 20
 
 
 class TerminalListener:
-    """Shows one line a step, with a spinner while it runs; off a terminal nothing, unless asked for plain lines.
+    """Shows one line per step, with a spinner while it runs. Off a terminal, shows plain lines if `verbose`.
 
     `warnings` are those of all pipelines that it listens to, in order.
     """
@@ -71,7 +71,7 @@ class TerminalListener:
 
 
 def show_error(console: Console, error: WarmstartError, *, debug: bool, label: str = "") -> None:
-    """One clear error: what is wrong, the lines that help to understand it, what to do; `label` says in which part."""
+    """Show an error with its details and its hint, prefixed with the `label` of its part."""
     if debug:
         trace = printable_lines("".join(traceback.format_exception(error)))
         console.print(trace, markup=False, highlight=False, style="dim")
@@ -84,12 +84,12 @@ def show_error(console: Console, error: WarmstartError, *, debug: bool, label: s
 
 
 def safe(text: str) -> str:
-    """Text from anywhere as markup of rich's that can neither style the output nor steer the terminal."""
+    """Escape any text for rich, so that it can neither style the output nor control the terminal."""
     return escape(printable(text))
 
 
 class PrintableFormatter(logging.Formatter):
-    """Formats what is logged, by us or by a library, so that it cannot steer the terminal."""
+    """Formats log records, ours and those of libraries, so that they cannot control the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
@@ -97,14 +97,14 @@ class PrintableFormatter(logging.Formatter):
 
 
 def start_logging(stream: TextIO, level: int) -> None:
-    """Have all that is logged at this level or above written to a stream."""
+    """Write all log records of this level or above to a stream."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
 
 
 def make_table(rows: list[tuple[str, str]], title: str = "") -> Table:
-    """A table of names and values."""
+    """Return a table of names and values."""
     table = Table(title=safe(title) or None, show_header=False, box=None, pad_edge=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -114,7 +114,7 @@ def make_table(rows: list[tuple[str, str]], title: str = "") -> Table:
 
 
 def make_checks_table(checks: Sequence[Check]) -> Table:
-    """What was looked at, what was found, and what to do."""
+    """Return a table of checks, with their results and fixes."""
     table = Table(box=None, pad_edge=False)
     for heading in ("", "check", "found", "what to do"):
         table.add_column(heading, overflow="fold")
@@ -125,7 +125,7 @@ def make_checks_table(checks: Sequence[Check]) -> Table:
 
 
 def make_section(section: Section) -> Table:
-    """A section as a table."""
+    """Return a section as a table."""
     table = Table(title=safe(section.title), show_header=bool(section.columns), box=None, title_justify="left")
     for column in section.columns or ("", ""):
         table.add_column(safe(column), overflow="fold")

@@ -1,4 +1,4 @@
-"""What an image was built from, as far as the pods that run it must match it; and where it is restored."""
+"""Read the build that pods must match, from a recipe or an image, and try on a cluster whether it is restored."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _MOST_NODES = 20
 
 @dataclass(frozen=True)
 class ImageSummary:
-    """What is known of a build, and what is to be said of it.
+    """A build, read from a recipe or an image.
 
     Attributes:
-        build: what pods must match.
+        build: the build that pods must match.
         warnings: a sentence each.
-        identity: of the process that was dumped; empty when only the recipe is known.
-        privileges: what an image asks for beyond an ordinary pod; none for a recipe, which is the user's word.
-        checkpoint: that of an image; None when only the recipe is known.
-        name: privileges for the name that an image says it has, where the user calls it by another.
+        identity: identity of the dumped process; empty if only the recipe is known.
+        privileges: privileges that an image requests beyond an ordinary pod; none for a recipe, the user's own file.
+        checkpoint: checkpoint of an image; None if only the recipe is known.
+        name: privilege for the name recorded in the image, if the user gave another name.
     """
 
     build: BuildInfo
@@ -57,21 +57,21 @@ def read_build(
     match_cpu: bool = False,
     allowed: Sequence[Privilege] = (),
 ) -> ImageSummary:
-    """Find out what an image was built from.
+    """Read a build from its recipe or its image.
 
     Args:
-        target: the recipe's file, or `-`; or the image, as for `inspect_target`, which says more: whom the process runs
-            as, its mounts, its architecture.
-        overrides: values in place of the recipe's.
+        target: recipe file, or `-`; or an image, as for `inspect_target`. Only an image records the process's user, its
+            mounts and its architecture.
+        overrides: values that replace the recipe's.
         tag: as for `load_recipe`.
         access: registries without TLS, and the file of credentials.
-        match_cpu: whether nodes must have the processor's features of the build.
-        allowed: what pods may be given on the word of an image.
+        match_cpu: whether nodes must have the processor features of the build.
+        allowed: privileges that pods may get from the image's recipe.
 
     Raises:
-        RecipeError: the recipe is wrong.
+        RecipeError: the recipe is invalid.
         InputError: `match_cpu` is for an image, and `overrides` and `tag` are for a recipe.
-        ImageError: it is no image that warmstart made, or cannot be read.
+        ImageError: the image was not made by warmstart, or cannot be read.
         ArchiveError: the checkpoint in the image is broken.
         RegistryError: the registry refused, or could not be reached.
     """
@@ -94,16 +94,16 @@ def read_build(
 
 
 def list_beyond_pod(privileges: Iterable[Privilege]) -> list[Privilege]:
-    """List the privileges beyond a new pod of Kubernetes, which has no system call filter unless it asks for one."""
+    """List the privileges beyond a new pod. By default, a pod of Kubernetes has no system call filter."""
     unfiltered = Privilege(Kind.SECCOMP, UNCONFINED)
     return [one for one in privileges if one != unfiltered]
 
 
 def _list_of_pod(build: BuildInfo) -> list[Privilege]:
-    """What the pod that is made of a build asks for; a recipe may have keys that only Kubernetes heeds."""
+    """List the requests of a build's pod. A recipe can have keys that only Kubernetes uses."""
     pod = {"metadata": {"name": build.name}, "spec": make_pod_spec(build)}
     asked = list_pod_privileges(pod, build.image, root=True)
-    # Nodes of the build's architecture and processor.
+    # The node selector is the build's architecture and processor.
     return [one for one in asked if one.kind is not Kind.NODE_SELECTOR]
 
 
@@ -134,7 +134,7 @@ def _describe_image(
 
 
 def _list_renamed(target: Target, built_as: Reference) -> list[Privilege]:
-    """The name that an image says it was built with, where the user calls it by another one."""
+    """Return the name recorded in the image if the user gave another one."""
     reference = None if target.source is None else target.source.reference
     if reference is None or reference == built_as:
         return []
@@ -151,10 +151,10 @@ def _find_cpu_features(image: ImageFacts, target: str) -> tuple[str, ...]:
 
 
 def try_cluster(cluster: Cluster, known: ImageSummary, progress: Progress) -> list[Verdict]:
-    """See on one node of each kind who restores an image.
+    """Try on one node of each kind whether the image is restored, and how.
 
     Raises:
-        ClusterError: nodes may not be listed or pods not be made, or the API server could not be reached.
+        ClusterError: no permission to list nodes or create pods, or the API server could not be reached.
     """
     verdicts = []
     for pool in find_pools(cluster):
@@ -164,10 +164,10 @@ def try_cluster(cluster: Cluster, known: ImageSummary, progress: Progress) -> li
 
 
 def require_restored(verdicts: Sequence[Verdict]) -> None:
-    """Raise where an image was not restored.
+    """Require that the image was restored everywhere.
 
     Raises:
-        ClusterError: naming on which nodes.
+        ClusterError: the image was not restored on some nodes; the error lists them.
     """
     failed = [node for verdict in verdicts if not verdict.restored for node in verdict.pool.nodes]
     if failed:

@@ -1,7 +1,7 @@
-"""What is in a checkpoint archive or in an image, from what it was made, and how large it is.
+"""Inspect the contents, origin and size of a checkpoint archive or an image.
 
-Nothing is trusted and nothing is run; neither root nor any tool is needed. All text in an inspection is as it was
-found: whoever shows it has to see to characters that a terminal would obey (`warmstart.cli.views.inspect` does).
+Nothing is trusted and nothing is run. Neither root nor any tool is needed. All text in an inspection is raw: code that
+shows it must escape the control characters of terminals (`warmstart.cli.views.inspect` does).
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ from warmstart.image.selfrestore.inspect import unpack_launched
 from warmstart.image.selfrestore.pack import read_manifest, restores_itself
 from warmstart.inspect.target import read_target
 
-#: Who restores an image, by the annotation that they look for in its manifest. containerd's is checkpointctl's
+#: Runtimes that restore an image, by the manifest annotation that each looks for. containerd's is checkpointctl's
 #: (`lib/annotations.go` of https://github.com/checkpoint-restore/checkpointctl).
 RESTORERS = {CHECKPOINT_NAME: "CRI-O", "org.criu.checkpoint.container.name": "containerd"}
 
-#: The same, of an image whose entrypoint is the launcher.
+#: The same for an image that has the launcher as its entrypoint.
 ITSELF = "itself"
 
-# Files that hide in a layer what the layers below have in their place: layer.md of the image specification.
+# Whiteouts: files in a layer that hide files of the layers below it (layer.md of the image specification).
 _HIDING = {f".wh.{CONFIG_DUMP}", f".wh.{CHECKPOINT_DIRECTORY}", ".wh..wh..opq"}
 
 
-# Files of a checkpoint beside its directory.
+# Files of a checkpoint outside its directory.
 _BESIDE = frozenset({CONFIG_DUMP, SPEC_DUMP, BIND_MOUNTS, DELETED_FILES, ROOTFS_DIFF})
 
 
@@ -65,11 +65,11 @@ class Layer:
     """A layer of an image.
 
     Attributes:
-        digest: of its blob.
-        media_type: of its blob.
-        size_bytes: of its blob, which is compressed as the media type says.
-        created_by: what made it; empty where the image does not say.
-        added: whether warmstart added it to the base image; None where the image does not say.
+        digest: digest of its blob.
+        media_type: media type of its blob.
+        size_bytes: size of its blob, compressed according to the media type.
+        created_by: command or program that made it; empty if not recorded.
+        added: whether warmstart added it to the base image; None if not recorded.
     """
 
     digest: str
@@ -81,17 +81,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What an image says of itself.
+    """The metadata of an image.
 
     Attributes:
-        digest: of its manifest.
-        platform: what it is for.
-        created: when, as the image writes it; empty where it does not say.
-        base_name: the image that it was made from; empty where it does not say.
-        base_digest: the digest of that image's manifest; empty where it does not say.
-        restorers: who restores it, in the words of RESTORERS, and ITSELF.
-        provenance: how warmstart made it; None for an image that warmstart did not make.
-        notes: warmstart's annotations beside those of the provenance, without their prefix.
+        digest: digest of its manifest.
+        platform: its operating system and architecture.
+        created: creation time as written in the image; empty if not recorded.
+        base_name: its base image; empty if not recorded.
+        base_digest: manifest digest of the base image; empty if not recorded.
+        restorers: values of RESTORERS, and ITSELF.
+        provenance: warmstart's build record; None for an image that warmstart did not make.
+        notes: warmstart's other annotations, without their prefix.
         layers: from the lowest.
     """
 
@@ -112,7 +112,7 @@ class ImageFacts:
 
     @property
     def added_bytes(self) -> int | None:
-        """The compressed size of the layers that the base image has not; None where that is not known."""
+        """The compressed size of the layers on top of the base image; None if unknown."""
         if any(layer.added is None for layer in self.layers):
             return None
         return sum(layer.size_bytes for layer in self.layers if layer.added)
@@ -127,13 +127,13 @@ class ContainerFacts:
         args: its command line.
         env: its environment as (name, value) pairs; values may be secrets.
         cwd: its working directory.
-        user: whom it ran as.
-        mounts: what a pod has to mount for CRI-O to restore it.
-        runtime: the OCI runtime, or CRI-O's handler for it; may be empty.
-        root_image: the image of its root file system, as the runtime knew it; may be empty.
-        created: when it was created.
-        checkpointed: when it was checkpointed; None from a runtime that does not say.
-        limits: what the runtime let it do; None for an image that restores itself, whose pod says that.
+        user: its user and groups.
+        mounts: mounts that a pod needs for CRI-O to restore it.
+        runtime: OCI runtime, or CRI-O's handler for it; may be empty.
+        root_image: image of its root filesystem, as the runtime names it; may be empty.
+        created: time of its creation.
+        checkpointed: time of the checkpoint; None if the runtime does not record it.
+        limits: its privileges under the runtime; None for an image that restores itself, since its pod sets them.
     """
 
     name: str
@@ -151,15 +151,15 @@ class ContainerFacts:
 
 @dataclass(frozen=True)
 class ContainerLimits:
-    """What a runtime let a container do, by its configuration (spec.dump).
+    """The privileges of a container under its runtime, by its configuration (spec.dump).
 
     Attributes:
-        capabilities: of any of the sets, without `CAP_`.
-        no_new_privs: whether its processes could gain no privileges.
-        filtered: whether they were under a system call filter of the runtime.
-        apparmor: the AppArmor profile; may be empty.
-        devices: paths of devices it was given.
-        annotations: the keys of the annotations that the runtime was given for it.
+        capabilities: capabilities in any of the sets, without `CAP_`.
+        no_new_privs: whether its processes were kept from gaining privileges.
+        filtered: whether the runtime put them under a system call filter.
+        apparmor: AppArmor profile; may be empty.
+        devices: paths of its devices.
+        annotations: keys of the annotations passed to the runtime.
     """
 
     capabilities: tuple[str, ...]
@@ -175,15 +175,15 @@ class CheckpointFacts:
     """A checkpoint.
 
     Attributes:
-        container: the container.
+        container: the checkpointed container.
         processes: parents before their children.
-        sockets: the internet sockets.
-        closes_tcp: whether connections that were open are closed in the restored container.
+        sockets: internet sockets.
+        closes_tcp: whether open connections are closed in the restored container.
         memory_bytes: all memory in the dump, private and shared.
-        size_bytes: all of the checkpoint's files, uncompressed.
-        rootfs_diff: what the container had changed in its root file system; None for nothing.
-        deleted_files: what it had deleted there, without what CRI-O is told to delete of the checkpoint itself.
-        credentials: of each thread of each process, by the process.
+        size_bytes: size of all files of the checkpoint, uncompressed.
+        rootfs_diff: files that the container changed in its root filesystem; None for no changes.
+        deleted_files: files that it deleted there, without the checkpoint's own files that CRI-O is to delete.
+        credentials: credentials of each thread, by process id.
     """
 
     container: ContainerFacts
@@ -198,21 +198,21 @@ class CheckpointFacts:
 
     @property
     def shared_bytes(self) -> int:
-        """The memory that is no process's own, such as shared memory segments."""
+        """The memory that belongs to no single process, such as shared memory segments."""
         return max(0, self.memory_bytes - sum(process.memory_bytes for process in self.processes))
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """The contents of an image or an archive.
 
     Attributes:
-        name: the image or the archive, as it was asked for.
+        name: name or path of the image or archive, as given.
         image: None for an archive.
-        checkpoint: None where it could not be read.
-        unread: why it could not be read, for an image that warmstart did not make; else empty.
-        reports: what is attached to an image in a registry, of how it was seen to restore.
-        reports_unread: why they could not be read; empty when they could, and where there are none.
+        checkpoint: None if it could not be read.
+        unread: reason the checkpoint could not be read, for an image that warmstart did not make; else empty.
+        reports: build reports attached to the image in its registry.
+        reports_unread: reason the reports could not be read; empty if they could, or if there are none.
     """
 
     name: str
@@ -224,15 +224,15 @@ class Inspection:
 
 
 def inspect_target(target: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> Inspection:
-    """Find out what is in a checkpoint archive or an image.
+    """Inspect a checkpoint archive or an image.
 
     Args:
-        target: a checkpoint archive, an oci-archive, or a layout, by its path; or an image, as for `parse_source`.
+        target: path of a checkpoint archive, an oci-archive, or a layout; or an image, as for `parse_source`.
         access: registries without TLS, and the file of credentials.
 
     Raises:
-        ArchiveError: the archive, or the checkpoint in an image that warmstart made, is broken or not to be trusted.
-        ImageError: it is no image of a checkpoint, is broken, or is where it cannot be read.
+        ArchiveError: the archive, or the checkpoint in an image that warmstart made, is broken or unsafe.
+        ImageError: the image holds no checkpoint, is broken, or cannot be read.
         InputError: it is a recipe, or a file that does not exist.
         ImageReferenceError: it is neither a path nor the name of an image.
         RegistryError: the registry refused, or could not be reached.
@@ -246,10 +246,10 @@ def inspect_target(target: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> I
 
 
 def inspect_archive(path: Path) -> Inspection:
-    """Find out what is in a checkpoint archive.
+    """Inspect a checkpoint archive.
 
     Raises:
-        ArchiveError: it cannot be read, is no checkpoint archive, is broken, or is not to be trusted.
+        ArchiveError: the file cannot be read, is no checkpoint archive, is broken, or is unsafe.
     """
     with open_workspace("inspect") as workspace:
         archive = extract_outline(path, workspace / "outline")
@@ -257,15 +257,15 @@ def inspect_archive(path: Path) -> Inspection:
 
 
 def inspect_image(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) -> Inspection:
-    """Find out what is in the image of a checkpoint. Of its layers, only those are read that may hold it.
+    """Inspect the image of a checkpoint. Only layers that can hold the checkpoint are read.
 
     Args:
-        source: an image in a registry, in a layout, or in an oci-archive.
+        source: image in a registry, in a layout, or in an oci-archive.
         access: registries without TLS, and the file of credentials.
 
     Raises:
-        ArchiveError: the checkpoint in an image that warmstart made is missing, broken, or not to be trusted.
-        ImageError: it is no image of a checkpoint, is broken, or is where it cannot be read.
+        ArchiveError: the checkpoint in an image that warmstart made is missing, broken, or unsafe.
+        ImageError: the image holds no checkpoint, is broken, or cannot be read.
         RegistryError: the registry refused, or could not be reached.
     """
     name = str(source.reference or source)
@@ -292,7 +292,7 @@ def inspect_image(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) ->
         try:
             return replace(found, reports=_read_reports(source.reference, facts.digest, access))
         except (ImageError, RegistryError) as error:
-            # Anybody who may push can attach what they like; the image is none the worse for it.
+            # Anyone who can push may attach anything, so a bad report is no fault of the image.
             return replace(found, reports_unread=error.brief)
 
 
@@ -331,7 +331,7 @@ def _describe_image(image: Image, name: str) -> ImageFacts:
 
 def _describe_layers(image: Image) -> tuple[Layer, ...]:
     blobs = image.manifest.layers
-    # Where the base image has no history, there is only that of what was added on top.
+    # If the base image has no history, only the added layers have one.
     history = ("",) * (len(blobs) - len(image.config.history)) + image.config.history
     known = any(made.startswith(CREATED_BY) for made in history)
     return tuple(
@@ -341,19 +341,19 @@ def _describe_layers(image: Image) -> tuple[Layer, ...]:
 
 
 def _find_checkpoint(opened: OpenedImage, facts: ImageFacts, workspace: Path) -> tuple[str, Archive]:
-    """The outline of the checkpoint, and what to call the layer that it is in; the topmost one counts."""
+    """Return the label of the topmost layer with a checkpoint, and the outline of that checkpoint."""
     blobs = opened.image.manifest.layers
-    # What lies below the layers that warmstart added is the base image, and is not fetched.
-    lowest = next((place for place, layer in enumerate(facts.layers) if layer.added), 0)
-    for place in range(len(blobs) - 1, lowest - 1, -1):
-        label = f"layer {blobs[place].digest}"
-        spool = workspace / f"layer-{place}"
-        with opened.open_layer(blobs[place]) as tar:
+    # The layers below those that warmstart added are the base image, and are not fetched.
+    lowest = next((index for index, layer in enumerate(facts.layers) if layer.added), 0)
+    for index in range(len(blobs) - 1, lowest - 1, -1):
+        label = f"layer {blobs[index].digest}"
+        spool = workspace / f"layer-{index}"
+        with opened.open_layer(blobs[index]) as tar:
             names = set(spool_outline(tar, spool, label))
         if names & {CONFIG_DUMP, f"{CHECKPOINT_DIRECTORY}/inventory.img"}:
             return label, extract_spooled(spool, workspace / "outline", label)
         if not names & _HIDING and any(map(_is_of_checkpoint, names)):
-            # A runtime would restore the checkpoint below with these files in it.
+            # A runtime would restore the lower layer's checkpoint with these files in it.
             raise ArchiveError(f"{label}: changes the checkpoint of a layer below it")
         spool.unlink()
         if names & _HIDING:
@@ -362,7 +362,7 @@ def _find_checkpoint(opened: OpenedImage, facts: ImageFacts, workspace: Path) ->
 
 
 def _check_mount_points(opened: OpenedImage, archive: Archive | None, name: str, *, is_local: bool) -> None:
-    """Check mount destinations: of an image in a registry, without fetching the layers of the base image."""
+    """Check mount destinations. The layers of an image in a registry are not fetched for this."""
     links = Links()
     for layer in opened.image.manifest.layers if is_local else ():
         add_layer(links, opened, layer)
@@ -384,7 +384,7 @@ def _describe_checkpoint(archive: Archive, label: str) -> CheckpointFacts:
         processes, sockets = read_processes(directory), read_sockets(directory)
         credentials = read_credentials(directory)
     except ArchiveError as error:
-        # The files were unpacked to where the user has never seen them.
+        # The user does not know the temporary directory, so the error names the archive or layer.
         brief = error.brief.replace(str(archive.root), label)
         raise ArchiveError(brief, details=error.details, hint=error.hint) from error
     own = {f"/{name}" for name in (DELETED_FILES, *(member.name for member in archive.members))}
@@ -403,7 +403,7 @@ def _describe_checkpoint(archive: Archive, label: str) -> CheckpointFacts:
 
 def _describe_container(archive: Archive) -> ContainerFacts:
     spec, config = archive.spec, archive.config
-    # The runtime's defaults come before the image's own, of the same name; runc takes the last.
+    # The runtime's defaults precede the image's variables of the same name. runc takes the last.
     variables = {name: value for name, _, value in (variable.partition("=") for variable in spec.env)}
     return ContainerFacts(
         name=archive.container_name,
@@ -430,11 +430,11 @@ def _describe_container(archive: Archive) -> ContainerFacts:
 
 
 def _describe_launched(opened: OpenedImage, facts: ImageFacts, workspace: Path) -> CheckpointFacts:
-    """The checkpoint of an image that restores itself, in the topmost layer that has one."""
-    for place, layer in reversed(list(enumerate(opened.image.manifest.layers))):
-        if not facts.layers[place].added:
+    """Describe the checkpoint of an image that restores itself, from the topmost layer with a checkpoint."""
+    for index, layer in reversed(list(enumerate(opened.image.manifest.layers))):
+        if not facts.layers[index].added:
             continue
-        directory, label = workspace / f"layer-{place}", f"layer {layer.digest}"
+        directory, label = workspace / f"layer-{index}", f"layer {layer.digest}"
         directory.mkdir()
         with opened.open_layer(layer) as tar:
             if not unpack_launched(tar, directory, label):

@@ -1,7 +1,7 @@
-"""Privileges that an image claims by its recipe, its checkpoint or its name, compared with what the user has allowed.
+"""Compare the privileges an image requests by its recipe, checkpoint or name with those the user allows.
 
-A runtime gives a restored process the user, capabilities and system call filter of the checkpoint, whatever its pod
-says. An image that restores itself has those of its pod: of that, the recipe counts alone.
+A runtime gives a restored process the user, capabilities and system call filter of the checkpoint, regardless of its
+pod. An image that restores itself gets those of its pod, so only its recipe counts.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Recipe
 from warmstart.recipe.privileges import require_host_privileges
 
-# Annotations that the kubelet gives to every container.
+# Prefix of the annotations that the kubelet sets on every container.
 _KUBELET_ANNOTATIONS = "io.kubernetes."
 _ORDINARY_DEVICES = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx"))
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a container's processes may have.
+    """The privileges that a container's processes may have.
 
     Attributes:
-        capabilities: names; ALL stands for every one.
+        capabilities: names of capabilities; ALL stands for all of them.
         no_new_privs: whether they must be kept from gaining privileges.
         filtered: whether they must be under a system call filter.
         root: whether they may be root.
@@ -56,11 +56,11 @@ class Expected:
 
 
 def expect(context: Mapping[str, Any], *, filtered: bool) -> Expected:
-    """What processes may have under a security context in the words of Kubernetes.
+    """Return the privileges that processes may have under a Kubernetes security context.
 
     Args:
-        context: of the container, with what it has from the pod's.
-        filtered: whether there is a system call filter where the context does not say so.
+        context: security context of the container, merged with the pod's.
+        filtered: whether a system call filter is expected if the context sets none.
     """
     changes = context.get("capabilities") or {}
     dropped, added = ({name_capability(name) for name in changes.get(key) or ()} for key in ("drop", "add"))
@@ -77,7 +77,7 @@ def expect(context: Mapping[str, Any], *, filtered: bool) -> Expected:
 
 
 def list_recipe_privileges(recipe: Recipe) -> list[Privilege]:
-    """List the privileges that a recipe from an image asks for."""
+    """List the privileges that the recipe of an image requests."""
     context, where = recipe.container.security_context, "the recipe in the image"
     found = [
         Privilege(Kind.CAPABILITY, name, f"{where} adds it")
@@ -92,7 +92,7 @@ def list_recipe_privileges(recipe: Recipe) -> list[Privilege]:
 
 
 def list_checkpoint_privileges(checkpoint: CheckpointFacts, expected: Expected) -> list[Privilege]:
-    """List the privileges that a runtime would give the processes of a checkpoint, beyond what is expected."""
+    """List the privileges that a runtime would give the processes of a checkpoint, beyond those expected."""
     return [*_list_of_container(checkpoint, expected), *_list_of_processes(checkpoint, expected)]
 
 
@@ -132,7 +132,7 @@ def _list_of_processes(checkpoint: CheckpointFacts, expected: Expected) -> Itera
 
 
 def _list_lsm(lsm: str, where: str) -> Iterator[Privilege]:
-    """AppArmor's profile, or SELinux's label USER:ROLE:TYPE:LEVEL, where it confines nothing."""
+    """Yield an AppArmor profile, or an SELinux label USER:ROLE:TYPE:LEVEL, if it confines nothing."""
     if lsm.startswith("unconfined"):
         yield Privilege(Kind.APPARMOR, UNCONFINED, f"{where} has no AppArmor profile")
     elif ":spc_t" in lsm or ":unconfined" in lsm:
@@ -145,7 +145,7 @@ def _list_capabilities(names: Iterable[str], expected: Expected, why: str) -> It
 
 
 def list_mount_privileges(checkpoint: CheckpointFacts) -> list[Privilege]:
-    """List the mounts of a checkpoint that a recipe cannot ask for."""
+    """List the mounts of a checkpoint that a recipe cannot request."""
     return [
         Privilege(Kind.MOUNT, mount.destination, "the checkpointed container had this mount")
         for mount in checkpoint.container.mounts
@@ -154,12 +154,12 @@ def list_mount_privileges(checkpoint: CheckpointFacts) -> list[Privilege]:
 
 
 def list_image_privileges(inspection: Inspection, recipe: Recipe, *, own: bool = False) -> list[Privilege]:
-    """List all that an image which warmstart built asks for.
+    """List all privileges that an image built by warmstart requests.
 
     Args:
-        inspection: of the image.
-        recipe: the one in the image, or the user's own.
-        own: whether it is the user's, and its privileges are the user's word.
+        inspection: inspection of the image.
+        recipe: recipe in the image, or the user's own.
+        own: whether the recipe is the user's own; its requests are then omitted.
     """
     asked = [] if own else list_recipe_privileges(recipe)
     if inspection.image is None or inspection.checkpoint is None:
@@ -172,14 +172,14 @@ def list_image_privileges(inspection: Inspection, recipe: Recipe, *, own: bool =
 
 
 def list_saved_privileges(inspection: Inspection, context: Mapping[str, Any]) -> list[Privilege]:
-    """List what the checkpoint of a saved image has beyond the pod that the image records.
+    """List the privileges of a saved image's checkpoint beyond those of the pod recorded in the image.
 
-    A pod of Kubernetes is under no system call filter unless it says so, and so is what was saved of it. Mounts are
-    not listed: a runtime restores only those that the new pod has.
+    By default, neither a pod of Kubernetes nor its checkpoint has a system call filter. Mounts are not listed, since a
+    runtime restores only those of the new pod.
 
     Args:
-        inspection: of the image.
-        context: the security context of the container in the pod.
+        inspection: inspection of the image.
+        context: security context of the container in the pod.
 
     Raises:
         ImageError: the checkpoint cannot be read.
@@ -190,7 +190,7 @@ def list_saved_privileges(inspection: Inspection, context: Mapping[str, Any]) ->
 
 
 def list_claims(inspection: Inspection) -> list[Privilege]:
-    """List what an image or an archive asks for beyond an ordinary pod, as far as it is understood: to be shown."""
+    """List, for display, the privileges that an image or archive requests beyond an ordinary pod, as far as known."""
     image, checkpoint = inspection.image, inspection.checkpoint
     try:
         if image is not None and image.provenance is not None:
@@ -202,10 +202,10 @@ def list_claims(inspection: Inspection) -> list[Privilege]:
 
 
 def list_noted_privileges(image: ImageFacts) -> list[Privilege]:
-    """List what the pod in a saved image asks for.
+    """List the privileges that the pod in a saved image requests.
 
     Raises:
-        ImageError: it is not understood.
+        ImageError: the pod's manifest is invalid.
     """
     if POD_NOTE not in image.notes:
         return []
@@ -222,17 +222,17 @@ def list_noted_privileges(image: ImageFacts) -> list[Privilege]:
 
 
 def read_context(recipe: Recipe) -> Mapping[str, Any]:
-    """The security context of a recipe's container, in the words of Kubernetes."""
+    """Return the security context of a recipe's container, with the keys of Kubernetes."""
     context: Mapping[str, Any] = json.loads(recipe.document)["container"].get("securityContext") or {}
     return context
 
 
 def trust(allowed: Sequence[Privilege], own: Recipe | None = None) -> Callable[[Path, Source, Recipe], Recipe]:
-    """Make what decides whether a pulled image is run, and by which recipe: the user's own, or that in the image.
+    """Return a function that refuses a pulled image or returns the recipe to run it by: the user's, or the image's.
 
     Args:
-        allowed: what the user has allowed.
-        own: the recipe that the user says the image was built from.
+        allowed: privileges that the user allows.
+        own: the user's own recipe for the image.
     """
 
     def decide(layout: Path, source: Source, claimed: Recipe) -> Recipe:

@@ -65,7 +65,7 @@ def make_outcomes_section(outcomes: Sequence[Outcome[BuildResult | ExistingImage
 
 
 def make_outcome_document(outcome: Outcome[BuildResult | ExistingImage]) -> Mapping[str, Any]:
-    """Return the document of one of several builds: that of a single build, with the recipe, or its error."""
+    """Return the document of one of several builds: its recipe, and its result as for a single build, or its error."""
     if outcome.error:
         return {"recipe": outcome.label, "status": "failed", "error": _make_error_document(outcome.error)}
     if outcome.result is None:

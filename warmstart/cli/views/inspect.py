@@ -1,8 +1,8 @@
-"""An inspection as a JSON document, and as the sections that a person reads.
+"""An inspection as a JSON document, and as tables for a person.
 
-What comes from an archive or an image is somebody else's text. In the sections everything is printable: characters
-that a terminal would obey, or that would hide others, are written as escapes. In the document the text is as it was
-found, which JSON can carry; whoever prints it has to have its encoder escape what is not ASCII.
+Text from an archive or an image is untrusted. In the tables everything is printable: characters that control a
+terminal or hide others are written as escapes. In the document the text is raw. To print it, have the JSON encoder
+escape non-ASCII characters.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _PROTOCOLS = {
     socket.IPPROTO_UDPLITE: "UDP-Lite",
     socket.IPPROTO_MPTCP: "MPTCP",
 }
-# How much of each is shown to a person.
+# Limits of the tables.
 _LISTED = 10
 _DIGEST_CHARS = len("sha256:") + 12
 _MADE_CHARS = 60
 
 
 def list_sections(inspection: Inspection, *, show_env: bool = False) -> tuple[Section, ...]:
-    """What a person wants to know, the most wanted first.
+    """List the tables for a person, the most important first.
 
     Args:
-        inspection: what was found.
-        show_env: show the values of environment variables, which may be secrets, and not only their names.
+        inspection: inspection of an image or archive.
+        show_env: whether to show the values of environment variables, possibly secret, and not only their names.
     """
     sections = []
     image, checkpoint = inspection.image, inspection.checkpoint
@@ -81,11 +81,11 @@ def list_sections(inspection: Inspection, *, show_env: bool = False) -> tuple[Se
 
 
 def to_document(inspection: Inspection, *, show_env: bool = False) -> dict[str, Any]:
-    """Everything, for JSON; sizes in bytes, times as in RFC 3339, what is unknown null or empty.
+    """Return everything for JSON. Sizes are in bytes, times as in RFC 3339, unknown values null or empty.
 
     Args:
-        inspection: what was found.
-        show_env: include what may be secret: the values of environment variables, and the recipe, which has them too.
+        inspection: inspection of an image or archive.
+        show_env: whether to include possible secrets: the values of environment variables, and the recipe with them.
     """
     image, checkpoint = inspection.image, inspection.checkpoint
     return {
@@ -136,7 +136,7 @@ def _list_image(name: str, image: ImageFacts, *, show_env: bool) -> list[tuple[s
 
 
 def _list_notes(image: ImageFacts, *, show_env: bool) -> dict[str, str]:
-    """The notes; of a pod's manifest without the values of variables, or without any of it where it is no manifest."""
+    """Return the notes, with hidden values of variables in the pod's manifest. Hide an invalid manifest as a whole."""
     notes = dict(image.notes)
     if POD_NOTE in notes and not show_env:
         try:
@@ -169,7 +169,7 @@ def _list_report(report: Report) -> tuple[str, ...]:
 
 
 def _list_edits(provenance: Provenance) -> list[tuple[str, str]]:
-    """The numbers and words among what was edited, whatever they are called."""
+    """List all numbers and strings in the record of edits, by any key."""
     edits = _parse_edits(provenance)
     if not isinstance(edits, dict):
         return [("edited", str(edits))] if edits else []
@@ -203,7 +203,7 @@ def _list_container(container: ContainerFacts, *, show_env: bool) -> list[tuple[
 
 
 def list_security(checkpoint: CheckpointFacts) -> list[tuple[str, str]]:
-    """What the processes may do, those that may do the same together."""
+    """List the privileges of the processes, grouped by equal privileges."""
     rows = []
     if limits := checkpoint.container.limits:
         capabilities = ", ".join(limits.capabilities) or "none"
@@ -296,7 +296,7 @@ def _provenance_document(provenance: Provenance, *, show_env: bool) -> dict[str,
 
 
 def _parse_edits(provenance: Provenance) -> object:
-    """What the annotation says, or the annotation where it is not JSON."""
+    """Parse the annotation. Return it unchanged if it is not JSON."""
     try:
         return load_json(provenance.edits.encode(), "edits")
     except ArchiveError:
@@ -405,7 +405,7 @@ def _protocol(found: Socket) -> str:
 
 
 def _state(found: Socket) -> str:
-    """A TCP socket's state; of others it says only whether they are connected, as their peer does."""
+    """Return the state of a TCP socket. For others it only tells if they are connected, and so does their peer."""
     if found.protocol not in (socket.IPPROTO_TCP, socket.IPPROTO_MPTCP):
         return ""
     return next((state.name for state in TcpState if state == found.state), str(found.state))
