@@ -1,4 +1,4 @@
-"""Blobs of base images, so that an unchanged layer is downloaded once, and the lists of what layers hold.
+"""Blobs of base images, so that an unchanged layer is downloaded once, and lists of the members of layers.
 
 A blob is the file `blobs/sha256/HEX` of the cache; the list of a layer's members is `blobs/members/HEX`, as JSON. Files
 appear by a rename or a hard link, never change, and can be removed at any time: a build has links or copies of its own.
@@ -30,8 +30,8 @@ class CachedFile:
     """A file of the cache.
 
     Attributes:
-        path: where it is.
-        size_bytes: what it takes on the disk.
+        path: its path.
+        size_bytes: its size on the disk.
         used_at: seconds since the epoch.
     """
 
@@ -99,7 +99,7 @@ class BlobCache:
                     _link_or_copy(source, path)
 
     def read_members(self, layer: Descriptor, diff_id: str) -> list[ListedMember] | None:
-        """Return what a layer holds, in order; None if that is not known.
+        """Return the members of a layer in order; None if they are not known.
 
         Args:
             layer: its descriptor.

@@ -49,7 +49,7 @@ class CachedLayer:
 
     Attributes:
         path: its directory, an image store.
-        size_bytes: what it takes on the disk.
+        size_bytes: its size on the disk.
         depth: how many layers lie below it.
         used_at: seconds since the epoch.
     """

@@ -1,4 +1,4 @@
-"""Keep the cached content of base images below a limit in bytes: what was not used for the longest time goes first."""
+"""Keep the cached content of base images below a limit in bytes; the least recently used goes first."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Usage:
 
     Attributes:
         layers: number of unpacked layers.
-        layers_bytes: what they take on the disk.
+        layers_bytes: their size on the disk.
         blobs: number of files with blobs and lists.
-        blobs_bytes: what they take on the disk.
+        blobs_bytes: their size on the disk.
     """
 
     layers: int
@@ -83,7 +83,7 @@ def measure(cache: Path) -> Usage:
 
 
 def prune(cache: Path, limit_bytes: int) -> int:
-    """Remove content until the rest fits the limit; what a build uses stays.
+    """Remove content until the rest fits the limit; layers that a build uses stay.
 
     Returns:
         The bytes that were removed.
