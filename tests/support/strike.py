@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 from unittest.mock import patch
 
-from warmstart.cli import context as shell
 from warmstart.cli import main as cli
 from warmstart.core import workspace
 from warmstart.core.progress import SilentListener
@@ -28,6 +27,7 @@ class Striker(SilentListener):
         self._noted = noted
         self._current = ""
         self.struck = False
+        self.warnings: list[str] = []
 
     def begin(self, step: str) -> None:
         self._current = step
@@ -58,7 +58,7 @@ def main() -> None:
     sys.argv[1:] = arguments
     with (
         patch.object(workspace, "PREFIX", prefix),
-        patch.object(shell, "TerminalListener", lambda *_, **__: Striker(step, send)),
+        patch.object(cli, "TerminalListener", lambda *_, **__: Striker(step, send)),
     ):
         cli.main()
 
