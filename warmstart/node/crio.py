@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import grpc
 
 from warmstart.core.errors import EngineError, HostError
 from warmstart.core.process import Running
@@ -221,10 +220,10 @@ def _network(name: str, state: Path, subnet: str) -> dict[str, object]:
 def _wait_until_serving(crio: Crio, running: Running) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and running.poll() is None:
-        if crio.socket.exists():
-            with grpc.insecure_channel(crio.endpoint) as channel, contextlib.suppress(grpc.FutureTimeoutError):
-                grpc.channel_ready_future(channel).result(timeout=1)
-                return
+        # Not with gRPC's `channel_ready_future`: after an interruption, it keeps the interpreter from ending.
+        with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
+            connection.connect(str(crio.socket))
+            return
         time.sleep(0.02)
     state = "did not listen in time" if running.poll() is None else f"ended with status {running.returncode}"
     raise EngineError(f"CRI-O {state}", details=crio.log_file.read_text(errors="replace").splitlines()[-15:])
