@@ -222,7 +222,7 @@ def test_the_plugin_runs_the_command(run) -> None:
     assert run([str(plugin), "deploy", "a b"], {}) == [["deploy", "a b"]]
     alone = subprocess.run([plugin], env={"PATH": "/nowhere"}, capture_output=True, text=True, timeout=10)
     assert (alone.returncode, alone.stdout) == (4, "")
-    assert "pipx install warmstart" in alone.stderr
+    assert "pipx install 'warmstart[kubernetes]'" in alone.stderr
 
 
 def test_kubectl_finds_the_plugin_of_the_package(monkeypatch, capsys) -> None:

@@ -1,8 +1,7 @@
-"""The API server of a cluster, and its kubelets; the only user of the package `kubernetes`.
+"""Client of a cluster's API server and of its kubelets; the only user of the package `kubernetes`.
 
-What that package does here is to read the user's kubeconfig, with all ways there are to authenticate, and to open web
-sockets. Requests are plain JSON: objects of the API have fields that no client knows yet, and must keep them.
-It takes half a second to load, so it is loaded when it is needed.
+The package reads the user's kubeconfig, with every way to authenticate, and opens WebSockets. Requests are plain JSON:
+objects of the API have fields that no client knows yet, and must keep them.
 API: https://kubernetes.io/docs/reference/kubernetes-api/; channels of a command over a web socket: StreamProtocolV4Name
 in k8s.io/apimachinery/pkg/util/remotecommand/constants.go.
 """
@@ -21,11 +20,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import urllib3
-import websocket
 
 from warmstart.core.errors import ClusterError, HostError
 from warmstart.core.text import printable
@@ -34,6 +32,9 @@ from warmstart.kube.answer import Answer, parse_answer
 from warmstart.kube.exchange import ask, fetch
 from warmstart.kube.pods import Pod, parse_pod
 from warmstart.kube.refusal import RefusedError, ignoring_absence, make_refusal
+
+if TYPE_CHECKING:
+    from websocket import WebSocket
 
 CALL_S = 60.0
 KUBELET_PORT = 10250
@@ -95,12 +96,12 @@ class Cluster:
     """
 
     def __init__(self, configuration: Any, namespace: str) -> None:
-        from kubernetes.client import ApiClient
+        from warmstart.kube import package
 
         self._configuration = configuration
         # What is not answered is told, not asked again: a checkpoint must not be taken twice.
         configuration.retries = False
-        self._pool = ApiClient(configuration).rest_client.pool_manager
+        self._pool = package.ApiClient(configuration).rest_client.pool_manager
         self.namespace = namespace
 
     def __enter__(self) -> Cluster:
@@ -250,6 +251,8 @@ class Cluster:
             RefusedError: the API server refused.
             ClusterError: it could not be run, or the connection broke.
         """
+        from warmstart.kube import package
+
         words = [("command", word) for word in command]
         query = [*words, ("container", container), ("stdout", "true"), ("stderr", "true")]
         what = f"run {command[0]} in the pod {pod.namespace}/{pod.name}"
@@ -259,7 +262,7 @@ class Cluster:
             stderr, status = _read_streams(_read_frames(wire, deadline, silence_s), write, what)
         finally:
             # Without a time limit it would wait three seconds for an answer that may never come.
-            with contextlib.suppress(websocket.WebSocketException, OSError):
+            with contextlib.suppress(package.websocket.WebSocketException, OSError):
                 wire.close(timeout=0)
             # Where the server closed it first, that has left the socket open.
             wire.shutdown()  # type: ignore[no-untyped-call]
@@ -272,12 +275,12 @@ class Cluster:
             RefusedError: the API server refused.
             ClusterError: it could not be reached.
         """
-        from kubernetes.stream.ws_client import PortForward
+        from warmstart.kube import package
 
         path, what = f"{_pod_path(pod.namespace, pod.name)}/portforward", f"reach port {port} of the pod {pod.name}"
         wire = self._open_socket(path, [("ports", str(port))], what)
         # From here on a thread of the package moves the bytes; it closes the web socket when we close ours.
-        return socket.socket(fileno=PortForward(wire, [port]).socket(port).detach())
+        return socket.socket(fileno=package.PortForward(wire, [port]).socket(port).detach())
 
     def checkpoint(self, pod: Pod, container: str, timeout_s: float, kubelet_ca: Path | None = None) -> str:
         """Have the kubelet take a checkpoint of a container, which goes on; the archive's path on the node.
@@ -339,16 +342,16 @@ class Cluster:
                 headers[setting["key"]] = setting["value"]
         return headers
 
-    def _open_socket(self, path: str, query: Sequence[tuple[str, str]], what: str) -> websocket.WebSocket:
-        from kubernetes.stream.ws_client import create_websocket, get_websocket_url
+    def _open_socket(self, path: str, query: Sequence[tuple[str, str]], what: str) -> WebSocket:
+        from warmstart.kube import package
 
-        url = get_websocket_url(f"{self._configuration.host}{path}?{urlencode(query)}")
+        url = package.get_websocket_url(f"{self._configuration.host}{path}?{urlencode(query)}")
         try:
-            wire: websocket.WebSocket = create_websocket(self._configuration, url, self._headers())
-        except websocket.WebSocketBadStatusException as error:
+            wire: WebSocket = package.create_websocket(self._configuration, url, self._headers())
+        except package.websocket.WebSocketBadStatusException as error:
             said = (error.resp_body or b"").decode(errors="replace")
             raise make_refusal(error.status_code, said, what) from error
-        except (websocket.WebSocketException, OSError) as error:
+        except (package.websocket.WebSocketException, OSError) as error:
             raise ClusterError(f"could not {what}: the API server cannot be reached: {error}") from error
         return wire
 
@@ -361,20 +364,19 @@ def connect_cluster(context: str | None = None, namespace: str | None = None) ->
         namespace: the context's own when None.
 
     Raises:
-        HostError: there is no kubeconfig, no such context, or it cannot be used.
+        HostError: there is no kubeconfig, no such context, it cannot be used, or the client is not installed.
     """
-    from kubernetes import config
-    from kubernetes.client import Configuration
+    from warmstart.kube import package
 
-    settings = Configuration()
+    settings = package.Configuration()
     # The package reads this variable once, when it is imported.
     places = os.environ.get("KUBECONFIG") or _KUBECONFIG
     try:
         if context is None and not _has_kubeconfig(places) and _IN_CLUSTER_NAMESPACE.exists():
-            config.load_incluster_config(client_configuration=settings)
+            package.config.load_incluster_config(client_configuration=settings)
             return Cluster(settings, namespace or _IN_CLUSTER_NAMESPACE.read_text().strip())
-        config.load_kube_config(config_file=places, context=context, client_configuration=settings)
-        contexts, current = config.list_kube_config_contexts(config_file=places)
+        package.config.load_kube_config(config_file=places, context=context, client_configuration=settings)
+        contexts, current = package.config.list_kube_config_contexts(config_file=places)
         chosen = next((entry for entry in contexts if entry["name"] == context), current)
         namespace = namespace or chosen["context"].get("namespace") or "default"
     except Exception as error:
@@ -413,6 +415,8 @@ def _read_streams(
     frames: Iterator[tuple[int, bytes]], write: Callable[[bytes], object], what: str
 ) -> tuple[str, bytes]:
     """Pass on what a command writes; its standard error, and how it ended as the server says it."""
+    from warmstart.kube import package
+
     stderr, status = b"", b""
     try:
         for channel, data in frames:
@@ -422,16 +426,18 @@ def _read_streams(
                 stderr = (stderr + data)[-_STDERR_LIMIT_BYTES:]
             elif channel == _ERROR:
                 status = (status + data)[:_STATUS_LIMIT_BYTES]
-    except websocket.WebSocketTimeoutException as error:
+    except package.websocket.WebSocketTimeoutException as error:
         raise TimeoutError(what) from error
-    except (websocket.WebSocketException, OSError) as error:
+    except (package.websocket.WebSocketException, OSError) as error:
         if not status:
             raise ClusterError(f"could not {what}: the connection broke: {error}") from error
     return stderr.decode(errors="replace"), status
 
 
-def _read_frames(wire: websocket.WebSocket, deadline: float, silence_s: float) -> Iterator[tuple[int, bytes]]:
+def _read_frames(wire: WebSocket, deadline: float, silence_s: float) -> Iterator[tuple[int, bytes]]:
     """What arrives until the other end closes: numbers of channels, and data."""
+    from warmstart.kube import package
+
     arrived, receive = 0, wire.frame_buffer.recv
 
     def receive_in_time(size: int) -> bytes:
@@ -440,9 +446,9 @@ def _read_frames(wire: websocket.WebSocket, deadline: float, silence_s: float) -
         data = receive(size)
         arrived += len(data)
         if arrived > _MESSAGE_LIMIT_BYTES:
-            raise websocket.WebSocketProtocolException(f"a message is longer than {_MESSAGE_LIMIT_BYTES} bytes")
+            raise package.websocket.WebSocketProtocolException(f"a message is longer than {_MESSAGE_LIMIT_BYTES} bytes")
         if time.monotonic() > deadline:
-            raise websocket.WebSocketTimeoutException
+            raise package.websocket.WebSocketTimeoutException
         return data
 
     wire.frame_buffer.recv = receive_in_time
@@ -450,13 +456,13 @@ def _read_frames(wire: websocket.WebSocket, deadline: float, silence_s: float) -
         arrived = 0
         left_s = deadline - time.monotonic()
         if left_s <= 0:
-            raise websocket.WebSocketTimeoutException
+            raise package.websocket.WebSocketTimeoutException
         limit_s = min(left_s, silence_s)
         wire.settimeout(None if math.isinf(limit_s) else limit_s)
         opcode, frame = wire.recv_data_frame(True)
-        if opcode == websocket.ABNF.OPCODE_CLOSE:
+        if opcode == package.websocket.ABNF.OPCODE_CLOSE:
             return
-        if opcode in (websocket.ABNF.OPCODE_BINARY, websocket.ABNF.OPCODE_TEXT) and frame.data:
+        if opcode in (package.websocket.ABNF.OPCODE_BINARY, package.websocket.ABNF.OPCODE_TEXT) and frame.data:
             yield frame.data[0], frame.data[1:]
 
 

@@ -1,0 +1,60 @@
+"""Commands without the extra `kubernetes`: those that reach no cluster work, and the others name it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# A program that runs the command line as if neither package were installed.
+WITHOUT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in ("kubernetes", "websocket"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from warmstart.__main__ import main
+main()
+"""
+
+
+def run_without(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("save", "app", "--image", "registry.example.com/app:saved"),
+        ("checkpoint", "app", "--output", "app.tar"),
+        ("drain-save", "node", "-l", "app=a", "--image", "registry.example.com/app", "--deadline", "60"),
+    ],
+)
+def test_a_command_that_reaches_a_cluster_names_the_missing_extra(arguments) -> None:
+    ended = run_without(*arguments)
+
+    assert ended.returncode == 4, ended.stderr
+    assert "this command needs the Kubernetes client, which is not installed" in ended.stderr
+    assert "pip install 'warmstart[kubernetes]'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["save", "migrate", "build", "deploy", "inspect", "doctor", "rbac"])
+def test_help_needs_no_client(command) -> None:
+    ended = run_without(command, "--help")
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_roles_are_printed_without_the_client() -> None:
+    ended = run_without("rbac", "checkpoint")
+
+    assert ended.returncode == 0, ended.stderr
+    assert "kind: ClusterRole" in ended.stdout
