@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what a build takes besides the application's start, its warm-up, the pull and the push.
 
-    benchmarks/own_cost.py [--rounds N] [--other COMMAND]
+    benchmarks/own_cost.py [--rounds N] [--other COMMAND] [--case NUMBER]...
 
 With --other, another version's command (CHECKOUT/.venv/bin/warmstart) builds the same recipes in turn. Each figure is a
 median over the rounds. Run it on a quiet machine.
@@ -60,11 +60,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--other", help="the command of another version")
+    parser.add_argument("--case", action="append", type=int, help="only this case, counted from 0")
     options = parser.parse_args()
     commands = [OURS, *([options.other] if options.other else [])]
     write(f"load {os.getloadavg()[0]:.1f}, {options.rounds} rounds")
     write("| case | seconds | other | other ÷ this |\n| --- | --- | --- | --- |")
-    for case in CASES:
+    for case in [CASES[number] for number in options.case or range(len(CASES))]:
         seconds: dict[str, list[float]] = {command: [] for command in commands}
         for number in range(options.rounds):
             for command in commands if number % 2 else reversed(commands):
