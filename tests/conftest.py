@@ -46,7 +46,7 @@ def registry(start_registry) -> str:
 
 
 def find_registry() -> str | None:
-    """The program: one that was named, the machine's own, or that of the tree of tools."""
+    """The program: one that was named, the machine's own, or that of the tools directory."""
     tree = tree_path(Path(os.environ.get("WARMSTART_CACHE") or default_cache()))
     return (
         os.environ.get("WARMSTART_TEST_REGISTRY")

@@ -1,4 +1,4 @@
-"""What the tests on the embedded node share: the tree of tools, a base image, a private registry, new nodes."""
+"""What the tests on the embedded node share: the tools directory, a base image, a private registry, new nodes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from warmstart.node.tree import ensure_tree
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """Where the tree of tools is kept."""
+    """Where the tools directory is kept."""
     return Path(os.environ.get("WARMSTART_CACHE") or default_cache())
 
 
 @pytest.fixture(scope="session")
 def tree(cache) -> Path:
-    """The tree of tools, made now where it is missing (some minutes)."""
+    """The tools directory, made now where it is missing (some minutes)."""
     if os.geteuid() != 0:
         pytest.skip("the embedded node needs root")
     return ensure_tree(cache, print)

@@ -22,7 +22,7 @@ from warmstart.node.open import open_node
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """Where the tree of tools and Kubernetes are kept."""
+    """Where the tools directory and Kubernetes are kept."""
     return Path(os.environ.get("WARMSTART_CACHE") or default_cache())
 
 

@@ -56,7 +56,7 @@ def cache() -> Path:
 
 @pytest.fixture(scope="session")
 def tree(cache) -> Path:
-    """The tree of tools."""
+    """The tools directory."""
     return ensure_tree(cache, print)
 
 

@@ -33,7 +33,7 @@ def push_image(cluster: Cluster, session: Session, archive: Path, repository: st
 
 
 def make_helper_image(cluster: Cluster, session: Session) -> str:
-    """An image in the cluster's registry with what a helper pod needs, from the tree of tools."""
+    """An image in the cluster's registry with what a helper pod needs, from the tools directory."""
     (session.workspace / "root").mkdir()
     session.run(["sh", "-c", HELPER_SCRIPT], cwd=str(session.workspace), timeout_s=60)
     return push_image(cluster, session, session.workspace / "helper.tar", "tests/helper:1")

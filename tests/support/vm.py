@@ -1,7 +1,7 @@
 """A virtual machine with a Debian of its own: its kernel, systemd, and cgroup v2 alone, as most machines have.
 
 QEMU and Debian's packages are kept in the cache by what they are made of; a run writes to a directory of its own. The
-machine has no network, and needs none: the tree of tools and the launcher are those of this machine.
+machine has no network, and needs none: the tools directory and the launcher are those of this machine.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A real Kubernetes cluster on this machine, for the length of a `with` block.
 
-Each node is a place of its own: the namespaces, the cgroup and the tree of tools that a build has too, so that nothing
+Each node is a place of its own: the namespaces, the cgroup and the tools directory that a build has too, so that nothing
 of it stays, however it ends. The first node also has the control plane. Several clusters can run side by side.
 """
 
@@ -165,7 +165,7 @@ def open_cluster(cache: Path, *, nodes: int = 1, restore: bool = True, progress:
     """Run a cluster for the length of a `with` block.
 
     Args:
-        cache: where the tree of tools and Kubernetes are kept; they are made when they are missing (some minutes).
+        cache: where the tools directory and Kubernetes are kept; they are made when they are missing (some minutes).
         nodes: how many there are to begin with.
         restore: whether their CRI-O is to know checkpoints.
         progress: called with a line whenever something new begins.

@@ -29,7 +29,7 @@ from warmstart.recipe.model import Container, Probe, Restorer, TcpSocket
 def test_a_relative_path_starts_at_the_current_directory(tmp_path, monkeypatch):
     cache = Path(os.environ.get("WARMSTART_CACHE") or default_cache())
     if os.geteuid() != 0 or not tree_path(cache).is_dir():
-        pytest.skip("needs root and the tree of tools")
+        pytest.skip("needs root and the tools directory")
     make_layout(tmp_path / "app", tar_of(entry("app", b"x")), annotations={})
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ImageError, match="was not built by warmstart"):

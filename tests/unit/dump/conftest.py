@@ -123,10 +123,10 @@ class Machine:
 
 @pytest.fixture(scope="session")
 def tree() -> Path:
-    """The tree of tools, which has criu."""
+    """The tools directory, which has criu."""
     tree = tree_path(Path(os.environ.get("WARMSTART_CACHE", Path.home() / ".cache/warmstart")))
     if os.geteuid() != 0 or not tree.is_dir():
-        pytest.skip("needs root and the tree of tools: make tools")
+        pytest.skip("needs root and the tools directory: make tools")
     return tree
 
 

@@ -32,14 +32,14 @@ def find(checks: list[Check], name: str) -> Check:
 
 
 def put_tree(cache: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have another directory for the tree of tools, and believe that it is one."""
+    """Have another directory for the tools directory, and believe that it is one."""
     tree_path(cache).parent.mkdir(parents=True)
     tree_path(cache).symlink_to(target)
     monkeypatch.setattr(doctor, "_check_tools", lambda cache, tree: [Check("tools", True, str(tree))])
 
 
 def put_sealed_tree(cache: Path, made_at: datetime, **programs: str) -> Path:
-    """Have a tree of tools with a runc in it, as it is made."""
+    """Have a tools directory with a runc in it, as it is made."""
     tree = tree_path(cache)
     (tree / "usr/sbin").mkdir(parents=True)
     (tree / "usr/sbin/runc").write_text("runc")
@@ -184,7 +184,7 @@ def test_a_place_without_overlay_mounts(cache, monkeypatch, tmp_path):
 def test_a_host_that_can_build(cache, monkeypatch):
     real = Path(os.environ.get("WARMSTART_CACHE") or default_cache())
     if not tree_path(real).is_dir():
-        pytest.skip("the tree of tools is not made")
+        pytest.skip("the tools directory is not made")
     checks = examine_host(real)
     assert [check for check in checks if check.ok is False] == []
     assert find(checks, "dump and restore").found.endswith(" dumped and restored a process")

@@ -1,6 +1,6 @@
 """The embedded node's place: what is seen inside, and that nothing stays of it, however it ends.
 
-The host's own root directory is the tree of tools here: it has all that a node needs, and is no more written to than
+The host's own root directory is the tools directory here: it has all that a node needs, and is no more written to than
 the real one.
 """
 
