@@ -1,4 +1,4 @@
-"""A tree with container runtimes that the tools directory lacks, made once and kept in the cache by what it contains."""
+"""A tree with container runtimes that the tools directory lacks, made once and cached by content."""
 
 from __future__ import annotations
 

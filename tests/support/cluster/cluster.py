@@ -1,6 +1,6 @@
 """A real Kubernetes cluster on this machine, for the length of a `with` block.
 
-Each node is a place of its own: the namespaces, the cgroup and the tools directory that a build has too, so that nothing
+Each node is a place of its own: the namespaces, the cgroup and the tools that a build has too, so that nothing
 of it stays, however it ends. The first node also has the control plane. Several clusters can run side by side.
 """
 

@@ -1,4 +1,4 @@
-"""The tools directory: made once, whole or not at all, whoever else makes it; with a fake mmdebstrap and a fake node."""
+"""The tools directory: made once, whole or not at all; with a fake mmdebstrap and a fake node."""
 
 from __future__ import annotations
 
