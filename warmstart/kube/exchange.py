@@ -22,13 +22,13 @@ _PIECE_BYTES = 1 << 20
 def ask(
     pool: Any, whom: str, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
 ) -> Answer:
-    """Make a request whose answer is JSON.
+    """Make a request with a JSON answer.
 
     Args:
         pool: connections of urllib3.
-        whom: such as `the API server`, for messages.
+        whom: the server in messages, such as `the API server`.
         method: of HTTP.
-        url: of what is asked for.
+        url: of the request.
         headers: to send.
         body: to send.
         timeout_s: for how long nothing may come, and no whole MiB of the answer.
@@ -86,6 +86,6 @@ def _read(answer: Any, limit_bytes: int, timeout_s: float) -> bytes:
 
 
 def _last_reason(error: Exception) -> str:
-    """urllib3 wraps what happened, most often twice."""
+    """Return the innermost reason; urllib3 wraps most errors twice."""
     reason = getattr(error, "reason", None) or error
     return str(reason).rpartition(">: ")[2] or type(error).__name__

@@ -1,4 +1,4 @@
-"""The manifests of what runs an image: Deployment, Service, the DaemonSet that pulls it ahead, patches; pure.
+"""Manifests that run an image: Deployment, Service, a DaemonSet that pulls ahead, patches. Pure.
 
 Documents are in the words of Kubernetes (https://kubernetes.io/docs/reference/kubernetes-api/).
 """
@@ -23,7 +23,7 @@ _IDENTITY = ("name", "namespace")
 
 
 def make_deployment(build: BuildInfo, name: str, *, replicas: int = 1, namespace: str | None = None) -> Block:
-    """A Deployment whose pods are restored from what was built, or, where nothing restores, start cold."""
+    """Return a Deployment with pods that are restored from the image, or start cold where nothing restores."""
     labels = {_NAME_LABEL: name}
     return {
         "apiVersion": "apps/v1",
@@ -58,7 +58,7 @@ def make_service(build: BuildInfo, name: str, *, namespace: str | None = None) -
 
 
 def make_pod_spec(build: BuildInfo) -> Block:
-    """The specification of a pod that is restored from what was built.
+    """Return the specification of a pod that is restored from the image.
 
     As in the build, there is no token of a service account: its volume costs a start about 0.3 s, too.
     """

@@ -1,6 +1,6 @@
-"""What a pod must ask for to be restored from an image: told by how the image was built; pure.
+"""Settings that a pod needs to be restored from an image, derived from the build. Pure.
 
-What a runtime and a pod have to say in a restored container was tried with CRI-O (docs/how-to/deploy.md).
+The influence of runtime and pod on a restored container was tested with CRI-O (docs/how-to/deploy.md).
 """
 
 from __future__ import annotations
@@ -39,19 +39,18 @@ _PROBE = "the pod has none, and counts as ready before it is"
 
 @dataclass(frozen=True)
 class BuildInfo:
-    """What an image was built from, as far as pods must match it.
+    """The build of an image, as far as pods must match it.
 
     Attributes:
         name: the recipe's name.
-        image: how a pod is to call the image.
+        image: the image in the pod's manifest.
         container: the recipe's `container`, in the words of Kubernetes.
         restorers: who restores the image.
         user: user id and group id of the process in the checkpoint; None when only the recipe is known.
-        mounts: where the checkpoint has mounts beside those that every container has.
+        mounts: mount points of the checkpoint, without those of every container.
         architecture: of the checkpoint, in Go's words; empty when only the recipe is known.
-        cpu_features: what nodes must have, as labels of Node Feature Discovery name it.
-        allowed: the privileges that a pod may be given on the build's word; None for those of the user's own recipe,
-            which are the user's word.
+        cpu_features: features that nodes need, named as by Node Feature Discovery.
+        allowed: privileges that the image may give a pod; None for the user's own recipe, where all are allowed.
     """
 
     name: str
@@ -87,7 +86,7 @@ class Setting:
 
 
 def list_settings(build: BuildInfo) -> Iterator[Setting]:
-    """All that a pod must have to be restored from what was built."""
+    """Return all settings that a pod needs to be restored from the image."""
     by_runtime = Restorer.RUNTIME in build.restorers
     if by_runtime:
         yield Setting((TOKEN,), False, _NO_TOKEN, of_pod=True)
@@ -124,17 +123,17 @@ def _list_privileges(build: BuildInfo) -> Iterator[Setting]:
 
 
 def find_changes(build: BuildInfo, pod: Block, container: Block) -> list[Setting]:
-    """What of `list_settings` a pod does not have.
+    """Return the settings of `list_settings` that a pod lacks.
 
-    The token of a service account is left to pods with other containers: it is all of theirs, and where the build had
-    none, a restored container is restored beside it, and does not see it.
+    Pods with other containers keep the token of their service account, because it belongs to all of them. If the build
+    had none, the restored container does not see it.
 
-    A change that gives the pod a privilege on the word of an image is left out: see `list_withheld`.
+    A change that would give the pod a privilege because the image asks for it is left out: see `list_withheld`.
 
     Args:
-        build: what was built.
+        build: the image.
         pod: the pod's specification.
-        container: the container in it that is to be restored.
+        container: the container to restore.
     """
     changes = [
         setting for setting in _list_differences(build, pod, container) if not _refuse(build, pod, container, setting)
@@ -149,12 +148,12 @@ def find_changes(build: BuildInfo, pod: Block, container: Block) -> list[Setting
 
 
 def list_withheld(build: BuildInfo, pod: Block, container: Block) -> list[tuple[Setting, tuple[Privilege, ...]]]:
-    """What of `list_settings` a pod does not have and is not given either, since it is more than the pod may.
+    """Return the settings of `list_settings` that a pod lacks and may not have.
 
     Args:
-        build: what was built.
+        build: the image.
         pod: the pod's specification.
-        container: the container in it that is to be restored.
+        container: the container to restore.
 
     Returns:
         The settings, and the privileges that the user has not allowed.
@@ -233,7 +232,7 @@ def _canonical(keys: Sequence[str], value: Any) -> Any:
 
 
 def _amount(value: Any) -> Any:
-    """A quantity's value; what is none is left as it is, for the API server to refuse."""
+    """Return the value of a quantity; text that is none stays as it is, and the API server refuses it."""
     try:
         return parse_quantity(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a pod says and a restored container does not heed: no change of the pod helps, so it is said; pure."""
+"""Settings of a pod that a restored container ignores. No change of the pod helps, so the user is warned. Pure."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _PRIVILEGES = {
 
 
 def list_warnings(build: BuildInfo, pod: Block, container: Block) -> Iterator[str]:
-    """What would be otherwise in a restored container than the pod says, a sentence each.
+    """Describe settings of the pod that a restored container ignores, a sentence each.
 
     Args:
-        build: what was built.
+        build: the image.
         pod: the pod's specification.
-        container: the container in it that is to be restored.
+        container: the container to restore.
     """
     yield from _list_withheld(build, pod, container)
     yield from _list_of_pod(pod)

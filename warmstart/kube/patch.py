@@ -1,4 +1,4 @@
-"""Changes a manifest that a person wrote: only what must differ, with comments, quotes and order left as they are.
+"""Change only necessary values in a manifest written by a person; comments, quotes and order stay.
 
 A file is cut at its document markers, and only the document with the container is written anew.
 """
@@ -42,8 +42,8 @@ class Patched:
 
     Attributes:
         text: the file, changed.
-        diff: what was changed, as a unified diff whose hunks say why; empty for nothing.
-        warnings: what a restored container does not heed.
+        diff: the changes as a unified diff with reasons; empty for no change.
+        warnings: settings that a restored container ignores.
         patch: the changes as a strategic merge patch; None for nothing.
     """
 
@@ -54,13 +54,13 @@ class Patched:
 
 
 def patch_manifest(data: bytes, name: str, container: str | None, build: BuildInfo) -> Patched:
-    """Change a manifest so that its pod is restored from what was built.
+    """Change a manifest so that its pod is restored from an image.
 
     Args:
         data: the file, YAML or JSON: one or more documents, Lists among them.
-        name: of the file, for messages and for the diff.
-        container: which container, as for `choose_container`; needed where there are several.
-        build: what was built.
+        name: name of the file in messages and in the diff.
+        container: its name, as for `choose_container`; needed if there are several.
+        build: the image.
 
     Raises:
         ManifestError: it is not YAML, has no such container, or that cannot be changed alone.
@@ -108,7 +108,7 @@ def _require_same_beside(text: str, name: str, before: list[Any], index: int, ch
 
 
 def _plain(value: Any) -> Any:
-    """A copy in which no two places share anything; a key without a value is as good as none."""
+    """Return a copy without aliases and without keys that have no value."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     return [_plain(item) for item in value] if isinstance(value, list) else value
@@ -142,7 +142,7 @@ def _yaml() -> YAML:
 
 
 def _writer(part: str) -> Callable[[Any], str]:
-    """What writes values as the text is written: JSON as JSON, and lists below their key, or beside it."""
+    """Return a writer for the style of the text: JSON as JSON, and lists indented as they are."""
     lines = part.splitlines()
     with contextlib.suppress(ValueError):
         json.loads(part)
@@ -192,7 +192,7 @@ def _quoted(value: Any) -> Any:
 
 
 def _insert(place: Any, key: str, value: Any) -> None:
-    """Set a key; a new one does not go to the end, where it would follow the comments on what comes next."""
+    """Set a key. A new one does not go to the end, because it would follow comments on the next value there."""
     if key in place:
         place[key] = value
     elif _BEFORE.get(key) in place:

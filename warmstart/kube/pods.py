@@ -28,12 +28,12 @@ class ContainerState:
     Attributes:
         name: its name in the pod.
         image: the image as the runtime names it; that of the specification until it runs.
-        image_id: the image as NAME@DIGEST, where the runtime says that; else what it says.
+        image_id: the image as NAME@DIGEST, or another name that the runtime reports.
         running: whether it runs.
         ready: whether its readiness probe succeeds.
         restarts: how often it was started again.
         exit_code: of its end, if it has ended, or of the last one.
-        why: the reason why it does not run, such as `ImagePullBackOff`, and what is said of it.
+        why: the reason why it does not run, such as `ImagePullBackOff`, and its message.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Pod:
 
     @property
     def controller(self) -> tuple[str, str] | None:
-        """Kind and name of what made it and would make it anew; None for a pod of its own."""
+        """Kind and name of its controller; None if it has none."""
         for owner in self.manifest["metadata"].get("ownerReferences") or ():
             if owner.get("controller"):
                 return owner["kind"], owner["name"]
@@ -121,10 +121,10 @@ class Pod:
 
 
 def parse_pod(answer: Answer) -> Pod:
-    """Read what the API server says of a pod.
+    """Parse a pod from the API server.
 
     Raises:
-        ClusterError: it is of another form than the API has.
+        ClusterError: its structure is not that of the API.
     """
     answer.check_depth()
     answer = replace(answer, value=drop_nulls(answer.value))
@@ -244,10 +244,10 @@ def make_helper(name: str, namespace: str, node: str, image: str, directory: str
 
 
 def strip_pod(pod: Pod) -> dict[str, Any]:
-    """The manifest with which a pod like this one could be made again: without what the cluster has added to it.
+    """Return a manifest that creates an equal pod: without the additions of the cluster.
 
-    What names the pod's place, its owner and its life is left out; so is the service account's token, which is added
-    anew where the pod had one.
+    Node, owner and status are left out. So is the service account's token; the cluster adds a new one if the pod had
+    one.
     """
     metadata = pod.manifest["metadata"]
     kept = {
@@ -266,7 +266,7 @@ def strip_pod(pod: Pod) -> dict[str, Any]:
 
 
 def _free_from_node(spec: dict[str, Any]) -> None:
-    """Forget which node a pod was put on by its name, as `place_pod` does it; what else it wants of nodes stays."""
+    """Remove the requirement of a node by name, as `place_pod` sets it; other requirements stay."""
     affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
     required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
     if required is None:
@@ -287,13 +287,13 @@ def _is_token(volume: Mapping[str, Any]) -> bool:
 
 
 def make_copy(manifest: Mapping[str, Any], container: str, image: str, *, name: str = "") -> dict[str, Any]:
-    """The manifest of a pod whose container is restored from an image.
+    """Return the manifest of a pod with a container that is restored from an image.
 
     Args:
         manifest: of a pod as `strip_pod` gives it.
-        container: which of its containers.
+        container: name of the container.
         image: the image of its checkpoint.
-        name: of the new pod; that of the manifest when empty. A pod of another name is nobody's replica.
+        name: name of the new pod; that of the manifest if empty. A pod with another name belongs to no controller.
     """
     copied: dict[str, Any] = copy.deepcopy(dict(manifest))
     for one in copied["spec"]["containers"]:
@@ -308,7 +308,7 @@ def make_copy(manifest: Mapping[str, Any], container: str, image: str, *, name: 
 
 
 def place_pod(manifest: dict[str, Any], node: str, *, there: bool) -> None:
-    """Have the scheduler put a pod on a node, or anywhere else; what the pod wants itself goes on to hold."""
+    """Require a node, or exclude it, for the scheduler; the pod's own requirements stay."""
     rule = {"key": "metadata.name", "operator": "In" if there else "NotIn", "values": [node]}
     affinity = manifest["spec"].setdefault("affinity", {}).setdefault("nodeAffinity", {})
     required = affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {"nodeSelectorTerms": [{}]})
@@ -324,7 +324,7 @@ def name_copy(name: str) -> str:
 
 
 def list_cautions(pod: Pod, container: str) -> list[str]:
-    """What of a pod a copy of it will not have, or have anew."""
+    """Describe the parts of a pod that a copy will lack, or have anew."""
     spec = pod.manifest["spec"]
     said = [
         f"what is in its volume {volume['name']} (emptyDir) is not saved"

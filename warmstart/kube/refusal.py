@@ -1,4 +1,4 @@
-"""What an API server or a kubelet says when it refuses, and which right it was that was missing.
+"""Refusals of an API server or a kubelet, and the missing right.
 
 Messages: `forbiddenMessage` in staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go of
 kubernetes/kubernetes, and `InstallAuthFilter` in pkg/kubelet/server/server.go.
@@ -23,11 +23,11 @@ _KUBELET_FORBIDDEN = re.compile(r"verb=(\w+), resource=(\w+), subresource(?:\(s\
 
 
 class RefusedError(ClusterError):
-    """The API server or a kubelet answered that it will not.
+    """The API server or a kubelet refused a request.
 
     Attributes:
         status: of HTTP.
-        needs: what may not be done, as a role of RBAC has it, such as `create nodes/proxy`; empty when that is not why.
+        needs: the missing right in terms of RBAC, such as `create nodes/proxy`; empty if there is another reason.
     """
 
     def __init__(self, status: int, brief: str, *, needs: str = "", details: Sequence[str] = ()) -> None:
@@ -38,12 +38,12 @@ class RefusedError(ClusterError):
 
 
 def make_refusal(status: int, body: str, what: str) -> RefusedError:
-    """The error for an answer of HTTP: a Status of the API, or plain text, as a kubelet writes.
+    """Return the error for an HTTP answer: a Status of the API, or plain text, as a kubelet writes.
 
     Args:
         status: of HTTP.
         body: of the answer.
-        what: could not be done, such as `GET /api/v1/pods`.
+        what: the failed request, such as `GET /api/v1/pods`.
     """
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
         body = str(json.loads(body)["message"])
@@ -54,7 +54,7 @@ def make_refusal(status: int, body: str, what: str) -> RefusedError:
 
 
 def find_needs(message: str) -> str:
-    """What a message of the API server or of a kubelet says may not be done, such as `create nodes/proxy`."""
+    """Return the right that a message of an API server or a kubelet names, such as `create nodes/proxy`."""
     if found := _FORBIDDEN.search(message):
         verb, resource, group = found.groups()
         where = _IN_NAMESPACE.search(message)
@@ -68,7 +68,7 @@ def find_needs(message: str) -> str:
 
 @contextlib.contextmanager
 def ignoring_absence() -> Iterator[None]:
-    """For what may be gone already: 404, and 409, with which a deletion of another object of the name is refused."""
+    """Ignore that an object is gone: 404, and 409, the answer if another object has the name."""
     try:
         yield
     except RefusedError as refusal:
