@@ -12,8 +12,10 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _NAME = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.partial")
 
@@ -35,6 +37,35 @@ def write_beside(target: Path, *, directory: bool = False) -> Iterator[Path]:
     finally:
         _remove(partial)
         os.close(held)
+
+
+@contextlib.contextmanager
+def replace_file(target: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
+    """Write a new version of a file, in a directory that no other process writes to.
+
+    It is called `NAME.new` until it is complete, and removed after an error.
+
+    Args:
+        target: the file; it need not exist.
+        mode: permissions of the new version; those of the old one if None.
+
+    Raises:
+        FileExistsError: there is a file or a link called `NAME.new` already.
+    """
+    new = target.with_name(f"{target.name}.new")
+    with new.open("xb") as file:
+        try:
+            yield file
+            if mode is None:
+                with contextlib.suppress(FileNotFoundError):
+                    mode = stat.S_IMODE(target.lstat().st_mode)
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
+            file.flush()
+            new.replace(target)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
 
 
 def check_beside(target: Path) -> None:

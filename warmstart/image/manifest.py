@@ -8,7 +8,6 @@ manifest.md, image-index.md, config.md), and Docker's image manifest version 2, 
 from __future__ import annotations
 
 import hashlib
-import json
 import platform as host
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from typing import NoReturn
 
 from warmstart.core.errors import ImageError
 from warmstart.core.reference import is_digest
+from warmstart.core.untrusted_json import JsonError, parse_json
 
 #: The longest manifest, index or config that is read, in bytes; the distribution specification asks
 #: registries to take manifests up to this size, and containers/image reads none above it.
@@ -288,12 +288,9 @@ def _load(data: bytes, where: str) -> object:
     if len(data) > DOCUMENT_LIMIT_BYTES:
         raise ImageError(f"{where} exceeds {DOCUMENT_LIMIT_BYTES} bytes")
     try:
-        value: object = json.loads(data.decode())
-        # Half of a surrogate pair can be written in JSON, and then in no file and on no terminal.
-        json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise ImageError(f"{where} is not JSON: {error}") from error
-    return value
+        return parse_json(data)
+    except JsonError as error:
+        raise ImageError(f"{where} {error}") from error
 
 
 @dataclass(frozen=True)

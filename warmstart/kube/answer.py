@@ -6,13 +6,13 @@ as for Kubernetes itself.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from warmstart.core.errors import ClusterError
+from warmstart.core.untrusted_json import JsonError, parse_json
 
 #: How deep objects and lists may be in each other where they are copied.
 MOST_DEEP = 64
@@ -136,13 +136,6 @@ def parse_answer(data: bytes, source: str) -> Answer:
         ClusterError: it is not JSON.
     """
     try:
-        value = json.loads(data, parse_constant=_refuse)
-        # Half of a surrogate pair can be written in JSON, and then in no file and on no terminal.
-        json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+        return Answer(parse_json(data), source)
+    except JsonError as error:
         raise ClusterError(f"{source} is not JSON: {data[:80].decode(errors='replace')!r}") from error
-    return Answer(value, source)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")

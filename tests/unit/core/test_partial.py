@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.core.partial import sweep_partials, write_beside
+from warmstart.core.partial import replace_file, sweep_partials, write_beside
 
 WRITER = """
 import sys, time
@@ -114,3 +114,30 @@ def test_commands_that_sweep_meanwhile_take_nothing_away(tmp_path, directory):
         done.set()
         for sweeper in sweepers:
             sweeper.join()
+
+
+@pytest.mark.parametrize(("old", "asked", "mode"), [(0o640, None, 0o640), (0o640, 0o644, 0o644), (None, 0o600, 0o600)])
+def test_a_file_is_replaced(tmp_path, old, asked, mode):
+    target = tmp_path / "file"
+    if old is not None:
+        target.write_text("old")
+        target.chmod(old)
+    with replace_file(target, mode=asked) as file:
+        file.write(b"new")
+    assert (target.read_text(), stat.S_IMODE(target.stat().st_mode)) == ("new", mode)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_stays_after_an_error(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(TypeError), replace_file(tmp_path / "file") as file:
+        file.write("text")
+    assert (tmp_path / "file").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path):
+    (tmp_path / "file.new").symlink_to("precious")
+    with pytest.raises(FileExistsError), replace_file(tmp_path / "file"):
+        pass
+    assert not (tmp_path / "precious").exists()

@@ -8,23 +8,20 @@ ignores the case of keys.
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
 
 from warmstart.core.errors import ArchiveError
+from warmstart.core.untrusted_json import JsonError, parse_json
 from warmstart.dump.archive.tarball import MAX_NAME_BYTES, quoted
 
 CONTAINER_ID_ANNOTATION = "io.kubernetes.cri-o.ContainerID"
 METADATA_ANNOTATION = "io.kubernetes.cri-o.Metadata"
 
 _MAX_UID = 2**32 - 1
-
-_UNFIT = re.compile("[\0\ud800-\udfff]")
 
 _TYPES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
 
@@ -236,34 +233,15 @@ def parse_deleted_files(data: bytes, where: str) -> tuple[str, ...]:
 
 
 def load_json(data: bytes, where: str) -> object:
-    """Decode JSON strictly: UTF-8, no duplicate keys, no NaN, limited nesting; `where` names it in messages.
+    """Parse JSON as `parse_json` does, without duplicate keys; `where` names the document in messages.
 
     Raises:
         ArchiveError: it is not such JSON.
     """
     try:
-        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise ArchiveError(f"{where} is not UTF-8, at byte {error.start}") from error
-    except RecursionError as error:
-        raise ArchiveError(f"{where} is nested too deeply") from error
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise ArchiveError(f"{where} is not JSON, at {place}: {error.msg}") from error
-    except ValueError as error:  # from the hooks, or a number with thousands of digits
-        raise ArchiveError(f"{where} is not acceptable JSON: {error}") from error
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {quoted(twice)} is there more than once")
-    return values
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+        return parse_json(data, unique_keys=True)
+    except JsonError as error:
+        raise ArchiveError(f"{where} {error}") from error
 
 
 def _container_name(annotations: Mapping[str, str], where: str) -> str:
@@ -388,8 +366,8 @@ class _Object:
             self.refuse(key, "is missing")
         if not isinstance(value, str):
             self.refuse(key, f"is {_type(value)}; expected a string")
-        if _UNFIT.search(value):
-            self.refuse(key, "holds a NUL character or half a surrogate pair")
+        if "\0" in value:
+            self.refuse(key, "holds a NUL character")
         return value
 
     def _integer(self, key: str, value: object, maximum: int) -> int:

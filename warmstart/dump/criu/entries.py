@@ -14,10 +14,8 @@ A message is kept as raw bytes until it is changed, so unchanged messages are wr
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
-import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -28,6 +26,7 @@ from typing import Any, BinaryIO
 from google.protobuf.message import DecodeError, Message
 
 from warmstart.core.errors import ArchiveError
+from warmstart.core.partial import replace_file
 from warmstart.dump.criu import protos
 
 COMMON_MAGIC = 0x54564319
@@ -277,19 +276,15 @@ def write_image(path: Path, entries: Iterable[Entry]) -> None:
     kind = _find_kind(path)
     if kind is None:
         raise ArchiveError(f"{path}: no image file of a known kind has this name")
-    new_file = path.with_name(f"{path.name}.new")
     try:
-        with open_new(new_file) as file:
+        with replace_file(path) as file:
             file.write(struct.pack(f"<{len(kind.magics)}I", *kind.magics))
             for entry in entries:
                 file.write(struct.pack("<I", len(entry.message)))
                 file.write(entry.message)
                 file.write(entry.extra)
-            with contextlib.suppress(FileNotFoundError):
-                os.fchmod(file.fileno(), stat.S_IMODE(path.lstat().st_mode))
-        new_file.replace(path)
-    finally:
-        new_file.unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise _in_the_way(error) from error
 
 
 def open_new(path: Path) -> BinaryIO:
@@ -300,8 +295,12 @@ def open_new(path: Path) -> BinaryIO:
     """
     try:
         return path.open("xb")
-    except FileExistsError as wrong:
-        raise ArchiveError(f"{path}: is in the way of a file to be written") from wrong
+    except FileExistsError as error:
+        raise _in_the_way(error) from error
+
+
+def _in_the_way(error: FileExistsError) -> ArchiveError:
+    return ArchiveError(f"{error.filename}: is in the way of a file to be written")
 
 
 def edit_image(path: Path, message_class: Any, edit: Callable[[Any], bool]) -> int:

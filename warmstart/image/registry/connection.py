@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import email.utils
 import inspect
-import json
 import logging
 import re
 import socket
@@ -31,6 +30,7 @@ from warmstart.core.deadline import TooSlowError
 from warmstart.core.errors import RegistryError
 from warmstart.core.progress import report_warning
 from warmstart.core.reference import DOCKER_HUB, Reference
+from warmstart.core.untrusted_json import JsonError, parse_json
 from warmstart.image.registry.challenge import Challenge, parse_challenges
 from warmstart.image.registry.credentials import RegistryAccess, Search
 from warmstart.image.registry.transport import (
@@ -380,9 +380,9 @@ class _Authenticator:
         if reply.status != 200:
             raise _RefusedError(reply)
         try:
-            document = json.loads(reply.body)
+            document = parse_json(reply.body)
             token = document.get("token") or document["access_token"]
-        except (ValueError, RecursionError, KeyError, AttributeError) as error:
+        except (JsonError, KeyError, AttributeError) as error:
             raise RegistryError(f"{_clean(realm.netloc)} sent no token: the answer is not a token document") from error
         return str(token)
 
@@ -417,10 +417,10 @@ def _read_answer(response: requests.Response, limit_bytes: int) -> Answer:
 def _read_errors(body: bytes) -> str:
     """Return the registry's own errors (codes and messages), or the first line of the body."""
     try:
-        errors = json.loads(body)["errors"]
+        errors = parse_json(body)["errors"]
         said = [f"{error.get('code', '')}: {error.get('message', '')}".strip(": ") for error in errors]
         text = "; ".join(said)
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (JsonError, KeyError, TypeError, AttributeError):
         text = next(iter(body[:1000].decode(errors="replace").strip().splitlines()), "")
     return _clean(text)
 

@@ -7,7 +7,6 @@ docker's config.json with its credential helpers (https://github.com/docker/dock
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 from warmstart.core import process
 from warmstart.core.errors import HostError, RegistryError
 from warmstart.core.reference import DOCKER_HUB, Reference
+from warmstart.core.untrusted_json import JsonError, parse_json
 
 _HELPER_TIMEOUT_S = 60.0
 # The largest tokens have some ten KiB.
@@ -132,9 +132,11 @@ class _AuthFile:
     @classmethod
     def read(cls, path: Path) -> _AuthFile:
         try:
-            document = json.loads(path.read_bytes() or b"{}")
-        except (OSError, ValueError) as error:
+            document = parse_json(path.read_bytes() or b"{}")
+        except OSError as error:
             raise RegistryError(f"{path}: cannot read the credentials file: {error}") from error
+        except JsonError as error:
+            raise RegistryError(f"{path}: cannot read the credentials file: it {error}") from error
         broken = RegistryError(
             f"{path} is not a credentials file", hint="recreate it with podman login or docker login"
         )
@@ -218,9 +220,9 @@ class _AuthFile:
             lines = (done.stdout + done.stderr).strip().splitlines()
             return None, f"credential helper {program} has nothing for {url}: {' '.join(lines[-1:])}"
         try:
-            answer = json.loads(done.stdout)
+            answer = parse_json(done.stdout.encode())
             username, secret = answer["Username"], answer["Secret"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (JsonError, TypeError, KeyError) as error:
             raise RegistryError(f"{self.path}: credential helper {program} returned invalid output") from error
         source = f"{self.path} ({program})"
         if username == _NAMELESS:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.errors import CheckpointError, ImageError
+from warmstart.core.partial import replace_file
 from warmstart.dump.edit.listeners import Listener
 from warmstart.image.compose import CREATED_BY, Layer, LayerWriter, Run
 from warmstart.image.manifest import Config
@@ -115,11 +116,8 @@ def update_manifest(directory: Path, memory: Path | None, listeners: Sequence[Li
     added = [*_list_files(directory, memory), *(f"listen {_describe(listener)}" for listener in listeners)]
     if signal:
         added.append(f"signal {signal}")
-    beside = directory / "manifest.new"
-    with beside.open("x") as text:
-        text.writelines(f"{line}\n" for line in [*kept, *added, end])
-        os.fchmod(text.fileno(), 0o644)
-    beside.replace(manifest)
+    with replace_file(manifest, mode=0o644) as file:
+        file.writelines(f"{line}\n".encode() for line in [*kept, *added, end])
 
 
 def _list_files(directory: Path, memory: Path | None) -> Iterator[str]:

@@ -138,7 +138,10 @@ def test_a_broken_entry_is_named(tmp_path, given):
         find_credentials(REFERENCE, file)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"auths": [1]}', '{"credsStore": {"a": 1}}', '{"credHelpers": "x"}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "[" * 100_000, '{"auths": [1]}', '{"credsStore": {"a": 1}}', '{"credHelpers": "x"}'],
+)
 def test_a_broken_file_is_named(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(RegistryError, match=r"a.json"):
