@@ -52,6 +52,8 @@ POD = f"{PREFIX}{POD_NOTE}"
 VERSION = f"{PREFIX}version"
 IMAGE_ID_DIGITS = 64
 COPY_BYTES = 1 << 20
+REMOVALS = 3
+REMOVAL_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -365,11 +367,25 @@ def restore_pod(
     created = time.monotonic()
     with progress.step("restore"):
         pod = _create(cluster, manifest)
-        with undoing_on_error(lambda: cluster.delete_pod(pod.namespace, pod.name, uid=pod.uid)):
+        with undoing_on_error(lambda: remove_pod(cluster, pod, progress)):
             ready = await_ready(cluster, pod, ready_s, progress)
             restored = RestoredPod(ready, time.monotonic() - created, time.monotonic())
             check_restored(cluster, ready, container)
     return restored
+
+
+def remove_pod(cluster: Cluster, pod: Pod, progress: Progress) -> None:
+    """Remove a pod, also from a cluster that is busy; warn the user if it stays."""
+    for attempt in range(REMOVALS):
+        if attempt:
+            time.sleep(REMOVAL_PAUSE_S)
+        try:
+            return cluster.delete_pod(pod.namespace, pod.name, uid=pod.uid)
+        except ClusterError as error:
+            failure = error
+    command = f"kubectl delete pod {pod.name} --namespace {pod.namespace}"
+    progress.warn(f"the pod {pod.name} was not removed: {failure.brief}. Remove it: {command}")
+    raise failure
 
 
 def await_ready(cluster: Cluster, pod: Pod, timeout_s: float, progress: Progress) -> Pod:

@@ -15,6 +15,7 @@ from warmstart.kube import helper
 from warmstart.kube.answer import Answer
 from warmstart.kube.client import Cluster, PodTimeoutError
 from warmstart.kube.pods import parse_pod
+from warmstart.pods import save
 from warmstart.pods.save import restore_pod
 
 PODS = "/api/v1/namespaces/shop/pods"
@@ -42,6 +43,23 @@ def test_a_restored_pod_that_is_late_is_removed():
             restore_pod(cluster, POD, "app", 0, Progress(SilentListener()))
         assert any("for it" in line for line in caught.value.details)
         assert REMOVED in api.seen
+
+
+@pytest.mark.parametrize("failures", [1, 100])
+def test_a_pod_that_is_not_removed_at_once_is_tried_again_and_named(monkeypatch, failures):
+    monkeypatch.setattr(save, "REMOVAL_PAUSE_S", 0)
+    left = [Reply({"message": "busy"}, status=500)] * failures
+    progress = Progress(SilentListener())
+    with late_pod() as (cluster, api):
+        api.answers[REMOVED] = lambda _: left.pop() if left else Reply(POD)
+        with pytest.raises(ClusterError, match="the pod app was not ready within 0 s"):
+            restore_pod(cluster, POD, "app", 0, progress)
+        assert api.seen.count(REMOVED) == (2 if failures == 1 else save.REMOVALS)
+    if failures == 1:
+        assert progress.warnings == []
+    else:
+        (warning,) = progress.warnings
+        assert warning.endswith("Remove it: kubectl delete pod app --namespace shop")
 
 
 def test_a_build_pod_that_does_not_start_is_removed(monkeypatch):
