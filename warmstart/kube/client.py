@@ -70,14 +70,14 @@ class PodTimeoutError(TimeoutError):
 
 @dataclass(frozen=True)
 class ExecEnd:
-    """How a command in a container ended: its exit code, and what it wrote to its standard error."""
+    """The end of a command in a container: its exit code and standard error."""
 
     exit_code: int
     stderr: str
 
 
 class Head:
-    """The beginning of what a command writes; the rest is dropped, as a kubelet does it with what probes write."""
+    """The beginning of a command's output; the rest is dropped, as a kubelet does with the output of probes."""
 
     def __init__(self, limit_bytes: int = 1 << 20) -> None:
         self.data = bytearray()
@@ -120,15 +120,15 @@ class Cluster:
         content_type: str = "application/json",
         timeout_s: float = CALL_S,
     ) -> Answer:
-        """Make a request of the API server, and read its answer, which is JSON.
+        """Make a request to the API server, and read its JSON answer.
 
         Args:
             method: of HTTP.
             path: such as `/api/v1/namespaces/default/pods`.
             body: a JSON document to send.
             query: parameters.
-            content_type: of the body; that of a patch says which kind of patch it is.
-            timeout_s: for how long the server may say nothing.
+            content_type: media type of the body; for a patch, it names the kind of patch.
+            timeout_s: time limit for silence of the server.
 
         Raises:
             RefusedError: the server refused.
@@ -140,7 +140,7 @@ class Cluster:
         return ask(self._pool, "the API server", method, url, headers, data, timeout_s)
 
     def list_items(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[Answer]:
-        """The items of a list, which is asked for in pages; errors as `request`."""
+        """Return the items of a list, requested in pages; errors as `request`."""
         query = {**(query or {}), "limit": str(_PAGE)}
         for _ in range(_MOST_PAGES):
             page = self.request("GET", path, query=query)
@@ -242,9 +242,9 @@ class Cluster:
             pod: the pod.
             container: the name of its container.
             command: the program and its arguments.
-            write: is given what it writes to its standard output, piece by piece.
-            timeout_s: for all of it.
-            silence_s: for how long nothing may come.
+            write: gets its standard output, piece by piece.
+            timeout_s: time limit for all of it.
+            silence_s: time limit for silence.
 
         Raises:
             TimeoutError: it had not ended in time, or nothing came for too long.
@@ -283,13 +283,13 @@ class Cluster:
         return socket.socket(fileno=package.PortForward(wire, [port]).socket(port).detach())
 
     def checkpoint(self, pod: Pod, container: str, timeout_s: float, kubelet_ca: Path | None = None) -> str:
-        """Have the kubelet take a checkpoint of a container, which goes on; the archive's path on the node.
+        """Have the kubelet take a checkpoint of a container that continues; return the archive's path on the node.
 
-        Its answer is awaited even when it takes longer than it may: the archive is made whether anybody waits or not,
-        and nothing else says what it is called (`CheckpointContainer` in k8s.io/cri-client/pkg/remote_runtime.go).
+        Wait for the answer even beyond the time limit: the archive is made in any case, and only the answer has its
+        name (`CheckpointContainer` in k8s.io/cri-client/pkg/remote_runtime.go).
 
-        The API server's proxy is asked; where that is not allowed, the kubelet itself, whose certificate must be of the
-        authority `kubelet_ca`, that of the cluster when None.
+        The request goes to the API server's proxy; if that is not allowed, to the kubelet itself. Its certificate must
+        be signed by `kubelet_ca`, or by the cluster's authority if None.
 
         Raises:
             RefusedError: the kubelet refused, or it may not be asked.
@@ -414,7 +414,7 @@ def _quote(name: str) -> str:
 def _read_streams(
     frames: Iterator[tuple[int, bytes]], write: Callable[[bytes], object], what: str
 ) -> tuple[str, bytes]:
-    """Pass on what a command writes; its standard error, and how it ended as the server says it."""
+    """Pass on a command's output; return its standard error and the server's report of its end."""
     from warmstart.kube import package
 
     stderr, status = b"", b""
@@ -435,7 +435,7 @@ def _read_streams(
 
 
 def _read_frames(wire: WebSocket, deadline: float, silence_s: float) -> Iterator[tuple[int, bytes]]:
-    """What arrives until the other end closes: numbers of channels, and data."""
+    """Yield frames until the other end closes: channel numbers and data."""
     from warmstart.kube import package
 
     arrived, receive = 0, wire.frame_buffer.recv
@@ -467,7 +467,7 @@ def _read_frames(wire: WebSocket, deadline: float, silence_s: float) -> Iterator
 
 
 def _exit_code(status: bytes, what: str) -> int:
-    """Read the Status with which the server tells how a command ended."""
+    """Parse the Status that reports the end of a command."""
     if not status:
         raise ClusterError(f"could not {what}: the connection ended before the command did")
     answer = parse_answer(status, f"the API server's word on the end of the command (to {what})")

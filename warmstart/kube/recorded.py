@@ -1,6 +1,6 @@
-"""Privileges in the manifest of a pod that an image carries, and the pod that is made of it; pure.
+"""Privileges in the manifest of a pod that an image carries, and the resulting pod. Pure.
 
-The manifest comes from whoever made the image. Every field of it is judged: a field that is not listed here is refused
+The manifest comes from the author of the image. Every field of it is judged: a field that is not listed here is refused
 like a privilege. Fields: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/.
 
 Not a privilege is what any pod has or may have by default: the service account `default`, a user other than 0, the
@@ -51,7 +51,7 @@ def _require_shallow(value: Any, levels: int) -> None:
 
 
 def make_recorded_pod(manifest: Mapping[str, Any], namespace: str) -> dict[str, Any]:
-    """The manifest to create from one whose privileges are allowed, in the caller's namespace."""
+    """Return the manifest to create, in the caller's namespace; its privileges have been allowed."""
     made: dict[str, Any] = {key: _without_nulls(manifest[key]) for key in ("metadata", "spec")}
     metadata = made["metadata"]
     metadata["namespace"] = namespace
@@ -61,7 +61,7 @@ def make_recorded_pod(manifest: Mapping[str, Any], namespace: str) -> dict[str, 
 
 
 def _without_nulls(value: Any) -> Any:
-    """A copy without what is null, which is as absent."""
+    """Return a copy without null values, which count as absent."""
     if isinstance(value, dict):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
@@ -309,7 +309,7 @@ def _root(*, ordinary: bool) -> Rule:
 
 
 def _context(*, root: bool) -> dict[str, Rule]:
-    """What the security contexts of pods and of containers have in common."""
+    """Return the rules for fields that security contexts of pods and containers share."""
     return {
         "runAsUser": _root(ordinary=root),
         "seccompProfile": _profile(Kind.SECCOMP),
@@ -349,7 +349,7 @@ def _container(image: str, *, root: bool) -> Rule:
 
 
 def _containers(image: str, *, root: bool) -> Rule:
-    """The container that is restored, and others, whose images say nothing of root here."""
+    """Return the rule for the restored container and the others; the users of their images are unknown here."""
     own, other = _container(image, root=root), _container(image, root=False)
 
     def rule(value: Any, path: str) -> Iterator[Privilege]:

@@ -1,7 +1,7 @@
-"""A build whose container runs in a cluster: there it is warmed up and checkpointed; the rest is as with any build.
+"""Build with a container in a cluster: it is warmed up and checkpointed there; the rest is as in every build.
 
-Processes on the node cannot be looked at. What a build on this machine learns from them while they run is read from
-their dump, and from the layers of their image, afterwards.
+Processes on the node are out of reach. A build on this machine examines them while they run; here the same facts are
+read afterwards from their dump and the layers of their image.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CONNECTED = frozenset(TcpState) - {TcpState.CLOSE, TcpState.LISTEN}
 
 @dataclass(frozen=True)
 class PodRun:
-    """What comes of the pod of a build.
+    """The result of a build's pod.
 
     Attributes:
         taken: its checkpoint.
@@ -140,17 +140,17 @@ def run_and_checkpoint(context: BuildContext, place: ClusterTarget, base: BaseIm
 
 
 def find_pod_spec(recipe: Recipe, base: BaseImage) -> Block:
-    """What the pod of the build asks for, which is what pods that are restored are to ask for; the image is pinned."""
+    """Return the specification of the build's pod, which restored pods must match; the image is pinned."""
     assert base.source.reference is not None
     pinned = replace(base.source.reference, tag=None, digest=base.digest)
     return make_pod_spec(BuildInfo(recipe.name, str(pinned), json.loads(recipe.document)["container"]))
 
 
 def learn(context: BuildContext, archive: Archive, base: BaseImage, ran: PodRun) -> WarmState:
-    """Find in the dump and the image what could not be looked at while the container ran.
+    """Examine the dump and the image instead of the running container.
 
     Raises:
-        PreflightError: connections were open, and the recipe does not say that they may be closed.
+        PreflightError: connections were open, and the recipe does not allow to close them.
     """
     with context.progress.step("preflight"):
         connected = [one for one in read_sockets(archive.checkpoint_dir) if is_connected(one)]
@@ -171,7 +171,7 @@ def is_connected(one: Socket) -> bool:
 def describe(
     context: BuildContext, cluster: Cluster, node_name: str, archive: Archive, warm: WarmState, dump: EditedDump
 ) -> Provenance:
-    """What the image is to say of how it was made."""
+    """Return the provenance for the image."""
     node = cluster.request("GET", f"/api/v1/nodes/{quote(node_name, safe='')}").at("status", "nodeInfo")
     log = archive.find(DUMP_LOG)
     return Provenance(

@@ -64,18 +64,18 @@ class CheckpointOptions:
 
 @dataclass(frozen=True)
 class FetchedCheckpoint:
-    """A checkpoint that was taken and fetched.
+    """A fetched checkpoint.
 
     Attributes:
-        pod: whose container it is.
+        pod: its pod.
         container: the container.
         archive: the file.
         size_bytes: its size.
-        on_node: its path on the node, where it was left there.
-        asked: `time.monotonic()` when the kubelet was asked.
-        stopped_s: how long the kubelet took; the container stood still for no longer. CRI-O keeps it paused until its
-            files are packed, too.
-        frozen_s: how long CRIU says that it held the processes; None when it does not say.
+        on_node: its path on the node if it was left there.
+        asked: `time.monotonic()` at the request to the kubelet.
+        stopped_s: duration of the request; the container stood still for no longer. CRI-O keeps it paused until its
+            files are packed too.
+        frozen_s: time that the processes were frozen, as CRIU reports it; None if it does not.
     """
 
     pod: Pod
@@ -115,7 +115,7 @@ def take_checkpoint(
 
     Raises:
         CheckpointError: the kubelet or the runtime could not make it.
-        ArchiveError: what came is not a checkpoint archive, or is not to be trusted.
+        ArchiveError: the fetched file is not a checkpoint archive, or is unsafe.
         ClusterError: the cluster refused, or could not be reached.
     """
     with contextlib.ExitStack() as stack:
@@ -155,7 +155,7 @@ def take_with(
 def checkpoint_in_time(
     helper: Helper, pod: Pod, container: str, options: CheckpointOptions, progress: Progress, deadline: float
 ) -> tuple[float, str]:
-    """As `checkpoint_at_rest`; what comes too late, or is not wanted any more when it comes, is removed from the node.
+    """Take a checkpoint as `checkpoint_at_rest` does; one that is late or no longer needed is removed from the node.
 
     Raises:
         CheckpointError: it came too late; or as `ask_kubelet`.
@@ -183,7 +183,7 @@ def discard(helper: Helper, on_node: str, options: CheckpointOptions, progress: 
 
 
 def tell_where(node: str, on_node: str) -> str:
-    """What to tell of an archive that could not be fetched or removed: it holds the container's memory."""
+    """Describe an archive that could not be fetched or removed: it holds the container's memory."""
     return f"the checkpoint may still be on the node {node}: {on_node}"
 
 
@@ -227,7 +227,7 @@ def ask_kubelet(cluster: Cluster, pod: Pod, container: str, options: CheckpointO
 
 
 def _may_go_on(error: ClusterError) -> bool:
-    """Whether a checkpoint may be made all the same, though nobody will tell what it is called."""
+    """Tell whether a checkpoint may still be made, under an unknown name."""
     if isinstance(error, RefusedError) and error.status not in UNREACHABLE:
         return any(text in _say(error) for text in GIVEN_UP)
     return NOT_CONNECTED not in _say(error)

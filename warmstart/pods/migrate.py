@@ -1,7 +1,7 @@
-"""Moving the state of a pod to another node: saved, restored in a new pod, and only then is the old one removed.
+"""Move the state of a pod to another node: save it, restore it in a new pod, and only then remove the old one.
 
-A pod of a ReplicaSet is replaced without its noticing: the new pod gets the labels that the set counts by when it is
-ready; the set takes it in, has one too many, and removes the one that costs least, which the old pod is marked as
+A ReplicaSet does not notice that its pod is replaced. When the new pod is ready, it gets the labels that the set counts
+by. The set adopts it, has one too many, and removes the cheapest one; the old pod is marked as that
 (`controller.kubernetes.io/pod-deletion-cost`, pkg/controller/controller_utils.go of kubernetes/kubernetes).
 """
 
@@ -48,14 +48,14 @@ AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Migration:
-    """A pod that was moved.
+    """A moved pod.
 
     Attributes:
         saved: its state.
         restored: the new pod.
-        gap_s: seconds from the checkpoint until the new pod was ready; what the old one did in that time is lost.
-        overlap_s: seconds from then on until the old one was told to end; either may have been asked in that time, and
-            what the old one did is lost, too.
+        gap_s: seconds from the checkpoint until the new pod was ready; work of the old pod in that time is lost.
+        overlap_s: seconds from then on until the old pod was asked to end; both may get requests in that time, and
+            work of the old pod is lost too.
     """
 
     saved: SavedImage
@@ -78,11 +78,11 @@ def migrate_pod(
     Args:
         cluster: the cluster.
         pod: the pod.
-        container: the one of its containers whose state is moved; the others start anew.
-        node: the name of the other node.
-        image: what the image of the checkpoint is to be called.
-        options: how to save.
-        steps: is told how far it is.
+        container: the container to move; the others start anew.
+        node: name of the other node.
+        image: name of the checkpoint's image.
+        options: options for saving.
+        progress: progress reporter.
 
     Raises:
         WarmstartError: a step failed; the old pod is there as before, and no new one.
@@ -95,10 +95,10 @@ def migrate_pod(
 
 
 def check_movable(pod: Pod) -> None:
-    """See that a pod can be replaced by one of another name.
+    """Check that a pod can be replaced by one with another name.
 
     Raises:
-        ClusterError: what made it would not let it be.
+        ClusterError: its controller would undo that.
     """
     if pod.controller is None or pod.controller[0] == "ReplicaSet":
         return
@@ -115,7 +115,7 @@ def replace_pod(
     options: SaveOptions,
     progress: Progress,
 ) -> Migration:
-    """Restore a saved pod where `place` puts it, and have the old one removed, which takes its time."""
+    """Restore a saved pod where `place` puts it, and start the removal of the old one."""
     old, container = saved.taken.pod, saved.taken.container.name
     manifest = make_copy(saved.manifest, container, saved.name, name=name_copy(old.name))
     place(manifest)
@@ -160,19 +160,19 @@ def await_gone(cluster: Cluster, moved: Sequence[Migration], progress: Progress)
 
 
 def _find_replica_labels(pod: Pod) -> dict[str, str]:
-    """The labels by which what made a pod counts it."""
+    """Return the labels by which a pod's controller counts it."""
     return {label: pod.labels[label] for label in REPLICA_LABELS if pod.controller and label in pod.labels}
 
 
 @dataclass(frozen=True)
 class PodOutcome:
-    """What became of a pod of a node that is to go away.
+    """The result for a pod of a node that is drained.
 
     Attributes:
         pod: the pod.
-        taken: its checkpoint; None when it could not be had in time.
-        migrated: where it is now; None when it is where it was.
-        error: why.
+        taken: its checkpoint; None if it was not taken in time.
+        migrated: its new pod; None if it stayed.
+        error: the reason.
     """
 
     pod: Pod
@@ -193,20 +193,20 @@ def drain_node(
     """Save pods of a node while it is there, then restore them on others; in both, some at once.
 
     Before the deadline, all are checkpointed and fetched, and nothing else is done. Then they are restored. A pod that
-    was not saved in time stays where it is. The kubelet finishes its checkpoint all the same; that is awaited while the
-    others are restored, to remove it from the node.
+    was not saved in time stays where it is. The kubelet still finishes its checkpoint, which is removed from the node
+    while the others are restored.
 
     Args:
         cluster: the cluster.
         node: the node.
-        selector: which of its pods in the cluster's namespace, by their labels.
+        selector: labels of the pods to save, in the cluster's namespace.
         repository: of the images; the pods' names become their tags.
         deadline_s: seconds from now until the node may be gone.
-        options: how to save.
-        steps: is told how far it is.
+        options: options for saving.
+        progress: progress reporter.
 
     Raises:
-        ClusterError: no pod matches; or what goes for all of them failed.
+        ClusterError: no pod matches, or a common step failed.
     """
     deadline = time.monotonic() + deadline_s
     target = parse_reference(repository)

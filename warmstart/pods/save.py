@@ -58,14 +58,14 @@ REMOVAL_PAUSE_S = 2.0
 
 @dataclass(frozen=True)
 class SaveOptions:
-    """How to save, beside which container.
+    """Options for saving a container.
 
     Attributes:
-        cache: the directory of the tree of tools.
+        cache: the cache directory.
         checkpoint: how the checkpoint is taken.
-        output: where the image goes.
-        access: registries without TLS, and the file of credentials.
-        ready_s: for how long a restored pod may take until it is ready.
+        output: destination of the image.
+        access: registries without TLS, and the credentials file.
+        ready_s: time limit for a restored pod to become ready.
     """
 
     cache: Path
@@ -77,14 +77,14 @@ class SaveOptions:
 
 @dataclass(frozen=True)
 class SavedImage:
-    """A container that was saved.
+    """A saved container.
 
     Attributes:
         name: the image's name.
         image: its manifest and config.
-        destination: where it was put.
+        destination: its destination.
         taken: the checkpoint.
-        closed: how many connections were open; they are closed in what is restored.
+        closed: number of open connections; they are closed in the restored container.
         manifest: of the pod that restores it.
     """
 
@@ -113,15 +113,15 @@ class RestoredPod:
 
 @dataclass(frozen=True)
 class SaveContext:
-    """Where images are made: a session, and the base image in it.
+    """The session that makes an image, and the base image in it.
 
     Attributes:
-        session: with the tree of tools.
-        directory: a directory for one image, which the session sees.
+        session: a session with the tools.
+        directory: a directory for one image, visible in the session.
         base: the layout of the image that the container runs, without any checkpoint.
-        source: where that image is from.
+        source: source of that image.
         digest: of its manifest.
-        config_digest: of its configuration, which is what runtimes know an image by.
+        config_digest: digest of its configuration, the id of an image in runtimes.
     """
 
     session: Session
@@ -135,7 +135,7 @@ class SaveContext:
 def save_pod(
     cluster: Cluster, pod: Pod, container: ContainerState, name: str, options: SaveOptions, progress: Progress
 ) -> SavedImage:
-    """Save a container, which goes on, as an image.
+    """Save a container as an image; the container continues.
 
     Raises:
         WarmstartError: a step failed; nothing was published.
@@ -161,10 +161,10 @@ def open_session(options: SaveOptions, progress: Progress) -> Iterator[Session]:
 def fetch_base(
     session: Session, directory: Path, container: ContainerState, options: SaveOptions, progress: Progress
 ) -> SaveContext:
-    """Get ready to make an image in `directory`: with what the container runs, without any checkpoint.
+    """Fetch the image that the container runs into `directory`, without any checkpoint.
 
     Raises:
-        ImageError: the image that the container runs cannot be had.
+        ImageError: the image that the container runs is not available.
     """
     pulled, base = directory / "pulled", directory / "base"
     base.mkdir(parents=True)
@@ -284,13 +284,13 @@ def find_mark(name: str) -> str:
 
 @dataclass(frozen=True)
 class PodRecord:
-    """What an image says of the pod that it was saved from; anybody may have written it.
+    """The pod recorded in a saved image. Untrusted: anyone may have written it.
 
     Attributes:
-        manifest: of a pod that is restored from it.
-        container: the container in it that is.
-        name: what the image must be called.
-        privileges: what the manifest asks for beyond an ordinary pod.
+        manifest: manifest of a pod that restores it.
+        container: the restored container in it.
+        name: name that the image must have.
+        privileges: requests of the manifest beyond an ordinary pod.
         digest: of the image's manifest.
     """
 
@@ -302,17 +302,17 @@ class PodRecord:
 
     @property
     def context(self) -> Mapping[str, Any]:
-        """The security context of the container, with what it has from the pod's."""
+        """The security context of the container, with the settings of the pod's."""
         spec = self.manifest["spec"]
         found = next(one for one in spec["containers"] if one["name"] == self.container)
         return {**(spec.get("securityContext") or {}), **(found.get("securityContext") or {})}
 
 
 def read_record(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) -> PodRecord:
-    """Read what an image says of its pod, from a registry or an oci-archive.
+    """Read the pod recorded in an image, from a registry or an oci-archive.
 
     Raises:
-        ImageError: it was not made by `save_pod`, or has another name now, by which no runtime would restore it.
+        ImageError: it was not made by `save_pod`, or has another name now, so that no runtime would restore it.
         RegistryError: the registry refused, or could not be reached.
     """
     with open_image(source, access=access) as opened:
@@ -358,7 +358,7 @@ def push_record(source: Source, record: PodRecord, access: RegistryAccess) -> No
 def restore_pod(
     cluster: Cluster, manifest: Mapping[str, Any], container: str, ready_s: float, progress: Progress
 ) -> RestoredPod:
-    """Create a pod, and see it restored and ready; if it is not, it is removed again.
+    """Create a pod, and wait until it is restored and ready; otherwise remove it again.
 
     Raises:
         VerifyError: its container was not restored but started cold.
@@ -389,10 +389,10 @@ def remove_pod(cluster: Cluster, pod: Pod, progress: Progress) -> None:
 
 
 def await_ready(cluster: Cluster, pod: Pod, timeout_s: float, progress: Progress) -> Pod:
-    """Wait until a pod is ready, and tell what it waits for.
+    """Wait until a pod is ready, and report the reasons for the delay.
 
     Raises:
-        ClusterError: it was not in time, or cannot be.
+        ClusterError: it was not ready in time, or cannot become ready.
     """
 
     def is_settled(now: Pod) -> bool:
@@ -411,7 +411,7 @@ def await_ready(cluster: Cluster, pod: Pod, timeout_s: float, progress: Progress
 
 
 def check_restored(cluster: Cluster, pod: Pod, container: str) -> None:
-    """See that a container was restored.
+    """Check that a container was restored.
 
     Raises:
         VerifyError: it was started cold.
