@@ -1,9 +1,9 @@
 #!/bin/sh
-# Builds the launcher into a directory. Its criu is built by criu/build.sh.
+# Build the launcher into a directory. criu/build.sh builds its CRIU.
 #
 #   build.sh OUTPUT_DIRECTORY
 #
-# To be run in a Debian tree (forky) with the packages of `build-packages`, in an empty directory to work in.
+# Run it in a Debian root (forky) with the packages of `build-packages`, from an empty working directory.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)

@@ -1,8 +1,8 @@
 /* Build: run the application so that its checkpoint can be restored without privileges.
  *
- * The application gets a pid above those that the helpers of a restore use up, clocks that start at zero (so that they
- * never run backwards on another machine), pipes for its output with an end that the restore can replace, and none of
- * the build container's privileges. The launcher is hidden from it: see rooms.c.
+ * The application gets a pid above those that the helper processes of a restore use up, clocks that start at zero (so
+ * that they never run backwards on another machine), output pipes that the restore can replace, and none of the build
+ * container's privileges. It cannot see the launcher: see mount_namespaces.c.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,8 +21,8 @@
 #define CLONE_NEWTIME 0x80
 #endif
 
-/* Lower pids are for the helpers of a restore and for commands run in the container meanwhile. A restore without
- * privileges must use up all of them, so the number should be small. */
+/* Lower pids are left to the helper processes of a restore and to commands run in the container meanwhile. A restore
+ * without privileges must use up all of them, so the number should be small. */
 #define FIRST_PID 100
 
 struct start {
@@ -33,7 +33,7 @@ struct start {
 
 static void make_pipe(int pipes[2], const struct identity *identity)
 {
-	/* The application may reopen it as /dev/stdout. */
+	/* The application must own it, to be able to reopen it as /dev/stdout. */
 	if (pipe2(pipes, O_CLOEXEC) < 0 || fchown(pipes[1], identity->user, identity->group) < 0)
 		fail("cannot make a pipe for the application: %s", strerror(errno));
 }
@@ -60,7 +60,7 @@ static void start_clocks(void)
 	close(fd);
 }
 
-/* A runtime that started us as root has set root's HOME, unless the image sets another. */
+/* A runtime that started the launcher as root has set HOME to root's, unless the image sets another one. */
 void set_home(const char *home)
 {
 	struct identity root;
@@ -83,7 +83,7 @@ void drop_privileges(const struct identity *identity)
 		fail("cannot set no_new_privs: %s", strerror(errno));
 }
 
-static _Noreturn void be_application(struct start *start, int container, int out, int err)
+static _Noreturn void exec_application(struct start *start, int container, int out, int err)
 {
 	const struct identity *identity = &start->identity;
 	char **command = start->command;
@@ -91,14 +91,14 @@ static _Noreturn void be_application(struct start *start, int container, int out
 
 	enter_container(container);
 	hide_launcher();
-	go_to(start->directory);
-	/* Open it in the container's namespace: CRIU identifies open files by their mounts. */
+	enter_directory(start->directory);
+	/* Open it in the container's mount namespace: CRIU identifies open files by their mounts. */
 	null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	setsid();
 	set_home(identity->home);
 	drop_privileges(identity);
-	deny_what_is_not_kept();
-	give_back_signals();
+	deny_unrestorable_calls();
+	unblock_signals();
 	dup2(out, STDOUT_FILENO);
 	dup2(err, STDERR_FILENO);
 	dup2(null, STDIN_FILENO);
@@ -130,7 +130,7 @@ static void reset_oom_score(void)
 
 static int run(struct start *start)
 {
-	int out[2], err[2], signals = take_signals(), container;
+	int out[2], err[2], signals = block_signals(), container;
 	struct copy copies[2];
 	pid_t app;
 
@@ -145,7 +145,7 @@ static int run(struct start *start)
 	start_clocks();
 	app = fork();
 	if (!app)
-		be_application(start, container, out[1], err[1]);
+		exec_application(start, container, out[1], err[1]);
 	if (app < 0)
 		fail("cannot fork: %s", strerror(errno));
 	record(start, app, out[1], err[1]);
@@ -153,7 +153,7 @@ static int run(struct start *start)
 	close(err[1]);
 	copies[0] = (struct copy){out[0], STDOUT_FILENO};
 	copies[1] = (struct copy){err[0], STDERR_FILENO};
-	return exit_like(attend(app, signals, copies, 2).status);
+	return exit_like(supervise(app, signals, copies, 2).status);
 }
 
 int build_mode(const char *user, const char *groups, const char *directory, char **command)

@@ -12,7 +12,7 @@
 #include <cpuid.h>
 
 enum { EAX, EBX, ECX, EDX };
-#define XCR0 0x100 /* not a CPUID leaf but the register: the states enabled by the kernel */
+#define XCR0 0x100 /* not a CPUID leaf but the register XCR0: the states enabled by the kernel */
 
 /* F(name, leaf, subleaf, register, bit) */
 #define FEATURES                                                                                                       \
@@ -119,7 +119,7 @@ bool cpu_has(size_t feature)
 		unsigned char from, bit;
 	} places[] = {FEATURES};
 #undef F
-	/* Each CPUID exits to the hypervisor, so a leaf is read once: its features are adjacent above. */
+	/* In a virtual machine, each CPUID exits to the hypervisor. Read a leaf only once: its features are adjacent. */
 	static unsigned leaf = -1, subleaf, registers[4];
 
 	if (places[feature].leaf != leaf || places[feature].subleaf != subleaf) {

@@ -19,13 +19,13 @@
 #endif
 
 #define MS 1000000ull
-/* Give up on a restore after this time. The addition per byte allows for a slow disk. */
+/* Abort a restore after this time. The time per byte allows for a slow disk. */
 #define LIMIT_NS (5000 * MS)
 #define NS_PER_BYTE 10
 /* CRIU may hang after an error if one of its own tasks has died. */
 #define AFTER_ERROR_NS (300 * MS)
 
-/* The file's name in the dump, without the first slash, as CRIU compares it. See warmstart/dump/edit/environment.py. */
+/* Name of the file in the dump. CRIU compares it without the leading slash. See warmstart/dump/edit/environment.py. */
 #define ENVIRONMENT_NAME ".warmstart/environment"
 
 enum { NO_CLOCKS = 99 };
@@ -59,12 +59,12 @@ static bool write_text(const char *path, const char *format, unsigned long numbe
 	return written;
 }
 
-/* Enter a user namespace with our own ids, in which a time namespace may be created. */
+/* Enter a user namespace that maps our own ids, to be allowed to create a time namespace. */
 static bool enter_user_namespace(const struct manifest *manifest)
 {
 	unsigned user = geteuid(), group = getegid();
 
-	/* Unmapped groups are indistinguishable. */
+	/* A user namespace does not map supplementary groups, so they would all look the same. */
 	for (size_t i = 0; i < manifest->identity.group_count; i++)
 		if (manifest->identity.groups[i] != group)
 			return false;
@@ -83,7 +83,7 @@ static bool write_offset(int fd, const char *clock, uint64_t then_ns, uint64_t n
 	return dprintf(fd, "%s %jd %jd\n", clock, (intmax_t)seconds, (intmax_t)rest) > 0;
 }
 
-/* Continue the clocks of our children from the checkpoint, if the kernel allows it. See time_namespaces(7). */
+/* Let the clocks of our children continue from the checkpoint, if the kernel allows it. See time_namespaces(7). */
 static bool set_clocks(const struct manifest *manifest)
 {
 	bool written;
@@ -92,7 +92,7 @@ static bool set_clocks(const struct manifest *manifest)
 	if (unshare(CLONE_NEWTIME) < 0) {
 		if (!enter_user_namespace(manifest) || unshare(CLONE_NEWTIME) < 0)
 			return false;
-		drop_bounding_set(); /* full in a new user namespace, even if its creator has none */
+		drop_bounding_set(); /* a new user namespace has a full one, even if its creator's is empty */
 	}
 	fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
 	written = fd >= 0 && write_offset(fd, "monotonic", manifest->monotonic_ns, clock_ns(CLOCK_MONOTONIC)) &&
@@ -135,7 +135,7 @@ static _Noreturn void run_criu(const struct manifest *manifest, int log)
 				      /* CRIU must not load plugins from the image. */
 				      "--libdir",  "/proc/self/fdinfo"};
 	struct arguments arguments = {0};
-	int own = dup(log); /* stays open across exec, as the listeners' descriptors do */
+	int own = dup(log); /* stays open across exec, like the listeners' descriptors */
 
 	snprintf(output, sizeof output, "/proc/self/fd/%d", own);
 	for (size_t i = 0; i < sizeof always / sizeof *always; i++)
@@ -177,13 +177,13 @@ static _Noreturn void run_with_clocks_of_node(const struct manifest *manifest, i
 	_exit(EXIT_FAILED);
 }
 
-/* Set the clocks in a child process: half-made namespaces cannot be left again. */
-static _Noreturn void be_restorer(const struct manifest *manifest, enum clocks clocks, int log)
+/* Set the clocks in a child process: a process cannot leave its namespaces if creating the others fails. */
+static _Noreturn void run_restorer(const struct manifest *manifest, enum clocks clocks, int log)
 {
 	int status;
 	pid_t pid;
 
-	give_back_signals();
+	unblock_signals();
 	if (clocks == CLOCKS_OF_NODE)
 		run_with_clocks_of_node(manifest, log);
 	pid = fork();
@@ -222,19 +222,19 @@ static bool watch(pid_t restorer, int log_fd, int signals, uint64_t limit, struc
 	struct criu_log log = {0};
 	int status;
 
-	/* Wait only for the restorer: the exit status of the restored application is for attend(). */
+	/* Wait only for the restorer: supervise() needs the exit status of the restored application. */
 	while (waitpid(restorer, &status, WNOHANG) != restorer) {
 		now = clock_ns(CLOCK_MONOTONIC);
 		if (now >= deadline) {
 			if (*log.error)
-				return because(reason, "CRIU: %s", log.error);
-			return because(reason, "CRIU timed out");
+				return set_reason(reason, "CRIU: %s", log.error);
+			return set_reason(reason, "CRIU timed out");
 		}
 		poll(polled, 2, (deadline - now) / MS + 1);
 		if (!*log.error && drain(log_fd, &log) && deadline > now + AFTER_ERROR_NS)
 			deadline = now + AFTER_ERROR_NS;
 		for (int number; (number = next_signal(signals));)
-			if (asks_to_stop(number)) {
+			if (is_stop_signal(number)) {
 				kill_descendants();
 				exit(exit_like(number));
 			}
@@ -243,8 +243,8 @@ static bool watch(pid_t restorer, int log_fd, int signals, uint64_t limit, struc
 	if (WIFEXITED(status) && !WEXITSTATUS(status))
 		return true;
 	if (*log.error)
-		return because(reason, "CRIU: %s", log.error);
-	return because(reason, "CRIU failed without an error message");
+		return set_reason(reason, "CRIU: %s", log.error);
+	return set_reason(reason, "CRIU failed without an error message");
 }
 
 bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason)
@@ -254,15 +254,15 @@ bool restore(const struct manifest *manifest, enum clocks clocks, int signals, s
 	pid_t restorer;
 
 	if (pipe2(pipes, O_CLOEXEC) < 0)
-		return because(reason, "pipe: %s", strerror(errno));
+		return set_reason(reason, "pipe: %s", strerror(errno));
 	fcntl(pipes[0], F_SETFL, O_NONBLOCK);
 	restorer = fork();
 	if (!restorer)
-		be_restorer(manifest, clocks, pipes[1]);
+		run_restorer(manifest, clocks, pipes[1]);
 	close(pipes[1]);
 	if (restorer < 0) {
 		close(pipes[0]);
-		return because(reason, "fork: %s", strerror(errno));
+		return set_reason(reason, "fork: %s", strerror(errno));
 	}
 	restored = watch(restorer, pipes[0], signals, limit_ns(manifest), reason);
 	close(pipes[0]);

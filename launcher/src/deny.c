@@ -1,8 +1,8 @@
-/* Deny the application kernel features that a restore would silently lose, as if the kernel were older.
+/* Deny the application the kernel features that a restore would silently lose.
  *
  * Their use could not be detected later: it is not visible from outside, or CRIU does not dump it. So these calls fail
- * as on a kernel without them, and programs that use them are prepared for that. The filter is part of the checkpoint,
- * so the calls keep failing after a restore.
+ * as on an older kernel without the feature, and programs that use them are prepared for that. The filter is part of the
+ * checkpoint, so the calls keep failing after a restore.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -12,7 +12,7 @@
 
 #include "launcher.h"
 
-/* The kernel's headers are not the C library's: linux/audit.h, linux/filter.h, linux/seccomp.h. */
+/* From linux/audit.h, linux/filter.h and linux/seccomp.h: musl does not come with the kernel's headers. */
 #if defined(__x86_64__)
 #define ARCHITECTURE 0xc000003e
 #elif defined(__aarch64__)
@@ -25,10 +25,10 @@ struct instruction {
 };
 #define LOAD(offset) {0x20, 0, 0, offset}
 #define IF_EQUAL(number, then, other) {0x15, then, other, number}
-#define ANSWER(value) {0x06, 0, 0, value}
+#define RETURN(value) {0x06, 0, 0, value}
 #define ALLOW 0x7fff0000
 #define ERROR(number) (0x00050000 | (number))
-#define DENY(number, error) IF_EQUAL(number, 0, 1), ANSWER(ERROR(error))
+#define DENY(number, error) IF_EQUAL(number, 0, 1), RETURN(ERROR(error))
 enum { NUMBER = 0, ARCHITECTURE_OF_CALL = 4, FIRST_ARGUMENT = 16 }; /* in struct seccomp_data */
 enum { MODE_FILTER = 2 };
 
@@ -46,20 +46,20 @@ static struct instruction instructions[] = {
 	DENY(MEMORY_SEAL, ENOSYS),
 	LOAD(ARCHITECTURE_OF_CALL),
 	IF_EQUAL(ARCHITECTURE, 1, 0),
-	ANSWER(ALLOW),
+	RETURN(ALLOW),
 	LOAD(NUMBER),
 	DENY(SYS_add_key, ENOSYS),
 	DENY(SYS_request_key, ENOSYS),
 	DENY(SYS_keyctl, ENOSYS),
 	DENY(SYS_pkey_alloc, ENOSPC), /* the processor has none */
 	IF_EQUAL(SYS_prctl, 1, 0),
-	ANSWER(ALLOW),
-	LOAD(FIRST_ARGUMENT), /* the first one's lower half, as both architectures are little-endian */
+	RETURN(ALLOW),
+	LOAD(FIRST_ARGUMENT), /* its lower half: both architectures are little-endian */
 	DENY(SET_MDWE, EINVAL),
-	ANSWER(ALLOW),
+	RETURN(ALLOW),
 };
 
-void deny_what_is_not_kept(void)
+void deny_unrestorable_calls(void)
 {
 	struct {
 		uint16_t length;

@@ -2,7 +2,7 @@
  *
  * CRIU would record a time or mount namespace other than its own, and a restore without privileges could not recreate
  * it. So CRIU runs in the application's namespaces and as its user, but with the capabilities of the build container.
- * The criu program and its output directory do not exist in there, so CRIU gets them as descriptors.
+ * The criu program and its output directory do not exist in these namespaces, so they are passed as descriptors.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -43,7 +43,7 @@ static void enter_clocks(pid_t app)
 	close(fd);
 }
 
-/* The application may have created another mount namespace, in a user namespace. */
+/* With a user namespace, the application may have created another mount namespace. */
 static void check_mounts(pid_t app, int container)
 {
 	struct stat own, kept;
@@ -71,7 +71,7 @@ static int make_directory(const struct identity *identity)
 	return fd;
 }
 
-/* Make permitted capabilities inheritable and ambient, so that they survive the change of user and the exec. The C
+/* Make all permitted capabilities inheritable and ambient, so that they survive the change of user and the exec. The C
  * library does not declare the structures of capget(2). */
 static void keep_capabilities(void)
 {
@@ -106,7 +106,7 @@ static void check_proc(const char *images, int directory)
 		fail("the application has replaced /proc");
 }
 
-static _Noreturn void be_dumper(const struct manifest *manifest, int container, int directory)
+static _Noreturn void exec_criu(const struct manifest *manifest, int container, int directory)
 {
 	int criu = open("/criu", O_PATH | O_CLOEXEC), inherited = dup(directory);
 	char pid[16], images[64];
@@ -161,12 +161,12 @@ static void read_build(struct manifest *manifest)
 		fail("the application is already dumped");
 }
 
-/* A process outside of the dump would keep changing files while they are copied, and be missing after a restore. */
-static void refuse_strangers(pid_t app, bool are_stopped)
+/* A process outside the dump would go on changing files while they are copied, and would be missing after a restore. */
+static void require_no_other_processes(pid_t app, bool must_be_stopped)
 {
 	struct reason reason;
 
-	if (!are_alone(app, are_stopped, &reason))
+	if (!check_no_other_processes(app, must_be_stopped, &reason))
 		fail("%s", reason.text);
 }
 
@@ -178,7 +178,7 @@ static void run_criu(const struct manifest *manifest)
 	check_mounts(manifest->pid, container);
 	dumper = fork();
 	if (!dumper)
-		be_dumper(manifest, container, directory);
+		exec_criu(manifest, container, directory);
 	if (dumper < 0 || waitpid(dumper, &status, 0) != dumper)
 		fail("cannot fork: %s", strerror(errno));
 	close(container);
@@ -197,13 +197,13 @@ int dump_mode(void)
 	uint64_t monotonic_ns, boottime_ns;
 
 	read_build(&manifest);
-	refuse_strangers(manifest.pid, false);
+	require_no_other_processes(manifest.pid, false);
 	enter_clocks(manifest.pid);
 	run_criu(&manifest);
 	/* The application is stopped by now. */
 	monotonic_ns = clock_ns(CLOCK_MONOTONIC);
 	boottime_ns = clock_ns(CLOCK_BOOTTIME);
-	refuse_strangers(manifest.pid, true);
+	require_no_other_processes(manifest.pid, true);
 	keep_files(&manifest.identity);
 	finish_manifest(monotonic_ns, boottime_ns);
 	return 0;

@@ -37,23 +37,23 @@ static int make_memory_file(void)
 	return fd;
 }
 
-/* Write NAME=VALUE and a NUL for each variable to a sealed file that only our user can open. */
+/* Write NAME=VALUE and a NUL for each variable to a sealed memfd that only our user can open. */
 int environment_file(char **environment)
 {
 	int fd = make_memory_file();
-	bool is_made = fd >= 0;
+	bool is_written = fd >= 0;
 
-	for (; is_made && *environment; environment++)
-		is_made = write_all(fd, *environment, strlen(*environment) + 1);
-	if (is_made && !fchmod(fd, 0400) && !lseek(fd, 0, SEEK_SET) &&
+	for (; is_written && *environment; environment++)
+		is_written = write_all(fd, *environment, strlen(*environment) + 1);
+	if (is_written && !fchmod(fd, 0400) && !lseek(fd, 0, SEEK_SET) &&
 	    !fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
 		return fd;
 	say("cannot pass the container's environment to the application: %s", strerror(errno));
 	close(fd);
-	return no_environment();
+	return empty_environment();
 }
 
-int no_environment(void)
+int empty_environment(void)
 {
 	return open("/dev/null", O_RDONLY | O_CLOEXEC);
 }

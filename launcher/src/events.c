@@ -1,4 +1,4 @@
-/* Signals and children: stand in for the application. */
+/* Signals and children: act as the application towards the runtime. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -13,7 +13,7 @@
 
 static sigset_t before;
 
-int take_signals(void)
+int block_signals(void)
 {
 	sigset_t all;
 
@@ -22,7 +22,7 @@ int take_signals(void)
 	return signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-void give_back_signals(void)
+void unblock_signals(void)
 {
 	sigset_t broken_pipe;
 
@@ -33,7 +33,7 @@ void give_back_signals(void)
 	sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
-/* Return a pending signal, or 0. Ignore those we raised, such as SIGPIPE. */
+/* Return a pending signal, or 0. Ignore signals that we raised ourselves, such as SIGPIPE. */
 int next_signal(int signals)
 {
 	struct signalfd_siginfo info;
@@ -45,12 +45,12 @@ int next_signal(int signals)
 	return info.ssi_signo;
 }
 
-bool asks_to_stop(int number)
+bool is_stop_signal(int number)
 {
 	return number == SIGTERM || number == SIGINT || number == SIGQUIT || number == SIGHUP;
 }
 
-/* Reap ended children, and return whether this one is among them. If it is not our child, report SIGKILL. */
+/* Reap ended children. Return whether the application is one of them; if it is not our child, report SIGKILL. */
 static bool reap(pid_t app, int *status)
 {
 	bool over = false;
@@ -69,7 +69,7 @@ static bool reap(pid_t app, int *status)
 	return over;
 }
 
-static void pass(struct copy *copy)
+static void forward_output(struct copy *copy)
 {
 	char bytes[65536];
 	ssize_t got = read(copy->from, bytes, sizeof bytes);
@@ -86,10 +86,10 @@ static void pass(struct copy *copy)
 }
 
 /* Forward signals to the application, and copy its output, until it ends. */
-struct end attend(pid_t app, int signals, struct copy *copies, size_t count)
+struct app_exit supervise(pid_t app, int signals, struct copy *copies, size_t count)
 {
 	struct pollfd polled[3] = {{.fd = signals, .events = POLLIN}};
-	struct end end = {0};
+	struct app_exit end = {0};
 
 	while (!reap(app, &end.status)) {
 		for (size_t i = 0; i < count; i++)
@@ -98,20 +98,21 @@ struct end attend(pid_t app, int signals, struct copy *copies, size_t count)
 			continue;
 		for (size_t i = 0; i < count; i++)
 			if (polled[i + 1].revents)
-				pass(&copies[i]);
+				forward_output(&copies[i]);
 		for (int number; (number = next_signal(signals));)
 			if (number != SIGCHLD) {
 				kill(app, number);
-				end.asked |= asks_to_stop(number);
+				end.stop_requested |= is_stop_signal(number);
 			}
 	}
 	for (size_t i = 0; i < count; i++)
 		while (copies[i].from >= 0 && poll(&(struct pollfd){.fd = copies[i].from, .events = POLLIN}, 1, 0) > 0)
-			pass(&copies[i]);
+			forward_output(&copies[i]);
 	return end;
 }
 
-/* Return the exit status for this wait status. Die of the application's signal if we can. */
+/* Return the exit status for this wait status. If a signal ended the application, end by the same signal, unless we are
+ * PID 1. */
 int exit_like(int status)
 {
 	if (WIFEXITED(status))

@@ -1,4 +1,4 @@
-/* Exec: run a command in the build container as the application's user, with only the application's privileges. */
+/* Exec: run a command in the build container with the application's user and privileges. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,7 +18,7 @@ int exec_mode(const char *directory, char **command)
 	if (!parse_manifest(text, &manifest, &reason))
 		fail("%s", reason.text);
 	enter_container(open_container());
-	go_to(directory);
+	enter_directory(directory);
 	passwd = read_file("/etc/passwd");
 	snprintf(user, sizeof user, "%u", manifest.identity.user);
 	if (resolve_user(user, passwd ? passwd : none, none, &named, &reason))

@@ -1,8 +1,8 @@
 /* Users and groups of the application.
  *
- * A user is written as in an image's configuration (OCI image specification, config.md, "User") and resolved as by
- * runtimes: with an explicit group there are no supplementary groups, otherwise those are the groups that list the
- * user's name in /etc/group.
+ * A user has the form of `User` in an image's configuration (OCI image specification, config.md). It is resolved as
+ * runtimes do: with an explicit group there are no supplementary groups; otherwise they are the groups in /etc/group
+ * that list the user's name.
  */
 #include <errno.h>
 #include <grp.h>
@@ -13,7 +13,7 @@
 
 #include "launcher.h"
 
-#define MOST_ID 0x7fffffff /* as in runtimes */
+#define MAX_ID 0x7fffffff /* as in runtimes */
 
 static char *field(char **rest)
 {
@@ -37,16 +37,16 @@ static void add_group(struct identity *identity, gid_t group)
 	identity->groups[identity->group_count++] = group;
 }
 
-/* Find the user by name or number, and return the name or NULL. Lines: name:password:uid:gid:comment:home:shell. */
+/* Find the user by name or number, and return the name or NULL. Lines are name:password:uid:gid:comment:home:shell. */
 static const char *find_user(const char *user, char *passwd, struct identity *identity)
 {
 	uint64_t number = 0, uid, gid;
-	bool numeric = parse_number(user, MOST_ID, &number);
+	bool numeric = parse_number(user, MAX_ID, &number);
 
 	for (char *line; (line = next_line(&passwd));) {
 		char *name = field(&line);
 		field(&line);
-		if (!parse_number(field(&line), MOST_ID, &uid) || !parse_number(field(&line), MOST_ID, &gid))
+		if (!parse_number(field(&line), MAX_ID, &uid) || !parse_number(field(&line), MAX_ID, &gid))
 			continue;
 		if (strcmp(name, user) && !(numeric && uid == number))
 			continue;
@@ -67,16 +67,16 @@ static bool lists(char *members, const char *name)
 	return false;
 }
 
-/* Set the named group or, without one, add the user's groups. Lines: name:password:gid:members. */
+/* Set the named group or, without one, add the user's groups. Lines are name:password:gid:members. */
 static bool find_groups(const char *named, const char *user, char *group, struct identity *identity)
 {
 	uint64_t number = 0, gid;
-	bool numeric = named && parse_number(named, MOST_ID, &number);
+	bool numeric = named && parse_number(named, MAX_ID, &number);
 
 	for (char *line; (line = next_line(&group));) {
 		char *name = field(&line);
 		field(&line);
-		if (!parse_number(field(&line), MOST_ID, &gid))
+		if (!parse_number(field(&line), MAX_ID, &gid))
 			continue;
 		if (!named) {
 			if (lists(field(&line), user))
@@ -104,15 +104,15 @@ bool resolve_user(const char *user, char *passwd, char *group, struct identity *
 	*identity = (struct identity){.home = ""};
 	name = find_user(*own ? own : "0", passwd, identity);
 	if (!name && *own) {
-		if (!parse_number(own, MOST_ID, &number))
-			return because(reason, "the image has no user %s", own);
+		if (!parse_number(own, MAX_ID, &number))
+			return set_reason(reason, "the image has no user %s", own);
 		identity->user = number;
 	}
 	if (!*identity->home)
 		identity->home = "/";
 	if (named && *named) {
 		if (!find_groups(named, NULL, group, identity))
-			return because(reason, "the image has no group %s", named);
+			return set_reason(reason, "the image has no group %s", named);
 	} else if (name) {
 		find_groups(NULL, name, group, identity);
 	}
@@ -127,14 +127,14 @@ bool add_groups(const char *list, struct identity *identity)
 	if (!own)
 		fail("out of memory");
 	for (char *word = strtok(own, ","); word; word = strtok(NULL, ",")) {
-		if (!parse_number(word, MOST_ID, &number))
+		if (!parse_number(word, MAX_ID, &number))
 			return false;
 		add_group(identity, number);
 	}
 	return true;
 }
 
-void own_identity(struct identity *identity)
+void current_identity(struct identity *identity)
 {
 	gid_t groups[1024];
 	int count = getgroups(sizeof groups / sizeof *groups, groups);
@@ -163,7 +163,7 @@ bool drop_bounding_set(void)
 	return true;
 }
 
-static bool within(const struct identity *small, const struct identity *large)
+static bool is_subset(const struct identity *small, const struct identity *large)
 {
 	for (size_t i = 0, j; i < small->group_count; i++) {
 		for (j = 0; j < large->group_count; j++)
@@ -175,8 +175,8 @@ static bool within(const struct identity *small, const struct identity *large)
 	return true;
 }
 
-/* Some runtimes repeat the group among the supplementary groups, which makes no difference. */
+/* Some runtimes repeat the group among the supplementary groups. It makes no difference. */
 bool same_groups(const struct identity *a, const struct identity *b)
 {
-	return a->group == b->group && within(a, b) && within(b, a);
+	return a->group == b->group && is_subset(a, b) && is_subset(b, a);
 }

@@ -1,7 +1,7 @@
-/* Keep the application's files in directories that are empty when a container starts, for a restore: see seed.c.
+/* Copy the application's temporary files for the restore: see seed.c.
  *
- * We are root, and the directories are the application's. So each name is opened once, relative to the directory it was
- * listed in, and links are never followed. The application is stopped meanwhile.
+ * The launcher is root here, and the directories belong to the application. So each name is opened once, relative to
+ * the directory that lists it, and links are never followed. The application is stopped meanwhile.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -16,13 +16,13 @@
 
 #include "launcher.h"
 
-#define MOST_BYTES (256ll << 20)
-#define MOST_LEVELS 100
+#define MAX_BYTES (256ll << 20)
+#define MAX_LEVELS 100
 
 static const struct identity *owner;
 static off_t kept_bytes;
 
-static void give(int to, const char *name, const struct stat *status)
+static void copy_owner(int to, const char *name, const struct stat *status)
 {
 	if (fchownat(to, name, status->st_uid, status->st_gid, AT_SYMLINK_NOFOLLOW) < 0)
 		fail("%s: cannot keep the owner (needs CAP_CHOWN): %s", name, strerror(errno));
@@ -36,8 +36,8 @@ static void keep_file(int from, int to, const char *name, const char *path)
 	if (source < 0 || fstat(source, &status) < 0 || !S_ISREG(status.st_mode))
 		fail("cannot read %s/%s: %s", path, name, source < 0 ? strerror(errno) : "no longer a file");
 	kept_bytes += status.st_size;
-	if (kept_bytes > MOST_BYTES)
-		fail("temporary files of the application exceed %lld MB: %s/%s", MOST_BYTES >> 20,
+	if (kept_bytes > MAX_BYTES)
+		fail("temporary files of the application exceed %lld MB: %s/%s", MAX_BYTES >> 20,
 		     path, name);
 	target = openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	for (off_t left = status.st_size; left > 0;) {
@@ -50,7 +50,7 @@ static void keep_file(int from, int to, const char *name, const char *path)
 		fail("cannot keep %s/%s: %s", path, name, strerror(errno));
 	close(source);
 	close(target);
-	give(to, name, &status);
+	copy_owner(to, name, &status);
 }
 
 static void keep_link(int from, int to, const char *name, const struct stat *status)
@@ -62,12 +62,12 @@ static void keep_link(int from, int to, const char *name, const struct stat *sta
 		return;
 	target[length] = 0;
 	if (!symlinkat(target, to, name))
-		give(to, name, status);
+		copy_owner(to, name, status);
 }
 
 static void keep_all(int from, int to, const char *path, int level);
 
-/* Keep a directory if it is the application's or has kept content. */
+/* Keep a directory if the application owns it or something in it is kept. */
 static void keep_directory(int from, int to, const char *name, const char *path, int level)
 {
 	int source = openat(from, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), target;
@@ -75,8 +75,8 @@ static void keep_directory(int from, int to, const char *name, const char *path,
 	struct stat status;
 
 	snprintf(inner, sizeof inner, "%s/%s", path, name);
-	if (level > MOST_LEVELS)
-		fail("directories of the application are nested more than %d deep: %s", MOST_LEVELS, inner);
+	if (level > MAX_LEVELS)
+		fail("directories of the application are nested more than %d deep: %s", MAX_LEVELS, inner);
 	if (source < 0 || fstat(source, &status) < 0)
 		fail("cannot read %s: %s", inner, strerror(errno));
 	if (mkdirat(to, name, 0700) < 0 && errno != EEXIST)
@@ -86,7 +86,7 @@ static void keep_directory(int from, int to, const char *name, const char *path,
 		fail("cannot keep %s: %s", inner, strerror(errno));
 	keep_all(source, target, inner, level + 1);
 	close(target);
-	give(to, name, &status);
+	copy_owner(to, name, &status);
 	if (status.st_uid != owner->user)
 		unlinkat(to, name, AT_REMOVEDIR);
 }
@@ -123,14 +123,14 @@ static void keep_all(int from, int to, const char *path, int level)
 	closedir(listing);
 }
 
-/* Keep a directory at a relative path, and its parents unless it is empty. Cuts the path. */
-static void keep_place(int from, int to, const char *path, char *place)
+/* Keep the directory at the relative path `rest`. Keep its parents only if it is kept. Modifies `rest`. */
+static void keep_path(int from, int to, const char *path, char *rest)
 {
-	char *name = strsep(&place, "/"), inner[4096];
+	char *name = strsep(&rest, "/"), inner[4096];
 	int source, target;
 	bool is_new;
 
-	if (!place) {
+	if (!rest) {
 		keep_directory(from, to, name, path, 0);
 		return;
 	}
@@ -140,7 +140,7 @@ static void keep_place(int from, int to, const char *path, char *place)
 	target = openat(to, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (source < 0 || target < 0)
 		fail("cannot keep %s: %s", inner, strerror(errno));
-	keep_place(source, target, inner, place);
+	keep_path(source, target, inner, rest);
 	close(source);
 	close(target);
 	if (is_new)
@@ -148,9 +148,9 @@ static void keep_place(int from, int to, const char *path, char *place)
 }
 
 /* Read-only mounts hold secrets and configuration, not the application's files. */
-static bool is_writable(int container, const char *place)
+static bool is_writable(int container, const char *path)
 {
-	int fd = open_beneath(container, place, O_RDONLY | O_DIRECTORY, NO_LINKS);
+	int fd = open_beneath(container, path, O_RDONLY | O_DIRECTORY, NO_LINKS);
 	struct statvfs system;
 	bool writable = fd >= 0 && !fstatvfs(fd, &system) && !(system.f_flag & ST_RDONLY);
 
@@ -158,40 +158,41 @@ static bool is_writable(int container, const char *place)
 	return writable;
 }
 
-static void keep_if_writable(int container, int seed, const char *place)
+static void keep_if_writable(int container, int seed, const char *path)
 {
-	char *own = strdup(place);
+	char *own = strdup(path);
 
 	if (!own)
 		fail("out of memory");
 	if (is_writable(container, own))
-		keep_place(container, seed, "", own);
+		keep_path(container, seed, "", own);
 	free(own);
 }
 
-/* A line of /proc/self/mountinfo, see proc_pid_mountinfo(5):
- * "36 35 98:0 /root /mount/point options [optional fields] - type source options". Cuts the line. */
+/* Parse a line of /proc/self/mountinfo, see proc_pid_mountinfo(5):
+ * "36 35 98:0 /root /mount/point options [optional fields] - type source options". Modifies the line. */
 const char *parse_tmpfs(char *line)
 {
-	char *word = NULL, *place = NULL;
+	char *word = NULL, *mount_point = NULL;
 
 	for (int i = 0; i < 5; i++)
-		place = next_word(&line);
+		mount_point = next_word(&line);
 	do
 		word = next_word(&line);
 	while (word && strcmp(word, "-"));
 	word = next_word(&line);
-	return place && word && !strcmp(word, "tmpfs") ? place : NULL;
+	return mount_point && word && !strcmp(word, "tmpfs") ? mount_point : NULL;
 }
 
-static const char *const always[] = {"tmp", "var/tmp", "run"};
+/* Kept whether they are mount points or not. */
+static const char *const directories[] = {"tmp", "var/tmp", "run"};
 
-static bool is_another(const char *place)
+static bool is_other_mount(const char *path)
 {
-	for (size_t i = 0; i < sizeof always / sizeof *always; i++)
-		if (!strcmp(place, always[i]))
+	for (size_t i = 0; i < sizeof directories / sizeof *directories; i++)
+		if (!strcmp(path, directories[i]))
 			return false;
-	return strcmp(place, "dev") && strncmp(place, "proc", 4) && strncmp(place, "sys", 3);
+	return strcmp(path, "dev") && strncmp(path, "proc", 4) && strncmp(path, "sys", 3);
 }
 
 void keep_files(const struct identity *identity)
@@ -203,14 +204,14 @@ void keep_files(const struct identity *identity)
 	if (mkdir(STATE "/seed", 0755) < 0)
 		fail("cannot make " STATE "/seed: %s", strerror(errno));
 	seed = open(STATE "/seed", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	for (size_t i = 0; i < sizeof always / sizeof *always; i++)
-		keep_if_writable(container, seed, always[i]);
+	for (size_t i = 0; i < sizeof directories / sizeof *directories; i++)
+		keep_if_writable(container, seed, directories[i]);
 	for (char *line; (line = next_line(&mounts));) {
-		const char *place = parse_tmpfs(line);
+		const char *path = parse_tmpfs(line);
 
-		if (place && !strncmp(place, CONTAINER "/", strlen(CONTAINER "/")) &&
-		    is_another(place + strlen(CONTAINER "/")))
-			keep_if_writable(container, seed, place + strlen(CONTAINER "/"));
+		if (path && !strncmp(path, CONTAINER "/", strlen(CONTAINER "/")) &&
+		    is_other_mount(path + strlen(CONTAINER "/")))
+			keep_if_writable(container, seed, path + strlen(CONTAINER "/"));
 	}
 	close(container);
 	close(seed);

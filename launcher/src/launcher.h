@@ -14,18 +14,18 @@
 #define CHECKPOINT WARMSTART_DIR "/checkpoint"
 #define MANIFEST WARMSTART_DIR "/manifest"
 
-/* Paths in a build after the first process has left the container's mount namespace: see rooms.c. */
+/* Paths in a build after the first process has left the container's mount namespace: see mount_namespaces.c. */
 #define STATE "/state"
 #define CONTAINER "/container"
 
 /* Exit statuses; the first two are those of a shell for a command that cannot be run. */
 enum { EXIT_NOT_EXECUTABLE = 126, EXIT_NOT_FOUND = 127, EXIT_USAGE = 64, EXIT_FAILED = 70 };
 
-/* The reason for a cold start or a failure: one line, cut to size. */
+/* The reason for a cold start or a failure: one line, truncated if it is too long. */
 struct reason {
 	char text[400];
 };
-__attribute__((format(printf, 2, 3))) bool because(struct reason *reason, const char *format, ...); /* false */
+__attribute__((format(printf, 2, 3))) bool set_reason(struct reason *reason, const char *format, ...); /* returns false */
 __attribute__((format(printf, 1, 2))) void say(const char *format, ...);
 __attribute__((format(printf, 1, 2), noreturn)) void fail(const char *format, ...);
 
@@ -34,8 +34,8 @@ char *read_file(const char *path); /* content and a NUL, or NULL with errno */
 char *next_line(char **rest);	   /* cuts the text at line ends; NULL after the last line */
 char *next_word(char **rest);	   /* the same at single spaces */
 char *escape(const char *argument);
-bool parse_number(const char *word, uint64_t most, uint64_t *number);
-void *grow(void *array, size_t count, size_t size); /* room for one more than count */
+bool parse_number(const char *word, uint64_t max, uint64_t *number);
+void *grow(void *array, size_t count, size_t size); /* makes room for one more element than count */
 
 /* identity.c: users and groups. */
 struct identity {
@@ -43,11 +43,11 @@ struct identity {
 	gid_t group;
 	gid_t *groups; /* supplementary ones */
 	size_t group_count;
-	const char *home; /* from passwd; "/" if it has none */
+	const char *home; /* from passwd, or "/" */
 };
 bool resolve_user(const char *user, char *passwd, char *group, struct identity *identity, struct reason *reason);
 bool add_groups(const char *list, struct identity *identity);
-void own_identity(struct identity *identity);
+void current_identity(struct identity *identity);
 void become(const struct identity *identity);
 bool drop_bounding_set(void);
 bool same_groups(const struct identity *a, const struct identity *b);
@@ -92,42 +92,42 @@ void write_command(int fd, char **command, const struct identity *identity, pid_
 bool write_checkpoint(int fd, const char *directory, uint64_t monotonic_ns, uint64_t boottime_ns,
 		      struct reason *reason);
 
-/* rooms.c: the mount namespaces of a build. */
-int leave_container(void);	      /* returns the container's namespace; the caller is then in another */
-int open_container(void);	      /* the same namespace, as kept by the first process */
-void enter_container(int namespace); /* and its root directory; closes the descriptor */
+/* mount_namespaces.c: the mount namespaces of a build. */
+int leave_container(void);	      /* moves to a new namespace and returns the container's */
+int open_container(void);	      /* opens the container's namespace, which the first process keeps open */
+void enter_container(int namespace); /* also enters its root directory, and closes the descriptor */
 void hide_launcher(void);	      /* from all processes in this namespace */
-void go_to(const char *directory);
+void enter_directory(const char *directory);
 enum { NO_MAGIC_LINKS = 2, NO_LINKS = 4 }; /* see openat2(2) */
 int open_beneath(int directory, const char *path, int flags, uint64_t resolve);
 
-/* processes.c */
+/* processes.c: other processes, pids and clocks. */
 bool parse_parent(char *stat, pid_t *parent);
-pid_t spend_pids(pid_t upto);
+pid_t spend_pids(pid_t last);
 void kill_descendants(void);
-bool are_alone(pid_t app, bool are_stopped, struct reason *reason); /* reason set if false */
+bool check_no_other_processes(pid_t app, bool must_be_stopped, struct reason *reason); /* reason set if false */
 uint64_t clock_ns(int clock);
 
 /* events.c: signals and children. */
 struct copy {
 	int from, to;
 };
-struct end {
-	int status;  /* as from waitpid */
-	bool asked; /* after a signal to stop was passed on */
+struct app_exit {
+	int status;	     /* as from waitpid */
+	bool stop_requested; /* a signal to stop was forwarded before */
 };
-int take_signals(void); /* a signalfd; all signals are blocked from here */
-void give_back_signals(void);
+int block_signals(void); /* a signalfd; all signals are blocked from here */
+void unblock_signals(void);
 int next_signal(int signals);
-bool asks_to_stop(int number);
-struct end attend(pid_t app, int signals, struct copy *copies, size_t count);
+bool is_stop_signal(int number);
+struct app_exit supervise(pid_t app, int signals, struct copy *copies, size_t count);
 int exit_like(int status);
 
-/* listen.c */
+/* listen.c: the application's listening sockets. */
 void listen_early(struct manifest *manifest);
 void stop_listening(struct manifest *manifest);
 
-/* criu.c */
+/* criu.c: the restore. */
 struct criu_log {
 	char line[1024];
 	size_t length;
@@ -138,21 +138,21 @@ enum clocks { CLOCKS_OF_CHECKPOINT, CLOCKS_OF_NODE };
 bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason);
 
 /* keep.c, seed.c: the application's temporary files. */
-const char *parse_tmpfs(char *line); /* where a tmpfs is mounted, or NULL */
+const char *parse_tmpfs(char *line); /* the mount point if it is a tmpfs, or NULL */
 void keep_files(const struct identity *identity);
 void put_back_files(void);
 void remove_files(void);
 
 /* environment.c: descriptors of files with the environment. */
 int environment_file(char **environment);
-int no_environment(void);
+int empty_environment(void);
 
-/* build.c */
+/* build.c: also used by exec. */
 void set_home(const char *home);
 void drop_privileges(const struct identity *identity);
 
-/* deny.c */
-void deny_what_is_not_kept(void);
+/* deny.c: the seccomp filter of a build. */
+void deny_unrestorable_calls(void);
 
 /* The modes. */
 int build_mode(const char *user, const char *groups, const char *directory, char **command);

@@ -13,8 +13,8 @@ static bool set(int fd, int level, int option, int value)
 	return !setsockopt(fd, level, option, &value, sizeof value);
 }
 
-/* CRIU restores the options of a socket later. These two are set first, as CRIU does: the application may have several
- * sockets on one port. */
+/* CRIU restores the options of a socket later. It sets these two first, and so do we, because the application may have
+ * several sockets on one port. */
 static bool bind_any(int fd, const struct listener *listener)
 {
 	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(listener->port)};
@@ -27,7 +27,7 @@ static bool bind_any(int fd, const struct listener *listener)
 	return set(fd, IPPROTO_IPV6, IPV6_V6ONLY, listener->v6_only) && !bind(fd, (struct sockaddr *)&v6, sizeof v6);
 }
 
-static int listen_like(const struct listener *listener)
+static int open_listener(const struct listener *listener)
 {
 	int fd = socket(listener->family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -38,14 +38,14 @@ static int listen_like(const struct listener *listener)
 	return -1;
 }
 
-/* A socket that cannot be opened here is left to CRIU, which opens it or reports the error. */
+/* Leave a socket that cannot be opened here to CRIU: it opens the socket or reports the error. */
 void listen_early(struct manifest *manifest)
 {
 	for (size_t i = 0; i < manifest->listener_count; i++)
-		manifest->listeners[i].fd = listen_like(&manifest->listeners[i]);
+		manifest->listeners[i].fd = open_listener(&manifest->listeners[i]);
 }
 
-/* Close our copies; the application keeps its own. */
+/* Close our copies. The application has its own. */
 void stop_listening(struct manifest *manifest)
 {
 	for (size_t i = 0; i < manifest->listener_count; i++)

@@ -11,7 +11,7 @@ static const char usage[] = "usage: launcher start [--clocks node] -- COMMAND [A
 			    "       launcher exec [--directory DIRECTORY] -- COMMAND [ARGUMENT]...\n"
 			    "       launcher dump\n";
 
-static int misused(void)
+static int usage_error(void)
 {
 	fputs(usage, stderr);
 	return EXIT_USAGE;
@@ -51,13 +51,13 @@ int main(int count, char **arguments)
 	char **command;
 
 	if (!strcmp(mode, "dump"))
-		return count == 2 ? dump_mode() : misused();
+		return count == 2 ? dump_mode() : usage_error();
 	command = count > 1 ? parse_options(mode, arguments + 2, &options) : NULL;
 	if (!command)
-		return misused();
+		return usage_error();
 	if (!strcmp(mode, "build"))
 		return build_mode(options.user, options.groups, options.directory, command);
 	if (!strcmp(mode, "exec"))
 		return exec_mode(options.directory, command);
-	return strcmp(mode, "start") ? misused() : start_mode(options.clocks, command);
+	return strcmp(mode, "start") ? usage_error() : start_mode(options.clocks, command);
 }

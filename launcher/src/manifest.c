@@ -1,7 +1,7 @@
 /* The manifest: a text file next to the checkpoint that lists the conditions for its restore.
  *
- * Each line is `KEY VALUE`; ../README.md lists the keys. The first line has the format version and the last is `end`:
- * without it the checkpoint is incomplete. Only the arguments of the command are escaped.
+ * Each line is `KEY VALUE`; ../README.md lists the keys. The first line has the format version, and the last is `end`.
+ * Without the last line, the checkpoint is incomplete. Only the arguments of the command are escaped.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -16,9 +16,9 @@
 #include "launcher.h"
 
 #define VERSION "1"
-#define MOST_PID 0x7fffffff
-#define MOST_SIGNAL 64
-#define MOST_PORT 65535
+#define MAX_PID 0x7fffffff
+#define MAX_SIGNAL 64
+#define MAX_PORT 65535
 
 static bool parse_numbers(char *words, struct identity *identity)
 {
@@ -51,7 +51,7 @@ static bool parse_listener(char *words, struct manifest *manifest)
 	struct listener listener = {.family = AF_INET6, .fd = -1};
 	uint64_t port_number, length;
 
-	if (!words || !parse_number(port, MOST_PORT, &port_number) || !parse_number(backlog, INT32_MAX, &length) ||
+	if (!words || !parse_number(port, MAX_PORT, &port_number) || !parse_number(backlog, INT32_MAX, &length) ||
 	    !parse_number(words, UINT64_MAX, &listener.inode))
 		return false;
 	if (!strcmp(network, "tcp4"))
@@ -95,9 +95,9 @@ static bool parse_line(const char *key, char *value, struct manifest *m)
 	if (!strcmp(key, "group"))
 		return is_id && (m->identity.group = number, true);
 	if (!strcmp(key, "pid"))
-		return is_number && number && number <= MOST_PID && (m->pid = number, true);
+		return is_number && number && number <= MAX_PID && (m->pid = number, true);
 	if (!strcmp(key, "signal"))
-		return is_number && number && number <= MOST_SIGNAL && (m->signal = number, true);
+		return is_number && number && number <= MAX_SIGNAL && (m->signal = number, true);
 	if (!strcmp(key, "stdout"))
 		return is_number && (m->stdout_inode = number, true);
 	if (!strcmp(key, "stderr"))
@@ -115,14 +115,14 @@ bool parse_manifest(char *text, struct manifest *manifest, struct reason *reason
 
 	*manifest = (struct manifest){0};
 	if (!line || strcmp(line, "warmstart " VERSION))
-		return because(reason, "the manifest has another format than this launcher reads");
+		return set_reason(reason, "this launcher does not support the manifest's format");
 	for (int number = 2; (line = next_line(&text)); number++) {
 		char *rest = line, *key = next_word(&rest);
 		if (manifest->complete || !key || !parse_line(key, rest, manifest))
-			return because(reason, "line %d of the manifest is invalid", number);
+			return set_reason(reason, "line %d of the manifest is invalid", number);
 	}
 	if (!manifest->pid || !manifest->argument_count)
-		return because(reason, "the manifest has no pid or no command");
+		return set_reason(reason, "the manifest has no pid or no command");
 	return true;
 }
 
@@ -144,10 +144,10 @@ static bool write_sizes(int fd, const char *directory, struct reason *reason)
 	DIR *listing = opendir(directory);
 
 	if (!listing)
-		return because(reason, "%s: %s", directory, strerror(errno));
+		return set_reason(reason, "%s: %s", directory, strerror(errno));
 	while ((entry = readdir(listing))) {
 		if (fstatat(dirfd(listing), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) < 0)
-			return because(reason, "%s/%s: %s", directory, entry->d_name, strerror(errno));
+			return set_reason(reason, "%s/%s: %s", directory, entry->d_name, strerror(errno));
 		if (S_ISREG(status.st_mode))
 			dprintf(fd, "file %jd %s\n", (intmax_t)status.st_size, entry->d_name);
 	}
@@ -166,6 +166,6 @@ bool write_checkpoint(int fd, const char *directory, uint64_t monotonic_ns, uint
 			dprintf(fd, " %s", cpu_feature_names[i]);
 	dprintf(fd, "\nmonotonic %ju\nboottime %ju\n", (uintmax_t)monotonic_ns, (uintmax_t)boottime_ns);
 	if (dprintf(fd, "end\n") < 0)
-		return because(reason, "cannot write the manifest: %s", strerror(errno));
+		return set_reason(reason, "cannot write the manifest: %s", strerror(errno));
 	return true;
 }

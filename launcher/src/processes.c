@@ -14,9 +14,9 @@
 
 #include "launcher.h"
 
-#define MOST_PID 0x7fffffff
+#define MAX_PID 0x7fffffff
 
-/* Use the system call: the vDSO may still have the clocks of the previous time namespace. */
+/* Use the system call, because the vDSO may still have the clocks of the previous time namespace. */
 uint64_t clock_ns(int clock)
 {
 	long time[2] = {0};
@@ -25,8 +25,8 @@ uint64_t clock_ns(int clock)
 	return time[0] * 1000000000ull + time[1];
 }
 
-/* Fork short-lived processes until this pid is used up. Return the last pid, or -1. */
-pid_t spend_pids(pid_t upto)
+/* Fork short-lived processes until the pid `last` is used up. Return the last pid used, or -1. */
+pid_t spend_pids(pid_t last)
 {
 	pid_t pid;
 
@@ -36,12 +36,12 @@ pid_t spend_pids(pid_t upto)
 			_exit(0);
 		if (pid < 0 || waitpid(pid, NULL, 0) != pid)
 			return -1;
-	} while (pid < upto);
+	} while (pid < last);
 	return pid;
 }
 
-/* Parse the parent in /proc/PID/stat: " S PPID ..." after a name in parentheses, which may contain any character. See
- * proc(5). Cuts the text. */
+/* Parse the parent in /proc/PID/stat: " S PPID ..." after a name in parentheses that may contain any character. See
+ * proc(5). Modifies the text. */
 bool parse_parent(char *stat, pid_t *parent)
 {
 	char *rest = strrchr(stat, ')');
@@ -49,7 +49,7 @@ bool parse_parent(char *stat, pid_t *parent)
 
 	next_word(&rest);
 	next_word(&rest);
-	if (!parse_number(next_word(&rest), MOST_PID, &number))
+	if (!parse_number(next_word(&rest), MAX_PID, &number))
 		return false;
 	*parent = number;
 	return true;
@@ -63,7 +63,7 @@ static bool read_stat(const char *name, char *stat, size_t size)
 	ssize_t length;
 	int fd;
 
-	if (!parse_number(name, MOST_PID, &pid))
+	if (!parse_number(name, MAX_PID, &pid))
 		return false;
 	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -83,7 +83,7 @@ static bool is_child(const char *name)
 	return read_stat(name, stat, sizeof stat) && parse_parent(stat, &parent) && parent == getpid();
 }
 
-/* Orphans become our children (we are a subreaper), so killing children until none is left kills all descendants. */
+/* Kill our children until none is left. We are a subreaper, so orphans become our children and are killed as well. */
 void kill_descendants(void)
 {
 	uint64_t deadline = clock_ns(CLOCK_MONOTONIC) + 1000000000;
@@ -112,7 +112,7 @@ struct process {
 	char name[64];
 };
 
-/* Parse /proc/PID/stat: "PID (NAME) STATE PPID ..."; field 20 is the number of threads. Cuts the text. */
+/* Parse /proc/PID/stat: "PID (NAME) STATE PPID ..."; field 20 is the number of threads. Modifies the text. */
 static bool parse_process(const char *number, char *stat, struct process *process)
 {
 	char *name = strchr(stat, '('), *end = strrchr(stat, ')'), *rest;
@@ -125,12 +125,12 @@ static bool parse_process(const char *number, char *stat, struct process *proces
 	snprintf(process->name, sizeof process->name, "%.*s", (int)(end - name - 1), name + 1);
 	rest = end + 2;
 	next_word(&rest);
-	if (!parse_number(next_word(&rest), MOST_PID, &parent))
+	if (!parse_number(next_word(&rest), MAX_PID, &parent))
 		return false;
 	process->parent = parent;
 	for (int field = 5; field < 20; field++)
 		next_word(&rest);
-	return parse_number(next_word(&rest), MOST_PID, &process->threads);
+	return parse_number(next_word(&rest), MAX_PID, &process->threads);
 }
 
 static size_t list_processes(struct process **processes)
@@ -163,9 +163,9 @@ static const struct process *find_process(const struct process *processes, size_
 	return NULL;
 }
 
-static bool is_below(const struct process *processes, size_t count, const struct process *process, pid_t app)
+static bool is_descendant(const struct process *processes, size_t count, const struct process *process, pid_t app)
 {
-	/* Parents read at different moments may form a loop. */
+	/* The parents were not all read at the same moment, so they may form a loop. */
 	for (size_t steps = 0; process && steps <= count; steps++) {
 		if (process->pid == app)
 			return true;
@@ -174,13 +174,13 @@ static bool is_below(const struct process *processes, size_t count, const struct
 	return false;
 }
 
-/* A process may go on in other threads after its first has ended. */
-static bool is_over(const struct process *process)
+/* A process may continue in other threads after its first thread has ended. */
+static bool has_ended(const struct process *process)
 {
 	return (process->state == 'Z' || process->state == 'X') && process->threads <= 1;
 }
 
-static bool look_for_strangers(pid_t app, bool are_stopped, struct reason *reason)
+static bool find_other_process(pid_t app, bool must_be_stopped, struct reason *reason)
 {
 	struct process *processes;
 	size_t count = list_processes(&processes);
@@ -189,17 +189,17 @@ static bool look_for_strangers(pid_t app, bool are_stopped, struct reason *reaso
 	for (size_t i = 0; i < count && !found; i++) {
 		const struct process *each = &processes[i];
 
-		if (each->pid == 1 || each->pid == getpid() || is_over(each))
+		if (each->pid == 1 || each->pid == getpid() || has_ended(each))
 			continue;
 		found = true;
-		if (!is_below(processes, count, each, app))
-			because(reason,
-				"process %d (%s) is not a descendant of the application, so it would be neither dumped "
-				"nor stopped: end it before the checkpoint",
-				each->pid, escape(each->name));
-		else if (are_stopped && each->state != 'T')
-			because(reason, "process %d (%s) of the application is not stopped", each->pid,
-				escape(each->name));
+		if (!is_descendant(processes, count, each, app))
+			set_reason(reason,
+				   "process %d (%s) is not a descendant of the application, so it would be neither dumped "
+				   "nor stopped: end it before the checkpoint",
+				   each->pid, escape(each->name));
+		else if (must_be_stopped && each->state != 'T')
+			set_reason(reason, "process %d (%s) of the application is not stopped", each->pid,
+				   escape(each->name));
 		else
 			found = false;
 	}
@@ -207,12 +207,12 @@ static bool look_for_strangers(pid_t app, bool are_stopped, struct reason *reaso
 	return found;
 }
 
-/* Check that our pid namespace holds only the first process, ourselves, and the application with its descendants, all
- * stopped if so asked. Wait briefly for a process that is about to end or stop. */
-bool are_alone(pid_t app, bool are_stopped, struct reason *reason)
+/* Check that our pid namespace contains only the first process, ourselves, and the application with its descendants (all
+ * of them stopped, with `must_be_stopped`). Wait up to a second for processes that are about to end or stop. */
+bool check_no_other_processes(pid_t app, bool must_be_stopped, struct reason *reason)
 {
 	for (int i = 0; i < 100; i++) {
-		if (!look_for_strangers(app, are_stopped, reason))
+		if (!find_other_process(app, must_be_stopped, reason))
 			return true;
 		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
 	}

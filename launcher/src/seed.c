@@ -1,9 +1,9 @@
-/* Temporary files of the application, in directories that are empty when a container starts, such as /tmp.
+/* Put back the application's temporary files, from directories such as /tmp that are empty when a container starts.
  *
  * A restored application may have such files open or mapped, or rely on having created them: a JVM maps a file in
- * /tmp/hsperfdata_USER, and Tomcat keeps uploads in a directory in /tmp. The image has /tmp as the build left it at
- * best, and a volume mounted there hides even that. So the dump keeps copies of the application's temporary files
- * (keep.c), and the start puts back the missing ones before CRIU opens them.
+ * /tmp/hsperfdata_USER, and Tomcat keeps uploads in a directory in /tmp. At best, the image contains /tmp as the build
+ * left it, and a volume mounted there hides even that. So the dump keeps copies of these files (keep.c), and the start
+ * puts back the missing ones before CRIU opens them.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,11 +20,11 @@
 #define SEED WARMSTART_DIR "/seed"
 #define OPEN_DIRECTORIES 16
 
-/* nftw(3) passes no argument to its callback. */
-static char **made; /* paths put back, parents before children */
-static size_t made_count;
+/* Global, because nftw(3) passes no argument to its callback. */
+static char **created; /* paths that were put back, parents before children */
+static size_t created_count;
 
-static void give(const char *path, const struct stat *status)
+static void copy_mode(const char *path, const struct stat *status)
 {
 	if (!S_ISLNK(status->st_mode))
 		chmod(path, status->st_mode & 07777);
@@ -34,7 +34,7 @@ static bool copy_bytes(const char *from, const char *to, off_t left)
 {
 	int source = open(from, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	int target = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	bool is_made = target >= 0;
+	bool is_created = target >= 0;
 
 	while (left > 0) {
 		ssize_t sent = sendfile(target, source, NULL, left);
@@ -44,7 +44,7 @@ static bool copy_bytes(const char *from, const char *to, off_t left)
 	}
 	close(source);
 	close(target);
-	return is_made;
+	return is_created;
 }
 
 static bool copy_link(const char *from, const char *to)
@@ -56,7 +56,7 @@ static bool copy_link(const char *from, const char *to)
 	return !symlink(target, to);
 }
 
-/* Leave existing files alone. */
+/* Create a copy, unless the target exists. Return whether it was created. */
 static bool copy(const char *from, const char *to, const struct stat *status)
 {
 	if (S_ISDIR(status->st_mode))
@@ -66,11 +66,11 @@ static bool copy(const char *from, const char *to, const struct stat *status)
 	return S_ISLNK(status->st_mode) && copy_link(from, to);
 }
 
-static void remember(const char *path)
+static void record_created(const char *path)
 {
-	made = grow(made, made_count, sizeof *made);
-	made[made_count] = strdup(path);
-	if (!made[made_count++])
+	created = grow(created, created_count, sizeof *created);
+	created[created_count] = strdup(path);
+	if (!created[created_count++])
 		fail("out of memory");
 }
 
@@ -81,8 +81,8 @@ static int put_back(const char *path, const struct stat *status, int type, struc
 	(void)type;
 	(void)position;
 	if (*target && copy(path, target, status)) {
-		give(target, status);
-		remember(target);
+		copy_mode(target, status);
+		record_created(target);
 	}
 	return 0;
 }
@@ -92,9 +92,9 @@ void put_back_files(void)
 	nftw(SEED, put_back, OPEN_DIRECTORIES, FTW_PHYS);
 }
 
-/* Undo put_back_files(), for a cold start. */
+/* Remove the files that put_back_files() created, before a cold start. */
 void remove_files(void)
 {
-	while (made_count > 0)
-		remove(made[--made_count]);
+	while (created_count > 0)
+		remove(created[--created_count]);
 }

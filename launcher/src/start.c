@@ -14,7 +14,7 @@
 #include "launcher.h"
 
 #define MS 1000000ull
-/* A failure this soon after the restore is blamed on the restore. */
+/* If the application fails this soon after the restore, assume that the restore is the cause. */
 #define CRASH_NS (5000 * MS)
 
 static uint64_t start_ns;
@@ -24,12 +24,12 @@ static unsigned elapsed_ms(void)
 	return (clock_ns(CLOCK_MONOTONIC) - start_ns) / MS;
 }
 
-static bool is_wanted(struct reason *reason)
+static bool is_enabled(struct reason *reason)
 {
 	const char *setting = getenv("WARMSTART");
 
 	if (setting && !strcmp(setting, "off"))
-		return because(reason, "WARMSTART is off");
+		return set_reason(reason, "WARMSTART is off");
 	return true;
 }
 
@@ -38,12 +38,12 @@ static bool has_checkpoint(struct manifest *manifest, struct reason *reason)
 	char *text = read_file(MANIFEST);
 
 	if (!text)
-		return because(reason, errno == ENOENT ? "no checkpoint" : "cannot read " MANIFEST ": %s",
-			       strerror(errno));
+		return set_reason(reason, errno == ENOENT ? "no checkpoint" : "cannot read " MANIFEST ": %s",
+				  strerror(errno));
 	if (!parse_manifest(text, manifest, reason))
 		return false;
 	if (!manifest->complete)
-		return because(reason, "the checkpoint is incomplete");
+		return set_reason(reason, "the checkpoint is incomplete");
 	return true;
 }
 
@@ -54,7 +54,7 @@ static bool is_same_command(const struct manifest *manifest, char **command, str
 	while (command[i] && i < manifest->argument_count && !strcmp(escape(command[i]), manifest->arguments[i]))
 		i++;
 	if (command[i] || i < manifest->argument_count)
-		return because(reason, "the command differs from the checkpoint's");
+		return set_reason(reason, "the command differs from the checkpoint's");
 	return true;
 }
 
@@ -62,13 +62,13 @@ static bool is_same_identity(const struct manifest *manifest, struct reason *rea
 {
 	struct identity own;
 
-	own_identity(&own);
+	current_identity(&own);
 	if (own.user != manifest->identity.user)
-		return because(reason, "uid is %u, the checkpoint was made as %u", own.user, manifest->identity.user);
+		return set_reason(reason, "uid is %u, the checkpoint was made as %u", own.user, manifest->identity.user);
 	if (own.group != manifest->identity.group)
-		return because(reason, "gid is %u, the checkpoint was made as %u", own.group, manifest->identity.group);
+		return set_reason(reason, "gid is %u, the checkpoint was made as %u", own.group, manifest->identity.group);
 	if (!same_groups(&own, &manifest->identity))
-		return because(reason, "the supplementary groups differ from the checkpoint's");
+		return set_reason(reason, "the supplementary groups differ from the checkpoint's");
 	return true;
 }
 
@@ -81,10 +81,10 @@ static bool has_files(const struct manifest *manifest, struct reason *reason)
 		struct stat status;
 
 		if (fstatat(directory, file->name, &status, 0) < 0)
-			return because(reason, "%s of the checkpoint: %s", file->name, strerror(errno));
+			return set_reason(reason, "%s of the checkpoint: %s", file->name, strerror(errno));
 		if ((uint64_t)status.st_size != file->size_bytes)
-			return because(reason, "%s of the checkpoint has %jd bytes instead of %ju", file->name,
-				       (intmax_t)status.st_size, (uintmax_t)file->size_bytes);
+			return set_reason(reason, "%s of the checkpoint has %jd bytes instead of %ju", file->name,
+					  (intmax_t)status.st_size, (uintmax_t)file->size_bytes);
 	}
 	close(directory);
 	return true;
@@ -96,7 +96,7 @@ static bool has_cpu(const struct manifest *manifest, struct reason *reason)
 		size_t feature = cpu_feature(manifest->cpu[i]);
 
 		if (!cpu_feature_names[feature] || !cpu_has(feature))
-			return because(reason, "this processor has no %s, the checkpoint's had", manifest->cpu[i]);
+			return set_reason(reason, "this processor has no %s, the checkpoint's had", manifest->cpu[i]);
 	}
 	return true;
 }
@@ -114,8 +114,8 @@ static uint64_t memory_limit(void)
 	return end == text ? UINT64_MAX : limit; /* "max" */
 }
 
-/* If the kernel kills the whole container when memory runs out (memory.oom.group), a restore that needs too much would
- * be retried forever. Memory mapped from the image counts only once it has changed. */
+/* If the kernel kills the whole container when it runs out of memory (memory.oom.group), a restore that needs too much
+ * would be retried forever. Memory mapped from the image counts only once it has changed. */
 static bool has_memory(const struct manifest *manifest, struct reason *reason)
 {
 	uint64_t needed = 0, limit = memory_limit();
@@ -124,15 +124,15 @@ static bool has_memory(const struct manifest *manifest, struct reason *reason)
 		if (!strncmp(manifest->files[i].name, "pages-", strlen("pages-")))
 			needed += manifest->files[i].size_bytes;
 	if (limit < needed)
-		return because(reason, "the memory limit is %ju bytes, the checkpoint has %ju", (uintmax_t)limit,
-			       (uintmax_t)needed);
+		return set_reason(reason, "the memory limit is %ju bytes, the checkpoint has %ju", (uintmax_t)limit,
+				  (uintmax_t)needed);
 	return true;
 }
 
 /* Cheap checks come first. */
 static bool may_restore(struct manifest *manifest, char **command, struct reason *reason)
 {
-	return is_wanted(reason) && has_checkpoint(manifest, reason) && is_same_command(manifest, command, reason) &&
+	return is_enabled(reason) && has_checkpoint(manifest, reason) && is_same_command(manifest, command, reason) &&
 	       is_same_identity(manifest, reason) && has_files(manifest, reason) && has_memory(manifest, reason) &&
 	       has_cpu(manifest, reason);
 }
@@ -142,26 +142,26 @@ static _Noreturn void start_cold(char **command, const struct reason *reason)
 	remove_files();
 	say("cold start: %s (%u ms)", reason->text, elapsed_ms());
 	prctl(PR_SET_CHILD_SUBREAPER, 0);
-	give_back_signals();
+	unblock_signals();
 	execvp(*command, command);
 	say("%s: %s", *command, strerror(errno));
 	exit(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE);
 }
 
-static bool is_crash(struct end end, uint64_t restored_ns)
+static bool is_crash(struct app_exit end, uint64_t restored_ns)
 {
 	bool well = WIFEXITED(end.status) && !WEXITSTATUS(end.status);
 
-	return !well && !end.asked && clock_ns(CLOCK_MONOTONIC) < restored_ns + CRASH_NS;
+	return !well && !end.stop_requested && clock_ns(CLOCK_MONOTONIC) < restored_ns + CRASH_NS;
 }
 
 static void describe_crash(int status, struct reason *reason)
 {
 	if (WIFEXITED(status))
-		because(reason, "the restored application exited with status %d right after the restore", WEXITSTATUS(status));
+		set_reason(reason, "the restored application exited with status %d right after the restore", WEXITSTATUS(status));
 	else
-		because(reason, "the restored application was killed by signal %d (%s) right after the restore", WTERMSIG(status),
-			strsignal(WTERMSIG(status)));
+		set_reason(reason, "the restored application was killed by signal %d (%s) right after the restore", WTERMSIG(status),
+			   strsignal(WTERMSIG(status)));
 }
 
 int start_mode(enum clocks clocks, char **command)
@@ -169,19 +169,19 @@ int start_mode(enum clocks clocks, char **command)
 	uint64_t restored_ns;
 	struct manifest manifest;
 	struct reason reason;
-	struct end end;
+	struct app_exit end;
 	bool restored;
 	int signals;
 
 	start_ns = clock_ns(CLOCK_MONOTONIC);
-	signals = take_signals();
+	signals = block_signals();
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	if (!may_restore(&manifest, command, &reason))
 		start_cold(command, &reason);
 	listen_early(&manifest);
 	put_back_files();
-	/* With the node's clocks a runtime takes a checkpoint next, so this container's environment must stay out of it. */
-	manifest.environment = clocks == CLOCKS_OF_NODE ? no_environment() : environment_file(environ);
+	/* With the node's clocks, a runtime takes a checkpoint next. This container's environment must not be in it. */
+	manifest.environment = clocks == CLOCKS_OF_NODE ? empty_environment() : environment_file(environ);
 	restored = restore(&manifest, clocks, signals, &reason);
 	stop_listening(&manifest);
 	if (!restored)
@@ -191,7 +191,7 @@ int start_mode(enum clocks clocks, char **command)
 	restored_ns = clock_ns(CLOCK_MONOTONIC);
 	if (manifest.signal)
 		kill(manifest.pid, manifest.signal);
-	end = attend(manifest.pid, signals, NULL, 0);
+	end = supervise(manifest.pid, signals, NULL, 0);
 	if (is_crash(end, restored_ns)) {
 		kill_descendants();
 		describe_crash(end.status, &reason);

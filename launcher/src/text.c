@@ -10,7 +10,7 @@
 
 #include "launcher.h"
 
-bool because(struct reason *reason, const char *format, ...)
+bool set_reason(struct reason *reason, const char *format, ...)
 {
 	va_list arguments;
 
@@ -53,7 +53,7 @@ void fail(const char *format, ...)
 
 void *grow(void *array, size_t count, size_t size)
 {
-	/* Double at each power of two. */
+	/* The array is full at each power of two: double it. */
 	if (count & (count - 1))
 		return array;
 	array = realloc(array, (count ? 2 * count : 1) * size);
@@ -112,7 +112,7 @@ char *next_word(char **rest)
 	return cut(rest, ' ');
 }
 
-/* Escape everything except printable ASCII as \xHH, and the backslash too. */
+/* Escape backslashes and everything except printable ASCII as \xHH. */
 char *escape(const char *argument)
 {
 	char *escaped = malloc(4 * strlen(argument) + 1), *to = escaped;
@@ -128,7 +128,7 @@ char *escape(const char *argument)
 	return escaped;
 }
 
-bool parse_number(const char *word, uint64_t most, uint64_t *number)
+bool parse_number(const char *word, uint64_t max, uint64_t *number)
 {
 	char *end;
 
@@ -136,5 +136,5 @@ bool parse_number(const char *word, uint64_t most, uint64_t *number)
 		return false;
 	errno = 0;
 	*number = strtoull(word, &end, 10);
-	return !errno && !*end && *number <= most;
+	return !errno && !*end && *number <= max;
 }

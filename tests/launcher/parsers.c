@@ -1,12 +1,12 @@
 /* The launcher's parsers, for tests and for fuzzing.
  *
- *   parsers manifest|user|parent|tmpfs|log < INPUT    what they make of it
- *   parsers fuzz COUNT < INPUT                        COUNT mutations of it through all of them
- *   parsers fuzz COUNT SEED FILE < INPUT              other mutations; one that fails is put into FILE
- *   parsers again < FILE                              that one
+ *   parsers manifest|user|parent|tmpfs|log < INPUT    print the result of this parser
+ *   parsers fuzz COUNT < INPUT                        run COUNT mutations through all parsers
+ *   parsers fuzz COUNT SEED FILE < INPUT              run other mutations, and save one that fails as FILE
+ *   parsers again < FILE                              run it again
  *
- * Built with -DLIBFUZZER and -fsanitize=fuzzer it is a libFuzzer target instead. The first byte of a fuzzed input says
- * which parser it is for.
+ * Built with -DLIBFUZZER and -fsanitize=fuzzer it is a libFuzzer target instead. The first byte of a fuzzed input
+ * selects the parser.
  */
 #include <sanitizer/common_interface_defs.h>
 #include <stdio.h>
@@ -87,9 +87,9 @@ static void parse_as_parent(char *text)
 
 static void parse_as_tmpfs(char *text)
 {
-	const char *place = parse_tmpfs(text);
+	const char *mount_point = parse_tmpfs(text);
 
-	printf("%s\n", place ? place : "none");
+	printf("%s\n", mount_point ? mount_point : "none");
 }
 
 static void parse_as_log(char *text)
@@ -148,7 +148,7 @@ static uint32_t draw(uint32_t below)
 
 static size_t mutate(uint8_t *to, const char *from, size_t size)
 {
-	static const char telling[] = "\n :,-()%0\\9=\xff";
+	static const char special[] = "\n :,-()%0\\9=\xff";
 
 	memcpy(to + 1, from, size);
 	for (uint32_t left = draw(8); left && size; left--) {
@@ -159,15 +159,15 @@ static size_t mutate(uint8_t *to, const char *from, size_t size)
 			to[at] = draw(256);
 			break;
 		case 1:
-			to[at] = telling[draw(sizeof telling - 1)];
+			to[at] = special[draw(sizeof special - 1)];
 			break;
-		case 2: /* take a piece out */
+		case 2: /* delete a piece */
 			if (at + length <= size) {
 				memmove(to + at, to + at + length, size + 1 - at - length);
 				size -= length;
 			}
 			break;
-		default: /* have a piece twice */
+		default: /* duplicate a piece */
 			if (at + length <= size && size + length < MOST) {
 				memmove(to + at + length, to + at, size + 1 - at);
 				size += length;

@@ -50,7 +50,7 @@ def test_reads_a_whole_manifest(parse):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("warmstart 1", "warmstart 2", "another format than this launcher reads"),
+        ("warmstart 1", "warmstart 2", "this launcher does not support the manifest's format"),
         ("user 1000", "user 4294967296", "line 4 of the manifest is invalid"),
         ("user 1000", "user -1", "line 4 of the manifest is invalid"),
         ("groups 5 2000", "groups 5 x", "line 6 of the manifest is invalid"),

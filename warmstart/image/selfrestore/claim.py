@@ -1,8 +1,8 @@
 """Move the launcher's checkpoint of a build to a directory that no container has ever seen.
 
-Only the launcher can write to the source (launcher/src/rooms.c), and no process of the container is left by then. The
-files are still checked like an archive from anywhere: known names, known types, one link, within limits. Names are
-looked up only in open directories, and no link is followed.
+Only the launcher can write to the source (launcher/src/mount_namespaces.c), and no process of the container is left by
+then. The files are still checked like an archive from anywhere: known names, known types, one link, within limits.
+Names are looked up only in open directories, and no link is followed.
 """
 
 from __future__ import annotations

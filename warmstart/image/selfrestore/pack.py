@@ -26,7 +26,7 @@ MEMORY = f"{DIRECTORY}/memory"
 # The changed part of it, mapped if a runtime restores an image that can also restore itself.
 MEMORY_OF_RUNTIME = f"{DIRECTORY}/memory-runtime"
 LAUNCHER = f"/{DIRECTORY}/launcher"
-# Paths of the launcher and of the root filesystem in a build container: see launcher/src/rooms.c.
+# Paths of the launcher and of the root filesystem in a build container: see launcher/src/mount_namespaces.c.
 BUILD_LAUNCHER = "/launcher"
 BUILD_ROOT = "/container"
 ENTRYPOINT = (LAUNCHER, "start", "--")

@@ -1,9 +1,9 @@
 /* The two mount namespaces of a build: the container's, for the application, and the launcher's own.
  *
  * An application that runs as root may rename any directory of its root filesystem, in a user namespace even one that
- * is a mount point elsewhere. So no path in the container leads to files that we run or write. The first process moves
- * into a namespace with the read-only mount /.warmstart as its root, and removes that mount from the container's
- * namespace. A command that a runtime runs in the container joins the first process, and so our namespace.
+ * is a mount point elsewhere. So the launcher runs and writes no file through a path of the container. The first process
+ * moves into a namespace with the read-only mount /.warmstart as its root, and removes that mount from the container's
+ * namespace. A command that a runtime runs in the container joins the first process, and therefore our namespace.
  *
  *   /launcher, /criu    read-only
  *   /state              written by build and dump
@@ -22,8 +22,8 @@
 
 #include "launcher.h"
 
-/* The first process keeps the container's namespace open here. Opening it takes all capabilities of the first process,
- * see ptrace(2), and the application has none. */
+/* The first process keeps the container's namespace open as this descriptor. Opening it through /proc requires all
+ * capabilities of the first process, see ptrace(2), and the application has none. */
 #define KEPT_FD 200
 #define KEPT_PATH "/proc/1/fd/200"
 
@@ -89,9 +89,9 @@ int open_beneath(int directory, const char *path, int flags, uint64_t resolve)
 	return syscall(SYS_openat2, directory, path, &how, sizeof how);
 }
 
-/* Enter a directory, creating missing ones as runtimes do. Symbolic links may lead anywhere in the container, but not
+/* Enter a directory, and create missing ones as runtimes do. Follow symbolic links anywhere in the container, but not
  * through /proc into other processes' namespaces. */
-void go_to(const char *directory)
+void enter_directory(const char *directory)
 {
 	char *own = strdup(directory), *rest = own;
 	int at = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), next;
