@@ -22,20 +22,20 @@ _PIECE_BYTES = 1 << 20
 def ask(
     pool: Any, whom: str, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
 ) -> Answer:
-    """Make a request whose answer is JSON.
+    """Make a request and parse the JSON answer.
 
     Args:
-        pool: connections of urllib3.
-        whom: such as `the API server`, for messages.
-        method: of HTTP.
-        url: of what is asked for.
-        headers: to send.
-        body: to send.
-        timeout_s: for how long nothing may come, and no whole MiB of the answer.
+        pool: urllib3 connection pool.
+        whom: server name for messages, such as `the API server`.
+        method: HTTP method.
+        url: URL.
+        headers: request headers.
+        body: request body.
+        timeout_s: limit for silence, and for each MiB of the answer.
 
     Raises:
         RefusedError: the server refused.
-        ClusterError: it could not be reached, or did not answer, or not with JSON.
+        ClusterError: it could not be reached, did not answer, or did not answer with JSON.
     """
     data = fetch(pool, method, url, headers, body, timeout_s, ANSWER_LIMIT_BYTES)
     return parse_answer(data, f"{whom}'s answer to {method} {urllib3.util.parse_url(url).path}")
@@ -44,7 +44,7 @@ def ask(
 def fetch(
     pool: Any, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float, limit_bytes: int
 ) -> bytes:
-    """As `ask`, for an answer of any kind that is not longer than `limit_bytes`."""
+    """Make a request as in `ask`, and return the raw answer of at most `limit_bytes`."""
     what = f"{method} {urllib3.util.parse_url(url).path}"
     timeout = urllib3.Timeout(connect=CONNECT_S, read=timeout_s)
     try:
@@ -55,7 +55,7 @@ def fetch(
             headers=headers,
             timeout=timeout,
             retries=False,
-            # Whoever follows shows somebody else who we are.
+            # A redirect would send our credentials to another server.
             redirect=False,
             preload_content=False,
         )
@@ -75,7 +75,7 @@ def fetch(
 
 
 def _read(answer: Any, limit_bytes: int, timeout_s: float) -> bytes:
-    """The body, cut behind the limit."""
+    """Return the body, cut after the limit."""
     data = bytearray()
     try:
         while len(data) <= limit_bytes and (piece := read_piece(answer, _PIECE_BYTES, timeout_s)):
@@ -86,6 +86,6 @@ def _read(answer: Any, limit_bytes: int, timeout_s: float) -> bytes:
 
 
 def _last_reason(error: Exception) -> str:
-    """urllib3 wraps what happened, most often twice."""
+    """Unwrap the reason: urllib3 wraps it, usually twice."""
     reason = getattr(error, "reason", None) or error
     return str(reason).rpartition(">: ")[2] or type(error).__name__

@@ -1,7 +1,7 @@
 """The versions of runc, crun and CRIU on a node, as far as they can be found from a pod.
 
-The API says the version of the container runtime, and nothing of what it runs. A helper pod that shows the node's /usr,
-read-only, can ask the programs themselves, without any capability.
+The API gives only the version of the container runtime. A helper pod that mounts the node's /usr read-only can ask the
+programs themselves, without any capability.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ done
 
 
 def find_versions(cluster: Cluster, node: str, errand: Errand) -> dict[str, str]:
-    """Ask the programs of a node for their versions; those that are not found, or do not answer, are left out.
+    """Ask the programs of a node for their versions; missing or silent ones are left out.
 
     Raises:
         ClusterError: the helper pod cannot be made.
@@ -55,14 +55,14 @@ def find_versions(cluster: Cluster, node: str, errand: Errand) -> dict[str, str]
 
 
 def parse_versions(output: str) -> dict[str, str]:
-    """Read what the script prints."""
+    """Parse the output of the script."""
     names = {one.program for one in ADVISORIES}
     lines = [line.partition(" ") for line in output.splitlines()]
     return {name: version for name, _, said in lines if name in names and (version := find_version(said))}
 
 
 def make_fixes_document(versions: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Which of the fixes for crafted links the programs have, as JSON; null is not known."""
+    """Return the programs' fixes for crafted links as JSON; null means unknown."""
     return [
         {
             "program": one.program,
