@@ -1,8 +1,8 @@
 """The API server of a cluster, and its kubelets; the only user of the package `kubernetes`.
 
-What that package does here is to read the user's kubeconfig, with all ways there are to authenticate, and to open web
-sockets. Requests are plain JSON: objects of the API have fields that no client knows yet, and must keep them.
-It takes half a second to load, so it is loaded when it is needed.
+That package reads the user's kubeconfig, with all ways to authenticate, and opens web sockets. Requests are plain JSON:
+objects of the API have fields that no client knows yet, and must keep them. The package takes half a second to load,
+so it is loaded on first use.
 API: https://kubernetes.io/docs/reference/kubernetes-api/; channels of a command over a web socket: StreamProtocolV4Name
 in k8s.io/apimachinery/pkg/util/remotecommand/constants.go.
 """
@@ -37,7 +37,7 @@ from warmstart.kube.refusal import RefusedError, ignoring_absence, make_refusal
 
 CALL_S = 60.0
 KUBELET_PORT = 10250
-# What a kubelet gives its runtime at least (runtimeRequestTimeout), whatever it is asked for; and until it has said so.
+# Minimum that a kubelet gives its runtime (runtimeRequestTimeout), for any request; and the time for its answer.
 RUNTIME_S = 120.0
 ANSWER_S = 10.0
 _KUBECONFIG = "~/.kube/config"
@@ -50,7 +50,7 @@ _MESSAGE_CHARS = 1000
 _POLL_S = 0.25
 _LOG_HEAD_BYTES = 4096
 _LOG_LIMIT_BYTES = 4 << 20
-# A list comes in pages of so many objects.
+# Objects per page of a list.
 _PAGE = 100
 _MOST_PAGES = 2000
 
@@ -69,21 +69,21 @@ class PodTimeoutError(TimeoutError):
 
 @dataclass(frozen=True)
 class ExecEnd:
-    """How a command in a container ended: its exit code, and what it wrote to its standard error."""
+    """Exit code and standard error of a command in a container."""
 
     exit_code: int
     stderr: str
 
 
 class Head:
-    """The beginning of what a command writes; the rest is dropped, as a kubelet does it with what probes write."""
+    """The beginning of a command's output; the rest is dropped, as a kubelet does with the output of probes."""
 
     def __init__(self, limit_bytes: int = 1 << 20) -> None:
         self.data = bytearray()
         self._limit_bytes = limit_bytes
 
     def write(self, data: bytes) -> None:
-        """Take a piece."""
+        """Add a piece."""
         self.data += data[: self._limit_bytes - len(self.data)]
 
 
@@ -91,14 +91,14 @@ class Cluster:
     """A cluster as the user reaches it; any thread may call it.
 
     Attributes:
-        namespace: where objects are unless something else is said.
+        namespace: default namespace of objects.
     """
 
     def __init__(self, configuration: Any, namespace: str) -> None:
         from kubernetes.client import ApiClient
 
         self._configuration = configuration
-        # What is not answered is told, not asked again: a checkpoint must not be taken twice.
+        # A request without an answer is an error, not retried: a checkpoint must not be taken twice.
         configuration.retries = False
         self._pool = ApiClient(configuration).rest_client.pool_manager
         self.namespace = namespace
@@ -119,19 +119,19 @@ class Cluster:
         content_type: str = "application/json",
         timeout_s: float = CALL_S,
     ) -> Answer:
-        """Make a request of the API server, and read its answer, which is JSON.
+        """Make a request to the API server, and parse its JSON answer.
 
         Args:
-            method: of HTTP.
-            path: such as `/api/v1/namespaces/default/pods`.
+            method: HTTP method.
+            path: path, such as `/api/v1/namespaces/default/pods`.
             body: a JSON document to send.
-            query: parameters.
-            content_type: of the body; that of a patch says which kind of patch it is.
-            timeout_s: for how long the server may say nothing.
+            query: query parameters.
+            content_type: content type of the body; it selects the kind of a patch.
+            timeout_s: limit for silence of the server.
 
         Raises:
             RefusedError: the server refused.
-            ClusterError: it could not be reached, or did not answer, or not with JSON.
+            ClusterError: it could not be reached, did not answer, or did not answer with JSON.
         """
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
         headers = {**self._headers(), "Accept": "application/json", "Content-Type": content_type}
@@ -139,7 +139,7 @@ class Cluster:
         return ask(self._pool, "the API server", method, url, headers, data, timeout_s)
 
     def list_items(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[Answer]:
-        """The items of a list, which is asked for in pages; errors as `request`."""
+        """Yield the items of a list, page by page; errors as in `request`."""
         query = {**(query or {}), "limit": str(_PAGE)}
         for _ in range(_MOST_PAGES):
             page = self.request("GET", path, query=query)
@@ -151,11 +151,11 @@ class Cluster:
         raise ClusterError(f"the API server's answer to GET {path} has no end")
 
     def get_pod(self, namespace: str, name: str) -> Pod:
-        """A pod as it is now; errors as `request`."""
+        """Return the current state of a pod; errors as in `request`."""
         return parse_pod(self.request("GET", _pod_path(namespace, name)))
 
     def list_pods(self, namespace: str | None, *, selector: str = "", node: str = "") -> tuple[Pod, ...]:
-        """The pods of a namespace, of all when None, that have these labels and run on this node."""
+        """Return the pods of a namespace (all if None) with these labels and on this node."""
         query = {"labelSelector": selector} if selector else {}
         if node:
             query["fieldSelector"] = f"spec.nodeName={node}"
@@ -163,7 +163,7 @@ class Cluster:
         return tuple(map(parse_pod, self.list_items(path, query)))
 
     def create_pod(self, manifest: Mapping[str, Any]) -> Pod:
-        """Create a pod; where we are interrupted meanwhile, it is removed again. Errors as `request`."""
+        """Create a pod; an interruption meanwhile removes it again. Errors as in `request`."""
         path = f"/api/v1/namespaces/{_quote(manifest['metadata']['namespace'])}/pods"
         return call_to_the_end(
             lambda: parse_pod(self.request("POST", path, manifest)),
@@ -171,21 +171,21 @@ class Cluster:
         )
 
     def patch_pod(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Pod:
-        """Change a pod with a JSON merge patch (RFC 7386); errors as `request`."""
+        """Change a pod with a JSON merge patch (RFC 7386); errors as in `request`."""
         kind = "application/merge-patch+json"
         return parse_pod(self.request("PATCH", _pod_path(namespace, name), patch, content_type=kind))
 
     def delete_pod(self, namespace: str, name: str, *, uid: str | None = None) -> None:
-        """Have a pod removed; only the one with this `uid`, if it is given. One that is gone is no error."""
+        """Delete a pod; only the one with this `uid`, if given. A missing pod is no error."""
         options = {"preconditions": {"uid": uid}} if uid else {}
         with ignoring_absence():
             self.request("DELETE", _pod_path(namespace, name), options)
 
     def wait_pod(self, pod: Pod, until: Callable[[Pod], bool], timeout_s: float) -> Pod:
-        """Wait for a pod to come into a state.
+        """Wait for a pod to reach a state.
 
         Raises:
-            PodTimeoutError: it had not in time.
+            PodTimeoutError: the time is over.
             RefusedError: the pod is gone, or may not be read.
         """
         deadline = time.monotonic() + timeout_s
@@ -198,7 +198,7 @@ class Cluster:
             time.sleep(_POLL_S)
 
     def wait_gone(self, pod: Pod, timeout_s: float) -> bool:
-        """Wait until a pod is removed; whether it was in time."""
+        """Wait until a pod is removed; return whether it was in time."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             with ignoring_absence():
@@ -209,14 +209,14 @@ class Cluster:
         return False
 
     def log_tail(self, pod: Pod, container: str, lines: int) -> list[str]:
-        """The last lines that a container wrote, oldest first; none when they cannot be had."""
+        """Return the last lines that a container wrote, oldest first; none if they cannot be read."""
         try:
             return self._read_log(pod, {"container": container, "tailLines": str(lines)})
         except ClusterError:
             return []
 
     def log_head(self, pod: Pod, container: str) -> list[str]:
-        """The first lines that a container wrote; errors as `request`."""
+        """Return the first lines that a container wrote; errors as in `request`."""
         return self._read_log(pod, {"container": container, "limitBytes": str(_LOG_HEAD_BYTES)})
 
     def _read_log(self, pod: Pod, query: Mapping[str, str]) -> list[str]:
@@ -241,12 +241,12 @@ class Cluster:
             pod: the pod.
             container: the name of its container.
             command: the program and its arguments.
-            write: is given what it writes to its standard output, piece by piece.
-            timeout_s: for all of it.
-            silence_s: for how long nothing may come.
+            write: receiver of its standard output, piece by piece.
+            timeout_s: limit for the whole command.
+            silence_s: limit for silence.
 
         Raises:
-            TimeoutError: it had not ended in time, or nothing came for too long.
+            TimeoutError: it did not end in time, or was silent for too long.
             RefusedError: the API server refused.
             ClusterError: it could not be run, or the connection broke.
         """
@@ -261,7 +261,7 @@ class Cluster:
             # Without a time limit it would wait three seconds for an answer that may never come.
             with contextlib.suppress(websocket.WebSocketException, OSError):
                 wire.close(timeout=0)
-            # Where the server closed it first, that has left the socket open.
+            # If the server closed it first, the socket is still open.
             wire.shutdown()  # type: ignore[no-untyped-call]
         return ExecEnd(_exit_code(status, what), stderr)
 
@@ -280,16 +280,16 @@ class Cluster:
         return socket.socket(fileno=PortForward(wire, [port]).socket(port).detach())
 
     def checkpoint(self, pod: Pod, container: str, timeout_s: float, kubelet_ca: Path | None = None) -> str:
-        """Have the kubelet take a checkpoint of a container, which goes on; the archive's path on the node.
+        """Have the kubelet checkpoint a running container, and return the archive's path on the node.
 
-        Its answer is awaited even when it takes longer than it may: the archive is made whether anybody waits or not,
-        and nothing else says what it is called (`CheckpointContainer` in k8s.io/cri-client/pkg/remote_runtime.go).
+        The container keeps running. A late answer is awaited too: the archive is made in any case, and only the answer
+        has its name (`CheckpointContainer` in k8s.io/cri-client/pkg/remote_runtime.go).
 
-        The API server's proxy is asked; where that is not allowed, the kubelet itself, whose certificate must be of the
-        authority `kubelet_ca`, that of the cluster when None.
+        The request goes through the API server's proxy or, if that is forbidden, to the kubelet itself. Its certificate
+        must be of the authority `kubelet_ca`, or of the cluster's when None.
 
         Raises:
-            RefusedError: the kubelet refused, or it may not be asked.
+            RefusedError: the kubelet refused, or may not be asked.
             ClusterError: it could not be reached, or did not answer.
         """
         place = "/".join(_quote(word) for word in (pod.namespace, pod.name, container))
@@ -309,7 +309,7 @@ class Cluster:
     def _ask_kubelet(
         self, pod: Pod, path: str, timeout_s: float, kubelet_ca: Path | None, refusal: RefusedError
     ) -> Answer:
-        """The kubelet's own port; never without knowing it by its certificate, since it is shown who we are."""
+        """Ask the kubelet's own port. Its certificate is always verified, since it receives our credentials."""
         settings = self._configuration
         pool = urllib3.PoolManager(
             cert_reqs="CERT_REQUIRED",
@@ -354,11 +354,11 @@ class Cluster:
 
 
 def connect_cluster(context: str | None = None, namespace: str | None = None) -> Cluster:
-    """The cluster that the user's kubeconfig names, or that this process runs in.
+    """Connect to the cluster of the user's kubeconfig, or of this process.
 
     Args:
-        context: of the kubeconfig; its current one when None.
-        namespace: the context's own when None.
+        context: context of the kubeconfig; the current one when None.
+        namespace: default namespace; the context's own when None.
 
     Raises:
         HostError: there is no kubeconfig, no such context, or it cannot be used.
@@ -378,7 +378,7 @@ def connect_cluster(context: str | None = None, namespace: str | None = None) ->
         chosen = next((entry for entry in contexts if entry["name"] == context), current)
         namespace = namespace or chosen["context"].get("namespace") or "default"
     except Exception as error:
-        # The package checks nothing of the file: it raises whatever it stumbles over.
+        # The package does not check the file, and raises any kind of error.
         hint = "set KUBECONFIG, or name a context of it with --context"
         said = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise HostError(f"no cluster: {said}", hint=hint) from error
@@ -394,7 +394,7 @@ def _pod_path(namespace: str, name: str) -> str:
 
 
 def _kubelet_of(pod: Pod) -> str:
-    """Address and port of the kubelet of a pod's node."""
+    """Return address and port of the kubelet of a pod's node."""
     try:
         address = ipaddress.ip_address(pod.host_ip)
     except ValueError as error:
@@ -403,7 +403,7 @@ def _kubelet_of(pod: Pod) -> str:
 
 
 def _quote(name: str) -> str:
-    """A name as one part of a path, whatever is in it."""
+    """Quote a name as one part of a path."""
     if name in ("", ".", ".."):
         raise ClusterError(f"{name!r} is no name of an object")
     return quote(name, safe="")
@@ -412,7 +412,7 @@ def _quote(name: str) -> str:
 def _read_streams(
     frames: Iterator[tuple[int, bytes]], write: Callable[[bytes], object], what: str
 ) -> tuple[str, bytes]:
-    """Pass on what a command writes; its standard error, and how it ended as the server says it."""
+    """Pass on a command's output; return its standard error, and its Status from the server."""
     stderr, status = b"", b""
     try:
         for channel, data in frames:
@@ -431,11 +431,11 @@ def _read_streams(
 
 
 def _read_frames(wire: websocket.WebSocket, deadline: float, silence_s: float) -> Iterator[tuple[int, bytes]]:
-    """What arrives until the other end closes: numbers of channels, and data."""
+    """Yield channel numbers and data until the other end closes."""
     arrived, receive = 0, wire.frame_buffer.recv
 
     def receive_in_time(size: int) -> bytes:
-        """Read of the socket; a message of any length, or that drips, would be waited for otherwise."""
+        """Read from the socket, with limits for long messages and slow ones."""
         nonlocal arrived
         data = receive(size)
         arrived += len(data)
@@ -461,7 +461,7 @@ def _read_frames(wire: websocket.WebSocket, deadline: float, silence_s: float) -
 
 
 def _exit_code(status: bytes, what: str) -> int:
-    """Read the Status with which the server tells how a command ended."""
+    """Read the exit code from the server's Status of a command."""
     if not status:
         raise ClusterError(f"could not {what}: the connection ended before the command did")
     answer = parse_answer(status, f"the API server's word on the end of the command (to {what})")

@@ -1,6 +1,6 @@
-"""What a pod must ask for to be restored from an image: told by how the image was built; pure.
+"""Settings that a pod needs to be restored from an image, derived from the image's build. No I/O.
 
-What a runtime and a pod have to say in a restored container was tried with CRI-O (docs/how-to/deploy.md).
+The effects of a runtime and a pod on a restored container were tested with CRI-O (docs/how-to/deploy.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TERMINATION_LOG = "/dev/termination-log"
 #: Mounts that the kubelet gives to every container.
 KUBELET_MOUNTS = frozenset({"/etc/hosts", TERMINATION_LOG})
 
-#: What Node Feature Discovery puts before the name of a feature of the processor.
+#: Prefix of Node Feature Discovery for a feature of the processor.
 CPU_LABEL_PREFIX = "feature.node.kubernetes.io/cpu-cpuid."
 
 TOKEN = "automountServiceAccountToken"  # noqa: S105 - no password
@@ -39,19 +39,18 @@ _PROBE = "the pod has none, and counts as ready before it is"
 
 @dataclass(frozen=True)
 class BuildInfo:
-    """What an image was built from, as far as pods must match it.
+    """Properties of an image's build that pods must match.
 
     Attributes:
         name: the recipe's name.
-        image: how a pod is to call the image.
-        container: the recipe's `container`, in the words of Kubernetes.
-        restorers: who restores the image.
+        image: the image's name for a pod.
+        container: the recipe's `container`, with the fields of Kubernetes.
+        restorers: restorers of the image.
         user: user id and group id of the process in the checkpoint; None when only the recipe is known.
-        mounts: where the checkpoint has mounts beside those that every container has.
-        architecture: of the checkpoint, in Go's words; empty when only the recipe is known.
-        cpu_features: what nodes must have, as labels of Node Feature Discovery name it.
-        allowed: the privileges that a pod may be given on the build's word; None for those of the user's own recipe,
-            which are the user's word.
+        mounts: paths of the checkpoint's mounts, except those that every container has.
+        architecture: architecture of the checkpoint, in Go's terms; empty when only the recipe is known.
+        cpu_features: CPU features that nodes need, as in labels of Node Feature Discovery.
+        allowed: the privileges that the build may give a pod; None for the user's own recipe, which may give all.
     """
 
     name: str
@@ -70,12 +69,12 @@ class Setting:
     """A value that a pod must have.
 
     Attributes:
-        keys: where, from the container, or from the pod's specification.
-        value: the value; None where there must be none.
-        reason: why.
+        keys: path, from the container, or from the pod's specification.
+        value: the value; None if there must be none.
+        reason: the reason.
         of_pod: whether it is the pod's, not the container's.
-        by_default: whether a pod that does not say it has it.
-        or_other: whether another value does as well.
+        by_default: whether it is the default of a pod.
+        or_other: whether any other value is fine.
     """
 
     keys: tuple[str, ...]
@@ -87,7 +86,7 @@ class Setting:
 
 
 def list_settings(build: BuildInfo) -> Iterator[Setting]:
-    """All that a pod must have to be restored from what was built."""
+    """Yield all settings that a pod needs to be restored from the build."""
     by_runtime = Restorer.RUNTIME in build.restorers
     if by_runtime:
         yield Setting((TOKEN,), False, _NO_TOKEN, of_pod=True)
@@ -124,15 +123,15 @@ def _list_privileges(build: BuildInfo) -> Iterator[Setting]:
 
 
 def find_changes(build: BuildInfo, pod: Block, container: Block) -> list[Setting]:
-    """What of `list_settings` a pod does not have.
+    """Return the settings of `list_settings` that a pod lacks.
 
-    The token of a service account is left to pods with other containers: it is all of theirs, and where the build had
-    none, a restored container is restored beside it, and does not see it.
+    Pods with other containers keep the service account token: all containers share it. If the build had none, the
+    restored container does not see it.
 
-    A change that gives the pod a privilege on the word of an image is left out: see `list_withheld`.
+    A change that would give the pod a privilege from the image is left out: see `list_withheld`.
 
     Args:
-        build: what was built.
+        build: the build.
         pod: the pod's specification.
         container: the container in it that is to be restored.
     """
@@ -149,10 +148,10 @@ def find_changes(build: BuildInfo, pod: Block, container: Block) -> list[Setting
 
 
 def list_withheld(build: BuildInfo, pod: Block, container: Block) -> list[tuple[Setting, tuple[Privilege, ...]]]:
-    """What of `list_settings` a pod does not have and is not given either, since it is more than the pod may.
+    """Return the settings of `list_settings` that a pod lacks and may not have.
 
     Args:
-        build: what was built.
+        build: the build.
         pod: the pod's specification.
         container: the container in it that is to be restored.
 
@@ -206,7 +205,7 @@ _LOOSE: dict[str, tuple[Any, Any, Privilege]] = {
 
 
 def list_capabilities(changes: Any) -> frozenset[str]:
-    """The capabilities of a container with these changes to the ordinary ones."""
+    """Return the capabilities of a container with these changes to the ordinary ones."""
     added, dropped = (
         {name_capability(str(name)) for name in mapping_at({"": changes}, "").get(key) or ()} for key in ("add", "drop")
     )
@@ -224,7 +223,7 @@ def _has(pod: Block, container: Block, setting: Setting) -> bool:
 
 
 def _canonical(keys: Sequence[str], value: Any) -> Any:
-    """A value in a form that is equal to others that mean the same."""
+    """Return a canonical form: equal for values that mean the same."""
     if keys[0] == "resources":
         return _amount(value)
     if keys[-1] == "capabilities" and isinstance(value, dict):
@@ -233,7 +232,7 @@ def _canonical(keys: Sequence[str], value: Any) -> Any:
 
 
 def _amount(value: Any) -> Any:
-    """A quantity's value; what is none is left as it is, for the API server to refuse."""
+    """Return a quantity's value; others are unchanged, for the API server to refuse."""
     try:
         return parse_quantity(value)
     except ValueError:

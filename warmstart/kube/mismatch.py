@@ -1,4 +1,4 @@
-"""What a pod says and a restored container does not heed: no change of the pod helps, so it is said; pure."""
+"""Settings of a pod that a restored container ignores. No change of the pod helps, so warn. No I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMESPACES = {
     "hostIPC": "System V IPC of its own",
     "shareProcessNamespace": "process ids of its own",
 }
-# Keys of a security context whose value in the restored process is that of the build, and what they are when not given.
+# Keys of a security context that a restored process has from the build, and their defaults.
 _PRIVILEGES = {
     "runAsUser": None,
     "runAsGroup": None,
@@ -30,10 +30,10 @@ _PRIVILEGES = {
 
 
 def list_warnings(build: BuildInfo, pod: Block, container: Block) -> Iterator[str]:
-    """What would be otherwise in a restored container than the pod says, a sentence each.
+    """Yield a sentence for each difference between a restored container and the pod.
 
     Args:
-        build: what was built.
+        build: the build.
         pod: the pod's specification.
         container: the container in it that is to be restored.
     """
@@ -96,7 +96,7 @@ def _list_command(build: BuildInfo, container: Block) -> Iterator[str]:
 
 
 def _list_environment(build: BuildInfo, container: Block) -> Iterator[str]:
-    """Names alone: values may be secrets."""
+    """Show only names: values may be secrets."""
     if container.get("envFrom"):
         yield "envFrom: a restored container has the environment of the build, without these"
     had = {variable["name"]: variable.get("value", "") for variable in build.container.get("env") or ()}

@@ -1,4 +1,4 @@
-"""What an API server or a kubelet says when it refuses, and which right it was that was missing.
+"""Refusals of an API server or a kubelet, and the missing right.
 
 Messages: `forbiddenMessage` in staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go of
 kubernetes/kubernetes, and `InstallAuthFilter` in pkg/kubelet/server/server.go.
@@ -17,7 +17,7 @@ from warmstart.core.text import printable
 _FORBIDDEN = re.compile(r'cannot (\w+) resource \\*"([^"\\]+)\\*" in API group \\*"([^"\\]*)\\*"')
 _IN_NAMESPACE = re.compile(r'in the namespace \\*"([^"\\]+)\\*"')
 _MOST_CHARS = 1 << 16
-# A whole object in Go's words, before what is wrong with it.
+# A whole object in Go's notation, before the problem.
 _INVALID_VALUE = re.compile(r"Invalid value: \{.*\}(?=: )")
 _KUBELET_FORBIDDEN = re.compile(r"verb=(\w+), resource=(\w+), subresource(?:\(s\))?=\[?(\w+)")
 
@@ -26,8 +26,8 @@ class RefusedError(ClusterError):
     """The API server or a kubelet answered that it will not.
 
     Attributes:
-        status: of HTTP.
-        needs: what may not be done, as a role of RBAC has it, such as `create nodes/proxy`; empty when that is not why.
+        status: HTTP status.
+        needs: missing right in terms of RBAC, such as `create nodes/proxy`; empty for other refusals.
     """
 
     def __init__(self, status: int, brief: str, *, needs: str = "", details: Sequence[str] = ()) -> None:
@@ -41,9 +41,9 @@ def make_refusal(status: int, body: str, what: str) -> RefusedError:
     """The error for an answer of HTTP: a Status of the API, or plain text, as a kubelet writes.
 
     Args:
-        status: of HTTP.
-        body: of the answer.
-        what: could not be done, such as `GET /api/v1/pods`.
+        status: HTTP status.
+        body: body of the answer.
+        what: failed action, such as `GET /api/v1/pods`.
     """
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
         body = str(json.loads(body)["message"])
