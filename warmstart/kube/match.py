@@ -50,7 +50,7 @@ class BuildInfo:
         mounts: paths of the checkpoint's mounts, except those that every container has.
         architecture: architecture of the checkpoint, in Go's terms; empty when only the recipe is known.
         cpu_features: CPU features that nodes need, as in labels of Node Feature Discovery.
-        allowed: the privileges that the build may give a pod; None for the user's own recipe, which may give all.
+        allowed: the privileges that the build may give a pod; None (no limit) for the user's own recipe.
     """
 
     name: str

@@ -28,7 +28,7 @@ subjects:
 
 
 def read_role(task: str, namespaces: Sequence[str] = (), *, kubelet: bool = False) -> str:
-    """The manifest for a task: a namespace for its pods, a service account, its roles and their bindings.
+    """Return the manifest for a task: a namespace for its pods, a service account, its roles and their bindings.
 
     Args:
         task: one of TASKS.

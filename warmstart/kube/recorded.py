@@ -1,9 +1,9 @@
-"""Privileges in the manifest of a pod that an image carries, and the pod that is made of it; pure.
+"""Privileges in the manifest of a pod that an image carries, and the pod made from it. No I/O.
 
-The manifest comes from whoever made the image. Every field of it is judged: a field that is not listed here is refused
+The manifest comes from the maker of the image. Every field of it is judged: a field that is not listed here is refused
 like a privilege. Fields: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/.
 
-Not a privilege is what any pod has or may have by default: the service account `default`, a user other than 0, the
+Rights that any pod has or may get by default are not listed: the service account `default`, a user other than 0, the
 capabilities of the baseline Pod Security Standard, emptyDir, the downward API, placement relative to other pods.
 """
 
@@ -19,11 +19,11 @@ Rule = Callable[[Any, str], Iterator[Privilege]]
 
 _MOST_LEVELS = 50
 
-# What kubectl keeps there is a copy of the manifest, with the values of its variables.
+# kubectl keeps a copy of the manifest there, with the values of its variables.
 _DROPPED_ANNOTATIONS = frozenset({"kubectl.kubernetes.io/last-applied-configuration"})
 _ORDINARY_ANNOTATIONS = "kubectl.kubernetes.io/"
 _ORDINARY_RESOURCES = ("cpu", "memory", "ephemeral-storage", "hugepages-")
-# What the API server gives every pod (DefaultTolerationSeconds).
+# The API server gives these to every pod (DefaultTolerationSeconds).
 _ORDINARY_TOLERATIONS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
 
@@ -31,7 +31,7 @@ def list_pod_privileges(manifest: Mapping[str, Any], image: str, *, root: bool) 
     """List the privileges that a pod asks for.
 
     Args:
-        manifest: the pod, as `strip_pod` and `make_copy` give it, from an image.
+        manifest: the pod from an image, as made by `strip_pod` and `make_copy`.
         image: the image's own name; every other image is a privilege.
         root: whether the image's configuration has its programs run as root; then asking for that is no privilege.
 
@@ -51,7 +51,7 @@ def _require_shallow(value: Any, levels: int) -> None:
 
 
 def make_recorded_pod(manifest: Mapping[str, Any], namespace: str) -> dict[str, Any]:
-    """The manifest to create from one whose privileges are allowed, in the caller's namespace."""
+    """Return the manifest to create from one with allowed privileges, in the caller's namespace."""
     made: dict[str, Any] = {key: _without_nulls(manifest[key]) for key in ("metadata", "spec")}
     metadata = made["metadata"]
     metadata["namespace"] = namespace
@@ -61,7 +61,7 @@ def make_recorded_pod(manifest: Mapping[str, Any], namespace: str) -> dict[str, 
 
 
 def _without_nulls(value: Any) -> Any:
-    """A copy without what is null, which is as absent."""
+    """Return a copy without nulls: null is the same as absent."""
     if isinstance(value, dict):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
@@ -71,7 +71,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _plain(value: Any, path: str) -> Iterator[Privilege]:
-    """Any value is as good as another."""
+    """Accept any value."""
     del value, path
     return iter(())
 
@@ -84,7 +84,7 @@ def _expect(value: Any, kind: type, path: str) -> Any:
 
 
 def _fields(rules: Mapping[str, Rule]) -> Rule:
-    """A mapping with these fields. Null is as absent, for the API server too."""
+    """Judge a mapping with these fields. Null is the same as absent, for the API server too."""
 
     def rule(value: Any, path: str) -> Iterator[Privilege]:
         for key, inner in _expect(value, dict, path).items():
@@ -100,7 +100,7 @@ def _fields(rules: Mapping[str, Rule]) -> Rule:
 
 
 def _each(inner: Rule) -> Rule:
-    """A list; its items are told apart by their names, if they have any."""
+    """Judge a list; its items are identified by their names, if any."""
 
     def rule(value: Any, path: str) -> Iterator[Privilege]:
         for number, item in enumerate(_expect(value, list, path)):
@@ -309,7 +309,7 @@ def _root(*, ordinary: bool) -> Rule:
 
 
 def _context(*, root: bool) -> dict[str, Rule]:
-    """What the security contexts of pods and of containers have in common."""
+    """Return the common rules for security contexts of pods and containers."""
     return {
         "runAsUser": _root(ordinary=root),
         "seccompProfile": _profile(Kind.SECCOMP),
@@ -349,7 +349,7 @@ def _container(image: str, *, root: bool) -> Rule:
 
 
 def _containers(image: str, *, root: bool) -> Rule:
-    """The container that is restored, and others, whose images say nothing of root here."""
+    """Judge the restored container, and others; `root` does not apply to the images of others."""
     own, other = _container(image, root=root), _container(image, root=False)
 
     def rule(value: Any, path: str) -> Iterator[Privilege]:
@@ -358,7 +358,7 @@ def _containers(image: str, *, root: bool) -> Rule:
     return rule
 
 
-# A block device is a claim, which is judged as a volume.
+# A block device is a claim, and is judged as a volume.
 _PLAIN_OF_CONTAINERS = (
     "name",
     "command",
@@ -448,7 +448,7 @@ def _pod(image: str, *, root: bool) -> Rule:
             **dict.fromkeys(("apiVersion", "kind"), _plain),
             "metadata": _fields(
                 {
-                    # The namespace is the caller's, whatever it says.
+                    # The namespace is replaced by the caller's.
                     **dict.fromkeys(("name", "namespace"), _plain),
                     "labels": _pairs(Kind.LABEL, "Services, NetworkPolicies and controllers select pods by labels"),
                     "annotations": _annotations,

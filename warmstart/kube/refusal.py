@@ -23,7 +23,7 @@ _KUBELET_FORBIDDEN = re.compile(r"verb=(\w+), resource=(\w+), subresource(?:\(s\
 
 
 class RefusedError(ClusterError):
-    """The API server or a kubelet answered that it will not.
+    """The API server or a kubelet refused a request.
 
     Attributes:
         status: HTTP status.
@@ -38,7 +38,7 @@ class RefusedError(ClusterError):
 
 
 def make_refusal(status: int, body: str, what: str) -> RefusedError:
-    """The error for an answer of HTTP: a Status of the API, or plain text, as a kubelet writes.
+    """Return the error for an HTTP answer: a Status of the API, or plain text of a kubelet.
 
     Args:
         status: HTTP status.
@@ -54,7 +54,7 @@ def make_refusal(status: int, body: str, what: str) -> RefusedError:
 
 
 def find_needs(message: str) -> str:
-    """What a message of the API server or of a kubelet says may not be done, such as `create nodes/proxy`."""
+    """Return the missing right from a message of the API server or a kubelet, such as `create nodes/proxy`."""
     if found := _FORBIDDEN.search(message):
         verb, resource, group = found.groups()
         where = _IN_NAMESPACE.search(message)
@@ -68,7 +68,7 @@ def find_needs(message: str) -> str:
 
 @contextlib.contextmanager
 def ignoring_absence() -> Iterator[None]:
-    """For what may be gone already: 404, and 409, with which a deletion of another object of the name is refused."""
+    """Ignore missing objects: 404, and 409, the refusal to delete another object of the same name."""
     try:
         yield
     except RefusedError as refusal:
