@@ -3,7 +3,7 @@
 The manifest comes from the maker of the image. Every field of it is judged: a field that is not listed here is refused
 like a privilege. Fields: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/.
 
-Rights that any pod has or may get by default are not listed: the service account `default`, a user other than 0, the
+Rights that any pod may have by default are not privileges: the service account `default`, a user other than 0, the
 capabilities of the baseline Pod Security Standard, emptyDir, the downward API, placement relative to other pods.
 """
 
