@@ -1,1 +1,1 @@
-"""Kubernetes: its API server, pods, and what it takes to get a checkpoint off a node."""
+"""Kubernetes: its API server, pods, and the transfer of checkpoints from nodes."""

@@ -1,6 +1,6 @@
-"""Answers of an API server or a kubelet: JSON, of which every value that is used is read by its type.
+"""Answers of an API server or a kubelet: JSON, with a type check of every value that is used.
 
-A value of another form is an error that names the request and where in the answer it is. Null and absent are the same,
+A value of another form is an error that names the request and the path in the answer. Null and absent are the same,
 as for Kubernetes itself.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from warmstart.core.errors import ClusterError
 from warmstart.core.untrusted_json import JsonError, parse_json
 
-#: How deep objects and lists may be in each other where they are copied.
+#: Maximum nesting of objects and lists that are copied.
 MOST_DEEP = 64
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -24,9 +24,9 @@ class Answer:
     """A value in an answer.
 
     Attributes:
-        value: the value; None when there is none.
-        source: which answer, such as `the API server's answer to GET /api/v1/nodes`.
-        path: where in it, such as `status.conditions[0].type`.
+        value: the value; None if there is none.
+        source: name of the answer, such as `the API server's answer to GET /api/v1/nodes`.
+        path: path in the answer, such as `status.conditions[0].type`.
     """
 
     value: Any
@@ -34,10 +34,10 @@ class Answer:
     path: str = ""
 
     def at(self, *keys: str) -> Answer:
-        """The value at a path of keys; None where there is no object on the way.
+        """Return the value at a path of keys; None if an object on the way is missing.
 
         Raises:
-            ClusterError: there is something else than an object on the way.
+            ClusterError: a value on the way is not an object.
         """
         found = self
         for key in keys:
@@ -54,7 +54,7 @@ class Answer:
         raise ClusterError(f"{self.source} is of an unknown form: {where} is not {expected} but {self.value!r:.80}")
 
     def members(self) -> dict[str, Any]:
-        """The members of an object; none when there is no value."""
+        """Return the members of an object; none if there is no value."""
         if self.value is None:
             return {}
         if not isinstance(self.value, dict):
@@ -62,7 +62,7 @@ class Answer:
         return self.value
 
     def items(self) -> list[Answer]:
-        """The items of a list; none when there is no value. An item is never null."""
+        """Return the items of a list; none if there is no value. An item is never null."""
         if self.value is None:
             return []
         if not isinstance(self.value, list) or None in self.value:
@@ -70,7 +70,7 @@ class Answer:
         return [Answer(item, self.source, f"{self.path}[{place}]") for place, item in enumerate(self.value)]
 
     def text(self, default: str | None = None) -> str:
-        """A string."""
+        """Return a string."""
         if self.value is None and default is not None:
             return default
         if not isinstance(self.value, str):
@@ -78,17 +78,17 @@ class Answer:
         return self.value
 
     def name(self) -> str:
-        """A string that is not empty."""
+        """Return a string that is not empty."""
         if not self.text():
             self.fail("a name")
         return self.text()
 
     def texts(self) -> dict[str, str]:
-        """The members of an object, which are strings."""
+        """Return the members of an object of strings."""
         return {key: self.at(key).text() for key in self.members()}
 
     def number(self, default: int | None = None) -> int:
-        """A whole number."""
+        """Return a whole number."""
         if self.value is None and default is not None:
             return default
         if not isinstance(self.value, int) or isinstance(self.value, bool):
@@ -96,13 +96,13 @@ class Answer:
         return self.value
 
     def flag(self) -> bool:
-        """Whether something is so; not, when there is no value."""
+        """Return a boolean; False if there is no value."""
         if self.value is not None and not isinstance(self.value, bool):
             self.fail("true or false")
         return bool(self.value)
 
     def check_depth(self) -> None:
-        """See that the value can be copied and written: Python does both by calling itself.
+        """Check that the value can be copied and written: Python does both recursively.
 
         Raises:
             ClusterError: it is too deep.
@@ -123,7 +123,7 @@ def _list_children(value: object) -> Iterator[Any]:
 
 
 def drop_nulls(value: Any) -> Any:
-    """A copy without the members that are null; to be called with what is not too deep."""
+    """Return a copy without null members. Check the depth first."""
     if isinstance(value, dict):
         return {key: drop_nulls(member) for key, member in value.items() if member is not None}
     return [drop_nulls(item) for item in value] if isinstance(value, list) else value

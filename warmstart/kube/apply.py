@@ -1,6 +1,6 @@
-"""Server-side apply of manifests, of whatever kind the API server knows.
+"""Server-side apply of manifests of any kind that the API server knows.
 
-https://kubernetes.io/docs/reference/using-api/server-side-apply/; which kinds there are is asked of the server, as an
+https://kubernetes.io/docs/reference/using-api/server-side-apply/. The server lists its kinds as an
 APIResourceList (k8s.io/apimachinery, pkg/apis/meta/v1/types.go).
 """
 
@@ -18,20 +18,20 @@ from warmstart.kube.refusal import RefusedError
 from warmstart.recipe.pods import mapping_at
 
 FIELD_MANAGER = "warmstart"
-# What is said of the template of a Job, and of a Pod (ValidateImmutableField in apimachinery, ValidatePodUpdate).
+# Errors for the template of a Job, and for a Pod (ValidateImmutableField in apimachinery, ValidatePodUpdate).
 _IMMUTABLE = re.compile("field is immutable|may not change fields")
 
 
 def apply_manifests(cluster: Cluster, manifests: list[Any], *, force: bool = False) -> Iterator[str]:
-    """Apply manifests, one after the other; the items of a List are applied each.
+    """Apply manifests in order, and each item of a List.
 
     Args:
-        cluster: where.
-        manifests: the documents; empty ones are passed over.
-        force: take over fields that another manager has set.
+        cluster: the target.
+        manifests: the documents; empty ones are skipped.
+        force: whether to take over fields of another manager.
 
     Yields:
-        What was applied, such as `deployment.apps/java-app`, right after it was.
+        The object, such as `deployment.apps/java-app`, right after it is applied.
 
     Raises:
         ManifestError: a document is not an object of Kubernetes.
@@ -67,7 +67,7 @@ def _apply(cluster: Cluster, manifest: Any, *, force: bool) -> str:
 
 
 def _identify(manifest: Any) -> tuple[str, str, str]:
-    """Version, kind and name of an object."""
+    """Return version, kind and name of an object."""
     named = mapping_at(manifest, "metadata").get("name")
     found = (manifest.get("apiVersion"), manifest.get("kind"), named) if isinstance(manifest, dict) else ()
     if not found or not all(found):
@@ -77,7 +77,7 @@ def _identify(manifest: Any) -> tuple[str, str, str]:
 
 
 def _group_path(version: str) -> str:
-    """Where the API of a group and version is; the core group has no name."""
+    """Return the path of a group and version; the core group has no name."""
     return f"/apis/{quote(version)}" if "/" in version else f"/api/{quote(version)}"
 
 

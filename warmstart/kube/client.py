@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 CALL_S = 60.0
 KUBELET_PORT = 10250
-# What a kubelet gives its runtime at least (runtimeRequestTimeout), whatever it is asked for; and until it has said so.
+# Minimum that a kubelet gives its runtime (runtimeRequestTimeout), for any request; and the time for its answer.
 RUNTIME_S = 120.0
 ANSWER_S = 10.0
 _KUBECONFIG = "~/.kube/config"
@@ -51,7 +51,7 @@ _MESSAGE_CHARS = 1000
 _POLL_S = 0.25
 _LOG_HEAD_BYTES = 4096
 _LOG_LIMIT_BYTES = 4 << 20
-# A list comes in pages of so many objects.
+# Objects per page of a list.
 _PAGE = 100
 _MOST_PAGES = 2000
 
@@ -84,7 +84,7 @@ class Head:
         self._limit_bytes = limit_bytes
 
     def write(self, data: bytes) -> None:
-        """Take a piece."""
+        """Add a piece."""
         self.data += data[: self._limit_bytes - len(self.data)]
 
 
@@ -92,14 +92,14 @@ class Cluster:
     """A cluster as the user reaches it; any thread may call it.
 
     Attributes:
-        namespace: where objects are unless something else is said.
+        namespace: default namespace of objects.
     """
 
     def __init__(self, configuration: Any, namespace: str) -> None:
         from warmstart.kube import package
 
         self._configuration = configuration
-        # What is not answered is told, not asked again: a checkpoint must not be taken twice.
+        # A request without an answer is an error, not retried: a checkpoint must not be taken twice.
         configuration.retries = False
         self._pool = package.ApiClient(configuration).rest_client.pool_manager
         self.namespace = namespace
@@ -123,8 +123,8 @@ class Cluster:
         """Make a request to the API server, and read its JSON answer.
 
         Args:
-            method: of HTTP.
-            path: such as `/api/v1/namespaces/default/pods`.
+            method: HTTP method.
+            path: path, such as `/api/v1/namespaces/default/pods`.
             body: a JSON document to send.
             query: parameters.
             content_type: media type of the body; for a patch, it names the kind of patch.
@@ -132,7 +132,7 @@ class Cluster:
 
         Raises:
             RefusedError: the server refused.
-            ClusterError: it could not be reached, or did not answer, or not with JSON.
+            ClusterError: it could not be reached, did not answer, or did not answer with JSON.
         """
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
         headers = {**self._headers(), "Accept": "application/json", "Content-Type": content_type}
@@ -152,11 +152,11 @@ class Cluster:
         raise ClusterError(f"the API server's answer to GET {path} has no end")
 
     def get_pod(self, namespace: str, name: str) -> Pod:
-        """A pod as it is now; errors as `request`."""
+        """Return the current state of a pod; errors as in `request`."""
         return parse_pod(self.request("GET", _pod_path(namespace, name)))
 
     def list_pods(self, namespace: str | None, *, selector: str = "", node: str = "") -> tuple[Pod, ...]:
-        """The pods of a namespace, of all when None, that have these labels and run on this node."""
+        """Return the pods of a namespace (all if None) with these labels and on this node."""
         query = {"labelSelector": selector} if selector else {}
         if node:
             query["fieldSelector"] = f"spec.nodeName={node}"
@@ -164,7 +164,7 @@ class Cluster:
         return tuple(map(parse_pod, self.list_items(path, query)))
 
     def create_pod(self, manifest: Mapping[str, Any]) -> Pod:
-        """Create a pod; where we are interrupted meanwhile, it is removed again. Errors as `request`."""
+        """Create a pod; an interruption meanwhile removes it again. Errors as in `request`."""
         path = f"/api/v1/namespaces/{_quote(manifest['metadata']['namespace'])}/pods"
         return call_to_the_end(
             lambda: parse_pod(self.request("POST", path, manifest)),
@@ -172,21 +172,21 @@ class Cluster:
         )
 
     def patch_pod(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Pod:
-        """Change a pod with a JSON merge patch (RFC 7386); errors as `request`."""
+        """Change a pod with a JSON merge patch (RFC 7386); errors as in `request`."""
         kind = "application/merge-patch+json"
         return parse_pod(self.request("PATCH", _pod_path(namespace, name), patch, content_type=kind))
 
     def delete_pod(self, namespace: str, name: str, *, uid: str | None = None) -> None:
-        """Have a pod removed; only the one with this `uid`, if it is given. One that is gone is no error."""
+        """Delete a pod; only the one with this `uid`, if given. A missing pod is no error."""
         options = {"preconditions": {"uid": uid}} if uid else {}
         with ignoring_absence():
             self.request("DELETE", _pod_path(namespace, name), options)
 
     def wait_pod(self, pod: Pod, until: Callable[[Pod], bool], timeout_s: float) -> Pod:
-        """Wait for a pod to come into a state.
+        """Wait for a pod to reach a state.
 
         Raises:
-            PodTimeoutError: it had not in time.
+            PodTimeoutError: the time is over.
             RefusedError: the pod is gone, or may not be read.
         """
         deadline = time.monotonic() + timeout_s
@@ -199,7 +199,7 @@ class Cluster:
             time.sleep(_POLL_S)
 
     def wait_gone(self, pod: Pod, timeout_s: float) -> bool:
-        """Wait until a pod is removed; whether it was in time."""
+        """Wait until a pod is removed; return whether it was in time."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             with ignoring_absence():
@@ -210,14 +210,14 @@ class Cluster:
         return False
 
     def log_tail(self, pod: Pod, container: str, lines: int) -> list[str]:
-        """The last lines that a container wrote, oldest first; none when they cannot be had."""
+        """Return the last lines that a container wrote, oldest first; none if they cannot be read."""
         try:
             return self._read_log(pod, {"container": container, "tailLines": str(lines)})
         except ClusterError:
             return []
 
     def log_head(self, pod: Pod, container: str) -> list[str]:
-        """The first lines that a container wrote; errors as `request`."""
+        """Return the first lines that a container wrote; errors as in `request`."""
         return self._read_log(pod, {"container": container, "limitBytes": str(_LOG_HEAD_BYTES)})
 
     def _read_log(self, pod: Pod, query: Mapping[str, str]) -> list[str]:
@@ -247,7 +247,7 @@ class Cluster:
             silence_s: time limit for silence.
 
         Raises:
-            TimeoutError: it had not ended in time, or nothing came for too long.
+            TimeoutError: it did not end in time, or was silent for too long.
             RefusedError: the API server refused.
             ClusterError: it could not be run, or the connection broke.
         """
@@ -264,7 +264,7 @@ class Cluster:
             # Without a time limit it would wait three seconds for an answer that may never come.
             with contextlib.suppress(package.websocket.WebSocketException, OSError):
                 wire.close(timeout=0)
-            # Where the server closed it first, that has left the socket open.
+            # If the server closed it first, the socket is still open.
             wire.shutdown()  # type: ignore[no-untyped-call]
         return ExecEnd(_exit_code(status, what), stderr)
 
@@ -292,7 +292,7 @@ class Cluster:
         be signed by `kubelet_ca`, or by the cluster's authority if None.
 
         Raises:
-            RefusedError: the kubelet refused, or it may not be asked.
+            RefusedError: the kubelet refused, or may not be asked.
             ClusterError: it could not be reached, or did not answer.
         """
         place = "/".join(_quote(word) for word in (pod.namespace, pod.name, container))
@@ -312,7 +312,7 @@ class Cluster:
     def _ask_kubelet(
         self, pod: Pod, path: str, timeout_s: float, kubelet_ca: Path | None, refusal: RefusedError
     ) -> Answer:
-        """The kubelet's own port; never without knowing it by its certificate, since it is shown who we are."""
+        """Ask the kubelet's own port. Its certificate is always verified, since it receives our credentials."""
         settings = self._configuration
         pool = urllib3.PoolManager(
             cert_reqs="CERT_REQUIRED",
@@ -357,11 +357,11 @@ class Cluster:
 
 
 def connect_cluster(context: str | None = None, namespace: str | None = None) -> Cluster:
-    """The cluster that the user's kubeconfig names, or that this process runs in.
+    """Connect to the cluster of the user's kubeconfig, or of this process.
 
     Args:
-        context: of the kubeconfig; its current one when None.
-        namespace: the context's own when None.
+        context: context of the kubeconfig; the current one when None.
+        namespace: default namespace; the context's own when None.
 
     Raises:
         HostError: there is no kubeconfig, no such context, it cannot be used, or the client is not installed.
@@ -380,7 +380,7 @@ def connect_cluster(context: str | None = None, namespace: str | None = None) ->
         chosen = next((entry for entry in contexts if entry["name"] == context), current)
         namespace = namespace or chosen["context"].get("namespace") or "default"
     except Exception as error:
-        # The package checks nothing of the file: it raises whatever it stumbles over.
+        # The package does not check the file, and raises any kind of error.
         hint = "set KUBECONFIG, or name a context of it with --context"
         said = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise HostError(f"no cluster: {said}", hint=hint) from error
@@ -396,7 +396,7 @@ def _pod_path(namespace: str, name: str) -> str:
 
 
 def _kubelet_of(pod: Pod) -> str:
-    """Address and port of the kubelet of a pod's node."""
+    """Return address and port of the kubelet of a pod's node."""
     try:
         address = ipaddress.ip_address(pod.host_ip)
     except ValueError as error:
@@ -405,7 +405,7 @@ def _kubelet_of(pod: Pod) -> str:
 
 
 def _quote(name: str) -> str:
-    """A name as one part of a path, whatever is in it."""
+    """Quote a name as one part of a path."""
     if name in ("", ".", ".."):
         raise ClusterError(f"{name!r} is no name of an object")
     return quote(name, safe="")
@@ -441,7 +441,7 @@ def _read_frames(wire: WebSocket, deadline: float, silence_s: float) -> Iterator
     arrived, receive = 0, wire.frame_buffer.recv
 
     def receive_in_time(size: int) -> bytes:
-        """Read of the socket; a message of any length, or that drips, would be waited for otherwise."""
+        """Read from the socket, with limits for long messages and slow ones."""
         nonlocal arrived
         data = receive(size)
         arrived += len(data)

@@ -35,7 +35,7 @@ def ask(
 
     Raises:
         RefusedError: the server refused.
-        ClusterError: it could not be reached, or did not answer, or not with JSON.
+        ClusterError: it could not be reached, did not answer, or did not answer with JSON.
     """
     data = fetch(pool, method, url, headers, body, timeout_s, ANSWER_LIMIT_BYTES)
     return parse_answer(data, f"{whom}'s answer to {method} {urllib3.util.parse_url(url).path}")
@@ -44,7 +44,7 @@ def ask(
 def fetch(
     pool: Any, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float, limit_bytes: int
 ) -> bytes:
-    """As `ask`, for an answer of any kind that is not longer than `limit_bytes`."""
+    """Make a request as in `ask`, and return the raw answer of at most `limit_bytes`."""
     what = f"{method} {urllib3.util.parse_url(url).path}"
     timeout = urllib3.Timeout(connect=CONNECT_S, read=timeout_s)
     try:
@@ -55,7 +55,7 @@ def fetch(
             headers=headers,
             timeout=timeout,
             retries=False,
-            # Whoever follows shows somebody else who we are.
+            # A redirect would send our credentials to another server.
             redirect=False,
             preload_content=False,
         )
@@ -75,7 +75,7 @@ def fetch(
 
 
 def _read(answer: Any, limit_bytes: int, timeout_s: float) -> bytes:
-    """The body, cut behind the limit."""
+    """Return the body, cut after the limit."""
     data = bytearray()
     try:
         while len(data) <= limit_bytes and (piece := read_piece(answer, _PIECE_BYTES, timeout_s)):

@@ -1,8 +1,8 @@
-"""A pod on a node, for as long as it takes, through which a checkpoint gets off the node.
+"""Helper pods: short-lived pods on a node that stream a checkpoint off it.
 
-The kubelet leaves the archive in a directory that only the node's root may read. Nothing of the API reads it from
-there; so a pod is pinned to the node, with this one directory, and `cat` in it writes the archive to us. It comes
-through the API server, like the output of any command, and through no network that a container is in.
+The kubelet leaves the archive in a directory that only the node's root may read, and the API cannot read it. So a pod
+is pinned to the node, with this one directory mounted, and `cat` writes the archive to us. It comes through the API
+server, like the output of any command, and not through a container network.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFAULT_NAMESPACE = "warmstart"
 DEFAULT_DIRECTORY = "/var/lib/kubelet/checkpoints"
 START_S = 120.0
 SILENCE_S = 60.0
-# As the kubelet calls them (`CheckpointContainer` in pkg/kubelet/kubelet.go); nothing else is read or removed.
+# The kubelet's names (`CheckpointContainer` in pkg/kubelet/kubelet.go); no other file is read or removed.
 _ARCHIVE = re.compile(r"checkpoint-[A-Za-z0-9_.:+-]+\.tar")
 _SIZE = re.compile(rb"[0-9]{1,18}")
 
@@ -36,9 +36,9 @@ class Errand:
     """How archives are fetched from a node.
 
     Attributes:
-        image: of the pod; it has `cat`, `stat`, `rm` and `sleep`.
-        namespace: of the pod.
-        directory: where the kubelet of the node leaves archives.
+        image: image of the pod, with `cat`, `stat`, `rm` and `sleep`.
+        namespace: namespace of the pod.
+        directory: the kubelet's directory for archives.
     """
 
     image: str = DEFAULT_IMAGE
@@ -48,17 +48,17 @@ class Errand:
 
 @dataclass(frozen=True)
 class Helper:
-    """The pod, while it runs."""
+    """A running helper pod."""
 
     cluster: Cluster
     pod: Pod
     directory: str
 
     def read_size(self, path: str) -> int:
-        """The size in bytes of an archive that has this path on the node.
+        """Return the size in bytes of the archive at this path on the node.
 
         Raises:
-            ClusterError: it is not there, or in another directory.
+            ClusterError: it is missing, or in another directory.
         """
         said = Head()
         self._run(["stat", "-c", "%s", self._find(path)], said.write)
@@ -71,13 +71,13 @@ class Helper:
         """Pass on an archive, piece by piece.
 
         Raises:
-            TimeoutError: it took longer than `timeout_s`, or nothing came for a minute.
+            TimeoutError: it took longer than `timeout_s`, or no data came for a minute.
             ClusterError: it could not be read to its end.
         """
         self._run(["cat", self._find(path)], write, timeout_s)
 
     def read_cpuinfo(self) -> str:
-        """The node's /proc/cpuinfo."""
+        """Return the node's /proc/cpuinfo."""
         said = Head()
         self._run(["cat", "/proc/cpuinfo"], said.write)
         return said.data.decode(errors="replace")
@@ -104,17 +104,17 @@ class Helper:
 
 @contextlib.contextmanager
 def open_helper(cluster: Cluster, node: str, errand: Errand, *, writable: bool) -> Iterator[Helper]:
-    """Run a helper on a node, for the length of a `with` block.
+    """Run a helper pod on a node, for the length of a `with` block.
 
     Args:
         cluster: the cluster.
         node: the node.
-        errand: which image, and where.
+        errand: image, namespace and directory.
         writable: whether it may remove archives.
 
     Raises:
-        RefusedError: it may not be created.
-        ClusterError: it does not start.
+        RefusedError: the pod may not be created.
+        ClusterError: the pod does not start.
     """
     name = f"warmstart-helper-{secrets.token_hex(4)}"
     manifest = make_helper(name, errand.namespace, node, errand.image, errand.directory, writable=writable)
@@ -139,7 +139,7 @@ def _await(cluster: Cluster, pod: Pod, errand: Errand) -> Pod:
 
 
 def _explain(refusal: RefusedError, errand: Errand) -> RefusedError:
-    """What to do about the two reasons that only an administrator can do something about."""
+    """Add a hint for the two reasons that only an administrator can fix."""
     if refusal.status == 404:
         refusal.hint = "make the namespace with `warmstart rbac`, or name another with --helper-namespace"
     elif "violates PodSecurity" in refusal.brief:

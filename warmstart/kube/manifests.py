@@ -1,6 +1,6 @@
 """Manifests that run an image: Deployment, Service, a DaemonSet that pulls ahead, patches. Pure.
 
-Documents are in the words of Kubernetes (https://kubernetes.io/docs/reference/kubernetes-api/).
+Documents use the fields of Kubernetes (https://kubernetes.io/docs/reference/kubernetes-api/).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from warmstart.recipe.pods import Block, PodContainer, find_containers, mapping_
 
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
 _NAME_LABEL = "app.kubernetes.io/name"
-# Keys of a recipe's container that are said anew, and those that are part of an image that restores itself.
+# Keys of a recipe's container that are replaced, and those that are part of an image that restores itself.
 _SAID_ANEW = frozenset({"name", "image"})
 _IN_THE_IMAGE = frozenset({"command", "args"})
-# What tells which object a patch is for.
+# Keys that identify the object of a patch.
 _IDENTITY = ("name", "namespace")
 
 
@@ -38,14 +38,14 @@ def make_deployment(build: BuildInfo, name: str, *, replicas: int = 1, namespace
 
 
 def make_manifests(build: BuildInfo, name: str, *, replicas: int = 1, namespace: str | None = None) -> list[Block]:
-    """The Deployment, and a Service where the container names ports."""
+    """Return the Deployment, and a Service if the container names ports."""
     service = make_service(build, name, namespace=namespace)
     deployment = make_deployment(build, name, replicas=replicas, namespace=namespace)
     return [deployment, *([service] if service else [])]
 
 
 def make_service(build: BuildInfo, name: str, *, namespace: str | None = None) -> Block | None:
-    """The Service for a Deployment of this name; None where the container names no port."""
+    """Return the Service for a Deployment of this name; None if the container names no port."""
     ports = [_service_port(port) for port in build.container.get("ports") or ()]
     if not ports:
         return None
@@ -60,7 +60,7 @@ def make_service(build: BuildInfo, name: str, *, namespace: str | None = None) -
 def make_pod_spec(build: BuildInfo) -> Block:
     """Return the specification of a pod that is restored from the image.
 
-    As in the build, there is no token of a service account: its volume costs a start about 0.3 s, too.
+    As in the build, there is no service account token: its volume also costs a start about 0.3 s.
     """
     left_out = _SAID_ANEW | (_IN_THE_IMAGE if Restorer.SELF in build.restorers else frozenset())
     carried = {key: copy.deepcopy(value) for key, value in build.container.items() if key not in left_out}
@@ -73,9 +73,9 @@ def make_pod_spec(build: BuildInfo) -> Block:
 
 
 def make_pre_pull(build: BuildInfo, name: str, pause_image: str, *, namespace: str | None = None) -> Block:
-    """A DaemonSet that has every node pull the image, and keep it, without running it.
+    """Return a DaemonSet that makes every node pull and keep the image, without running it.
 
-    The image is a volume (`ImageVolume`, on by default from Kubernetes 1.35): a container of it would be restored.
+    The image is a volume (`ImageVolume`, on by default from Kubernetes 1.35): as a container, it would be restored.
     """
     labels = {_NAME_LABEL: f"{name}-pre-pull"}
     pod: Block = {}
@@ -110,7 +110,7 @@ def make_pre_pull(build: BuildInfo, name: str, pause_image: str, *, namespace: s
 
 
 def make_patch(target: PodContainer, settings: Sequence[Setting]) -> Block:
-    """A strategic merge patch of an object: containers are told apart by their names, and mappings are merged."""
+    """Return a strategic merge patch: containers are matched by name, and mappings are merged."""
     container: Block = {"name": target.name}
     pod: Block = {}
     put_settings(pod, container, settings)
@@ -124,13 +124,13 @@ def make_patch(target: PodContainer, settings: Sequence[Setting]) -> Block:
 
 
 def make_whole_patch(build: BuildInfo, name: str, *, namespace: str | None = None) -> Block:
-    """A patch with all that must be, for a Deployment of this name and its container of the recipe's name."""
+    """Return a patch with all settings, for a Deployment of this name and its container of the recipe's name."""
     target = next(find_containers(make_deployment(build, name, namespace=namespace)))
     return make_patch(target, [setting for setting in list_settings(build) if not setting.by_default])
 
 
 def put_settings(pod: Block, container: Block, settings: Iterable[Setting]) -> None:
-    """Put values where they belong; mappings that are missing on the way are made."""
+    """Set values at their paths, and create missing mappings."""
     for setting in settings:
         *path, key = setting.keys
         place = pod if setting.of_pod else container

@@ -18,7 +18,7 @@ TERMINATION_LOG = "/dev/termination-log"
 #: Mounts that the kubelet gives to every container.
 KUBELET_MOUNTS = frozenset({"/etc/hosts", TERMINATION_LOG})
 
-#: What Node Feature Discovery puts before the name of a feature of the processor.
+#: Prefix of Node Feature Discovery for a feature of the processor.
 CPU_LABEL_PREFIX = "feature.node.kubernetes.io/cpu-cpuid."
 
 TOKEN = "automountServiceAccountToken"  # noqa: S105 - no password
@@ -69,12 +69,12 @@ class Setting:
     """A value that a pod must have.
 
     Attributes:
-        keys: where, from the container, or from the pod's specification.
-        value: the value; None where there must be none.
-        reason: why.
+        keys: path, from the container, or from the pod's specification.
+        value: the value; None if there must be none.
+        reason: the reason.
         of_pod: whether it is the pod's, not the container's.
-        by_default: whether a pod that does not say it has it.
-        or_other: whether another value does as well.
+        by_default: whether it is the default of a pod.
+        or_other: whether any other value is fine.
     """
 
     keys: tuple[str, ...]
@@ -205,7 +205,7 @@ _LOOSE: dict[str, tuple[Any, Any, Privilege]] = {
 
 
 def list_capabilities(changes: Any) -> frozenset[str]:
-    """The capabilities of a container with these changes to the ordinary ones."""
+    """Return the capabilities of a container with these changes to the ordinary ones."""
     added, dropped = (
         {name_capability(str(name)) for name in mapping_at({"": changes}, "").get(key) or ()} for key in ("add", "drop")
     )
@@ -223,7 +223,7 @@ def _has(pod: Block, container: Block, setting: Setting) -> bool:
 
 
 def _canonical(keys: Sequence[str], value: Any) -> Any:
-    """A value in a form that is equal to others that mean the same."""
+    """Return a canonical form: equal for values that mean the same."""
     if keys[0] == "resources":
         return _amount(value)
     if keys[-1] == "capabilities" and isinstance(value, dict):

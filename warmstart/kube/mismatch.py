@@ -18,7 +18,7 @@ _NAMESPACES = {
     "hostIPC": "System V IPC of its own",
     "shareProcessNamespace": "process ids of its own",
 }
-# Keys of a security context whose value in the restored process is that of the build, and what they are when not given.
+# Keys of a security context that a restored process has from the build, and their defaults.
 _PRIVILEGES = {
     "runAsUser": None,
     "runAsGroup": None,
@@ -96,7 +96,7 @@ def _list_command(build: BuildInfo, container: Block) -> Iterator[str]:
 
 
 def _list_environment(build: BuildInfo, container: Block) -> Iterator[str]:
-    """Names alone: values may be secrets."""
+    """Show only names: values may be secrets."""
     if container.get("envFrom"):
         yield "envFrom: a restored container has the environment of the build, without these"
     had = {variable["name"]: variable.get("value", "") for variable in build.container.get("env") or ()}

@@ -39,7 +39,7 @@ done
 
 
 def find_versions(cluster: Cluster, node: str, errand: Errand) -> dict[str, str]:
-    """Ask the programs of a node for their versions; those that are not found, or do not answer, are left out.
+    """Ask the programs of a node for their versions; missing or silent ones are left out.
 
     Raises:
         ClusterError: the helper pod cannot be made.

@@ -1,6 +1,6 @@
 """Change only necessary values in a manifest written by a person; comments, quotes and order stay.
 
-A file is cut at its document markers, and only the document with the container is written anew.
+A file is cut at its document markers, and only the document with the container is rewritten.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from warmstart.kube.match import BuildInfo, Setting, find_changes
 from warmstart.kube.mismatch import list_warnings
 from warmstart.recipe.pods import Block, PodContainer, choose_container, find_containers, manifest_error, read_manifest
 
-# Markers count at the start of a line wherever they stand (YAML 1.2.2, c-forbidden).
+# Markers count at the start of any line (YAML 1.2.2, c-forbidden).
 _MARKER = re.compile(r"^---(?:[ \t]+#.*|[ \t]*)\n", re.MULTILINE)
 _KEY_LINE = re.compile(r"^( *(?:- +)*)[^\s#'\"{\[][^\n#]*:[ \t]*(?:#.*)?$")
 _ITEM_LINE = re.compile(r"^( *)- ")
 _CONTEXT_LINES = 2
-# What a new key is put before: at the end of its mapping it would follow the comments on what comes next.
+# Successors of new keys: at the end of its mapping, a key would follow the comments on the next item.
 _BEFORE = {"automountServiceAccountToken": "containers", "nodeSelector": "containers"}
 
 
@@ -63,7 +63,7 @@ def patch_manifest(data: bytes, name: str, container: str | None, build: BuildIn
         build: the image.
 
     Raises:
-        ManifestError: it is not YAML, has no such container, or that cannot be changed alone.
+        ManifestError: it is not YAML, has no such container, or the container cannot be changed alone.
     """
     documents = read_manifest(data, name)
     found = [one for each in documents for one in find_containers(each.value)]
@@ -83,7 +83,7 @@ def patch_manifest(data: bytes, name: str, container: str | None, build: BuildIn
 
 
 def _apply(text: str, name: str, container: str | None, changes: list[Setting]) -> Iterator[str]:
-    """The text as it is written back without a change, then with one change more each time."""
+    """Yield the text as rewritten without changes, then with one more change each time."""
     parts = _split(text)
     loaded = [_load(part, name) for part in parts]
     place = choose_container([one for value in loaded for one in find_containers(value)], container, name)
@@ -96,7 +96,7 @@ def _apply(text: str, name: str, container: str | None, changes: list[Setting]) 
 
 
 def _require_same_beside(text: str, name: str, before: list[Any], index: int, changes: list[Setting]) -> None:
-    """A part that is used in several places, by aliases or merge keys, would be changed in all of them."""
+    """Refuse to change a part that is used several times, by aliases or merge keys."""
     expected = [_plain(value) for value in before]
     target = [one for value in expected for one in find_containers(value)][index]
     put_settings(target.pod, target.block, changes)
@@ -115,7 +115,7 @@ def _plain(value: Any) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """Documents and the markers between them, in turn."""
+    """Return documents and the markers between them, in turn."""
     parts, end = [], 0
     for marker in _MARKER.finditer(text):
         parts += [text[end : marker.start()], marker[0]]
@@ -129,7 +129,7 @@ def _load(part: str, name: str) -> Any:
     try:
         return _yaml().load(part)
     except Exception as error:
-        # The package has no error of its own for a value that does not fit its tag: it fails where it meets it.
+        # The package has no error of its own for a value that does not fit its tag: any error is possible.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ManifestError(f"{name} cannot be changed: {reason}") from error
 
@@ -183,7 +183,7 @@ def _put(target: PodContainer, change: Setting) -> None:
 
 
 def _quoted(value: Any) -> Any:
-    """The value with those strings quoted that kubectl would otherwise read as something else."""
+    """Quote the strings of a value that kubectl would otherwise read as another type."""
     if isinstance(value, dict):
         return {key: _quoted(item) for key, item in value.items()}
     if isinstance(value, list):

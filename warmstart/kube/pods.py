@@ -1,4 +1,4 @@
-"""Pods as the API server describes them, and the manifests of those that warmstart makes; nothing here asks anybody.
+"""Pods as the API server describes them, and the manifests of those that warmstart makes. No I/O.
 
 Fields: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/.
 """
@@ -17,7 +17,7 @@ from warmstart.kube.answer import Answer, drop_nulls
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "warmstart"}
 _HELPER = {"app.kubernetes.io/component": "helper"}
-#: Labels that tie a pod to what made it.
+#: Labels that tie a pod to its controller.
 REPLICA_LABELS = ("pod-template-hash", "controller-revision-hash", "pod-template-generation")
 
 
@@ -48,9 +48,9 @@ class ContainerState:
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod at one moment; `manifest` is all that the API server says of it.
+    """A pod at one moment; `manifest` is the API server's full object.
 
-    `node` and the addresses are empty until it has them. `deleting`: its end has been asked for.
+    `node` and the addresses are empty until it has them. `deleting`: its deletion was requested.
     """
 
     namespace: str
@@ -66,7 +66,7 @@ class Pod:
     manifest: Mapping[str, Any]
 
     def find_container(self, name: str | None) -> ContainerState:
-        """A container by its name; without one, the one that kubectl would take.
+        """Return a container by name; without a name, kubectl's default.
 
         Raises:
             ClusterError: there is no such container.
@@ -98,15 +98,15 @@ class Pod:
 
     @property
     def stuck(self) -> bool:
-        """Whether it has ended, or a container of it cannot start as things are."""
+        """Whether it has ended, or one of its containers cannot start."""
         hopeless = ("ErrImage", "ImagePull", "InvalidImage", "CreateContainer", "CrashLoop", "RunContainer")
         return self.phase in ("Failed", "Succeeded") or any(one.why.startswith(hopeless) for one in self.containers)
 
     def explain(self) -> list[str]:
-        """Why it is not ready, as far as its status tells."""
+        """Return reasons from its status why it is not ready."""
         status = self.manifest.get("status") or {}
         conditions = status.get("conditions") or ()
-        # Of a pod that its node did not take.
+        # Of a pod that its node rejected.
         refusal = [": ".join(text for text in (status.get("reason"), status.get("message")) if text)]
         said = [
             f"{condition['type']}: {condition['message']}"
@@ -157,7 +157,7 @@ def parse_pod(answer: Answer) -> Pod:
 
 
 def _check_metadata(metadata: Answer) -> None:
-    """See that all of it that is used later has the form of the API."""
+    """Check that all parts used later have the form of the API."""
     metadata.at("labels").texts()
     metadata.at("annotations").texts()
     for owner in metadata.at("ownerReferences").items():
@@ -166,7 +166,7 @@ def _check_metadata(metadata: Answer) -> None:
 
 
 def _check_spec(spec: Answer) -> None:
-    """As `_check_metadata`."""
+    """Check the form as in `_check_metadata`."""
     if not spec.at("containers").items():
         spec.at("containers").fail("a list of containers")
     for container in [*spec.at("containers").items(), *spec.at("initContainers").items()]:
@@ -202,9 +202,9 @@ def _parse_container(spec: Answer, state: Answer) -> ContainerState:
 
 
 def make_helper(name: str, namespace: str, node: str, image: str, directory: str, *, writable: bool) -> dict[str, Any]:
-    """The manifest of a pod that shows one directory of a node at /checkpoints, and does nothing.
+    """Return the manifest of an idle helper pod that mounts one directory of a node at /checkpoints.
 
-    It is root, since the directory is, without any capability. It ends by itself after an hour.
+    It is root, the owner of the directory, without any capability. It ends by itself after an hour.
     """
     return {
         "apiVersion": "v1",
@@ -230,10 +230,10 @@ def make_helper(name: str, namespace: str, node: str, image: str, directory: str
                         "readOnlyRootFilesystem": True,
                         "capabilities": {"drop": ["ALL"]},
                         "seccompProfile": {"type": "RuntimeDefault"},
-                        # Where SELinux is on, a container may not read files of the kubelet otherwise.
+                        # Otherwise, if SELinux is on, a container may not read files of the kubelet.
                         "seLinuxOptions": {"type": "spc_t"},
                     },
-                    # It asks for nothing, so that it also starts on a node that is full.
+                    # No requests, so that it also starts on a full node.
                     "resources": {"requests": {"cpu": "0", "memory": "0"}, "limits": {"cpu": "1", "memory": "64Mi"}},
                     "volumeMounts": [{"name": "checkpoints", "mountPath": "/checkpoints", "readOnly": not writable}],
                 }
@@ -298,7 +298,7 @@ def make_copy(manifest: Mapping[str, Any], container: str, image: str, *, name: 
     copied: dict[str, Any] = copy.deepcopy(dict(manifest))
     for one in copied["spec"]["containers"]:
         if one["name"] == container:
-            # A node that has another state by this name would go on from that one.
+            # A node with another state by this name would restore that one.
             one |= {"image": image, "imagePullPolicy": "Always"}
     if name:
         copied["metadata"]["name"] = name
@@ -312,13 +312,13 @@ def place_pod(manifest: dict[str, Any], node: str, *, there: bool) -> None:
     rule = {"key": "metadata.name", "operator": "In" if there else "NotIn", "values": [node]}
     affinity = manifest["spec"].setdefault("affinity", {}).setdefault("nodeAffinity", {})
     required = affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {"nodeSelectorTerms": [{}]})
-    # One of the terms must hold, and of a term all.
+    # One of the terms must hold, with all of its rules.
     for term in required["nodeSelectorTerms"]:
         term["matchFields"] = [*(term.get("matchFields") or ()), rule]
 
 
 def name_copy(name: str) -> str:
-    """A name for a pod that takes the place of another one; the copy of a copy does not get longer."""
+    """Return a name for a pod that replaces another; a copy of a copy gets no longer name."""
     stem = re.sub("-w[0-9a-f]{6}$", "", name)[:50].rstrip("-.")
     return f"{stem}-w{secrets.token_hex(3)}"
 

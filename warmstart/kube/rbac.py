@@ -1,4 +1,4 @@
-"""What a service account must be allowed, task by task: manifests that an administrator can read and apply."""
+"""Rights of service accounts, by task: manifests that an administrator can read and apply."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from warmstart.core.errors import InputError
 
-#: Tasks that there is a manifest for.
+#: Tasks with a manifest.
 TASKS = ("checkpoint", "build", "save", "migrate", "doctor")
 
 _SEPARATOR = "---\n"
@@ -28,15 +28,15 @@ subjects:
 
 
 def read_role(task: str, namespaces: Sequence[str] = (), *, kubelet: bool = False) -> str:
-    """The manifest for a task: a namespace for its pods, a service account, its roles and their bindings.
+    """Return the manifest for a task: a namespace for its pods, a service account, its roles and their bindings.
 
     Args:
         task: one of TASKS.
-        namespaces: where the task may have to do with pods; everywhere when there are none.
-        kubelet: whether kubelets are asked for checkpoints themselves, not through the API server.
+        namespaces: namespaces for the task's access to pods; all if empty.
+        kubelet: whether kubelets are asked directly for checkpoints, not through the API server.
 
     Raises:
-        InputError: there is no such choice for this task, or a namespace has no name of one.
+        InputError: the task has no such option, or a namespace's name is invalid.
     """
     text = (files("warmstart.kube") / "roles" / f"{task}.yaml").read_text()
     if task == "doctor" and (namespaces or kubelet):

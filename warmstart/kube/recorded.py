@@ -3,7 +3,7 @@
 The manifest comes from the author of the image. Every field of it is judged: a field that is not listed here is refused
 like a privilege. Fields: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/.
 
-Not a privilege is what any pod has or may have by default: the service account `default`, a user other than 0, the
+Rights that any pod may have by default are not privileges: the service account `default`, a user other than 0, the
 capabilities of the baseline Pod Security Standard, emptyDir, the downward API, placement relative to other pods.
 """
 
@@ -19,11 +19,11 @@ Rule = Callable[[Any, str], Iterator[Privilege]]
 
 _MOST_LEVELS = 50
 
-# What kubectl keeps there is a copy of the manifest, with the values of its variables.
+# kubectl keeps a copy of the manifest there, with the values of its variables.
 _DROPPED_ANNOTATIONS = frozenset({"kubectl.kubernetes.io/last-applied-configuration"})
 _ORDINARY_ANNOTATIONS = "kubectl.kubernetes.io/"
 _ORDINARY_RESOURCES = ("cpu", "memory", "ephemeral-storage", "hugepages-")
-# What the API server gives every pod (DefaultTolerationSeconds).
+# The API server gives these to every pod (DefaultTolerationSeconds).
 _ORDINARY_TOLERATIONS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
 
@@ -31,7 +31,7 @@ def list_pod_privileges(manifest: Mapping[str, Any], image: str, *, root: bool) 
     """List the privileges that a pod asks for.
 
     Args:
-        manifest: the pod, as `strip_pod` and `make_copy` give it, from an image.
+        manifest: the pod from an image, as made by `strip_pod` and `make_copy`.
         image: the image's own name; every other image is a privilege.
         root: whether the image's configuration has its programs run as root; then asking for that is no privilege.
 
@@ -71,7 +71,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _plain(value: Any, path: str) -> Iterator[Privilege]:
-    """Any value is as good as another."""
+    """Accept any value."""
     del value, path
     return iter(())
 
@@ -84,7 +84,7 @@ def _expect(value: Any, kind: type, path: str) -> Any:
 
 
 def _fields(rules: Mapping[str, Rule]) -> Rule:
-    """A mapping with these fields. Null is as absent, for the API server too."""
+    """Judge a mapping with these fields. Null is the same as absent, for the API server too."""
 
     def rule(value: Any, path: str) -> Iterator[Privilege]:
         for key, inner in _expect(value, dict, path).items():
@@ -100,7 +100,7 @@ def _fields(rules: Mapping[str, Rule]) -> Rule:
 
 
 def _each(inner: Rule) -> Rule:
-    """A list; its items are told apart by their names, if they have any."""
+    """Judge a list; its items are identified by their names, if any."""
 
     def rule(value: Any, path: str) -> Iterator[Privilege]:
         for number, item in enumerate(_expect(value, list, path)):
@@ -358,7 +358,7 @@ def _containers(image: str, *, root: bool) -> Rule:
     return rule
 
 
-# A block device is a claim, which is judged as a volume.
+# A block device is a claim, and is judged as a volume.
 _PLAIN_OF_CONTAINERS = (
     "name",
     "command",
@@ -448,7 +448,7 @@ def _pod(image: str, *, root: bool) -> Rule:
             **dict.fromkeys(("apiVersion", "kind"), _plain),
             "metadata": _fields(
                 {
-                    # The namespace is the caller's, whatever it says.
+                    # The namespace is replaced by the caller's.
                     **dict.fromkeys(("name", "namespace"), _plain),
                     "labels": _pairs(Kind.LABEL, "Services, NetworkPolicies and controllers select pods by labels"),
                     "annotations": _annotations,

@@ -17,7 +17,7 @@ from warmstart.core.text import printable
 _FORBIDDEN = re.compile(r'cannot (\w+) resource \\*"([^"\\]+)\\*" in API group \\*"([^"\\]*)\\*"')
 _IN_NAMESPACE = re.compile(r'in the namespace \\*"([^"\\]+)\\*"')
 _MOST_CHARS = 1 << 16
-# A whole object in Go's words, before what is wrong with it.
+# A whole object in Go's notation, before the problem.
 _INVALID_VALUE = re.compile(r"Invalid value: \{.*\}(?=: )")
 _KUBELET_FORBIDDEN = re.compile(r"verb=(\w+), resource=(\w+), subresource(?:\(s\))?=\[?(\w+)")
 

@@ -1,4 +1,4 @@
-"""Which nodes of a cluster restore an image, found out by trying: a pod of it on one node of each kind."""
+"""A trial of the nodes that restore an image: a pod of it on one node of each kind."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from warmstart.kube.pods import MANAGED_BY, Pod
 from warmstart.recipe.pods import Block, mapping_at
 
 BY_RUNTIME, BY_ITSELF, COLD, FAILED, NOT_TRIED, UNKNOWN = "runtime", "self", "cold", "failed", "not tried", "unknown"
-#: For a node to pull the image, and for the application to start, if need be cold.
+#: For a node to pull the image, and for the application to start, even cold.
 READY_S = 600.0
 _EXEC_S = 20.0
 _GONE_S = 60.0
-# The launcher has one child; others may have whatever they have.
+# The launcher has one child; other processes may have any number.
 _MOST_CHILDREN = 16
 
 
@@ -35,9 +35,9 @@ class Pool:
         runtime: name and version of the container runtime, such as `cri-o://1.36.3`.
         kubelet: its version.
         os_image: the operating system.
-        architecture: in Go's words.
+        architecture: architecture in Go's terms.
         nodes: their names; those that take pods come first.
-        ready: how many of them take pods.
+        ready: number of nodes that take pods.
     """
 
     runtime: str
@@ -50,13 +50,13 @@ class Pool:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of the image on a node of a pool.
+    """Result for the image on a node of a pool.
 
     Attributes:
-        pool: the nodes that it stands for.
-        node: the one that was tried; empty for none.
+        pool: the nodes of the same kind.
+        node: the tried node; empty for none.
         how: one of BY_RUNTIME, BY_ITSELF, COLD, FAILED, NOT_TRIED and UNKNOWN.
-        reason: why, where it was not restored.
+        reason: the reason if it was not restored.
     """
 
     pool: Pool
@@ -71,7 +71,7 @@ class Verdict:
 
 
 def find_pools(cluster: Cluster) -> list[Pool]:
-    """The nodes of a cluster, those that are alike together.
+    """Return the nodes of a cluster, grouped by kind.
 
     Raises:
         ClusterError: they may not be listed, or the API server could not be reached.
@@ -94,14 +94,14 @@ def _takes_pods(node: Answer) -> bool:
 
 
 def try_pool(cluster: Cluster, pool: Pool, build: BuildInfo, identity: str, note: Callable[[str], object]) -> Verdict:
-    """Run the image on a node of a pool, and see who restored it.
+    """Run the image on a node of a pool, and find its restorer.
 
     Args:
-        cluster: where; pods are made in its namespace, and removed again.
+        cluster: the cluster; pods are made in its namespace, and removed again.
         pool: the nodes.
-        build: what the image was built from.
-        identity: of the process that was dumped.
-        note: is told how far it is.
+        build: the image's build.
+        identity: identity of the dumped process.
+        note: progress reporter.
 
     Raises:
         ClusterError: pods may not be made, or the API server could not be reached.
@@ -123,7 +123,7 @@ def try_pool(cluster: Cluster, pool: Pool, build: BuildInfo, identity: str, note
 
 
 def _make_pod(build: BuildInfo, node: str, namespace: str) -> Block:
-    """A pod like those that are deployed, on this very node, and asking for little."""
+    """Return a pod like the deployed ones, on this node, with small requests."""
     spec = make_pod_spec(build)
     requests = {"cpu": "10m", "memory": "16Mi"}
     (container,) = spec["containers"]
@@ -155,7 +155,7 @@ def _explain_failure(pod: Pod) -> str:
 
 
 def _tell(cluster: Cluster, pod: Pod, build: BuildInfo, identity: str, runtime: str) -> tuple[str, str]:
-    """Who restored the container of a pod that is ready, if anybody; else why not."""
+    """Return the restorer of the container of a ready pod, or the reason why there is none."""
     log = cluster.log_head(pod, build.name)
     if any(map(RESTORED.match, log)):
         return BY_ITSELF, ""
@@ -173,7 +173,7 @@ def _tell(cluster: Cluster, pod: Pod, build: BuildInfo, identity: str, runtime: 
 
 
 def _read_identity(cluster: Cluster, pod: Pod, container: str, pid: int) -> str:
-    """As `warmstart.dump.criu.fingerprint.read_identity`, with the programs of the container."""
+    """Do as `warmstart.dump.criu.fingerprint.read_identity`, with the container's programs."""
     address = find_random(_run(cluster, pod, container, "cat", f"/proc/{pid}/auxv"), pid)
     where = (f"if=/proc/{pid}/mem", "bs=1", f"skip={address}", f"count={RANDOM_BYTES}")
     return make_identity(address, _run(cluster, pod, container, "dd", *where))
@@ -188,7 +188,7 @@ def _run(cluster: Cluster, pod: Pod, container: str, *command: str) -> bytes:
 
 
 def explain_cold(runtime: str) -> str:
-    """Why a runtime, such as `cri-o://1.36.3`, did not restore, as far as its name tells."""
+    """Guess from its name why a runtime, such as `cri-o://1.36.3`, did not restore."""
     name = runtime.partition(":")[0]
     if name == "cri-o":
         return "CRI-O may not restore: container_level_enabled or enable_criu_support is off, or it finds no criu"
@@ -196,7 +196,7 @@ def explain_cold(runtime: str) -> str:
 
 
 def make_document(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as JSON."""
+    """Return a verdict as JSON."""
     pool = verdict.pool
     return {
         "runtime": pool.runtime,
