@@ -25,8 +25,9 @@ sys.platform = "darwin"
 
 import warmstart
 
+# The Kubernetes client is imported on first use, and asks the interpreter how it was built for macOS.
 for module in pkgutil.walk_packages(warmstart.__path__, "warmstart."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith(("__main__", "kube.package")):
         importlib.import_module(module.name)
 """
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from warmstart.core import process
@@ -77,17 +78,18 @@ def copy_image(
     Raises:
         ImageError: the copy failed; the message is skopeo's.
     """
-    digest_file = place.workspace / "digest"
-    options = ["--digestfile", str(digest_file), *_access_options(access, "src-")]
-    if own_layout:
-        policy = place.workspace / "own-layout-policy.json"
-        policy.write_text(json.dumps(OWN_LAYOUT_POLICY))
-        options += ["--policy", str(policy)]
-    if zstd:
-        options += ["--dest-compress-format", "zstd", "--dest-compress-level", "1"]
-    command = ["skopeo", "copy", *options, source, destination]
-    _get(place, command, source, on_line)
-    return digest_file.read_text().strip()
+    # Several copies may run at the same time.
+    with TemporaryDirectory(dir=place.workspace, prefix="skopeo-") as scratch:
+        digest_file, policy = Path(scratch) / "digest", Path(scratch) / "policy.json"
+        options = ["--digestfile", str(digest_file), *_access_options(access, "src-")]
+        if own_layout:
+            policy.write_text(json.dumps(OWN_LAYOUT_POLICY))
+            options += ["--policy", str(policy)]
+        if zstd:
+            options += ["--dest-compress-format", "zstd", "--dest-compress-level", "1"]
+        command = ["skopeo", "copy", *options, source, destination]
+        _get(place, command, source, on_line)
+        return digest_file.read_text().strip()
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,15 @@ class FakeSession:
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
         self.commands: list[list[str]] = []
+        self.policies: list[str] = []
 
     def stream(self, command: Sequence[str | Path], *, on_line: Callable[[str], object], **_: object) -> None:
         self.commands.append([str(word) for word in command])
         for word, value in pairwise(command):
             if word == "--digestfile":
                 Path(value).write_text("sha256:0")
+            if word == "--policy":
+                self.policies.append(Path(value).read_text())
         on_line("copied")
 
 
@@ -230,8 +233,7 @@ def test_an_engine_is_a_runtime_and_its_store(engine, tmp_path):
 def test_a_layout_of_ours_is_imported_whatever_the_machines_policy(engine, tmp_path):
     session = FakeSession(tmp_path)
     LocalEngine(engine, session, Path("/root"), Path("/runroot")).import_image(Path("/layout"), "app:1")
-    (command,) = session.commands
-    policy = json.loads(Path(command[command.index("--policy") + 1]).read_text())
+    (policy,) = map(json.loads, session.policies)
     assert policy["default"] == [{"type": "reject"}]
     assert list(policy["transports"]) == ["oci"]
 
