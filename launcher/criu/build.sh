@@ -1,11 +1,11 @@
 #!/bin/sh
-# Builds criu, static and with the patch beside this script, into a directory, and puts into `source` below it what its
-# licence (GPL-2.0) wants to go with it: the source as Debian has it, the patch, and this script.
+# Build a static criu with the patch in this directory. Next to it, write everything that its license (GPL-2.0) requires
+# in a copy to `source`: the source as in Debian, the patch, and this script.
 #
 #   build.sh OUTPUT_DIRECTORY
 #
-# To be run in a Debian tree (forky) with the packages of ../build-packages. apt's sources are those of the tree; the
-# directory it is run in is where it works. WARMSTART_DEBIAN_EXPIRED=1 accepts a mirror whose Release file is out of date.
+# Run it in a Debian root (forky) with the packages of ../build-packages, from an empty working directory. It uses the apt
+# sources of that root. WARMSTART_DEBIAN_EXPIRED=1 accepts a mirror with an expired Release file.
 set -eu
 
 version=4.2.1
@@ -14,7 +14,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1/source"
 out=$(cd "$1" && pwd)
 
-# A package list of our own: the tree's has no sources, and is not ours to change.
+# Use separate package lists: those of the root have no source packages, and should not be changed.
 mkdir -p apt/lists/partial apt/cache/archives/partial
 sed 's/^deb /deb-src /' /etc/apt/sources.list > apt/sources.list
 expired=
@@ -26,7 +26,7 @@ apt() {
         -o APT::Sandbox::User=root $expired "$@"
 }
 apt update
-# Without Debian's own changes, which are about packaging.
+# Without Debian's own changes: they concern packaging only.
 apt source --tar-only criu
 source=criu_$version.orig.tar.xz
 [ -e "$source" ] || { echo "Debian has another criu than $version, which the patch is for:" criu_*; exit 1; }
@@ -35,8 +35,8 @@ echo "$sha256  $source" | sha256sum --check --quiet
 mkdir criu
 tar -x -f "$source" -C criu --strip-components=1
 patch -d criu -p1 < "$here/restore-without-capabilities.patch"
-# GMONLDOPT is what the Makefiles add where they link the program, and only there: -static anywhere else would change
-# how the code is built that criu injects into other processes.
+# The Makefiles add GMONLDOPT only when they link the program. -static anywhere else would also change the build of the
+# code that criu injects into other processes.
 make -C criu GMONLDOPT=-static criu
 strip -o "$out/criu" criu/criu/criu
 cp "$source" "$here/restore-without-capabilities.patch" "$here/build.sh" "$out/source/"

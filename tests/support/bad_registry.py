@@ -1,4 +1,4 @@
-"""A registry that misbehaves in one way, and notes who asked it for what."""
+"""A registry that misbehaves in one way and records all requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MANY = 1 << 26
 
 @dataclass(frozen=True)
 class Seen:
-    """A request: METHOD PATH, and the credentials that came with it."""
+    """A request: METHOD PATH, and its credentials."""
 
     line: str
     authorization: str | None
@@ -28,14 +28,14 @@ class Seen:
 
 @dataclass
 class BadRegistry:
-    """What one is made of.
+    """The behaviour of a registry, and the requests to it.
 
     Attributes:
-        misbehave: answers a request, or returns False when it is to be answered properly.
-        layout: an OCI layout with one image, which has any name here.
-        elsewhere: HOST:PORT of another server, for what is led away.
-        seen: the requests, in their order.
-        ended: set when the test is over; what is sent without an end stops then.
+        misbehave: function that replies to a request, or returns False to let the registry reply properly.
+        layout: OCI layout with one image, returned for any name.
+        elsewhere: HOST:PORT of another server, as a target of redirects.
+        seen: requests in order of arrival.
+        ended: set at the end of the test, to stop endless responses.
     """
 
     misbehave: Callable[[Request], bool]
@@ -47,7 +47,7 @@ class BadRegistry:
 
 
 class Request(BaseHTTPRequestHandler):
-    """A request, and the ways to answer it."""
+    """A request, with several ways to reply to it."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -68,7 +68,7 @@ class Request(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def reply(self, status: int, body: bytes = b"", *, size: int | None = None, **headers: str) -> bool:
-        """Answer; underscores in the names of headers become hyphens. Always true."""
+        """Reply, and return True. Underscores in names of headers become hyphens."""
         self.send_response_only(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -80,7 +80,7 @@ class Request(BaseHTTPRequestHandler):
         return True
 
     def drip(self, start: bytes, piece: bytes) -> bool:
-        """Send `start`, and then `piece` again and again until the other side has had enough."""
+        """Send `start`, and then `piece` repeatedly until the client disconnects."""
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.wfile.write(start)
@@ -89,13 +89,13 @@ class Request(BaseHTTPRequestHandler):
         return True
 
     def reset(self) -> bool:
-        """Break the connection off."""
+        """Reset the connection."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         return True
 
     def asks(self, *parts: str) -> bool:
-        """Whether the request has one of these in its path."""
+        """Return whether the path of the request contains one of these parts."""
         return any(part in self.path for part in parts)
 
     def blob(self, digest: str) -> bytes:
@@ -106,7 +106,7 @@ class Request(BaseHTTPRequestHandler):
         return self.blob(index["manifests"][0]["digest"])
 
     def behave(self) -> bool:
-        """Answer as any registry: it has the image to read, and takes all that is pushed."""
+        """Reply like a regular registry: it has the image, and accepts every push."""
         if self.command in ("POST", "PATCH"):
             return self.reply(202, Location="/v2/app/blobs/uploads/1")
         if self.command == "PUT":
@@ -124,12 +124,12 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """The other side hangs up, as it should."""
+        """Ignore clients that disconnect, as they should."""
 
 
 @contextlib.contextmanager
 def run_bad_registry(registry: BadRegistry) -> Iterator[BadRegistry]:
-    """Run one on this machine for the length of a `with` block."""
+    """Run the registry on this machine during the block."""
     handler = type("Handler", (Request,), {"registry": registry})
     with _Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -164,7 +164,7 @@ def _zip(depth: int) -> bytes:
     return body
 
 
-#: The answers to reads that are wrong: what each does, and what is said of it.
+#: Wrong replies to reads, by description, each with the expected error.
 READS: dict[str, tuple[Callable[[Request], bool], str]] = {
     "says it failed, in colours": (
         lambda r: r.reply(400, b'{"errors": [{"code": "X", "message": "\\u001b]0;title\\u0007"}]}'),

@@ -1,4 +1,4 @@
-"""The image that tests start from: the server of server.c, and a directory."""
+"""The base image of the tests: the server of server.c, and a directory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ tool commit -q "$container" oci-archive:base.tar
 
 
 def make_base_archive(session: Session, archive: Path) -> None:
-    """Write the image's oci-archive; it is made in the session."""
+    """Build the image in the session, and write its OCI archive."""
     server, data = session.workspace / "server", session.workspace / "data"
     subprocess.run(["gcc", "-static", "-O2", "-Wall", "-Werror", "-o", server, SERVER_SOURCE], check=True)
     data.mkdir()

@@ -1,4 +1,4 @@
-"""Benchmarks that nobody has measured."""
+"""Invented benchmark results."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ MACHINE = Machine("Processor 3000", 2, 8 << 30, "6.1", "cri-o 1.36.3", "4.2.1", 
 
 
 def make_start(total_s: float, own_mib: int = 100, requests_s: Sequence[float] = ()) -> Start:
-    """A start that takes so long, of which a tenth each is for creating the container and for the answer."""
+    """Make a start of this duration: one tenth for creating the container, and one tenth for the first response."""
     memory = Memory(own_mib * MIB, 30 * MIB, (own_mib + 10) * MIB, (own_mib + 5) * MIB)
     return Start(0.05, total_s * 0.1, total_s * 0.8, total_s * 0.1, memory, tuple(requests_s))
 
 
 def make_series(name: str, starts: Sequence[Start], burst: Burst | None = None, failures: Sequence[str] = ()) -> Series:
-    """One way of starting."""
+    """Make the results for one way of starting."""
     layers = {BASE_LAYER: 50 * MIB} if name == "cold" else {BASE_LAYER: 50 * MIB, f"sha256:{name}": 20 * MIB}
     way = Way(name, f"localhost/bench:{name}", "" if name == "cold" else "identity")
     return Series(way, layers, 0.0 if name == "cold" else 1.5, 0.7, tuple(starts), tuple(failures), burst)
 
 
 def make_bench(*series: Series, load: Load | None = None, **fields: object) -> Bench:
-    """All that was measured."""
+    """Make a whole benchmark."""
     return Bench(
         **{
             "subject": "app",
@@ -44,7 +44,7 @@ def make_bench(*series: Series, load: Load | None = None, **fields: object) -> B
 
 
 def make_full_bench(**fields: object) -> Bench:
-    """One with everything: three ways, requests and replicas, and one that failed."""
+    """Make a benchmark with three ways of starting, requests, replicas, and a failure."""
     requests = (0.02, 0.003, 0.002)
     memory = Memory(800 * MIB, 100 * MIB, 850 * MIB, 810 * MIB)
     burst = Burst((4.0, 5.0), (), memory, (6000 * MIB, 5000 * MIB))

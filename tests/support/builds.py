@@ -1,4 +1,4 @@
-"""Building images of the server in server.c, and looking at the containers that run them."""
+"""Build images of the server in server.c, and inspect the containers that run them."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ STATE = {"httpGet": {"path": "/state", "port": PORT}}
 
 @dataclass(frozen=True)
 class PrivateRegistry:
-    """A registry that speaks plain HTTP and wants a password, which is in `auth_file`."""
+    """A registry with plain HTTP that requires a password; `auth_file` contains it."""
 
     host: str
     auth_file: Path
 
     def name(self, repository: str) -> str:
-        """An image in it."""
+        """Return the full name of an image in this registry."""
         return f"{self.host}/{repository}"
 
     def has(self, name: str) -> bool:
-        """Whether there is such an image."""
+        """Return whether the registry has the image."""
         return exists(parse_reference(name), access=RegistryAccess((self.host,), self.auth_file))
 
     def list_images(self) -> set[str]:
-        """All that have a tag, as REPOSITORY:TAG."""
+        """List all tagged images, as REPOSITORY:TAG."""
         found = set()
         for repository in self._get("_catalog")["repositories"]:
-            # A repository without a manifest is listed, and then not known.
+            # The catalog lists repositories without manifests, and the tag list fails for them.
             tags = self._get(f"{repository}/tags/list").get("tags") or []
-            # A list of what is attached to an image has a tag of this form, but is no image.
+            # Tags of this form are lists of referrers, not images.
             found |= {f"{repository}:{tag}" for tag in tags if not tag.startswith("sha256-")}
         return found
 
     def remove_whole(self, image: str) -> None:
-        """Remove REPOSITORY:TAG if it is there with all that belongs to it."""
+        """Remove the image REPOSITORY:TAG if the registry has it with all its blobs."""
         if image in self.list_images():
             manifest, name = self.read(self.name(image)), parse_reference(self.name(image))
             blobs = [f"{name.repository}/blobs/{blob.digest}" for blob in manifest.blobs]
@@ -71,14 +71,22 @@ class PrivateRegistry:
         return requests.request(method, f"http://{self.host}/v2/{path}", auth=(USER, PASSWORD), timeout=10)
 
     def read(self, name: str) -> Manifest:
-        """An image's manifest."""
+        """Read the manifest of an image."""
         return read_manifest(parse_reference(name), access=RegistryAccess((self.host,), self.auth_file))
 
 
 def write_recipe(
     path: Path, image: str | Path, name: str, container: Mapping[str, object] | None = None, **more: object
 ) -> Path:
-    """Write a recipe for the image `name`, made of the server's image, with more of its container and of itself."""
+    """Write a recipe for the image `name` from the server's image.
+
+    Args:
+        path: recipe file.
+        image: base image, or the path of its OCI archive.
+        name: name of the built image.
+        container: additional fields of the container.
+        more: additional top-level fields.
+    """
     document = {
         "apiVersion": "warmstart/v1alpha1",
         "name": "server",
@@ -99,13 +107,13 @@ def write_recipe(
 def build(
     recipe: Path, options: BuildOptions, listener: ProgressListener | None = None
 ) -> tuple[BuildResult, Progress]:
-    """As `warmstart build`."""
+    """Build the image, like `warmstart build`."""
     steps = Progress(listener or SilentListener())
     return build_image(load_recipe(recipe), options, steps), steps
 
 
 def get(container: CriContainer, path: str) -> tuple[int, str]:
-    """The status and the body that the server answers with."""
+    """Return the status and the body of the server's response."""
     with container.connect(PORT, None, 5) as connection:
         connection.settimeout(5)
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
@@ -117,13 +125,13 @@ def get(container: CriContainer, path: str) -> tuple[int, str]:
 
 
 def read_state(container: CriContainer) -> dict[str, object]:
-    """What tells one server from another, and how many requests it has answered."""
+    """Return the random id of the server and the number of its requests."""
     state: dict[str, object] = json.loads(get(container, "/state")[1])
     return state
 
 
 def read_limit(process: Path, v1: str, v2: str) -> str:
-    """A limit of a process's cgroup, from the file CONTROLLER.NAME of cgroup v1 or v2; `process` is a /proc/PID."""
+    """Read a limit of the cgroup of the process /proc/PID, from the file CONTROLLER.NAME of cgroup v1 or v2."""
     mounts, membership = Path("/proc/self/mountinfo").read_text(), (process / "cgroup").read_text()
     for hierarchy in find_hierarchies(mounts, membership):
         name = v2 if hierarchy.is_v2 else v1
@@ -133,12 +141,12 @@ def read_limit(process: Path, v1: str, v2: str) -> str:
 
 
 def find_process(comm: str, mark: str) -> Path:
-    """The /proc/PID of the process of this name with `mark` in its environment."""
+    """Return /proc/PID of the process with this name and with `mark` in its environment."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if (process / "comm").read_text() == f"{comm}\n" and mark.encode() in (process / "environ").read_bytes():
                 return process
         except OSError:
-            # It has just ended.
+            # The process has just ended.
             continue
     raise LookupError(f"no process {comm} with {mark}")

@@ -1,4 +1,4 @@
-"""Builds checkpoint archives as CRI-O writes them (`exportCheckpoint`, internal/lib/checkpoint.go), or nearly so."""
+"""Build checkpoint archives as CRI-O writes them (`exportCheckpoint`, internal/lib/checkpoint.go), and variations."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ Entry = tuple[tarfile.TarInfo, bytes]
 
 
 def entry(name: str, content: bytes = b"", **fields: Any) -> Entry:
-    """A member; a name with a trailing slash is a directory, `fields` are attributes of TarInfo."""
+    """Return a member: a directory if the name ends with a slash, else a file. `fields` are attributes of TarInfo."""
     info = tarfile.TarInfo(name)
     info.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
     info.mode = 0o700 if name.endswith("/") else 0o600
@@ -80,7 +80,7 @@ def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> Entry:
 
 
 def tar_of(*entries: Entry, end: bytes = bytes(1024)) -> bytes:
-    """A tar as Go's archive/tar makes it: ustar headers, and pax ones where those do not suffice."""
+    """Return a tar as Go's archive/tar writes it: with ustar headers, and pax headers if those do not suffice."""
     out = io.BytesIO()
     for info, content in entries:
         out.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
@@ -103,7 +103,7 @@ ROOTFS_DIFF = tar_of(
 
 
 def crio(**replaced: Entry | bytes | None) -> list[Entry]:
-    """The members that CRI-O writes, in its order; each may be replaced, by name, or left out with None."""
+    """Return the members that CRI-O writes, in its order. Replace members by name, or omit them with None."""
     content: dict[str, bytes] = {
         "stats-dump": b"\x13\x40stats",
         "dump.log": b"(00.000000) Version: 4.2\n",
@@ -129,12 +129,12 @@ def crio(**replaced: Entry | bytes | None) -> list[Entry]:
 
 
 def replaced(name: str, content: bytes | Entry) -> bytes:
-    """The good archive with another content of one member, or another member."""
+    """Return the good archive with a member or its content replaced."""
     return tar_of(*crio(**{name: content}))
 
 
 def with_diff(*entries: Entry, deleted: object = ()) -> bytes:
-    """The good archive with other changes of the root file system."""
+    """Return the good archive with other changes to the root filesystem."""
     return tar_of(*crio(**{"rootfs-diff.tar": tar_of(*entries), "deleted.files": text(list(deleted))}))
 
 
@@ -143,14 +143,14 @@ GOOD = tar_of(*crio())
 
 @contextmanager
 def untouched_around(root: Path) -> Iterator[Path]:
-    """A directory for an archive and what is unpacked; what lies around it must not change, nor stay open."""
+    """Yield a directory to unpack in. Assert that no file outside it is changed and that no descriptor stays open."""
     (root / "outside").mkdir()
     (root / "outside/secret").write_text("untouched")
-    (root / "place").mkdir()
+    (root / "inside").mkdir()
     before = tree(root)
     descriptors = open_files()
-    yield root / "place"
-    assert {path: what for path, what in tree(root).items() if not path.startswith("place/")} == before
+    yield root / "inside"
+    assert {path: file for path, file in tree(root).items() if not path.startswith("inside/")} == before
     assert open_files() == descriptors
 
 
@@ -159,7 +159,7 @@ def open_files() -> list[str]:
 
 
 def tree(root: Path) -> dict[str, tuple[int, bytes]]:
-    """All that lies below a directory: mode and, of files up to a megabyte, content by path."""
+    """Return mode and content of everything below a directory, by path; files above 1 MiB have no content."""
     found = {}
     for path in root.rglob("*"):
         status = path.lstat()
@@ -168,7 +168,7 @@ def tree(root: Path) -> dict[str, tuple[int, bytes]]:
     return found
 
 
-def write(place: Path, data: bytes) -> Path:
-    path = place / "a.tar"
+def write(directory: Path, data: bytes) -> Path:
+    path = directory / "a.tar"
     path.write_bytes(data)
     return path

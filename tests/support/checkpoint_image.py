@@ -1,4 +1,4 @@
-"""Builds images of checkpoints, as warmstart makes them and as others do, around a real dump."""
+"""Create checkpoint images as warmstart and other tools do, with a real dump."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ANNOTATIONS = {CHECKPOINT_NAME: "app", CREATED: "2026-03-01T10:00:06Z", **BASE, 
 
 
 def edit_annotations(layout: Path, edit: Callable[[dict[str, str]], None]) -> None:
-    """Change the annotations of a layout's image, which has another digest then."""
+    """Change the annotations of a layout's image. This changes its digest."""
     manifest = json.loads((layout / "blobs" / read_image(layout).manifest.digest.replace(":", "/")).read_bytes())
     edit(manifest["annotations"])
     data = json.dumps(manifest).encode()
@@ -55,7 +55,7 @@ ORDINARY = {"cap_eff": [0], "cap_prm": [0], "cap_bnd": [0x5FB], "cap_inh": [0], 
 
 
 def with_credentials(image: bytes, **fields: object) -> bytes:
-    """A core image whose thread has other credentials, such as `cap_eff=[1]` or `no_new_privs=1`."""
+    """Return a core image with other credentials of its thread, such as `cap_eff=[1]` or `no_new_privs=1`."""
     head, (size,) = image[:8], struct.unpack("<I", image[8:12])
     core = protos.Core.FromString(image[12 : 12 + size])
     creds = core.thread_core.creds
@@ -71,9 +71,9 @@ def with_credentials(image: bytes, **fields: object) -> bytes:
 
 @cache
 def real_dump() -> dict[str, bytes]:
-    """CRIU's images of a real dump of three processes, as those of an ordinary container, by name.
+    """Return CRIU's images of a real dump of three processes, by name.
 
-    A few sockets are added.
+    The credentials are changed to those of an ordinary container, and a few sockets are added.
     """
     with tarfile.open(SAMPLE) as tar:
         images = {Path(info.name).name: tar.extractfile(info).read() for info in tar if info.isfile()}
@@ -110,7 +110,7 @@ def inet_socket(family: int, protocol: int, state: int, source: str, port: int, 
 
 
 def checkpoint(images: Mapping[str, bytes] | None = None, **others: bytes | None) -> list[Entry]:
-    """The members of a checkpoint archive as CRI-O writes them; `others` are replaced or, with None, left out."""
+    """Return the members of a checkpoint archive as CRI-O writes them; `others` replace or (None) omit members."""
     files = {
         "config.dump": text(CONFIG),
         "spec.dump": text(SPEC),
@@ -127,7 +127,7 @@ def checkpoint(images: Mapping[str, bytes] | None = None, **others: bytes | None
 
 
 def prepared() -> list[Entry]:
-    """The members as `prepare_checkpoint` leaves them for an image."""
+    """Return the members as `prepare_checkpoint` writes them into an image."""
     config = {key: value for key, value in CONFIG.items() if key != "rootfsImageRef"}
     own = ["/checkpoint", "/config.dump", "/deleted.files", "/rootfs-diff.tar", "/spec.dump"]
     deleted = text(["/var/cache/app", *own])
@@ -137,7 +137,7 @@ def prepared() -> list[Entry]:
 def make_layout(
     path: Path, *layers: bytes, annotations: Mapping[str, str], history: list | None = None, media_type: str = "tar"
 ) -> Path:
-    """A layout of one image of these blobs."""
+    """Write a layout with one image that has these layers."""
     (path / "blobs/sha256").mkdir(parents=True)
 
     def blob(data: bytes, kind: str) -> Descriptor:
@@ -166,7 +166,7 @@ def make_layout(
 
 
 def find_diff_id(layer: bytes) -> str:
-    """The digest of a layer without its compression; of one that is broken, any digest."""
+    """Return the digest of a decompressed layer, or of the layer as it is if it is damaged."""
     try:
         if layer.startswith(b"\x1f\x8b"):
             layer = gzip.decompress(layer)
@@ -180,7 +180,7 @@ def find_diff_id(layer: bytes) -> str:
 def make_warm_image(
     place: Path, annotations: Mapping[str, str] = ANNOTATIONS, base_history: list | None = None
 ) -> Path:
-    """A layout of the image that warmstart makes of a base with one layer: memory and checkpoint on top."""
+    """Write a layout with a warm image: a base with one layer, and memory and checkpoint on top."""
     base = make_layout(place / "base", tar_of(entry("app", b"x")), annotations={}, history=base_history)
     addition = make_layout(place / "addition", tar_of(*prepared()), annotations=annotations)
     (place / "memory").write_bytes(b"memory" * 1000)

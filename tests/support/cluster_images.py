@@ -1,4 +1,4 @@
-"""Images in the registry of a cluster, from where its nodes pull them."""
+"""Push images to the registry of a cluster, from which its nodes pull."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ tool commit -q "$container" oci-archive:helper.tar
 
 
 def push_image(cluster: Cluster, session: Session, archive: Path, repository: str) -> str:
-    """Push the image of an oci-archive to the cluster's registry; its name there."""
+    """Push the image of an OCI archive to the cluster's registry, and return its name there."""
     copy = session.workspace / archive.name
     if copy != archive:
         shutil.copyfile(archive, copy)
@@ -33,7 +33,7 @@ def push_image(cluster: Cluster, session: Session, archive: Path, repository: st
 
 
 def make_helper_image(cluster: Cluster, session: Session) -> str:
-    """An image in the cluster's registry with what a helper pod needs, from the tools directory."""
+    """Build an image for helper pods from the tools directory, and push it to the cluster's registry."""
     (session.workspace / "root").mkdir()
     session.run(["sh", "-c", HELPER_SCRIPT], cwd=str(session.workspace), timeout_s=60)
     return push_image(cluster, session, session.workspace / "helper.tar", "tests/helper:1")

@@ -1,4 +1,4 @@
-"""Somebody who calls warmstart for a cluster, as a program of its own."""
+"""A user who runs the warmstart command for a cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RUN_S = 240
 
 @dataclass(frozen=True)
 class Done:
-    """How a call ended: its exit code, what it printed, and what it said."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -35,20 +35,20 @@ class Done:
 
     @property
     def result(self) -> Any:
-        """What `--json` printed."""
+        """Return the JSON document that `--json` printed."""
         assert self.code == 0, self.err
         return json.loads(self.out)
 
 
 @dataclass(frozen=True)
 class User:
-    """Who calls.
+    """A user of the command.
 
     Attributes:
         cluster: the cluster.
-        cache: of tools.
+        cache: cache directory of the tools.
         base: the server's image in the cluster's registry.
-        helper: an image for helper pods, likewise.
+        helper: image for helper pods in the cluster's registry.
     """
 
     cluster: Cluster
@@ -59,12 +59,12 @@ class User:
     def call(
         self, *words: str | Path, kubeconfig: Path | None = None, helper: str | None = None, inside: Node | None = None
     ) -> Done:
-        """Call `warmstart`, from this machine or in the network of a node."""
+        """Run `warmstart` on this machine, or in the network of a node."""
         prefix = ["nsenter", f"--net={inside.session.network}"] if inside else []
         return self._run([*prefix, sys.executable, "-m", "warmstart", *map(str, words)], kubeconfig, helper)
 
     def interrupt(self, signal: str, step: str, delay_s: float, *words: str | Path) -> Done:
-        """Call it, and have it sent a signal when it is in a step."""
+        """Run `warmstart`, and send it a signal during a step."""
         prefix = f"warmstart-{os.getpid()}-"
         head = [sys.executable, strike.__file__, signal, step, str(delay_s), prefix]
         return self._run([*head, *map(str, words)], None, None)
@@ -81,7 +81,7 @@ class User:
         return Done(done.returncode, done.stdout, done.stderr)
 
     def grant(self, task: str) -> Path:
-        """The kubeconfig of the service account that `warmstart rbac` makes for a task."""
+        """Create the service account for a task with `warmstart rbac`, and return its kubeconfig."""
         self.cluster.kubectl("apply", "-f", "-", stdin=self.call("rbac", task, "-n", "default").out)
         return self.cluster.write_account_kubeconfig(task, namespace="warmstart")
 
@@ -93,7 +93,7 @@ class User:
         labels: Mapping[str, str] | None = None,
         **spec: Any,
     ) -> Iterator[str]:
-        """A pod of the server; all pods with its labels, which are its name if none are given, go at the end."""
+        """Run a pod of the server, and delete all pods with its labels (by default `app=NAME`) at the end."""
         labels = labels or {"app": name}
         document = describe_pod(name, self.base, container, **spec)
         document["metadata"]["labels"] = dict(labels)
@@ -106,38 +106,46 @@ class User:
             self.cluster.kubectl("delete", "pod", "-l", selector, "--grace-period=1", "--ignore-not-found")
 
     def wait_ready(self, name: str) -> None:
-        """Until a pod is ready."""
+        """Wait until a pod is ready."""
         words = ["wait", f"pod/{name}", "--for=condition=Ready", f"--timeout={START_S}s"]
         self.cluster.kubectl(*words, timeout_s=START_S + 10)
 
     def read_state(self, name: str) -> dict[str, Any]:
-        """What tells a server from another, and how many requests it has answered."""
+        """Return the random id of the server and the number of its requests."""
         address = self.cluster.read("pod", name)["status"]["podIP"]
         state: dict[str, Any] = json.loads(self.cluster.nodes[0].http_get(address, PORT, "/state")[1])
         return state
 
     def hold(self, name: str) -> AbstractContextManager[Hold]:
-        """Hold the checkpoints of a pod on the first node."""
+        """Delay the checkpoints of a pod on the first node."""
         [state] = self.cluster.read("pod", name)["status"]["containerStatuses"]
         return hold_checkpoint(self.cluster.nodes[0], state["containerID"].partition("://")[2])
 
     def list_pods(self, selector: str = "", namespace: str = "default") -> list[str]:
-        """The names of pods that are there, those that are ending among them."""
+        """List the names of pods, including terminating ones."""
         items = self.cluster.read("pods", "-n", namespace, *(["-l", selector] if selector else []))["items"]
         return [item["metadata"]["name"] for item in items]
 
     def wait_no_helpers(self) -> None:
-        """Until no helper is there; AssertionError when one stays."""
+        """Wait until no helper pod is left.
+
+        Raises:
+            AssertionError: one is left after 30 seconds.
+        """
         wait_until(lambda: not self.list_pods(namespace="warmstart"), 30)
 
 
 def list_checkpoints(node: Node) -> list[str]:
-    """The archives on a node."""
+    """List the checkpoint archives on a node."""
     return [path.name for path in (node.kubelet_directory / "checkpoints").iterdir()]
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
-    """Until something is so; AssertionError when it is not in time."""
+    """Wait until the condition is true.
+
+    Raises:
+        AssertionError: it is still false after `limit_s` seconds.
+    """
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""An HTTP server that plays a cluster's API server: it answers as it is told, and notes what it was asked."""
+"""A fake API server: an HTTP server that returns canned replies and records all requests."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ POD: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: its status, its body (what is no bytes becomes JSON), and its headers."""
+    """A reply; a body that is not bytes is sent as JSON."""
 
     body: Any = b""
     status: int = 200
@@ -76,14 +76,14 @@ class Reply:
 
 @dataclass(frozen=True)
 class Stream:
-    """The frames of a web socket: the number of a channel before each piece of data."""
+    """The frames of a WebSocket, as pairs of a channel number and data."""
 
     frames: Sequence[tuple[int, bytes]]
 
 
 @dataclass
 class FakeApi:
-    """What it answers, by METHOD PATH, without the query; a function is given the query."""
+    """Replies by METHOD PATH, without the query (a function gets the query), and the recorded requests."""
 
     answers: dict[str, Reply | Stream | Callable[[str], Reply]]
     seen: list[str] = field(default_factory=list)
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
-        # Whoever was promised more must not wait for it.
+        # If the reply announces more bytes than it has, the client must not wait for them.
         self.close_connection = "Content-Length" in answer.headers
 
     def stream(self, answer: Stream) -> None:
@@ -143,12 +143,12 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """The other side may hang up."""
+        """Ignore clients that disconnect."""
 
 
 @contextlib.contextmanager
 def run_api(api: FakeApi) -> Iterator[Cluster]:
-    """Run one on this machine for the length of a `with` block, and reach it as a cluster."""
+    """Run the server on this machine during the block, and connect to it as a cluster."""
     from kubernetes.client import Configuration
 
     with _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": api})) as server:

@@ -1,4 +1,4 @@
-"""Programs of others that warmstart is used with, compiled from their Go modules once and kept in the cache."""
+"""Third-party programs, compiled from their Go modules once and cached."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ mkdir sources && cd sources
 {get}
 go build -trimpath -ldflags '-s -w' -o ../program {package}
 """
-# A module that says nothing of `replace` can be a requirement of an empty one.
+# A module without `replace` directives can be required by an empty module.
 GET = "go mod init tests && go get {package}@{version}"
 GET_SOURCE = "cp ../main.go . && go mod init tests && go get {module}@{version}"
 
 
 @dataclass(frozen=True)
 class GoTool:
-    """A program: of a package of others, or of a source of ours that uses their module.
+    """A program from a third-party package, or from our own source that uses a third-party module.
 
     Attributes:
-        name: of the program.
-        package: the package of the program; the module where `source` is given.
-        version: of its module.
-        source: the text of main.go.
+        name: name of the program.
+        package: package of the program, or the module if `source` is given.
+        version: version of the module.
+        source: text of main.go.
     """
 
     name: str
@@ -43,7 +43,7 @@ class GoTool:
 
     @property
     def script(self) -> str:
-        """What compiles it."""
+        """Return the script that compiles the program."""
         if self.source:
             return SCRIPT.format(get=GET_SOURCE.format(module=self.package, version=self.version), package=".")
         return SCRIPT.format(get=GET.format(package=self.package, version=self.version), package=self.package)
@@ -60,10 +60,10 @@ TEKTON = GoTool(
 
 
 def ensure_go_tool(cache: Path, tool: GoTool, progress: Notify) -> Path:
-    """The program, made now if it is not in the cache yet (a few minutes).
+    """Return the program, and compile it if it is not in the cache (a few minutes).
 
     Raises:
-        HostError: not root, or a package or module could not be had.
+        HostError: not root, or a package or module is not available.
     """
     key = key_of(asdict(tool), tool.script, PACKAGES, SUITE, os.uname().machine)
     directory = cache / "programs" / f"{tool.name}-{key}"
@@ -78,7 +78,7 @@ def _compile(tool: GoTool, into: Path, progress: Notify) -> None:
         inner.mkdir()
         (inner / "main.go").write_text(tool.source)
         progress(f"tests: compiling {tool.name} {tool.version}")
-        hint = "the Go module proxy must be reachable; GOPROXY and https_proxy are heeded"
+        hint = "the Go module proxy must be reachable; GOPROXY and https_proxy apply"
         with enter(workspace / "compiler", inner) as session, as_host_error(f"compile {tool.name}", hint):
             session.run(["sh", "-c", tool.script], cwd=str(inner), timeout_s=COMPILE_S, host_network=True)
         shutil.copy2(inner / "program", into / tool.name)

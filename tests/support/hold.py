@@ -1,4 +1,4 @@
-"""Holding a checkpoint of a container on a node for as long as a test wants."""
+"""Delay the checkpoint of a container on a node until a test releases it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support.cluster.node import Node
 
-# In the place of the node's own, which it runs in the end.
+# Replaces the node's runc, and runs it in the end.
 RUNC = """\
 #!/bin/sh
 case " $* " in
@@ -27,23 +27,23 @@ exec {before} "$@"
 
 @dataclass(frozen=True)
 class Hold:
-    """A checkpoint that does not begin until it is let."""
+    """A checkpoint that does not begin before it is released."""
 
     directory: Path
 
     @property
     def held(self) -> bool:
-        """Whether the runtime has been asked for it."""
+        """Return whether the runtime has been asked for the checkpoint."""
         return (self.directory / "held").exists()
 
     def release(self) -> None:
-        """Let it be made."""
+        """Let the checkpoint begin."""
         (self.directory / "released").touch()
 
 
 @contextlib.contextmanager
 def hold_checkpoint(node: Node, container: str) -> Iterator[Hold]:
-    """Hold checkpoints of a container, which has this id in the runtime, until they are released or the block ends."""
+    """Delay checkpoints of the container with this id until they are released or the block ends."""
     runc = node.session.root / "usr/bin/runc"
     before = runc.with_name(f"runc.{secrets.token_hex(4)}")
     directory = Path("/run") / before.name

@@ -1,4 +1,4 @@
-"""The application of tests/programs/hostile.c as an image, and a file of this machine that it wants."""
+"""The application of tests/programs/hostile.c as an image, and a file of this machine that it tries to read."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ tool commit -q "$container" oci-archive:hostile.tar
 
 @dataclass(frozen=True)
 class Victim:
-    """A file that only root may read, in a directory of its own."""
+    """A file that only root may read, in its own directory."""
 
     file: Path
     content: bytes
     status: tuple[int, ...]
 
     def assert_unchanged(self) -> None:
-        """Its content, owner, mode and number of links, and that it is alone."""
+        """Assert that its content, owner, mode and link count are the same, and that no other file is next to it."""
         assert self.file.read_bytes() == self.content
         assert describe(self.file) == self.status
         assert [path.name for path in self.file.parent.iterdir()] == [self.file.name]
 
 
 def make_victim(directory: Path) -> Victim:
-    """Make it in a new directory."""
+    """Create the file in a new directory."""
     directory.mkdir()
     file = directory / "secret"
     file.write_bytes(SECRET + os.urandom(8).hex().encode() * 20)
@@ -51,13 +51,13 @@ def make_victim(directory: Path) -> Victim:
 
 
 def describe(file: Path) -> tuple[int, ...]:
-    """What an attack would change."""
+    """Return the attributes that an attack would change."""
     status = file.lstat()
     return (status.st_mode, status.st_uid, status.st_gid, status.st_nlink, status.st_ino)
 
 
 def make_hostile_archive(session: Session, archive: Path) -> None:
-    """Write the image's oci-archive; it is made in the session."""
+    """Build the image in the session, and write its OCI archive."""
     flags = ["-std=gnu11", "-static", "-O1", "-Wall", "-Wextra", "-Wno-unused-result", "-Werror"]
     subprocess.run(["gcc", *flags, "-o", session.workspace / "hostile", SOURCE], check=True)
     for name in ("data", "tmp"):
@@ -68,7 +68,7 @@ def make_hostile_archive(session: Session, archive: Path) -> None:
 
 
 def read_layers(layout: Path) -> dict[str, bytes]:
-    """The tars of an image's layers that were made by the build, by what its history calls them."""
+    """Return the tars of the layers that the build created, by their names in the image's history."""
     image = read_image(layout)
     found = {}
     for name, blob in zip(image.config.history[-len(image.manifest.layers) :], image.manifest.layers, strict=True):

@@ -1,8 +1,8 @@
-"""What a command may leave behind on the machine that it ran on.
+"""Find processes, mounts, cgroups and files that a command left behind on this machine.
 
-A token that is part of every name the command gives (its workspace's, and so its cgroup's) tells what is its own from
-what others do on the machine at the same time. What could be anybody's is taken for its own unless it is known to be
-another build's.
+Every name that the command creates (its workspace, and therefore its cgroup) contains a token. The token separates the
+command's traces from other activity on the machine. Traces without any token count as the command's, except those of
+another build.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 OTHER_BUILD = "warmstart-"
-# In the names of what container tools make when they are let loose on a host.
+# Part of the names that container tools use when they run directly on a host.
 TOOLS = ("buildah", "cni", "conmon", "containers", "crio", "crun", "kubepods", "netns", "runc")
-# Where programs that run containers keep what they should not have made here at all.
-PLACES = (
+# Directories in which container tools create files on a host. A build must not create any there.
+DIRECTORIES = (
     "/run",
     "/run/containers",
     "/run/crio",
@@ -39,28 +39,28 @@ Traces = frozenset[str]
 
 
 def take_snapshot(token: str, *directories: Path) -> Traces:
-    """Everything there is now that a command with this token could have made; `directories` with all below them."""
+    """List everything that a command with this token could have created, and all files below `directories`."""
     found = [
         *_processes(token),
         *_mounts(token),
         *_network(),
         *_cgroups(token),
-        *(f"file {path}" for place in PLACES for path in _list(Path(place))),
+        *(f"file {path}" for directory in DIRECTORIES for path in _list(Path(directory))),
         *(f"file {path}" for directory in directories for path in _walk(directory)),
     ]
     return frozenset(found)
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    """Everything below a directory, some of which may be removed meanwhile."""
+    """Yield all paths below a directory. They may be removed meanwhile."""
     for parent, directories, files in os.walk(directory):
         yield from (Path(parent, name) for name in (*directories, *files))
 
 
 def wait_until_clean(before: Traces, look: Callable[[], Traces], *, limit_s: float) -> list[str]:
-    """How what `look` finds differs from `before`, as soon as it does not, or when `limit_s` seconds have passed.
+    """Wait until `look` returns the same traces as `before`, and return the differences left after `limit_s` seconds.
 
-    What a killed command leaves is removed by others, who need a moment.
+    After a killed command, other processes clean up, and they need a moment.
     """
     deadline = time.monotonic() + limit_s
     while True:
@@ -75,7 +75,7 @@ def _processes(token: str) -> Iterator[str]:
     for directory in Path("/proc").iterdir():
         if not directory.name.isdigit():
             continue
-        # A process may end while it is looked at.
+        # The process may end meanwhile.
         with suppress(OSError):
             if _is_ours(directory, token):
                 words = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -83,9 +83,9 @@ def _processes(token: str) -> Iterator[str]:
 
 
 def _is_ours(process: Path, token: str) -> bool:
-    """Whether it was started by us, or its words, cgroup or mounts show the token.
+    """Return whether the process is our child, or its command line, environment, cgroup or mounts contain the token.
 
-    A container's mounts lead into the workspace, and so do those of all that runs in the node.
+    The mounts of containers and of all processes in the node refer to the workspace.
     """
     if process.name == str(os.getpid()):
         return False
@@ -106,7 +106,7 @@ def _network() -> Iterator[str]:
     for device in Path("/sys/class/net").iterdir():
         yield f"network device {device.name}"
     for line in Path("/proc/net/route").read_text().splitlines():
-        # Without the counters of its use.
+        # Without the usage counters.
         yield f"route {line.split()[:4]}"
     for name in ("ip_tables_names", "ip6_tables_names"):
         table = Path("/proc/net") / name

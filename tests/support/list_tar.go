@@ -1,5 +1,5 @@
-// Lists tars as Go's archive/tar reads them. Each comes with its length before it, in 32 bits; a line of JSON is given
-// for each.
+// Lists tars as Go's archive/tar reads them. Input: tars, each after its length in 32 bits. Output: a line of JSON for
+// each tar.
 package main
 
 import (

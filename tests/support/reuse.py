@@ -1,4 +1,4 @@
-"""Restoring the programs of tests/programs with mapped memory, and having them free and take memory again."""
+"""Restore the programs of tests/programs with mapped memory, and let them free and allocate memory again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from warmstart.dump.edit.memory import Choose, MappedMemory, MappedProcess, map_
 from warmstart.dump.edit.programs import Programs, read_programs
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
-# What the programs are told, by files that appear, and what they say when it is done.
+# The steps of the programs: suffix of the file that starts a step, and the line that the program prints after it.
 STEPS = (("touch", "touched"), ("free", "freed"), ("reuse", "fine"))
 PREFIX = "/scratch/go"
 _NAME = "program"
@@ -21,7 +21,7 @@ _LIMIT_S = 90.0
 
 @dataclass(frozen=True)
 class Mapped:
-    """Memory that a process has mapped from the memory file: how much, and how much of it is resident; in bytes."""
+    """Size and resident size of the memory that a process maps from the memory file, in bytes."""
 
     size: int
     resident: int
@@ -29,7 +29,7 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a program: the last that it said, what was moved, and its mapped memory after each step."""
+    """The last line of a program, the memory that was moved to the file, and its mapped memory after each step."""
 
     said: str
     memory: MappedMemory
@@ -46,7 +46,7 @@ def restore_and_reuse(
     make_policy: Callable[[Programs], Choose] = choose_safe,
     steps: Sequence[tuple[str, str]] = STEPS,
 ) -> Outcome:
-    """Start a program, dump it once it is ready, restore it with mapped memory, and lead it through its steps."""
+    """Start a program, dump it when it is ready, restore it with mapped memory, and run its steps."""
     pid = machine.start(_NAME, *argv)
     programs = read_programs(machine.inside(Path("/proc")), pid)
     dump = machine.dump(pid, "dump")
@@ -64,7 +64,7 @@ def restore_and_reuse(
 
 
 def _await(machine, pid: int, word: str) -> str:
-    """The word once it has been said; else the first complaint, or the last line where the program has ended."""
+    """Wait for a line, and return it; or return the first complaint, or the last line if the program has ended."""
     end = time.monotonic() + _LIMIT_S
     while time.monotonic() < end:
         alive = machine.proc(pid).exists()

@@ -24,10 +24,10 @@ PACKAGES = (
 
 
 def ensure_runtime_tree(cache: Path, progress: Notify) -> Path:
-    """The tree, made now if it is not in the cache yet (a minute).
+    """Return the tree, and create it if it is not in the cache (a minute).
 
     Raises:
-        HostError: not root, or the packages could not be had.
+        HostError: not root, or a package is not available.
     """
 
     def make(new: Path) -> None:

@@ -1,7 +1,7 @@
-"""Container runtimes that know nothing of checkpoints, each running one image as a pod under the *restricted* standard.
+"""Container runtimes without support for checkpoints. Each runs one image as a pod under the *restricted* standard.
 
-That is: nobody's root, no capability, no_new_privs, the runtime's own default seccomp profile, and a root filesystem
-that is read-only. See https://kubernetes.io/docs/concepts/security/pod-security-standards/.
+That means: not root, no capabilities, no_new_privs, the runtime's default seccomp profile, and a read-only root
+filesystem. See https://kubernetes.io/docs/concepts/security/pod-security-standards/.
 """
 
 from __future__ import annotations
@@ -49,45 +49,45 @@ SUBNETS = {"containerd": "10.71.0.0/24", "crio": "10.72.0.0/24"}
 
 
 class Started(Protocol):
-    """A container that runs."""
+    """A running container."""
 
     @property
     def pid(self) -> int:
-        """Its first process, as numbered in the runtime's `proc`."""
+        """PID of its first process in the runtime's `proc`."""
         ...
 
     def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
-        """A TCP connection to it."""
+        """Open a TCP connection to the container."""
         ...
 
     def log(self) -> str:
-        """All that it has written since it was started, or started again."""
+        """Return its output since it was started or restarted."""
         ...
 
     def stop(self) -> int:
-        """Have it stopped as the runtime stops containers, with SIGTERM; its exit status."""
+        """Let the runtime stop it with SIGTERM, and return its exit status."""
         ...
 
     def restart(self) -> None:
-        """Kill it, and have the runtime start it again."""
+        """Kill it, and let the runtime start it again."""
         ...
 
 
 class Runtime(Protocol):
-    """A runtime that has the image."""
+    """A runtime with the image in its store."""
 
     @property
     def proc(self) -> Path:
-        """A /proc in which its processes are numbered as it numbers them."""
+        """The /proc directory that shows its processes with its own PIDs."""
         ...
 
     def start(self, **env: str) -> contextlib.AbstractContextManager[Started]:
-        """Run the image, with these variables, for the length of a `with` block."""
+        """Run the image with these environment variables during the block."""
         ...
 
 
 def find_application(proc: Path, first_pid: int) -> int:
-    """The application's first process: the container's own, or what the launcher has restored."""
+    """Return the application's first process: the container's own or, after a restore, the child of the launcher."""
     if (proc / str(first_pid) / "exe").readlink() != LAUNCHER:
         return first_pid
     children = (proc / str(first_pid) / "task" / str(first_pid) / "children").read_text().split()
@@ -96,7 +96,7 @@ def find_application(proc: Path, first_pid: int) -> int:
 
 
 def wait_for_line(started: Started, line: str) -> str:
-    """Wait until a whole line that matches has been written; the line."""
+    """Wait until the output contains a line that matches completely, and return it."""
     deadline = time.monotonic() + READY_S
     while not (found := re.search(rf"^{line}$", log := started.log(), re.MULTILINE)):
         assert time.monotonic() < deadline, f"no {line!r} in {log!r}"
@@ -109,7 +109,7 @@ def wait_for_line(started: Started, line: str) -> str:
 
 @dataclass(frozen=True)
 class Podman:
-    """Podman, with an OCI runtime; `options` are more of those of `podman run`."""
+    """Podman with an OCI runtime and additional options for `podman run`."""
 
     session: Session
     directory: Path
@@ -122,16 +122,16 @@ class Podman:
         return self.session.proc
 
     def call(self, *arguments: str | Path, check: bool = True) -> str:
-        """Run podman; what it has said on its standard output."""
-        places = ["--root", self.directory / "root", "--runroot", self.directory / "run"]
-        places += ["--tmpdir", self.directory / "tmp", "--network-config-dir", self.directory / "networks"]
-        # Debian's podman 5.8 warns of cgroup v1, where this machine has it.
-        command = ["env", "PODMAN_IGNORE_CGROUPSV1_WARNING=1", "podman", *places, "--cgroup-manager=cgroupfs"]
+        """Run podman, and return its standard output."""
+        paths = ["--root", self.directory / "root", "--runroot", self.directory / "run"]
+        paths += ["--tmpdir", self.directory / "tmp", "--network-config-dir", self.directory / "networks"]
+        # Debian's podman 5.8 warns about cgroup v1.
+        command = ["env", "PODMAN_IGNORE_CGROUPSV1_WARNING=1", "podman", *paths, "--cgroup-manager=cgroupfs"]
         command += ["--events-backend=file", f"--runtime={self.oci_runtime}", *arguments]
         return self.session.run(command, timeout_s=CALL_S, check=check).stdout
 
     def with_options(self, *options: str) -> Podman:
-        """The same, with more options for containers."""
+        """Return a copy with additional options for containers."""
         return replace(self, options=self.options + options)
 
     @contextlib.contextmanager
@@ -149,7 +149,7 @@ class Podman:
 
 @dataclass
 class PodmanContainer:
-    """A container of Podman's."""
+    """A container in Podman."""
 
     podman: Podman
     name: str
@@ -186,7 +186,7 @@ class PodmanContainer:
 
 @contextlib.contextmanager
 def open_podman(session: Session, archive: Path, oci_runtime: str) -> Iterator[Podman]:
-    """Podman, with the image of an OCI archive that the session sees."""
+    """Set up Podman with the image of an OCI archive that the session can see."""
     podman = Podman(session, session.workspace / f"podman-{oci_runtime}", oci_runtime)
     found = podman.call("pull", "--quiet", f"oci-archive:{archive}").strip()
     podman.call("tag", found, IMAGE)
@@ -198,7 +198,7 @@ def open_podman(session: Session, archive: Path, oci_runtime: str) -> Iterator[P
 
 @dataclass(frozen=True)
 class CriRuntime:
-    """A runtime that is spoken to as the kubelet does."""
+    """A runtime that is used through CRI, as by the kubelet."""
 
     engine: CriEngine
     container: Container = CONTAINER
@@ -217,7 +217,7 @@ class CriRuntime:
 
 @dataclass
 class CriStarted:
-    """A container in a pod of its own."""
+    """A container in its own pod."""
 
     container: Container
     running: CriContainer
@@ -237,7 +237,7 @@ class CriStarted:
         return self._stop(END_S)
 
     def restart(self) -> None:
-        """As the kubelet does: a new container in the same pod."""
+        """Create a new container in the same pod, as the kubelet does."""
         self._stop(0)
         runtime, old = self.running.engine.runtime, self.running.container_id
         pod = (
@@ -268,7 +268,7 @@ class CriStarted:
 
 @contextlib.contextmanager
 def open_crio(session: Session, archive: Path, container: Container = CONTAINER) -> Iterator[CriRuntime]:
-    """CRI-O without support for checkpoints, with the image of an OCI archive."""
+    """Run CRI-O without support for checkpoints, with the image of an OCI archive."""
     with (
         run_crio(session, "crio", subnet=SUBNETS["crio"], restore=False) as crio,
         CriEngine(crio.endpoint, proc=session.proc, network=session.network, scratch=crio.state / "pods") as engine,
@@ -298,7 +298,7 @@ tool add -q "$container" pause /pause
 tool config --entrypoint '["/pause"]' "$container"
 tool commit -q "$container" oci-archive:pause.tar:NAME
 """
-# Negative values of oom_score_adj take CAP_SYS_RESOURCE, which root does not have everywhere.
+# Negative values of oom_score_adj require CAP_SYS_RESOURCE, and root does not have it everywhere.
 CONTAINERD_CONFIG = """\
 version = 3
 root = "{state}/root"
@@ -325,7 +325,7 @@ path = "{state}/opt"
 
 @contextlib.contextmanager
 def open_containerd(session: Session, archive: Path) -> Iterator[CriRuntime]:
-    """containerd, with the image of an OCI archive that has IMAGE for its name."""
+    """Run containerd with the image of an OCI archive. The archive must contain the name IMAGE."""
     state = session.workspace / "containerd"
     _write_containerd_files(state)
     endpoint = state / "containerd.sock"
@@ -353,14 +353,14 @@ def _write_containerd_files(state: Path) -> None:
 
 
 def _make_pause_image(session: Session, directory: Path) -> None:
-    """containerd runs it in each pod, where CRI-O only wants it to be there."""
+    """Build the pause image: containerd runs it in each pod. For CRI-O it only needs to exist."""
     (directory / "pause.c").write_text(PAUSE_SOURCE)
     compile_static(directory / "pause.c", directory / "pause")
     session.run(["sh", "-c", PAUSE_SCRIPT.replace("NAME", PAUSE_IMAGE)], cwd=str(directory), timeout_s=CALL_S)
 
 
 def compile_static(source: Path, program: Path) -> None:
-    """Compile one C source with this machine's compiler."""
+    """Compile a C source with this machine's compiler."""
     subprocess.run(["gcc", "-static", "-O1", "-Wall", "-Werror", "-o", program, source], check=True)
 
 
@@ -369,7 +369,7 @@ def compile_static(source: Path, program: Path) -> None:
 
 @dataclass(frozen=True)
 class Runc:
-    """runc and nothing else, with a seccomp filter as strict as Docker's; Podman only unpacks the image."""
+    """runc alone, with a seccomp filter as strict as Docker's. Podman only unpacks the image."""
 
     podman: Podman
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -405,7 +405,7 @@ class Runc:
 
 
 class RuncContainer:
-    """A container that runs until the end of a `with` block."""
+    """A container that runs until the end of the block."""
 
     def __init__(self, podman: Podman, name: str, configuration: str) -> None:
         self._session = podman.session

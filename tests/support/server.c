@@ -1,15 +1,15 @@
-/* A small HTTP service for tests: static, quick to start, with memory that can be asked for and checked.
+/* A small HTTP server for tests: static, quick to start, with a chosen amount of memory whose content can be checked.
  *
- * GET /ready    200 once START_MS milliseconds have passed, 503 before
- * GET /state    {"id": "<16 random hex digits, made at the start>", "requests": N}
- * GET /check    200 when the FILL_MB megabytes filled at the start still hold what they should
- * GET /denied   the error number of mkdir(2), 0 without one
+ * GET /ready    200 if START_MS milliseconds have passed, 503 before
+ * GET /state    {"id": "<16 random hex digits, chosen at the start>", "requests": N}
+ * GET /check    200 if the FILL_MB megabytes filled at the start are unchanged
+ * GET /denied   errno of mkdir(2), or 0
  * anything else 404
  *
- * With FETCH=ADDRESS:PORT, it first gets / there, and ends with 8 when it cannot. With HOLD=FILE, it opens the file and
- * keeps it open, and ends with 9 when it cannot. With DENY=mkdir or DENY=munmap, it denies itself that system call by a
- * seccomp filter, with EACCES, and ends with 10 when it cannot. With BOMB=1, it forks at the start until it cannot any
- * more; so does each of its children, which stay.
+ * With FETCH=ADDRESS:PORT, it first gets / from there, and exits with 8 on failure. With HOLD=FILE, it opens the file and
+ * keeps it open, and exits with 9 on failure. With DENY=mkdir or DENY=munmap, it denies itself this system call with a
+ * seccomp filter (EACCES), and exits with 10 on failure. With BOMB=1, it forks at the start until fork(2) fails, and so
+ * do its children. They do not exit. With EXIT_MS, it exits with 7 after this time.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -34,10 +34,10 @@
 static uint64_t *filled;
 static size_t words;
 
-static long number(const char *name, long otherwise)
+static long number(const char *name, long default_value)
 {
     const char *value = getenv(name);
-    return value ? atol(value) : otherwise;
+    return value ? atol(value) : default_value;
 }
 
 static long now_ms(void)
@@ -66,8 +66,8 @@ static int fetch(const char *from)
     int port, s = socket(AF_INET, SOCK_STREAM, 0);
     if (sscanf(from, "%63[^:]:%d", address, &port) != 2)
         return 0;
-    struct sockaddr_in place = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = inet_addr(address)};
-    if (connect(s, (struct sockaddr *)&place, sizeof place)) {
+    struct sockaddr_in peer = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = inet_addr(address)};
+    if (connect(s, (struct sockaddr *)&peer, sizeof peer)) {
         perror("fetch");
         return 0;
     }
@@ -131,9 +131,9 @@ int main(void)
         return 7;
     }
     int one = 1, server = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in place = {.sin_family = AF_INET, .sin_port = htons(number("PORT", 8080))};
+    struct sockaddr_in own = {.sin_family = AF_INET, .sin_port = htons(number("PORT", 8080))};
     setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(server, (struct sockaddr *)&place, sizeof place) || listen(server, 128)) {
+    if (bind(server, (struct sockaddr *)&own, sizeof own) || listen(server, 128)) {
         perror("listen");
         return 1;
     }

@@ -1,7 +1,7 @@
-"""A build that something happens to, at a moment of one's choice.
+"""Interrupt a build at a chosen moment.
 
-As a program, `python strike.py SIGNAL STEP DELAY_S PREFIX ARGUMENT...` is warmstart with these arguments, except that
-it sends itself the signal once the step has been under way for so long, and that its workspaces have this prefix.
+`python strike.py SIGNAL STEP DELAY_S PREFIX ARGUMENT...` runs warmstart with these arguments. It sends itself the
+signal after DELAY_S seconds of the step, and its workspaces have the prefix.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from warmstart.core.progress import SilentListener
 
 
 class Striker(SilentListener):
-    """A listener that calls `strike` when a step begins or, if `noted`, first tells how far it is."""
+    """A listener that calls `strike` when a step begins or, with `noted`, at the first progress note of the step."""
 
     def __init__(self, step: str, strike: Callable[[], None], *, noted: bool = False) -> None:
         self._step = step
@@ -53,7 +53,7 @@ def main() -> None:
         timer.daemon = True
         timer.start()
 
-    # A shell that started us in the background has had it ignored.
+    # A shell that starts a program in the background lets it ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv[1:] = arguments
     with (

@@ -1,4 +1,4 @@
-"""Unpacking of archives that the tests made themselves."""
+"""Unpack archives that the tests created themselves."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def extract(tar: tarfile.TarFile, directory: Path, *, trusted: bool = False) -> None:
-    """Unpack through the filter "data", or without a filter."""
-    # Debian 12 has Python 3.11.2, and tarfile has filters from 3.11.4.
+    """Unpack with the filter "data", or without a filter if trusted."""
+    # Debian 12 has Python 3.11.2. tarfile has filters since 3.11.4.
     if hasattr(tarfile, "data_filter"):
         tar.extractall(directory, filter="fully_trusted" if trusted else "data")
     else:

@@ -1,4 +1,4 @@
-"""A host with cgroup v2 alone, made of a hybrid one."""
+"""Emulate a host with cgroup v2 only on a hybrid host."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-# For what is started in this script, as far as the kernel lets a test: with the one controller that v1 does not hold,
-# and with nsdelegate as systemd mounts it.
+# As close as the kernel allows: with the only controller that v1 does not use, and mounted with nsdelegate, as systemd
+# does.
 SCRIPT = """
 set -eu
 mount --make-rprivate /
@@ -23,7 +23,7 @@ echo +hugetlb > /sys/fs/cgroup/cgroup.subtree_control
 
 
 def require_hybrid() -> Path:
-    """Skip the test where such a host cannot be made; else what says which controllers cgroup v2 hands on, none now."""
+    """Return cgroup v2's root cgroup.subtree_control, which is empty, or skip the test on other hosts."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     root = next((Path(line.split()[4]) for line in mounts if " - cgroup2 " in line), Path("/nonexistent"))
     enabled = root / "cgroup.subtree_control"
@@ -39,7 +39,7 @@ def require_hybrid() -> Path:
 
 
 def run_unified(command: Sequence[str | Path]) -> str:
-    """Run a command as on such a host, and answer what it wrote."""
+    """Run a command as on a host with cgroup v2 only, and return its output."""
     enabled = require_hybrid()
     argv = ["unshare", "--mount", "sh", "-c", SCRIPT, "sh", *command]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)

@@ -1,7 +1,7 @@
-"""A virtual machine with a Debian of its own: its kernel, systemd, and cgroup v2 alone, as most machines have.
+"""A virtual machine that runs Debian with its own kernel, systemd, and cgroup v2 only, like most machines.
 
-QEMU and Debian's packages are kept in the cache by what they are made of; a run writes to a directory of its own. The
-machine has no network, and needs none: the tools directory and the launcher are those of this machine.
+QEMU and Debian's packages are cached by content. Each run writes to its own directory. The machine needs no network,
+and has none: it gets the tools directory and the launcher of this machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PACKAGES = (
     "util-linux",
 )
 PIP_S, VM_S = 600.0, 3000.0
-# What the machine does: the script on its second disk, and then it is switched off.
+# The machine runs the script on its second disk, and powers off.
 SERVICE = """\
 [Unit]
 Description=What is to be tried
@@ -56,7 +56,7 @@ cd /srv/warmstart
 sh /srv/script
 echo "ended with status $?"
 """
-# The root is written to a copy in memory of what has changed; what the machine gives back is a tar on its third disk.
+# Writes to the root disk go to a temporary snapshot. The machine returns a tar on its third disk.
 COMMAND = """\
 set -eu
 mount --bind /dev {qemu}/dev
@@ -74,21 +74,21 @@ DISK, RESULT_BYTES = "8G", 256 << 20
 
 
 def has_kvm() -> bool:
-    """Whether this machine can run another kernel at its own speed; some have the device and cannot."""
+    """Return whether the machine has KVM. Some machines have the device, but cannot use it."""
     flags = Path("/proc/cpuinfo").read_text().split()
     return Path("/dev/kvm").exists() and bool({"vmx", "svm"} & set(flags))
 
 
 def run_in_vm(cache: Path, suite: str, script: str, files: dict[str, Path], result: Path, progress: Notify) -> str:
-    """Run a shell script as root on a new machine; what its console showed.
+    """Run a shell script as root on a new machine, and return its console output.
 
     Args:
-        cache: where the trees are kept.
-        suite: of Debian.
-        script: runs where the checkout is; /dev/vdc takes a tar.
-        files: what the script finds in /srv.
-        result: where the machine's tar is unpacked.
-        progress: called with a line whenever something new begins.
+        cache: cache directory.
+        suite: Debian suite.
+        script: shell script; it runs in the checkout, and may write a tar to /dev/vdc.
+        files: files and directories that the script finds in /srv, by name.
+        result: directory in which the machine's tar is unpacked.
+        progress: called with a line when a stage begins.
     """
     qemu, root = _ensure(cache, QEMU_SUITE, progress, qemu=True), _ensure(cache, suite, progress)
     with open_workspace("vm") as run:
@@ -109,7 +109,7 @@ def run_in_vm(cache: Path, suite: str, script: str, files: dict[str, Path], resu
 
 @contextlib.contextmanager
 def _stage(cache: Path, run: Path, script: str, files: dict[str, Path], progress: Notify) -> Iterator[Path]:
-    """What goes on the second disk; the trees are linked, as they are never written to."""
+    """Collect the files of the second disk in a directory. The trees are cloned if the filesystem supports it."""
     stage = run / "stage"
     tree, launcher = ensure_tree(cache, progress), ensure_launcher(cache, progress).directory
     for source in (tree, launcher):
@@ -118,7 +118,7 @@ def _stage(cache: Path, run: Path, script: str, files: dict[str, Path], progress
         subprocess.run(["cp", "-a", "--reflink=auto", source, target], check=True)
     ignore = shutil.ignore_patterns(".*", "build", "__pycache__")
     shutil.copytree(TOP, stage / "warmstart", ignore=ignore)
-    # As pip would say what is installed.
+    # As if pip had installed it.
     metadata = stage / "warmstart" / "warmstart-0.dist-info" / "METADATA"
     metadata.parent.mkdir()
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
@@ -136,7 +136,7 @@ def _make_disk(source: Path, disk: Path) -> None:
 
 
 def _ensure(cache: Path, suite: str, progress: Notify, *, qemu: bool = False) -> Path:
-    """QEMU in a tree, or a directory with the kernel, the initrd and the disk of a Debian."""
+    """Return a tree with QEMU, or a directory with the kernel, the initrd and the root disk of Debian."""
     name, packages = ("qemu", QEMU_PACKAGES) if qemu else ("root", PACKAGES)
     requirements = _find_requirements()
     directory = cache / "vm" / f"{name}-{key_of(suite, packages, [] if qemu else [SERVICE, requirements])}"

@@ -1,4 +1,4 @@
-"""A cluster to try things on: runs until Ctrl-C."""
+"""Run a cluster for experiments until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from warmstart.core.errors import WarmstartError
 
 
 def main() -> int:
-    """Run a cluster, and say how to reach it."""
+    """Run a cluster, and print how to reach it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with open_cluster(Path(os.environ.get("WARMSTART_CACHE") or default_cache()), progress=_say) as cluster:

@@ -1,4 +1,4 @@
-"""A certificate authority for one cluster, and what its certificates are used in; openssl makes them, in a session."""
+"""A cluster's certificate authority, and kubeconfigs with its certificates. openssl creates them in a session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from warmstart.node.session import Session
 
-# No extension but those that are asked for.
+# Without openssl's default extensions.
 REQUEST = "[req]\ndistinguished_name = subject\n[subject]\n"
 DAYS = 30
 OPENSSL_S = 20.0
@@ -18,13 +18,13 @@ OPENSSL_S = 20.0
 
 @dataclass(frozen=True)
 class Identity:
-    """A certificate and its key, PEM."""
+    """A certificate and its key, in PEM."""
 
     certificate: str
     key: str = field(repr=False)
 
     def write(self, directory: Path, name: str) -> tuple[Path, Path]:
-        """Write NAME.crt and NAME.key; where they are."""
+        """Write NAME.crt and NAME.key, and return their paths."""
         certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
         certificate.write_text(self.certificate)
         key.touch(mode=0o600)
@@ -33,7 +33,7 @@ class Identity:
 
 
 class Authority:
-    """Signs certificates; its own, and its key, lie in `directory`, a new one that `session` sees."""
+    """A certificate authority. Its certificate and key are in a new `directory` that the session can see."""
 
     def __init__(self, session: Session, directory: Path) -> None:
         self._session = session
@@ -47,7 +47,7 @@ class Authority:
         (directory / "last.key").rename(directory / "ca.key")
 
     def issue(self, name: str, *, groups: Sequence[str] = (), addresses: Sequence[str] = ()) -> Identity:
-        """A certificate for a user in groups, or for a server at addresses such as `DNS:localhost`, `IP:127.0.0.1`."""
+        """Issue a certificate for a user in groups, or for a server at addresses (`DNS:localhost`, `IP:127.0.0.1`)."""
         subject = "".join(f"/O={group}" for group in groups) + f"/CN={name}"
         extensions = ["basicConstraints=critical,CA:FALSE", "keyUsage=critical,digitalSignature"]
         if addresses:
@@ -65,7 +65,13 @@ class Authority:
 
 
 def make_kubeconfig(server: str, authority: str, user: dict[str, str]) -> str:
-    """A kubeconfig that needs no other file; `authority` is a certificate, `user` what the format has for a user."""
+    """Return a self-contained kubeconfig.
+
+    Args:
+        server: URL of the API server.
+        authority: certificate of the authority.
+        user: `user` entry of the kubeconfig.
+    """
     document = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -81,7 +87,7 @@ def make_kubeconfig(server: str, authority: str, user: dict[str, str]) -> str:
 
 
 def identify(identity: Identity) -> dict[str, str]:
-    """A user of a kubeconfig who has a certificate."""
+    """Return the `user` entry of a kubeconfig for a user with a certificate."""
     return {
         "client-certificate-data": _encode(identity.certificate),
         "client-key-data": _encode(identity.key),

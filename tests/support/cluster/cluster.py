@@ -1,7 +1,7 @@
-"""A real Kubernetes cluster on this machine, for the length of a `with` block.
+"""Run a real Kubernetes cluster on this machine during a block.
 
-Each node is a place of its own: the namespaces, the cgroup and the tools that a build has too, so that nothing
-of it stays, however it ends. The first node also has the control plane. Several clusters can run side by side.
+Each node has its own namespaces, cgroup and tools, like a build, and leaves nothing behind, however it ends. The first
+node also has the control plane. Several clusters can run at the same time.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ exec {program} kubectl "$@"
 
 @dataclass(frozen=True)
 class Parts:
-    """What nodes and users of a cluster are made with.
+    """The shared settings of a cluster's nodes and users.
 
     Attributes:
-        tree: of tools.
-        program: Kubernetes.
+        tree: tools directory.
+        program: Kubernetes program.
+        authority: certificate authority of the cluster.
         registry: HOST:PORT of the cluster's registry.
-        server: the API server, seen from this machine.
+        server: URL of the API server on this machine.
     """
 
     tree: Path
@@ -54,7 +55,7 @@ class Parts:
 
     @property
     def binds(self) -> tuple[Bind, ...]:
-        """What of this machine a node is to see."""
+        """Return the files of this machine that a node can see."""
         return (Bind(str(self.program)),)
 
 
@@ -62,11 +63,11 @@ class Cluster:
     """A running cluster.
 
     Attributes:
-        registry: HOST:PORT of a registry that nodes and this machine reach by this name; it speaks plain HTTP.
-        files: a directory for kubeconfigs and what else a user needs; gone at the end.
-        kubeconfig: that of a user who may do everything; it refers to no other file.
-        bin: a directory with kubectl.
-        nodes: the nodes that there are; the first has the control plane.
+        registry: HOST:PORT of the registry, with plain HTTP; the same on the nodes and on this machine.
+        files: directory for kubeconfigs and other files of users, removed at the end.
+        kubeconfig: self-contained kubeconfig of a user with all permissions.
+        bin: directory with kubectl.
+        nodes: current nodes; the first one has the control plane.
     """
 
     def __init__(self, parts: Parts, files: Path) -> None:
@@ -85,7 +86,11 @@ class Cluster:
     def kubectl(
         self, *words: str | Path, stdin: str | None = None, kubeconfig: Path | None = None, timeout_s: float = CALL_S
     ) -> str:
-        """What kubectl writes; ProgramError when it fails."""
+        """Run kubectl, and return its output.
+
+        Raises:
+            ProgramError: kubectl failed.
+        """
         command = [self.bin / "kubectl", "--kubeconfig", kubeconfig or self.kubeconfig, *words]
         try:
             return process.run(command, stdin=stdin, timeout_s=timeout_s).stdout
@@ -94,20 +99,20 @@ class Cluster:
             raise
 
     def apply(self, *objects: dict[str, Any]) -> None:
-        """Have there be these objects."""
+        """Apply these objects."""
         self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
     def read(self, *words: str) -> dict[str, Any]:
-        """An object, or a list of them, as `kubectl get` finds it."""
+        """Return an object or a list of objects, as `kubectl get` does."""
         found: dict[str, Any] = json.loads(self.kubectl("get", *words, "--output=json"))
         return found
 
     def write_kubeconfig(self, user: str, *, groups: Sequence[str] = ()) -> Path:
-        """A kubeconfig for a user, who may do what RBAC says."""
+        """Write a kubeconfig for a user. The user's permissions are those of RBAC."""
         return self._write_kubeconfig(user, identify(self._parts.authority.issue(user, groups=groups)))
 
     def write_account_kubeconfig(self, account: str, *, namespace: str = "default") -> Path:
-        """A kubeconfig for a service account, which must exist."""
+        """Write a kubeconfig for an existing service account."""
         token = self.kubectl("create", "token", account, f"--namespace={namespace}").strip()
         return self._write_kubeconfig(f"{namespace}.{account}", {"token": token})
 
@@ -119,9 +124,9 @@ class Cluster:
 
     @contextlib.contextmanager
     def add_node(self, *, restore: bool = True) -> Iterator[Node]:
-        """One more node, which has never seen any image, until the end of the block.
+        """Run another node, without any images, until the end of the block.
 
-        `restore` says whether its CRI-O is to know checkpoints.
+        With `restore`, its CRI-O supports checkpoints.
         """
         with (
             open_workspace("node") as workspace,
@@ -132,7 +137,7 @@ class Cluster:
         self.kubectl("delete", "node", node.name)
 
     def run_first_node(self, session: Session, *, restore: bool) -> contextlib.AbstractContextManager[Node]:
-        """The node beside the control plane."""
+        """Run the node that also has the control plane."""
         return self._run_node(session, restore)
 
     @contextlib.contextmanager
@@ -150,7 +155,7 @@ class Cluster:
                 self.nodes.remove(node)
 
     def _wait_for_node(self, node: Node) -> None:
-        """Until it is ready, and pods may run there."""
+        """Wait until the node is ready, and has no taints."""
         try:
             for condition in ("create", "condition=Ready"):
                 self.kubectl("wait", f"node/{node.name}", f"--for={condition}", f"--timeout={CALL_S:g}s")
@@ -165,13 +170,13 @@ def open_cluster(cache: Path, *, nodes: int = 1, restore: bool = True, progress:
     """Run a cluster for the length of a `with` block.
 
     Args:
-        cache: where the tools directory and Kubernetes are kept; they are made when they are missing (some minutes).
-        nodes: how many there are to begin with.
-        restore: whether their CRI-O is to know checkpoints.
-        progress: called with a line whenever something new begins.
+        cache: cache directory of the tools and Kubernetes, which are created if they are missing (some minutes).
+        nodes: number of nodes at the start.
+        restore: whether their CRI-O supports checkpoints.
+        progress: called with a line when a stage begins.
 
     Raises:
-        HostError: something could not be made, or did not start.
+        HostError: a part could not be created, or did not start.
     """
     tree, program = ensure_tree(cache, progress), ensure_kubernetes(cache, progress)
     with contextlib.ExitStack() as running:
@@ -193,14 +198,14 @@ def open_cluster(cache: Path, *, nodes: int = 1, restore: bool = True, progress:
 
 @contextlib.contextmanager
 def _run_registry(session: Session) -> Iterator[str]:
-    """A registry in this machine's network; its HOST:PORT."""
+    """Run a registry in this machine's network, and yield its HOST:PORT."""
     home = session.workspace / "registry"
     home.mkdir()
     settings = {
         "version": 0.1,
         "log": {"accesslog": {"disabled": True}},
         "storage": {"filesystem": {"rootdirectory": f"{home}/data"}, "delete": {"enabled": True}},
-        # Port 0: the kernel chooses, and the log tells.
+        # Port 0: the kernel chooses a port, and the log shows it.
         "http": {"addr": "127.0.0.1:0", "secret": "cluster"},
     }
     (home / "config.yml").write_text(json.dumps(settings))

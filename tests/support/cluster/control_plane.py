@@ -1,4 +1,4 @@
-"""What makes a cluster of nodes: etcd, the API server, the controllers and the scheduler."""
+"""The control plane: etcd, the API server, the controllers and the scheduler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.cluster.part import Part, run_part
 
 from warmstart.node.session import Session
 
-# Where the service `kubernetes` is to be found, too.
+# The port of the service `kubernetes` as well.
 API_PORT = 443
 CALL_S = 30.0
 ETCD = "http://127.0.0.1:2379"
@@ -22,9 +22,9 @@ ISSUER = "https://kubernetes.default.svc"
 
 @contextlib.contextmanager
 def run_control_plane(session: Session, program: Path, authority: Authority, state: Path) -> Iterator[None]:
-    """Run it in the session of the first node; all it writes goes into `state`, a new directory.
+    """Run the control plane in the session of the first node. It writes only to `state`, a new directory.
 
-    Who has a certificate of the authority is known by it; what everybody may do is said in RBAC.
+    Certificates of the authority identify users, and RBAC controls their permissions.
     """
     state.mkdir()
     with contextlib.ExitStack() as running:
@@ -35,7 +35,7 @@ def run_control_plane(session: Session, program: Path, authority: Authority, sta
         run("etcd", _etcd(state))
         api_server = run("kube-apiserver", _api_server(state, authority))
         controllers, scheduler = _controllers(state, authority), _scheduler(state, authority)
-        # Controllers that do not find it give up.
+        # Controllers exit if they do not find the API server.
         api_server.wait_until(lambda: _answers(session, program, state / "kube-controller-manager.kubeconfig"))
         run("kube-controller-manager", controllers)
         run("kube-scheduler", scheduler)
@@ -59,9 +59,9 @@ def _etcd(state: Path) -> list[str]:
 
 
 def _api_server(state: Path, authority: Authority) -> list[str]:
-    places = [f"IP:{address}" for address in ("127.0.0.1", API_ADDRESS, Place(1).address)]
-    names = [f"DNS:{name}" for name in API_NAMES]
-    certificate, key = authority.issue("kube-apiserver", addresses=places + names).write(state, "kube-apiserver")
+    addresses = [f"IP:{address}" for address in ("127.0.0.1", API_ADDRESS, Place(1).address)]
+    addresses += [f"DNS:{name}" for name in API_NAMES]
+    certificate, key = authority.issue("kube-apiserver", addresses=addresses).write(state, "kube-apiserver")
     client = authority.issue("kube-apiserver-kubelet-client", groups=["system:masters"])
     client_certificate, client_key = client.write(state, "kubelet-client")
     token_certificate, token_key = authority.issue("service-accounts").write(state, "service-accounts")

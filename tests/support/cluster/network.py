@@ -1,7 +1,7 @@
-"""The network of a cluster: its nodes on one bridge, in namespaces of their own, and ways in and out of it.
+"""The network of a cluster: nodes in their own namespaces on one bridge, and connections to and from the machine.
 
-The bridge is in the first node's namespace, so that nothing of it is to be seen on the machine. What has to pass
-between the machine and the cluster, to the API server and to registries, is handed on from socket to socket.
+The bridge is in the first node's namespace, so the machine does not see it. Connections between the machine and the
+cluster (to the API server and to registries) are relayed between sockets.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from support.cluster.veth import add_veth
 from warmstart.core.network import call_in_network
 from warmstart.node.session import Session
 
-# The address of the service `kubernetes`, the first of the services' range. Without kube-proxy nobody would answer
-# there: the first node has it, and so the API server, which listens everywhere, does.
+# The address of the service `kubernetes` is the first one of the services' range. There is no kube-proxy to serve it.
+# The first node has the address instead, so the API server answers: it listens on all addresses.
 SERVICES = "10.96.0.0/16"
 API_ADDRESS = "10.96.0.1"
 BRIDGE = "nodes"
@@ -28,23 +28,23 @@ CHUNK_BYTES = 1 << 17
 
 @dataclass(frozen=True)
 class Place:
-    """Where the node of this number is: the first has number 1."""
+    """The addresses of a node, by its number from 1."""
 
     number: int
 
     @property
     def address(self) -> str:
-        """The node's own."""
+        """Address of the node."""
         return f"10.200.0.{self.number}"
 
     @property
     def subnet(self) -> str:
-        """Its pods'."""
+        """Subnet of its pods."""
         return f"10.244.{self.number}.0/24"
 
 
 def make_network(first: Session) -> None:
-    """Make the bridge that the nodes share, in the network of the first."""
+    """Create the nodes' bridge in the network of the first node."""
     _script(
         first,
         f"""
@@ -58,7 +58,7 @@ def make_network(first: Session) -> None:
 
 
 def join_network(first: Session, session: Session, place: Place) -> None:
-    """Connect another node to the bridge; when its network is gone, so is the connection."""
+    """Connect another node to the bridge. The connection ends with the node's network."""
     device = f"node{place.number}"
     call_in_network(first.network, lambda: add_veth(device, "eth0", session.init_pid))
     _script(
@@ -85,7 +85,7 @@ def _script(session: Session, script: str) -> None:
 
 @contextlib.contextmanager
 def bring_out(session: Session, address: str, port: int) -> Iterator[int]:
-    """A port of 127.0.0.1 on which an address of the session's network answers, for the length of a `with` block."""
+    """Yield a port of 127.0.0.1 that is relayed to an address in the session's network until the end of the block."""
 
     def connect() -> socket.socket:
         return call_in_network(session.network, lambda: _connect(address, port))
@@ -96,7 +96,7 @@ def bring_out(session: Session, address: str, port: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def bring_in(session: Session, port: int) -> Iterator[None]:
-    """Have what listens on 127.0.0.1 at this port answer there in the session's network, too."""
+    """Relay a port of 127.0.0.1 in the session's network to the same port on this machine during the block."""
     with (
         call_in_network(session.network, lambda: _listen(port)) as listener,
         relay(listener, lambda: _connect("127.0.0.1", port)),
@@ -114,7 +114,7 @@ def _connect(address: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def relay(listener: socket.socket, connect: Callable[[], socket.socket]) -> Iterator[None]:
-    """Hand each connection to `listener` on to one that `connect` makes, for the length of a `with` block."""
+    """Relay each connection to `listener` to a new connection from `connect` until the end of the block."""
     relay = _Relay(listener, connect)
     acceptor = threading.Thread(target=relay.accept, daemon=True)
     acceptor.start()
@@ -141,7 +141,7 @@ class _Relay:
                 worker = threading.Thread(target=self._serve, args=(client,), daemon=True)
                 with self._lock:
                     self._threads = {thread for thread in self._threads if thread.is_alive()} | {worker}
-                    # Started under the lock: `end` must not find one that cannot be joined yet.
+                    # Start it under the lock: `end` cannot join a thread that has not started.
                     worker.start()
 
     def end(self) -> None:
@@ -176,13 +176,13 @@ class _Relay:
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
-    """Hand on all that comes, and then that nothing more will."""
+    """Copy everything from one socket to the other, and then shut it down."""
     try:
         while part := source.recv(CHUNK_BYTES):
             target.sendall(part)
         target.shutdown(socket.SHUT_WR)
     except OSError:
-        # One of the two is gone: so is the whole connection.
+        # One side has disconnected: end the whole connection.
         for connection in (source, target):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)

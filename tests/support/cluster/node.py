@@ -1,4 +1,4 @@
-"""A node: a CRI-O and a kubelet in namespaces of their own, as if on a machine of their own."""
+"""A node: CRI-O and a kubelet in their own namespaces, as on a separate machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from warmstart.node.session import Session
 from warmstart.node.tree import PAUSE_LAYOUT
 
 KUBELET_DIRECTORY = "/var/lib/kubelet"
-# What the kubelet would set, for the whole machine; here it finds that it need not.
+# The kubelet would set these for the whole machine. The node sees files with the right values instead.
 SYSCTLS = {
     "vm/overcommit_memory": 1,
     "vm/panic_on_oom": 0,
@@ -31,7 +31,7 @@ SYSCTLS = {
     "kernel/keys/root_maxkeys": 1_000_000,
     "kernel/keys/root_maxbytes": 25_000_000,
 }
-# A negative oom_score_adj, which guaranteed pods get, takes CAP_SYS_RESOURCE, and root may be without it.
+# Guaranteed pods get a negative oom_score_adj. It requires CAP_SYS_RESOURCE, and root may lack it.
 RUNC = """\
 #!/bin/sh
 for word; do
@@ -40,8 +40,8 @@ for word; do
 done
 exec /usr/sbin/runc "$@"
 """
-# Mounts here are seen in the session alone. No huge pages: on a hybrid host, their controller is not in cgroup v1,
-# where the kubelet would look for it.
+# These mounts exist only in the session. Huge pages are hidden: on a hybrid host, their controller is not in cgroup v1,
+# and the kubelet would look for it there.
 PREPARE_SCRIPT = """\
 set -eu
 cd {state}
@@ -63,11 +63,11 @@ class Node:
     """A node of a running cluster.
 
     Attributes:
-        name: as Kubernetes knows it.
-        session: the place it runs in.
-        crio: its runtime.
-        address: its own, in the cluster's network.
-        kubelet: the program that runs.
+        name: name in Kubernetes.
+        session: session of the node.
+        crio: container runtime.
+        address: IP address in the cluster's network.
+        kubelet: running kubelet.
     """
 
     name: str
@@ -78,18 +78,19 @@ class Node:
 
     @property
     def kubelet_directory(self) -> Path:
-        """Its /var/lib/kubelet, seen from here: pods' volumes, and `checkpoints`."""
+        """Path of the node's /var/lib/kubelet on this machine. It contains the pods' volumes and `checkpoints`."""
         return self.session.workspace / "kubelet" / "root"
 
     def import_image(self, source: str, name: str, *files: Path) -> None:
-        """Bring an image into its store, as a pull does.
+        """Copy an image into the node's store, like a pull.
 
-        Of one image, CRI-O keeps the name it was last pulled by: an image that is also pulled needs one name only.
+        CRI-O keeps only the name by which an image was last pulled, so use a single name for an image that is also
+        pulled.
 
         Args:
-            source: as in containers-transports(5), such as `oci-archive:/tmp/base.tar`.
-            name: what pods call it.
-            files: what `source` names of this machine, which the node does not see by itself.
+            source: image as in containers-transports(5), such as `oci-archive:/tmp/base.tar`.
+            name: image name in pods.
+            files: files of this machine in `source`, which the node cannot see.
         """
         copies = self.session.workspace / "import"
         copies.mkdir()
@@ -103,7 +104,7 @@ class Node:
             shutil.rmtree(copies)
 
     def http_get(self, address: str, port: int, path: str, *, timeout_s: float = 5.0) -> tuple[int, str]:
-        """The status and the body that a pod at `address` answers with."""
+        """Return the status and the body of the response of a pod at `address`."""
         connection = HTTPConnection(address, port, timeout=timeout_s)
         connection.sock = connect_in(self.session.network, (address, port), timeout_s)
         with contextlib.closing(connection):
@@ -126,13 +127,13 @@ def run_node(
     """Run a CRI-O and a kubelet in a session that is connected to the cluster's network.
 
     Args:
-        session: a place that sees `program`.
-        program: Kubernetes.
-        name: what Kubernetes is to call it.
-        place: its addresses.
-        authority: that of the cluster.
-        registry: HOST:PORT of a registry of this machine.
-        restore: whether its CRI-O knows checkpoints.
+        session: session that can see `program`.
+        program: Kubernetes program.
+        name: name of the node in Kubernetes.
+        place: addresses of the node.
+        authority: certificate authority of the cluster.
+        registry: HOST:PORT of a registry on this machine.
+        restore: whether its CRI-O supports checkpoints.
     """
     state = session.workspace / "kubelet"
     with contextlib.ExitStack() as running:
@@ -153,7 +154,7 @@ def run_node(
 
 
 def _allow_plain_http(session: Session, registry: str) -> None:
-    """See containers-registries.conf(5); the setting in CRI-O's own configuration has no effect any more."""
+    """Allow plain HTTP, see containers-registries.conf(5). The setting in CRI-O's own configuration has no effect."""
     path = session.root / "etc/containers/registries.conf.d/cluster.conf"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
@@ -175,7 +176,10 @@ def _write_files(state: Path, name: str, place: Place, authority: Authority) -> 
 
 
 def _write_configuration(state: Path, crio: Crio) -> None:
-    """Reference: https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/."""
+    """Write the kubelet's configuration.
+
+    Reference: https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/.
+    """
     configuration = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -194,10 +198,10 @@ def _write_configuration(state: Path, crio: Crio) -> None:
         },
         "tlsCertFile": f"{state}/kubelet.crt",
         "tlsPrivateKeyFile": f"{state}/kubelet.key",
-        # As many as we may have: more takes CAP_SYS_RESOURCE, as a negative score does.
+        # Our own limit: a higher one requires CAP_SYS_RESOURCE, like a negative score.
         "maxOpenFiles": min(1_000_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
         "oomScoreAdj": 0,
-        # The disk and the memory are this machine's; no pod shall pay for how full they are.
+        # Disk and memory are this machine's. Do not evict pods because they are full.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
     }

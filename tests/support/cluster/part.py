@@ -1,4 +1,4 @@
-"""The parts of Kubernetes as programs that run in a session, and waiting for them."""
+"""Run the components of Kubernetes in a session, and wait until they are ready."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ LOG_LINES = 15
 
 @dataclass(frozen=True)
 class Part:
-    """A program that runs, and what it writes to."""
+    """A running program and its log file."""
 
     name: str
     running: Running
     log_file: Path
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Wait for it to be ready.
+        """Wait until the program is ready.
 
         Raises:
-            HostError: it ended, or takes too long; details are the end of its log.
+            HostError: it ended, or it was not ready in time. The details are the end of its log.
         """
         deadline = time.monotonic() + START_S
         while not ready():
@@ -39,7 +39,7 @@ class Part:
             time.sleep(0.1)
 
     def read_log(self) -> list[str]:
-        """The end of its log."""
+        """Return the last lines of the log."""
         return self.log_file.read_text(errors="replace").splitlines()[-LOG_LINES:]
 
 
@@ -47,9 +47,9 @@ class Part:
 def run_part(
     session: Session, name: str, command: list[str], directory: Path, *, host_network: bool = False
 ) -> Iterator[Part]:
-    """Run a program for the length of a `with` block; its log goes to `directory`.
+    """Run a program during the block, with its log in `directory`.
 
-    Its environment is nearly empty: the proxy that there may be is for registries on the internet.
+    Its environment is nearly empty: a proxy in ours is for registries on the internet only.
     """
     log_file = directory / f"{name}.log"
     words = ["env", "-i", f"PATH={PATH}", "HOME=/root", *command]

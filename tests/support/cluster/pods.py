@@ -19,7 +19,7 @@ START_S = 60
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod that is ready; its container has its name."""
+    """A ready pod. Its container has the same name."""
 
     cluster: Cluster
     name: str
@@ -27,16 +27,16 @@ class Pod:
     address: str
 
     def get(self, path: str) -> tuple[int, str]:
-        """The status and the body that its server answers with."""
+        """Return the status and the body of the server's response."""
         return self.cluster.nodes[0].http_get(self.address, PORT, path)
 
     def read_state(self) -> dict[str, Any]:
-        """What tells one server from another, and how many requests it has answered."""
+        """Return the random id of the server and the number of its requests."""
         state: dict[str, Any] = json.loads(self.get("/state")[1])
         return state
 
     def find_processes(self) -> list[int]:
-        """The processes of its server, numbered as on this machine."""
+        """Return this machine's PIDs of the server's processes."""
         found = [path for path in Path("/proc").glob("[0-9]*") if f"/pod{self.uid}/" in _read(path / "cgroup")]
         return [int(path.name) for path in found if _read(path / "comm") == "server\n"]
 
@@ -44,7 +44,7 @@ class Pod:
 def describe_pod(
     name: str, image: str, container: Mapping[str, object] | None = None, **spec: object
 ) -> dict[str, Any]:
-    """A pod with one container of the tests' server, with more of the container and of the pod."""
+    """Return a pod with a container of the tests' server, with additional fields of its container and its spec."""
     server = {
         "name": name,
         "image": image,
@@ -65,9 +65,9 @@ def describe_pod(
 def run_pod(
     cluster: Cluster, name: str, image: str, container: Mapping[str, object] | None = None, **spec: object
 ) -> Iterator[Pod]:
-    """Run such a pod for the length of a `with` block, which begins when it is ready.
+    """Run such a pod until the end of the block, and wait until it is ready.
 
-    Where no `nodeName` is given, it runs on the first node, which has the images that are imported.
+    Without `nodeName`, it runs on the first node, which has the imported images.
     """
     first = {"nodeSelector": {"kubernetes.io/hostname": cluster.nodes[0].name}}
     cluster.apply(describe_pod(name, image, container, **({} if "nodeName" in spec else first), **spec))
@@ -92,5 +92,5 @@ def _read(path: Path) -> str:
     try:
         return path.read_text()
     except OSError:
-        # Its process has just ended.
+        # The process has just ended.
         return ""

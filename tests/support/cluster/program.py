@@ -1,4 +1,4 @@
-"""Kubernetes as one program, compiled once and kept in the cache by what it is compiled from.
+"""Kubernetes as one program, compiled once and cached by its sources.
 
 The compiler is in a tree of its own, which is thrown away, as that of CRI-O is (`warmstart.node.tree`).
 """
@@ -17,7 +17,7 @@ SOURCES = Path(__file__).with_name("kubernetes")
 VERSION = "1.36.3"
 PACKAGES = ("ca-certificates", "golang-go")
 COMPILE_S = 3600.0
-# Without a version, the API server says that it is v0.0.0.
+# Without a version, the API server reports v0.0.0.
 COMPILE_SCRIPT = f"""\
 set -eu
 export GOPATH=$PWD/go GOCACHE=$PWD/cache GOTOOLCHAIN=local GOFLAGS=-modcacherw CGO_ENABLED=0
@@ -29,10 +29,10 @@ go build -trimpath -o ../kubernetes -ldflags "-s -w -X $variables.gitVersion=v{V
 
 
 def ensure_kubernetes(cache: Path, progress: Notify) -> Path:
-    """The program, made now if it is not in the cache yet (some minutes).
+    """Return the program, and compile it if it is not in the cache (some minutes).
 
     Raises:
-        HostError: not root, or a package or module could not be had.
+        HostError: not root, or a package or module is not available.
     """
     sources = {path.name: path.read_text() for path in sorted(SOURCES.iterdir())}
     directory = cache / "programs" / f"kubernetes-{key_of(sources, PACKAGES, COMPILE_SCRIPT, os.uname().machine)}"
@@ -47,7 +47,7 @@ def _compile(into: Path, progress: Notify) -> None:
         inner = workspace / "compile"
         shutil.copytree(SOURCES, inner / "sources")
         progress(f"cluster: compiling Kubernetes {VERSION} (some minutes)")
-        hint = "the Go module proxy must be reachable; GOPROXY and https_proxy are heeded"
+        hint = "the Go module proxy must be reachable; GOPROXY and https_proxy apply"
         with enter(workspace / "compiler", inner) as session, as_host_error("compile Kubernetes: the compiler", hint):
             session.run(["sh", "-c", COMPILE_SCRIPT], cwd=str(inner), timeout_s=COMPILE_S, host_network=True)
         shutil.copy2(inner / "kubernetes", into)

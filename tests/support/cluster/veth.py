@@ -1,6 +1,6 @@
-"""A pair of connected network devices, one in each of two network namespaces.
+"""Create a pair of connected network devices in two network namespaces.
 
-`ip` could make it only where it sees both namespaces, and the places that it runs in do not see each other.
+`ip` would have to see both namespaces, but sessions do not see those of other sessions.
 Structures: netlink(7), rtnetlink(7), linux/if_link.h, linux/veth.h.
 """
 
@@ -15,15 +15,15 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_NET_NS_PID = 3, 18, 19
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 NETLINK_ROUTE = 0
-# struct ifinfomsg, with nothing chosen.
+# An empty struct ifinfomsg.
 ANY_LINK = bytes(16)
 
 
 def add_veth(name: str, peer: str, pid: int) -> None:
-    """Make the device `name` in the caller's network namespace, and its `peer` in that of a process.
+    """Create the device `name` in the caller's network namespace, and its `peer` in that of a process.
 
     Raises:
-        OSError: the kernel refused.
+        OSError: the kernel reported an error.
     """
     other = ANY_LINK + _attribute(IFLA_IFNAME, peer.encode()) + _attribute(IFLA_NET_NS_PID, struct.pack("=I", pid))
     data = _attribute(IFLA_INFO_DATA, _attribute(VETH_INFO_PEER, other))
@@ -40,7 +40,7 @@ def _request(kind: int, flags: int, body: bytes) -> None:
     header = struct.pack("=IHHII", 16 + len(body), kind, flags | NLM_F_REQUEST | NLM_F_ACK, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as netlink:
         netlink.sendall(header + body)
-        # An NLMSG_ERROR: the header, and a negative errno or 0.
+        # NLMSG_ERROR: a header, and a negative errno or 0.
         (number,) = struct.unpack_from("=i", netlink.recv(4096), 16)
     if number:
         raise OSError(-number, os.strerror(-number))

@@ -1,4 +1,4 @@
-"""A machine to make real dumps on: namespaces of its own, over a Debian tree with CRIU that it does not change."""
+"""A machine for real dumps: its own namespaces, and a Debian tree with CRIU that it does not change."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ while True:  # as PID 1, collect whatever was left behind: a PID is free for a r
 
 
 class Machine:
-    """Runs programs inside; `scratch` is seen there as /scratch."""
+    """Runs programs in the machine. `scratch` is /scratch there."""
 
     def __init__(self, keeper_pid: int, root: Path, scratch: Path) -> None:
         self.keeper_pid = keeper_pid
@@ -68,21 +68,21 @@ class Machine:
         return done.stdout
 
     def bind(self, directory: Path) -> None:
-        """Show a directory of the host inside, in its own place."""
+        """Mount a directory of the host at the same path in the machine."""
         inside = Path(f"{self.root}{directory}")
         enter = ["nsenter", f"--target={self.keeper_pid}", "--mount"]
         for line in (["mkdir", "-p", inside], ["mount", "--bind", directory, inside]):
             subprocess.run([*enter, *line], check=True, timeout=10)
 
     def start(self, name: str, *argv: str | Path) -> int:
-        """Start a daemon that writes to scratch/NAME.out; answer its PID inside once it has said `ready`."""
+        """Start a daemon that writes to scratch/NAME.out, wait for `ready`, and return its PID in the machine."""
         line = f'setsid "$@" </dev/null >/scratch/{name}.out 2>&1 & echo $!'
         pid = int(self.run("sh", "-c", line, "sh", *argv))
         self.wait_for(name, "ready")
         return pid
 
     def wait_for(self, name: str, text: str, times: int = 1) -> str:
-        """Wait until scratch/NAME.out has the text so many times."""
+        """Wait until scratch/NAME.out contains the text this many times."""
         said = ""
         for _ in range(1200):
             said = (self.scratch / f"{name}.out").read_text()
@@ -99,7 +99,7 @@ class Machine:
         return self.scratch / name
 
     def restore(self, name: str, *options: str) -> None:
-        """Restore a dump; its processes go on by themselves."""
+        """Restore a dump, and let its processes run."""
         criu = ["criu", "restore", "-d", "-D", f"/scratch/{name}", "-v4", "-o", "restore.log", *_QUIET, *options]
         self._criu(name, "restore.log", criu)
 
@@ -113,17 +113,17 @@ class Machine:
             time.sleep(0.01)
 
     def inside(self, path: Path) -> Path:
-        """What is inside at a path, as a path for the test."""
+        """Return the path of a file in the machine as seen by the test."""
         return Path(f"/proc/{self.keeper_pid}/root{self.root}{path}")
 
     def proc(self, pid: int) -> Path:
-        """The /proc of a process inside."""
+        """Return the /proc directory of a process in the machine."""
         return self.inside(Path(f"/proc/{pid}"))
 
 
 @pytest.fixture(scope="session")
 def tree() -> Path:
-    """The tools directory, which has criu."""
+    """Return the tools directory, which contains criu."""
     tree = tree_path(Path(os.environ.get("WARMSTART_CACHE", Path.home() / ".cache/warmstart")))
     if os.geteuid() != 0 or not tree.is_dir():
         pytest.skip("needs root and the tools directory: make tools")
@@ -132,7 +132,7 @@ def tree() -> Path:
 
 @pytest.fixture
 def machine(tree: Path, tmp_path: Path) -> Iterator[Machine]:
-    """A fresh machine, which takes all its processes and mounts with it when it goes."""
+    """Return a new machine. All its processes and mounts end with it."""
     for name in ("overlay", "root", "scratch"):
         (tmp_path / name).mkdir()
     unshare = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]
@@ -154,7 +154,7 @@ def machine(tree: Path, tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture(scope="session")
 def compile_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], None]:
-    """Compile programs/NAME.c, once, and put the program in a directory."""
+    """Compile programs/NAME.c once, and copy the program to a directory."""
     built = tmp_path_factory.mktemp("programs")
 
     def compile_into(name: str, directory: Path) -> None:
@@ -168,7 +168,7 @@ def compile_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, 
 
 @pytest.fixture
 def sample(tmp_path: Path) -> Path:
-    """A dump that CRIU 4.2.1 made of programs/objects.c, with all pages blanked but those with the command lines."""
+    """Return a dump of programs/objects.c by CRIU 4.2.1. All pages except those with the command lines are blank."""
     directory = tmp_path / "sample"
     with tarfile.open(Path(__file__).parent / "samples/objects.tar.xz") as tar:
         extract(tar, directory)

@@ -41,9 +41,10 @@ CONTAINERD = {"org.criu.checkpoint.container.name": "app"}
 
 @pytest.fixture(autouse=True)
 def own_workspaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Workspaces where nobody else has any; nothing stays in them, and no file stays open."""
+    """Set an own directory for workspaces, and check that they are removed and that no file stays open."""
     (tmp_path / "workspaces").mkdir()
     monkeypatch.setenv("WARMSTART_TMPDIR", str(tmp_path / "workspaces"))
+    gc.collect()  # objects of earlier tests may have files open
     before = open_files()
     yield
     assert list((tmp_path / "workspaces").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Reading and unpacking checkpoint archives that CRI-O wrote."""
+"""Read and unpack checkpoint archives of CRI-O."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_backslash_is_a_character_like_any_other(place: Path) -> None:
 
 
 def test_a_repacked_archive_is_the_same(place: Path) -> None:
-    """GNU tar, told to pack a directory: its own kind of header, and `./` before each name."""
+    """GNU tar packs a directory with its own header format, and with `./` before each name."""
     repacked = io.BytesIO()
     with tarfile.open(fileobj=repacked, mode="w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(entry("./", type=tarfile.DIRTYPE)[0])
@@ -151,7 +151,7 @@ def test_a_podman_archive_names_no_container_in_a_pod(place: Path) -> None:
 
 
 def test_a_file_beyond_ustars_size_is_read_by_its_extended_header(place: Path) -> None:
-    """10 GiB of hole: the header's own size field ends at 8 GiB."""
+    """A hole of 10 GiB: the size field of the header ends at 8 GiB."""
     size_bytes = 10 << 30
     big = entry("checkpoint/pages-2.img", size=size_bytes)[0]
     header = big.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

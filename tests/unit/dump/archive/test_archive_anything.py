@@ -1,4 +1,4 @@
-"""Archives of anything: either an Archive or an ArchiveError comes of it, and nothing else changes."""
+"""Arbitrary archives give an Archive or an ArchiveError, and change nothing else."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ CHANGES = st.builds(
 def test_no_accepted_change_leaves_the_root_file_system(
     lasting: Path, changes: list[Entry], deleted: list[str]
 ) -> None:
-    """Unpacked and deleted without any care, by another reader of tars, as a runtime may do it."""
+    """Unpack and delete without any checks and with another tar reader, as a runtime may do."""
     archive = write(lasting, with_diff(*changes, deleted=deleted))
     try:
         read_contents(archive)
@@ -174,7 +174,7 @@ def test_arbitrary_json(lasting: Path, data: st.DataObject) -> None:
 
 
 def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Each place in a JSON document, as the keys and indices that lead there."""
+    """List the paths of all values in a JSON document, as keys and indices."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in inner:
         yield (*path, key)
@@ -182,7 +182,7 @@ def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 
 
 def replace(document: Any, path: tuple[Any, ...], value: Any) -> None:
-    """Put a value at a place, unless an earlier change has removed it."""
+    """Replace the value at a path, unless an earlier change has removed the path."""
     try:
         for key in path[:-1]:
             document = document[key]

@@ -1,4 +1,4 @@
-"""Checkpoint archives that someone made to do harm, or that are damaged: each is refused, with a reason."""
+"""Malicious and damaged checkpoint archives are refused, with a reason."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def added(*entries: Entry) -> bytes:
 
 
 def raw(**fields: Any) -> bytes:
-    """The good archive and one more header, with fields as TarInfo would not write them: name → bytes."""
+    """Return the good archive with another header, with raw fields that TarInfo would not write: name → bytes."""
     header = bytearray(entry("checkpoint/x")[0].tobuf(tarfile.USTAR_FORMAT))
     places = {
         "name": (0, 100),
@@ -60,7 +60,7 @@ def raw(**fields: Any) -> bytes:
 
 
 def pax(records: bytes) -> bytes:
-    """The good archive and one more member with such an extended header."""
+    """Return the good archive with another member that has this extended header."""
     info = entry("PaxHeaders.0/x", records, type=tarfile.XHDTYPE)
     return tar_of(*crio(), info, entry("checkpoint/x"))
 

@@ -1,4 +1,4 @@
-"""Layers as the world's programs write them, and layers that someone made to do harm."""
+"""Layers as common programs write them, and malicious layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ END = bytes(1024)
 
 
 class Trickle(io.RawIOBase):
-    """A stream that gives little at a time."""
+    """A stream that returns a few bytes at a time."""
 
     def __init__(self, data: bytes, most: int) -> None:
         self._data = io.BytesIO(data)
@@ -36,7 +36,7 @@ class Trickle(io.RawIOBase):
 
 
 def members_of(data: bytes) -> list[Member]:
-    """The members of a layer, which are the same in a file and in a stream of any pace."""
+    """Return the members of a layer, after checking that a file and streams of any pace give the same."""
     found = list(walk_layer(StreamedTar(io.BytesIO(data), "layer")))
     assert list(walk_layer(StreamedTar(Trickle(data, 100), "layer"))) == found
     with tempfile.TemporaryFile() as file:
@@ -47,7 +47,7 @@ def members_of(data: bytes) -> list[Member]:
 
 
 def header(name: str = "x", kind: bytes = b"0", size: int | bytes = 0, **fields: bytes) -> bytes:
-    """A header block; `fields` are written as they are, at the offset that their name ends with: at_257=b"ustar"."""
+    """Return a header block. Write `fields` unchanged, at the offset in their name: at_257=b"ustar"."""
     info = tarfile.TarInfo(name)
     info.type = kind
     block = bytearray(info.tobuf(tarfile.GNU_FORMAT)[:512])

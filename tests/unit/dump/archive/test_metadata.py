@@ -1,4 +1,4 @@
-"""The JSON members of an archive: what is refused in them, and where that is said to be."""
+"""Errors in the JSON members of an archive, and their reported locations."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_what_go_leaves_out_when_empty() -> None:
 
 
 def test_large_documents_are_not_slow() -> None:
-    """Within the limit of a JSON member, whatever its shape; the test's own limit of time is what fails."""
+    """Documents of any shape within the size limit of JSON members. On failure, the test's time limit expires."""
     many = {f"key{number}": "" for number in range(200_000)}
     with pytest.raises(ArchiveError, match="id is missing"):
         parse_config(json.dumps(many).encode(), "WHERE")

@@ -1,4 +1,4 @@
-"""What is taken of an archive, or of a layer that comes as a stream, to say what is in it."""
+"""Outlines of archives and of layers in a stream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from warmstart.dump.criu.contents import read_inventory, read_processes, read_so
 
 
 def members_of(dump: Path) -> list[Entry]:
-    """A whole archive with this dump, members in an order of their own."""
+    """Return the members of a complete archive with this dump, in an unusual order."""
     images = [entry(f"checkpoint/{path.name}", path.read_bytes()) for path in sorted(dump.iterdir())]
     others = [(info, data) for info, data in crio() if not info.name.startswith("checkpoint")]
     return [*images, *others, entry("checkpoint/")]

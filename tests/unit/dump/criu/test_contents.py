@@ -1,4 +1,4 @@
-"""What is read from a dump: processes, mappings, pages, sockets."""
+"""Read processes, mappings, pages and sockets of a dump."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credentials in CRIU's entries: which capabilities they name, and how many filters a process is under."""
+"""Credentials in CRIU's entries: capabilities, and the number of seccomp filters of a process."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_every_thread_counts(dump: Path) -> None:
 
 
 def test_credentials_that_are_missing_are_all(dump: Path) -> None:
-    """CRIU leaves a thread its own then."""
+    """CRIU does not change the thread's capabilities then."""
     core = protos.Core()
     core.tc.comm = b"x"
     for filtered in (False, True):

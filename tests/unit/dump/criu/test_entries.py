@@ -1,4 +1,4 @@
-"""CRIU's image files: what is read comes back bit for bit, and what is not understood is refused."""
+"""CRIU's image files are written as they were read, bit by bit, and unknown content is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILES = COMMON + struct.pack("<I", 0x56303138)
 
 
 def write_all_again(dump: Path) -> list[str]:
-    """Read and write every image file of a dump; answer the names of those that did not stay the same."""
+    """Read and write every image file of a dump, and return the names of files that changed."""
     changed = []
     for path in filter(is_image, dump.iterdir()):
         before = path.read_bytes()
@@ -174,7 +174,7 @@ def test_fields_that_are_not_declared_survive_a_change(sample: Path) -> None:
 
 
 def raw_fields(message: bytes) -> list[bytes]:
-    """Cut a message into its fields, each as its bytes, without knowing the message."""
+    """Split a message of unknown type into the bytes of its fields."""
 
     def varint_end(at: int) -> int:
         while message[at] & 0x80:

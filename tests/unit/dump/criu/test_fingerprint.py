@@ -1,4 +1,4 @@
-"""What tells a process that goes on from one that was started anew."""
+"""Fingerprints distinguish a restored process from a new one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def start(*command: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def step(process: subprocess.Popen[str], word: str) -> int:
-    """The number of the process that says the word."""
+    """Return the pid of the process that prints the word."""
     said, pid = process.stdout.readline().split()
     assert said == word
     return int(pid)
@@ -48,7 +48,7 @@ def go_on(process: subprocess.Popen[str]) -> None:
 
 
 def echo(cat: subprocess.Popen[str]) -> None:
-    """Have cat answer: for a moment after Popen the new program's auxiliary vector is still empty."""
+    """Wait for an echo from cat: right after Popen, the new program's auxiliary vector is still empty."""
     cat.stdin.write("x\n")
     cat.stdin.flush()
     assert cat.stdout.readline() == "x\n"

@@ -1,4 +1,4 @@
-"""The lines of CRIU's logs that say why."""
+"""The lines of CRIU's logs that explain a failure."""
 
 from __future__ import annotations
 

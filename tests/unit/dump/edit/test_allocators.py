@@ -1,4 +1,4 @@
-"""What may be mapped, by what a process executes and where it has its memory."""
+"""The memory that may be mapped, by the process's executables and the location of the memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def anonymous(start: int, size: int = 1 << 20) -> Mapping:
 
 
 def lay_out(*paths: str, at: int = LIBRARIES) -> list[Mapping]:
-    """Mappings of files to execute, each followed by one that is written to, after the heap."""
+    """Return the mappings of a heap and of executable files, each followed by a writable mapping."""
     status = VmaStatus.REGULAR | VmaStatus.FILE_PRIVATE
     return [HEAP] + [
         Mapping(at + n * 8192 + part * 4096, at + n * 8192 + (part + 1) * 4096, 3 if part else 5, 2, status, path, 0, 0)

@@ -1,4 +1,4 @@
-"""Real programs that free memory and take it again, after a restore with what `auto` maps of their memory."""
+"""Real programs free and allocate memory again after a restore with the memory that `auto` maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 
 def compile_c(name: str, directory: Path) -> str:
-    """Linked dynamically: as any program of a distribution."""
+    """Compile a dynamically linked program, like those of a distribution."""
     flags = ["-O1", "-D_GNU_SOURCE", "-Wall", "-Werror", "-pthread"]
     subprocess.run(["gcc", *flags, "-o", directory / name, PROGRAMS / f"{name}.c"], check=True, timeout=60)
     return f"/scratch/{name}"
@@ -33,7 +33,7 @@ def test_a_program_that_relies_on_zeros_is_left_alone(machine) -> None:
 
 
 def test_a_program_that_relies_on_zeros_breaks_when_all_is_mapped(machine) -> None:
-    """This is the hazard, and why `all` is not the default."""
+    """This hazard is the reason why `all` is not the default."""
     argv = [compile_c("discard", machine.scratch), PREFIX]
     outcome = restore_and_reuse(machine, argv, lambda _: choose_all, steps=FREE)
     assert outcome.first.moved_bytes >= 8 * MIB
@@ -86,6 +86,6 @@ def test_go_that_is_told_not_to_rely_on_zeros(machine, go_program: str) -> None:
 
 
 def test_go_as_it_is(machine, go_program: str) -> None:
-    """Versions differ in whether it is left alone; but it never breaks."""
+    """Some versions are excluded from mapping, others are not. None breaks."""
     outcome = restore_and_reuse(machine, [go_program, PREFIX])
     assert outcome.said == "fine"

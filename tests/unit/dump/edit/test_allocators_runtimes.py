@@ -1,6 +1,6 @@
-"""The runtimes and allocators that docs/mapped-memory.md speaks of, tried one by one.
+"""Tests of each runtime and allocator in docs/mapped-memory.md.
 
-They come from Debian, in a tree that is made when these tests first run, and kept in build/cache.
+They come from Debian, in a tree that the first run creates and keeps in build/cache.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ COLLECTORS = {
 
 @pytest.fixture(scope="module")
 def tree() -> Path:
-    """A Debian tree with CRIU and all that is tried here."""
+    """Return a Debian tree with CRIU, the runtimes and the allocators."""
     key = hashlib.sha256(" ".join((SUITE, *PACKAGES)).encode()).hexdigest()[:12]
     tree = CACHE / f"runtimes-{key}"
     if not tree.exists():
@@ -75,7 +75,7 @@ def tree() -> Path:
 
 @dataclass(frozen=True)
 class Built:
-    """A machine with the programs in its /scratch."""
+    """A machine with the programs in /scratch."""
 
     machine: object
 
@@ -129,7 +129,7 @@ def test_hotspot(built: Built, collector: str, version: int, policy: str) -> Non
 
 
 def test_hotspot_beside_jemalloc(built: Built) -> None:
-    """Its heap is told apart by its address."""
+    """The heap is recognized by its address."""
     options = (*HEAP, "-XX:+UseSerialGC", "-cp", "/scratch")
     outcome = built.reuse(*JEMALLOC_EAGER, built.compile_java(21), *options, "Reuse", PREFIX, "150")
     assert_fine(outcome, 200)

@@ -1,4 +1,4 @@
-"""What becomes of cgroup v1 in a dump, so that it restores where there is only v2."""
+"""Dumps with cgroup v1 are edited to restore on hosts with cgroup v2 only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Directories that are open in a dump: they restore whatever their modes are."""
+"""Open directories of a dump restore with any mode."""
 
 from __future__ import annotations
 

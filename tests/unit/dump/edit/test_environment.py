@@ -14,7 +14,7 @@ REGULAR = 1
 
 
 def write_dump(directory: Path, tables: Mapping[int, Sequence[int]], limit: int = 1024) -> Path:
-    """A process for each table of descriptors; all are of one file, whose id is 7."""
+    """Write a dump with a process for each descriptor table. All descriptors are of one file, with the id 7."""
     file = protos.File(type=REGULAR, id=7)
     file.reg.id, file.reg.flags, file.reg.pos, file.reg.name = 7, 0, 0, b"/dev/null"
     owner = file.reg.fown

@@ -17,7 +17,7 @@ PAGE = 4096
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[int]:
-    """A file of the pages A, zeros, zeros, B, C."""
+    """Return a file with the pages A, zeros, zeros, B, C."""
     path = tmp_path / "pages"
     path.write_bytes(b"A" * PAGE + bytes(2 * PAGE) + b"B" * PAGE + b"C" * PAGE)
     descriptor = os.open(path, os.O_RDWR)

@@ -1,4 +1,4 @@
-"""Dumps that no CRIU writes: each edit refuses them, and leaves them as they were."""
+"""Each edit refuses dumps that CRIU would not write, and leaves them unchanged."""
 
 from __future__ import annotations
 

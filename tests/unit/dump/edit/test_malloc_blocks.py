@@ -1,4 +1,4 @@
-"""Large blocks of malloc are recognised by their headers."""
+"""Large blocks of malloc are recognized by their headers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGES = 600
 
 
 class Memory:
-    """Resident memory of a process, filled with what is no header."""
+    """Resident memory of a process, filled with bytes that are not a header."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,7 +27,7 @@ class Memory:
         struct.pack_into(f"<{len(words)}Q", self.content, page * PAGE_SIZE + offset, *words)
 
     def find(self, pages: int = PAGES) -> list[int]:
-        """The pages at which blocks start, in a mapping of so many pages."""
+        """Return the first pages of all blocks in a mapping of this many pages."""
         self.path.write_bytes(self.content)
         everything = Extent(START, START + PAGES * PAGE_SIZE, 0)
         mapping = everything.clip(START, START + pages * PAGE_SIZE)
@@ -83,7 +83,7 @@ def test_what_is_no_block_of_glibc(memory: Memory, words: tuple[int, int]) -> No
 
 
 def put_musl(memory: Memory, page: int, size_pages: int, sizeclass: int = 63, back_to: int | None = None) -> None:
-    """A block, described in the last page."""
+    """Add a block that the last page describes."""
     meta = (PAGES - 1) * PAGE_SIZE + 64 + 40 * (page % 90)
     memory.put(page, 0, START + meta, 0x00E0_0000_0000_0000)
     back = START + (page if back_to is None else back_to) * PAGE_SIZE

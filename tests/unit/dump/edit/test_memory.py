@@ -1,4 +1,4 @@
-"""Memory that is moved out of a dump: what the processes see after a restore is what they saw before."""
+"""After memory is moved out of a dump, restored processes see the same content as before."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PATH = "/memory.bin"
 
 
 def page(number: int) -> bytes:
-    """A page of a content that its number tells; that of 0 is zeros."""
+    """Return a page whose content depends on the number. Page 0 is all zeros."""
     return number.to_bytes(4, "little") * (PAGE_SIZE // 4)
 
 
@@ -52,7 +52,7 @@ def vma(start_page: int, end_page: int, **fields: int) -> protos.Vma:
 
 
 def add_process(dump: Path, pid: int, vmas: Sequence[protos.Vma], pages: dict[int, int], flags: int = 6) -> None:
-    """Write the files of a process. pages: from the number of a resident page to that of its content."""
+    """Write the files of a process. `pages` maps numbers of resident pages to numbers of their content."""
 
     def write(name: str, *messages: object) -> None:
         write_image(dump / name, [Entry(message.SerializeToString()) for message in messages])
@@ -74,7 +74,7 @@ def add_process(dump: Path, pid: int, vmas: Sequence[protos.Vma], pages: dict[in
 
 
 def make_dump(directory: Path, parents: dict[int, int]) -> Path:
-    """Write what a dump has besides its processes."""
+    """Write the files of a dump that do not belong to a process."""
     directory.mkdir()
     write_image(directory / "inventory.img", [Entry(protos.Inventory(img_version=2).SerializeToString())])
     tree = [protos.Process(pid=pid, ppid=ppid, threads=[pid]) for pid, ppid in parents.items()]
@@ -88,9 +88,9 @@ def make_dump(directory: Path, parents: dict[int, int]) -> Path:
 
 
 def look_at(dump: Path, pid: int, memory_file: Path | None = None) -> dict[int, bytes]:
-    """What a restored process sees: from the number of a page to its content, where it is not zeros.
+    """Return the content that a restored process sees, by page number, without pages of zeros.
 
-    Where it sees a page of a file of the image, that is the page's place in the file.
+    For a page of a file of the image, the content is the page's position in the file.
     """
     seen: dict[int, bytes] = {}
     file = memory_file.read_bytes() if memory_file and memory_file.exists() else b""
@@ -113,7 +113,7 @@ def look_at(dump: Path, pid: int, memory_file: Path | None = None) -> dict[int, 
 
 
 def move(dump: Path, **options: object) -> MappedMemory:
-    """Move the memory, and check what must hold in all cases."""
+    """Move the memory, and check all invariants."""
     processes = read_processes(dump)
     before = {process.pid: look_at(dump, process.pid) for process in processes}
     layouts = {process.pid: read_mappings(dump, process.pid) for process in processes}
@@ -135,7 +135,7 @@ def move(dump: Path, **options: object) -> MappedMemory:
 
 
 def cover(layout: Sequence[Mapping]) -> list[tuple[int, int, int]]:
-    """The ranges of a layout, pieces joined again."""
+    """Return the ranges of a layout, with adjacent pieces joined."""
     joined: list[list[int]] = []
     for mapping in layout:
         if joined and joined[-1][1] == mapping.start and joined[-1][2] == mapping.prot:
@@ -146,7 +146,7 @@ def cover(layout: Sequence[Mapping]) -> list[tuple[int, int, int]]:
 
 
 def check_inheritance(dump: Path, processes: Sequence[Process]) -> None:
-    """No mapping of a child is one that CRIU would wrongly take for inherited from its parent."""
+    """Check that CRIU would not take a child's mapping as inherited from its parent by mistake."""
     for process in processes:
         if process.ppid:
             parents = {(m.start, m.end): m for m in read_mappings(dump, process.ppid) if m.file == PATH}
@@ -438,10 +438,12 @@ def read_resident(pagemap: Pagemap, start: int, end: int) -> bytearray:
 
 
 def count_wrong_pages(machine, original: Path, pid: int) -> tuple[int, int]:
-    """Compare all private memory of a process, which is stopped, with the dump it came from.
+    """Compare all private memory of a stopped process with its dump.
 
-    Answers how many pages were compared, and how many are different. Of a mapping of a file only those count that the
-    dump holds.
+    Only pages in the dump count for a mapping of a file.
+
+    Returns:
+        The number of compared pages, and the number of different ones.
     """
     pagemap = read_pagemap(original, pid)
     compared = wrong = 0
@@ -459,7 +461,7 @@ def count_wrong_pages(machine, original: Path, pid: int) -> tuple[int, int]:
 
 
 def list_comparable(layout: Sequence[Mapping], pagemap: Pagemap) -> Iterator[tuple[int, int]]:
-    """The addresses whose content follows from the dump."""
+    """List the addresses whose content is known from the dump."""
     kernel = VmaStatus.VVAR | VmaStatus.VDSO | VmaStatus.VSYSCALL | VmaStatus.GUARD
     guards = sorted(mapping.start for mapping in layout if mapping.status & VmaStatus.GUARD)
     for mapping in layout:
@@ -476,7 +478,7 @@ def list_comparable(layout: Sequence[Mapping], pagemap: Pagemap) -> Iterator[tup
 
 
 def read_smaps(machine, pid: int) -> dict[str, int]:
-    """/proc/PID/smaps_rollup, in bytes."""
+    """Read /proc/PID/smaps_rollup, in bytes."""
     lines = (machine.proc(pid) / "smaps_rollup").read_text().splitlines()[1:]
     return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
 
@@ -538,7 +540,7 @@ def test_all_kinds_of_memory(machine, compile_program, children: int) -> None:
 
 @pytest.fixture
 def java(machine) -> str:
-    """A JDK of this machine, shown inside the other."""
+    """Return a JDK of this machine, mounted in the test machine."""
     compiler = shutil.which("javac")
     if compiler is None:
         pytest.skip("needs a JDK")

@@ -1,4 +1,4 @@
-"""What is read of executables and libraries."""
+"""Read executables and libraries."""
 
 from __future__ import annotations
 

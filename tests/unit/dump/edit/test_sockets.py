@@ -1,4 +1,4 @@
-"""Sockets that are closed in a dump: what becomes of them when it is restored under another address."""
+"""Closed sockets of a dump that is restored under another address."""
 
 from __future__ import annotations
 

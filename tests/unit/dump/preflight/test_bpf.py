@@ -85,7 +85,7 @@ def test_anything_is_read_or_refused(instructions):
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="by numbers of x86-64")
 def test_the_kernel_answers_the_same():
-    """The child denies itself getppid(2), which nothing else needs."""
+    """The child denies itself getppid(2), because nothing else needs it."""
     code = (
         "import ctypes, struct, sys\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"

@@ -1,4 +1,4 @@
-"""What preflight finds in real containers: each opens one thing that CRIU stumbles over, and one is innocent."""
+"""Findings of preflight in real containers: one without problems, and others with one each."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ READY = "\nprint('ready', flush=True)\ntime.sleep(600)\n"
 
 @dataclass(frozen=True)
 class Started:
-    """A running container: the pid of its first process here."""
+    """A running container, with this machine's pid of its first process."""
 
     pid: int
 
@@ -65,7 +65,7 @@ def started(
     before: Sequence[str] = (),
     pass_fds: Sequence[int] = (),
 ) -> Iterator[Started]:
-    """Run a Python program as the first process of a container, until it says that it is ready."""
+    """Run a Python program as the first process of a container, and wait until it is ready."""
     scratch.mkdir(exist_ok=True)
     words = [*CONTAINED, *namespaces, "--", CONTAIN, scratch, *before]
     words += [sys.executable, "-I", "-c", PRELUDE + program + READY]
@@ -101,7 +101,7 @@ def beside(container: Started, *words: str) -> Iterator[None]:
 
 
 def wait_for(look: Callable[[], tuple[Finding, ...]]) -> tuple[Finding, ...]:
-    """What there is to find, once there is something."""
+    """Wait until there are findings, and return them."""
     until = time.monotonic() + 10
     while time.monotonic() < until:
         found = look()
@@ -123,7 +123,7 @@ def able_to_contain(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def start(able_to_contain: None, tmp_path: Path) -> Iterator[Callable[..., Started]]:
-    """Start a container that runs a Python program; it ends with the test."""
+    """Start a container that runs a Python program until the end of the test."""
     with ExitStack() as stack:
 
         def begin(program: str, **options: Sequence[Any]) -> Started:
@@ -498,7 +498,7 @@ if not os.fork():
 
 
 def test_a_daemon_below_the_launcher_is_found(start: Callable[..., Started]) -> None:
-    """Its parent has ended, so that it is the launcher's child, and the application's sibling."""
+    """Its parent has ended, so it is a child of the launcher and a sibling of the application."""
     container = start(LAUNCHER + DAEMON)
     application = int((PROC / f"{container.pid}/task/{container.pid}/children").read_text().split()[0])
     (finding,) = wait_for(lambda: check_processes(PROC, application, pod_ips=[]))

@@ -1,4 +1,4 @@
-"""Dumps with system call filters, as CRIU writes them: those that a restore without privileges can put back."""
+"""Seccomp filters in CRIU's dumps, and whether a restore without privileges can install them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def deny(number: int, answer: int = ERRNO) -> bytes:
 
 
 def write_dump(directory: Path, chains: Sequence[Sequence[bytes]], *, flags: int = 0, mode: int = FILTERED) -> Path:
-    """A process with a chain of filters for each thread, the oldest first, or none."""
+    """Write a process with a chain of filters for each thread: the oldest first, or empty."""
     filters = protos.Seccomp()
     for at, chain in enumerate(chains):
         # CRIU writes the newest first, and the entry of a thread is the oldest one.

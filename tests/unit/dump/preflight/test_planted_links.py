@@ -1,4 +1,4 @@
-"""Links that a container plants lead nowhere on the host: a stand-in for procfs whose root is a directory here."""
+"""Links planted by a container are not followed to the host. The test uses a fake procfs whose root is a directory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def host(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def container(host: Path, tmp_path: Path) -> Container:
-    """A container whose /planted is a link to the host's directory."""
+    """Return a container whose /planted is a link to a directory of the host."""
     root = tmp_path / "proc/7/root"
     root.mkdir(parents=True)
     (root / "planted").symlink_to(host)

@@ -1,4 +1,4 @@
-"""What keeps an image from restoring itself, seen in real processes."""
+"""Properties of real processes that prevent an image from restoring itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ assert libc.shmat(number, None, 0) and libc.shmctl(number, 0, None) == 0
 
 @contextmanager
 def run(script: str, user: int | None = None) -> Iterator[int]:
-    """Run a script until the block ends; its process number once it has done what it says."""
+    """Run a script until the end of the block, and yield its pid when it is ready."""
     text = f"import ctypes, os, signal, sys, threading, time\n{script}\nprint('ready', flush=True)\nsignal.pause()\n"
     command = [sys.executable, "-S", "-c", text]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, user=user)
@@ -80,7 +80,7 @@ def test_files_in_tmp_that_are_not_the_applications_are_found():
 
 
 def test_processes_that_end_meanwhile_are_nothing_to_complain_of():
-    """Those of a shell that starts a command, and another one, hundreds of times."""
+    """A shell starts hundreds of commands, one after the other."""
     forks = "while True:\n    child = os.fork()\n    if not child: os._exit(0)\n    os.waitpid(child, 0)\n"
     script = "\n".join(f"    {line}" for line in forks.splitlines())
     with run(f"def churn():\n{script}\nif not os.fork(): churn()\n") as pid:

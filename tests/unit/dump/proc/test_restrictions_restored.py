@@ -1,4 +1,4 @@
-"""What CRIU with all privileges, as a runtime has it restore, brings back of what a program restricted itself to."""
+"""The restrictions of a program that CRIU restores with all privileges, as in a runtime."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_restrictions_that_a_program_put_on_itself(machine, tmp_path):
 
 
 def tell(machine, pid: int, times: int) -> dict[str, str]:
-    """What it says about itself."""
+    """Return the program's report about itself."""
     machine.kill(pid, 10)
     said = machine.wait_for("app", "mdwe_now=", times)
     return dict(re.findall(r" (\w+)=(\S*)", said.splitlines()[-1]))

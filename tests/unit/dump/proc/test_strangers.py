@@ -1,4 +1,4 @@
-"""Containers by their cgroup: a procfs that has what proc(5) says, and no process behind it."""
+"""Containers by their cgroup, in a fake procfs with the format of proc(5)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POD = "/kubepods/pod1"
 
 
 class FakeProc:
-    """Conmon (10) and the runtime's pause container (20) are there, as with a pod."""
+    """A fake procfs with conmon (10) and the runtime's pause container (20), as for a pod."""
 
     def __init__(self, path: Path, form: str) -> None:
         self.path, self.form = path, form
