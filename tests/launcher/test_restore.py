@@ -28,7 +28,7 @@ from warmstart.core.progress import Progress, SilentListener
 from warmstart.dump.edit.environment import add_environment, link_environment
 from warmstart.dump.edit.listeners import find_listeners
 from warmstart.dump.edit.memory import map_memory
-from warmstart.dump.edit.parents import forget_parent_death
+from warmstart.dump.edit.parents import clear_parent_death_signals
 from warmstart.dump.preflight.filters import check_filters
 from warmstart.dump.proc.container import read_tree
 from warmstart.node.launcher import ensure_launcher
@@ -138,7 +138,7 @@ class Machine:
         self.take_out()
         link_environment(self.files, add_environment(self.files / "checkpoint"))
         user = (self.files / "checkpoint").stat()
-        forget_parent_death(self.files / "checkpoint")
+        clear_parent_death_signals(self.files / "checkpoint")
         for path in (self.files / "checkpoint").iterdir():
             os.chown(path, user.st_uid, user.st_gid)
         self.list_files()
