@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.errors import AppError, VerifyError, WarmstartError
+from warmstart.core.mountinfo import read_mountinfo
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.proc.container import GONE, read_namespace
 from warmstart.engine.cri import CriContainer
@@ -292,7 +293,7 @@ def _list_namespace(proc: Path, first_pid: int) -> list[int]:
 
 def _read_cgroup_bytes(proc: Path, pid: int) -> int:
     membership = (proc / str(pid) / "cgroup").read_text()
-    for hierarchy in find_hierarchies(Path("/proc/self/mountinfo").read_text(), membership):
+    for hierarchy in find_hierarchies(read_mountinfo(Path("/proc/self/mountinfo")), membership):
         for name in ("memory.current", "memory.usage_in_bytes"):
             if (hierarchy.own / name).is_file():
                 return int((hierarchy.own / name).read_text())

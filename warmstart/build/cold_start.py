@@ -30,11 +30,13 @@ class ColdStart:
 
     Args:
         open_engine: opens an engine that starts the image as it is, and restores no checkpoint in it.
-        layout: the OCI layout that holds the image; it must not change.
-        container: what the pod asks for; it has at least one probe.
+        image: name of the image in that engine.
+        container: container of the pod, with at least one probe.
+        layout: an OCI layout to import the image from; it must not change. None if the engine has the image.
     """
 
-    def __init__(self, open_engine: OpenEngine, layout: Path, container: Container) -> None:
+    def __init__(self, open_engine: OpenEngine, image: str, container: Container, layout: Path | None = None) -> None:
+        self._image = image
         self._layout = layout
         self._container = container
         self._engine: LocalEngine | None = None
@@ -84,7 +86,8 @@ class ColdStart:
         try:
             self._engine = self._ended.enter_context(open_engine())
             self._opened.set()
-            self._engine.import_image(self._layout, IMAGE)
+            if self._layout is not None:
+                self._engine.import_image(self._layout, self._image)
             if not self._cancelled:
                 self._start(self._engine)
         except BaseException as error:
@@ -96,16 +99,18 @@ class ColdStart:
         # The image's config has the recipe's command, behind the launcher.
         container = replace(self._container, command=(), args=(), env=(*self._container.env, COLD))
         limit_s = SLOWER * find_limit_s(container)
-        with engine.cri.start(container, IMAGE, NAME) as self._running:
+        with engine.cri.start(container, self._image, NAME) as self._running:
             if not self._cancelled:
                 wait_first_success(self._running, first_probe(container), limit_s=limit_s)
                 check_started_cold(self._running)
 
 
 @contextlib.contextmanager
-def observe_cold_start(open_engine: OpenEngine, layout: Path, container: Container) -> Iterator[ColdStart]:
+def observe_cold_start(
+    open_engine: OpenEngine, image: str, container: Container, layout: Path | None = None
+) -> Iterator[ColdStart]:
     """Start a container cold; it and its engine are gone when the block ends. Arguments as for `ColdStart`."""
-    cold = ColdStart(open_engine, layout, container)
+    cold = ColdStart(open_engine, image, container, layout)
     try:
         yield cold
     finally:

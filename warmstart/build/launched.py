@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.errors import AppError, CheckpointError, EngineError
+from warmstart.core.mountinfo import read_mountinfo
 from warmstart.dump.proc.container import GONE, list_children, read_namespace, read_process
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.target import ExecResult, State
@@ -147,7 +148,7 @@ class LauncherContainer:
             ImageError: the root filesystem is not an overlay.
         """
         proc, first_pid = self.container.engine.proc, self.container.pid
-        changes = find_changes((proc / str(first_pid) / "mountinfo").read_text(), BUILD_ROOT)
+        changes = find_changes(read_mountinfo(proc / str(first_pid) / "mountinfo"), BUILD_ROOT)
         end_container(self.container, first_pid)
         claim_state(self.directories.state, into)
         return changes

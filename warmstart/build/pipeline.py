@@ -22,6 +22,7 @@ from warmstart.build.assemble import (
 )
 from warmstart.build.base import fetch_base, find_source, share_layers
 from warmstart.build.checkpoint import restore_and_checkpoint, run_and_checkpoint, run_and_dump
+from warmstart.build.cold_start import IMAGE as COLD_IMAGE
 from warmstart.build.cold_start import observe_cold_start
 from warmstart.build.container import import_image, open_engine
 from warmstart.build.context import BuildContext, BuildOptions, open_context
@@ -97,7 +98,7 @@ def make_self_restoring(
     cold = None
     if not engine.shared:
         opener = partial(open_plain_engine, engine, restorers)
-        cold = undo.enter_context(observe_cold_start(opener, cold_layout, context.recipe.container))
+        cold = undo.enter_context(observe_cold_start(opener, COLD_IMAGE, context.recipe.container, cold_layout))
     dump = edit_launched(context, launched)
     provenance = describe(context, engine, launched.warm, dump)
     with context.progress.step("image"):

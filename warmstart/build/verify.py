@@ -119,7 +119,7 @@ def verify_image(
         if Restorer.SELF in subject.restorers:
             if cold is None:
                 opener = partial(open_plain_engine, engine, subject.restorers)
-                cold = ended.enter_context(observe_cold_start(opener, subject.layout, subject.container))
+                cold = ended.enter_context(observe_cold_start(opener, subject.name, subject.container))
             progress.note("cold start")
             # Not at the same time as the restores: those are measured.
             cold.wait()

@@ -18,7 +18,7 @@ from warmstart.core.errors import (
     ImageError,
     WarmstartError,
 )
-from warmstart.core.mountinfo import parse_mountinfo
+from warmstart.core.mountinfo import parse_mountinfo, read_mountinfo
 from warmstart.core.process import ProgramError
 
 REASONS = {errno.ENOSPC: "no space left", errno.EDQUOT: "the disk quota is exceeded"}
@@ -106,7 +106,7 @@ def _find_device(path: Path) -> str:
     with contextlib.suppress(OSError):
         there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
         number = there.stat().st_dev
-        for mount in parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="replace")):
+        for mount in parse_mountinfo(read_mountinfo(Path("/proc/self/mountinfo"))):
             if mount.device == number:
                 return f"{mount.source} ({mount.kind}, mounted on {mount.mount_point})"
     return ""

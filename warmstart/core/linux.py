@@ -1,4 +1,4 @@
-"""The few Linux calls that Python 3.11's standard library lacks, by way of the C library.
+"""Linux system calls that the standard library of Python 3.11 lacks, made through the C library.
 
 Each raises OSError with the kernel's errno. Sources: the section 2 manual page of each call.
 """
@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
+import sys
+from functools import cache
 from pathlib import Path
+
+from warmstart.core.errors import HostError
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -35,47 +40,78 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mount.argtypes = (
-    ctypes.c_char_p,
-    ctypes.c_char_p,
-    ctypes.c_char_p,
-    ctypes.c_ulong,
-    ctypes.c_char_p,
-)
+
+@cache
+def _load_libc() -> ctypes.CDLL:
+    """Load the C library on first use: modules that need it only on Linux can be imported anywhere."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mount.argtypes = (
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_ulong,
+        ctypes.c_char_p,
+    )
+    return libc
 
 
-def _raise_if(result: int, path: str | None = None, doing: str = "") -> None:
+def require_linux(purpose: str) -> None:
+    """Check that this machine runs Linux.
+
+    Args:
+        purpose: the action that needs Linux, for the message.
+
+    Raises:
+        HostError: it runs another system.
+    """
+    if sys.platform != "linux":
+        hint = "run warmstart on a Linux machine or in a Linux container"
+        raise HostError(f"cannot {purpose}: this needs Linux, and this machine runs {sys.platform}", hint=hint)
+
+
+def _raise_if_failed(result: int, path: str | None = None, prefix: str = "") -> None:
     if result < 0:
         number = ctypes.get_errno()
-        raise OSError(number, doing + os.strerror(number), path)
+        raise OSError(number, prefix + os.strerror(number), path)
 
 
 def unshare(flags: int) -> None:
     """Move the calling thread (its future children, for CLONE_NEWPID) into new namespaces."""
-    _raise_if(_libc.unshare(flags), doing="unshare: ")
+    _raise_if_failed(_load_libc().unshare(flags), prefix="unshare: ")
 
 
-def setns(descriptor: int, flags: int = 0) -> None:
-    """Move the calling thread into the namespace that `descriptor` refers to."""
-    _raise_if(_libc.setns(descriptor, flags))
+def enter_namespace(path: Path, kind: int = 0) -> None:
+    """Move the calling thread into the namespace that the file `path` stands for.
+
+    Args:
+        path: such as /proc/PID/ns/net.
+        kind: CLONE_ flag of the expected kind of namespace; 0 for any.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # os.setns exists from Python 3.12 on.
+        _raise_if_failed(_load_libc().setns(descriptor, kind), str(path))
+    finally:
+        os.close(descriptor)
 
 
 def mount(source: str | Path, target: Path, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """Mount `source` on `target`; `kind` is the filesystem type, empty where flags make it irrelevant."""
+    """Mount `source` on `target`; `kind` is the filesystem type, empty if the flags make it irrelevant."""
     words = (os.fsencode(source), os.fsencode(target), kind.encode())
-    _raise_if(_libc.mount(*words, flags, options.encode()), str(target), f"mount {kind or source}: ")
+    result = _load_libc().mount(*words, flags, options.encode())
+    _raise_if_failed(result, str(target), f"mount {kind or source}: ")
 
 
 def unmount(target: Path, flags: int = 0) -> None:
-    """Unmount the top mount of `target`."""
-    _raise_if(_libc.umount2(os.fsencode(target), flags), str(target))
+    """Remove the topmost mount from `target`."""
+    _raise_if_failed(_load_libc().umount2(os.fsencode(target), flags), str(target))
 
 
 def pivot_root(new_root: Path, put_old: Path) -> None:
-    """Make `new_root` the root mount of this mount namespace, and hang the old one on `put_old`."""
+    """Make `new_root` the root mount of this mount namespace, and move the old one to `put_old`."""
     number = SYS_PIVOT_ROOT[os.uname().machine]
-    _raise_if(_libc.syscall(number, os.fsencode(new_root), os.fsencode(put_old)), str(new_root), "pivot_root: ")
+    result = _load_libc().syscall(number, os.fsencode(new_root), os.fsencode(put_old))
+    _raise_if_failed(result, str(new_root), "pivot_root: ")
 
 
 class _OpenHow(ctypes.Structure):
@@ -83,20 +119,35 @@ class _OpenHow(ctypes.Structure):
 
 
 def open_in_root(root: int, path: str, flags: int, resolve: int = 0) -> int:
-    """Open a path as if the directory `root` were the root directory, which no link leads out of (Linux 5.6).
+    """Open a path with the directory `root` as the root directory; no link leads out of it (Linux 5.6).
 
     Args:
-        root: a descriptor.
-        path: relative to it, or absolute in it.
-        flags: as for open(2); O_CLOEXEC is added.
-        resolve: more of the RESOLVE_ flags.
+        root: descriptor of the directory.
+        path: path in that directory, absolute or relative to it.
+        flags: flags for open(2); O_CLOEXEC is added.
+        resolve: additional RESOLVE_ flags.
     """
     how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)
-    result = _libc.syscall(SYS_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
-    _raise_if(result, path)
+    result = _load_libc().syscall(SYS_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+    _raise_if_failed(result, path)
+    return int(result)
+
+
+def open_by_handle(directory: int, handle_type: int, handle: bytes, flags: int) -> int:
+    """Open a file by its file handle, see open_by_handle_at(2); needs CAP_DAC_READ_SEARCH.
+
+    Args:
+        directory: descriptor of a directory on the filesystem of the file.
+        handle_type: type of the handle.
+        handle: the handle itself.
+        flags: flags for open(2); O_CLOEXEC is added.
+    """
+    packed = struct.pack("=II", len(handle), handle_type) + handle
+    result = _load_libc().open_by_handle_at(directory, packed, flags | os.O_CLOEXEC)
+    _raise_if_failed(result)
     return int(result)
 
 
 def set_parent_death_signal(number: int) -> None:
-    """Have the kernel send this process `number` when the thread that made it ends."""
-    _raise_if(_libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0))
+    """Have the kernel send this process signal `number` when the thread that created it ends."""
+    _raise_if_failed(_load_libc().prctl(PR_SET_PDEATHSIG, number, 0, 0, 0))

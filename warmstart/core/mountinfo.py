@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-# seq_path() of the kernel writes blanks, backslashes and other separators as three octal digits.
+# seq_path() of the kernel writes space, tab, line feed and backslash as three octal digits.
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -36,7 +37,8 @@ class MountInfo:
 
 def parse_mountinfo(text: str) -> Iterator[MountInfo]:
     """Yield the mounts in order; later ones can hide earlier ones."""
-    for line in text.splitlines():
+    # A name may contain other line separators, which the kernel does not escape and `splitlines` would split at.
+    for line in text.removesuffix("\n").split("\n") if text else ():
         # Optional fields end with a hyphen. Names have their blanks escaped, so they cannot look like it.
         before, _, after = line.partition(" - ")
         number, _, device, root, mount_point = before.split(" ")[:5]
@@ -51,6 +53,16 @@ def parse_mountinfo(text: str) -> Iterator[MountInfo]:
             unescape(source),
             super_options,
         )
+
+
+def read_mountinfo(path: Path) -> str:
+    """Return the text of a mountinfo file, with surrogate escapes for bytes that are not UTF-8 as in `os.fsdecode`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    # `read_text` would turn a carriage return in a name into the end of a line.
+    return os.fsdecode(path.read_bytes())
 
 
 def unescape(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections.abc import Callable
@@ -24,11 +23,7 @@ def call_in_network(namespace: Path, call: Callable[[], T]) -> T:
 
     def work() -> None:
         try:
-            descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                linux.setns(descriptor, linux.CLONE_NEWNET)
-            finally:
-                os.close(descriptor)
+            linux.enter_namespace(namespace, linux.CLONE_NEWNET)
             results.append(call())
         except BaseException as error:
             errors.append(error)

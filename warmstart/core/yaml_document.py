@@ -129,7 +129,9 @@ def plain_value(text: str) -> Any:
             integer = _integer(digits)
             return integer if integer.bit_length() <= 64 else text
         if _FLOAT.fullmatch(digits) and math.isfinite(number := float(digits)):
-            return int(number) if number.is_integer() else number
+            # A larger integer would be written with all its digits, and then be read as text.
+            is_small = number.is_integer() and int(number).bit_length() <= 64
+            return int(number) if is_small else number
     except ValueError:  # more digits than Python makes an integer of
         pass
     return text

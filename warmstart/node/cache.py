@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 from warmstart.core import process
 from warmstart.core.disk_space import reporting_full_disk
 from warmstart.core.errors import HostError
+from warmstart.core.partial import sweep_partials, write_beside
 from warmstart.node.packages import Package, parse_checksums
 from warmstart.node.session import EXPIRED, require_root
 from warmstart.node.trust import check_cache, check_directory, seal
@@ -142,15 +142,11 @@ def find_newer(target: Path) -> Path:
 def create_directory(target: Path) -> Iterator[Path]:
     """Yield a new directory. It is renamed to `target` if the block succeeds, and removed otherwise."""
     make_directory(target.parent)
-    new = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
-    try:
-        with reporting_full_disk(target, "free some space there, or set WARMSTART_CACHE to another directory"):
-            yield new
-            new.chmod(0o755)
-            seal(new)
-            new.rename(target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    hint = "free some space there, or set WARMSTART_CACHE to another directory"
+    with reporting_full_disk(target, hint), write_beside(target, directory=True) as new:
+        yield new
+        new.chmod(0o755)
+        seal(new)
 
 
 @contextlib.contextmanager
@@ -163,8 +159,8 @@ def lock_cache(cache: Path, progress: Notify) -> Iterator[None]:
         except BlockingIOError:
             progress("tools: waiting for another command to make them")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in cache.glob("*/.making-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for directory in cache.iterdir():
+            sweep_partials(directory)
         yield
 
 

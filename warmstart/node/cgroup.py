@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.core.errors import HostError
-from warmstart.core.mountinfo import parse_mountinfo
+from warmstart.core.mountinfo import parse_mountinfo, read_mountinfo
 from warmstart.core.workspace import PREFIX
 
 LEAF = "node"
@@ -131,7 +131,7 @@ def limits_processes(hierarchies: Iterable[Hierarchy]) -> bool:
 
 def find_own_hierarchies() -> tuple[Hierarchy, ...]:
     """Return the hierarchies to use on this machine; empty if none is mounted."""
-    return find_hierarchies(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
+    return find_hierarchies(read_mountinfo(Path("/proc/self/mountinfo")), Path("/proc/self/cgroup").read_text())
 
 
 def find_cgroup(name: str) -> Cgroup:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.core.errors import HostError
+from warmstart.core.partial import write_beside
 
 MANIFEST = ".manifest"
 _STAMPS = ".stamps"
@@ -153,7 +154,7 @@ def _list_paths(directory: Path) -> Iterator[str]:
         with os.scandir(directory / parent) as entries:
             for entry in entries:
                 path = f"{parent}/{entry.name}" if parent else entry.name
-                if path == MANIFEST or path.startswith(_STAMPS):
+                if path == MANIFEST or path.startswith((_STAMPS, f".{_STAMPS}.")):
                     continue
                 yield path
                 if entry.is_dir(follow_symlinks=False):
@@ -202,12 +203,10 @@ def _stamp(file: Path) -> list[int] | None:
 
 def _write_stamps(directory: Path, manifest: dict[str, Entry]) -> None:
     stamps = {path: _stamp(directory / path) for path, entry in manifest.items() if _is_program(path, entry)}
-    new = directory / f"{_STAMPS}.{os.getpid()}"
-    _write(new, stamps)
-    new.rename(directory / _STAMPS)
+    _write(directory / _STAMPS, stamps)
 
 
 def _write(file: Path, document: object) -> None:
-    with open(file, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as opened:
-        json.dump(document, opened, separators=(",", ":"))
-    file.chmod(0o644)
+    with write_beside(file) as partial:
+        partial.write_text(json.dumps(document, separators=(",", ":")))
+        partial.chmod(0o644)

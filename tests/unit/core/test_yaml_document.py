@@ -33,6 +33,8 @@ from warmstart.core.yaml_document import dotted, plain_value, read_document, rea
         ("089", 89),
         ("8080.0", 8080),
         ("1e3", 1000),
+        ("1e19", 10**19),
+        ("1e64", 1e64),
         (".5", 0.5),
         ("-1.5E-1", -0.15),
         ("1e999", "1e999"),

@@ -534,7 +534,7 @@ def test_programs_that_cannot_be_made_are_the_hosts_fault(cache, monkeypatch, tm
         ensure_tree(cache, ignore)
     assert caught.value.details == ("dial tcp: no route",)
     assert not tree_path(cache).exists()
-    assert list(cache.glob("*/.making-*")) == []
+    assert list(cache.glob("*/.*.partial")) == []
 
 
 def test_a_cache_that_cannot_be_made_is_an_os_error(tmp_path):
@@ -571,9 +571,9 @@ with lock_cache(cache, print), create_directory(tree_path(cache)) as new:
         assert maker.stdout.readline() == b"made\n"
         maker.kill()
     assert maker.returncode == -signal.SIGKILL
-    assert len(list(cache.glob("trees/.making-*"))) == 1
+    assert len(list(cache.glob("trees/.*.partial"))) == 1
     tree = ensure_tree(cache, ignore)
-    assert list(cache.glob("*/.making-*")) == []
+    assert list(cache.glob("*/.*.partial")) == []
     assert not (tree / "half").exists()
 
 

@@ -34,7 +34,9 @@ SCALARS = (
     | st.integers()
     | st.floats()
     | st.text(max_size=10)
-    | st.sampled_from(["8080", "http", "512Mi", "1e99999", "runtime", "TCP", "/", "a:b@c", "$($(A", "x" * 500])
+    | st.sampled_from(
+        [1e64, 10**64, "8080", "http", "512Mi", "1e99999", "runtime", "TCP", "/", "a:b@c", "$($(A", "x" * 500]
+    )
 )
 VALUES = st.recursive(
     SCALARS,

@@ -319,3 +319,15 @@ def test_what_is_no_image() -> None:
     with pytest.raises(ImageReferenceError, match=r"^A b has a mistake$") as caught:
         init_from_image("A b", ImageConfig())
     assert caught.value.details[0].startswith("container.image: expected an image reference")
+
+
+@pytest.mark.parametrize("amount", ["1e18", "1e19", "1e20", "1e64", "1e308", "1e400", "'1e64'", "9" * 64, "9" * 65])
+def test_any_amount_of_memory_is_read_again(tmp_path: Path, amount: str) -> None:
+    container = f"{{name: a, image: a/b:c, resources: {{limits: {{memory: {amount}}}}}}}"
+    text = init_from_manifest(manifest(tmp_path, f"kind: Pod\nspec: {{containers: [{container}]}}\n"))
+    (tmp_path / "recipe.yaml").write_text(text)
+    limit = load_recipe(tmp_path / "recipe.yaml").container.resources.memory_limit_bytes
+    # Kubernetes caps a quantity in the same way. Text that is too long for one is left out.
+    too_long = len(amount) > 64
+    assert limit == (None if too_long else 10**18 if amount == "1e18" else 2**63 - 1)
+    assert ("# - container.resources.limits.memory: expected a quantity" in text) == too_long

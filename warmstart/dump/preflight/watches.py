@@ -7,13 +7,12 @@ overlayfs, and its handles cannot be opened. Then CRIU searches a few directorie
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from warmstart.core.linux import open_by_handle
 from warmstart.dump.preflight.finding import Finding, error
 from warmstart.dump.proc.container import GONE, Container, Process, is_below, open_below_root, read_descriptor_info
 
@@ -96,11 +95,10 @@ def _opens_by_handle(container: Container, process: Process, watch: _Watch) -> b
 
 def _open_by_handle_works(directory: int, watch: _Watch) -> bool:
     """Try open_by_handle_at(2); needs CAP_DAC_READ_SEARCH."""
-    handle = struct.pack("=II", len(watch.handle), watch.handle_type) + watch.handle
-    opened = ctypes.CDLL(None).open_by_handle_at(directory, handle, os.O_PATH)
-    if opened < 0:
+    try:
+        os.close(open_by_handle(directory, watch.handle_type, watch.handle, os.O_PATH))
+    except OSError:
         return False
-    os.close(opened)
     return True
 
 

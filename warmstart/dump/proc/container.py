@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.core.linux import open_in_root
-from warmstart.core.mountinfo import MountInfo, parse_mountinfo
+from warmstart.core.mountinfo import MountInfo, parse_mountinfo, read_mountinfo
 
 GONE = (FileNotFoundError, ProcessLookupError)
 
@@ -303,7 +303,7 @@ def _read_mapped_files(proc: Path, pid: int) -> list[Link]:
 
 def _read_mounts(proc: Path, pid: int) -> list[MountInfo]:
     try:
-        text = (proc / str(pid) / "mountinfo").read_text(errors="replace")
+        text = read_mountinfo(proc / str(pid) / "mountinfo")
     except OSError as problem:
         if problem.errno == errno.EINVAL:  # the process is a zombie now
             raise ProcessLookupError(pid) from problem
