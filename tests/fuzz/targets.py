@@ -29,11 +29,11 @@ from warmstart.dump.archive.tar_stream import StreamedTar
 from warmstart.dump.archive.tarball import walk_layer
 from warmstart.dump.criu.contents import read_inventory, read_mappings, read_processes, read_sockets
 from warmstart.dump.criu.fingerprint import find_identity
-from warmstart.dump.edit.cgroups import free_cgroups
-from warmstart.dump.edit.directories import forget_directory_modes
+from warmstart.dump.edit.cgroups import move_to_cgroup_v2
+from warmstart.dump.edit.directories import clear_directory_modes
 from warmstart.dump.edit.listeners import find_listeners
 from warmstart.dump.edit.memory import map_memory
-from warmstart.dump.edit.sockets import close_sockets, forget_owners
+from warmstart.dump.edit.sockets import clear_owners, close_sockets
 from warmstart.image.layout import Image, read_image, write_archive
 from warmstart.image.manifest import (
     INDEX_TYPES,
@@ -140,11 +140,11 @@ def entries(data: bytes) -> None:
             lambda: read_sockets(dump),
             lambda: find_identity(dump),
             lambda: find_listeners(dump),
-            lambda: free_cgroups(dump),
+            lambda: move_to_cgroup_v2(dump),
             lambda: close_sockets(dump, established=True),
             lambda: map_memory(dump, place / "memory", path_in_image="/memory"),
-            lambda: forget_directory_modes(dump),
-            lambda: forget_owners(dump),
+            lambda: clear_directory_modes(dump),
+            lambda: clear_owners(dump),
             lambda: read_processes(dump),
         )
 

@@ -1,4 +1,4 @@
-"""What the tests on the embedded node share: the tools directory, a base image, a private registry, new nodes."""
+"""Fixtures of the tests on the embedded node: the tools directory, a base image, a private registry, new nodes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from warmstart.node.tree import ensure_tree
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """Where the tools directory is kept."""
+    """Return the cache directory."""
     return Path(os.environ.get("WARMSTART_CACHE") or default_cache())
 
 
 @pytest.fixture(scope="session")
 def tree(cache) -> Path:
-    """The tools directory, made now where it is missing (some minutes)."""
+    """Return the tools directory, and create it if it is missing (some minutes)."""
     if os.geteuid() != 0:
         pytest.skip("the embedded node needs root")
     return ensure_tree(cache, print)
@@ -38,7 +38,7 @@ def tree(cache) -> Path:
 
 @pytest.fixture(scope="session")
 def area() -> Iterator[Path]:
-    """A directory with a short path, as a socket's must be, where overlay mounts work."""
+    """Return a directory with a path short enough for sockets, on a filesystem that supports overlay mounts."""
     directory = Path(tempfile.mkdtemp(prefix="ws-test-", dir="/var/tmp"))
     yield directory
     shutil.rmtree(directory)
@@ -46,7 +46,7 @@ def area() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def open_node(tree) -> Callable[..., AbstractContextManager[Session]]:
-    """Open a node that has never seen any image, and that sees some more of this machine."""
+    """Open a node without any images, with additional bind mounts of this machine."""
 
     @contextmanager
     def open_one(*binds: Bind) -> Iterator[Session]:
@@ -58,7 +58,7 @@ def open_node(tree) -> Callable[..., AbstractContextManager[Session]]:
 
 @pytest.fixture(scope="session")
 def base_archive(open_node, area) -> Path:
-    """The oci-archive of an image with the server of tests/support/server.c."""
+    """Return the OCI archive of an image with the server of tests/support/server.c."""
     archive = area / "base.tar"
     with open_node() as session:
         make_base_archive(session, archive)
@@ -67,7 +67,7 @@ def base_archive(open_node, area) -> Path:
 
 @pytest.fixture(scope="session")
 def private_registry(tree, start_registry, area) -> PrivateRegistry:
-    """A registry that lets nobody do anything without a password."""
+    """Return a registry that requires a password for everything."""
     passwords = area / "htpasswd"
     passwords.write_text(f"{USER}:{PASSWORD_HASH}\n")
     host = start_registry(auth={"htpasswd": {"realm": "tests", "path": str(passwords)}})
@@ -78,7 +78,7 @@ def private_registry(tree, start_registry, area) -> PrivateRegistry:
 
 @pytest.fixture(scope="session")
 def pushed_base(private_registry, open_node, base_archive) -> str:
-    """The name of the base image in the registry, where it has the format that Docker pushes."""
+    """Push the base image to the registry, in the format that Docker pushes, and return its name."""
     name = f"{private_registry.host}/tests/base:1"
     command = ["skopeo", "copy", "--format", "v2s2", "--dest-creds", f"{USER}:{PASSWORD}", "--dest-tls-verify=false"]
     with open_node() as session:

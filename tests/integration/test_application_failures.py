@@ -1,4 +1,4 @@
-"""An application that fails: the command says which, how and why, ends with the kind's status, and leaves nothing."""
+"""If the application fails, the command reports the reason, exits with its code, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run_build(base_archive, cache, area, tmp_path, monkeypatch) -> Run:
-    """Run `warmstart build` with more of the container and the recipe; nothing may be there that was not before."""
+    """Run `warmstart build` with additional fields in the recipe, and check that it leaves nothing behind."""
     token = secrets.token_hex(4)
     directory = area / token
     directory.mkdir()

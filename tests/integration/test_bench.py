@@ -1,4 +1,4 @@
-"""Benchmarks of a small server: what is started, how, and what is seen of it. How long it takes is nobody's promise."""
+"""Benchmarks of a small server: its starts and their results. Durations are not checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images cross between hosts with cgroup v1, or both versions, and hosts with v2 alone."""
+"""Images move between hosts with cgroup v1, or with both versions, and hosts with v2 only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the recipe says of the container holds in the build, and is what is restored."""
+"""The container settings of the recipe apply in the build and after a restore."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Seen:
-    """What /proc tells of a process and its cgroup."""
+    """Properties of a process and its cgroup, from /proc."""
 
     uids: str
     gids: str
@@ -70,7 +70,7 @@ def see(process: Path) -> Seen:
 
 
 class Witness(SilentListener):
-    """Looks at the container when its preflight begins."""
+    """Inspects the container when its preflight begins."""
 
     seen: Seen | None = None
 

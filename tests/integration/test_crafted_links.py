@@ -1,4 +1,4 @@
-"""An image whose links would have a restore mount a directory of the host is refused before any runtime sees it."""
+"""An image with links that would mount a directory of the host at the restore is refused before a runtime sees it."""
 
 from __future__ import annotations
 

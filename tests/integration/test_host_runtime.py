@@ -1,6 +1,6 @@
-"""Building on the CRI-O of the host.
+"""Build on the CRI-O of the host.
 
-The host is a node of its own in which a CRI-O runs and where `warmstart` is called, as it would be on a real one.
+The host is a separate node that runs CRI-O and `warmstart`, like a real one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BUILD_S = 120.0
 
 @dataclass(frozen=True)
 class Host:
-    """A machine with a CRI-O."""
+    """A machine with CRI-O."""
 
     session: Session
     runtime: CriEngine
@@ -51,7 +51,7 @@ class Host:
         return self.session.workspace
 
     def build(self, *before: str | Path, output: Path) -> Finished:
-        """Run `warmstart build` there; `before` takes the place of what starts warmstart."""
+        """Run `warmstart build` on the host. `before` replaces `-m warmstart` in the command."""
         recipe = write_recipe(self.directory / "recipe.yaml", self.base, "localhost/tests/host:1", warmup=[STATE])
         command = [sys.executable, *(before or ("-m", "warmstart")), "--cache-dir", self.cache, "build", recipe]
         command += ["--runtime-endpoint", self.runtime.endpoint, "-o", f"oci:{output}"]
@@ -59,14 +59,14 @@ class Host:
         return self.session.run(["env", *environment, *command], timeout_s=BUILD_S, check=False)
 
     def list_content(self) -> tuple[set[str], ...]:
-        """What the CRI-O has: containers, pods, images."""
+        """List the containers, pods and images in CRI-O."""
         containers = self.runtime.runtime.ListContainers(cri.ListContainersRequest()).containers
         pods = self.runtime.runtime.ListPodSandbox(cri.ListPodSandboxRequest()).items
         images = self.runtime.images.ListImages(cri.ListImagesRequest()).images
         return {item.id for item in containers}, {item.id for item in pods}, {item.id for item in images}
 
     def list_addresses(self) -> list[Path]:
-        """Where the CRI-O's network remembers the addresses that its pods have had."""
+        """List the files in which CRI-O's network records the addresses of pods."""
         return list(self.directory.glob("host/addresses/*/last_reserved_ip*"))
 
 
@@ -83,7 +83,7 @@ def host(open_node, cache, base_archive) -> Iterator[Host]:
 
 
 def find_python() -> set[Path]:
-    """What the running Python consists of; all of /usr would hide the host's own tools."""
+    """Return the paths of the running Python. All of /usr would hide the host's own tools."""
     if sys.base_prefix != "/usr":
         return {Path(sys.prefix), Path(sys.base_prefix)}
     return {Path(sys.prefix), Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib"))}

@@ -1,4 +1,4 @@
-"""Builds of an application that wants to reach the launcher's privileges, or a file of this machine."""
+"""Builds of an application that attacks the launcher's privileges or a file of this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STRANGER = r"(process|processes|daemon|stranger|not below)"
 
 @pytest.fixture(scope="module")
 def hostile_archive(open_node, area) -> Path:
-    """The oci-archive of an image with the program."""
+    """Return the OCI archive of an image with the program."""
     archive = area / "hostile.tar"
     with open_node() as session:
         make_hostile_archive(session, archive)
@@ -42,7 +42,7 @@ def victim(tmp_path) -> Victim:
 
 @pytest.fixture
 def make(hostile_archive, cache, tmp_path, victim) -> Callable[..., dict[str, bytes]]:
-    """Build an image of the program in one of its modes; the layers that the build made."""
+    """Build an image of the program in one of its modes, and return the layers created by the build."""
 
     def make_one(mode: str, context: dict[str, object], *restore: str, **more: object) -> dict[str, bytes]:
         container = {

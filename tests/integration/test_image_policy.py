@@ -1,4 +1,4 @@
-"""The machine's policy for images holds on the embedded node, and does not stop it from importing its own."""
+"""The machine's policy for images applies on the embedded node, but not to the node's own images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACCEPT, REJECT = [{"type": "insecureAcceptAnything"}], [{"type": "reject"}]
 
 @pytest.fixture
 def config(cache, monkeypatch, tmp_path) -> Path:
-    """The directory with the policy of this machine's user, which comes before that of /etc."""
+    """Return the directory of the user's policy, which overrides that of /etc."""
     monkeypatch.setenv("HOME", str(tmp_path))
     directory = tmp_path / ".config/containers"
     directory.mkdir(parents=True)
@@ -53,7 +53,7 @@ def test_a_base_image_that_is_rejected_is_not_built(recipe, options, config, pri
 
 
 def test_where_one_registry_is_accepted_its_images_are_built_and_verified(recipe, options, config, private_registry):
-    """Nothing that a build makes on its way is of a name, or has a signature, that such a policy knows."""
+    """The policy covers none of the build's intermediate images: neither by name nor by signature."""
     policy = {"default": REJECT, "transports": {"docker": {private_registry.host: ACCEPT}}}
     (config / "policy.json").write_text(json.dumps(policy))
     build(recipe, options)

@@ -1,4 +1,4 @@
-"""Whatever happens to a build, at whatever step: nothing is left behind, and nothing half-made is published."""
+"""A build that is interrupted at any step leaves nothing behind, and publishes no incomplete image."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ IMAGE = "tests/struck:1"
 
 
 class InjectedError(Exception):
-    """What no code of the build knows."""
+    """An error unknown to the code of the build."""
 
 
 class Recorder(SilentListener):
-    """Remembers the steps that tell how far they are."""
+    """Records the steps that report their progress."""
 
     def __init__(self) -> None:
         self._current = ""
@@ -54,9 +54,9 @@ class Recorder(SilentListener):
 
 @dataclass(frozen=True)
 class Scene:
-    """Where builds are struck, and how to see what they leave.
+    """The setting of interrupted builds, and the search for their leaks.
 
-    `durations_s` has the steps of a build that nothing happens to, `telling` those that tell how far they are.
+    `durations_s` has the steps of an uninterrupted build, `telling` the steps that report their progress.
     """
 
     recipe: Path
@@ -71,7 +71,7 @@ class Scene:
         return take_snapshot(self.token, self.directory) | self.registry.list_images()
 
     def find_leaks(self, before: Traces, step: str, *, limit_s: float = 0.0) -> list[str]:
-        """What a build that was struck at a step has left; a whole image is right when it was about to end."""
+        """List the leaks of a build interrupted at a step. A complete image is allowed if it was being published."""
         if step == "publish":
             self.registry.remove_whole(IMAGE)
         return wait_until_clean(before, self.look, limit_s=limit_s)

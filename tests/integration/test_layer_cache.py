@@ -1,4 +1,4 @@
-"""Layers of base images in the cache, with real image stores: shared, complete, and never half-made."""
+"""Cached layers of base images in real image stores are shared and complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the default maps, through the whole of a build: what processes execute is known from before the dump."""
+"""The default mapping of memory in a whole build: the processes' executables are known from before the dump."""
 
 from __future__ import annotations
 

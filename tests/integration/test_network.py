@@ -1,4 +1,4 @@
-"""What an application reaches during its build: nothing, or what this machine does."""
+"""During its build, an application reaches either no network or that of this machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Page(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve(address: str) -> Iterator[int]:
-    """A server on this machine, at a port."""
+    """Run a server at a port of this machine."""
     with ThreadingHTTPServer((address, 0), Page) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -52,7 +52,7 @@ def serve(address: str) -> Iterator[int]:
 
 @pytest.fixture
 def outside() -> Iterator[str]:
-    """ADDRESS:PORT of a server at the address that this machine has for others."""
+    """Run a server at this machine's external address, and return its ADDRESS:PORT."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))

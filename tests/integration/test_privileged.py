@@ -1,4 +1,4 @@
-"""A privileged container, which the user has allowed, as CRI-O takes it."""
+"""CRI-O runs a privileged container that the user has allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fork bomb in a build: it ends where the limit is, and nothing of it stays."""
+"""The limit stops a fork bomb in a build, and no process is left."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_fork_bomb_is_stopped_and_nothing_of_it_stays(base_archive, open_node,
 
 
 def find_members(proc: Path, namespace: Path) -> list[Path]:
-    """The processes in a PID namespace."""
+    """List the processes in a PID namespace."""
     found = []
     for process in proc.glob("[0-9]*"):
         try:

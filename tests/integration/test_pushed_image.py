@@ -1,4 +1,4 @@
-"""An image that was built from a registry and pushed to it: what is in it, and how other nodes start it."""
+"""An image built from a registry and pushed to it: its contents, and its starts on other nodes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def pull(session: Session, registry: PrivateRegistry, name: str, destination: st
 
 @contextmanager
 def engine_with(session: Session, registry: PrivateRegistry, image: str) -> Iterator[LocalEngine]:
-    """A CRI-O with an empty store into which the image alone was pulled from the registry."""
+    """Return a CRI-O with an empty store, after pulling only this image from the registry."""
     with start_engine(session, "other", subnet=OTHER_SUBNET) as engine:
         pull(session, registry, image, f"containers-storage:[overlay@{engine.root}+{engine.runroot}]{image}")
         yield engine
@@ -84,7 +84,7 @@ def engine_with(session: Session, registry: PrivateRegistry, image: str) -> Iter
 
 @pytest.fixture(scope="module")
 def layout(pushed, private_registry, open_node, tmp_path_factory) -> Path:
-    """The image as the registry has it."""
+    """Return a layout with the image from the registry."""
     copy = tmp_path_factory.mktemp("layout") / "layout"
     with open_node() as session:
         pull(session, private_registry, pushed.built.name, f"oci:{session.workspace}/pulled")
@@ -130,7 +130,7 @@ def count_private_kb(process: Path) -> int:
 
 
 def assert_root_is_clean(root: Path) -> None:
-    """The application sees its own files, and nothing of the checkpoint that lies in the same image."""
+    """Check that the application sees its own files, but not the checkpoint in the same image."""
     names = {path.name for path in root.iterdir()}
     assert {"server", "data"} <= names
     assert not [name for name in names if "checkpoint" in name or name.endswith((".dump", ".files", ".mounts", ".tar"))]
@@ -139,7 +139,7 @@ def assert_root_is_clean(root: Path) -> None:
 
 
 def test_where_restore_is_off_it_starts_cold(pushed, private_registry, open_node):
-    """Where CRI-O may not restore, the same image is an ordinary one."""
+    """If CRI-O may not restore, the same image starts like any other."""
     with open_node() as session, run_crio(session, "cold", subnet=OTHER_SUBNET, restore=False) as crio:
         copy_image(session, f"oci:{PAUSE_LAYOUT}", f"{crio.store}{PAUSE_IMAGE}")
         pull(session, private_registry, pushed.built.name, f"{crio.store}{pushed.built.name}")
@@ -217,7 +217,7 @@ def test_memory_is_in_a_layer_of_its_own_and_nowhere_else(pushed, image, layout)
 
 
 def list_layers(image: Image, layout: Path) -> Iterator[dict[str, int]]:
-    """The names in each layer that the build added, and their sizes in bytes."""
+    """Return the names and sizes (in bytes) of the files in each layer that the build added."""
     for layer in image.manifest.layers:
         if layer.media_type.endswith("+zstd"):
             with (

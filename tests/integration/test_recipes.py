@@ -1,4 +1,4 @@
-"""Every recipe that is shipped builds, and its image is seen to restore."""
+"""Every shipped recipe builds an image that restores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OCI runtimes under CRI-O: what was checkpointed under either is restored under both."""
+"""The OCI runtimes of CRI-O: a checkpoint of either is restored by both."""
 
 from __future__ import annotations
 

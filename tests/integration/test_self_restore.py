@@ -1,4 +1,4 @@
-"""Images that restore themselves, built and started as a user would, on nodes that do not restore."""
+"""Self-restoring images, built and started as a user would, on nodes without support for restores."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RESTRICTED = {
 
 @pytest.fixture
 def make(base_archive, cache, tmp_path) -> Callable[..., tuple[Path, Container]]:
-    """Build an image of the server; where it is, and what a pod is to ask for."""
+    """Build an image of the server, and return its layout and the container for a pod."""
 
     def make_one(*restore: str, container: dict[str, object] | None = None, **more: object) -> tuple[Path, Container]:
         settings = {**FILLED, **(container or {})}
@@ -69,7 +69,7 @@ def make(base_archive, cache, tmp_path) -> Callable[..., tuple[Path, Container]]
 
 @pytest.fixture
 def start(open_node) -> Callable[..., AbstractContextManager[CriContainer]]:
-    """Start a container of an image on a node that has never seen it, and does not restore unless told to."""
+    """Start a container of an image on a new node, by default one that does not support restores."""
 
     @contextmanager
     def start_one(layout: Path, container: Container, *, restore: bool = False) -> Iterator[CriContainer]:
@@ -91,7 +91,7 @@ def start(open_node) -> Callable[..., AbstractContextManager[CriContainer]]:
 
 
 def assert_warm(running: CriContainer) -> None:
-    """That it is the container of the build: its memory, and what it has been asked."""
+    """Check that the container continues the build's: by its memory and its number of requests."""
     assert get(running, "/check")[0] == 200
     assert int(str(read_state(running)["requests"])) > 4
 
@@ -111,7 +111,7 @@ def test_an_image_restores_itself_where_the_runtime_does_not(make, start, contex
 
 
 def wait_until_it_answers(running: CriContainer) -> None:
-    """The launcher says why it starts the application cold before it does so."""
+    """Wait until the application responds. The launcher logs the reason of a cold start before."""
     for _ in range(200):
         with suppress(ConnectionRefusedError):
             read_state(running)
@@ -121,7 +121,7 @@ def wait_until_it_answers(running: CriContainer) -> None:
 
 
 def read_cold_reason(running: CriContainer) -> str | None:
-    """Why the launcher started the application cold, as soon as it says so."""
+    """Wait for the launcher's reason for a cold start, and return it."""
     return next((line for line in running.log_tail(20) if line.startswith("warmstart: cold start: ")), None)
 
 

@@ -1,4 +1,4 @@
-"""A build keeps all its files where it is told to: it works if nothing can be written to /tmp."""
+"""A build writes files only to its workspace: it works with a read-only /tmp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image of warmstart is built as ci.md says, on a Debian that is made here, and what is in it runs."""
+"""The image of warmstart builds as in ci.md, on a new Debian, and its programs run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image on the embedded node: one that was built is verified as it is, one that claims more is not run."""
+"""Images on the embedded node: a built image is verified unchanged, and an image that claims more is not run."""
 
 from __future__ import annotations
 

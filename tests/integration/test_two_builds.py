@@ -35,7 +35,7 @@ def test_they_do_not_disturb_one_another(base_archive, cache, tmp_path):
 
 @pytest.mark.slow
 def test_ten_builds_of_three_recipes_share_the_cache(base_archive, cache, tmp_path):
-    """Each of them has the layers that a build alone would have, and the cache holds whole layers only."""
+    """Each image has the same layers as one built alone, and the cache contains only complete layers."""
     ways = {"runtime": ["runtime"], "self": ["self"], "both": ["runtime", "self"]}
     recipes = {
         name: write_recipe(tmp_path / f"{name}.yaml", base_archive, f"localhost/tests/{name}:1", restore=restore)

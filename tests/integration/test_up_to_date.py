@@ -1,4 +1,4 @@
-"""Builds that are not needed, and builds of several recipes in one call."""
+"""Skipped builds of images that are up to date, and builds of several recipes in one call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ END_S = 30.0
 
 
 def run(cache: Path, *words: str | Path) -> Any:
-    """What `warmstart build --json` prints."""
+    """Run `warmstart build --json`, and return its document."""
     command = [sys.executable, "-m", "warmstart", "--cache-dir", cache, "build", *words, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -128,7 +128,7 @@ def test_a_signal_ends_all_builds_and_leaves_nothing(cache, base_archive, area, 
 
 
 def read_until_ready(builds: subprocess.Popen[str], count: int) -> list[str]:
-    """The lines that say that this many builds are ready."""
+    """Read lines until this many builds are ready, and return them."""
     found: list[str] = []
     while len(found) < count and (line := builds.stderr.readline()):
         found += [line] if line.split()[2:3] == ["ready"] else []

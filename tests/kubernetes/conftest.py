@@ -1,4 +1,4 @@
-"""What the tests on a cluster share: the cluster, with the tests' base image in it."""
+"""Fixtures of the tests on a cluster: the cluster with the tests' base image."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from warmstart.node.open import open_node
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """Where the tools directory and Kubernetes are kept."""
+    """Return the cache directory of the tools and Kubernetes."""
     return Path(os.environ.get("WARMSTART_CACHE") or default_cache())
 
 
 @pytest.fixture(scope="session")
 def base_archive(cache) -> Iterator[Path]:
-    """The oci-archive of an image with the server of tests/support/server.c."""
+    """Return the OCI archive of an image with the server of tests/support/server.c."""
     if os.geteuid() != 0:
         pytest.skip("a cluster needs root")
     with tempfile.TemporaryDirectory(prefix="ws-test-", dir="/var/tmp") as directory:
@@ -40,14 +40,14 @@ def base_archive(cache) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def cluster(cache, base_archive) -> Iterator[Cluster]:
-    """A cluster of one node."""
+    """Run a cluster of one node."""
     with open_cluster(cache) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def base_image(cluster, cache, base_archive) -> str:
-    """The base image in the cluster's registry, by the name that the first node has it by."""
+    """Push the base image to the cluster's registry, and return its name, which is also its name on the first node."""
     with open_node("test", cache, Progress(SilentListener())) as session:
         name = push_image(cluster, session, base_archive, "tests/base:1")
     # As a pull would: one under a second name would take this one from it.
@@ -57,14 +57,14 @@ def base_image(cluster, cache, base_archive) -> str:
 
 @pytest.fixture(scope="session")
 def second_node(cluster) -> Iterator[Node]:
-    """One more node, which has no images."""
+    """Run another node, without images."""
     with cluster.add_node() as node:
         yield node
 
 
 @pytest.fixture(scope="session")
 def user(cluster, cache, base_image) -> User:
-    """The administrator of the cluster, who calls warmstart; the images are in the cluster's registry."""
+    """Return the administrator of the cluster as the user of warmstart, with images in the cluster's registry."""
     with open_node("test", cache, Progress(SilentListener())) as session:
         helper = make_helper_image(cluster, session)
     return User(cluster, cache, base_image, helper)
@@ -72,5 +72,5 @@ def user(cluster, cache, base_image) -> User:
 
 @pytest.fixture(scope="session")
 def virtual_path() -> str:
-    """A PATH that begins where this Python's programs are, warmstart among them."""
+    """Return a PATH that begins with the directory of this Python's programs, which include warmstart."""
     return f"{Path(sys.executable).parent}:{os.environ['PATH']}"

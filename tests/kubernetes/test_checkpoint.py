@@ -1,4 +1,4 @@
-"""`warmstart checkpoint` on a real cluster: the archive is fetched, the container goes on, and nothing stays."""
+"""`warmstart checkpoint` on a real cluster: the container keeps running, and nothing but the archive is left."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PERIOD_S = 0.1
 
 @pytest.fixture(scope="module", autouse=True)
 def account(user):
-    """The kubeconfig of an account that may take checkpoints, and the namespace for helpers."""
+    """Return the kubeconfig of an account that may take checkpoints, and create the namespace of helper pods."""
     return user.grant("checkpoint")
 
 
@@ -44,7 +44,7 @@ def pod(user, account):
 
 @pytest.fixture(autouse=True)
 def nothing_stays(user, cluster, account):
-    """Whatever happens, no helper and no archive is left."""
+    """Check that no helper pod and no archive is left after any test."""
     yield
     user.wait_no_helpers()
     assert list_checkpoints(cluster.nodes[0]) == []
@@ -82,7 +82,7 @@ def test_clients_wait_while_it_is_frozen_and_none_is_turned_away(user, pod, acco
 
 @dataclass(frozen=True)
 class Answer:
-    """A request's answer, and seconds that it took."""
+    """The response to a request, and its duration in seconds."""
 
     state: dict[str, Any]
     seconds: float
@@ -90,7 +90,7 @@ class Answer:
 
 @contextmanager
 def steady_load(user, pod) -> Iterator[list[Answer]]:
-    """Ask a server again and again for the length of the block; an error of a request is raised at its end."""
+    """Send requests to a server during the block. Errors of requests are raised at its end."""
     answers: list[Answer] = []
     address, node, done = user.cluster.read("pod", pod)["status"]["podIP"], user.cluster.nodes[0], threading.Event()
 
@@ -264,7 +264,7 @@ CUT_BYTES = 100 << 20
 
 
 class Cut:
-    """A way to the API server, in a `with` block; it is cut when CUT_BYTES have passed."""
+    """A relay to the API server during a block. It disconnects after CUT_BYTES."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
@@ -291,7 +291,7 @@ class Cut:
         thread.start()
 
     def cut(self) -> None:
-        """End all connections, and let no new one be."""
+        """End all connections, and accept no new ones."""
         for each in (self._listener, *self._sockets):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -317,7 +317,7 @@ class Cut:
 
 @contextmanager
 def way_that_is_cut(cluster, kubeconfig) -> Iterator[Cut]:
-    """A kubeconfig for a way to the API server; helpers that stay since it was cut are removed at the end."""
+    """Yield a kubeconfig for the relay, and delete the helper pods left by the disconnection at the end."""
     text = cluster.kubeconfig.read_text()
     port = int(text.partition("https://127.0.0.1:")[2].partition('"')[0].split()[0])
     with Cut(("127.0.0.1", port)) as way:

@@ -1,4 +1,4 @@
-"""The cluster that tests run on is a real one, with access control and checkpoints, and nothing stays of it."""
+"""The tests' cluster is a real one with access control and checkpoints, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pod(cluster, base_image):
 
 @pytest.fixture(scope="module")
 def warm_image(cluster, cache, base_archive, tmp_path_factory) -> str:
-    """An image in the cluster's registry that was dumped after WARMUPS requests."""
+    """Build an image in the cluster's registry that is dumped after WARMUPS requests."""
     name = f"{cluster.registry}/tests/warm:1"
     recipe = write_recipe(
         tmp_path_factory.mktemp("warm") / "recipe.yaml", base_archive, name, warmup=[{**STATE, "repeat": WARMUPS}]
@@ -49,7 +49,7 @@ def warm_image(cluster, cache, base_archive, tmp_path_factory) -> str:
 
 
 def fail(cluster, *words: str, **options) -> str:
-    """What kubectl complains of."""
+    """Run kubectl, which must fail, and return its error."""
     with pytest.raises(ProgramError) as caught:
         cluster.kubectl(*words, **options)
     return caught.value.stderr
@@ -89,7 +89,7 @@ def test_a_pod_reaches_the_api_server_as_its_service_account(cluster, base_image
 
 
 def ask_api_server(cluster, context: ssl.SSLContext, token: str, path: str) -> tuple[int, str]:
-    """As from a pod: at the address of the service."""
+    """Send a request to the API server at the address of the service, like a pod."""
     with connect_in(cluster.nodes[0].session.network, (API_ADDRESS, 443), 5) as plain:
         connection = HTTPSConnection(API_ADDRESS)
         connection.sock = context.wrap_socket(plain, server_hostname=API_ADDRESS)
@@ -105,7 +105,7 @@ def test_who_was_not_allowed_to_may_not(cluster):
 
 
 def checkpoint_words(pod) -> list[str]:
-    """The words for kubectl to have the kubelet take a checkpoint; it takes an empty text."""
+    """Return the arguments of kubectl to request a checkpoint from the kubelet. Its standard input must be empty."""
     return ["create", f"--raw=/api/v1/nodes/node-1/proxy/checkpoint/default/{pod.name}/{pod.name}", "--filename=-"]
 
 

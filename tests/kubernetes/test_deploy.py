@@ -1,4 +1,4 @@
-"""What `warmstart deploy` makes is run by a cluster, and each of its pods is restored."""
+"""A cluster runs the manifests of `warmstart deploy`, and each pod is restored."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def image(cluster, cache, recipe) -> str:
 
 @pytest.fixture
 def deploy(cluster, monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
-    """`warmstart deploy`, with the cluster in the kubeconfig; what it printed, and what it said."""
+    """Run `warmstart deploy` with the cluster's kubeconfig, and return its standard output and standard error."""
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
 
     def run(*arguments: object) -> tuple[str, str]:
@@ -85,14 +85,14 @@ def deploy(cluster, monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
 
 @pytest.fixture
 def clean(cluster) -> Iterator[None]:
-    """Nothing of a test stays for the next one."""
+    """Remove everything that a test created."""
     yield
     remove_pods(cluster)
     cluster.kubectl("delete", "service", "server", "--ignore-not-found")
 
 
 def remove_pods(cluster) -> None:
-    """Remove what tests apply, and wait until its pods have ended."""
+    """Remove the tests' objects, and wait until their pods have ended."""
     cluster.kubectl("delete", "deployment,daemonset,statefulset,cronjob,job,pod", "--all", "--wait=false")
     cluster.kubectl("wait", "pod", "--all", "--for=delete", f"--timeout={PATIENCE_S}s", timeout_s=PATIENCE_S + 10)
 
@@ -108,7 +108,7 @@ def read_pods(cluster, label: str) -> list[Pod]:
 
 
 def check_restored(cluster, label: str, count: int, restarts: int = 0) -> None:
-    """All pods with a label go on from the one checkpoint, and none was started again."""
+    """Check that all pods with a label continue from the same checkpoint, and that none was restarted."""
     pods = read_pods(cluster, label)
     assert len(pods) == count
     states = [pod.read_state() for pod in pods]
@@ -150,7 +150,7 @@ def test_a_deployment_scales_rolls_and_heals_and_every_pod_is_restored(cluster, 
 
 
 def wait_for(look: Callable[[], object]):
-    """What `look` finds, as soon as it finds something."""
+    """Wait until `look` finds something, and return it."""
     deadline = time.monotonic() + PATIENCE_S
     while not (found := look()):
         assert time.monotonic() < deadline, "nothing came of it"
@@ -183,7 +183,7 @@ SELECTED = {"selector": {"matchLabels": {"app": "mine"}}, "template": TEMPLATE}
 
 
 def write_manifest(directory: Path, version: str, kind: str, spec: dict) -> Path:
-    """A manifest in JSON of one object, which has or makes a pod `app=mine`."""
+    """Write a JSON manifest of an object that is, or creates, a pod with the label `app=mine`."""
     path = directory / "mine.json"
     metadata = {"name": "mine", "labels": {"app": "mine"}}
     path.write_text(json.dumps({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}))
@@ -249,7 +249,7 @@ def test_a_patch_of_a_recipe_alone(cluster, recipe, deploy, tmp_path):
 
 @pytest.fixture
 def idle_image(cluster, cache, base_archive) -> str:
-    """What waits in a pod: the cluster's own pause image cannot be run."""
+    """Return an image that waits in a pod: the cluster's own pause image cannot run as a container."""
     with open_node("test", cache, Progress(SilentListener())) as session:
         return push_image(cluster, session, base_archive, "tests/idle:1")
 

@@ -1,4 +1,4 @@
-"""`warmstart doctor --cluster` tells nodes that restore an image from those that do not, and says why."""
+"""`warmstart doctor --cluster` finds the nodes that cannot restore an image, and reports the reasons."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def asking_archive(cache, base_archive, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def doctor(cluster, monkeypatch, capsys) -> Callable[..., list[dict]]:
-    """`warmstart doctor --cluster --json`: what it found, whether or not that is an error."""
+    """Run `warmstart doctor --cluster --json`, and return its findings even if they are errors."""
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
 
     def run(image: str, *more: str) -> list[dict]:

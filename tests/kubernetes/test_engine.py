@@ -19,13 +19,13 @@ BUILD = "app.kubernetes.io/managed-by=warmstart"
 
 @pytest.fixture(scope="module")
 def account(user):
-    """The kubeconfig of an account that may build."""
+    """Return the kubeconfig of an account that may build."""
     return user.grant("build")
 
 
 @pytest.fixture
 def build(user, account, cluster, tmp_path):
-    """Build, with more of the container and of the recipe, and more words of the command line."""
+    """Build with additional fields of the container and the recipe, and additional arguments."""
 
     def call(*words, container=None, interrupt=None, **more):
         name = f"{cluster.registry}/tests/built:1"
@@ -70,9 +70,9 @@ def test_an_image_is_built_and_restores_in_the_cluster(build, user, cluster):
 
 @pytest.fixture
 def other_processor(cluster):
-    """Nodes with another processor than this machine's, as far as helpers see.
+    """Let helper pods see another processor than this machine's on all nodes.
 
-    Not the container of the build: the mount that shows it would be one of its checkpoint.
+    The build's container does not: the mount for it would become part of its checkpoint.
     """
     with contextlib.ExitStack() as undo:
         for node in cluster.nodes:

@@ -1,4 +1,4 @@
-"""Helm makes a release of an image that warmstart built, with the plugin in integrations/helm."""
+"""Helm creates a release of an image built by warmstart, with the plugin in integrations/helm."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def image(cluster, cache, base_archive, tmp_path_factory) -> str:
 
 @pytest.fixture
 def helm(cluster, cache, tmp_path, virtual_path) -> Iterator[Helm]:
-    """Helm with the plugin, in a directory with a new chart."""
+    """Return Helm with the plugin, in a directory with a new chart."""
     program = ensure_go_tool(cache, HELM, print)
     environment = {**os.environ, "PATH": virtual_path, "KUBECONFIG": str(cluster.kubeconfig)}
     environment |= {f"HELM_{kind}_HOME": str(tmp_path / kind) for kind in ("CACHE", "CONFIG", "DATA")}

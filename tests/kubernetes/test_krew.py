@@ -1,4 +1,4 @@
-"""Krew installs the plugin of integrations/krew, and kubectl runs warmstart by it."""
+"""Krew installs the plugin of integrations/krew, and kubectl runs warmstart with it."""
 
 from __future__ import annotations
 

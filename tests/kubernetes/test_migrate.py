@@ -1,4 +1,4 @@
-"""State on the move: `save`, `restore`, `migrate` and `drain-save` between two nodes of a real cluster."""
+"""`save`, `restore`, `migrate` and `drain-save` move state between two nodes of a real cluster."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ NOT_PROBED = {"readinessProbe": None}
 
 @pytest.fixture(scope="module", autouse=True)
 def account(user) -> Path:
-    """The kubeconfig of an account that may move pods."""
+    """Return the kubeconfig of an account that may move pods."""
     user.grant("save")
     return user.grant("migrate")
 
 
 @pytest.fixture(autouse=True)
 def nothing_stays(user, cluster, account):
-    """Whatever happens, no helper and no archive is left."""
+    """Check that no helper pod and no archive is left after any test."""
     yield
     user.wait_no_helpers()
     assert list_checkpoints(cluster.nodes[0]) == []
@@ -42,7 +42,7 @@ def nothing_stays(user, cluster, account):
 
 @pytest.fixture
 def call(user, cluster, account):
-    """Call with the words that all of these commands need, as that account."""
+    """Run a command as that account, with the arguments that all of these commands need."""
 
     def run(*words, **options):
         line = [*words, "-n", "default", "--plain-http", cluster.registry]
@@ -53,12 +53,12 @@ def call(user, cluster, account):
 
 @pytest.fixture
 def image(cluster, request) -> str:
-    """A name in the cluster's registry."""
+    """Return the name of an image in the cluster's registry."""
     return f"{cluster.registry}/saved/{request.node.name.partition('[')[0].replace('_', '-')}:1"
 
 
 def use(user, pod):
-    """Give a server a state, and tell what it is."""
+    """Give a server a state, and return the state."""
     for _ in range(REQUESTS):
         state = user.read_state(pod)
     return state
@@ -136,7 +136,7 @@ BAD = {"securityContext": {"privileged": True}, "volumeMounts": [{"name": "node"
 
 
 def test_a_pod_in_an_image_gets_no_privilege_that_is_not_named(user, call, cluster, image, tmp_path):
-    """The image of a real pod, whose record somebody has changed."""
+    """The image is of a real pod, and the recorded pod is changed in it."""
     with user.pod("honest", nodeName="node-1") as pod:
         layout = tmp_path / "saved"
         assert call("save", pod, "--image", image, "-o", f"oci:{layout}").code == 0
@@ -152,7 +152,7 @@ def test_a_pod_in_an_image_gets_no_privilege_that_is_not_named(user, call, clust
 
 
 def change_record(layout: Path, image: str) -> None:
-    """Have an image ask for another namespace, the node, and one more container."""
+    """Change an image's recorded pod: another namespace, the node's namespaces, and an additional container."""
 
     def change(annotations: dict[str, str]) -> None:
         pod = json.loads(annotations["dev.warmstart.pod"])
@@ -193,7 +193,7 @@ def test_a_pod_that_has_restored_itself_moves(user, call, cluster, second_node, 
 
 @pytest.fixture
 def connections_are_dumped(cluster):
-    """The first node's CRIU dumps connections that are open."""
+    """Let the first node's CRIU dump open connections."""
     options = cluster.nodes[0].session.root / "etc/criu/runc.conf"
     options.parent.mkdir(exist_ok=True)
     options.write_text("tcp-established\n")
@@ -220,7 +220,7 @@ def test_open_connections_are_closed_in_what_is_restored(
 
 
 def connect(cluster, pod):
-    """A connection to a server, which waits for what will be asked."""
+    """Return a connection to a server that waits for a request."""
     address = cluster.read("pod", pod)["status"]["podIP"]
     return connect_in(cluster.nodes[0].session.network, (address, PORT), 5)
 

@@ -1,4 +1,4 @@
-"""A pod that moves while it serves: what its clients see, and what is told of it."""
+"""A pod moves while it serves requests: the experience of its clients, and the reported times."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RUNC_CONF = "tcp-established\nskip-in-flight\n"
 
 @dataclass(frozen=True)
 class Answer:
-    """A request's answer: from which pod, its state, and `time.monotonic()` when it was asked and answered."""
+    """A response: its pod and state, and `time.monotonic()` of the request and of the response."""
 
     address: str
     state: dict[str, Any]
@@ -42,9 +42,9 @@ class Answer:
 
 
 class Clients:
-    """Clients of a service, which ask at a steady pace, each on a new connection, whether others wait or not.
+    """Clients of a service that send requests at a steady rate, on new connections, even while others wait.
 
-    They go where a proxy would send them: to a ready address of the service's EndpointSlices, in turn.
+    They connect like through a proxy: to the ready addresses of the service's EndpointSlices in turn.
     """
 
     def __init__(self, cluster: Cluster, service: str) -> None:
@@ -56,7 +56,7 @@ class Clients:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """For the length of the block."""
+        """Send requests during the block."""
         with ThreadPoolExecutor(200) as pool, connect_cluster(namespace="default") as api:
             following = pool.submit(self._follow, api)
             wait_until(lambda: bool(self._addresses) or following.done(), 30)
@@ -70,12 +70,12 @@ class Clients:
 
     @property
     def answers(self) -> list[Answer]:
-        """All answers until now, in the order in which they were asked for; an error of a request is raised."""
+        """Return all responses so far, in the order of their requests. Errors of requests are raised."""
         return [asked.result() for asked in list(self._asked)]
 
     @property
     def addresses(self) -> list[str]:
-        """Where they go at the moment."""
+        """Return the addresses that they use at the moment."""
         return self._addresses
 
     def _follow(self, api: Any) -> None:
@@ -121,7 +121,7 @@ def make_deployment(image: str) -> dict[str, Any]:
 
 @pytest.fixture(params=["Pod", "Deployment"])
 def served(user, cluster, request, monkeypatch) -> Iterator[str]:
-    """The name of a pod that serves; on its node, connections are dumped."""
+    """Return the name of a pod that serves requests on a node that dumps open connections."""
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     user.grant("save")
     options = cluster.nodes[0].session.root / "etc/criu/runc.conf"
@@ -174,12 +174,12 @@ def count(answers: list[Answer]) -> list[int]:
 
 
 def find_frozen(before: list[Answer]) -> Answer:
-    """The request that waited longest: the pod was frozen meanwhile."""
+    """Return the request that waited longest, while the pod was frozen."""
     return max(before, key=lambda one: one.answered - one.asked)
 
 
 def assert_goes_on(before: list[Answer], after: list[Answer]) -> None:
-    """What was counted at the checkpoint is counted in the copy, and it counts on; each count is there once."""
+    """Check that the copy continues counting from the checkpoint, and that every count occurs once."""
     known = [one for one in before if one.answered < find_frozen(before).asked]
     assert min(count(after)) > max(count(known))
     for answers in (before, after):
@@ -188,7 +188,7 @@ def assert_goes_on(before: list[Answer], after: list[Answer]) -> None:
 
 
 def assert_as_reported(before: list[Answer], after: list[Answer], moved: dict[str, Any]) -> None:
-    """The clients waited no longer than is told, and what the old pod did for longer than is told was not lost."""
+    """Check that clients waited, and the old pod's work was lost, for no longer than reported."""
     frozen = find_frozen(before)
     waited_s = frozen.answered - frozen.asked
     checkpoint = moved["saved"]["checkpoint"]

@@ -1,15 +1,15 @@
-/* An application to dump and restore. It says `ready`, and on SIGUSR1 what it can tell about itself.
+/* An application to dump and restore. It prints `ready`, and a report about itself on SIGUSR1.
  *
- *   app family     three workers with three threads each, whose ids come in turns
+ *   app family     three workers with three threads each, with alternating ids
  *   app older      a thread that is older than a child process
- *   app files      an unlinked file, a locked one in /tmp, a pipe with something in it, a connection
+ *   app files      an unlinked file, a locked file in /tmp, a pipe with content, a connection
  *   app memory     64 MB that it can check
- *   app server     greets who connects to port 8080
- *   app sandbox    two threads, neither of which may call mkdir() or chroot(), by filters that they have in common
- *   app corner     two threads, of which only the second may not call mkdir()
- *   app restrained puts all restrictions on itself that it can, see ../programs/restrained.c
- *   app box        one thread, which may not call mkdir() or futex()
- *   app init N COMMAND...    no application: spends N pids, runs the command, ends as it does
+ *   app server     greets clients on port 8080
+ *   app sandbox    two threads; shared filters forbid both to call mkdir() and chroot()
+ *   app corner     two threads; only the second must not call mkdir()
+ *   app restrained restricts itself in every possible way, see ../programs/restrained.c
+ *   app box        one thread that must not call mkdir() or futex()
+ *   app init N COMMAND...    not an application: uses up N pids, runs the command, and exits like it
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>

@@ -1,4 +1,4 @@
-"""Containers as runtimes make them, for runc: configurations of the build and of the start, and seccomp profiles."""
+"""Container configurations for runc, as runtimes create them: of the build and of the start, with seccomp profiles."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ MASKED = ("/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/pr
 
 @dataclass(frozen=True)
 class Setup:
-    """What a container may do. The defaults are those of a pod under the *restricted* standard.
+    """The permissions of a container. The defaults are those of a pod under the *restricted* standard.
 
     Attributes:
-        seccomp: a profile as runc takes it, or None for no filter.
-        namespaces: beside those that every container has; `network` keeps it from the host's.
+        seccomp: profile in runc's format, or None for no filter.
+        namespaces: namespaces in addition to those of every container; `network` isolates it from the host's network.
     """
 
     user: int = 1000
@@ -78,7 +78,7 @@ BUILD = Setup(user=0, group=0, capabilities=BUILD_CAPABILITIES, no_new_privilege
 
 
 def configure(root: Path, command: Sequence[str], setup: Setup) -> str:
-    """The `config.json` of a bundle whose root filesystem lies at `root`."""
+    """Return the `config.json` of a bundle with the root filesystem at `root`."""
     capabilities = list(setup.capabilities)
     empty: list[str] = []
     effective = capabilities if setup.user == 0 else empty
@@ -116,7 +116,7 @@ def configure(root: Path, command: Sequence[str], setup: Setup) -> str:
 
 
 def resolve_profile(profile: dict[str, Any], capabilities: Sequence[str], architecture: str) -> dict[str, Any]:
-    """A containers-common or Docker profile as runc takes it: with its conditions decided.
+    """Return a containers-common or Docker profile in runc's format, with its conditions resolved.
 
     The format is that of github.com/containers/common/pkg/seccomp; `includes` and `excludes` are about the
     container's capabilities and the machine's architecture.
@@ -141,9 +141,9 @@ def resolve_profile(profile: dict[str, Any], capabilities: Sequence[str], archit
 
 
 def like_docker(profile: dict[str, Any]) -> dict[str, Any]:
-    """A resolved containers-common profile, with what Docker's forbids beyond it to who has no CAP_SYS_ADMIN.
+    """Return a resolved containers-common profile with Docker's additional restrictions without CAP_SYS_ADMIN.
 
-    That is clone3 (ENOSYS), unshare, setns, and clone with namespaces
+    These concern clone3 (ENOSYS), unshare, setns, and clone with namespaces
     (github.com/moby/profiles, seccomp/default_linux.go).
     """
     stricter = copy.deepcopy(profile)

@@ -1,5 +1,4 @@
-"""The launcher compiled for tests: with this machine's compiler, and looking at a directory of the test's instead of
-/.warmstart."""
+"""Compile the launcher for tests with this machine's compiler, with a directory of the test instead of /.warmstart."""
 
 from __future__ import annotations
 
@@ -19,10 +18,10 @@ CC = ["cc", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
 
 @dataclass
 class Place:
-    """The directory that the launcher takes for /.warmstart, and the launcher.
+    """The launcher, and the directory that it uses as /.warmstart.
 
     Attributes:
-        outcome: of `start`: the exit status, and what was written to both outputs.
+        files: names of the files in the checkpoint.
     """
 
     directory: Path
@@ -30,7 +29,7 @@ class Place:
     files: Sequence[str] = field(default=("pages-1.img",))
 
     def write_manifest(self, command: Sequence[str] = ("true",), **changes: str | None) -> None:
-        """A manifest that fits this process and machine; changes replace lines by key, None leaves one out."""
+        """Write a manifest for this process and machine. `changes` replace lines by key or, with None, omit them."""
         checkpoint = self.directory / "checkpoint"
         checkpoint.mkdir(exist_ok=True)
         (checkpoint / "pages-1.img").write_bytes(b"12345")
@@ -54,7 +53,7 @@ class Place:
         (self.directory / "manifest").write_text(text)
 
     def write_criu(self, script: str) -> None:
-        """A stand-in for criu."""
+        """Write a stand-in for criu."""
         program = self.directory / "criu"
         program.write_text("#!/bin/sh\n" + script)
         program.chmod(0o755)
@@ -70,7 +69,7 @@ class Place:
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory) -> tuple[Path, Path]:
-    """The launcher, and the directory it looks at."""
+    """Return the launcher and its directory."""
     directory = tmp_path_factory.mktemp("launcher")
     program, place = directory / "launcher", directory / "place"
     subprocess.run([*CC, "-O1", f'-DWARMSTART_DIR="{place}"', "-o", program, *SOURCES], check=True)
@@ -79,7 +78,7 @@ def compiled(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def place(compiled) -> Place:
-    """An empty place."""
+    """Return the launcher with an empty directory."""
     program, directory = compiled
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
@@ -98,7 +97,7 @@ def compile_parsers(directory: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def parse(tmp_path_factory) -> Callable[..., str]:
-    """Run one of the launcher's parsers over a text, with sanitizers on; what it made of it."""
+    """Run one of the launcher's parsers on a text, with sanitizers, and return its result."""
     program = compile_parsers(tmp_path_factory.mktemp("parsers"))
 
     def run(*arguments: str, text: str | bytes) -> str:

@@ -1,4 +1,4 @@
-"""What the launcher reads: users, manifests, /proc, and CRIU's log."""
+"""The launcher's parsers: users, manifests, /proc, and CRIU's log."""
 
 from __future__ import annotations
 

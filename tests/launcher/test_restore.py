@@ -1,4 +1,4 @@
-"""Applications built, dumped and restored by the launcher and its criu, in containers as runtimes make them."""
+"""The launcher and its criu build, dump and restore applications in containers like those of runtimes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from warmstart.core.progress import Progress, SilentListener
 from warmstart.dump.edit.environment import add_environment, link_environment
 from warmstart.dump.edit.listeners import find_listeners
 from warmstart.dump.edit.memory import map_memory
-from warmstart.dump.edit.parents import forget_parent_death
+from warmstart.dump.edit.parents import clear_parent_death_signals
 from warmstart.dump.preflight.filters import check_filters
 from warmstart.dump.proc.container import read_tree
 from warmstart.node.launcher import ensure_launcher
@@ -45,7 +45,7 @@ STARTED = ("GREETING=started",)
 
 @dataclasses.dataclass
 class Container:
-    """A container that runs, or has ended."""
+    """A running or ended container."""
 
     session: Session
     name: str
@@ -53,11 +53,11 @@ class Container:
     process: subprocess.Popen[bytes]
 
     def output(self) -> str:
-        """All that it has written."""
+        """Return its output."""
         return self.log.read_text(errors="replace")
 
     def wait_for(self, pattern: str, count: int = 1) -> list[str]:
-        """Wait until the pattern has been written so often; what its group has matched."""
+        """Wait until the output matches the pattern this many times, and return the matches of its group."""
         for _ in range(400):
             found = re.findall(pattern, self.output(), re.MULTILINE)
             if len(found) >= count:
@@ -70,18 +70,18 @@ class Container:
         self.session.run(["runc", "kill", self.name, name], timeout_s=20)
 
     def state(self) -> str:
-        """What the application says about itself now."""
+        """Return the application's current report about itself."""
         before = len(re.findall("^state ", self.output(), re.MULTILINE))
         self.signal("USR1")
         return self.wait_for("^state (.*)$", before + 1)[-1]
 
     def end(self) -> int:
-        """Wait for its end; its exit status."""
+        """Wait until it ends, and return its exit status."""
         return self.process.wait(timeout=20)
 
 
 class Machine:
-    """A place for containers with one image, `root`."""
+    """A machine for containers with one image, `root`."""
 
     def __init__(self, session: Session, programs: Path, app: Path) -> None:
         self.session = session
@@ -103,7 +103,7 @@ class Machine:
 
     @contextlib.contextmanager
     def run(self, command: Sequence[str], setup: Setup) -> Iterator[Container]:
-        """Run a container for the length of the block."""
+        """Run a container during the block."""
         self.count += 1
         name = f"container-{self.count}"
         bundle, log = self.session.workspace / name, self.session.workspace / f"{name}.log"
@@ -131,21 +131,21 @@ class Machine:
             yield container
 
     def build(self, *app: str, options: Sequence[str] = ("--user", "app")) -> str:
-        """Build and dump `/app` with some arguments; what it said about itself before the dump."""
+        """Build and dump `/app` with these arguments, and return its report about itself before the dump."""
         with self.building("/app", *app, options=options) as container:
             state = container.state()
             self.launch(container, "dump")
         self.take_out()
         link_environment(self.files, add_environment(self.files / "checkpoint"))
         user = (self.files / "checkpoint").stat()
-        forget_parent_death(self.files / "checkpoint")
+        clear_parent_death_signals(self.files / "checkpoint")
         for path in (self.files / "checkpoint").iterdir():
             os.chown(path, user.st_uid, user.st_gid)
         self.list_files()
         return state
 
     def take_out(self) -> None:
-        """Put what the launcher left into the image."""
+        """Replace the launcher's state in the image by that of the build."""
         for old in self.files.iterdir():
             if old.name in ("manifest", "env", "checkpoint", "seed"):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -159,14 +159,14 @@ class Machine:
 
     @contextlib.contextmanager
     def start(self, *app: str, before: Sequence[str] = (), **setup: object) -> Iterator[Container]:
-        """Start the image; `before` is a command that runs the launcher, and the setup's attributes can be changed."""
+        """Start the image. `before` is a command that runs the launcher, and other arguments change the setup."""
         command = [*before, "/.warmstart/launcher", "start", *self.options, "--", "/app", *app]
         attributes = {"seccomp": self.profile("docker"), "environment": STARTED, **setup}
         with self.run(command, dataclasses.replace(Setup(), **attributes)) as container:
             yield container
 
     def profile(self, kind: str, capabilities: Sequence[str] = ()) -> dict | None:
-        """A seccomp profile: `docker`, `containers` or `none`."""
+        """Return a seccomp profile: `docker`, `containers` or `none`."""
         if kind == "none":
             return None
         text = self.session.run(["cat", PROFILE], timeout_s=20).stdout
@@ -174,14 +174,14 @@ class Machine:
         return like_docker(profile) if kind == "docker" else profile
 
     def edit_manifest(self, old: str, new: str) -> None:
-        """Replace what a pattern matches."""
+        """Replace all matches of a pattern in the manifest."""
         manifest = self.files / "manifest"
         text, count = re.subn(old, new, manifest.read_text(), flags=re.MULTILINE)
         assert count == 1
         manifest.write_text(text)
 
     def list_files(self) -> None:
-        """Bring the manifest up to date with the files of an edited checkpoint."""
+        """Update the manifest's list of files after changes to the checkpoint."""
         lines = [line for line in (self.files / "manifest").read_text().splitlines() if not line.startswith("file ")]
         files = sorted((self.files / "checkpoint").iterdir())
         lines[-1:-1] = [f"file {file.stat().st_size} {file.name}" for file in files]
@@ -190,7 +190,7 @@ class Machine:
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """Where trees and programs are kept."""
+    """Return the cache directory."""
     if os.geteuid() != 0:
         pytest.skip("the embedded node needs root")
     return Path(os.environ.get("WARMSTART_CACHE") or default_cache())
@@ -198,13 +198,13 @@ def cache() -> Path:
 
 @pytest.fixture(scope="session")
 def programs(cache) -> Path:
-    """The launcher and criu."""
+    """Return the launcher and criu."""
     return ensure_launcher(cache, print).directory
 
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory) -> Path:
-    """The program of app.c, static."""
+    """Return the static program of app.c."""
     program = tmp_path_factory.mktemp("app") / "app"
     sources = [Path(__file__).with_name("app.c"), Path(__file__).parents[1] / "programs/restrained.c"]
     command = ["gcc", "-static", "-pthread", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, *sources]
@@ -214,14 +214,14 @@ def app(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def session(cache) -> Iterator[Session]:
-    """A session with runc."""
+    """Open a session with runc."""
     with open_node("launcher", cache, Progress(SilentListener())) as session:
         yield session
 
 
 @pytest.fixture
 def machine(session, programs, app) -> Iterator[Machine]:
-    """A new machine."""
+    """Return a new machine."""
     yield Machine(session, programs, app)
     for path in session.workspace.glob("container-*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -230,19 +230,19 @@ def machine(session, programs, app) -> Iterator[Machine]:
 
 
 def field(name: str, state: str) -> str:
-    """One field of what the application says about itself."""
+    """Return a field of the application's report about itself."""
     match = re.search(rf"\b{name}=(\S*)", state)
     assert match, state
     return match[1]
 
 
 def tasks(state: str) -> str:
-    """The ids of all its threads."""
+    """Return the ids of all its threads."""
     return re.sub(r" [a-z]+=.*", "", state.partition(" tasks ")[2])
 
 
 def assert_restored(container: Container, before: str) -> str:
-    """That it is the application of before; what that says about itself now."""
+    """Check that it is the same application as before, and return its report about itself."""
     container.wait_for(r"^warmstart: restored in \d+ ms$")
     after = container.state()
     assert field("id", after) == field("id", before)
@@ -251,7 +251,7 @@ def assert_restored(container: Container, before: str) -> str:
 
 
 def assert_cold(container: Container, before: str, reason: str) -> None:
-    """That it is another application than before, for that reason."""
+    """Check that it was started cold, for this reason."""
     container.wait_for(rf"^warmstart: cold start: {reason} \(\d+ ms\)$")
     container.wait_for("^ready$")
     assert field("id", container.state()) != field("id", before)
@@ -290,7 +290,7 @@ def test_filters_of_the_applications_own_are_restored(machine, mode, seccomp):
 
 
 def test_restrictions_that_it_put_on_itself_are_restored(machine):
-    """All of docs/restrictions.md that a program without capabilities can set."""
+    """All restrictions in docs/restrictions.md that a program without capabilities can set."""
     before = machine.build("restrained")
     with machine.start("restrained") as container:
         after = assert_restored(container, before)
@@ -310,7 +310,7 @@ def test_restrictions_that_it_put_on_itself_are_restored(machine):
 
 
 def test_the_environment_is_told_whole_and_to_nobody_else(machine):
-    """Each process has it, nothing of it is in a directory, and it cannot be changed."""
+    """Each process has it, no directory contains it, and it cannot be changed."""
     before = machine.build("family")
     assert (machine.files / "env").readlink() == Path("/proc/self/fd/100")
     with machine.start("family", environment=(*STARTED, *(f"LONG_{n}={'x' * 60000}" for n in range(20)))) as container:
@@ -360,7 +360,7 @@ int main(int count, char **arguments)
 
 @pytest.fixture
 def gate(machine, tmp_path) -> Path:
-    """CRIU goes on when there is a file of that name."""
+    """Let CRIU wait until a file exists, and return the path of the file."""
     (tmp_path / "gate.c").write_text(GATE)
     criu = machine.files / "criu"
     criu.rename(machine.files / "criu.behind")
@@ -386,7 +386,7 @@ def test_who_connects_during_a_restore_is_served_after_it(machine, gate):
 
 
 def connect(machine: Machine) -> socket.socket:
-    """A connection to the server, as soon as it is not refused."""
+    """Connect to the server as soon as it does not refuse connections."""
     for _ in range(100):
         with contextlib.suppress(ConnectionRefusedError):
             return connect_in(machine.session.network, ("127.0.0.1", 8080), 10)
@@ -445,7 +445,7 @@ def test_commands_in_a_build_run_as_the_applications_user(machine):
 
 
 def find_processes(machine: Machine, name: str) -> list[Path]:
-    """The directories in /proc of the processes of that name."""
+    """Return the /proc directories of the processes with this name."""
     found = machine.session.proc.glob("[0-9]*/comm")
     return [comm.parent for comm in found if comm.read_text() == f"{name}\n"]
 
@@ -553,12 +553,12 @@ def test_starts_cold_where_the_pid_is_used_up(machine):
 
 
 def flip(image: Path) -> None:
-    """Make a file's content other than it was, its size the same."""
+    """Change the content of a file, but not its size."""
     image.write_bytes(bytes(byte ^ 0x55 for byte in image.read_bytes()))
 
 
 def truncate(image: Path) -> None:
-    """Halve a file."""
+    """Truncate a file to half its size."""
     os.truncate(image, image.stat().st_size // 2)
 
 

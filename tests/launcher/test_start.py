@@ -1,4 +1,4 @@
-"""When the launcher starts cold and what it says, with a stand-in for criu."""
+"""The launcher's cold starts and their reasons, with a stand-in for criu."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ def test_a_port_that_is_taken_is_left_to_criu(place):
 
 
 def find_port() -> int:
-    """A port that is free."""
+    """Return a free port."""
     with socket.create_server(("", 0)) as server:
         return server.getsockname()[1]
 
 
 def test_criu_is_given_the_containers_environment(place):
-    """As a file that cannot be changed; all of it, and as it was."""
+    """CRIU gets the complete, unchanged environment as a file that cannot be changed."""
     value = "ä\n" + 5000 * "x"
     place.write_manifest(ECHO)
     place.write_criu(

@@ -17,13 +17,13 @@ from warmstart.build.result import BaseImage, EditedDump, RuntimeCheckpoint, Sel
 from warmstart.dump.archive.archive import Archive, extract_archive
 from warmstart.dump.criu.contents import sum_pages_bytes
 from warmstart.dump.edit.allocators import choose_none, choose_safe
-from warmstart.dump.edit.cgroups import free_cgroups
-from warmstart.dump.edit.directories import forget_directory_modes
+from warmstart.dump.edit.cgroups import move_to_cgroup_v2
+from warmstart.dump.edit.directories import clear_directory_modes
 from warmstart.dump.edit.environment import add_environment, link_environment
 from warmstart.dump.edit.listeners import find_listeners
 from warmstart.dump.edit.memory import choose_all, map_memory
-from warmstart.dump.edit.parents import forget_parent_death
-from warmstart.dump.edit.sockets import close_sockets, forget_owners
+from warmstart.dump.edit.parents import clear_parent_death_signals
+from warmstart.dump.edit.sockets import clear_owners, close_sockets
 from warmstart.dump.preflight.check import raise_on_errors
 from warmstart.dump.preflight.filters import check_filters
 from warmstart.engine.local import LocalEngine
@@ -58,7 +58,7 @@ def edit_dump(context: BuildContext, dumped: RuntimeCheckpoint, archive: Archive
     """Edit a dump so that it restores under any address, with its memory mapped from a file of the image."""
     directory = archive.checkpoint_dir
     with context.progress.step("edit dump"):
-        if not free_cgroups(directory):
+        if not move_to_cgroup_v2(directory):
             context.progress.warn("processes are in several cgroups: the image restores only on nodes with cgroup v1")
         return edit_images(context, directory, dumped.warm, memory)
 
@@ -71,8 +71,8 @@ def edit_launched(context: BuildContext, launched: SelfCheckpoint) -> EditedDump
         raise_on_errors(check_filters(directory), force=context.options.force)
         dump = edit_images(context, directory, launched.warm, MEMORY)
         link_environment(launched.directory, add_environment(directory))
-        forget_directory_modes(directory)
-        forget_owners(directory)
+        clear_directory_modes(directory)
+        clear_owners(directory)
         for path in directory.iterdir():
             os.chown(path, identity.user, identity.group, follow_symlinks=False)
         listeners, number = find_listeners(directory), Signals[signal] if signal else 0
@@ -85,7 +85,7 @@ def edit_images(context: BuildContext, directory: Path, warm: WarmState, name: s
     memory_file = context.workspace / Path(name).name
     pages_bytes = sum_pages_bytes(directory)
     sockets = close_sockets(directory, established=context.recipe.close_tcp)
-    forget_parent_death(directory)
+    clear_parent_death_signals(directory)
     policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(warm.programs), Mapped.NONE: choose_none}
     choose = policies[context.recipe.mapped]
     memory = map_memory(directory, memory_file, path_in_image=f"/{name}", choose=choose)

@@ -29,7 +29,7 @@ from warmstart.core.undo import undoing_on_error
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive.archive import Archive, extract_archive
 from warmstart.dump.archive.metadata import load_json
-from warmstart.dump.edit.cgroups import free_cgroups
+from warmstart.dump.edit.cgroups import move_to_cgroup_v2
 from warmstart.dump.edit.sockets import close_sockets
 from warmstart.engine.local import find_access
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, POD_NOTE, PREFIX
@@ -230,7 +230,7 @@ def publish_saved(
         check_base(bench, archive)
     with progress.step("edit dump"):
         closed = len(close_sockets(archive.checkpoint_dir, established=True))
-        free_cgroups(archive.checkpoint_dir)
+        move_to_cgroup_v2(archive.checkpoint_dir)
     manifest = make_copy(strip_pod(taken.pod), taken.container.name, str(target))
     with progress.step("image"):
         layout = make_layout(bench, taken, archive, target, manifest)

@@ -138,7 +138,7 @@ def read_contents(archive: Path, *, limits: Limits = DEFAULT_LIMITS) -> Contents
         ArchiveError: it cannot be read, is not a checkpoint archive, is broken, or is not to be trusted.
     """
     with open_tar(archive) as tar:
-        return judge_tar(tar, limits)
+        return check_tar(tar, limits)
 
 
 def extract_archive(archive: Path, into: Path, *, limits: Limits = DEFAULT_LIMITS) -> Archive:
@@ -157,7 +157,7 @@ def extract_archive(archive: Path, into: Path, *, limits: Limits = DEFAULT_LIMIT
         HostError: `into` cannot be made or written to.
     """
     with open_tar(archive) as tar:
-        contents = judge_tar(tar, limits)
+        contents = check_tar(tar, limits)
         unpack(tar, contents.members, into)
     return Archive(**vars(contents), root=into)
 
@@ -192,24 +192,24 @@ def is_tar(file: Path) -> bool:
         return span.read(257, 5) == b"ustar"
 
 
-def judge_tar(tar: Span, limits: Limits, *, among_others: bool = False) -> Contents:
+def check_tar(tar: Span, limits: Limits, *, is_layer: bool = False) -> Contents:
     """Check an open tar and read its contents, like `read_contents`.
 
     Args:
         tar: the tar; only member contents that are part of `Contents` are read.
         limits: upper bounds for the tar.
-        among_others: whether the tar is an image layer that may hold other files as well as the checkpoint's.
+        is_layer: whether the tar is an image layer that may hold other files as well as the checkpoint's.
 
     Raises:
         ArchiveError: as for `read_contents`.
     """
-    everything = tarball.list_members(tar, max_members=limits.members)
-    if among_others:
-        everything = tuple(member for member in everything if _expected_kind(member.name))
-    total_bytes = sum(member.size_bytes for member in everything)
+    all_members = tarball.list_members(tar, max_members=limits.members)
+    if is_layer:
+        all_members = tuple(member for member in all_members if _expected_kind(member.name))
+    total_bytes = sum(member.size_bytes for member in all_members)
     if total_bytes > limits.total_bytes:
         tar.refuse(f"holds {total_bytes} bytes; the limit is {limits.total_bytes}")
-    members, ignored = _sort_members(tar, everything)
+    members, ignored = _select_members(tar, all_members)
     by_name = {member.name: member for member in members}
     for name in _REQUIRED:
         if name not in by_name:
@@ -242,14 +242,14 @@ def judge_tar(tar: Span, limits: Limits, *, among_others: bool = False) -> Conte
     )
 
 
-def _sort_members(tar: Span, everything: Sequence[Member]) -> tuple[tuple[Member, ...], tuple[str, ...]]:
+def _select_members(tar: Span, all_members: Sequence[Member]) -> tuple[tuple[Member, ...], tuple[str, ...]]:
     """Return the members of the checkpoint, and the names of the rest.
 
     Unknown files, perhaps added by a later CRI-O, are ignored. Links and special files are refused.
     """
     members = []
     ignored = []
-    for member in everything:
+    for member in all_members:
         if member.kind not in (Kind.FILE, Kind.DIRECTORY):
             tar.refuse(f"{quoted(member.name)} is {member.kind.value}; a checkpoint archive has only files")
         if not member.name.isprintable():

@@ -226,7 +226,7 @@ def parse_deleted_files(data: bytes, where: str) -> tuple[str, ...]:
     listing = _listing(data, where)
     paths = listing.texts("")
     for index, path in enumerate(paths):
-        below_root = _stays_absolute(path) and not {"", "."}.issuperset(path.split("/"))
+        below_root = _is_safe_absolute(path) and not {"", "."}.issuperset(path.split("/"))
         if not below_root or len(path) > MAX_NAME_BYTES:
             listing.refuse(f"[{index}]", f"is {quoted(path)}; expected an absolute path below / without '..'")
     return paths
@@ -248,8 +248,8 @@ def _container_name(annotations: Mapping[str, str], where: str) -> str:
     text = annotations.get(METADATA_ANNOTATION)
     if text is None:
         return ""
-    place = f"{where}: the annotation {METADATA_ANNOTATION}"
-    return _Object(load_json(text.encode(), place), place).line("name", default="")
+    location = f"{where}: the annotation {METADATA_ANNOTATION}"
+    return _Object(load_json(text.encode(), location), location).line("name", default="")
 
 
 def _listing(data: bytes, where: str) -> _Object:
@@ -257,7 +257,7 @@ def _listing(data: bytes, where: str) -> _Object:
     return _Object({"": load_json(data, where)}, where)
 
 
-def _stays_absolute(path: str) -> bool:
+def _is_safe_absolute(path: str) -> bool:
     return path.startswith("/") and ".." not in path.split("/")
 
 
@@ -271,8 +271,8 @@ class _Object:
             raise ArchiveError(f"{where}{_at(path)} is {_type(value)}; expected an object")
         self._values: dict[str, object] = value
 
-    def refuse(self, key: str, wrong: str) -> NoReturn:
-        raise ArchiveError(f"{self._where}{_at(self._under(key))} {wrong}")
+    def refuse(self, key: str, problem: str) -> NoReturn:
+        raise ArchiveError(f"{self._where}{_at(self._under(key))} {problem}")
 
     def text(self, key: str, *, default: str | None = None) -> str:
         value = self._get(key)
@@ -289,7 +289,7 @@ class _Object:
 
     def path(self, key: str) -> str:
         text = self.text(key)
-        if not _stays_absolute(text):
+        if not _is_safe_absolute(text):
             self.refuse(key, f"is {quoted(text)}; expected an absolute path without '..'")
         return text
 

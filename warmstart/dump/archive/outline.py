@@ -27,7 +27,7 @@ from warmstart.dump.archive.archive import (
     SPEC_DUMP,
     Archive,
     Limits,
-    judge_tar,
+    check_tar,
     open_tar,
     unpack,
 )
@@ -83,14 +83,14 @@ def spool_outline(stream: Stream, file: Path, label: str, *, limits: Limits = DE
     """
     fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        arriving = _Arriving(stream, fd, label, limits.total_bytes)
-        # The end is not known; `arriving` enforces the limit.
-        tar = _ArrivingSpan(fd, 0, sys.maxsize, label, arriving)
+        spool = _Spool(stream, fd, label, limits.total_bytes)
+        # The end is not known; `spool` enforces the limit.
+        tar = _SpoolingSpan(fd, 0, sys.maxsize, label, spool)
         names = []
         for member in walk_members(tar, max_members=limits.members):
             names.append(member.name)
-            _take(tar, member, limits)
-        arriving.skip_to_end()
+            _spool_member(tar, member, limits)
+        spool.skip_to_end()
     except OSError as error:
         raise HostError(f"{file}: cannot be written: {error.strerror}") from error
     finally:
@@ -106,11 +106,11 @@ def extract_spooled(file: Path, into: Path, label: str, *, limits: Limits = DEFA
         HostError: `into` cannot be made or written to.
     """
     with open_tar(file) as tar:
-        return _extract(Span(tar.fd, tar.start, tar.end, label), into, limits, among_others=True)
+        return _extract(Span(tar.fd, tar.start, tar.end, label), into, limits, is_layer=True)
 
 
-def _extract(tar: Span, into: Path, limits: Limits, *, among_others: bool = False) -> Archive:
-    contents = judge_tar(tar, limits, among_others=among_others)
+def _extract(tar: Span, into: Path, limits: Limits, *, is_layer: bool = False) -> Archive:
+    contents = check_tar(tar, limits, is_layer=is_layer)
     members = [member for member in contents.members if _is_in_outline(member)]
     if sum(member.size_bytes - _skipped_bytes(member) for member in members) > LIMIT_BYTES:
         tar.refuse(f"has metadata of more than {LIMIT_BYTES} bytes")
@@ -126,19 +126,19 @@ def _skipped_bytes(member: Member) -> int:
     return max(0, member.size_bytes - MEMORY_END_BYTES) if fnmatch(member.name, _MEMORY) else 0
 
 
-def _take(tar: _ArrivingSpan, member: Member, limits: Limits) -> None:
+def _spool_member(tar: _SpoolingSpan, member: Member, limits: Limits) -> None:
     """Read the needed part of a member's content from the stream."""
     end = member.offset + member.size_bytes
     if member.name == ROOTFS_DIFF:
         # Checking the tar within the tar needs only its headers.
-        diff = _ArrivingSpan(tar.fd, member.offset, end, f"{tar.label}: {ROOTFS_DIFF!r}", tar.arriving)
+        diff = _SpoolingSpan(tar.fd, member.offset, end, f"{tar.label}: {ROOTFS_DIFF!r}", tar.spool)
         for _ in walk_members(diff, max_members=limits.members):
             pass
     elif _is_in_outline(member):
-        tar.arriving.keep(member.offset + _skipped_bytes(member), end)
+        tar.spool.keep(member.offset + _skipped_bytes(member), end)
 
 
-class _Arriving:
+class _Spool:
     """A stream that is stored in a sparse file as it is read."""
 
     def __init__(self, stream: Stream, fd: int, label: str, limit_bytes: int) -> None:
@@ -173,9 +173,9 @@ class _Arriving:
 
 
 @dataclass(frozen=True)
-class _ArrivingSpan(Span):
-    arriving: _Arriving
+class _SpoolingSpan(Span):
+    spool: _Spool
 
     def read(self, offset: int, size_bytes: int) -> bytes:
-        self.arriving.keep(offset, offset + size_bytes)
+        self.spool.keep(offset, offset + size_bytes)
         return super().read(offset, size_bytes)

@@ -35,9 +35,9 @@ class StreamedTar:
         self._kept_at = 0
         self.label = label
 
-    def refuse(self, wrong: str, *, hint: str = "") -> NoReturn:
+    def refuse(self, problem: str, *, hint: str = "") -> NoReturn:
         """Raise an ArchiveError about this tar."""
-        raise ArchiveError(f"{self.label}: {wrong}", hint=hint)
+        raise ArchiveError(f"{self.label}: {problem}", hint=hint)
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Read `size_bytes` bytes from `offset`; fewer only at the end of the stream."""

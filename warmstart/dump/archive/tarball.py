@@ -119,7 +119,7 @@ class Tar(Protocol):
     def reaches(self, offset: int) -> bool:
         """Whether the tar extends to `offset`; called after `read` has found its end."""
 
-    def refuse(self, wrong: str, *, hint: str = "") -> NoReturn:
+    def refuse(self, problem: str, *, hint: str = "") -> NoReturn:
         """Raise an ArchiveError about this tar."""
 
 
@@ -132,9 +132,9 @@ class Span:
     end: int
     label: str
 
-    def refuse(self, wrong: str, *, hint: str = "") -> NoReturn:
+    def refuse(self, problem: str, *, hint: str = "") -> NoReturn:
         """Raise an ArchiveError about this tar."""
-        raise ArchiveError(f"{self.label}: {wrong}", hint=hint)
+        raise ArchiveError(f"{self.label}: {problem}", hint=hint)
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Read `size_bytes` bytes; fewer only at the end of the file."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from warmstart.core.errors import ArchiveError
 from warmstart.dump.criu import protos
-from warmstart.dump.criu.entries import Entry, decode, read_image, read_only_entry, refusal
+from warmstart.dump.criu.entries import Entry, decode, make_error, read_image, read_only_entry
 
 PAGE_SIZE = 4096
 
@@ -231,7 +231,7 @@ def read_inventory(directory: Path) -> Inventory:
     message = decode(path, entry, protos.Inventory)
     if message.img_version != _IMAGE_VERSION:
         problem = f"image files of version {message.img_version} where {_IMAGE_VERSION} is known"
-        raise refusal(path, problem, entry.offset)
+        raise make_error(path, problem, entry.offset)
     ids = {descriptor.name.removesuffix("_ns_id"): number for descriptor, number in message.root_ids.ListFields()}
     return Inventory(message.img_version, _text(message.dump_criu_run_id), message.tcp_close, ids)
 
@@ -247,7 +247,7 @@ def read_processes(directory: Path) -> tuple[Process, ...]:
     for entry in read_image(path):
         message = decode(path, entry, protos.Process)
         if message.pid in messages:
-            raise refusal(path, f"a second process {message.pid}", entry.offset)
+            raise make_error(path, f"a second process {message.pid}", entry.offset)
         messages[message.pid] = message
     if not messages:
         raise ArchiveError(f"{path}: lists no processes")
@@ -297,7 +297,7 @@ def check_mappings(path: Path, entry: Entry, mm: Any) -> None:
         ArchiveError: it has more.
     """
     if len(mm.vmas) > MAX_MAPPINGS:
-        raise refusal(path, f"{len(mm.vmas)} mappings (at most {MAX_MAPPINGS})", entry.offset)
+        raise make_error(path, f"{len(mm.vmas)} mappings (at most {MAX_MAPPINGS})", entry.offset)
 
 
 def as_mapping(vma: Any, files: ReadOnlyDict[int, Any]) -> Mapping:
@@ -328,7 +328,7 @@ def read_pagemap(directory: Path, pid: int) -> Pagemap:
         run = _read_run(path, entry, address, offset)
         runs.append(run)
         if len(runs) > MAX_RUNS:
-            raise refusal(path, f"more than {MAX_RUNS} runs of pages", entry.offset)
+            raise make_error(path, f"more than {MAX_RUNS} runs of pages", entry.offset)
         address = run.end
         offset += run.pages * PAGE_SIZE if run.offset is not None else 0
     _check_pages_file(pages_file, offset, path)
@@ -380,14 +380,14 @@ def as_socket(path: Path, entry: Entry, message: Any) -> Socket:
 
     def endpoint(words: Any, port: int) -> Endpoint:
         if port > _MAX_PORT:
-            raise refusal(path, f"a socket with the port {port}", entry.offset)
+            raise make_error(path, f"a socket with the port {port}", entry.offset)
         raw = struct.pack(f"<{len(words)}I", *words)
         if message.family == socket.AF_INET and len(raw) >= 4:
             return Endpoint(IPv4Address(raw[:4]), port)
         if message.family == socket.AF_INET6 and len(raw) == 16:
             return Endpoint(IPv6Address(raw), port)
         problem = f"a socket of family {message.family} with an address of {len(raw)} bytes"
-        raise refusal(path, problem, entry.offset)
+        raise make_error(path, problem, entry.offset)
 
     return Socket(
         inode=message.ino,
@@ -439,7 +439,7 @@ def _read_run(path: Path, entry: Entry, address: int, offset: int) -> PageRun:
     present = flags & _PRESENT and not flags & _PARENT
     run = PageRun(message.vaddr, pages, flags, offset if present else None)
     if run.start % PAGE_SIZE or run.start < address or pages == 0 or run.end > _ADDRESS_END:
-        raise refusal(path, f"a run of {pages} pages at address {run.start:#x}, out of order", entry.offset)
+        raise make_error(path, f"a run of {pages} pages at address {run.start:#x}, out of order", entry.offset)
     return run
 
 

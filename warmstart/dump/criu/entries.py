@@ -58,7 +58,7 @@ class Entry:
         return Entry(message.SerializeToString(), self.extra, self.offset)
 
 
-def refusal(path: Path, problem: str, offset: int) -> ArchiveError:
+def make_error(path: Path, problem: str, offset: int) -> ArchiveError:
     """Return the error to raise for a file that is not understood."""
     return ArchiveError(
         f"{path}: {problem} at offset {offset}",
@@ -74,28 +74,28 @@ class _Cursor:
         self.data = data
         self.position = 0
 
-    def refusal(self, problem: str, offset: int | None = None) -> ArchiveError:
-        return refusal(self.path, problem, self.position if offset is None else offset)
+    def make_error(self, problem: str, offset: int | None = None) -> ArchiveError:
+        return make_error(self.path, problem, self.position if offset is None else offset)
 
-    def take(self, size: int, what: str) -> memoryview:
+    def take(self, size: int, item: str) -> memoryview:
         left = len(self.data) - self.position
         if size > left:
-            raise self.refusal(f"{what} of {size} bytes, but only {left} bytes are left")
+            raise self.make_error(f"{item} of {size} bytes, but only {left} bytes are left")
         content = self.data[self.position : self.position + size]
         self.position += size
         return content
 
-    def take_number(self, what: str) -> int:
-        number: int = struct.unpack("<I", self.take(4, what))[0]
+    def take_number(self, item: str) -> int:
+        number: int = struct.unpack("<I", self.take(4, item))[0]
         return number
 
-    def take_entry(self, what: str) -> Entry:
+    def take_entry(self, item: str) -> Entry:
         """Take a length and a message of that length."""
         begin = self.position
-        size = self.take_number(f"the length of {what}")
+        size = self.take_number(f"the length of {item}")
         if size > MAX_MESSAGE_BYTES:
-            raise self.refusal(f"{what} of {size} bytes (at most {MAX_MESSAGE_BYTES})", begin)
-        return Entry(bytes(self.take(size, what)), offset=begin)
+            raise self.make_error(f"{item} of {size} bytes (at most {MAX_MESSAGE_BYTES})", begin)
+        return Entry(bytes(self.take(size, item)), offset=begin)
 
     def decode(self, entry: Entry, message_class: Any) -> Any:
         return decode(self.path, entry, message_class)
@@ -227,13 +227,13 @@ def read_image(path: Path) -> Iterator[Entry]:
     for expected in kind.magics:
         found = cursor.take_number("a magic number")
         if found != expected:
-            raise cursor.refusal(f"magic {found:#010x} where {expected:#010x} should be", cursor.position - 4)
+            raise cursor.make_error(f"magic {found:#010x} where {expected:#010x} should be", cursor.position - 4)
     for _ in range(MAX_ENTRIES):
         if cursor.at_end():
             return
         yield _read_entry(cursor, kind)
     if not cursor.at_end():
-        raise cursor.refusal(f"more than {MAX_ENTRIES} entries")
+        raise cursor.make_error(f"more than {MAX_ENTRIES} entries")
 
 
 def read_only_entry(path: Path) -> Entry:
@@ -258,10 +258,10 @@ def decode(path: Path, entry: Entry, message_class: Any) -> Any:
     try:
         message = message_class.FromString(entry.message)
     except DecodeError as wrong:
-        raise refusal(path, f"a message that is not of kind {name}", entry.offset) from wrong
+        raise make_error(path, f"a message that is not of kind {name}", entry.offset) from wrong
     if not message.IsInitialized():  # the library decodes a message without its required fields
-        lacking = ", ".join(message.FindInitializationErrors())
-        raise refusal(path, f"a message of kind {name} without {lacking}", entry.offset)
+        missing = ", ".join(message.FindInitializationErrors())
+        raise make_error(path, f"a message of kind {name} without {missing}", entry.offset)
     return message
 
 
@@ -284,7 +284,7 @@ def write_image(path: Path, entries: Iterable[Entry]) -> None:
                 file.write(entry.message)
                 file.write(entry.extra)
     except FileExistsError as error:
-        raise _in_the_way(error) from error
+        raise _explain_existing(error) from error
 
 
 def open_new(path: Path) -> BinaryIO:
@@ -296,10 +296,10 @@ def open_new(path: Path) -> BinaryIO:
     try:
         return path.open("xb")
     except FileExistsError as error:
-        raise _in_the_way(error) from error
+        raise _explain_existing(error) from error
 
 
-def _in_the_way(error: FileExistsError) -> ArchiveError:
+def _explain_existing(error: FileExistsError) -> ArchiveError:
     return ArchiveError(f"{error.filename}: is in the way of a file to be written")
 
 

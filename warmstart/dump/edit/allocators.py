@@ -106,7 +106,7 @@ def choose_safe(programs: Programs) -> Choose:
 
     def choose(process: Process, mapping: Mapping, layout: Sequence[Mapping]) -> str:
         if process.pid not in verdicts:
-            verdicts[process.pid] = _judge(layout, programs)
+            verdicts[process.pid] = _decide(layout, programs)
         verdict = verdicts[process.pid]
         if mapping.file in programs:  # written when the file was loaded, and never returned to the kernel
             return ""
@@ -119,7 +119,7 @@ def choose_safe(programs: Programs) -> Choose:
     return choose
 
 
-def _judge(layout: Sequence[Mapping], programs: Programs) -> _Verdict:
+def _decide(layout: Sequence[Mapping], programs: Programs) -> _Verdict:
     executed = {mapping.file for mapping in layout if mapping.file and mapping.prot & mmap.PROT_EXEC}
     reasons = _find_reasons(sorted(executed), programs)
     if not reasons:

@@ -36,7 +36,7 @@ _SETTINGS = (b"cpu.", b"cpuset.", b"memory.", b"pids.")
 _Contents = dict[PurePosixPath, bytes]
 
 
-def free_cgroups(directory: Path) -> bool:
+def move_to_cgroup_v2(directory: Path) -> bool:
     """Remove cgroup v1 from a dump.
 
     Returns:
@@ -48,19 +48,19 @@ def free_cgroups(directory: Path) -> bool:
     """
     tables = {path: _read(path, protos.Mount) for path in directory.glob("mountpoints-*.img")}
     mounts = {mount.mnt_id: mount for table in tables.values() for _, mount in table}
-    gone = {number: mount for number, mount in mounts.items() if mount.fstype == _CGROUP_V1}
-    if not gone:
+    removed = {number: mount for number, mount in mounts.items() if mount.fstype == _CGROUP_V1}
+    if not removed:
         return True
     sets = _find_sets(directory)
-    if len(sets) != 1 or not _can_go(gone, mounts):
+    if len(sets) != 1 or not _is_removable(removed, mounts):
         return False
-    contents = _list_contents(directory, gone, mounts)
-    _move_open_files(directory, gone, mounts, contents)
+    contents = _list_contents(directory, removed, mounts)
+    _move_open_files(directory, removed, mounts, contents)
     for device, files in contents.items():
         _write_tmpfs(directory / f"tmpfs-dev-{device}.tar.gz.img", files)
     for path, table in tables.items():
-        write_image(path, [entry for entry, mount in table if mount.mnt_id not in gone])
-    write_image(directory / "cgroup.img", [_place_in_v2(sets.pop())])
+        write_image(path, [entry for entry, mount in table if mount.mnt_id not in removed])
+    write_image(directory / "cgroup.img", [_make_v2_cgroup(sets.pop())])
     return True
 
 
@@ -74,9 +74,9 @@ def _find_sets(directory: Path) -> set[int]:
     return {core.thread_core.cg_set or core.tc.cg_set for core in cores} - {0}
 
 
-def _can_go(gone: Mapping[int, Any], mounts: Mapping[int, Any]) -> bool:
+def _is_removable(removed: Mapping[int, Any], mounts: Mapping[int, Any]) -> bool:
     """Whether each mount lies directly below a tmpfs, with nothing mounted on it."""
-    parents = [(mount, mounts.get(mount.parent_mnt_id)) for mount in gone.values()]
+    parents = [(mount, mounts.get(mount.parent_mnt_id)) for mount in removed.values()]
     on_tmpfs = all(
         parent is not None
         and parent.fstype == _TMPFS
@@ -84,19 +84,19 @@ def _can_go(gone: Mapping[int, Any], mounts: Mapping[int, Any]) -> bool:
         and _path(mount.mountpoint).name not in ("", "..")
         for mount, parent in parents
     )
-    return on_tmpfs and not any(mount.parent_mnt_id in gone for mount in mounts.values())
+    return on_tmpfs and not any(mount.parent_mnt_id in removed for mount in mounts.values())
 
 
 def _path(raw: bytes) -> PurePosixPath:
     return PurePosixPath(os.fsdecode(raw))
 
 
-def _list_contents(directory: Path, gone: Mapping[int, Any], mounts: Mapping[int, Any]) -> dict[int, _Contents]:
+def _list_contents(directory: Path, removed: Mapping[int, Any], mounts: Mapping[int, Any]) -> dict[int, _Contents]:
     """Return the new contents of each tmpfs, by its device, in place of the removed mounts."""
     cgroups = [cgroups for _, cgroups in _read(directory / "cgroup.img", protos.Cgroups)]
     controllers = [controller for each in cgroups for controller in each.controllers]
     contents: dict[int, _Contents] = {}
-    for mount in gone.values():
+    for mount in removed.values():
         files = contents.setdefault(mounts[mount.parent_mnt_id].root_dev, {})
         name = PurePosixPath(_path(mount.mountpoint).name)
         files |= {name / setting: value for setting, value in _read_settings(controllers, mount).items()}
@@ -118,7 +118,7 @@ def _read_settings(controllers: list[Any], mount: Any) -> dict[str, bytes]:
 
 
 def _move_open_files(
-    directory: Path, gone: Mapping[int, Any], mounts: Mapping[int, Any], contents: Mapping[int, _Contents]
+    directory: Path, removed: Mapping[int, Any], mounts: Mapping[int, Any], contents: Mapping[int, _Contents]
 ) -> None:
     """Redirect open files of the hierarchies to the tmpfs. A file that is no setting is empty there.
 
@@ -126,7 +126,7 @@ def _move_open_files(
     """
 
     def move(file: Any) -> bool:
-        mount = gone.get(file.reg.mnt_id) if file.type == FileType.REGULAR else None
+        mount = removed.get(file.reg.mnt_id) if file.type == FileType.REGULAR else None
         if mount is None:
             return False
         tmpfs, name = mounts[mount.parent_mnt_id], _path(file.reg.name)
@@ -158,7 +158,7 @@ def _member(name: PurePosixPath, kind: bytes, mode: int) -> tarfile.TarInfo:
     return member
 
 
-def _place_in_v2(number: int) -> Entry:
+def _make_v2_cgroup(number: int) -> Entry:
     """Describe a cgroup of the dump as one of v2; its name is a placeholder for the runtime's name."""
     name = b"container"
     path = b"/" + name

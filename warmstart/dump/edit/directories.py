@@ -17,16 +17,16 @@ from warmstart.dump.criu.contents import FileType
 from warmstart.dump.criu.entries import edit_image
 
 
-def forget_directory_modes(directory: Path) -> None:
+def clear_directory_modes(directory: Path) -> None:
     """Make a dump restore with any modes of its open directories.
 
     Raises:
         ArchiveError: a file of the dump is missing or not understood.
     """
-    edit_image(directory / "files.img", protos.File, _forget_mode)
+    edit_image(directory / "files.img", protos.File, _clear_mode)
 
 
-def _forget_mode(file: Any) -> bool:
+def _clear_mode(file: Any) -> bool:
     if file.type != FileType.REGULAR or not stat.S_ISDIR(file.reg.mode):
         return False
     file.reg.ClearField("mode")

@@ -61,8 +61,8 @@ def _add_file(path: Path) -> int:
     identity = max((decode(path, entry, protos.File).id for entry in entries), default=0) + 1
     file: Any = protos.File(type=FileType.REGULAR, id=identity)
     file.reg.id, file.reg.flags, file.reg.pos, file.reg.name = identity, 0, 0, NAME
-    nobody = file.reg.fown
-    nobody.uid = nobody.euid = nobody.signum = nobody.pid_type = nobody.pid = 0
+    owner = file.reg.fown
+    owner.uid = owner.euid = owner.signum = owner.pid_type = owner.pid = 0
     write_image(path, [*entries, Entry(file.SerializeToString())])
     return identity
 

@@ -33,7 +33,7 @@ from typing import Any
 from warmstart.core.errors import ArchiveError
 from warmstart.dump.criu import contents, protos
 from warmstart.dump.criu.contents import PAGE_SIZE, FileType, Process, VmaStatus
-from warmstart.dump.criu.entries import Entry, decode, open_new, read_image, read_only_entry, refusal, write_image
+from warmstart.dump.criu.entries import Entry, decode, make_error, open_new, read_image, read_only_entry, write_image
 from warmstart.dump.edit.extents import (
     CHUNK_BYTES,
     Extent,
@@ -185,7 +185,7 @@ def map_memory(
             size = os.fstat(memory.fileno()).st_size
         file = _describe_file(checkpoint_dir, files, processes[0].pid, path_in_image, size)
         for plan in plans.values():
-            cleanup.callback(_replacement(plan.pages_file).unlink, missing_ok=True)
+            cleanup.callback(_temporary_path(plan.pages_file).unlink, missing_ok=True)
             _write_pages(plan)
         if size:
             new_file.chmod(stat.S_IMODE(_FILE_MODE))
@@ -246,9 +246,9 @@ def _check_order(path: Path, entry: Entry, layout: Iterable[contents.Mapping]) -
     for mapping in layout:
         if not mapping.status & VmaStatus.GUARD:  # these are listed after all others
             if not end <= mapping.start < mapping.end or (mapping.start | mapping.end) % PAGE_SIZE:
-                raise refusal(path, f"a mapping at {mapping.start:#x}, out of order,", entry.offset)
+                raise make_error(path, f"a mapping at {mapping.start:#x}, out of order,", entry.offset)
             if mapping.file_offset + mapping.end - mapping.start > _LARGEST_OFFSET:
-                raise refusal(path, f"a mapping of a file at offset {mapping.file_offset:#x}", entry.offset)
+                raise make_error(path, f"a mapping of a file at offset {mapping.file_offset:#x}", entry.offset)
             end = mapping.end
 
 
@@ -281,13 +281,13 @@ def _store_pieces(plan: _Plan, parent: _Plan | None, memory: int) -> None:
     # A piece in the middle of a mapping adds two mappings; with a parent, it may be split into two pieces.
     limit = max(0, MAX_MAPPINGS - len(plan.mm.vmas)) // (4 if parent else 2)
     spans = _find_spans(plan.data, barriers, limit)
-    spare = limit - len(spans)
+    available = limit - len(spans)
     with plan.pages_file.open("rb") as pages:
         for start, end in spans:
             shared = _find_shared(plan, parent, start, end, pages.fileno(), memory) if parent else []
-            if 2 * len(shared) > spare:
+            if 2 * len(shared) > available:
                 shared = []
-            spare -= 2 * len(shared)
+            available -= 2 * len(shared)
             plan.shared += shared
             for piece in shared:
                 _store(plan, parent, start, piece.start, pages.fileno(), memory)
@@ -328,14 +328,14 @@ def _find_shared(plan: _Plan, parent: _Plan, start: int, end: int, pages: int, m
     """Find ranges with the same content in the parent at the same addresses, with offsets in the memory file."""
     found: list[Extent] = []
     for piece in clip_all(parent.pieces, start, end):
-        for theirs in piece.cut(_COMPARED_BYTES):
-            if read_range(pages, plan.data, theirs.start, theirs.end) != read_extent(memory, theirs):
+        for chunk in piece.cut(_COMPARED_BYTES):
+            if read_range(pages, plan.data, chunk.start, chunk.end) != read_extent(memory, chunk):
                 continue
             last = found[-1] if found else None
-            if last and last.end == theirs.start and last.offset + last.size == theirs.offset:
-                found[-1] = Extent(last.start, theirs.end, last.offset)
+            if last and last.end == chunk.start and last.offset + last.size == chunk.offset:
+                found[-1] = Extent(last.start, chunk.end, last.offset)
             else:
-                found.append(theirs)
+                found.append(chunk)
     return [extent for extent in found if extent.size > _MAX_GAP_BYTES]
 
 
@@ -348,8 +348,8 @@ def _store(plan: _Plan, parent: _Plan | None, start: int, end: int, pages: int, 
     file id would help at the next restore, but not in a dump that CRIU makes of the restored processes.
     """
     cuts = [start, end]
-    theirs = find_overlapping(parent.pieces, start, end) if parent else []
-    if any((piece.start, piece.end) == (start, end) for piece in theirs):
+    inherited = find_overlapping(parent.pieces, start, end) if parent else []
+    if any((piece.start, piece.end) == (start, end) for piece in inherited):
         cuts.insert(1, start + (end - start) // PAGE_SIZE // 2 * PAGE_SIZE)
         if cuts[1] == start:
             return  # a single page; it stays in the dump
@@ -382,7 +382,7 @@ def _keep_resident(plan: _Plan) -> Iterator[tuple[int, Extent]]:
 
 def _write_pages(plan: _Plan) -> None:
     """Write the remaining pages to a new file next to the present one."""
-    with plan.pages_file.open("rb") as pages, open_new(_replacement(plan.pages_file)) as left:
+    with plan.pages_file.open("rb") as pages, open_new(_temporary_path(plan.pages_file)) as left:
         for _, extent in _keep_resident(plan):
             for part in extent.cut(CHUNK_BYTES):
                 left.write(read_extent(pages.fileno(), part))
@@ -395,7 +395,7 @@ def _edit_dump(directory: Path, plans: Iterable[_Plan], file: Any) -> None:
         write_image(path, [*read_image(path), Entry(file.SerializeToString())])
     for plan in plans:
         _edit_pagemap(directory / f"pagemap-{plan.process.pid}.img", plan)
-        _replacement(plan.pages_file).replace(plan.pages_file)
+        _temporary_path(plan.pages_file).replace(plan.pages_file)
         vmas = [part for vma in plan.mm.vmas for part in _split_vma(vma, plan.pieces, file.id)]
         del plan.mm.vmas[:]
         plan.mm.vmas.extend(vmas)
@@ -484,5 +484,5 @@ def _summarize(plan: _Plan) -> MappedProcess:
     )
 
 
-def _replacement(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.new")

@@ -9,7 +9,7 @@ from warmstart.dump.criu import protos
 from warmstart.dump.criu.entries import decode, edit_image, read_image
 
 
-def forget_parent_death(directory: Path) -> int:
+def clear_parent_death_signals(directory: Path) -> int:
     """Cancel the signal that the first process of a dump gets when its parent ends (PR_SET_PDEATHSIG).
 
     It would be sent as soon as CRIU has restored the process (`restore_pdeath_sig` in `criu/pie/restorer.c`). Other
@@ -24,11 +24,11 @@ def forget_parent_death(directory: Path) -> int:
     path = directory / "pstree.img"
     processes = (decode(path, entry, protos.Process) for entry in read_image(path))
     threads = [thread for process in processes if process.ppid == 0 for thread in process.threads]
-    return sum(edit_image(directory / f"core-{thread}.img", protos.Core, _forget) for thread in threads)
+    return sum(edit_image(directory / f"core-{thread}.img", protos.Core, _clear_signal) for thread in threads)
 
 
-def _forget(core: Any) -> bool:
-    had_one = bool(core.thread_core.pdeath_sig)
-    if had_one:
+def _clear_signal(core: Any) -> bool:
+    has_signal = bool(core.thread_core.pdeath_sig)
+    if has_signal:
         core.thread_core.ClearField("pdeath_sig")
-    return had_one
+    return has_signal

@@ -27,7 +27,7 @@ _MAGIC_64_LITTLE = b"\x7fELF\x02\x01"
 _LOAD, _DYNAMIC_SEGMENT, _INTERPRETER = 1, 2, 3
 _WRITABLE = 2
 _STRING_TABLE, _STRING_TABLE_SIZE = 5, 10
-_MOST_OF_A_PART = 256 << 20
+_MAX_PART_BYTES = 256 << 20
 
 _GO_MAGIC = b"\xff Go buildinf:"
 _GO_ALIGNMENT = 16
@@ -184,6 +184,6 @@ def _read_go_version(info: bytes) -> tuple[int, int]:
 
 
 def _read(file: int, offset: int, size: int) -> bytes:
-    if size > _MOST_OF_A_PART or offset + size > os.fstat(file).st_size:
+    if size > _MAX_PART_BYTES or offset + size > os.fstat(file).st_size:
         raise ValueError(f"{size} bytes at {offset:#x} are not there")
     return os.pread(file, size, offset)

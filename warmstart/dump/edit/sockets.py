@@ -46,7 +46,7 @@ def close_sockets(directory: Path, *, established: bool) -> tuple[Socket, ...]:
             entries.append(entry)
         elif established or found.state == TcpState.CLOSE:
             closed.append(found)
-            _make_plain(file.isk)
+            _close(file.isk)
             entries.append(entry.replaced_by(file))
         else:
             connections_left = True
@@ -56,11 +56,11 @@ def close_sockets(directory: Path, *, established: bool) -> tuple[Socket, ...]:
         for each in closed:
             (directory / f"tcp-stream-{each.inode:x}.img").unlink(missing_ok=True)
     if not connections_left:
-        _forget_connections(directory)
+        _remove_connections(directory)
     return tuple(closed)
 
 
-def forget_owners(directory: Path) -> int:
+def clear_owners(directory: Path) -> int:
     """Restore no owner for deleted or renamed files of unix sockets.
 
     If CRIU cannot query the kernel for the file, it records root as the owner, and only root can restore that
@@ -72,10 +72,10 @@ def forget_owners(directory: Path) -> int:
     Raises:
         ArchiveError: a file of the dump is missing or not understood.
     """
-    return edit_image(directory / "files.img", protos.File, _forget_owner)
+    return edit_image(directory / "files.img", protos.File, _clear_owner)
 
 
-def _forget_owner(file: Any) -> bool:
+def _clear_owner(file: Any) -> bool:
     if not file.usk.deleted or not file.usk.HasField("file_perms"):
         return False
     file.usk.ClearField("file_perms")
@@ -86,7 +86,7 @@ def _is_connection(found: Socket) -> bool:
     return found.is_tcp and found.destination.port != 0
 
 
-def _make_plain(message: Any) -> None:
+def _close(message: Any) -> None:
     message.state = TcpState.CLOSE
     message.src_port = message.dst_port = 0
     message.src_addr[:] = [0] * len(message.src_addr)
@@ -95,7 +95,7 @@ def _make_plain(message: Any) -> None:
     message.shutdown = _SHUT_BOTH
 
 
-def _forget_connections(directory: Path) -> None:
+def _remove_connections(directory: Path) -> None:
     """Record in the inventory that no connection is restored.
 
     A restore locks the network as the dump did (`check_img_inventory` in criu/image.c), by default with seven runs of

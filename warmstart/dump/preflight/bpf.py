@@ -20,7 +20,7 @@ _NUMBER_AT, _ARCHITECTURE_AT = 0, 4
 _DATA_BYTES = 64  # size of struct seccomp_data
 _CELLS = 16
 # A filter with many branches on arguments has too many paths to follow each.
-_MOST_STATES = 256
+_MAX_STATES = 256
 
 _CLASS = 0x07
 _LD, _LDX, _ST, _STX, _ALU, _JMP, _RET, _MISC = range(8)
@@ -86,11 +86,11 @@ def find_verdicts(program: bytes, architecture: int, number: int) -> frozenset[i
     pending[0].add(_State())
     verdicts: set[int] = set()
     for at, (code, if_true, if_false, value) in enumerate(instructions):
-        states = pending[at] if len(pending[at]) <= _MOST_STATES else {_ANY}
+        states = pending[at] if len(pending[at]) <= _MAX_STATES else {_ANY}
         for state in states:
             if code & _CLASS == _RET:
-                answer = state.a if code & _RESULT == _RESULT_A else value
-                verdicts.add(UNKNOWN_VERDICT if answer is None else answer & _ACTION)
+                result = state.a if code & _RESULT == _RESULT_A else value
+                verdicts.add(UNKNOWN_VERDICT if result is None else result & _ACTION)
             elif code & _CLASS == _JMP:
                 for step in _jump(state, code, (if_true, if_false), value):
                     _add_state(pending, at + 1 + step, state)
@@ -99,7 +99,7 @@ def find_verdicts(program: bytes, architecture: int, number: int) -> frozenset[i
     return frozenset(verdicts)
 
 
-def list_answers(program: bytes) -> frozenset[int]:
+def list_return_values(program: bytes) -> frozenset[int]:
     """Return the actions of all return instructions of a filter.
 
     Raises:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from warmstart.core.errors import AppError, HostError, PreflightError
 from warmstart.dump.preflight.files import find_in_files
-from warmstart.dump.preflight.finding import Finding, Severity, once_each
+from warmstart.dump.preflight.finding import Finding, Severity, deduplicate
 from warmstart.dump.preflight.processes import find_in_processes
 from warmstart.dump.preflight.restrictions import find_in_restrictions
 from warmstart.dump.preflight.sockets import find_in_sockets
@@ -23,7 +23,7 @@ from warmstart.dump.proc.container import GONE, read_container
 
 __all__ = ["Finding", "Severity", "check_processes", "raise_on_errors"]
 
-_MOST_OF_A_CODE = 5
+_MAX_PER_CODE = 5
 
 
 def check_processes(
@@ -51,12 +51,16 @@ def check_processes(
         if container.first.is_zombie and container.first.threads <= 1:
             raise ProcessLookupError(init_pid)
         addresses = [ip_address(each) for each in pod_ips]
-        held = [
+        of_resources = [
             *find_in_sockets(container, addresses, close_tcp=close_tcp),
             *find_in_files(container),
             *find_in_watches(container),
         ]
-        findings = (*find_in_processes(container), *find_in_restrictions(container), *once_each(held))
+        findings = (
+            *find_in_processes(container),
+            *find_in_restrictions(container),
+            *deduplicate(of_resources),
+        )
     return tuple(sorted(findings, key=lambda finding: not finding.is_error))
 
 
@@ -91,9 +95,9 @@ def raise_on_errors(findings: Collection[Finding], *, force: bool = False) -> No
     seen: Counter[str] = Counter()
     for finding in errors:
         seen[finding.code] += 1
-        if seen[finding.code] <= _MOST_OF_A_CODE:
+        if seen[finding.code] <= _MAX_PER_CODE:
             lines.append(str(finding))
-    lines += [f"{n - _MOST_OF_A_CODE} more [{code}]" for code, n in seen.items() if n > _MOST_OF_A_CODE]
+    lines += [f"{n - _MAX_PER_CODE} more [{code}]" for code, n in seen.items() if n > _MAX_PER_CODE]
     number = "1 thing" if len(errors) == 1 else f"{len(errors)} things"
     raise PreflightError(
         f"{number} in the container would not dump or restore",

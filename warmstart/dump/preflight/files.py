@@ -68,7 +68,7 @@ def find_in_files(container: Container) -> Iterator[Finding]:
     for process, descriptor in container.each_descriptor():
         with contextlib.suppress(*GONE):
             found = list(_check_descriptor(container, process, descriptor))
-            yield from (each for each in found if descriptor.still_leads_there())
+            yield from (each for each in found if descriptor.is_unchanged())
     for process, mapped in container.each_mapped_file():
         with contextlib.suppress(*GONE):
             yield from _check_mapped(container, process, mapped)
@@ -106,8 +106,8 @@ def _check_pidfd(container: Container, process: Process, descriptor: Link) -> It
     target = next((int(line.split()[1]) for line in info.lines if line.startswith("Pid:")), -1)
     inside = target == -1 or any(each.pid == target for each in container.processes)  # -1: it has ended
     if not inside or info.flags & os.O_EXCL:  # PIDFD_THREAD
-        whose = "a single thread" if inside else "a process outside the container"
-        what = f"It holds a pidfd of {whose}, which CRIU cannot restore."
+        owner = "a single thread" if inside else "a process outside the container"
+        what = f"It holds a pidfd of {owner}, which CRIU cannot restore."
         yield error("pidfd", process, what, "Have the application close it before the checkpoint.")
 
 
@@ -179,8 +179,8 @@ def _check_file(
 
 def _is_hidden(container: Container, process: Process, path: str, info: os.stat_result) -> bool:
     """Apply the last test of `check_path_remap` in criu/files-reg.c."""
-    held, first = container.held.get(process.pid), container.held.get(container.first.pid)
-    if held is None or first is None or held.namespaces["mnt"] != first.namespaces["mnt"]:
+    own, first = container.resources.get(process.pid), container.resources.get(container.first.pid)
+    if own is None or first is None or own.namespaces["mnt"] != first.namespaces["mnt"]:
         return False
     try:
         with open_below_root(container.proc, container.first.pid, path, os.O_PATH | os.O_NOFOLLOW) as opened:
@@ -228,7 +228,7 @@ def _check_mapped(container: Container, process: Process, mapped: Link) -> Itera
         yield _refuse_anon(process, target.removeprefix("anon_inode:"))
     elif target.startswith("/") and not target.startswith(_ANONYMOUS_FILES):
         found = list(_check_mapped_file(container, process, mapped))
-        yield from (each for each in found if mapped.still_leads_there())
+        yield from (each for each in found if mapped.is_unchanged())
 
 
 def _check_mapped_file(container: Container, process: Process, mapped: Link) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from typing import Any
 from warmstart.core.errors import ArchiveError
 from warmstart.dump.criu import protos
 from warmstart.dump.criu.entries import decode, read_image, read_only_entry
-from warmstart.dump.preflight.bpf import ALLOW, LOG, USER_NOTIFICATION, find_verdicts, list_answers
+from warmstart.dump.preflight.bpf import ALLOW, LOG, USER_NOTIFICATION, find_verdicts, list_return_values
 from warmstart.dump.preflight.finding import Finding, error
 
 _STRICT, _FILTERED = 1, 2  # SECCOMP_MODE_*
@@ -88,7 +88,7 @@ def _check_task(task: _Task, architecture: _Architecture) -> Iterator[Finding]:
         yield error("seccomp-strict", task, what, "Use a filter (SECCOMP_MODE_FILTER) instead.")
         return
     filters = [each for thread in task.threads for each in thread.filters]
-    if any(USER_NOTIFICATION in list_answers(each.program) for each in filters):
+    if any(USER_NOTIFICATION in list_return_values(each.program) for each in filters):
         what = "Its system call filter asks another process (SECCOMP_RET_USER_NOTIF). This cannot be restored."
         yield error("seccomp-notify", task, what, "Build without the supervisor of its system calls.")
     missing = sorted({name for at, thread in enumerate(task.threads) for name in _find_missing(task, at, architecture)})

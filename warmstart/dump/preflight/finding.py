@@ -65,7 +65,7 @@ def warning(code: str, process: Named, what: str, fix: str) -> Finding:
     return Finding(Severity.WARNING, code, process.pid, process.name, what, fix)
 
 
-def once_each(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def deduplicate(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Report a finding that several processes share, such as an inherited descriptor, only for the first of them."""
     unique: dict[tuple[str, str], Finding] = {}
     for finding in findings:

@@ -16,18 +16,18 @@ from warmstart.dump.proc.container import (
     GONE,
     Container,
     Process,
-    is_still_there,
+    is_running,
     open_below_root,
     read_process,
     read_processes,
 )
-from warmstart.dump.proc.strangers import find_strangers
+from warmstart.dump.proc.other_processes import find_other_processes
 
 # `dump_task_ns_ids`; a second network namespace fails because runtimes set `empty-ns` (`dump_one_netns` in criu/net.c).
 _SINGLE_NAMESPACES = ("user", "pid", "ipc", "uts", "net", "cgroup", "time", "time_for_children")
-_UNINTERRUPTIBLE_LOOKS = 5
-_STRANGER_LOOKS = 5
-_LOOK_AGAIN_S = 0.05
+_UNINTERRUPTIBLE_CHECKS = 5
+_OTHER_PROCESS_CHECKS = 5
+_RECHECK_S = 0.05
 
 
 def find_in_processes(container: Container) -> Iterator[Finding]:
@@ -39,26 +39,26 @@ def find_in_processes(container: Container) -> Iterator[Finding]:
                 continue
             yield from _check_state(container, process)
             yield from _check_session(process)
-            if container.held.keys() >= {process.pid, container.first.pid}:
+            if container.resources.keys() >= {process.pid, container.first.pid}:
                 yield from _check_namespaces(container, process)
                 yield from _check_shared_memory(container, process)
         except GONE:
             continue
     yield from _check_roots(container)
     yield from _check_message_queues(container)
-    yield from _check_strangers(container)
+    yield from _check_other_processes(container)
 
 
-def _check_strangers(container: Container) -> Iterator[Finding]:
+def _check_other_processes(container: Container) -> Iterator[Finding]:
     """Check for outside processes repeatedly, to ignore short-lived commands."""
     proc = container.proc
-    strangers = list(find_strangers(proc, read_processes(proc), container.processes))
-    for _ in range(_STRANGER_LOOKS):
-        if not strangers:
+    others = list(find_other_processes(proc, read_processes(proc), container.processes))
+    for _ in range(_OTHER_PROCESS_CHECKS):
+        if not others:
             return
-        time.sleep(_LOOK_AGAIN_S)
-        strangers = [each for each in strangers if is_still_there(proc, each)]
-    for process in strangers:
+        time.sleep(_RECHECK_S)
+        others = [each for each in others if is_running(proc, each)]
+    for process in others:
         yield error(
             "not-in-tree",
             process,
@@ -110,8 +110,8 @@ def _has_v1_freezer(container: Container, process: Process) -> bool:
 
 
 def _stays_uninterruptible(container: Container, process: Process) -> bool:
-    for _ in range(_UNINTERRUPTIBLE_LOOKS):
-        time.sleep(_LOOK_AGAIN_S)
+    for _ in range(_UNINTERRUPTIBLE_CHECKS):
+        time.sleep(_RECHECK_S)
         if read_process(container.proc, process.pid).state != "D":
             return False
     return True
@@ -128,7 +128,7 @@ def _check_session(process: Process) -> Iterator[Finding]:
 
 
 def _check_namespaces(container: Container, process: Process) -> Iterator[Finding]:
-    outer, inner = container.held[container.first.pid].namespaces, container.held[process.pid].namespaces
+    outer, inner = container.resources[container.first.pid].namespaces, container.resources[process.pid].namespaces
     kinds = [kind for kind in _SINGLE_NAMESPACES if inner.get(kind) != outer.get(kind)]
     if kinds:
         names = ", ".join(dict.fromkeys(kind.removesuffix("_for_children") for kind in kinds))
@@ -142,9 +142,9 @@ def _check_namespaces(container: Container, process: Process) -> Iterator[Findin
 
 def _check_shared_memory(container: Container, process: Process) -> Iterator[Finding]:
     """Check like `check_sysvipc_map_dump` in criu/cr-dump.c: System V memory is dumped only with its namespace."""
-    held = container.held[process.pid]
-    used = any(each.target.startswith("/SYSV") for each in held.mapped_files)
-    if used and held.namespaces["ipc"] == container.parent_ipc:  # the runtime's, and so CRIU's
+    own = container.resources[process.pid]
+    used = any(each.target.startswith("/SYSV") for each in own.mapped_files)
+    if used and own.namespaces["ipc"] == container.parent_ipc:  # the runtime's, and so CRIU's
         yield error(
             "sysv-shm-host-ipc",
             process,
@@ -157,9 +157,9 @@ def _check_roots(container: Container) -> Iterator[Finding]:
     """Check like `mntns_get_root_fd` in criu/mount.c: the first process of a mount namespace must see all of it."""
     seen: set[str] = set()
     for process in container.processes:
-        if process.pid not in container.held or container.held[process.pid].namespaces["mnt"] in seen:
+        if process.pid not in container.resources or container.resources[process.pid].namespaces["mnt"] in seen:
             continue
-        seen.add(container.held[process.pid].namespaces["mnt"])
+        seen.add(container.resources[process.pid].namespaces["mnt"])
         try:
             root = os.readlink(container.proc / str(process.pid) / "root")  # noqa: PTH115  (text, not a path of ours)
         except GONE:

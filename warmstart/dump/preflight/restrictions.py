@@ -39,7 +39,7 @@ def find_in_restrictions(container: Container) -> Iterator[Finding]:
     except (*GONE, PermissionError):  # the parent is outside this procfs
         return
     for process in container.processes:
-        if process.pid not in container.held:  # a zombie has no memory
+        if process.pid not in container.resources:  # a zombie has no memory
             continue
         with contextlib.suppress(*GONE):
             own = _read(container.proc, process.pid)
@@ -58,7 +58,7 @@ def _read(proc: Path, pid: int) -> _Settings:
     directory = proc / str(pid)
     status = (directory / "status").read_text(errors="replace")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    on = frozenset(name for name, answers in _SPECULATION.items() if fields.get(name) in answers)
+    on = frozenset(name for name, values in _SPECULATION.items() if fields.get(name) in values)
     return _Settings(_read_number(directory / "coredump_filter"), _read_number(directory / "personality"), on)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warmstart.dump.preflight.check import reading
-from warmstart.dump.preflight.finding import Finding, error, once_each
+from warmstart.dump.preflight.finding import Finding, deduplicate, error
 from warmstart.dump.proc.container import GONE, Container, Process, is_below, read_container
 
 # In these directories the launcher keeps only the files of the application's user.
@@ -33,9 +33,9 @@ def check_launched(proc: Path, first_pid: int) -> tuple[Finding, ...]:
     """
     with reading(proc, first_pid):
         container = read_container(proc, first_pid)
-        return once_each(
+        return deduplicate(
             [
-                *_check_births(container),
+                *_check_creation_order(container),
                 *_check_users(container),
                 *_check_files(container),
                 *_check_shared_memory(container),
@@ -43,7 +43,7 @@ def check_launched(proc: Path, first_pid: int) -> tuple[Finding, ...]:
         )
 
 
-def _check_births(container: Container) -> Iterator[Finding]:
+def _check_creation_order(container: Container) -> Iterator[Finding]:
     """Check the order of numbers: they can only increase, and all processes are created before all threads."""
     last = max(container.processes, key=lambda process: process.pids[-1])
     for process in container.processes:
@@ -74,7 +74,7 @@ def _read_threads(container: Container, process: Process) -> list[int]:
 
 def _check_users(container: Container) -> Iterator[Finding]:
     for process in container.processes[1:]:
-        if process.ids != container.first.ids and process.pid in container.held:
+        if process.ids != container.first.ids and process.pid in container.resources:
             yield error(
                 "another-user",
                 process,

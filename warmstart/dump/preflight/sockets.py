@@ -77,14 +77,14 @@ def _read_open_sockets(container: Container) -> dict[int, _Open]:
     for process, descriptor in container.each_descriptor():
         if not descriptor.target.startswith("socket:["):
             continue
-        namespace = container.held[process.pid].namespaces["net"]
+        namespace = container.resources[process.pid].namespaces["net"]
         try:
             if namespace not in tables:
                 tables[namespace] = read_socket_tables(container.proc / str(process.pid))
             protocol = _read_protocol(descriptor)
         except GONE:
             continue
-        if not protocol or not descriptor.still_leads_there():
+        if not protocol or not descriptor.is_unchanged():
             continue
         inode = int(descriptor.target[len("socket:[") : -1])
         opened.setdefault(inode, _Open(process, inode, protocol, tables[namespace]))

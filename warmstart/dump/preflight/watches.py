@@ -32,7 +32,7 @@ _SEARCHED = (
     "/usr/share/polkit-1/actions",
     "/lib/udev",
 )
-_MOST_ENTRIES = 20_000  # directory entries to search for the name of a watched file
+_MAX_ENTRIES = 20_000  # directory entries to search for the name of a watched file
 _FIX = "Switch off file watching for the build, for example automatic reloading of the configuration."
 
 
@@ -119,8 +119,8 @@ def _find_paths(container: Container, inodes: set[tuple[int, int]]) -> dict[tupl
 
 
 def _walk(container: Container, start: str) -> Iterator[str]:
-    """Yield paths below a directory, breadth first, without other mounts, up to `_MOST_ENTRIES`."""
-    limit = _MOST_ENTRIES
+    """Yield paths below a directory, breadth first, without other mounts, up to `_MAX_ENTRIES`."""
+    limit = _MAX_ENTRIES
     mount_points = {mount.mount_point for mount in container.mounts if mount.mount_point != start}
     pending = [start]
     for path in pending:  # grows while it is walked

@@ -60,7 +60,7 @@ class Link:
     path: Path
     target: str
 
-    def still_leads_there(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Whether the descriptor or mapping still refers to the same file."""
         try:
             return os.readlink(self.path) == self.target  # noqa: PTH115  (text, which need not be a path)
@@ -78,7 +78,7 @@ class DescriptorInfo:
 
 
 @dataclass(frozen=True)
-class Held:
+class Resources:
     """A process's namespaces (kind → identity, such as `net:[4026531840]`), descriptors and mapped files."""
 
     namespaces: Mapping[str, str]
@@ -93,14 +93,14 @@ class Container:
     Attributes:
         proc: the procfs.
         processes: its first process and all descendants, parents before children.
-        held: resources by pid, without zombies and processes that have ended.
+        resources: open resources by pid, without zombies and processes that have ended.
         mounts: mounts of all its mount namespaces.
         parent_ipc: IPC namespace of its parent process; "" if not visible.
     """
 
     proc: Path
     processes: tuple[Process, ...]
-    held: Mapping[int, Held]
+    resources: Mapping[int, Resources]
     mounts: tuple[MountInfo, ...]
     parent_ipc: str
 
@@ -112,15 +112,15 @@ class Container:
     def each_descriptor(self) -> Iterator[tuple[Process, Link]]:
         """Yield all open descriptors with their processes."""
         for process in self.processes:
-            if process.pid in self.held:
-                for descriptor in self.held[process.pid].descriptors:
+            if process.pid in self.resources:
+                for descriptor in self.resources[process.pid].descriptors:
                     yield process, descriptor
 
     def each_mapped_file(self) -> Iterator[tuple[Process, Link]]:
         """Yield all mapped files with their processes."""
         for process in self.processes:
-            if process.pid in self.held:
-                for mapped in self.held[process.pid].mapped_files:
+            if process.pid in self.resources:
+                for mapped in self.resources[process.pid].mapped_files:
                     yield process, mapped
 
     def mount_of(self, path: str) -> MountInfo | None:
@@ -169,15 +169,15 @@ def read_container(proc: Path, first_pid: int) -> Container:
         PermissionError: the caller may not inspect the container's processes.
     """
     tree = read_tree(proc, first_pid)
-    held: dict[int, Held] = {}
+    resources: dict[int, Resources] = {}
     mounts: dict[int, MountInfo] = {}
     for process in tree:
         if process.is_zombie:
             continue
         with contextlib.suppress(*GONE):
             mounts |= {mount.mount_id: mount for mount in _read_mounts(proc, process.pid)}
-            held[process.pid] = _read_held(proc, process.pid)
-    return Container(proc, tree, held, tuple(mounts.values()), _read_parent_ipc(proc, tree[0]))
+            resources[process.pid] = _read_resources(proc, process.pid)
+    return Container(proc, tree, resources, tuple(mounts.values()), _read_parent_ipc(proc, tree[0]))
 
 
 def read_tree(proc: Path, first_pid: int) -> tuple[Process, ...]:
@@ -209,7 +209,7 @@ def read_process(proc: Path, pid: int) -> Process:
     )
 
 
-def is_still_there(proc: Path, process: Process) -> bool:
+def is_running(proc: Path, process: Process) -> bool:
     """Whether a process still exists and is not a zombie."""
     try:
         return not read_process(proc, process.pid).is_zombie
@@ -274,8 +274,8 @@ def _read_parent_ipc(proc: Path, first: Process) -> str:
     return ""
 
 
-def _read_held(proc: Path, pid: int) -> Held:
-    return Held(_read_namespaces(proc, pid), read_descriptors(proc, pid), _read_mapped_files(proc, pid))
+def _read_resources(proc: Path, pid: int) -> Resources:
+    return Resources(_read_namespaces(proc, pid), read_descriptors(proc, pid), _read_mapped_files(proc, pid))
 
 
 def _read_namespaces(proc: Path, pid: int) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from warmstart.dump.criu import protos
 from warmstart.dump.criu.entries import Entry, decode, read_image, read_only_entry, write_image
-from warmstart.dump.edit.cgroups import free_cgroups
+from warmstart.dump.edit.cgroups import move_to_cgroup_v2
 
 ROOT, TMPFS, CPU, MEMORY, OTHER = 1, 10, 11, 12, 13
 DEVICE = 146
@@ -75,7 +75,7 @@ def read_all(directory: Path) -> dict[str, bytes]:
 
 def test_mounts_and_cgroups_are_taken_out(tmp_path: Path) -> None:
     make_dump(tmp_path)
-    assert free_cgroups(tmp_path)
+    assert move_to_cgroup_v2(tmp_path)
     assert list(read_image(tmp_path / "mountpoints-13.img")) == list(MOUNTS[2:])
     path = tmp_path / "cgroup.img"
     found = decode(path, read_only_entry(path), protos.Cgroups)
@@ -84,13 +84,13 @@ def test_mounts_and_cgroups_are_taken_out(tmp_path: Path) -> None:
     ]
     assert [list(controller.cnames) for controller in found.controllers] == [[b""]]
     before = read_all(tmp_path)
-    assert free_cgroups(tmp_path)
+    assert move_to_cgroup_v2(tmp_path)
     assert read_all(tmp_path) == before
 
 
 def test_the_settings_are_files_in_their_place(tmp_path: Path) -> None:
     make_dump(tmp_path)
-    free_cgroups(tmp_path)
+    move_to_cgroup_v2(tmp_path)
     with tarfile.open(tmp_path / f"tmpfs-dev-{DEVICE}.tar.gz.img") as tar:
         found = {member.name: tar.extractfile(member) for member in tar}
         assert {name: file and file.read() for name, file in found.items()} == {
@@ -105,7 +105,7 @@ def test_the_settings_are_files_in_their_place(tmp_path: Path) -> None:
 
 def test_open_files_are_opened_there(tmp_path: Path) -> None:
     make_dump(tmp_path)
-    free_cgroups(tmp_path)
+    move_to_cgroup_v2(tmp_path)
     path = tmp_path / "files.img"
     files = [decode(path, entry, protos.File).reg for entry in read_image(path)]
     assert [file.mnt_id for file in files] == [ROOT, TMPFS, TMPFS]
@@ -116,7 +116,7 @@ def test_open_files_are_opened_there(tmp_path: Path) -> None:
 def test_a_dump_of_cgroup_v2_stays_as_it_is(tmp_path: Path) -> None:
     make_dump(tmp_path, mounts=(make_mount(CPU, 23, ROOT, "/sys/fs/cgroup"), MOUNTS[-1]))
     before = read_all(tmp_path)
-    assert free_cgroups(tmp_path)
+    assert move_to_cgroup_v2(tmp_path)
     assert read_all(tmp_path) == before
 
 
@@ -134,5 +134,5 @@ def test_a_dump_of_cgroup_v2_stays_as_it_is(tmp_path: Path) -> None:
 def test_what_it_cannot_free_stays_as_it_is(tmp_path: Path, mounts: tuple[Entry, ...], sets: tuple[int, ...]) -> None:
     make_dump(tmp_path, mounts=mounts, sets=sets)
     before = read_all(tmp_path)
-    assert not free_cgroups(tmp_path)
+    assert not move_to_cgroup_v2(tmp_path)
     assert read_all(tmp_path) == before

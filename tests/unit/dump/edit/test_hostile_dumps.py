@@ -12,7 +12,7 @@ from warmstart.dump.criu import contents, protos
 from warmstart.dump.criu.contents import read_files, read_pagemap, read_sockets
 from warmstart.dump.criu.entries import Entry, decode, edit_image, read_image, read_only_entry, write_image
 from warmstart.dump.criu.fingerprint import AT_RANDOM, find_identity
-from warmstart.dump.edit.cgroups import free_cgroups
+from warmstart.dump.edit.cgroups import move_to_cgroup_v2
 from warmstart.dump.edit.memory import map_memory
 
 
@@ -98,7 +98,7 @@ def test_a_hierarchy_that_is_mounted_beside_its_tmpfs(tmp_path: Path, name: byte
     core = protos.Core()
     core.tc.comm, core.tc.cg_set = b"made", 1
     write_image(tmp_path / "core-1.img", [Entry(core.SerializeToString())])
-    assert not free_cgroups(tmp_path)
+    assert not move_to_cgroup_v2(tmp_path)
 
 
 def blank() -> dict[str, object]:

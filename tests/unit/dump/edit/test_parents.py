@@ -4,17 +4,17 @@ from pathlib import Path
 
 from warmstart.dump.criu import protos
 from warmstart.dump.criu.entries import Entry, decode, read_only_entry, write_image
-from warmstart.dump.edit.parents import forget_parent_death
+from warmstart.dump.edit.parents import clear_parent_death_signals
 
 
-def test_only_the_first_process_forgets_its_parents_death(tmp_path):
+def test_only_the_first_processs_signal_is_cleared(tmp_path):
     processes = [protos.Process(pid=100, ppid=0, threads=[100, 101]), protos.Process(pid=102, ppid=100, threads=[102])]
     write_image(tmp_path / "pstree.img", [Entry(process.SerializeToString()) for process in processes])
     for thread, number in ((100, 9), (101, 0), (102, 15)):
         core = protos.Core()
         core.thread_core.pdeath_sig = number
         write_image(tmp_path / f"core-{thread}.img", [Entry(core.SerializeToString())])
-    assert forget_parent_death(tmp_path) == 1
+    assert clear_parent_death_signals(tmp_path) == 1
     assert [read_signal(tmp_path / f"core-{thread}.img") for thread in (100, 101, 102)] == [0, 0, 15]
 
 

@@ -14,7 +14,7 @@ from warmstart.core.errors import ArchiveError
 from warmstart.dump.criu import protos
 from warmstart.dump.criu.contents import Endpoint, TcpState, read_inventory, read_sockets
 from warmstart.dump.criu.entries import Entry, read_image, write_image
-from warmstart.dump.edit.sockets import close_sockets, forget_owners
+from warmstart.dump.edit.sockets import clear_owners, close_sockets
 
 TCP = socket.IPPROTO_TCP
 
@@ -134,11 +134,11 @@ def test_sockets_whose_file_is_gone_have_no_owner(tmp_path: Path) -> None:
 
     there = unix(2, deleted=False)
     make_dump(tmp_path, LISTENING, unix(1, deleted=True), there)
-    assert forget_owners(tmp_path) == 1
+    assert clear_owners(tmp_path) == 1
     listening, gone, kept = read_image(tmp_path / "files.img")
     assert (listening.message, kept.message) == (LISTENING.message, there.message)
     assert not protos.File.FromString(gone.message).usk.HasField("file_perms")
-    assert forget_owners(tmp_path) == 0
+    assert clear_owners(tmp_path) == 0
 
 
 HUNG_UP = "state=7 connected=0 hung_up=1 recv=0/0 send=-1/32"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmstart.dump.preflight.bpf import ALLOW, UNKNOWN_VERDICT, find_verdicts, list_answers
+from warmstart.dump.preflight.bpf import ALLOW, UNKNOWN_VERDICT, find_verdicts, list_return_values
 
 X86_64 = 0xC000003E
 ERRNO = 0x00050000
@@ -68,7 +68,7 @@ def test_a_filter_of_very_many_ways_is_still_read():
 
 
 def test_all_answers_are_listed():
-    assert list_answers(DENY_ONE) == {ERRNO, ALLOW}
+    assert list_return_values(DENY_ONE) == {ERRNO, ALLOW}
 
 
 @pytest.mark.parametrize("program", [b"", b"1234567", assemble(LOAD_NUMBER), assemble((0x15, 9, 9, 0), answer(0))])

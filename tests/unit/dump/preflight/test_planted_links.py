@@ -9,7 +9,7 @@ import pytest
 
 from warmstart.core.mountinfo import MountInfo
 from warmstart.dump.preflight import files, processes, watches
-from warmstart.dump.proc.container import Container, Held, Process, open_below_root
+from warmstart.dump.proc.container import Container, Process, Resources, open_below_root
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def container(host: Path, tmp_path: Path) -> Container:
     os.mkfifo(root / "srv/fifo")
     process = Process(7, "app", "S", 1, 0, 1, frozenset({0}), (7, 1), 1)
     mount = MountInfo(1, 2, "/", "/planted", "mqueue", "mqueue", "rw")
-    return Container(tmp_path / "proc", (process,), {7: Held({"mnt": "mnt:[1]"}, (), ())}, (mount,), "")
+    return Container(tmp_path / "proc", (process,), {7: Resources({"mnt": "mnt:[1]"}, (), ())}, (mount,), "")
 
 
 def test_a_planted_directory_of_message_queues_is_not_listed(container: Container) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.dump.edit.parents import forget_parent_death
+from warmstart.dump.edit.parents import clear_parent_death_signals
 
 pytestmark = pytest.mark.node
 
@@ -27,7 +27,7 @@ def test_restrictions_that_a_program_put_on_itself(machine, tmp_path):
     # It is lost unseen, so that a build of an image that restores itself does not have it; see docs/restrictions.md.
     assert before["mdwe_now"] == "1" or int(before["mdwe"]) < 0
     machine.dump(pid, "dump")
-    assert forget_parent_death(machine.scratch / "dump") == 1  # as the build does: CRIU is its parent, and ends
+    assert clear_parent_death_signals(machine.scratch / "dump") == 1  # as the build does: CRIU is its parent, and ends
     machine.restore("dump")
     after = tell(machine, pid, 2)
     assert {name: after[name] for name in RESTORED} == {name: before[name] for name in RESTORED}

@@ -17,7 +17,7 @@ from warmstart.dump.proc.container import GONE, Process, is_below, read_namespac
 _Cgroups = Mapping[str, str]
 
 
-def find_strangers(proc: Path, processes: Mapping[int, Process], tree: Sequence[Process]) -> Iterator[Process]:
+def find_other_processes(proc: Path, processes: Mapping[int, Process], tree: Sequence[Process]) -> Iterator[Process]:
     """Find these processes. Zombies are left out, since they hold no resources.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from warmstart.dump.proc.container import read_processes
-from warmstart.dump.proc.strangers import find_strangers
+from warmstart.dump.proc.other_processes import find_other_processes
 
 STATUS = """Name:\t{name}
 State:\tS (sleeping)
@@ -44,7 +44,9 @@ class FakeProc:
     def find(self, first: int) -> list[str]:
         processes = read_processes(self.path)
         tree = [each for each in processes.values() if first in (each.pid, each.parent_pid)]
-        return [each.name for each in find_strangers(self.path, processes, sorted(tree, key=lambda each: each.pid))]
+        return [
+            each.name for each in find_other_processes(self.path, processes, sorted(tree, key=lambda each: each.pid))
+        ]
 
 
 @pytest.fixture(params=[V1, V2], ids=["cgroup v1", "cgroup v2"])
@@ -52,7 +54,7 @@ def proc(request, tmp_path) -> FakeProc:
     return FakeProc(tmp_path, request.param)
 
 
-def test_the_containers_own_processes_are_no_strangers(proc):
+def test_the_containers_own_processes_are_not_found(proc):
     proc.add(100, "service", 10, f"{POD}/app", "app", 1)
     proc.add(101, "worker", 100, f"{POD}/app", "app", 2)
     assert proc.find(100) == []
@@ -73,7 +75,7 @@ def test_the_other_containers_of_a_shared_pid_namespace_are_none(proc):
     assert proc.find(100) == ["daemon"]
 
 
-def test_below_the_launcher_it_is_not_a_stranger(proc):
+def test_a_process_below_the_launcher_is_not_found(proc):
     proc.add(100, "launcher", 10, f"{POD}/app", "app", 1)
     proc.add(101, "service", 100, f"{POD}/app", "app", 100)
     assert proc.find(101) == []
@@ -93,4 +95,4 @@ def test_a_process_that_ends_while_it_is_looked_at(proc):
     processes = read_processes(proc.path)
     (proc.path / "200/cgroup").unlink()
     (proc.path / "200/ns/pid").unlink()
-    assert list(find_strangers(proc.path, processes, [processes[100]])) == []
+    assert list(find_other_processes(proc.path, processes, [processes[100]])) == []
