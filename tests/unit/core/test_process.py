@@ -233,6 +233,10 @@ def test_a_background_program_runs_for_the_length_of_a_block(tmp_path):
         leader, _ = read_pids(tmp_path / "pids")
         assert running.poll() is None
         assert running.pid == leader == os.getsid(leader)
+        # The program writes its numbers before its lines.
+        deadline = time.monotonic() + 10
+        while len(log.read_text().split()) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
     assert has_ended(leader)
     assert sorted(log.read_text().split()) == ["before", "started", "why"]
 
