@@ -8,7 +8,6 @@ import logging
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +21,7 @@ from warmstart.cli.context import (
 )
 from warmstart.cli.lazy import Lazy, LazyGroup
 from warmstart.cli.terminal import TerminalListener, show_error, start_logging
+from warmstart.cli.views.error import make_error_document
 from warmstart.core.disk_space import explain_full_disk
 from warmstart.core.errors import HostError, PrivilegeError, WarmstartError
 from warmstart.core.text import printable_lines
@@ -102,7 +102,7 @@ def main() -> NoReturn:
     except Exception as error:
         shown = explain(error)
         if _wants_json():
-            _print_error(shown.kind, shown.brief, shown.details, shown.hint, shown.exit_code)
+            _print_error(shown)
         else:
             show_error(Console(stderr=True, emoji=False), shown, debug="--debug" in sys.argv)
         sys.exit(shown.exit_code)
@@ -113,14 +113,15 @@ def _wants_json() -> bool:
     return "--json" in sys.argv[1:]
 
 
-def _print_error(kind: str, message: str, details: Sequence[str], hint: str, exit_code: int) -> None:
-    error = {"kind": kind, "message": message, "details": list(details), "hint": hint, "exitCode": exit_code}
-    click.echo(json.dumps({"error": error}), err=True)
+def _print_error(error: WarmstartError) -> None:
+    click.echo(json.dumps({"error": make_error_document(error)}), err=True)
 
 
 def _show_usage(error: click.ClickException) -> None:
     if _wants_json():
-        _print_error("usage", error.format_message(), (), "", error.exit_code)
+        shown = WarmstartError(error.format_message())
+        shown.kind, shown.exit_code = "usage", error.exit_code
+        _print_error(shown)
         return
     usage = io.StringIO()
     error.show(usage)

@@ -1,0 +1,19 @@
+"""Errors as documents for `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from warmstart.core.errors import WarmstartError
+
+
+def make_error_document(error: WarmstartError) -> Mapping[str, Any]:
+    """Return an error as a JSON object."""
+    return {
+        "kind": error.kind,
+        "message": error.brief,
+        "details": list(error.details),
+        "hint": error.hint,
+        "exitCode": error.exit_code,
+    }
