@@ -11,11 +11,12 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from warmstart.core.removal import remove_directory
 
 _NAME = re.compile(r"\..+\.[0-9]+-[0-9a-f]{8}\.partial")
 
@@ -121,6 +122,6 @@ def _remove_unless_held(partial: Path) -> None:
 
 def _remove(partial: Path) -> None:
     if partial.is_dir() and not partial.is_symlink():
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_directory(partial)
     else:
         partial.unlink(missing_ok=True)

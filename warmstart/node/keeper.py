@@ -32,6 +32,7 @@ from pathlib import Path
 from warmstart.core import linux
 from warmstart.core.errors import HostError
 from warmstart.core.locking import remove_unless_locked
+from warmstart.core.removal import remove_directory
 from warmstart.core.workspace import remove_workspace, sweep_workspaces
 from warmstart.node.cgroup import LEAF, Cgroup, make_cgroup, sweep_cgroups
 
@@ -147,7 +148,7 @@ def _remove_leftovers(patterns: Iterable[str]) -> None:
     for pattern in patterns:
         for path in list(Path("/").glob(pattern.lstrip("/"))):
             if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
+                remove_directory(path)
             else:
                 # A locked file belongs to another command.
                 remove_unless_locked(path)

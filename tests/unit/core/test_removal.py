@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import pytest
+from support.nested import nest
 
 from warmstart.core.removal import remove_directory
-
-
-def nest(top: Path, levels: int) -> None:
-    """Make directories below each other, with a file beside each: too deep for a path."""
-    descriptor = os.open(top, os.O_RDONLY)
-    for _ in range(levels):
-        for name in ("a", "b"):
-            os.mkdir(name, dir_fd=descriptor)
-        os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
-        below = os.open("a", os.O_RDONLY, dir_fd=descriptor)
-        os.close(descriptor)
-        descriptor = below
-    os.close(descriptor)
 
 
 def test_directories_deeper_than_recursion_and_descriptors_go(tmp_path):

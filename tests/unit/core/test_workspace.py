@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.nested import nest
 
 from warmstart.core import workspace
 from warmstart.core.errors import HostError, WarmstartError
@@ -246,11 +247,5 @@ print(subprocess.run(["mktemp", "--dry-run"], stdout=subprocess.PIPE, text=True)
 
 def test_directories_deeper_than_recursion_goes_are_removed(parent):
     with open_workspace("deep") as directory:
-        descriptor = os.open(directory, os.O_RDONLY)
-        for _ in range(sys.getrecursionlimit() + 1000):
-            os.mkdir("d", dir_fd=descriptor)
-            below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = below
-        os.close(descriptor)
+        nest(directory)
     assert list(parent.iterdir()) == []

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from support.nested import nest
 from support.unified import run_unified
 
 from warmstart.core.errors import HostError, WarmstartError
@@ -355,6 +356,7 @@ def test_nothing_is_left_when_the_command_is_killed():
 
 def test_what_the_command_was_writing_is_removed_when_it_is_killed(tmp_path):
     (tmp_path / ".out.1.partial/blobs").mkdir(parents=True)
+    nest(tmp_path / ".out.1.partial/blobs")
     (tmp_path / ".out.2.partial").touch()
     (tmp_path / "out").touch()
     argv = [sys.executable, "-c", HOLD, f"{tmp_path}/.*.partial", f"{tmp_path}/none/.*"]
