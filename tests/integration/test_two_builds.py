@@ -50,7 +50,7 @@ def test_ten_builds_of_three_recipes_share_the_cache(base_archive, cache, tmp_pa
     counts = {(name, len(read_image(output).manifest.layers)) for name, output, _ in builds}
     assert len(counts) == len(ways)
     base = read_image(builds[0][1]).config.diff_ids[:-1]
-    layers = LayerCache(Path(cache).resolve())
+    layers = LayerCache(Path(cache))
     with layers.hold(base) as stores:
         assert stores
         assert all((store / RECORD).exists() for store in stores)

@@ -110,7 +110,7 @@ def share_layers(context: BuildContext, base: BaseImage) -> Iterator[tuple[Path,
     with context.layers.hold(diff_ids) as stores:
         yield stores
     with contextlib.suppress(OSError):
-        prune(context.options.cache.resolve(), read_limit_bytes())
+        prune(context.options.cache, read_limit_bytes())
 
 
 def _unpack(context: BuildContext, base: BaseImage, store: Path, present: Sequence[Path]) -> None:

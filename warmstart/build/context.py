@@ -108,7 +108,7 @@ def open_blobs(cache: Path) -> BlobCache | None:
     Raises:
         HostError: users other than root can write to it.
     """
-    blobs = BlobCache(cache.resolve())
+    blobs = BlobCache(cache)
     try:
         blobs.prepare()
     except OSError:
@@ -122,7 +122,7 @@ def open_layers(cache: Path) -> LayerCache | None:
     Raises:
         HostError: users other than root can write to it.
     """
-    layers = LayerCache(cache.resolve())
+    layers = LayerCache(cache)
     try:
         return layers if layers.prepare() else None
     except OSError:

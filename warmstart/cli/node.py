@@ -74,7 +74,7 @@ def status(shell: Shell, as_json: bool) -> None:
     else:
         for section in list_tools(records):
             shell.out.print(make_section(section))
-        shell.out.print(make_section(list_usage(measure(shell.cache.resolve()), read_limit_bytes())))
+        shell.out.print(make_section(list_usage(measure(shell.cache), read_limit_bytes())))
 
 
 @node.command()
@@ -82,7 +82,7 @@ def status(shell: Shell, as_json: bool) -> None:
 def remove(shell: Shell) -> None:
     """Remove the tools with all their older versions, and all cached content of base images."""
     remove_trees(shell.cache)
-    prune_cache(shell.cache.resolve(), 0)
+    prune_cache(shell.cache, 0)
 
 
 @node.command()
@@ -103,9 +103,8 @@ def prune(shell: Shell, everything: bool, keep_storage: str | None, as_json: boo
     if everything and keep_storage:
         raise click.UsageError("--all and --keep-storage exclude each other")
     limit_bytes = 0 if everything else read_limit_bytes(keep_storage)
-    cache = shell.cache.resolve()
-    removed_bytes = prune_cache(cache, limit_bytes)
-    usage = measure(cache)
+    removed_bytes = prune_cache(shell.cache, limit_bytes)
+    usage = measure(shell.cache)
     if as_json:
         shell.print_json({"removedBytes": removed_bytes, "limitBytes": limit_bytes, **make_usage_document(usage)})
     else:

@@ -41,7 +41,7 @@ def _lock(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_same(descriptor, path):
+            if is_same(descriptor, path):
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -49,8 +49,8 @@ def _lock(path: Path) -> int:
         os.close(descriptor)
 
 
-def _is_same(descriptor: int, path: Path) -> bool:
-    """Tell whether the locked file still has that name; its last holder may have removed it."""
+def is_same(descriptor: int, path: Path) -> bool:
+    """Tell whether an open file still has that name; another process may have removed it before it was locked."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     return False

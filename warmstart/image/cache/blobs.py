@@ -53,11 +53,11 @@ class BlobCache:
     """The blobs and lists of a cache.
 
     Args:
-        cache: the cache directory, with its links resolved.
+        cache: the cache directory.
     """
 
     def __init__(self, cache: Path) -> None:
-        self._top = cache / "blobs"
+        self._top = cache.resolve() / "blobs"
         self._blobs = self._top / "sha256"
         self._members = self._top / "members"
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.core import process
-from warmstart.core.locking import hold_lock
+from warmstart.core.locking import hold_lock, is_same
 from warmstart.core.removal import remove_directory
 from warmstart.node.cache import make_directory
 
@@ -79,11 +79,11 @@ class LayerCache:
     """The layers of a cache.
 
     Args:
-        cache: the cache directory, with its links resolved.
+        cache: the cache directory.
     """
 
     def __init__(self, cache: Path) -> None:
-        self.directory = cache / "layers"
+        self.directory = cache.resolve() / "layers"
 
     def prepare(self) -> bool:
         """Make the directory if needed, and tell whether image stores can use layers below it.
@@ -137,8 +137,9 @@ class LayerCache:
                 unpack(store, present)
                 # A layer that is here must be whole, even after a power failure.
                 os.sync()
+                depths = {layer_id: depth for depth, layer_id in enumerate(find_ids(diff_ids))}
                 for layer in _list_layers(store):
-                    self._move(store, layer, depth=_depth_of(layer["id"], find_ids(diff_ids)))
+                    self._move(store, layer, depths.get(layer["id"]))
             finally:
                 remove_directory(new)
 
@@ -175,7 +176,7 @@ class LayerCache:
                 return
             with contextlib.suppress(OSError):  # a read-only cache
                 os.utime(descriptor)
-            if not os.path.samestat(os.fstat(descriptor), path.lstat()) or not _lies_on(path, parent):
+            if not is_same(descriptor, path) or not _lies_on(path, parent):
                 return
             parent = path
             yield path
@@ -187,7 +188,10 @@ class LayerCache:
                 remove_directory(leftover)
 
     def _move(self, store: Path, layer: dict[str, Any], depth: int | None) -> None:
-        """Make an image store of one layer of a store, with parts of that store."""
+        """Make an image store of one layer of a store, with parts of that store.
+
+        Depth is None for a layer that is not what the image's config says; it is left out.
+        """
         layer_id = layer["id"]
         if depth is None or (self.directory / layer_id).exists():
             return
@@ -209,11 +213,6 @@ def _list_layers(store: Path) -> list[dict[str, Any]]:
     """Return the layers of a store that was just made, a parent before its children."""
     layers: list[dict[str, Any]] = json.loads((store / "overlay-layers" / "layers.json").read_text())
     return layers
-
-
-def _depth_of(layer_id: str, ids: Sequence[str]) -> int | None:
-    """None for a layer that is not what the image's config says."""
-    return ids.index(layer_id) if layer_id in ids else None
 
 
 def _lies_on(path: Path, parent: Path | None) -> bool:

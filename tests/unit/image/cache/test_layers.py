@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -187,6 +188,25 @@ def test_a_child_of_another_copy_of_its_parent_is_not_used(cache):
     assert cache.remove(parent)
     add(cache, A)
     assert held(cache, A, B) == find_ids([A])
+
+
+def test_a_layer_that_was_removed_before_it_was_locked_is_missing(cache, monkeypatch):
+    add(cache, A)
+    lock = fcntl.flock
+
+    def remove_first(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        assert prune(cache.directory.parent, 0) > 0
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    assert held(cache, A) == []
+    assert names(cache) == set()
+
+
+def test_links_on_the_way_to_the_cache_are_resolved(cache, tmp_path):
+    (tmp_path / "link").symlink_to(cache.directory.parent)
+    assert LayerCache(tmp_path / "link").directory == cache.directory
 
 
 def test_others_cannot_reach_setuid_programs_of_images(cache):
