@@ -27,7 +27,8 @@ class _Level:
 def remove_directory(directory: Path) -> bool:
     """Remove a directory as far as possible, and tell whether nothing is left of it.
 
-    Links are removed, not followed.
+    Links are removed, not followed. Other file systems mounted below stay: one may be the host's, such as the
+    /dev/shm that a killed mmdebstrap leaves mounted.
     """
     with contextlib.suppress(OSError):
         _remove_content(os.open(directory, _FLAGS))
@@ -45,6 +46,9 @@ def _remove_content(current: int) -> None:
                 name = level.pending.pop()
                 with contextlib.suppress(OSError):
                     inner = os.open(name, _FLAGS, dir_fd=current)
+                    if os.fstat(inner).st_dev != level.status.st_dev:
+                        os.close(inner)  # another file system
+                        continue
                     os.close(current)
                     current = inner
                     levels.append(_enter(name, current))

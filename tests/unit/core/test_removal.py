@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -28,6 +29,29 @@ def test_links_are_not_followed(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "outside")
     assert not remove_directory(tmp_path / "link")
     assert (tmp_path / "outside" / "file").exists()
+
+
+MOUNTED = """
+import subprocess, sys
+from pathlib import Path
+from warmstart.core.removal import remove_directory
+top, outside = Path(sys.argv[1]), Path(sys.argv[2])
+subprocess.run(["mount", "-t", "tmpfs", "tmpfs", outside], check=True)
+(outside / "file").touch()
+subprocess.run(["mount", "--bind", outside, top / "a" / "mounted"], check=True)
+print(remove_directory(top), (outside / "file").exists(), sorted(path.name for path in top.rglob("*")))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_what_is_mounted_below_stays(tmp_path):
+    """In a mount namespace, so that the mounts end with the test."""
+    for name in ("top/a/mounted", "top/b", "outside"):
+        (tmp_path / name).mkdir(parents=True)
+    command = ["unshare", "--mount", sys.executable, "-c", MOUNTED, tmp_path / "top", tmp_path / "outside"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "False True ['a', 'file', 'mounted']\n"
+    assert remove_directory(tmp_path / "top")
 
 
 def test_a_directory_that_is_not_there_is_gone(tmp_path):
