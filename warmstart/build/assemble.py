@@ -43,7 +43,7 @@ from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.manifest import find_host_platform
 from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, pack_checkpoint, update_manifest
 from warmstart.node.session import Session
-from warmstart.recipe.model import Compression, Mapped
+from warmstart.recipe.model import Compression, Mapped, Signal
 
 
 def read_archive(context: BuildContext, file: Path) -> Archive:
@@ -65,7 +65,8 @@ def edit_dump(context: BuildContext, dumped: RuntimeCheckpoint, archive: Archive
 
 def edit_launched(context: BuildContext, launched: SelfCheckpoint) -> EditedDump:
     """Edit the launcher's dump in the same way, and update its manifest."""
-    directory, signal = launched.directory / "checkpoint", context.recipe.restored_signal
+    directory = launched.directory / "checkpoint"
+    signal = next((one.name for one in context.recipe.after_restore if isinstance(one, Signal)), "")
     identity = launched.identity
     with context.progress.step("edit dump"):
         raise_on_errors(check_filters(directory), force=context.options.force)

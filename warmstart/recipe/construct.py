@@ -25,6 +25,7 @@ from warmstart.recipe.model import (
     Resources,
     Restorer,
     SecurityContext,
+    Signal,
     Step,
     TcpSocket,
 )
@@ -53,8 +54,8 @@ def make_recipe(document: Block, source: Path | None) -> Recipe:
         mapped=Mapped(document.get("memory", {}).get("mapped", Mapped.AUTO)),
         compression=Compression(document["image"].get("compression", Compression.FAST)),
         close_tcp=document.get("tcp") == "close",
-        restored_signal=document.get("afterRestore", {}).get("signal", ""),
-        **({"restore": tuple(map(Restorer, document["restore"]))} if "restore" in document else {}),
+        after_restore=_after_restore(document.get("afterRestore", {})),
+        restore=tuple(map(Restorer, document.get("restore", [Restorer.RUNTIME]))),
     )
 
 
@@ -72,6 +73,10 @@ def _variables(env: list[Block]) -> dict[str, str]:
     for variable in env:
         variables[variable["name"]] = expand(variable.get("value", ""), variables)
     return variables
+
+
+def _after_restore(block: Block) -> tuple[Signal, ...]:
+    return (Signal(block["signal"]),) if block.get("signal") else ()
 
 
 def _given(block: Block, **keys: str) -> dict[str, Any]:

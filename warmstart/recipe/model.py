@@ -28,6 +28,21 @@ class Mapped(StrEnum):
     NONE = "none"
 
 
+class OnDifference(StrEnum):
+    """Answer of an image that restores itself to a frozen variable that differs in the pod."""
+
+    COLD = "cold"
+    WARN = "warn"
+
+
+class VolumeKind(StrEnum):
+    """A volume as a build makes it: empty, with files, or empty in place of a lasting one."""
+
+    EMPTY_DIR = "emptyDir"
+    FILES = "files"
+    LASTING = "lasting"
+
+
 class Compression(StrEnum):
     """Compression of the layers added to the base image: by time or by size."""
 
@@ -72,6 +87,13 @@ class Grpc:
     service: str = ""
 
 
+@dataclass(frozen=True)
+class Signal:
+    """A signal to the application. `name` is SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH or SIGCONT."""
+
+    name: str
+
+
 Action = HttpGet | TcpSocket | Exec | Grpc
 
 
@@ -89,9 +111,9 @@ class Probe:
 
 @dataclass(frozen=True)
 class Step:
-    """One warm-up or before-checkpoint step: an action, done `repeat` times, `concurrency` at once.
+    """A step of the warm-up, before the checkpoint or after a restore: an action, done `repeat` times.
 
-    `timeout_s` bounds one go of the action.
+    `concurrency` actions run at once, and `timeout_s` bounds each.
     """
 
     action: HttpGet | Exec
@@ -155,12 +177,50 @@ class Mount:
 
 
 @dataclass(frozen=True)
+class VolumeFile:
+    """A file of a volume: its path in the volume, its content, and its permissions."""
+
+    path: str
+    data: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume of the pod, as a build makes it.
+
+    Attributes:
+        name: its name in the pod.
+        kind: how it is made. ConfigMap, Secret, projected and downwardAPI are FILES; PVC and ephemeral are LASTING.
+        files: of FILES: its files, with the stand-ins of the build in them.
+        in_memory: of EMPTY_DIR: whether its medium is memory.
+        size_limit_bytes: of EMPTY_DIR in memory: its limit; None for none.
+    """
+
+    name: str
+    kind: VolumeKind
+    files: tuple[VolumeFile, ...] = ()
+    in_memory: bool = False
+    size_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class VolumeMount:
+    """A mount of a volume: the container's path, and the part of the volume if not all of it."""
+
+    volume: Volume
+    path: str
+    read_only: bool = False
+    sub_path: str = ""
+
+
+@dataclass(frozen=True)
 class Container:
     """The container to checkpoint.
 
-    No recipe can ask for `mounts`. Empty `command` and `args` mean the image's own Entrypoint and Cmd, as in
-    Kubernetes. References `$(NAME)` have been replaced, and `$$` is `$`, in `command`, `args`, `env` and every Exec:
-    double each `$` again for a pod's manifest.
+    No recipe can ask for `mounts`; the engine adds them. `fs_group` is the pod's. Empty `command` and `args` mean
+    the image's own Entrypoint and Cmd, as in Kubernetes. References `$(NAME)` have been replaced, and `$$` is `$`,
+    in `command`, `args`, `env` and every Exec: double each `$` again for a pod's manifest.
     """
 
     image: str
@@ -174,6 +234,36 @@ class Container:
     readiness_probe: Probe | None = None
     startup_probe: Probe | None = None
     mounts: tuple[Mount, ...] = ()
+    volume_mounts: tuple[VolumeMount, ...] = ()
+    fs_group: int | None = None
+
+
+@dataclass(frozen=True)
+class Service:
+    """A container that runs beside the one to checkpoint: for the build, at the verification, for measurements.
+
+    `aliases` are the names, besides `name`, that its address is found by. `container` has at least one probe.
+    """
+
+    name: str
+    container: Container
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InitContainer:
+    """A container that runs to its end before the one to checkpoint starts."""
+
+    name: str
+    container: Container
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A value that must not be published, and its name, such as `shop-db.password`."""
+
+    name: str
+    value: bytes
 
 
 @dataclass(frozen=True)
@@ -181,10 +271,11 @@ class Recipe:
     """A whole recipe.
 
     `image` is the name of the image to make. `close_tcp`: whether connections that are open at the
-    checkpoint are closed in the restored container, instead of failing the build. `restored_signal` is the name of a
-    signal that an image that restores itself sends to the application after each restore; empty for none. `source` is
-    the file it was read from, if any; relative paths in the recipe start at its directory. `document` is the recipe as
-    JSON, with all overrides.
+    checkpoint are closed in the restored container, instead of failing the build. `services` and `init` run
+    beside and before the container, in this order. `late` names the variables that the application reads again after a
+    restore; all other variables of `container.env` are frozen. `secrets` are the values of the build's secrets.
+    `source` is the file it was read from, if any; relative paths in the recipe start at its directory. `document` is
+    the recipe as JSON, with all overrides, complete in itself, and without the values of secrets.
     """
 
     name: str
@@ -196,7 +287,12 @@ class Recipe:
     mapped: Mapped = Mapped.AUTO
     compression: Compression = Compression.FAST
     close_tcp: bool = False
-    restored_signal: str = ""
+    services: tuple[Service, ...] = ()
+    init: tuple[InitContainer, ...] = ()
+    late: tuple[str, ...] = ()
+    on_difference: OnDifference = OnDifference.COLD
+    after_restore: tuple[Step | Signal, ...] = ()
+    secrets: tuple[Secret, ...] = ()
     source: Path | None = None
     document: str = ""
     labels: dict[str, str] = field(default_factory=dict)
