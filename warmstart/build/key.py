@@ -6,6 +6,7 @@ all inputs together, so that it reveals none of them.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _FORMAT = 1
 # A wheel has the launcher's sources below the package, a checkout beside it; the launcher has a key of its own.
 _LAUNCHER = "launcher"
+# 32 MiB and a tenth of a second, as RFC 7914 recommends for logins.
+_SCRYPT_COST = 1 << 15
 _CODE = (".py", ".json", ".lock", ".c")
 
 
@@ -44,6 +47,7 @@ class BuildInputs:
         network: network of the containers.
         allowed: privileges granted to the recipe, sorted.
         force: whether preflight errors are ignored.
+        secrets: digest of the values of Secrets that the user gave; empty if there are none.
     """
 
     recipe: str
@@ -56,6 +60,7 @@ class BuildInputs:
     network: str
     allowed: tuple[str, ...]
     force: bool
+    secrets: str = ""
 
     def key(self, base_digest: str) -> str:
         """Return the key of a build from this base image, as `sha256:HEX`."""
@@ -73,7 +78,7 @@ def find_inputs(recipe: Recipe, options: BuildOptions, runtime_version: str = ""
     """
     by_itself = Restorer.SELF in recipe.restore
     return BuildInputs(
-        recipe=json.dumps(json.loads(recipe.document), sort_keys=True),
+        recipe=_sort(recipe.document),
         version=warmstart.__version__,
         code=digest_code(),
         tools=tree_path(options.cache).name,
@@ -83,7 +88,25 @@ def find_inputs(recipe: Recipe, options: BuildOptions, runtime_version: str = ""
         network=str(options.network),
         allowed=tuple(sorted(map(str, options.allowed))),
         force=options.force,
+        secrets=digest_secrets(recipe),
     )
+
+
+def digest_secrets(recipe: Recipe) -> str:
+    """Return a digest of the values of Secrets that the user gave; empty if there are none.
+
+    Everything else in a key may be known to those who can read it. So this digest is slow, and its salt is the recipe:
+    to try out values costs as much as for a good table of passwords. Values made up at random do not count.
+    """
+    given = sorted((one.name, base64.b64encode(one.value).decode()) for one in recipe.secrets if one.given)
+    if not given:
+        return ""
+    salt = hashlib.sha256(_sort(recipe.document).encode()).digest()
+    return hashlib.scrypt(json.dumps(given).encode(), salt=salt, n=_SCRYPT_COST, r=8, p=1, maxmem=1 << 26).hex()
+
+
+def _sort(document: str) -> str:
+    return json.dumps(json.loads(document), sort_keys=True)
 
 
 @cache

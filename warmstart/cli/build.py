@@ -46,6 +46,9 @@ from warmstart.recipe.load import load_recipe
 @click.command()
 @click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipes.")
+@click.option(
+    "--secret", "secrets", multiple=True, metavar="NAME.KEY=FILE", help="Read a Secret's value for the build from FILE."
+)
 @click.option("-t", "--tag", help="Tag, or whole name, of the new image.")
 @click.option(
     "-o",
@@ -85,6 +88,7 @@ def build(
     shell: Shell,
     recipes: tuple[Path, ...],
     overrides: tuple[str, ...],
+    secrets: tuple[str, ...],
     tag: str | None,
     output: str | None,
     rebuild: bool,
@@ -118,7 +122,7 @@ def build(
         network=Network(network),
         allowed=allowed,
     )
-    loaded = [load_recipe(path, overrides=overrides, tag=tag) for path in find_recipes(recipes)]
+    loaded = [load_recipe(path, overrides=overrides, tag=tag, secrets=secrets) for path in find_recipes(recipes)]
     outputs = choose_outputs(output, loaded)
     cluster = ClusterChoice(context, namespace, how) if engine == "kubernetes" else None
     planned = [

@@ -73,6 +73,8 @@ def run_job(job: Job, progress: Progress) -> Built:
     Raises:
         WarmstartError: a step failed; nothing was published, and nothing is left behind.
     """
+    for warning in job.recipe.warnings:
+        progress.warn(warning)
     if job.cluster is not None:
         # The key does not cover the nodes of a cluster.
         with connect_cluster(job.cluster.context, job.cluster.namespace) as cluster:

@@ -38,6 +38,7 @@ from warmstart.kube.match import BuildInfo
 from warmstart.pods.checkpoint import CLOSING_S, CheckpointOptions, FetchedCheckpoint, take_with
 from warmstart.probe.readiness import find_limit_s
 from warmstart.probe.warmup import run_steps
+from warmstart.recipe.load import with_restorers
 from warmstart.recipe.model import Recipe, Restorer
 from warmstart.recipe.pods import Block
 from warmstart.recipe.privileges import require_host_privileges
@@ -81,6 +82,8 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
     """
     require_host_privileges(recipe.container.security_context, options.allowed)
     source = find_source(recipe)
+    if recipe.restore_is_default:
+        recipe = with_restorers(recipe, (Restorer.RUNTIME,))
     check_recipe(recipe, source.kind)
     check_output(recipe.image, options.output, access=options.access)
     with open_context(recipe, options, progress) as context:

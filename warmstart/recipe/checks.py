@@ -12,8 +12,8 @@ from typing import Any
 from warmstart.core.errors import ImageReferenceError
 from warmstart.core.quantity import parse_quantity
 from warmstart.core.reference import parse_reference
-from warmstart.core.yaml_document import Document, KeyPath, Problem
-from warmstart.recipe.schema import validate
+from warmstart.core.yaml_document import Document, KeyPath, Problem, dotted
+from warmstart.recipe.schema import recipe_schema, validate
 
 Finding = tuple[KeyPath, str]
 
@@ -27,71 +27,104 @@ def find_problems(document: Document) -> list[Problem]:
 
 
 def _findings(recipe: dict[str, Any]) -> Iterator[Finding]:
-    container = recipe.get("container", {})
-    yield from _repeated("env", container, {"name": None})
-    yield from _repeated("ports", container, {"name": None})
-    yield from _repeated("ports", container, {"containerPort": None, "protocol": "TCP"})
-    yield from _unnamed_ports(recipe, container)
-    yield from _amounts(container.get("resources", {}))
-    yield from _privileges(container.get("securityContext", {}))
+    for path, container in _containers(recipe):
+        yield from _repeated((*path, "ports"), container.get("ports", []), {"name": None})
+        yield from _repeated((*path, "ports"), container.get("ports", []), {"containerPort": None, "protocol": "TCP"})
+        yield from _unnamed_ports(recipe if path == ("container",) else {}, container, path)
+        yield from _amounts(container.get("resources", {}), path)
+        yield from _privileges(container.get("securityContext", {}), path)
+        yield from _two_values(container, path)
+    build = recipe.get("build", {})
+    yield from _repeated(("volumes",), recipe.get("volumes", []), {"name": None})
+    for index, service in enumerate(build.get("services", [])):
+        yield from _repeated(("build", "services", index, "volumes"), service.get("volumes", []), {"name": None})
+    yield from _repeated(("build", "services"), build.get("services", []), {"name": None})
+    yield from _repeated(("build", "init"), build.get("init", []), {"container": None})
+    yield from _secret_keys(build.get("secrets", {}))
     yield from _self_restoring(recipe)
-    yield from _image_name(recipe.get("image", {}).get("name"), container.get("image"))
+    yield from _image_name(recipe.get("image", {}).get("name"), recipe.get("container", {}).get("image"))
 
 
-def _repeated(block: str, container: dict[str, Any], keys: dict[str, str | None]) -> Iterator[Finding]:
+def _containers(recipe: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    yield ("container",), recipe.get("container", {})
+    for index, service in enumerate(recipe.get("build", {}).get("services", [])):
+        container = service.get("container")
+        if isinstance(container, dict):
+            yield ("build", "services", index, "container"), container
+    for index, container in enumerate(recipe.get("initContainers", [])):
+        yield ("initContainers", index), container
+
+
+def _repeated(path: KeyPath, items: list[dict[str, Any]], keys: dict[str, str | None]) -> Iterator[Finding]:
     """Items of a list that have the same values, or defaults, under all of these keys."""
     first: dict[tuple[Any, ...], int] = {}
-    for index, item in enumerate(container.get(block, [])):
+    for index, item in enumerate(items):
         values = tuple(item.get(key, default) for key, default in keys.items())
         if None in values:
             continue
         if values in first:
             shown = "/".join(map(str, values))
             yield (
-                ("container", block, index, next(iter(keys))),
-                f"{shown} is given twice, in {block}[{first[values]}] and here: delete one",
+                (*path, index, next(iter(keys))),
+                f"{shown} is given twice, in {path[-1]}[{first[values]}] and here: delete one",
             )
         first.setdefault(values, index)
 
 
-def _unnamed_ports(recipe: dict[str, Any], container: dict[str, Any]) -> Iterator[Finding]:
+def _two_values(container: dict[str, Any], path: KeyPath) -> Iterator[Finding]:
+    for index, variable in enumerate(container.get("env", [])):
+        if variable.get("value") and "valueFrom" in variable:
+            yield (*path, "env", index, "valueFrom"), "expected nothing, because `value` is given: delete one"
+
+
+def _secret_keys(secrets: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+    known = recipe_schema()["$defs"]["dataKey"]
+    for name, values in secrets.items():
+        for key in values:
+            if not re.fullmatch(known["pattern"], key):
+                yield ("build", "secrets", name, key), f"expected {known['title']}"
+
+
+def _unnamed_ports(recipe: dict[str, Any], container: dict[str, Any], path: KeyPath) -> Iterator[Finding]:
     """Ports given by a name that no port of the container has."""
     names = [port["name"] for port in container.get("ports", []) if "name" in port]
-    known = f"container.ports has {', '.join(names)}" if names else "container.ports names none"
+    where = dotted(path)
+    known = f"{where}.ports has {', '.join(names)}" if names else f"{where}.ports names none"
     blocks: dict[KeyPath, dict[str, Any]] = {
-        ("container", probe): container.get(probe, {}) for probe in ("readinessProbe", "startupProbe")
+        (*path, probe): container.get(probe, {}) for probe in ("readinessProbe", "startupProbe")
     }
-    for steps in ("warmup", "beforeCheckpoint"):
-        blocks |= {(steps, index): step for index, step in enumerate(recipe.get(steps, []))}
-    for path, block in blocks.items():
+    for steps in ("warmup", "beforeCheckpoint", "afterRestore"):
+        found = recipe.get(steps, [])
+        blocks |= {(steps, index): step for index, step in enumerate(found)} if isinstance(found, list) else {}
+    for block_path, block in blocks.items():
         for action in ("httpGet", "tcpSocket"):
             port = block.get(action, {}).get("port")
             if isinstance(port, str) and port not in names:
                 yield (
-                    (*path, action, "port"),
+                    (*block_path, action, "port"),
                     f"expected an integer from 1 to 65535 or the name of a port, got {port!r}; {known}",
                 )
 
 
-def _amounts(resources: dict[str, Any]) -> Iterator[Finding]:
+def _amounts(resources: dict[str, Any], path: KeyPath) -> Iterator[Finding]:
     limits, requests = resources.get("limits", {}), resources.get("requests", {})
     for name in requests.keys() & limits.keys() & {"memory", "cpu"}:
         if parse_quantity(requests[name]) > parse_quantity(limits[name]):
             yield (
-                ("container", "resources", "requests", name),
+                (*path, "resources", "requests", name),
                 f"expected at most the limit, {limits[name]}, got {requests[name]}",
             )
     for block, amounts in (("limits", limits), ("requests", requests)):
         memory = amounts.get("memory", 0)
         if parse_quantity(memory).denominator != 1:
             yield (
-                ("container", "resources", block, "memory"),
+                (*path, "resources", block, "memory"),
                 f"expected whole bytes, got {memory}; the suffix m means thousandths, M and Mi mean millions",
             )
 
 
-def _privileges(context: dict[str, Any]) -> Iterator[Finding]:
-    path: KeyPath = ("container", "securityContext")
+def _privileges(context: dict[str, Any], container: KeyPath) -> Iterator[Finding]:
+    path = (*container, "securityContext")
     if context.get("runAsNonRoot") and context.get("runAsUser") == 0:
         yield (*path, "runAsUser"), "expected a user id other than 0, because runAsNonRoot is true"
     if context.get("runAsGroup") is not None and context.get("runAsUser") is None:
@@ -102,10 +135,19 @@ def _privileges(context: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _self_restoring(recipe: dict[str, Any]) -> Iterator[Finding]:
-    by_itself = "self" in recipe.get("restore", [])
-    if recipe.get("afterRestore", {}).get("signal") and not by_itself:
-        yield ("afterRestore", "signal"), "expected nothing, because `restore` has no self: a runtime sends no signal"
-    if by_itself and recipe.get("container", {}).get("securityContext", {}).get("privileged"):
+    named = recipe.get("restore", [])
+    steps = recipe.get("afterRestore", [])
+    if named and "self" not in named:
+        why = "expected nothing, because `restore` has no self: a runtime"
+        if isinstance(steps, dict) and steps.get("signal"):
+            yield ("afterRestore", "signal"), f"{why} sends no signal"
+        for index, step in enumerate(steps if isinstance(steps, list) else []):
+            if "signal" in step:
+                yield ("afterRestore", index, "signal"), f"{why} sends no signal"
+        for key in ("late", "onDifference"):
+            if recipe.get(key):
+                yield (key,), f"{why} cannot compare the variables of a pod with those of the build"
+    if "self" in named and recipe.get("container", {}).get("securityContext", {}).get("privileged"):
         path: KeyPath = ("container", "securityContext", "privileged")
         yield path, "expected false, because `restore` has self: an image that restores itself runs without privileges"
 

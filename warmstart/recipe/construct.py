@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from warmstart.core.privileges import name_capability
 from warmstart.core.quantity import millicores, whole_bytes
 from warmstart.core.reference import parse_reference
+from warmstart.core.yaml_document import KeyPath, shown
 from warmstart.recipe.model import (
     Action,
     Compression,
@@ -18,70 +17,114 @@ from warmstart.recipe.model import (
     Exec,
     Grpc,
     HttpGet,
+    InitContainer,
     Mapped,
+    OnDifference,
     Port,
     Probe,
     Recipe,
     Resources,
     Restorer,
     SecurityContext,
+    Service,
     Signal,
     Step,
     TcpSocket,
 )
+from warmstart.recipe.sources import Block, Report, Sources
+from warmstart.recipe.variables import expand, find_variables
+from warmstart.recipe.volumes import Volumes
 
-_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+#: Who restores an image whose recipe does not say.
+RESTORERS = (Restorer.RUNTIME, Restorer.SELF)
 
-Block = Mapping[str, Any]
 
+def make_recipe(document: Block, sources: Sources, report: Report) -> Recipe:
+    """Make the recipe of a valid document. Absent keys get the model's defaults, and names of ports become numbers.
 
-def make_recipe(document: Block, source: Path | None) -> Recipe:
-    """The recipe of a valid document. Absent keys get the model's defaults, and names of ports become numbers."""
-    container = document["container"]
-    scope = _Scope(
-        ports={port["name"]: port["containerPort"] for port in container.get("ports", []) if "name" in port},
-        variables=_variables(container.get("env", [])),
+    Args:
+        document: prepared, and checked by the schema.
+        sources: answers its references.
+        report: takes the path and the message of each problem; the recipe is not to be used then.
+    """
+    pod = _Pod(document, (), sources, report)
+    build = document.get("build", {})
+    services = tuple(_service(block, index, sources, report) for index, block in enumerate(build.get("services", [])))
+    container = pod.container(document["container"], ("container",))
+    scope = pod.scope
+    init = tuple(
+        InitContainer(block["name"], pod.container(block, ("initContainers", index)))
+        for index, block in enumerate(document.get("initContainers", []))
     )
+    late = tuple(document.get("late", []))
+    _check_late(late, document["container"], container, report)
     return Recipe(
         name=document["name"],
-        container=_container(container, scope),
+        container=container,
         image=parse_reference(document["image"]["name"]),
         warmup=tuple(scope.step(step) for step in document.get("warmup", [])),
         before_checkpoint=tuple(scope.step(step) for step in document.get("beforeCheckpoint", [])),
-        source=source,
         labels=dict(document["image"].get("labels", {})),
-        document=json.dumps(document),
         mapped=Mapped(document.get("memory", {}).get("mapped", Mapped.AUTO)),
         compression=Compression(document["image"].get("compression", Compression.FAST)),
-        close_tcp=document.get("tcp") == "close",
-        after_restore=_after_restore(document.get("afterRestore", {})),
-        restore=tuple(map(Restorer, document.get("restore", [Restorer.RUNTIME]))),
+        close_tcp=document.get("tcp", "close" if services else "refuse") == "close",
+        after_restore=_after_restore(document.get("afterRestore", []), scope),
+        restore=tuple(map(Restorer, document.get("restore", RESTORERS))),
+        restore_is_default="restore" not in document,
+        services=services,
+        init=init,
+        late=late,
+        on_difference=OnDifference(document.get("onDifference", OnDifference.COLD)),
+        secrets=sources.secrets(),
     )
 
 
-def expand(text: str, variables: Mapping[str, str]) -> str:
-    """The text with `$(NAME)` replaced by the variable's value and `$$` by `$`; an unknown name is left as it is.
-
-    Kubernetes' rule for command, args and env (third_party/forked/golang/expansion).
-    """
-    return _REFERENCE.sub(lambda match: "$" if match[1] is None else variables.get(match[1], match[0]), text)
-
-
-def _variables(env: list[Block]) -> dict[str, str]:
-    """The variables in order; a value can refer to those before it."""
-    variables: dict[str, str] = {}
-    for variable in env:
-        variables[variable["name"]] = expand(variable.get("value", ""), variables)
-    return variables
+def _check_late(late: Sequence[str], block: Block, container: Container, report: Report) -> None:
+    known = [*dict(container.env), *(variable["name"] for variable in block.get("env", []))]
+    for index, name in enumerate(late):
+        if name != "*" and name not in known:
+            names = shown(", ".join(dict.fromkeys(known)) or "none", 200)
+            report(
+                ("late", index), f"expected a variable of container.env or envFrom, got {shown(name)}; it has: {names}"
+            )
 
 
-def _after_restore(block: Block) -> tuple[Signal, ...]:
-    return (Signal(block["signal"]),) if block.get("signal") else ()
+def _after_restore(blocks: Any, scope: _Scope) -> tuple[Step | Signal, ...]:
+    steps = [blocks] if isinstance(blocks, dict) and blocks else blocks
+    return tuple(Signal(step["signal"]) if "signal" in step else scope.step(step) for step in steps)
+
+
+def _service(block: Block, index: int, sources: Sources, report: Report) -> Service:
+    path: KeyPath = ("build", "services", index)
+    pod = _Pod(block, path, sources, report)
+    return Service(
+        block["name"], pod.container(block["container"], (*path, "container")), tuple(block.get("aliases", []))
+    )
 
 
 def _given(block: Block, **keys: str) -> dict[str, Any]:
     """Of these arguments, each named with its key in the block, those that the block has."""
     return {argument: block[key] for argument, key in keys.items() if key in block}
+
+
+class _Pod:
+    """Makes the containers of a pod, which share its volumes. `scope` is that of the container made last."""
+
+    def __init__(self, block: Block, path: KeyPath, sources: Sources, report: Report) -> None:
+        resources = block["container"].get("resources", {})
+        self._volumes = Volumes(block.get("volumes", []), (*path, "volumes"), resources, sources, report)
+        self._fs_group: int | None = block.get("securityContext", {}).get("fsGroup")
+        self._sources = sources
+        self._report = report
+        self.scope = _Scope({}, {})
+
+    def container(self, block: Block, path: KeyPath) -> Container:
+        variables = find_variables(block, self._sources, path, self._report)
+        ports = {port["name"]: port["containerPort"] for port in block.get("ports", []) if "name" in port}
+        self.scope = scope = _Scope(ports, variables)
+        made = _container(block, scope)
+        mounts = self._volumes.mounts(block, variables, path)
+        return replace(made, volume_mounts=mounts, fs_group=self._fs_group)
 
 
 def _container(block: Block, scope: _Scope) -> Container:
@@ -116,8 +159,8 @@ def _security_context(block: Block) -> SecurityContext:
     capabilities = block.get("capabilities", {})
     return SecurityContext(
         supplemental_groups=tuple(block.get("supplementalGroups", [])),
-        capabilities_add=tuple(capabilities.get("add", [])),
-        capabilities_drop=tuple(capabilities.get("drop", [])),
+        capabilities_add=_capabilities(capabilities.get("add", [])),
+        capabilities_drop=_capabilities(capabilities.get("drop", [])),
         **_given(
             block,
             run_as_user="runAsUser",
@@ -128,6 +171,10 @@ def _security_context(block: Block) -> SecurityContext:
             allow_privilege_escalation="allowPrivilegeEscalation",
         ),
     )
+
+
+def _capabilities(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(name_capability, names)))
 
 
 @dataclass(frozen=True)
@@ -175,7 +222,7 @@ class _Scope:
             self._port(block),
             path=path if path.startswith("/") else f"/{path}",
             headers=tuple((header["name"], header["value"]) for header in block.get("httpHeaders", [])),
-            **_given(block, scheme="scheme", host="host"),
+            **_given(block, scheme="scheme", host="host", method="method"),
         )
 
     def _port(self, block: Block) -> int:

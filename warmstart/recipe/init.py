@@ -203,11 +203,29 @@ def _write(draft: _Draft) -> str:
     recipe["image"]["name"] = _warm_name(str(draft.container.get("image")), recipe["name"])
     while True:
         _ensure_probe(recipe["container"], draft)
-        problems = find_problems(Document(recipe, {(): Place("", 0)}))
+        problems = [*find_problems(Document(recipe, {(): Place("", 0)})), *_references(recipe["container"])]
         if not problems:
             return _text(recipe, draft)
         recipe = _pruned(recipe, _left_out(recipe, problems, draft), ())
         draft.notes += [str(problem) for problem in problems]
+
+
+def _references(container: Block) -> Iterator[Problem]:
+    """References to objects that the recipe does not have, as problems."""
+    whys = {
+        "valueFrom": "There is no cluster to ask for the value during a build, and a restored container keeps "
+        "the value of the build.",
+        "envFrom": "There is no ConfigMap or Secret to read during a build.",
+        "volumeMounts": "The build has no volumes, and a pod must have the mounts of the build to be restored.",
+    }
+    env = container.get("env")
+    found: list[KeyPath] = [("container", key) for key in ("envFrom", "volumeMounts") if key in container]
+    for index, variable in enumerate(env if isinstance(env, list) else []):
+        if isinstance(variable, dict) and "valueFrom" in variable:
+            found.append(("container", "env", index, "valueFrom"))
+    for path in found:
+        why = whys[str(path[-1])]
+        yield Problem(Place("", 0), path, f"not accepted: {why[0].lower()}{why[1:]}")
 
 
 def _tidied(value: Any, path: KeyPath) -> Any:

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-import sys
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from warmstart.core.errors import InputError, RecipeError, input_errors_as
-from warmstart.core.yaml_document import LARGEST_BYTES, Problem, read_document, summarize
+from warmstart.core.errors import RecipeError, input_errors_as
+from warmstart.core.yaml_document import Document, KeyPath, Problem, read_document, summarize
+from warmstart.recipe.beside import arrange
 from warmstart.recipe.checks import find_problems
+from warmstart.recipe.complete import complete_document
 from warmstart.recipe.construct import make_recipe
-from warmstart.recipe.model import Recipe
+from warmstart.recipe.model import Recipe, Restorer
+from warmstart.recipe.objects import read_objects
 from warmstart.recipe.overrides import apply_overrides, apply_tag
+from warmstart.recipe.pods import mapping_at
+from warmstart.recipe.reading import STDIN as STDIN
+from warmstart.recipe.reading import read_input as read_input
+from warmstart.recipe.secret_files import find_secret_names, read_secret_files
+from warmstart.recipe.sources import Sources
+from warmstart.recipe.warnings import list_warnings
 
-STDIN = Path("-")
 SCHEMA_HINT = "Run `warmstart schema` to see the keys of a recipe."
 
 
-def load_recipe(path: Path, *, overrides: Sequence[str] = (), tag: str | None = None) -> Recipe:
+def load_recipe(
+    path: Path, *, overrides: Sequence[str] = (), tag: str | None = None, secrets: Sequence[str] = ()
+) -> Recipe:
     """The recipe in a YAML file, or on standard input when the path is `-`.
 
     Args:
         path: the file. It stands in messages as it is given.
         overrides: values of the form `container.env[0].value=prod`, put in before the recipe is checked.
         tag: the tag of the image to make, or a whole name for it if there is a `/` or a `:` in it.
+        secrets: files with values of Secrets for the build, as NAME.KEY=FILE.
 
     Raises:
         RecipeError: the file cannot be read, or the recipe is wrong; then `details` has a line for each mistake, with
@@ -38,47 +51,76 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), tag: str | None = 
         apply_overrides(document, overrides)
         if tag is not None:
             apply_tag(document, tag)
-    problems = find_problems(document)
-    if problems:
-        raise recipe_error(name, problems)
-    return make_recipe(document.value, source=None if path == STDIN else path)
+    directory = Path() if path == STDIN else path.parent
+    recipe = _make(document, name, directory, secrets)
+    return replace(recipe, source=None if path == STDIN else path)
 
 
 def parse_recipe(text: str, name: str) -> Recipe:
     """The recipe in a text, such as the one that an image carries; `name` stands for it in messages.
 
+    It must be complete in itself. One of an earlier version that does not name its restorers means the runtime.
+
     Raises:
         RecipeError: the recipe is wrong.
     """
     document = read_document(text.encode(), name)
+    if isinstance(document.value, dict):
+        document.value.setdefault("restore", [str(Restorer.RUNTIME)])
+    return _make(document, name, None, ())
+
+
+def with_restorers(recipe: Recipe, restorers: Sequence[Restorer]) -> Recipe:
+    """Return a recipe with these restorers only, in its document too."""
+    document = json.dumps({**json.loads(recipe.document), "restore": [str(one) for one in restorers]})
+    return replace(recipe, restore=tuple(restorers), document=document)
+
+
+def _make(document: Document, name: str, directory: Path | None, secrets: Sequence[str]) -> Recipe:
+    """Check a document and make the recipe."""
+    objects = read_objects(_list_entries(document.value), directory, name)
+    warnings = arrange(document, objects, directory)
     problems = find_problems(document)
     if problems:
         raise recipe_error(name, problems)
-    return make_recipe(document.value, source=None)
+    value = document.value
+
+    def report(path: KeyPath, message: str) -> None:
+        problems.append(Problem(document.place(path), path, message))
+
+    files = read_secret_files(secrets, find_secret_names(value))
+    sources = Sources(value["name"], objects, value.get("build", {}), files, report)
+    recipe = make_recipe(value, sources, report)
+    if problems:
+        raise recipe_error(name, sorted(problems, key=lambda one: one.place.order), sources.missing.stanza())
+    recipe = _settle_restorers(recipe, warnings)
+    text, blanked = complete_document(value, recipe, sources)
+    found = [*warnings, *blanked, *list_warnings(document, recipe, sources)]
+    return replace(recipe, document=text, warnings=tuple(found))
 
 
-def read_input(path: Path) -> bytes:
-    """The content of a file, or of standard input when the path is `-`: at most a byte more than is allowed.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        if path == STDIN:
-            return sys.stdin.buffer.read(LARGEST_BYTES + 1)
-        with path.open("rb") as file:
-            return file.read(LARGEST_BYTES + 1)
-    except IsADirectoryError as error:
-        raise InputError(f"{path} is a directory", hint="Name a file.") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"cannot read {str(path)!r}: {reason}") from error
+def _list_entries(value: Any) -> list[Any]:
+    """The entries of `build.objects`; none if they are not what the schema wants."""
+    entries = mapping_at(value, "build").get("objects")
+    entries = entries if isinstance(entries, list) else []
+    return entries if all(isinstance(entry, str | dict) for entry in entries) else []
 
 
-def recipe_error(name: str, problems: Sequence[Problem]) -> RecipeError:
-    """One error of all the problems of a recipe."""
+def _settle_restorers(recipe: Recipe, warnings: list[str]) -> Recipe:
+    """Return a recipe without `self` if that was not asked for, and cannot be."""
+    if not recipe.restore_is_default or not recipe.container.security_context.privileged:
+        return recipe
+    warnings.append("the image will not restore itself, because container.securityContext.privileged is true")
+    return replace(recipe, restore=(Restorer.RUNTIME,))
+
+
+def recipe_error(name: str, problems: Sequence[Problem], stanza: Sequence[str] = ()) -> RecipeError:
+    """One error of all the problems of a recipe, with the lines of YAML that would help."""
     brief, details = summarize(name, problems)
-    return RecipeError(brief, details=details, hint=SCHEMA_HINT)
+    if not stanza:
+        return RecipeError(brief, details=details, hint=SCHEMA_HINT)
+    hint = "add these lines to the recipe, with your values; secrets need none"
+    return RecipeError(brief, details=[*details, "", *stanza], hint=hint)
 
 
 def _refuse_manifest(value: dict[str, object], name: str) -> None:

@@ -52,9 +52,10 @@ class Compression(StrEnum):
 
 @dataclass(frozen=True)
 class HttpGet:
-    """An HTTP GET request; a status from 200 to 399 is a success, as for the kubelet.
+    """An HTTP request; a status from 200 to 399 is a success, as for the kubelet.
 
-    `host` None means the container's own address. `headers` are (name, value) pairs in order.
+    `host` None means the container's own address. `headers` are (name, value) pairs in order. Only a step after a
+    restore has another `method` than GET: POST or PUT.
     """
 
     port: int
@@ -62,6 +63,7 @@ class HttpGet:
     scheme: str = "HTTP"
     host: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    method: str = "GET"
 
 
 @dataclass(frozen=True)
@@ -260,10 +262,14 @@ class InitContainer:
 
 @dataclass(frozen=True)
 class Secret:
-    """A value that must not be published, and its name, such as `shop-db.password`."""
+    """A value that must not be published, and its name, such as `shop-db.password`.
+
+    `given`: whether the user gave it; otherwise it was made up at random.
+    """
 
     name: str
     value: bytes
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -275,7 +281,9 @@ class Recipe:
     beside and before the container, in this order. `late` names the variables that the application reads again after a
     restore; all other variables of `container.env` are frozen. `secrets` are the values of the build's secrets.
     `source` is the file it was read from, if any; relative paths in the recipe start at its directory. `document` is
-    the recipe as JSON, with all overrides, complete in itself, and without the values of secrets.
+    the recipe as JSON, with all overrides, complete in itself, and without the values of secrets. `restore_is_default`:
+    whether the recipe does not name its restorers, so that a build may go on with one of them. `warnings` are for the
+    user of a build.
     """
 
     name: str
@@ -284,6 +292,7 @@ class Recipe:
     warmup: tuple[Step, ...] = ()
     before_checkpoint: tuple[Step, ...] = ()
     restore: tuple[Restorer, ...] = (Restorer.RUNTIME,)
+    restore_is_default: bool = False
     mapped: Mapped = Mapped.AUTO
     compression: Compression = Compression.FAST
     close_tcp: bool = False
@@ -296,3 +305,4 @@ class Recipe:
     source: Path | None = None
     document: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

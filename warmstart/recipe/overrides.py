@@ -9,7 +9,7 @@ from typing import Any
 from warmstart.core.errors import RecipeError
 from warmstart.core.yaml_document import Document, KeyPath, Place, Problem, read_document, shown
 from warmstart.recipe.checks import with_tag
-from warmstart.recipe.schema import Schema, got, schema_at
+from warmstart.recipe.schema import Schema, got, is_text, schema_at
 
 _AFTER_THE_FILE = 1 << 30
 _STEP = re.compile(r"\.?(?P<key>[^.\[\]=]+)|\[(?P<index>[0-9]{0,6})\]")
@@ -62,8 +62,10 @@ def _parse_path(text: str) -> Steps:
     steps: Steps = ()
     position = 0
     while position < len(text):
-        if isinstance(_schema_at(steps).get("additionalProperties"), dict):
-            return (*steps, text[position:].removeprefix("."))
+        schema = _schema_at(steps).get("additionalProperties")
+        if isinstance(schema, dict):
+            rest = text[position:].removeprefix(".")
+            return (*steps, *(rest.split(".", 1) if "additionalProperties" in schema else [rest]))
         match = _STEP.match(text, position)
         if match is None or (match["key"] and match[0].startswith(".") == (position == 0)):
             return ()
@@ -120,7 +122,7 @@ def _settle(document: Document, given: Document, path: KeyPath) -> None:
 
 def _read_value(text: str, schema: Schema, place: Place) -> Document:
     """The value that is meant by a text: the text itself where a string is wanted or nothing is known, else YAML."""
-    if schema.get("type", "string") != "string" or "anyOf" in schema:
+    if not is_text(schema) or "anyOf" in schema:
         try:
             read = read_document(text, place.label)
         except RecipeError:

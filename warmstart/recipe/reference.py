@@ -34,6 +34,8 @@ image:
   name: registry.example.com/team/java-app:1.0-warm
 """
 
+_LIKE_THE_CONTAINER = ("initContainers[]", "build.services[].container", "build.services[].volumes[]")
+
 _INTRODUCTION = """\
 # The recipe
 
@@ -79,14 +81,18 @@ def reference_text() -> str:
 
 
 def _mappings(schema: Schema, path: str) -> Iterator[tuple[str, Schema]]:
-    """The mappings with known keys below a schema, with their paths, in the order of the schema."""
+    """The mappings with known keys below a schema, with their paths, in the order of the schema.
+
+    Containers other than the one to checkpoint have the same keys, and are not taken apart again.
+    """
     for key, inner in schema["properties"].items():
         name, value = f"{path}.{key}".removeprefix("."), resolved(inner)
         if "items" in value:
             name, value = f"{name}[]", resolved(value["items"])
         if "properties" in value:
             yield name, value
-            yield from _mappings(value, name)
+            if name not in _LIKE_THE_CONTAINER:
+                yield from _mappings(value, name)
 
 
 def _section(heading: str, paths: list[str], schemas: list[Schema]) -> str:
@@ -114,7 +120,9 @@ def _keys(schema: Schema) -> Iterator[str]:
 
 
 def _pattern(pattern: str) -> str:
-    """Return the keys that match a regular expression without special characters except `^`."""
+    """Return the keys that match a regular expression: a choice of words, or without special characters except `^`."""
+    if pattern.startswith("^("):
+        return "`, `".join(pattern[2:-2].split("|"))
     return f"{pattern[1:]}…" if pattern.startswith("^") else f"…{pattern}…"
 
 

@@ -133,6 +133,12 @@ def _findings(error: ValidationError, path: KeyPath, place: Place) -> Iterator[t
         yield path, f"expected {_title(path)}, got {got(value, place)}{_quote_it(schema, value, place)}"
 
 
+def is_text(schema: Schema) -> bool:
+    """Tell whether a value is a string, or may be absent; also if nothing is known of it."""
+    kinds = schema.get("type", "string")
+    return kinds in ("string", ["string", "null"])
+
+
 def _title(path: KeyPath) -> str:
     return str((schema_at(path) or {})["title"])
 
@@ -147,7 +153,7 @@ def _unknown(key: str, properties: Mapping[str, Schema]) -> str:
 
 def _quote_it(schema: Schema, value: Any, place: Place) -> str:
     """Return the fix for a number or a boolean that was meant as a string."""
-    meant = schema.get("type") == "string" and value is not None and place.written
+    meant = "type" in schema and is_text(schema) and value is not None and place.written
     return f"; quote it: {json.dumps(meant)}" if meant else ""
 
 

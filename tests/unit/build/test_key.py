@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import fields, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ DOCUMENT = {
 }
 OPTIONS = BuildOptions(Path("/nonexistent/cache"))
 CHANGED: dict[str, object] = {
+    "secrets": "00",
     "recipe": "{}",
     "version": "0.0",
     "code": "00",
@@ -113,9 +115,32 @@ def test_updated_tools_change_the_key(recipe, tmp_path):
     assert after.tools == f"{before.tools}-20261128T200000Z"
 
 
+def with_secret(**values: str | None) -> str:
+    container = DOCUMENT["container"] | {"envFrom": [{"secretRef": {"name": "db"}}]}
+    return json.dumps(DOCUMENT | {"container": container, "build": {"secrets": {"db": values}}})
+
+
+def test_a_value_of_a_secret_changes_the_key(recipe):
+    first, second = (find_key(recipe, text=with_secret(password=value)) for value in ("build-only", "another"))
+    assert first != second
+    assert first == find_key(recipe, text=with_secret(password="build-only"))
+
+
+def test_a_value_that_is_made_up_does_not(recipe):
+    assert find_key(recipe, text=with_secret(password=None)) == find_key(recipe, text=with_secret(password=None))
+
+
+def test_the_inputs_hold_no_value_of_a_secret(recipe):
+    recipe.write_text(with_secret(password="build-only"))
+    inputs = find_inputs(load_recipe(recipe), OPTIONS)
+    assert inputs.secrets
+    assert "build-only" not in repr(inputs)
+    assert base64.b64encode(b"build-only").decode() not in repr(inputs)
+
+
 def test_the_launcher_counts_only_if_it_is_in_the_image(recipe):
     recipe.write_text(json.dumps(DOCUMENT))
-    plain = load_recipe(recipe)
+    plain = replace(load_recipe(recipe), restore=(Restorer.RUNTIME,))
     assert find_inputs(plain, OPTIONS).launcher == ""
     assert find_inputs(replace(plain, restore=(Restorer.SELF,)), OPTIONS).launcher.startswith("launcher-")
 

@@ -109,7 +109,6 @@ def test_the_container_of_a_deployment(tmp_path: Path) -> None:
         "- container.env[2].valueFrom: not accepted: there is no cluster to ask for the value during a build,",
         "- container.envFrom: not accepted: there is no ConfigMap or Secret to read during a build.",
         "- container.resources.limits.nvidia.com/gpu: not accepted: a device cannot be checkpointed.",
-        "- container.securityContext.seccompProfile: not accepted: a restored process keeps the system call filter",
         "- container.volumeMounts: not accepted: the build has no volumes,",
     ],
 )

@@ -119,9 +119,7 @@ def test_the_last_one_counts_and_the_file_is_not_blamed_for_what_was_replaced(tm
         ("container[0]=y", "container: expected a list to put the value into, got a mapping with image, args, env, "
          "readinessProbe"),
         ("name.x=y", "name: expected a mapping to put the value into, got 'java-app'"),
-        ("container.volumeMounts=x", "container.volumeMounts: not accepted: the build has no volumes, and a pod must "
-         "have the mounts of the build to be restored. Put the files that your program reads into the base image and "
-         "let it write to its own file system, then take the mounts out of the pod as well."),
+        ("container.volumeMounts=x", "container.volumeMounts: expected a list of mounts, got 'x'"),
     ],
 )  # fmt: skip
 def test_a_mistake_names_the_override(tmp_path: Path, override: str, expected: str) -> None:

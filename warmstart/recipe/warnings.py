@@ -1,0 +1,60 @@
+"""Warnings about a recipe that is right, but may not do what its user expects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from warmstart.core.yaml_document import Document, KeyPath, dotted, shown
+from warmstart.recipe.model import Container, Recipe, VolumeKind
+from warmstart.recipe.secret_names import find_suspects
+from warmstart.recipe.sources import Sources
+from warmstart.recipe.variables import list_references
+
+
+def list_warnings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[str]:
+    """Yield the warnings about a recipe and its document, each with its place."""
+    for path, message in _findings(document, recipe, sources):
+        yield ": ".join(part for part in (document.place(path).label, dotted(path), message) if part)
+
+
+def _findings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[tuple[KeyPath, str]]:
+    block = document.value["container"]
+    for suspect in find_suspects(block.get("env")):
+        yield (
+            suspect.path,
+            f"the value of {shown(suspect.name)} is probably a secret ({suspect.reason}), and everyone who can pull "
+            "the image can read it: use valueFrom.secretKeyRef",
+        )
+    yield from _lasting(recipe.container)
+    yield from _undefined(block, recipe.container)
+    for path, name in sources.unused():
+        if path:
+            yield path, "nothing in the recipe uses it"
+        else:
+            yield (), f"--secret {shown(name)}: nothing in the recipe uses it"
+
+
+def _lasting(container: Container) -> Iterator[tuple[KeyPath, str]]:
+    for name in dict.fromkeys(
+        mount.volume.name for mount in container.volume_mounts if mount.volume.kind is VolumeKind.LASTING
+    ):
+        message = f"the build has an empty directory in place of the lasting volume {name}"
+        yield ("volumes",), f"{message}, and no file on it may be open at the checkpoint"
+
+
+def _undefined(block: dict[str, object], container: Container) -> Iterator[tuple[KeyPath, str]]:
+    """References to variables that there are not: they stay as they are written, as in a pod."""
+    known = dict(container.env)
+    texts: list[tuple[KeyPath, object]] = []
+    env = block.get("env")
+    for index, variable in enumerate(env if isinstance(env, list) else []):
+        texts.append((("container", "env", index, "value"), variable.get("value")))
+    for key in ("command", "args"):
+        words = block.get(key)
+        texts += [
+            (("container", key, index), word) for index, word in enumerate(words if isinstance(words, list) else [])
+        ]
+    for path, text in texts:
+        for name in list_references(text) if isinstance(text, str) else ():
+            if name not in known:
+                yield path, f"there is no variable {shown(name)}, so that $({shown(name)}) stays as it is"
