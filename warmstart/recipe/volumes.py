@@ -65,7 +65,8 @@ class Volumes:
             self._report((*path, "name"), f"there is no volume {name}; volumes has: {known}")
             return None
         if taken := _find_taken(target):
-            self._report((*path, "mountPath"), f"expected a path outside {taken}, which a container needs itself")
+            where = "other than" if taken == "/" else "outside"
+            self._report((*path, "mountPath"), f"expected a path {where} {taken}, which a container needs itself")
             return None
         volume, sub_path = self._volume(name), self._sub_path(block, variables, path)
         is_files = volume.kind is VolumeKind.FILES
@@ -114,6 +115,8 @@ class Volumes:
             for file in self._files(part, mode, inner):
                 files[file.path] = file
         for file in files.values():
+            if file.path == ".":
+                self._report(path, f"expected a path other than . for a file of the volume {name}")
             if any(other.startswith(f"{file.path}/") for other in files):
                 self._report(path, f"{shown(file.path)} is both a file and a directory of the volume {name}")
         return Volume(name, VolumeKind.FILES, tuple(files.values()))
@@ -158,6 +161,8 @@ class Volumes:
 
 
 def _find_taken(target: str) -> str:
+    if target == "/":
+        return target
     for taken in _TAKEN:
         if target == taken or (target.startswith(f"{taken}/") and taken not in _MAY_HOLD_MOUNTS):
             return taken
