@@ -65,8 +65,8 @@ def _list_mounted(recipe: Block) -> set[str]:
 
 def _list_names_of_mounts(block: Any) -> set[str]:
     mounts = block.get("volumeMounts") if isinstance(block, dict) else None
-    found = {mount.get("name") for mount in mounts if isinstance(mount, dict)} if isinstance(mounts, list) else set()
-    return {name for name in found if isinstance(name, str)}
+    names = [mount.get("name") for mount in mounts if isinstance(mount, dict)] if isinstance(mounts, list) else []
+    return {name for name in names if isinstance(name, str)}
 
 
 def _choose_init(document: Document) -> None:
@@ -152,10 +152,10 @@ def _put_services(document: Document, objects: Objects, directory: Path | None) 
 
 
 def _in_one_line(error: InputError) -> str:
-    parts = ", ".join(error.details)
-    if isinstance(error, SeveralContainersError):
-        return f"{error.brief} {parts}; name one of them in `container`"
-    return f"{error.brief}{'; ' if parts else ''}{parts}"
+    text = error.brief
+    if error.details:
+        text += f"{' ' if text.endswith(':') else '; '}{', '.join(error.details)}"
+    return f"{text}; name one of them in `container`" if isinstance(error, SeveralContainersError) else text
 
 
 def _find_container(file: Path, wanted: str | None) -> tuple[FoundContainer, list[ServiceObject]]:
@@ -178,11 +178,13 @@ def _put_service(
         for position, service in enumerate(services)
         if service not in services[:position] and _selects(service, one)
     ]
-    own = block.get("aliases")
-    aliases = dict.fromkeys([*(own if isinstance(own, list) else []), *_list_aliases(one, selecting)])
-    aliases.pop(block.get("name"), None)
+    own = block.get("aliases", [])
+    aliases: Any = own
+    if isinstance(own, list) and all(isinstance(alias, str) for alias in own):
+        known = dict.fromkeys([*own, *_list_aliases(one, selecting)])
+        aliases = [alias for alias in known if alias != block.get("name")]
     kept = {key: value for key, value in block.items() if key not in ("from", "container", "volumes", "aliases")}
-    made = {**kept, **({"aliases": list(aliases)} if aliases else {}), "container": _make_container(one, selecting)}
+    made = {**kept, **({"aliases": aliases} if aliases != [] else {}), "container": _make_container(one, selecting)}
     if volumes := _list_volumes(one):
         made["volumes"] = volumes
     group = mapping_at(one.pod, "securityContext").get("fsGroup")
@@ -272,7 +274,7 @@ def _list_volumes(one: PodContainer) -> list[Any]:
         for claim in _list_at(one.manifest, "spec", "volumeClaimTemplates")
         if isinstance(name := mapping_at(claim, "metadata").get("name"), str)
     ]
-    made = {claim["name"] for claim in claims}
+    made = [claim["name"] for claim in claims]
     own = [
         block for block in _list_at(one.pod, "volumes") if not (isinstance(block, dict) and block.get("name") in made)
     ]
@@ -300,11 +302,13 @@ def _list_aliases(one: PodContainer, services: Sequence[ServiceObject]) -> Itera
 
 def _warn(name: str, one: PodContainer, services: Sequence[ServiceObject]) -> Iterator[str]:
     ports = {
-        port.get("name"): port.get("containerPort") for port in _list_at(one.block, "ports") if isinstance(port, dict)
+        label: port.get("containerPort")
+        for port in _list_at(one.block, "ports")
+        if isinstance(port, dict) and isinstance(label := port.get("name"), str)
     }
     for service in services:
         for number, target in service.ports:
-            found = ports.get(target, target)
+            found = ports.get(str(target), target)
             if isinstance(found, int) and found != number:
                 yield (
                     f"the Service {shown(service.name)} maps port {number} to {found}, and a build does not: "
