@@ -15,6 +15,7 @@ from warmstart.build.result import BuildResult
 from warmstart.build.verify import verify_source
 from warmstart.cli.board import Board
 from warmstart.cli.build_job import Built, ClusterChoice, Job, run_job, run_job_apart
+from warmstart.cli.check import RecipeOptions, check_recipes
 from warmstart.cli.context import (
     Shell,
     allow_option,
@@ -56,6 +57,7 @@ from warmstart.recipe.load import load_recipe
     metavar="KIND:PATH",
     help="oci:DIRECTORY or oci-archive:FILE instead of a registry. {name} in it is the recipe's name.",
 )
+@click.option("--check", is_flag=True, help="Only read the recipes and their objects.")
 @click.option("--rebuild", is_flag=True, help="Build even if the target is up to date.")
 @click.option(
     "-j", "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of builds at the same time."
@@ -91,6 +93,7 @@ def build(
     secrets: tuple[str, ...],
     tag: str | None,
     output: str | None,
+    check: bool,
     rebuild: bool,
     jobs: int,
     fail_fast: bool,
@@ -112,6 +115,11 @@ def build(
     With a directory, all recipes in it are built. If the target has an image of the same recipe, base image and tools,
     nothing is built. With several recipes, the exit code is the lowest of the failures.
     """
+    paths = find_recipes(recipes)
+    if check:
+        values = RecipeOptions(overrides, tag, secrets, allowed)
+        check_recipes(shell, paths, values, as_json=as_json)
+        return
     options = BuildOptions(
         cache=shell.cache,
         access=access,
@@ -122,7 +130,7 @@ def build(
         network=Network(network),
         allowed=allowed,
     )
-    loaded = [load_recipe(path, overrides=overrides, tag=tag, secrets=secrets) for path in find_recipes(recipes)]
+    loaded = [load_recipe(path, overrides=overrides, tag=tag, secrets=secrets) for path in paths]
     outputs = choose_outputs(output, loaded)
     cluster = ClusterChoice(context, namespace, how) if engine == "kubernetes" else None
     planned = [

@@ -158,7 +158,8 @@ class Sources:
         known = self._keys.get(name)
         if known is None and optional:
             return None
-        if known is not None and key not in known and name not in self._named_by_build:
+        # Only a manifest has all the keys of a Secret.
+        if known is not None and key not in known and self._is_complete(name):
             if not optional:
                 self.missing.secrets.setdefault(name, {})[key] = None
                 keys = shown(", ".join(known) or "none", 200)
@@ -214,6 +215,9 @@ class Sources:
                 yield where, f"{name}.{key}"
         for name in self._own_fields - set(self.used_fields):
             yield ("build", "fields", name), name
+
+    def _is_complete(self, name: str) -> bool:
+        return name in self._objects.secrets and name not in self._named_by_build
 
     def _value(self, name: str, key: str) -> bytes:
         if (name, key) not in self._values:

@@ -10,11 +10,25 @@ from warmstart.recipe.secret_names import find_suspects
 from warmstart.recipe.sources import Sources
 from warmstart.recipe.variables import list_references
 
+_GENEROUS_S = 120
+
 
 def list_warnings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[str]:
     """Yield the warnings about a recipe and its document, each with its place."""
     for path, message in _findings(document, recipe, sources):
         yield ": ".join(part for part in (document.place(path).label, dotted(path), message) if part)
+
+
+def list_impatient_probes(container: Container) -> Iterator[str]:
+    """Yield a warning if a container's probes give up early: it may start slowly on a machine with other work."""
+    probes = {"startupProbe": container.startup_probe, "readinessProbe": container.readiness_probe}
+    found = {
+        key: probe.initial_delay_s + probe.period_s * probe.failure_threshold for key, probe in probes.items() if probe
+    }
+    limit_s = sum(found.values())
+    if limit_s < _GENEROUS_S:
+        message = f"the build gives up if the container is not ready after {limit_s} s"
+        yield f"container.{list(found)[-1]}: {message}: set periodSeconds: 1 and failureThreshold: {_GENEROUS_S}"
 
 
 def _findings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[tuple[KeyPath, str]]:

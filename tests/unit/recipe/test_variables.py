@@ -157,6 +157,16 @@ def test_a_secret_from_a_file_replaces_the_value_of_the_recipe() -> None:
     assert found == {"A": "from-a-file"}
 
 
+def test_a_file_for_one_key_leaves_the_others_to_chance() -> None:
+    Path("file").write_bytes(b"value")
+    lines = "  env: [{name: A, valueFrom: {secretKeyRef: {name: db, key: a}}}, {name: B, valueFrom: " + (
+        "{secretKeyRef: {name: db, key: b}}}]\n"
+    )
+    found = env(lines, "", ["db.a=file"])
+    assert found["A"] == "value"
+    assert len(found["B"]) == 24
+
+
 def test_a_name_and_a_key_with_dots() -> None:
     Path("file").write_bytes(b"value")
     lines = "  env: [{name: A, valueFrom: {secretKeyRef: {name: shop.db, key: tls.key}}}]\n"
