@@ -156,7 +156,7 @@ class Sources:
     def secret_key(self, name: str, key: str, path: KeyPath, *, optional: bool) -> bytes | None:
         """Return the value of a key of a Secret; None if it is missing."""
         known = self._keys.get(name)
-        if known is None and optional:
+        if optional and key not in (known or {}):
             return None
         # Only a manifest has all the keys of a Secret.
         if known is not None and key not in known and self._is_complete(name):

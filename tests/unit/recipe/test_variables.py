@@ -78,9 +78,10 @@ def test_an_optional_reference_may_be_missing() -> None:
         "    - {name: A, valueFrom: {configMapKeyRef: {name: none, key: a, optional: true}}}\n"
         "    - {name: B, valueFrom: {configMapKeyRef: {name: conf, key: a, optional: true}}}\n"
         "    - {name: C, valueFrom: {secretKeyRef: {name: none, key: a, optional: true}}}\n"
+        "    - {name: E, valueFrom: {secretKeyRef: {name: known, key: a, optional: true}}}\n"
         "    - {name: D, valueFrom: {fileKeyRef: {volumeName: v, path: f, key: K, optional: true}}}\n"
     )
-    recipe = load(lines, CONFIG)
+    recipe = load(lines, CONFIG + "  secrets: {known: {b: x}}\n")
     assert recipe.container.env == ()
     assert recipe.secrets == ()
 
