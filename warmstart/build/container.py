@@ -25,7 +25,7 @@ from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
 from warmstart.probe.warmup import run_steps
-from warmstart.recipe.model import Container
+from warmstart.recipe.model import Container, Restorer
 
 SUBNET = "10.88.0.0/24"
 CLOSING_S = 3.0
@@ -118,12 +118,17 @@ def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriCo
     Raises:
         PreflightError: there is such a problem, and the user does not force the build.
     """
-    deadline = time.monotonic() + CLOSING_S
+    deadline, recipe, launched = time.monotonic() + CLOSING_S, context.recipe, isinstance(running, LauncherContainer)
     while True:
         findings = check_processes(
-            engine.proc, running.pid, pod_ips=[running.address], close_tcp=context.recipe.close_tcp
+            engine.proc,
+            running.pid,
+            pod_ips=[running.address],
+            close_tcp=recipe.close_tcp,
+            volumes=recipe.container.volume_mounts,
+            by_runtime=not launched or Restorer.RUNTIME in recipe.restore,
         )
-        if isinstance(running, LauncherContainer):
+        if launched:
             findings = (*findings, *check_launched(engine.proc, running.pid))
         errors = [finding for finding in findings if finding.is_error]
         if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:
