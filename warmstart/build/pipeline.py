@@ -42,7 +42,7 @@ from warmstart.engine.local import (
 from warmstart.image.compose import Layer, add_layers
 from warmstart.image.layout import read_image
 from warmstart.image.selfrestore.pack import MEMORY_OF_RUNTIME, pack_programs
-from warmstart.recipe.model import Recipe, Restorer
+from warmstart.recipe.model import Recipe, Restorer, VolumeKind
 from warmstart.recipe.privileges import require_host_privileges
 
 
@@ -58,6 +58,7 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
     host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
     binds = [*find_binds(source), *(host.binds if host else ())]
     with open_context(recipe, options, progress, binds=binds, with_launcher=Restorer.SELF in recipe.restore) as context:
+        warn_of_volumes(context, None if host is None else host.version)
         context = replace(context, inputs=find_inputs(recipe, options, host.version if host else ""))
         base = fetch_base(context, source)
         with (
@@ -70,6 +71,18 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
             else:
                 candidate = make_restored(context, engine, base)
             return verify_and_publish(context, candidate, base, stores, None if engine.shared else engine)
+
+
+def warn_of_volumes(context: BuildContext, host: str | None) -> None:
+    """Warn of volumes that a build makes otherwise than a pod; `host` is the host's runtime if the build uses it."""
+    volumes = {mount.volume.name: mount.volume for mount in context.recipe.container.volume_mounts}
+    for volume in volumes.values():
+        if volume.kind is VolumeKind.LASTING:
+            context.progress.warn(
+                f"the volume {volume.name} is an empty directory during the build: its data is not here"
+            )
+        if volume.in_memory and host is not None:
+            context.progress.warn(f"the volume {volume.name} is on the disk during the build: {host} runs on the host")
 
 
 def make_restored(context: BuildContext, engine: LocalEngine, base: BaseImage) -> BuildCandidate:
