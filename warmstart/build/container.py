@@ -57,7 +57,7 @@ def start_container(
 ) -> CriContainer:
     """Start a container of the image in a layout; `undo` ends it and removes the image from the engine's store."""
     image = import_image(context, engine, layout, undo)
-    return undo.enter_context(engine.cri.start(container, image, context.recipe.name))
+    return undo.enter_context(context.beside.start(engine, container, image, context.recipe.name))
 
 
 def warm_up(
@@ -79,6 +79,7 @@ def warm_up(
             running, recipe.warmup, pid=inner_pid, on_progress=lambda p: progress.note(f"{p.done} of {p.step.repeat}")
         )
         run_steps(running, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
+        context.beside.check()
     with progress.step("preflight"):
         check_before_dump(context, engine, running)
         identity = read_identity(engine.proc, running.pid)

@@ -11,7 +11,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -249,6 +249,7 @@ class CriContainer:
         requested_at: the same before the request to create the container.
         created_at: the same when the container had been created.
         started_at: the same when the runtime reported it as started.
+        watch: called with each `state`; raises an error for what the container cannot do without.
     """
 
     engine: CriEngine
@@ -259,6 +260,7 @@ class CriContainer:
     requested_at: float
     created_at: float
     started_at: float
+    watch: Callable[[], object] = lambda: None
 
     def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
         """See `Target.connect`."""
@@ -287,6 +289,7 @@ class CriContainer:
 
     def state(self) -> State:
         """See `Target.state`."""
+        self.watch()
         status = self._status(verbose=False).status
         if status.state == cri.CONTAINER_EXITED:
             return State(status.exit_code, status.reason)
