@@ -134,13 +134,15 @@ class Companions:
                 await_service(running, service.container)
             beside.check()
             beside = replace(beside, services=(*beside.services, RunningService(service.name, running)))
-        once, each = split_init(recipe)
-        if once:
-            with engine.cri.open_volumes() as volumes_of_init:
-                for init in once:
-                    note(init.name)
-                    beside.run_init(FetchedInit(init, names[init.container.image]), volumes_of_init)
-        return replace(beside, init=tuple(FetchedInit(init, names[init.container.image]) for init in each))
+        init = [FetchedInit(one, names[one.container.image]) for one in recipe.init]
+        with engine.cri.open_volumes() as volumes_of_init:
+            for one in init:
+                note(one.init.name)
+                beside.run_init(one, volumes_of_init)
+            used = set(volumes_of_init.list_used())
+        sharing = find_sharing(recipe)
+        each = (one for one in init if one.init in sharing and used & _list_volumes(one.init.container))
+        return replace(beside, init=tuple(each))
 
 
 @contextlib.contextmanager
@@ -165,19 +167,19 @@ def list_names(service: Service) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def split_init(recipe: Recipe) -> tuple[list[InitContainer], list[InitContainer]]:
-    """Split the init containers into those that run once, and those of each pod.
+def find_sharing(recipe: Recipe) -> list[InitContainer]:
+    """Find the init containers that share a volume with the container, perhaps by way of another one.
 
-    In Kubernetes each pod runs them all. Here only those do that share a volume with the container, perhaps by way of
-    another init container; the others change a service, once for all pods.
+    In Kubernetes each pod runs all of its init containers. A build runs them once, and only those again for each pod
+    that leave something on such a volume: the others change the services, which the pods share.
     """
-    shared, each = _list_volumes(recipe.container), []
+    shared, found = _list_volumes(recipe.container), []
     pending = list(recipe.init)
     while sharing := [init for init in pending if shared & _list_volumes(init.container)]:
-        each += sharing
+        found += sharing
         pending = [init for init in pending if init not in sharing]
         shared = shared.union(*(_list_volumes(init.container) for init in sharing))
-    return pending, [init for init in recipe.init if init in each]
+    return found
 
 
 def _list_volumes(container: Container) -> set[str]:

@@ -110,6 +110,20 @@ class PodVolumes:
             raise EngineError(brief) from error
         return tuple(mounts)
 
+    def list_used(self) -> list[str]:
+        """Return the names of the volumes that the containers left something on.
+
+        A JVM leaves an empty directory hsperfdata_USER in /tmp.
+        """
+        used = []
+        for name, made in self._made.items():
+            with _opened(made.seen) as directory:
+                names = os.listdir(directory)  # noqa: PTH208  (of a descriptor)
+                left = [each for each in names if not each.startswith("hsperfdata_")]
+            if left and made.volume.kind is not VolumeKind.FILES:
+                used.append(name)
+        return used
+
     def _find_source(self, mount: VolumeMount, container: Container) -> tuple[Path, bool]:
         """Return the path to mount, and whether it is read-only: the kubelet mounts files so."""
         made = self._made.get(mount.volume.name) or self._make(mount.volume, container)

@@ -12,7 +12,7 @@ import pytest
 from warmstart.build import services as module
 from warmstart.build.beside import ALONE
 from warmstart.build.context import BuildContext, BuildOptions
-from warmstart.build.services import await_service, list_names, open_companions, split_init
+from warmstart.build.services import await_service, find_sharing, list_names, open_companions
 from warmstart.core.errors import AppError, ImageError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_reference
@@ -70,18 +70,16 @@ def mount(*volumes: str, kind: VolumeKind = VolumeKind.EMPTY_DIR) -> tuple[Volum
     return tuple(VolumeMount(Volume(name, kind), f"/{name}") for name in volumes)
 
 
-def test_init_containers_that_share_a_volume_with_the_container_run_in_each_pod():
+def test_init_containers_that_share_a_volume_with_the_container_are_found():
     inits = (make_init("migrate"), make_init("a", "x", "y"), make_init("b", "y", "z"), make_init("c", "other"))
-    once, each = split_init(make_recipe(init=inits, volume_mounts=mount("z")))
-    assert [init.name for init in once] == ["migrate", "c"]
-    # In the order of the pod.
-    assert [init.name for init in each] == ["a", "b"]
+    found = find_sharing(make_recipe(init=inits, volume_mounts=mount("z")))
+    assert {init.name for init in found} == {"a", "b"}
 
 
 def test_files_that_nobody_writes_to_are_not_shared():
     init = make_init("migrate", "conf", kind=VolumeKind.FILES)
     recipe = make_recipe(init=(init,), volume_mounts=mount("conf", kind=VolumeKind.FILES))
-    assert split_init(recipe) == ([init], [])
+    assert find_sharing(recipe) == []
 
 
 # Readiness

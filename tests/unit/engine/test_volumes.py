@@ -94,6 +94,17 @@ def test_another_pod_has_its_own_and_all_are_gone_at_the_end(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_volume_is_used_when_something_is_left_on_it(volumes):
+    one, two, _ = volumes.mount(
+        make_container(*(VolumeMount(volume, f"/{volume.name}") for volume in (DATA, CLAIM, CONF)))
+    )
+    assert volumes.list_used() == []
+    (one.directory / "hsperfdata_app").mkdir()
+    assert volumes.list_used() == []
+    (two.directory / "made").mkdir()
+    assert volumes.list_used() == ["claim"]
+
+
 def test_the_name_of_a_volume_leads_nowhere(tmp_path, volumes):
     (mount,) = volumes.mount(make_container(VolumeMount(Volume("../../x", VolumeKind.EMPTY_DIR), "/data")))
     assert mount.directory.parent == tmp_path / "volumes"
