@@ -11,10 +11,10 @@ from pathlib import Path
 from warmstart.bench.result import Spread
 from warmstart.bench.run import open_session
 from warmstart.build import pipeline as build
-from warmstart.build.base import fetch_base, find_source
+from warmstart.build.base import BaseImage, fetch_base, find_source
 from warmstart.build.container import open_engine
 from warmstart.build.context import BuildContext, BuildOptions
-from warmstart.build.result import BaseImage, BuildCandidate
+from warmstart.build.result import BuildCandidate
 from warmstart.build.verify import read_identities, read_launcher_ms
 from warmstart.core.errors import VerifyError
 from warmstart.core.progress import Progress

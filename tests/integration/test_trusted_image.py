@@ -10,7 +10,7 @@ from support.checkpoint_image import edit_annotations
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.publish import parse_output
-from warmstart.build.verify import verify_source
+from warmstart.build.verify_source import verify_source
 from warmstart.core.errors import PrivilegeError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source

@@ -17,7 +17,7 @@ from support.vm import run_in_vm
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
-from warmstart.build.verify import verify_source
+from warmstart.build.verify_source import verify_source
 from warmstart.cli.context import default_cache
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Transport, parse_source

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmstart.build.beside import ALONE, Beside
 from warmstart.core.errors import AppError, VerifyError, WarmstartError
 from warmstart.core.mountinfo import read_mountinfo
 from warmstart.dump.criu.fingerprint import read_identity
@@ -118,7 +119,14 @@ class Burst:
 
 
 def measure_start(
-    engine: LocalEngine, way: Way, container: Container, name: str, *, requests: int = 0, action: HttpGet | None = None
+    engine: LocalEngine,
+    way: Way,
+    container: Container,
+    name: str,
+    *,
+    requests: int = 0,
+    action: HttpGet | None = None,
+    beside: Beside = ALONE,
 ) -> Start:
     """Start a container once, and end it.
 
@@ -129,13 +137,14 @@ def measure_start(
         name: name of the pod.
         requests: number of requests to send after it is ready.
         action: request to send.
+        beside: the company of the container.
 
     Raises:
         AppError: the container did not become ready, or a request failed.
         EngineError: the runtime refused.
         VerifyError: the container should have been restored and was not, or the reverse.
     """
-    with engine.cri.start(container, way.image, name) as running:
+    with beside.start(engine, container, way.image, name) as running:
         _await(running, container)
         ready = time.monotonic()
         _check_way(engine, running, way)
@@ -156,6 +165,7 @@ def measure_burst(
     replicas: int,
     *,
     on_ready: Callable[[CriContainer], object] = lambda _: None,
+    beside: Beside = ALONE,
 ) -> Burst:
     """Start several replicas at once, and end them when all are ready.
 
@@ -167,13 +177,15 @@ def measure_burst(
         container: container of the pods.
         replicas: number of replicas.
         on_ready: function called with each replica after all are ready and before memory is read.
+        beside: the company of the containers.
     """
     before = read_available_bytes()
     stacks = [contextlib.ExitStack() for _ in range(replicas)]
     with ThreadPoolExecutor(replicas) as pool:
         began = time.monotonic()
         started = [
-            pool.submit(_start_replica, engine, way, container, f"replica-{n}", stacks[n]) for n in range(replicas)
+            pool.submit(_start_replica, engine, way, container, f"replica-{n}", stacks[n], beside)
+            for n in range(replicas)
         ]
         try:
             outcomes = [future.result() for future in started]
@@ -205,13 +217,13 @@ class _Replica:
 
 
 def _start_replica(
-    engine: LocalEngine, way: Way, container: Container, name: str, undo: contextlib.ExitStack
+    engine: LocalEngine, way: Way, container: Container, name: str, undo: contextlib.ExitStack, beside: Beside
 ) -> _Replica:
     failures: list[str] = []
     for attempt in range(ATTEMPTS):
         with contextlib.ExitStack() as stack:
             try:
-                running = stack.enter_context(engine.cri.start(container, way.image, f"{name}-{attempt}"))
+                running = stack.enter_context(beside.start(engine, container, way.image, f"{name}-{attempt}"))
                 _await(running, container)
                 ready = time.monotonic()
                 _check_way(engine, running, way)

@@ -21,12 +21,14 @@ from pathlib import Path
 from warmstart.bench.measure import Burst, Start, Way, measure_burst, measure_start, read_available_bytes, time_requests
 from warmstart.bench.result import COLD, MAPPED, PLAIN, Bench, Load, Machine, Series
 from warmstart.build import assemble
-from warmstart.build.base import fetch_base, find_source
+from warmstart.build.base import BaseImage, fetch_base, find_source
+from warmstart.build.beside import ALONE, Beside
 from warmstart.build.checkpoint import run_and_checkpoint
 from warmstart.build.container import open_engine
 from warmstart.build.context import BuildContext, BuildOptions
-from warmstart.build.result import BaseImage, EditedDump, RuntimeCheckpoint
-from warmstart.build.verify import Decide
+from warmstart.build.result import EditedDump, RuntimeCheckpoint
+from warmstart.build.services import open_companions
+from warmstart.build.verify_source import Decide
 from warmstart.core.errors import ImageError, RecipeError, WarmstartError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Source, parse_reference
@@ -40,8 +42,8 @@ from warmstart.node.open import open_node
 from warmstart.node.session import Session
 from warmstart.probe.readiness import first_probe
 from warmstart.recipe.load import parse_recipe
-from warmstart.recipe.model import Container, HttpGet, Mapped, Recipe, Restorer
-from warmstart.recipe.privileges import require_host_privileges
+from warmstart.recipe.model import HttpGet, Mapped, Recipe, Restorer
+from warmstart.recipe.privileges import require_recipe_privileges
 
 SUBNET = "10.90.0.0/24"
 IMAGE = "localhost/warmstart/bench"
@@ -62,7 +64,8 @@ class Candidate:
 class Subject:
     """An application to measure, and its images, the one of the cold start first.
 
-    `archive` is the runtime's checkpoint archive, if this run made one. The other attributes are as in `Bench`.
+    `archive` is the runtime's checkpoint archive, if this run made one. `beside` is the company of its containers. The
+    other attributes are as in `Bench`.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Subject:
     dumped_requests_s: tuple[tuple[float, ...], ...] = ()
     notes: tuple[str, ...] = ()
     archive: Path | None = None
+    beside: Beside = ALONE
 
 
 def bench_recipe(recipe: Recipe, options: BuildOptions, load: Load, progress: Progress) -> Bench:
@@ -82,12 +86,16 @@ def bench_recipe(recipe: Recipe, options: BuildOptions, load: Load, progress: Pr
     Raises:
         WarmstartError: a step failed, or one of the ways of starting never succeeded.
     """
-    require_host_privileges(recipe.container.security_context, options.allowed)
+    require_recipe_privileges(recipe, options.allowed)
     source = find_source(recipe)
     action = find_request(recipe) if load.requests else None
     with open_session(source, options, progress) as session:
-        subject = make_images(BuildContext(recipe, options, progress, session), source, load, action)
-        return measure(session, subject, load, progress)
+        context = BuildContext(recipe, options, progress, session)
+        with open_companions(context) as companions:
+            with companions.run() as beside:
+                subject = make_images(replace(context, beside=beside), source, load, action)
+            with companions.run() as beside:
+                return measure(session, replace(subject, beside=beside), load, progress)
 
 
 def bench_source(source: Source, options: BuildOptions, load: Load, progress: Progress, *, decide: Decide) -> Bench:
@@ -106,7 +114,10 @@ def bench_source(source: Source, options: BuildOptions, load: Load, progress: Pr
         access = find_access(session, source, options.access)
         with progress.step("pull"):
             copy_image(session, str(source), f"oci:{layout}", access=access, on_line=progress.note)
-        return measure(session, find_subject(source, layout, decide), load, progress)
+        subject = find_subject(source, layout, decide)
+        context = BuildContext(subject.recipe, options, progress, session)
+        with open_companions(context) as companions, companions.run() as beside:
+            return measure(session, replace(subject, beside=beside), load, progress)
 
 
 @contextlib.contextmanager
@@ -205,12 +216,12 @@ def measure(session: Session, subject: Subject, load: Load, progress: Progress) 
                 turn = number % len(tallies)
                 for tally in (*tallies[turn:], *tallies[:turn]):
                     progress.note(f"round {number + 1} of {load.rounds}: {tally.way.name}")
-                    tally.start(engine, subject.recipe.container, f"{tally.way.name}-{number}", load.requests, action)
+                    tally.start(engine, subject, f"{tally.way.name}-{number}", load.requests, action)
         for tally in tallies:
             tally.check()
         notes = list(subject.notes)
         with progress.step("replicas") if load.replicas else contextlib.nullcontext():
-            bursts = [_start_many(engine, tally, subject.recipe.container, load.replicas, notes) for tally in tallies]
+            bursts = [_start_many(engine, tally, subject, load.replicas, notes) for tally in tallies]
         machine = _describe_machine(session, engine, load_before)
     series = tuple(
         Series(
@@ -237,12 +248,19 @@ class _Tally:
     starts: list[Start] = field(default_factory=list)
     failures: list[WarmstartError] = field(default_factory=list)
 
-    def start(
-        self, engine: LocalEngine, container: Container, name: str, requests: int, action: HttpGet | None
-    ) -> None:
+    def start(self, engine: LocalEngine, subject: Subject, name: str, requests: int, action: HttpGet | None) -> None:
         """Start once more. Record a failure and continue."""
         try:
-            self.starts.append(measure_start(engine, self.way, container, name, requests=requests, action=action))
+            start = measure_start(
+                engine,
+                self.way,
+                subject.recipe.container,
+                name,
+                requests=requests,
+                action=action,
+                beside=subject.beside,
+            )
+            self.starts.append(start)
         except WarmstartError as error:
             self.failures.append(error)
 
@@ -252,9 +270,7 @@ class _Tally:
             raise self.failures[0]
 
 
-def _start_many(
-    engine: LocalEngine, tally: _Tally, container: Container, replicas: int, notes: list[str]
-) -> Burst | None:
+def _start_many(engine: LocalEngine, tally: _Tally, subject: Subject, replicas: int, notes: list[str]) -> Burst | None:
     if not replicas:
         return None
     needed_bytes = replicas * max(start.memory.anonymous_bytes for start in tally.starts)
@@ -263,7 +279,7 @@ def _start_many(
             f"{replicas} replicas at once, {tally.way.name}: left out, since they need {needed_bytes / 2**30:.1f} GiB"
         )
         return None
-    return measure_burst(engine, tally.way, container, replicas)
+    return measure_burst(engine, tally.way, subject.recipe.container, replicas, beside=subject.beside)
 
 
 def _make_image(

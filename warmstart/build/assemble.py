@@ -12,8 +12,9 @@ from pathlib import Path
 from signal import Signals
 
 from warmstart import __version__
+from warmstart.build.base import BaseImage
 from warmstart.build.context import BuildContext
-from warmstart.build.result import BaseImage, EditedDump, RuntimeCheckpoint, SelfCheckpoint, WarmState
+from warmstart.build.result import EditedDump, RuntimeCheckpoint, SelfCheckpoint, WarmState
 from warmstart.dump.archive.archive import Archive, extract_archive
 from warmstart.dump.criu.contents import sum_pages_bytes
 from warmstart.dump.edit.allocators import choose_none, choose_safe

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from warmstart.build.context import BuildContext
-from warmstart.build.result import BaseImage
 from warmstart.core.errors import WarmstartError
 from warmstart.core.reference import Source, Transport, parse_source
 from warmstart.core.workspace import open_workspace
@@ -26,36 +25,57 @@ from warmstart.node.crio import find_store
 from warmstart.node.keeper import Bind
 from warmstart.node.session import enter
 from warmstart.node.tree import tree_path
-from warmstart.recipe.model import Recipe
+from warmstart.recipe.model import Container, Recipe
 
 # Transports that keep images with uncompressed layers.
 PLAIN_LAYERS = (Transport.CONTAINERS_STORAGE, Transport.DOCKER_DAEMON, Transport.DOCKER_ARCHIVE)
 
 
-def find_source(recipe: Recipe) -> Source:
-    """Return the base image's source; a relative path starts at the recipe's directory.
+@dataclass(frozen=True)
+class BaseImage:
+    """The base image: its source, the digest of its manifest, its layout in the workspace, its number of layers."""
+
+    source: Source
+    digest: str
+    layout: Path
+    layers: int
+
+
+def find_source(recipe: Recipe, container: Container | None = None) -> Source:
+    """Return the source of a container's image, the recipe's own by default; a relative path starts at its directory.
 
     Raises:
-        ImageReferenceError: container.image of the recipe is invalid.
+        ImageReferenceError: the name of the image is invalid.
     """
-    source = parse_source(recipe.container.image)
+    source = parse_source((container or recipe.container).image)
     if source.path is None or recipe.source is None:
         return source
     return Source(source.kind, path=recipe.source.parent.absolute() / source.path, image=source.image)
 
 
 def fetch_base(context: BuildContext, source: Source) -> BaseImage:
-    """Copy the base image into the workspace; its blobs stay as they are at the source.
+    """Copy the base image into the workspace; arguments and errors as for `fetch_image`."""
+    return fetch_image(context, source, context.workspace / "base")
+
+
+def fetch_image(context: BuildContext, source: Source, layout: Path, step: str = "pull") -> BaseImage:
+    """Copy an image into a layout; its blobs stay as they are at the source.
+
+    Args:
+        context: of the build.
+        source: where the image is.
+        layout: a new or empty directory.
+        step: name of the step.
 
     Raises:
         ImageError: it is not there, is broken, is of another platform, or has links that `check_base` refuses.
         RegistryError: credentials cannot be read.
     """
-    session, layout, blobs = context.session, context.workspace / "base", context.blobs
+    session, blobs = context.session, context.blobs
     access = find_access(session, source, context.options.access)
     # Asked for zstd, skopeo would compress layers anew that are compressed with gzip.
     plain = source.kind in PLAIN_LAYERS
-    with context.progress.step("pull"):
+    with context.progress.step(step):
         found = find_image(session, str(source), access=access)
         pinned = pin_source(source, found.digest)
         if blobs and source.kind is Transport.REGISTRY:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from warmstart.build.base import BaseImage
 from warmstart.build.container import check_before_dump, check_user, has_directory, start_container, warm_up
 from warmstart.build.context import BuildContext
 from warmstart.build.launched import (
@@ -17,7 +18,7 @@ from warmstart.build.launched import (
     wrap_container,
 )
 from warmstart.build.launcher_report import read_launcher_ms
-from warmstart.build.result import BaseImage, RuntimeCheckpoint, SelfCheckpoint
+from warmstart.build.result import RuntimeCheckpoint, SelfCheckpoint
 from warmstart.dump.edit.programs import Program
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine
@@ -108,7 +109,7 @@ def restore_and_checkpoint(
     container = replace(context.recipe.container, command=command, args=())
     with contextlib.ExitStack() as undo:
         with context.progress.step("restore"):
-            running = undo.enter_context(engine.cri.start(container, image, context.recipe.name))
+            running = undo.enter_context(context.beside.start(engine, container, image, context.recipe.name))
             wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
             read_launcher_ms(running)
         with context.progress.step("second preflight"):

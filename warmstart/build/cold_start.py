@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from warmstart.build.beside import ALONE, Beside
 from warmstart.build.launcher_report import check_started_cold
 from warmstart.core.errors import VerifyError, WarmstartError
 from warmstart.engine.cri import CriContainer
@@ -33,12 +34,21 @@ class ColdStart:
         image: name of the image in that engine.
         container: container of the pod, with at least one probe.
         layout: an OCI layout to import the image from; it must not change. None if the engine has the image.
+        beside: the company of the container.
     """
 
-    def __init__(self, open_engine: OpenEngine, image: str, container: Container, layout: Path | None = None) -> None:
+    def __init__(
+        self,
+        open_engine: OpenEngine,
+        image: str,
+        container: Container,
+        layout: Path | None = None,
+        beside: Beside = ALONE,
+    ) -> None:
         self._image = image
         self._layout = layout
         self._container = container
+        self._beside = beside
         self._engine: LocalEngine | None = None
         self._running: CriContainer | None = None
         self._cancelled = False
@@ -99,7 +109,7 @@ class ColdStart:
         # The image's config has the recipe's command, behind the launcher.
         container = replace(self._container, command=(), args=(), env=(*self._container.env, COLD))
         limit_s = SLOWER * find_limit_s(container)
-        with engine.cri.start(container, self._image, NAME) as self._running:
+        with self._beside.start(engine, container, self._image, NAME) as self._running:
             if not self._cancelled:
                 wait_first_success(self._running, first_probe(container), limit_s=limit_s)
                 check_started_cold(self._running)
@@ -107,10 +117,14 @@ class ColdStart:
 
 @contextlib.contextmanager
 def observe_cold_start(
-    open_engine: OpenEngine, image: str, container: Container, layout: Path | None = None
+    open_engine: OpenEngine,
+    image: str,
+    container: Container,
+    layout: Path | None = None,
+    beside: Beside = ALONE,
 ) -> Iterator[ColdStart]:
     """Start a container cold; it and its engine are gone when the block ends. Arguments as for `ColdStart`."""
-    cold = ColdStart(open_engine, image, container, layout)
+    cold = ColdStart(open_engine, image, container, layout, beside)
     try:
         yield cold
     finally:

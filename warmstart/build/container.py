@@ -25,7 +25,7 @@ from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
 from warmstart.probe.warmup import run_steps
-from warmstart.recipe.model import Container
+from warmstart.recipe.model import Container, Restorer
 
 SUBNET = "10.88.0.0/24"
 CLOSING_S = 3.0
@@ -57,7 +57,7 @@ def start_container(
 ) -> CriContainer:
     """Start a container of the image in a layout; `undo` ends it and removes the image from the engine's store."""
     image = import_image(context, engine, layout, undo)
-    return undo.enter_context(engine.cri.start(container, image, context.recipe.name))
+    return undo.enter_context(context.beside.start(engine, container, image, context.recipe.name))
 
 
 def warm_up(
@@ -79,6 +79,7 @@ def warm_up(
             running, recipe.warmup, pid=inner_pid, on_progress=lambda p: progress.note(f"{p.done} of {p.step.repeat}")
         )
         run_steps(running, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
+        context.beside.check()
     with progress.step("preflight"):
         check_before_dump(context, engine, running)
         identity = read_identity(engine.proc, running.pid)
@@ -118,12 +119,17 @@ def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriCo
     Raises:
         PreflightError: there is such a problem, and the user does not force the build.
     """
-    deadline = time.monotonic() + CLOSING_S
+    deadline, recipe, launched = time.monotonic() + CLOSING_S, context.recipe, isinstance(running, LauncherContainer)
     while True:
         findings = check_processes(
-            engine.proc, running.pid, pod_ips=[running.address], close_tcp=context.recipe.close_tcp
+            engine.proc,
+            running.pid,
+            pod_ips=[running.address],
+            close_tcp=recipe.close_tcp,
+            volumes=recipe.container.volume_mounts,
+            by_runtime=not launched or Restorer.RUNTIME in recipe.restore,
         )
-        if isinstance(running, LauncherContainer):
+        if launched:
             findings = (*findings, *check_launched(engine.proc, running.pid))
         errors = [finding for finding in findings if finding.is_error]
         if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:

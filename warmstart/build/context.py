@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmstart.build.beside import ALONE, Beside
 from warmstart.build.key import BuildInputs
 from warmstart.build.publish import REGISTRY, Output
 from warmstart.core.privileges import Privilege
@@ -60,6 +61,7 @@ class BuildContext:
         session: the node.
         blobs: cached blobs of base images; None to fetch all.
         layers: cached layers of base images; None to unpack all.
+        beside: the company of the container.
         inputs: they become the key of the build, an annotation of the image; without them, it has none.
     """
 
@@ -69,6 +71,7 @@ class BuildContext:
     session: Session
     blobs: BlobCache | None = None
     layers: LayerCache | None = None
+    beside: Beside = ALONE
     inputs: BuildInputs | None = None
 
     @property

@@ -25,7 +25,7 @@ from warmstart.image.policy import accepts_anything
 from warmstart.image.registry.client import read_manifest
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.recipe.model import Recipe
-from warmstart.recipe.privileges import require_host_privileges
+from warmstart.recipe.privileges import require_recipe_privileges
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def find_existing(recipe: Recipe, options: BuildOptions) -> ExistingImage | None
     Raises:
         PrivilegeError: the recipe asks for privileges that are not allowed.
     """
-    require_host_privileges(recipe.container.security_context, options.allowed)
+    require_recipe_privileges(recipe, options.allowed)
     try:
         manifest = _read_target(recipe.image, options.output, options.access)
         found = manifest.annotations.get(PREFIX + BUILD_KEY) if manifest else None

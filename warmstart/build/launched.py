@@ -20,6 +20,7 @@ from warmstart.core.mountinfo import read_mountinfo
 from warmstart.dump.proc.container import GONE, list_children, read_namespace, read_process
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.target import ExecResult, State
+from warmstart.engine.volumes import list_groups
 from warmstart.image.manifest import Config
 from warmstart.image.overlay_diff import Changes, find_changes
 from warmstart.image.selfrestore.claim import claim_state
@@ -217,11 +218,10 @@ def wrap_container(container: Container, config: Config, directories: LauncherDi
         config: config of the base image.
         directories: the launcher's directories; see `make_directories`.
     """
-    run, context = find_run(container, config), container.security_context
+    run, context, groups = find_run(container, config), container.security_context, list_groups(container)
     options = ["--directory", find_working_dir(container, config)]
     options += ["--user", run.user] if run.user else []
-    if context.supplemental_groups:
-        options += ["--groups", ",".join(map(str, context.supplemental_groups))]
+    options += ["--groups", ",".join(map(str, groups))] if groups else []
     return replace(
         container,
         command=(LAUNCHER, "build", *options, "--", *run.entrypoint[len(ENTRYPOINT) :], *run.cmd),

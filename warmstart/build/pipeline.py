@@ -20,7 +20,8 @@ from warmstart.build.assemble import (
     pack_launched,
     read_archive,
 )
-from warmstart.build.base import fetch_base, find_source, share_layers
+from warmstart.build.base import BaseImage, fetch_base, find_source, share_layers
+from warmstart.build.beside import ALONE
 from warmstart.build.checkpoint import restore_and_checkpoint, run_and_checkpoint, run_and_dump
 from warmstart.build.cold_start import IMAGE as COLD_IMAGE
 from warmstart.build.cold_start import observe_cold_start
@@ -28,7 +29,8 @@ from warmstart.build.container import import_image, open_engine
 from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.key import find_inputs
 from warmstart.build.publish import check_output, describe_output, publish_image
-from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, SelfCheckpoint, make_document
+from warmstart.build.result import BuildCandidate, BuildResult, SelfCheckpoint, make_document
+from warmstart.build.services import Companions, open_companions
 from warmstart.build.verify import SUBNET as VERIFY_SUBNET
 from warmstart.build.verify import Restore, Subject, check_content, open_plain_engine, verify_image
 from warmstart.core.progress import Progress
@@ -42,8 +44,8 @@ from warmstart.engine.local import (
 from warmstart.image.compose import Layer, add_layers
 from warmstart.image.layout import read_image
 from warmstart.image.selfrestore.pack import MEMORY_OF_RUNTIME, pack_programs
-from warmstart.recipe.model import Recipe, Restorer
-from warmstart.recipe.privileges import require_host_privileges
+from warmstart.recipe.model import Recipe, Restorer, VolumeKind
+from warmstart.recipe.privileges import require_recipe_privileges
 
 
 def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> BuildResult:
@@ -52,29 +54,47 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
     Raises:
         WarmstartError: a step failed; nothing was published, and nothing is left behind.
     """
-    require_host_privileges(recipe.container.security_context, options.allowed)
+    require_recipe_privileges(recipe, options.allowed)
     source = find_source(recipe)
     check_output(recipe.image, options.output, access=options.access)
     host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
     binds = [*find_binds(source), *(host.binds if host else ())]
     with open_context(recipe, options, progress, binds=binds, with_launcher=Restorer.SELF in recipe.restore) as context:
+        warn_of_volumes(context, None if host is None else host.version)
         context = replace(context, inputs=find_inputs(recipe, options, host.version if host else ""))
         base = fetch_base(context, source)
         with (
             share_layers(context, base) as stores,
+            open_companions(context) as companions,
             open_engine(context, host, stores) as engine,
             contextlib.ExitStack() as undo,
         ):
             if Restorer.SELF in recipe.restore:
-                candidate = make_self_restoring(context, engine, base, undo)
+                candidate = make_self_restoring(context, engine, base, companions, undo)
             else:
-                candidate = make_restored(context, engine, base)
-            return verify_and_publish(context, candidate, base, stores, None if engine.shared else engine)
+                candidate = make_restored(context, engine, base, companions)
+            own = None if engine.shared else engine
+            return verify_and_publish(context, candidate, base, stores, own, companions)
 
 
-def make_restored(context: BuildContext, engine: LocalEngine, base: BaseImage) -> BuildCandidate:
+def warn_of_volumes(context: BuildContext, host: str | None) -> None:
+    """Warn of volumes that a build makes otherwise than a pod; `host` is the host's runtime if the build uses it."""
+    volumes = {mount.volume.name: mount.volume for mount in context.recipe.container.volume_mounts}
+    for volume in volumes.values():
+        if volume.kind is VolumeKind.LASTING:
+            context.progress.warn(
+                f"the volume {volume.name} is an empty directory during the build: its data is not here"
+            )
+        if volume.in_memory and host is not None:
+            context.progress.warn(f"the volume {volume.name} is on the disk during the build: {host} runs on the host")
+
+
+def make_restored(
+    context: BuildContext, engine: LocalEngine, base: BaseImage, companions: Companions
+) -> BuildCandidate:
     """Make an image that the runtime restores."""
-    dumped = run_and_checkpoint(context, engine, base)
+    with companions.run(engine if engine.shared else None) as beside:
+        dumped = run_and_checkpoint(replace(context, beside=beside), engine, base)
     archive = read_archive(context, dumped.archive)
     with open_container(context.session, context.workspace) as container:
         dump = edit_dump(context, dumped, archive)
@@ -84,32 +104,38 @@ def make_restored(context: BuildContext, engine: LocalEngine, base: BaseImage) -
 
 
 def make_self_restoring(
-    context: BuildContext, engine: LocalEngine, base: BaseImage, undo: contextlib.ExitStack
+    context: BuildContext, engine: LocalEngine, base: BaseImage, companions: Companions, undo: contextlib.ExitStack
 ) -> BuildCandidate:
     """Make an image that restores itself, and that the runtime can restore too if the recipe asks for both.
 
     Its cold start begins as soon as that is possible, and goes on in the background until `undo` is closed.
     """
     layout, restorers = context.workspace / "layout", context.recipe.restore
-    launched = run_and_dump(context, engine, base, layout)
-    with context.progress.step("image"):
-        programs = pack_programs(launched.programs.directory, layout)
-        cold_layout = make_cold_image(context, launched, base, layout, programs)
-    cold = None
-    if not engine.shared:
-        opener = partial(open_plain_engine, engine, restorers)
-        cold = undo.enter_context(observe_cold_start(opener, COLD_IMAGE, context.recipe.container, cold_layout))
-    dump = edit_launched(context, launched)
-    provenance = describe(context, engine, launched.warm, dump)
-    with context.progress.step("image"):
-        layers = pack_launched(launched, dump, layout, programs, context.recipe.compression)
-        annotations = annotate(context, base, launched.warm, provenance)
-        add_layers(base.layout, layout, layers, launched.run, annotations, context.recipe.labels)
-    candidate = BuildCandidate(layout, launched.warm, dump, provenance, cold)
-    if Restorer.RUNTIME in restorers:
-        undo.push(candidate.obsolete)
-        add_checkpoint(context, engine, base, launched, layers, candidate)
-    return candidate
+    with contextlib.ExitStack() as services:
+        host = engine if engine.shared else None
+        context = replace(context, beside=services.enter_context(companions.run(host)))
+        launched = run_and_dump(context, engine, base, layout)
+        if Restorer.RUNTIME not in restorers:
+            services.close()
+        with context.progress.step("image"):
+            programs = pack_programs(launched.programs.directory, layout)
+            cold_layout = make_cold_image(context, launched, base, layout, programs)
+        cold = None
+        # With services, it begins with the new ones of the verification.
+        if not engine.shared and context.beside == ALONE:
+            opener = partial(open_plain_engine, engine, restorers)
+            cold = undo.enter_context(observe_cold_start(opener, COLD_IMAGE, context.recipe.container, cold_layout))
+        dump = edit_launched(context, launched)
+        provenance = describe(context, engine, launched.warm, dump)
+        with context.progress.step("image"):
+            layers = pack_launched(launched, dump, layout, programs, context.recipe.compression)
+            annotations = annotate(context, base, launched.warm, provenance)
+            add_layers(base.layout, layout, layers, launched.run, annotations, context.recipe.labels)
+        candidate = BuildCandidate(layout, launched.warm, dump, provenance, cold)
+        if Restorer.RUNTIME in restorers:
+            undo.push(candidate.obsolete)
+            add_checkpoint(context, engine, base, launched, layers, candidate)
+        return candidate
 
 
 def add_checkpoint(
@@ -140,6 +166,7 @@ def verify_and_publish(
     base: BaseImage,
     stores: Sequence[Path],
     engine: LocalEngine | None = None,
+    companions: Companions | None = None,
 ) -> BuildResult:
     """Restore a new image, and publish it if that works.
 
@@ -149,9 +176,11 @@ def verify_and_publish(
         base: its base image.
         stores: image stores with the layers of the base image.
         engine: a CRI-O of our own that knows no image; None to start one.
+        companions: the recipe's services and init containers, if it has any.
     """
     target, output = context.recipe.image, context.options.output
-    restores = verify(context, candidate, stores, engine)
+    with companions.run() if companions else contextlib.nullcontext(ALONE) as beside:
+        restores = verify(replace(context, beside=beside), candidate, stores, engine)
     destination, image = describe_output(output, target), read_image(candidate.layout)
     built = BuildResult(
         str(target), destination, candidate.warm.cold_s, restores, candidate.dump, image, base, candidate.provenance
@@ -176,7 +205,13 @@ def verify(
     """Restore a new image; arguments as for `verify_and_publish`."""
     recipe, warm = context.recipe, candidate.warm
     subject = Subject(
-        candidate.layout, str(recipe.image), recipe.container, warm.identity, recipe.restore, warm.restrictions
+        candidate.layout,
+        str(recipe.image),
+        recipe.container,
+        warm.identity,
+        recipe.restore,
+        warm.restrictions,
+        context.beside,
     )
     with context.progress.step("verify"), contextlib.ExitStack() as ended:
         check_content(subject.layout, subject.name, context.blobs)

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from warmstart.build.base import BaseImage
 from warmstart.build.cold_start import ColdStart
 from warmstart.build.verify import Restore
 from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.core.progress import Progress
-from warmstart.core.reference import Source
 from warmstart.dump.archive.metadata import load_json
 from warmstart.dump.edit.memory import MappedMemory
 from warmstart.dump.edit.programs import Programs
@@ -24,16 +24,6 @@ from warmstart.image.compose import Layer, Run
 from warmstart.image.layout import Image
 from warmstart.image.selfrestore.pack import Identity, read_manifest
 from warmstart.node.launcher import LauncherPrograms
-
-
-@dataclass(frozen=True)
-class BaseImage:
-    """The base image: its source, the digest of its manifest, its layout in the workspace, its number of layers."""
-
-    source: Source
-    digest: str
-    layout: Path
-    layers: int
 
 
 @dataclass(frozen=True)

@@ -12,47 +12,37 @@ the cache, where they lie by the digests of their content; the name of an image 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from warmstart.build.beside import ALONE, Beside
 from warmstart.build.cold_start import ColdStart, observe_cold_start
 from warmstart.build.launcher_report import read_launcher_ms
-from warmstart.core.errors import AppError, EngineError, ImageError, VerifyError
+from warmstart.core.errors import AppError, EngineError, VerifyError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Source, Transport
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.proc.container import list_children
 from warmstart.dump.proc.restrictions import Restrictions, find_lost, read_restrictions
 from warmstart.engine.cri import CriContainer
-from warmstart.engine.local import LocalEngine, find_access, find_binds, start_engine
-from warmstart.image.annotations import read_provenance
+from warmstart.engine.local import LocalEngine, start_engine
 from warmstart.image.cache.blobs import BlobCache
-from warmstart.image.layout import check_blobs, read_image
-from warmstart.image.manifest import check_platform
+from warmstart.image.layout import check_blobs
 from warmstart.image.mount_points import check_opened
 from warmstart.image.open import open_image
-from warmstart.image.registry.credentials import RegistryAccess
-from warmstart.image.skopeo import copy_image
 from warmstart.node.crio import PAUSE_IMAGE
-from warmstart.node.network import Network
-from warmstart.node.open import open_node
 from warmstart.probe.readiness import first_probe, wait_first_success
-from warmstart.recipe.load import parse_recipe
-from warmstart.recipe.model import Container, Recipe, Restorer
+from warmstart.recipe.model import Container, Restorer
 
 # The bridge of a CRI-O outlives it, so each has addresses of its own.
 SUBNET = "10.89.0.0/24"
 SELF_SUBNET = "10.89.1.0/24"
 RESTORES = 2
 LIMIT_S = 60.0
-
-#: Decides on a pulled image, before any of it runs: given its layout, its source, and the recipe that it claims,
-#: returns the recipe to run it by. Raises PrivilegeError for an image that asks for more than its user allows.
-Decide = Callable[[Path, Source, Recipe], Recipe]
 
 
 @dataclass(frozen=True)
@@ -90,6 +80,7 @@ class Subject:
         identity: of the dumped process; see `warmstart.dump.criu.fingerprint`.
         restorers: who must restore it.
         restrictions: of the dumped threads; none may be lost.
+        beside: the company of the container.
     """
 
     layout: Path
@@ -98,6 +89,7 @@ class Subject:
     identity: str
     restorers: Sequence[Restorer] = (Restorer.RUNTIME,)
     restrictions: Mapping[int, Restrictions] = field(default_factory=dict)
+    beside: Beside = ALONE
 
 
 def verify_image(
@@ -119,7 +111,9 @@ def verify_image(
         if Restorer.SELF in subject.restorers:
             if cold is None:
                 opener = partial(open_plain_engine, engine, subject.restorers)
-                cold = ended.enter_context(observe_cold_start(opener, subject.name, subject.container))
+                cold = ended.enter_context(
+                    observe_cold_start(opener, subject.name, subject.container, beside=subject.beside)
+                )
             progress.note("cold start")
             # Not at the same time as the restores: those are measured.
             cold.wait()
@@ -180,53 +174,6 @@ def check_content(layout: Path, name: str, known: BlobCache | None = None) -> No
         check_opened(opened, Path(scratch), name, known)
 
 
-def verify_source(
-    source: Source,
-    cache: Path,
-    access: RegistryAccess,
-    progress: Progress,
-    network: Network = Network.NONE,
-    *,
-    decide: Decide,
-) -> tuple[Restore, ...]:
-    """Restore an image that was built earlier, on an empty store, as `verify_image` does.
-
-    Args:
-        source: the image.
-        cache: the cache directory.
-        access: registries without TLS, and the credentials file.
-        progress: progress reporter.
-        network: what the restored containers reach.
-        decide: decides whether it may run, and by which recipe.
-
-    Raises:
-        ImageError: the image does not exist, or was not built by warmstart.
-        PrivilegeError: the image asks for privileges that the user does not grant.
-        VerifyError: the image does not restore.
-    """
-    if source.path is not None:
-        # The node's programs do not run in the current directory.
-        source = replace(source, path=source.path.absolute())
-    with open_node("verify", cache, progress, network=network, binds=find_binds(source)) as session:
-        layout = session.workspace / "layout"
-        skopeo_access = find_access(session, source, access)
-        with progress.step("pull"):
-            copy_image(session, str(source), f"oci:{layout}", access=skopeo_access, on_line=progress.note)
-        image = read_image(layout)
-        check_platform(image.config.platform, str(source))
-        provenance = read_provenance(image.manifest.annotations)
-        if provenance is None:
-            raise ImageError(f"{source} was not built by warmstart: it has no build record")
-        recipe = decide(layout, source, parse_recipe(provenance.recipe, f"the recipe in {source}"))
-        name = str(source.reference or recipe.image)
-        with progress.step("verify"):
-            check_content(layout, name)
-            subject = Subject(layout, name, recipe.container, provenance.identity, recipe.restore)
-            with start_engine(session, "verify", subnet=SUBNET) as engine:
-                engine.import_image(layout, name, progress.note)
-                return verify_image(subject, engine, progress)
-
-
 @dataclass(frozen=True)
 class _Pod:
     """A pod of the image, before it is started."""
@@ -245,7 +192,7 @@ class _Pod:
 
     def _restore(self, name: str) -> Restore:
         try:
-            with self.engine.cri.start(self.container, self.subject.name, name) as running:
+            with self.subject.beside.start(self.engine, self.container, self.subject.name, name) as running:
                 wait_first_success(running, first_probe(self.container), limit_s=LIMIT_S)
                 first_success_s = time.monotonic() - running.requested_at
                 launcher_ms = self._check_restorer(running)

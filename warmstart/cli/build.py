@@ -12,7 +12,7 @@ import click
 from warmstart.build.batch import Outcome, Status, Task, choose_outputs, find_exit_code, run_builds
 from warmstart.build.context import BuildOptions
 from warmstart.build.result import BuildResult
-from warmstart.build.verify import verify_source
+from warmstart.build.verify_source import verify_source
 from warmstart.cli.board import Board
 from warmstart.cli.build_job import Built, ClusterChoice, Job, run_job, run_job_apart
 from warmstart.cli.check import RecipeOptions, check_recipes

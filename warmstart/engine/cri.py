@@ -10,7 +10,8 @@ import json
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,10 @@ from warmstart.core.errors import CheckpointError, EngineError
 from warmstart.core.network import connect_in
 from warmstart.core.undo import undoing
 from warmstart.dump.criu.log import find_errors
-from warmstart.engine.cri_messages import container_config, log_message, pod_config
+from warmstart.engine.cri_messages import Host, container_config, log_message, pod_config
 from warmstart.engine.target import ExecResult, State
-from warmstart.recipe.model import Container
+from warmstart.engine.volumes import MemoryMounts, PodVolumes, open_volumes
+from warmstart.recipe.model import Container, Mount
 
 CALL_S = 60.0
 CREATE_S = 240.0
@@ -44,16 +46,25 @@ class CriEngine:
         network: the network namespace that its pods are reached from; that of this process if None.
         scratch: directory for logs, mounts and archives, at the same path for the runtime and this process.
         name_servers: DNS servers of its pods; those of this machine if empty.
+        memory: mounts the volumes in memory; None to make ordinary directories in their place.
     """
 
     def __init__(
-        self, endpoint: str, *, proc: Path, network: Path | None, scratch: Path, name_servers: Sequence[str] = ()
+        self,
+        endpoint: str,
+        *,
+        proc: Path,
+        network: Path | None,
+        scratch: Path,
+        name_servers: Sequence[str] = (),
+        memory: MemoryMounts | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.proc = proc
         self.network = network
         self.scratch = scratch
         self.name_servers = name_servers
+        self.memory = memory
         self._channel = grpc.insecure_channel(endpoint)
         self.runtime = RuntimeServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self.images = ImageServiceStub(self._channel)  # type: ignore[no-untyped-call]
@@ -94,21 +105,52 @@ class CriEngine:
             if name in self.list_images():
                 raise
 
+    def open_volumes(self) -> contextlib.AbstractContextManager[PodVolumes]:
+        """Open volumes for the containers of one pod; see `warmstart.engine.volumes.open_volumes`."""
+        return open_volumes(self.scratch / f"volumes-{uuid.uuid4()}", self.memory)
+
     @contextlib.contextmanager
-    def start(self, container: Container, image: str, name: str) -> Iterator[CriContainer]:
+    def start(
+        self,
+        container: Container,
+        image: str,
+        name: str,
+        *,
+        hosts: Sequence[Host] = (),
+        volumes: PodVolumes | None = None,
+    ) -> Iterator[CriContainer]:
         """Run a container in a pod of its own for the length of a `with` block; a checkpoint image is restored.
 
         Args:
             container: the recipe's container.
             image: name of the image in the runtime's store.
             name: name of the pod and the container.
+            hosts: other hosts that it knows by name.
+            volumes: the pod's volumes if it has them already; new ones if None.
+
+        Raises:
+            EngineError: the runtime refused, or a volume cannot be made.
+        """
+        with contextlib.ExitStack() as ended:
+            mounts = (volumes or ended.enter_context(self.open_volumes())).mount(container)
+            privileged = container.security_context.privileged
+            pod = ended.enter_context(self.open_pod(name, privileged=privileged))
+            yield pod.start(container, image, hosts=hosts, volumes=mounts)
+
+    @contextlib.contextmanager
+    def open_pod(self, name: str, *, privileged: bool = False) -> Iterator[CriPod]:
+        """Make a pod without containers, for the length of a `with` block.
+
+        Args:
+            name: its name.
+            privileged: whether it may have privileged containers.
 
         Raises:
             EngineError: the runtime refused.
         """
-        pod = pod_config(name, self.scratch, privileged=container.security_context.privileged)
+        pod = pod_config(name, self.scratch, privileged=privileged)
         pod.dns_config.servers.extend(self.name_servers)
-        pod_requested_at = time.monotonic()
+        requested_at = time.monotonic()
         # The pod exists even if the answer is lost, for example by an interruption.
         with undoing(lambda: self._remove_pod(pod.metadata.uid)):
             request = cri.RunPodSandboxRequest(config=pod)
@@ -119,19 +161,7 @@ class CriEngine:
                 cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox),
                 CALL_S,
             ).status
-            address = status.network.ip
-            config = container_config(container, image, name, address, Path(pod.log_directory))
-            requested_at = time.monotonic()
-            create = cri.CreateContainerRequest(pod_sandbox_id=sandbox, config=config, sandbox_config=pod)
-            container_id = _call("create the container", self.runtime.CreateContainer, create, CREATE_S).container_id
-            created_at = time.monotonic()
-            start = cri.StartContainerRequest(container_id=container_id)
-            _call("start the container", self.runtime.StartContainer, start, CREATE_S)
-            started_at = time.monotonic()
-            log_file = Path(pod.log_directory) / config.log_path
-            yield CriContainer(
-                self, container_id, address, log_file, pod_requested_at, requested_at, created_at, started_at
-            )
+            yield CriPod(self, pod, sandbox, status.network.ip, requested_at)
 
     def _remove_pod(self, uid: str) -> None:
         answer = _call("list the pods", self.runtime.ListPodSandbox, cri.ListPodSandboxRequest(), CALL_S)
@@ -165,6 +195,48 @@ class CriEngine:
 
 
 @dataclass(frozen=True)
+class CriPod:
+    """A pod.
+
+    Attributes:
+        engine: its engine.
+        config: its configuration.
+        sandbox_id: the runtime's id.
+        address: its IP address.
+        requested_at: `time.monotonic()` before the request for its sandbox.
+    """
+
+    engine: CriEngine
+    config: cri.PodSandboxConfig
+    sandbox_id: str
+    address: str
+    requested_at: float
+
+    def start(
+        self, container: Container, image: str, *, hosts: Sequence[Host] = (), volumes: Sequence[Mount] = ()
+    ) -> CriContainer:
+        """Start the container of the pod, which ends with it; arguments as for `container_config`.
+
+        Raises:
+            EngineError: the runtime refused.
+        """
+        runtime, directory = self.engine.runtime, Path(self.config.log_directory)
+        name = self.config.metadata.name
+        config = container_config(container, image, name, self.address, directory, hosts=hosts, volumes=volumes)
+        requested_at = time.monotonic()
+        create = cri.CreateContainerRequest(pod_sandbox_id=self.sandbox_id, config=config, sandbox_config=self.config)
+        container_id = _call("create the container", runtime.CreateContainer, create, CREATE_S).container_id
+        created_at = time.monotonic()
+        start = cri.StartContainerRequest(container_id=container_id)
+        _call("start the container", runtime.StartContainer, start, CREATE_S)
+        started_at = time.monotonic()
+        log_file = directory / config.log_path
+        return CriContainer(
+            self.engine, container_id, self.address, log_file, self.requested_at, requested_at, created_at, started_at
+        )
+
+
+@dataclass(frozen=True)
 class CriContainer:
     """A running container; a `Target` for probes and warm-up.
 
@@ -177,6 +249,7 @@ class CriContainer:
         requested_at: the same before the request to create the container.
         created_at: the same when the container had been created.
         started_at: the same when the runtime reported it as started.
+        watch: called with each `state`; raises an error for what the container cannot do without.
     """
 
     engine: CriEngine
@@ -187,6 +260,7 @@ class CriContainer:
     requested_at: float
     created_at: float
     started_at: float
+    watch: Callable[[], object] = lambda: None
 
     def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
         """See `Target.connect`."""
@@ -215,6 +289,7 @@ class CriContainer:
 
     def state(self) -> State:
         """See `Target.state`."""
+        self.watch()
         status = self._status(verbose=False).status
         if status.state == cri.CONTAINER_EXITED:
             return State(status.exit_code, status.reason)

@@ -1,17 +1,20 @@
 """Convert a recipe's container to CRI messages, and CRI log lines to text.
 
-The mounts are those of a container without volumes under the kubelet. A restored container must have the mounts of its
-checkpoint: CRI-O refuses a restore if one is missing, and ignores additional ones.
+The mounts are those that the kubelet makes, with those of the container's volumes. A restored container must have the
+mounts of its checkpoint: CRI-O refuses a restore if one is missing, and ignores additional ones.
 API: k8s.io/cri-api, runtime/v1; log format: the kubelet's CRI logging design.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cri_api.v1 import api_pb2 as cri
 
+from warmstart.engine.volumes import list_groups
 from warmstart.recipe.model import Container, Mount, Resources, SecurityContext
 
 NAMESPACE = "warmstart"
@@ -40,13 +43,48 @@ def pod_config(name: str, scratch: Path, *, privileged: bool = False) -> cri.Pod
     )
 
 
-def container_config(container: Container, image: str, name: str, address: str, directory: Path) -> cri.ContainerConfig:
-    """Return the configuration of the container in a pod at `address`; `directory` is that of `pod_config`."""
-    (directory / "hosts").write_text(f"127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{name}\n")
+@dataclass(frozen=True)
+class Host:
+    """A line of /etc/hosts: an address and its names."""
+
+    address: str
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\t".join((self.address, *self.names))
+
+
+LOCALHOST = (Host("127.0.0.1", ("localhost",)), Host("::1", ("localhost",)))
+
+
+def container_config(
+    container: Container,
+    image: str,
+    name: str,
+    address: str,
+    directory: Path,
+    *,
+    hosts: Sequence[Host] = (),
+    volumes: Sequence[Mount] = (),
+) -> cri.ContainerConfig:
+    """Return the configuration of a container.
+
+    Args:
+        container: the recipe's container.
+        image: name of its image.
+        name: its name, and that of its pod.
+        address: address of the pod.
+        directory: that of `pod_config`.
+        hosts: other hosts that it knows by name.
+        volumes: mounts of its volumes; see `PodVolumes.mount`.
+    """
+    lines = (*LOCALHOST, Host(address, (name,)), *hosts)
+    (directory / "hosts").write_text("".join(f"{line}\n" for line in lines))
     (directory / "termination-log").touch(mode=0o666)
     (directory / "termination-log").chmod(0o666)
-    mounts = [Mount(path, directory / Path(path).name) for path in KUBELET_FILES]
-    mounts += container.mounts
+    own = {mount.path for mount in volumes}
+    mounts = [Mount(path, directory / Path(path).name) for path in KUBELET_FILES if path not in own]
+    mounts += [*container.mounts, *volumes]
     return cri.ContainerConfig(
         metadata=cri.ContainerMetadata(name=name),
         image=cri.ImageSpec(image=image, user_specified_image=image),
@@ -61,7 +99,7 @@ def container_config(container: Container, image: str, name: str, address: str, 
         log_path="container.log",
         linux=cri.LinuxContainerConfig(
             resources=_resources(container.resources),
-            security_context=_security_context(container.security_context),
+            security_context=_security_context(container.security_context, list_groups(container)),
         ),
     )
 
@@ -86,7 +124,7 @@ def _resources(resources: Resources) -> cri.LinuxContainerResources:
     return message
 
 
-def _security_context(context: SecurityContext) -> cri.LinuxContainerSecurityContext:
+def _security_context(context: SecurityContext, groups: Sequence[int]) -> cri.LinuxContainerSecurityContext:
     message = cri.LinuxContainerSecurityContext(
         namespace_options=cri.NamespaceOption(network=cri.POD, pid=cri.CONTAINER, ipc=cri.POD),
         capabilities=cri.Capability(
@@ -95,7 +133,7 @@ def _security_context(context: SecurityContext) -> cri.LinuxContainerSecurityCon
         privileged=context.privileged,
         readonly_rootfs=context.read_only_root_filesystem,
         no_new_privs=not context.allow_privilege_escalation,
-        supplemental_groups=context.supplemental_groups,
+        supplemental_groups=groups,
         seccomp=cri.SecurityProfile(profile_type=cri.SecurityProfile.RuntimeDefault),
     )
     if context.unconfined:

@@ -23,6 +23,7 @@ from warmstart.node.tree import PAUSE_LAYOUT
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 RUNROOT = Path("/run/containers/storage")
+MOUNT_S = 30.0
 LOCAL_STORAGE = ("/var/lib/containers/storage", str(RUNROOT))
 
 
@@ -85,6 +86,27 @@ class LocalEngine:
         call_to_the_end(lambda: copy_image(self.session, f"oci:{layout}", store, own_layout=True))
 
 
+@dataclass(frozen=True)
+class SessionMounts:
+    """Mounts file systems in memory in a session: a `MemoryMounts` for a CRI-O that runs in it."""
+
+    session: Session
+
+    @property
+    def root(self) -> Path:
+        """See `MemoryMounts.root`."""
+        return self.session.root
+
+    def mount(self, directory: Path, size_bytes: int | None) -> None:
+        """See `MemoryMounts.mount`."""
+        options = [] if size_bytes is None else ["-o", f"size={size_bytes}"]
+        self.session.run(["mount", "-t", "tmpfs", *options, "tmpfs", directory], timeout_s=MOUNT_S)
+
+    def unmount(self, directory: Path) -> None:
+        """See `MemoryMounts.unmount`."""
+        self.session.run(["umount", "--lazy", directory], timeout_s=MOUNT_S)
+
+
 @contextlib.contextmanager
 def start_engine(
     session: Session,
@@ -104,6 +126,7 @@ def start_engine(
             network=session.network,
             scratch=crio.state / "pods",
             name_servers=session.name_servers,
+            memory=SessionMounts(session),
         ) as cri,
     ):
         root, runroot = crio.state / "storage", crio.state / "runroot"

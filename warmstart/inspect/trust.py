@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from warmstart.core.errors import ArchiveError, ImageError, InputError
@@ -22,7 +22,7 @@ from warmstart.core.privileges import (
     name_capability,
     require_allowed,
 )
-from warmstart.core.reference import Source, Transport
+from warmstart.core.reference import Source, Transport, parse_source
 from warmstart.dump.archive.metadata import load_json
 from warmstart.image.annotations import POD_NOTE
 from warmstart.image.crio import CHECKPOINT_NAME
@@ -31,7 +31,7 @@ from warmstart.kube.match import KUBELET_MOUNTS
 from warmstart.kube.recorded import list_pod_privileges
 from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Recipe
-from warmstart.recipe.privileges import require_host_privileges
+from warmstart.recipe.privileges import list_contexts, require_recipe_privileges
 
 # Prefix of the annotations that the kubelet sets on every container.
 _KUBELET_ANNOTATIONS = "io.kubernetes."
@@ -78,14 +78,19 @@ def expect(context: Mapping[str, Any], *, filtered: bool) -> Expected:
 
 def list_recipe_privileges(recipe: Recipe) -> list[Privilege]:
     """List the privileges that the recipe of an image requests."""
-    context, where = recipe.container.security_context, "the recipe in the image"
-    found = [
-        Privilege(Kind.CAPABILITY, name, f"{where} adds it")
-        for name in map(name_capability, context.capabilities_add)
-        if name not in ORDINARY_CAPABILITIES
-    ]
-    if context.privileged:
-        found.append(Privilege(Kind.PRIVILEGED, why=f"{where} says it"))
+    where, found = "the recipe in the image", []
+    for path, context in list_contexts(recipe):
+        found += [
+            Privilege(Kind.CAPABILITY, name, f"{path} of {where} adds it")
+            for name in map(name_capability, context.capabilities_add)
+            if name not in ORDINARY_CAPABILITIES
+        ]
+        if context.privileged:
+            found.append(Privilege(Kind.PRIVILEGED, why=f"{path} of {where} says it"))
+    # Those in a registry are as public as the image itself.
+    beside = {one.container.image for one in recipe.services} | {one.container.image for one in recipe.init}
+    local = sorted(name for name in beside if parse_source(name).kind is not Transport.REGISTRY)
+    found += [Privilege(Kind.IMAGE, name, f"a service of {where} runs this image of the machine") for name in local]
     probes = filter(None, (recipe.container.readiness_probe, recipe.container.startup_probe))
     hosts = filter(None, (getattr(probe.action, "host", None) for probe in probes))
     return found + [Privilege(Kind.PROBE_HOST, host, f"a probe of {where} asks it") for host in hosts]
@@ -144,12 +149,13 @@ def _list_capabilities(names: Iterable[str], expected: Expected, why: str) -> It
         yield from (Privilege(Kind.CAPABILITY, name, why) for name in names if name not in expected.capabilities)
 
 
-def list_mount_privileges(checkpoint: CheckpointFacts) -> list[Privilege]:
-    """List the mounts of a checkpoint that a recipe cannot request."""
+def list_mount_privileges(checkpoint: CheckpointFacts, recipe: Recipe) -> list[Privilege]:
+    """List the mounts of a checkpoint that are not volumes of its recipe."""
+    known = {*KUBELET_MOUNTS, *(str(PurePosixPath(mount.path)) for mount in recipe.container.volume_mounts)}
     return [
         Privilege(Kind.MOUNT, mount.destination, "the checkpointed container had this mount")
         for mount in checkpoint.container.mounts
-        if mount.destination not in KUBELET_MOUNTS
+        if mount.destination not in known
     ]
 
 
@@ -167,7 +173,7 @@ def list_image_privileges(inspection: Inspection, recipe: Recipe, *, own: bool =
     if RESTORERS[CHECKPOINT_NAME] in inspection.image.restorers:
         expected = expect(read_context(recipe), filtered=True)
         asked += list_checkpoint_privileges(inspection.checkpoint, expected)
-        asked += list_mount_privileges(inspection.checkpoint)
+        asked += list_mount_privileges(inspection.checkpoint, recipe)
     return asked
 
 
@@ -239,7 +245,7 @@ def trust(allowed: Sequence[Privilege], own: Recipe | None = None) -> Callable[[
         recipe = own or claimed
         inspection = inspect_image(Source(Transport.OCI, path=layout))
         if own is not None:
-            require_host_privileges(own.container.security_context, allowed)
+            require_recipe_privileges(own, allowed)
         asked = list_image_privileges(inspection, recipe, own=own is not None)
         require_allowed(asked, allowed, str(source.reference or source))
         return recipe

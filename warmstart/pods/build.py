@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 from warmstart import __version__
 from warmstart.build.assemble import edit_dump, make_layout, open_container, read_archive
-from warmstart.build.base import fetch_base, find_source, share_layers
+from warmstart.build.base import BaseImage, fetch_base, find_source, share_layers
 from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.pipeline import verify_and_publish
 from warmstart.build.publish import check_output
-from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, EditedDump, RuntimeCheckpoint, WarmState
+from warmstart.build.result import BuildCandidate, BuildResult, EditedDump, RuntimeCheckpoint, WarmState
 from warmstart.core.cpu import find_features
 from warmstart.core.errors import PreflightError, RecipeError
 from warmstart.core.progress import Progress
@@ -41,7 +41,7 @@ from warmstart.probe.warmup import run_steps
 from warmstart.recipe.load import with_restorers
 from warmstart.recipe.model import Recipe, Restorer
 from warmstart.recipe.pods import Block
-from warmstart.recipe.privileges import require_host_privileges
+from warmstart.recipe.privileges import require_recipe_privileges
 
 _CONNECTED = frozenset(TcpState) - {TcpState.CLOSE, TcpState.LISTEN}
 
@@ -80,7 +80,7 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
     Raises:
         WarmstartError: a step failed; nothing was published, and nothing is left behind.
     """
-    require_host_privileges(recipe.container.security_context, options.allowed)
+    require_recipe_privileges(recipe, options.allowed)
     source = find_source(recipe)
     if recipe.restore_is_default:
         recipe = with_restorers(recipe, (Restorer.RUNTIME,))

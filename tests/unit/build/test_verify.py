@@ -14,7 +14,8 @@ from support.checkpoint_archive import entry, tar_of
 from support.checkpoint_image import make_layout
 
 from warmstart.build import cold_start, launcher_report, verify
-from warmstart.build.verify import Restore, Subject, verify_image, verify_source
+from warmstart.build.verify import Restore, Subject, verify_image
+from warmstart.build.verify_source import verify_source
 from warmstart.cli.context import default_cache
 from warmstart.core.errors import EngineError, ImageError, VerifyError
 from warmstart.core.progress import Progress, SilentListener
@@ -70,7 +71,7 @@ class FakeCri:
         return self._images
 
     @contextmanager
-    def start(self, container: Container, image: str, name: str) -> Iterator[object]:
+    def start(self, container: Container, image: str, name: str, **_: object) -> Iterator[object]:
         self.names.append(name)
         self.containers.append(container)
         if self._refusal:

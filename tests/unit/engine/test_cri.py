@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -15,8 +16,9 @@ from cri_api.v1 import api_pb2 as cri
 from warmstart.core.errors import CheckpointError, EngineError
 from warmstart.engine import cri as cri_module
 from warmstart.engine.cri import CriContainer, CriEngine
+from warmstart.engine.cri_messages import Host
 from warmstart.engine.target import ExecResult, State
-from warmstart.recipe.model import Container
+from warmstart.recipe.model import Container, Volume, VolumeKind, VolumeMount
 
 CODE = grpc.StatusCode
 CONTAINER = Container(image="base")
@@ -56,6 +58,36 @@ def test_a_container_has_a_pod_of_its_own_for_its_length(engine, runtime):
     assert create.sandbox_config == runtime.requests["RunPodSandbox"].config
     assert create.config.image.image == "image"
     assert running.log_file == Path(create.sandbox_config.log_directory) / create.config.log_path
+
+
+def test_the_volumes_of_a_pod_are_there_before_its_container_and_gone_with_it(engine, runtime, tmp_path):
+    seen: list[bool] = []
+    volume = Volume("data", VolumeKind.EMPTY_DIR)
+    runtime.before["CreateContainer"] = lambda: seen.append(any(tmp_path.glob("volumes-*/0")))
+    with engine.start(replace(CONTAINER, volume_mounts=(VolumeMount(volume, "/data"),)), "image", "app"):
+        mounts = {mount.container_path: mount for mount in runtime.requests["CreateContainer"].config.mounts}
+        assert Path(mounts["/data"].host_path).is_dir()
+        assert not mounts["/data"].readonly
+    assert seen == [True]
+    assert not list(tmp_path.glob("volumes-*"))
+
+
+def test_volumes_that_several_pods_share_outlive_them(engine, runtime):
+    container = replace(CONTAINER, volume_mounts=(VolumeMount(Volume("data", VolumeKind.EMPTY_DIR), "/data"),))
+    with engine.open_volumes() as volumes:
+        for name in ("init", "app"):
+            with engine.start(container, "image", name, volumes=volumes):
+                source = Path(runtime.requests["CreateContainer"].config.mounts[-1].host_path)
+                (source / name).touch()
+        assert sorted(path.name for path in source.iterdir()) == ["app", "init"]
+    assert not source.exists()
+
+
+def test_other_hosts_have_names(engine, runtime):
+    hosts = (Host("10.88.0.9", ("postgres", "postgres.shop.svc")),)
+    with engine.start(CONTAINER, "image", "app", hosts=hosts):
+        path = runtime.requests["CreateContainer"].config.mounts[0].host_path
+        assert Path(path).read_text().splitlines()[-2:] == ["10.88.0.2\tapp", "10.88.0.9\tpostgres\tpostgres.shop.svc"]
 
 
 def test_pods_of_others_are_left_alone(engine, runtime):

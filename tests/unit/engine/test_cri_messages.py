@@ -70,6 +70,15 @@ def test_the_mounts_are_those_that_the_kubelet_makes(tmp_path):
     assert {path.parent for path in mounts.values()} == {tmp_path}
 
 
+def test_a_volume_can_be_in_place_of_a_file_of_the_kubelet(tmp_path):
+    volume = Mount("/etc/hosts", Path("/volumes/0/hosts"), read_only=True)
+    config = container_config(Container("base"), "base", "app", "10.0.0.1", tmp_path, volumes=[volume])
+    assert [(mount.container_path, mount.host_path) for mount in config.mounts] == [
+        ("/dev/termination-log", str(tmp_path / "termination-log")),
+        ("/etc/hosts", "/volumes/0/hosts"),
+    ]
+
+
 # Resources
 
 
@@ -129,6 +138,7 @@ def test_who_a_container_runs_as(tmp_path):
     assert (security.run_as_user.value, security.run_as_group.value) == (1000, 0)
     assert security.HasField("run_as_group")
     assert list(security.supplemental_groups) == [5, 6]
+    assert list(make_config(tmp_path, fs_group=7).linux.security_context.supplemental_groups) == [7]
     # Root is somebody, too.
     assert make_security(tmp_path, run_as_user=0).HasField("run_as_user")
 

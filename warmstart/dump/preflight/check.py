@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from warmstart.dump.preflight.finding import Finding, Severity, deduplicate
 from warmstart.dump.preflight.processes import find_in_processes
 from warmstart.dump.preflight.restrictions import find_in_restrictions
 from warmstart.dump.preflight.sockets import find_in_sockets
+from warmstart.dump.preflight.volumes import find_mount_points, find_on_volumes
 from warmstart.dump.preflight.watches import find_in_watches
 from warmstart.dump.proc.container import GONE, read_container
+from warmstart.recipe.model import VolumeMount
 
 __all__ = ["Finding", "Severity", "check_processes", "raise_on_errors"]
 
@@ -27,7 +30,13 @@ _MAX_PER_CODE = 5
 
 
 def check_processes(
-    proc: Path, init_pid: int, *, pod_ips: Collection[str], close_tcp: bool = False
+    proc: Path,
+    init_pid: int,
+    *,
+    pod_ips: Collection[str],
+    close_tcp: bool = False,
+    volumes: Sequence[VolumeMount] = (),
+    by_runtime: bool = True,
 ) -> tuple[Finding, ...]:
     """Check a container's first process and its descendants, the processes that CRIU dumps.
 
@@ -38,6 +47,8 @@ def check_processes(
         init_pid: PID of the container's first process in that procfs.
         pod_ips: the pod's own addresses.
         close_tcp: whether connections are closed in the dump instead of refused.
+        volumes: the volumes of the container.
+        by_runtime: whether the runtime is to restore it.
 
     Returns:
         Findings, errors first.
@@ -48,12 +59,14 @@ def check_processes(
     """
     with reading(proc, init_pid):
         container = read_container(proc, init_pid)
+        container = replace(container, volumes=find_mount_points(container, volumes))
         if container.first.is_zombie and container.first.threads <= 1:
             raise ProcessLookupError(init_pid)
         addresses = [ip_address(each) for each in pod_ips]
         of_resources = [
             *find_in_sockets(container, addresses, close_tcp=close_tcp),
             *find_in_files(container),
+            *find_on_volumes(container, by_runtime=by_runtime),
             *find_in_watches(container),
         ]
         findings = (

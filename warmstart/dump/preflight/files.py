@@ -173,7 +173,7 @@ def _check_file(
     elif _is_hidden(container, process, path, info):
         what = f"Its file {path} is in use, but that path now leads elsewhere: to another file, or into another mount."
         yield error("file-hidden", process, what, "Have the application open it again before the checkpoint.")
-    elif stat.S_ISREG(info.st_mode):
+    elif stat.S_ISREG(info.st_mode) and mount.mount_point not in container.volumes:  # those are checked elsewhere
         yield from _check_location(process, path, mount.mount_point)
 
 

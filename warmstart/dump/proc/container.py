@@ -13,11 +13,12 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from warmstart.core.linux import open_in_root
 from warmstart.core.mountinfo import MountInfo, parse_mountinfo, read_mountinfo
+from warmstart.recipe.model import VolumeMount
 
 GONE = (FileNotFoundError, ProcessLookupError)
 
@@ -96,6 +97,7 @@ class Container:
         resources: open resources by pid, without zombies and processes that have ended.
         mounts: mounts of all its mount namespaces.
         parent_ipc: IPC namespace of its parent process; "" if not visible.
+        volumes: the pod's volumes by their mount points, as far as the caller knows them.
     """
 
     proc: Path
@@ -103,6 +105,7 @@ class Container:
     resources: Mapping[int, Resources]
     mounts: tuple[MountInfo, ...]
     parent_ipc: str
+    volumes: Mapping[str, VolumeMount] = field(default_factory=dict)
 
     @property
     def first(self) -> Process:

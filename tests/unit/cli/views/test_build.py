@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.build.result import BaseImage, BuildResult, EditedDump, Report, make_document, parse_report
+from warmstart.build.base import BaseImage
+from warmstart.build.result import BuildResult, EditedDump, Report, make_document, parse_report
 from warmstart.build.verify import Restore
 from warmstart.cli.views.build import list_rows
 from warmstart.core.errors import ImageError

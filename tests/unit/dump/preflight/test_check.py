@@ -20,6 +20,7 @@ from warmstart.core.errors import AppError, HostError, PreflightError
 from warmstart.dump.preflight import check as preflight
 from warmstart.dump.preflight.check import check_processes, raise_on_errors
 from warmstart.dump.preflight.finding import Finding, Severity
+from warmstart.recipe.model import Volume, VolumeKind, VolumeMount
 
 PROC = Path("/proc")
 POD_IP = "192.0.2.7"
@@ -406,6 +407,39 @@ call(321, 0, a, 72)
     assert findings.keys() == {"file-on-volume", "address-of-pod", "bpf-map", "personality"}
     assert all(finding.severity is Severity.WARNING for finding in findings.values())
     assert "/volume/file is in use and lies on the volume /volume" in findings["file-on-volume"].what
+
+
+VOLUME = "file = open('/volume/file', 'w'); os.mkdir('/volume/in'); os.mkdir('/volume/hsperfdata_app')\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "program", "by_runtime", "fixes"),
+    [
+        (VolumeKind.EMPTY_DIR, VOLUME, True, ["restore: [self]"]),
+        (VolumeKind.EMPTY_DIR, VOLUME + "os.chdir('/volume/in')", True, ["restore: [self]"] * 2),
+        (VolumeKind.EMPTY_DIR, VOLUME + "os.chdir('/volume')", False, []),
+        (VolumeKind.FILES, VOLUME, False, ["once it has been read"]),
+        (VolumeKind.LASTING, VOLUME, False, ["first open it after the restore"]),
+        (VolumeKind.LASTING, "os.chdir('/volume'); d = os.open('/volume', os.O_RDONLY)", True, []),
+        (
+            VolumeKind.EMPTY_DIR,
+            "os.mkdir('/volume/hsperfdata_app'); f = open('/volume/hsperfdata_app/1', 'w+b'); f.write(b'x' * 4096);"
+            "f.flush(); m = mmap.mmap(f.fileno(), 4096); f.close()",
+            True,
+            ["-XX:-UsePerfData"],
+        ),
+    ],
+)
+def test_files_in_use_on_a_volume_of_the_pod_are_errors(
+    start: Callable[..., Started], kind: VolumeKind, program: str, by_runtime: bool, fixes: list[str]
+) -> None:
+    # The mount is found behind a link.
+    container = start("os.symlink('/volume', '/linked')\n" + program)
+    mount = VolumeMount(Volume("data", kind), "/linked")
+    found = check_processes(PROC, container.pid, pod_ips=[], volumes=[mount], by_runtime=by_runtime)
+    assert [finding.code for finding in found] == ["open-on-volume"] * len(fixes)
+    assert all(fix in finding.fix for fix, finding in zip(fixes, found, strict=True))
+    assert all("the volume data (/volume)" in finding.what for finding in found)
 
 
 def test_connections_that_will_be_closed_only_warn(start: Callable[..., Started]) -> None:
