@@ -6,7 +6,7 @@ Kubernetes' own rules are those of pkg/apis/core/validation/validation.go.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from warmstart.core.errors import ImageReferenceError
@@ -147,9 +147,18 @@ def _self_restoring(recipe: dict[str, Any]) -> Iterator[Finding]:
         for key in ("late", "onDifference"):
             if recipe.get(key):
                 yield (key,), f"{why} cannot compare the variables of a pod with those of the build"
-    if "self" in named and recipe.get("container", {}).get("securityContext", {}).get("privileged"):
+    why = "`restore` has self" if "self" in named else "`late`, `onDifference` or a signal in `afterRestore` needs self"
+    wanted = "self" in named or (not named and needs_self(recipe))
+    if wanted and recipe.get("container", {}).get("securityContext", {}).get("privileged"):
         path: KeyPath = ("container", "securityContext", "privileged")
-        yield path, "expected false, because `restore` has self: an image that restores itself runs without privileges"
+        yield path, f"expected false, because {why}: an image that restores itself runs without privileges"
+
+
+def needs_self(recipe: Mapping[str, Any]) -> bool:
+    """Tell whether a recipe asks for something that only an image does that restores itself."""
+    steps = recipe.get("afterRestore", [])
+    signals = "signal" in steps if isinstance(steps, dict) else any("signal" in step for step in steps)
+    return bool(signals or recipe.get("late") or recipe.get("onDifference"))
 
 
 def _image_name(made: str | None, base: str | None) -> Iterator[Finding]:

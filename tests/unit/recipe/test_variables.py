@@ -373,3 +373,16 @@ def test_the_runtimes_own_filter_is_accepted_and_no_other() -> None:
     lines = details("  securityContext: {seccompProfile: {type: Localhost, localhostProfile: a.json}}\n")
     assert len(lines) == 2
     assert "localhostProfile: not accepted: the filter is a file of the node" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["late: [A]\n", "onDifference: warn\n", "afterRestore: {signal: SIGHUP}\n", "afterRestore: [{signal: SIGHUP}]\n"],
+)
+def test_some_words_need_an_image_that_restores_itself(rest: str) -> None:
+    lines = "  env: [{name: A, value: x}]\n"
+    assert load(lines, rest).needs_self
+    (line,) = details(lines + "  securityContext: {privileged: true}\n", rest)
+    assert "expected false, because `late`, `onDifference` or a signal in `afterRestore` needs self" in line
+    assert not load(lines).needs_self
+    assert not load(lines, "afterRestore: [{exec: {command: [a]}}]\n").needs_self
