@@ -14,6 +14,7 @@ from warmstart.build.context import BuildOptions
 from warmstart.build.pipeline import build_image
 from warmstart.build.publish import Output
 from warmstart.core.errors import PreflightError
+from warmstart.core.privileges import Kind, Privilege
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Transport
 from warmstart.engine.cri import CriContainer
@@ -45,6 +46,7 @@ CONTEXT = SecurityContext(
     read_only_root_filesystem=True,
     allow_privilege_escalation=False,
 )
+PRIVILEGED = SecurityContext(run_as_user=1000, run_as_group=1000, privileged=True, read_only_root_filesystem=True)
 LOOK = {
     "open('/tmp/written', 'w').write('x')": "1",
     "open('/fast/written', 'w').write('x')": "1",
@@ -63,16 +65,15 @@ LOOK = {
 }
 
 
-def make(**container: object) -> Recipe:
+def make(context: SecurityContext = CONTEXT) -> Recipe:
     warmup = [{"httpGet": {"path": path_of(expression), "port": 8080}} for expression in LOOK]
     recipe = make_recipe(NAME, warmup=warmup, restore=["runtime"])
-    return with_container(recipe, volume_mounts=MOUNTS, security_context=CONTEXT, fs_group=GROUP, **container)
+    return with_container(recipe, volume_mounts=MOUNTS, security_context=context, fs_group=GROUP)
 
 
-def build(recipe: Recipe, cache, output: Output) -> Progress:
-    progress = Progress(SilentListener())
-    build_image(recipe, BuildOptions(cache, output), progress)
-    return progress
+def build(recipe: Recipe, cache, output: Output) -> None:
+    options = BuildOptions(cache, output, allowed=[Privilege(Kind.PRIVILEGED)])
+    build_image(recipe, options, Progress(SilentListener()))
 
 
 @contextmanager
@@ -86,11 +87,11 @@ def restored(open_node, layout, recipe: Recipe) -> Iterator[CriContainer]:
                 yield running
 
 
-def test_a_restored_container_has_the_volumes_of_its_own_pod(open_node, cache, tmp_path):
-    recipe = make()
+@pytest.mark.parametrize("context", [CONTEXT, PRIVILEGED], ids=["restricted", "privileged"])
+def test_a_restored_container_has_the_volumes_of_its_own_pod(open_node, cache, tmp_path, context):
+    recipe = make(context)
     output = Output(Transport.OCI, tmp_path / "out")
-    progress = build(recipe, cache, output)
-    assert len([warning for warning in progress.warnings if "claim" in warning]) == 1
+    build(recipe, cache, output)
     other = replace(CONF, files=(VolumeFile("app.yaml", b"pod"), CONF.files[1]))
     mounts = tuple(replace(mount, volume=other) if mount.volume is CONF else mount for mount in MOUNTS)
     with restored(open_node, output.path, with_container(recipe, volume_mounts=mounts)) as running:

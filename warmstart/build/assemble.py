@@ -13,6 +13,7 @@ from signal import Signals
 
 from warmstart import __version__
 from warmstart.build.base import BaseImage
+from warmstart.build.container import refusing_self
 from warmstart.build.context import BuildContext
 from warmstart.build.result import EditedDump, RuntimeCheckpoint, SelfCheckpoint, WarmState
 from warmstart.dump.archive.archive import Archive, extract_archive
@@ -70,7 +71,8 @@ def edit_launched(context: BuildContext, launched: SelfCheckpoint) -> EditedDump
     signal = next((one.name for one in context.recipe.after_restore if isinstance(one, Signal)), "")
     identity = launched.identity
     with context.progress.step("edit dump"):
-        raise_on_errors(check_filters(directory), force=context.options.force)
+        with refusing_self(context.recipe):
+            raise_on_errors(check_filters(directory), force=context.options.force)
         dump = edit_images(context, directory, launched.warm, MEMORY)
         link_environment(launched.directory, add_environment(directory))
         clear_directory_modes(directory)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from warmstart.core.errors import AppError, EngineError
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.cri_messages import Host
 from warmstart.engine.local import LocalEngine
+from warmstart.engine.target import State, Target
 from warmstart.engine.volumes import PodVolumes
-from warmstart.probe.diagnosis import describe_end, read_log_end
+from warmstart.probe.diagnosis import describe_end, read_log_end, settle_state
 from warmstart.recipe.model import Container, InitContainer
 
 INIT_S = 1800.0
@@ -97,14 +98,17 @@ class Beside:
                 hint = "leave it out of build.init if the build does not need it"
                 raise AppError(f"failed with {describe_end(state)}", details=read_log_end(started), hint=hint)
 
-    def check(self) -> None:
+    def check(self, look: Callable[[Target], State] = lambda target: target.state()) -> None:
         """Check that all services still run.
+
+        Args:
+            look: returns the state of a service.
 
         Raises:
             ServiceError: one has ended.
         """
         for service in self.services:
-            if (state := service.running.state()).exited:
+            if (state := look(service.running)).exited:
                 brief = f"the service {service.name} has ended: {describe_end(state)}"
                 hint = "a service must run until the build is done: check the end of its log"
                 raise ServiceError(brief, details=read_log_end(service.running), hint=hint)
@@ -117,7 +121,7 @@ class Beside:
         except ServiceError:
             raise
         except AppError as error:
-            self.check()
+            self.check(settle_state)
             for service in self.services:
                 lines = [f"  {line}" for line in service.running.log_tail(SHOWN_LINES)]
                 error.details = (*error.details, f"the end of the log of the service {service.name}:", *lines)

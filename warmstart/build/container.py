@@ -13,7 +13,7 @@ from warmstart.build.context import BuildContext
 from warmstart.build.launched import LauncherContainer
 from warmstart.build.result import WarmState
 from warmstart.core.cpu import read_features
-from warmstart.core.errors import AppError
+from warmstart.core.errors import AppError, PreflightError
 from warmstart.core.undo import undoing
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.edit.programs import read_programs
@@ -25,10 +25,14 @@ from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
 from warmstart.probe.warmup import run_steps
-from warmstart.recipe.model import Container, Restorer
+from warmstart.recipe.model import Container, Recipe, Restorer
 
 SUBNET = "10.88.0.0/24"
 CLOSING_S = 3.0
+
+
+class SelfRefusedError(PreflightError):
+    """The application can be dumped, but an image of it cannot restore itself."""
 
 
 @contextlib.contextmanager
@@ -117,9 +121,11 @@ def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriCo
     Connections of the probe and the warm-up may still be closing: they get CLOSING_S.
 
     Raises:
-        PreflightError: there is such a problem, and the user does not force the build.
+        SelfRefusedError: the image could only not restore itself, and the recipe does not ask for that.
+        PreflightError: there is another such problem, and the user does not force the build.
     """
-    deadline, recipe, launched = time.monotonic() + CLOSING_S, context.recipe, isinstance(running, LauncherContainer)
+    deadline, recipe = time.monotonic() + CLOSING_S, context.recipe
+    launched = isinstance(running, LauncherContainer)
     while True:
         findings = check_processes(
             engine.proc,
@@ -127,18 +133,35 @@ def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriCo
             pod_ips=[running.address],
             close_tcp=recipe.close_tcp,
             volumes=recipe.container.volume_mounts,
-            by_runtime=not launched or Restorer.RUNTIME in recipe.restore,
+            # Where only the runtime could not, that is found later, and the image restores itself.
+            by_runtime=not launched or (Restorer.RUNTIME in recipe.restore and not recipe.restore_is_default),
         )
-        if launched:
-            findings = (*findings, *check_launched(engine.proc, running.pid))
-        errors = [finding for finding in findings if finding.is_error]
+        refused = check_launched(engine.proc, running.pid) if launched else ()
+        errors = [finding for finding in (*findings, *refused) if finding.is_error]
         if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:
             break
         time.sleep(0.1)
-    for finding in findings:
+    for finding in (*findings, *refused):
         if not finding.is_error or context.options.force:
             context.progress.warn(str(finding))
     raise_on_errors(findings, force=context.options.force)
+    with refusing_self(recipe):
+        raise_on_errors(refused, force=context.options.force)
+
+
+@contextlib.contextmanager
+def refusing_self(recipe: Recipe) -> Iterator[None]:
+    """Convert an error that only prevents an image from restoring itself, if the recipe does not ask for that.
+
+    Raises:
+        SelfRefusedError: in place of PreflightError.
+    """
+    try:
+        yield
+    except PreflightError as error:
+        if not recipe.restore_is_default or Restorer.RUNTIME not in recipe.restore:
+            raise
+        raise SelfRefusedError(error.brief, details=error.details, hint=error.hint) from error
 
 
 def has_directory(proc: Path, pid: int, path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,7 @@ from warmstart.build.beside import ALONE
 from warmstart.build.checkpoint import restore_and_checkpoint, run_and_checkpoint, run_and_dump
 from warmstart.build.cold_start import IMAGE as COLD_IMAGE
 from warmstart.build.cold_start import observe_cold_start
-from warmstart.build.container import import_image, open_engine
+from warmstart.build.container import SelfRefusedError, import_image, open_engine
 from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.key import find_inputs
 from warmstart.build.publish import check_output, describe_output, publish_image
@@ -33,9 +34,11 @@ from warmstart.build.result import BuildCandidate, BuildResult, SelfCheckpoint, 
 from warmstart.build.services import Companions, open_companions
 from warmstart.build.verify import SUBNET as VERIFY_SUBNET
 from warmstart.build.verify import Restore, Subject, check_content, open_plain_engine, verify_image
+from warmstart.core.errors import CheckpointError, PreflightError, WarmstartError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Transport
 from warmstart.engine.local import (
+    HostRuntime,
     LocalEngine,
     find_binds,
     find_host_runtime,
@@ -44,7 +47,8 @@ from warmstart.engine.local import (
 from warmstart.image.compose import Layer, add_layers
 from warmstart.image.layout import read_image
 from warmstart.image.selfrestore.pack import MEMORY_OF_RUNTIME, pack_programs
-from warmstart.recipe.model import Recipe, Restorer, VolumeKind
+from warmstart.recipe.load import with_restorers
+from warmstart.recipe.model import Recipe, Restorer
 from warmstart.recipe.privileges import require_recipe_privileges
 
 
@@ -60,7 +64,7 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
     host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
     binds = [*find_binds(source), *(host.binds if host else ())]
     with open_context(recipe, options, progress, binds=binds, with_launcher=Restorer.SELF in recipe.restore) as context:
-        warn_of_volumes(context, None if host is None else host.version)
+        warn_of_volumes(context, host)
         context = replace(context, inputs=find_inputs(recipe, options, host.version if host else ""))
         base = fetch_base(context, source)
         with (
@@ -69,24 +73,41 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
             open_engine(context, host, stores) as engine,
             contextlib.ExitStack() as undo,
         ):
-            if Restorer.SELF in recipe.restore:
-                candidate = make_self_restoring(context, engine, base, companions, undo)
-            else:
-                candidate = make_restored(context, engine, base, companions)
+            candidate = make_candidate(context, engine, base, companions, undo)
             own = None if engine.shared else engine
             return verify_and_publish(context, candidate, base, stores, own, companions)
 
 
-def warn_of_volumes(context: BuildContext, host: str | None) -> None:
-    """Warn of volumes that a build makes otherwise than a pod; `host` is the host's runtime if the build uses it."""
-    volumes = {mount.volume.name: mount.volume for mount in context.recipe.container.volume_mounts}
-    for volume in volumes.values():
-        if volume.kind is VolumeKind.LASTING:
+def make_candidate(
+    context: BuildContext, engine: LocalEngine, base: BaseImage, companions: Companions, undo: contextlib.ExitStack
+) -> BuildCandidate:
+    """Make an image for the recipe's restorers, or for one of them if the other cannot and the recipe asks for neither.
+
+    `undo` is as for `make_self_restoring`.
+    """
+    if Restorer.SELF in context.recipe.restore:
+        try:
+            return make_self_restoring(context, engine, base, companions, undo)
+        except SelfRefusedError as refused:
             context.progress.warn(
-                f"the volume {volume.name} is an empty directory during the build: its data is not here"
+                f"the image will not restore itself, only the runtime restores it: {first_of(refused)}"
             )
-        if volume.in_memory and host is not None:
-            context.progress.warn(f"the volume {volume.name} is on the disk during the build: {host} runs on the host")
+            shutil.rmtree(context.workspace / "layout", ignore_errors=True)
+            context = replace(context, recipe=with_restorers(context.recipe, [Restorer.RUNTIME]))
+    candidate = make_restored(context, engine, base, companions)
+    return replace(candidate, restorers=context.recipe.restore)
+
+
+def first_of(error: WarmstartError) -> str:
+    """Return the first of an error's details, which is a problem found by preflight, or its brief."""
+    return next(iter(error.details), error.brief)
+
+
+def warn_of_volumes(context: BuildContext, host: HostRuntime | None) -> None:
+    """Warn of volumes in memory if the build runs on the host's runtime."""
+    in_memory = {mount.volume.name for mount in context.recipe.container.volume_mounts if mount.volume.in_memory}
+    for name in sorted(in_memory) if host else ():
+        context.progress.warn(f"the volume {name} is on the disk during the build, on the host's runtime")
 
 
 def make_restored(
@@ -132,10 +153,23 @@ def make_self_restoring(
             annotations = annotate(context, base, launched.warm, provenance)
             add_layers(base.layout, layout, layers, launched.run, annotations, context.recipe.labels)
         candidate = BuildCandidate(layout, launched.warm, dump, provenance, cold)
-        if Restorer.RUNTIME in restorers:
-            undo.push(candidate.obsolete)
+        if Restorer.RUNTIME not in restorers:
+            return candidate
+        undo.push(candidate.obsolete)
+        try:
             add_checkpoint(context, engine, base, launched, layers, candidate)
-        return candidate
+        except (PreflightError, CheckpointError) as refused:
+            if not context.recipe.restore_is_default:
+                raise
+            context.progress.warn(f"the runtime will not restore the image, it restores itself: {first_of(refused)}")
+        else:
+            return candidate
+        # Without the name of a checkpoint, and with a recipe that says so.
+        context = replace(context, recipe=with_restorers(context.recipe, [Restorer.SELF]))
+        provenance = describe(context, engine, launched.warm, dump)
+        annotations = annotate(context, base, launched.warm, provenance)
+        add_layers(base.layout, layout, layers, launched.run, annotations, context.recipe.labels)
+        return replace(candidate, provenance=provenance, restorers=context.recipe.restore)
 
 
 def add_checkpoint(
@@ -209,7 +243,7 @@ def verify(
         str(recipe.image),
         recipe.container,
         warm.identity,
-        recipe.restore,
+        candidate.restorers or recipe.restore,
         warm.restrictions,
         context.beside,
     )

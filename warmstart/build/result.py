@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from warmstart.image.compose import Layer, Run
 from warmstart.image.layout import Image
 from warmstart.image.selfrestore.pack import Identity, read_manifest
 from warmstart.node.launcher import LauncherPrograms
+from warmstart.recipe.model import Restorer
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class BuildCandidate:
         dump: its dump.
         provenance: how it was built.
         cold: its cold start, if that is being observed already.
+        restorers: who restores it, if not all of the recipe.
         obsolete: removes images from the engine's store that it was made with.
     """
 
@@ -134,6 +136,7 @@ class BuildCandidate:
     dump: EditedDump
     provenance: Provenance
     cold: ColdStart | None = None
+    restorers: Sequence[Restorer] = ()
     obsolete: ExitStack = field(default_factory=ExitStack)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,12 +11,13 @@ from typing import Any, cast
 import pytest
 
 from warmstart.build import container as build
-from warmstart.build.container import await_ready, check_before_dump, check_user, has_directory
+from warmstart.build.container import SelfRefusedError, await_ready, check_before_dump, check_user, has_directory
 from warmstart.build.context import BuildContext, BuildOptions
+from warmstart.build.launched import LauncherContainer
 from warmstart.core.errors import AppError, PreflightError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.dump.preflight.finding import Finding, Severity
-from warmstart.recipe.model import Container, Probe, Recipe, SecurityContext, TcpSocket
+from warmstart.recipe.model import Container, Probe, Recipe, Restorer, SecurityContext, TcpSocket
 
 
 def make_recipe(**fields: object) -> Recipe:
@@ -130,6 +132,32 @@ def test_what_does_not_close_by_itself_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(build, "CLOSING_S", 1000.0)
     with pytest.raises(PreflightError):
         check(monkeypatch, [finding("tcp-established"), finding("io-uring")])
+
+
+@pytest.mark.parametrize(
+    ("default", "own", "refused", "kind", "by_runtime"),
+    [
+        (True, [], ["another-user"], SelfRefusedError, False),
+        (False, [], ["another-user"], PreflightError, True),
+        (True, ["io-uring"], ["another-user"], PreflightError, False),
+    ],
+)
+def test_a_restorer_is_refused_alone_if_the_recipe_names_none(monkeypatch, default, own, refused, kind, by_runtime):
+    asked: list[object] = []
+
+    def check_processes(*_: object, by_runtime: bool, **__: object) -> list[Finding]:
+        asked.append(by_runtime)
+        return [finding(code) for code in own]
+
+    monkeypatch.setattr(build, "check_processes", check_processes)
+    monkeypatch.setattr(build, "check_launched", lambda *_: tuple(finding(code) for code in refused))
+    recipe = replace(make_recipe(), restore=(Restorer.RUNTIME, Restorer.SELF), restore_is_default=default)
+    context = BuildContext(recipe, BuildOptions(Path("cache")), Progress(SilentListener()), cast(Any, None))
+    launched = LauncherContainer(make_running(), cast(Any, None), "/", 1, 1)
+    with pytest.raises(PreflightError) as caught:
+        check_before_dump(context, make_engine(Path("/proc")), launched)
+    assert type(caught.value) is kind
+    assert asked == [by_runtime]
 
 
 def test_errors_are_warnings_for_who_goes_on_all_the_same(monkeypatch):
