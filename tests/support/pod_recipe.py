@@ -21,7 +21,7 @@ volumes:
   - {name: w, projected: {sources: [{configMap: {name: conf, items: [{key: LEVEL, path: a/b, mode: 0400}]}}, \
       {secret: {name: db}}, {serviceAccountToken: {path: t}}, {downwardAPI: {items: [{path: name, fieldRef: \
       {fieldPath: metadata.name}}]}}]}}
-securityContext: {fsGroup: 1}
+securityContext: {fsGroup: 1, runAsUser: 5, supplementalGroups: [6]}
 initContainers: [{name: wait, tty: true}, {name: i, image: b, env: [{name: A, value: x}]}]
 build:
   objects: [k8s.yaml, {kind: ConfigMap, metadata: {name: conf}, data: {LEVEL: a}, binaryData: {b: AAEC}}]

@@ -6,6 +6,7 @@ only the others are checked. Every value keeps the line of the file that it is f
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ _CONTAINER: KeyPath = (*_SERVICES, 0, "container")
 _USELESS = frozenset({"lifecycle", "stdin", "stdinOnce", "tty", "terminationMessagePath", "livenessProbe", "name"})
 _HOST_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _NAMESPACE = "default"
+# Of the pod's security context.
+_OF_CONTAINERS = ("runAsUser", "runAsGroup", "runAsNonRoot", "supplementalGroups", "seccompProfile")
 _TRIES = 120
 
 
@@ -45,6 +48,7 @@ def arrange(document: Document, objects: Objects, directory: Path | None) -> lis
         return []
     warnings = _put_services(document, objects, directory)
     _choose_init(document)
+    _spread_contexts(document)
     _tidy_volumes(document, ("volumes",), _list_mounted(document.value))
     for index, service in enumerate(_list_at(document.value, *_SERVICES)):
         if isinstance(service, dict) and "volumes" in service:
@@ -86,6 +90,32 @@ def _choose_init(document: Document) -> None:
             _report(document, path, f"{shown(name)} does not end by itself: make it one of build.services")
         wanted.append(name)
     _keep(document, ("initContainers",), [index for index, name in enumerate(known) if name in wanted])
+
+
+def _spread_contexts(document: Document) -> None:
+    """Move the users and groups of pods into their containers, whose own come first, as in a pod."""
+    inits = _list_at(document.value, "initContainers")
+    _spread_context(document, (), [("container",), *(("initContainers", index) for index in range(len(inits)))])
+    for index in range(len(_list_at(document.value, *_SERVICES))):
+        _spread_context(document, (*_SERVICES, index), [(*_SERVICES, index, "container")])
+
+
+def _spread_context(document: Document, pod: KeyPath, containers: Sequence[KeyPath]) -> None:
+    holder = _at(document.value, pod)
+    context = holder.get("securityContext") if isinstance(holder, dict) else None
+    if not isinstance(context, dict):
+        return
+    for key in [key for key in _OF_CONTAINERS if key in context]:
+        value, place = context.pop(key), document.place((*pod, "securityContext", key))
+        for path in containers:
+            block = _at(document.value, path[:-1])
+            block = block.get(path[-1]) if isinstance(block, dict) else block[path[-1]]
+            own = block.setdefault("securityContext", {}) if isinstance(block, dict) else None
+            if isinstance(own, dict) and key not in own:
+                own[key] = copy.deepcopy(value)
+                document.places[(*path, "securityContext", key)] = place
+    if not context:
+        del holder["securityContext"]
 
 
 def _tidy_volumes(document: Document, path: KeyPath, mounted: set[str]) -> None:
@@ -178,6 +208,20 @@ def _put_service(
         for position, service in enumerate(services)
         if service not in services[:position] and _selects(service, one)
     ]
+    made = make_service(block, one, selecting)
+    _at(document.value, path[:-1])[index] = made
+    _move_places(document, (*path, "container"), found)
+    return _warn(str(block.get("name")), one, selecting)
+
+
+def make_service(block: Block, one: PodContainer, selecting: Sequence[ServiceObject]) -> Block:
+    """Return an item of `build.services` with a container of a manifest and its volumes.
+
+    Args:
+        block: the item, whose name, aliases and other keys are kept.
+        one: the container.
+        selecting: the Services that select it.
+    """
     own = block.get("aliases", [])
     aliases: Any = own
     if isinstance(own, list) and all(isinstance(alias, str) for alias in own):
@@ -190,9 +234,7 @@ def _put_service(
     group = mapping_at(one.pod, "securityContext").get("fsGroup")
     if group is not None:
         made["securityContext"] = {"fsGroup": group}
-    _at(document.value, path[:-1])[index] = made
-    _move_places(document, (*path, "container"), found)
-    return _warn(str(block.get("name")), one, selecting)
+    return made
 
 
 def _move_places(document: Document, path: KeyPath, found: FoundContainer) -> None:

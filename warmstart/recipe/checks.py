@@ -147,7 +147,7 @@ def _self_restoring(recipe: dict[str, Any]) -> Iterator[Finding]:
         for key in ("late", "onDifference"):
             if recipe.get(key):
                 yield (key,), f"{why} cannot compare the variables of a pod with those of the build"
-    why = "`restore` has self" if "self" in named else "`late`, `onDifference` or a signal in `afterRestore` needs self"
+    why = "`restore` has self" if "self" in named else "`late`, `onDifference: warn` or a signal needs self"
     wanted = "self" in named or (not named and needs_self(recipe))
     if wanted and recipe.get("container", {}).get("securityContext", {}).get("privileged"):
         path: KeyPath = ("container", "securityContext", "privileged")
@@ -158,7 +158,7 @@ def needs_self(recipe: Mapping[str, Any]) -> bool:
     """Tell whether a recipe asks for something that only an image does that restores itself."""
     steps = recipe.get("afterRestore", [])
     signals = "signal" in steps if isinstance(steps, dict) else any("signal" in step for step in steps)
-    return bool(signals or recipe.get("late") or recipe.get("onDifference"))
+    return bool(signals or recipe.get("late") or recipe.get("onDifference") == "warn")
 
 
 def _image_name(made: str | None, base: str | None) -> Iterator[Finding]:

@@ -375,3 +375,35 @@ def test_a_runtime_sends_no_signal() -> None:
         "expected nothing, because `restore` has no self: a runtime sends no signal"
     ]
     load("restore: [runtime]\nafterRestore: [{exec: {command: [a]}}]\n")
+
+
+def test_the_pods_users_and_groups_are_those_of_its_containers() -> None:
+    pod = "runAsUser: 1000, runAsNonRoot: true, supplementalGroups: [5], fsGroup: 7"
+    pod += ", seccompProfile: {type: RuntimeDefault}"
+    recipe = load(
+        f"securityContext: {{{pod}}}\n"
+        "initContainers: [{name: a, image: b, securityContext: {runAsUser: 2}}]\nbuild: {init: [{container: a}]}\n"
+    )
+    own, init = recipe.container, recipe.init[0].container
+    assert (own.security_context.run_as_user, own.security_context.run_as_non_root, own.fs_group) == (1000, True, 7)
+    assert own.security_context.supplemental_groups == (5,)
+    assert (init.security_context.run_as_user, init.security_context.run_as_non_root) == (2, True)
+    document = json.loads(recipe.document)
+    assert document["securityContext"] == {"fsGroup": 7}
+    assert document["container"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert parse_recipe(recipe.document, "the image").container == own
+
+
+def test_the_users_and_groups_of_a_service() -> None:
+    container = "{image: a, readinessProbe: {grpc: {port: 1}}}"
+    (service,) = load(
+        f"build: {{services: [{{name: a, container: {container}, securityContext: {{runAsUser: 3, fsGroup: 4}}}}]}}\n"
+    ).services
+    assert (service.container.security_context.run_as_user, service.container.fs_group) == (3, 4)
+
+
+def test_a_mistake_in_the_pods_context_has_its_line() -> None:
+    assert details("securityContext: {runAsUser: app, runAsGrup: 1}\n") == [
+        "recipe.yaml:7: container.securityContext.runAsUser: expected an integer from 0 to 2147483647, got 'app'",
+        "recipe.yaml:7: securityContext.runAsGrup: unknown key: did you mean runAsGroup?",
+    ]

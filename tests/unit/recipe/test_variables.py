@@ -383,6 +383,6 @@ def test_some_words_need_an_image_that_restores_itself(rest: str) -> None:
     lines = "  env: [{name: A, value: x}]\n"
     assert load(lines, rest).needs_self
     (line,) = details(lines + "  securityContext: {privileged: true}\n", rest)
-    assert "expected false, because `late`, `onDifference` or a signal in `afterRestore` needs self" in line
+    assert "expected false, because `late`, `onDifference: warn` or a signal needs self" in line
     assert not load(lines).needs_self
     assert not load(lines, "afterRestore: [{exec: {command: [a]}}]\n").needs_self
