@@ -23,7 +23,7 @@ from warmstart.cli.context import (
     pass_shell,
     registry_options,
 )
-from warmstart.cli.options import network_option, recipe_option
+from warmstart.cli.options import network_option, recipe_option, secret_option
 from warmstart.cli.pods import cluster_options, helper_options
 from warmstart.cli.terminal import make_section, make_table, safe, show_error
 from warmstart.cli.views.build import (
@@ -47,9 +47,7 @@ from warmstart.recipe.load import load_recipe
 @click.command()
 @click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipes.")
-@click.option(
-    "--secret", "secrets", multiple=True, metavar="NAME.KEY=FILE", help="Read a Secret's value for the build from FILE."
-)
+@secret_option
 @click.option("-t", "--tag", help="Tag, or whole name, of the new image.")
 @click.option(
     "-o",
@@ -180,6 +178,7 @@ def _build_all(shell: Shell, jobs: Sequence[Job], *, at_once: int, fail_fast: bo
 @registry_options
 @network_option
 @recipe_option
+@secret_option
 @allow_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @pass_shell
@@ -189,6 +188,7 @@ def verify(
     access: RegistryAccess,
     network: str,
     own: Path | None,
+    secrets: tuple[str, ...],
     allowed: tuple[Privilege, ...],
     as_json: bool,
 ) -> None:
@@ -196,7 +196,9 @@ def verify(
 
     IMAGE is restored twice on an empty node, each time under another address.
     """
-    decide = trust(allowed, None if own is None else load_recipe(own))
+    if secrets and own is None:
+        raise click.UsageError("--secret needs --recipe")
+    decide = trust(allowed, None if own is None else load_recipe(own, secrets=secrets))
     restores = verify_source(
         read_image_target(image), shell.cache, access, shell.progress(), Network(network), decide=decide
     )
