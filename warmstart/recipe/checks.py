@@ -27,7 +27,7 @@ def find_problems(document: Document) -> list[Problem]:
 
 
 def _findings(recipe: dict[str, Any]) -> Iterator[Finding]:
-    for path, container in _containers(recipe):
+    for path, container in list_containers(recipe):
         yield from _repeated((*path, "ports"), container.get("ports", []), {"name": None})
         yield from _repeated((*path, "ports"), container.get("ports", []), {"containerPort": None, "protocol": "TCP"})
         yield from _unnamed_ports(recipe if path == ("container",) else {}, container, path)
@@ -45,7 +45,8 @@ def _findings(recipe: dict[str, Any]) -> Iterator[Finding]:
     yield from _image_name(recipe.get("image", {}).get("name"), recipe.get("container", {}).get("image"))
 
 
-def _containers(recipe: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+def list_containers(recipe: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    """List all containers of a recipe that has the right types, each with its path."""
     yield ("container",), recipe.get("container", {})
     for index, service in enumerate(recipe.get("build", {}).get("services", [])):
         container = service.get("container")

@@ -17,6 +17,7 @@ from warmstart.core.quantity import parse_quantity
 from warmstart.core.yaml_document import KeyPath, shown
 from warmstart.recipe.model import Secret
 from warmstart.recipe.objects import ROOT_CA, Objects
+from warmstart.recipe.secret_names import secret_reason
 
 Block = Mapping[str, Any]
 Report = Callable[[KeyPath, str], None]
@@ -199,6 +200,13 @@ class Sources:
         """Yield the ConfigMaps that were asked for, as objects."""
         for name in self.used_config_maps:
             yield self._objects.config_maps[name].to_block()
+
+    def suspects(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the values of ConfigMaps that are probably secrets: object, key and reason."""
+        for name in self.used_config_maps:
+            for key, text in self._objects.config_maps[name].texts.items():
+                if reason := secret_reason(key, text):
+                    yield name, key, reason
 
     def secret_stubs(self) -> dict[str, dict[str, None]]:
         """Return the Secrets that were asked for, with the keys that were, as `build.secrets` without values."""

@@ -299,6 +299,22 @@ def test_a_literal_that_looks_like_a_secret_is_warned_of_without_its_value() -> 
     assert "hunter2" not in warning
 
 
+def test_literals_of_other_containers_and_of_config_maps_are_warned_of_too() -> None:
+    rest = (
+        "build:\n"
+        "  objects: [{kind: ConfigMap, metadata: {name: conf}, data: {API_KEY: hunter2, OTHER: a}}]\n"
+        "  services: [{name: db, container: {image: i, readinessProbe: {grpc: {port: 1}}, "
+        "env: [{name: POSTGRES_PASSWORD, value: hunter2}]}}]\n"
+    )
+    recipe = load("  args: [--password=hunter2]\n  envFrom: [{configMapRef: {name: conf}}]\n", rest)
+    assert [warning.partition(" is probably")[0] for warning in recipe.warnings] == [
+        "recipe.yaml:5: container.args[0]: the value",
+        "recipe.yaml:11: build.services[0].container.env[0].value: the value of POSTGRES_PASSWORD",
+        "recipe.yaml:10: build.objects: API_KEY of the ConfigMap conf",
+    ]
+    assert "hunter2" not in "".join(recipe.warnings)
+
+
 def test_what_nothing_uses_is_warned_of() -> None:
     Path("file").write_bytes(b"x")
     recipe = load("", "build: {secrets: {db: {password: a}}, fields: {status.podIP: 10.0.0.1}}\n", ["x.y=file"])
