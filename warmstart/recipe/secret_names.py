@@ -28,7 +28,9 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", re.ASCII)
 _SWITCHES = {"true", "false", "yes", "no", "on", "off", "none", "null"}
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}(\.[0-9]+)?", re.ASCII)
 _PATH = re.compile(r"(file:)?\.{0,2}/[\w.-]+(/[\w.@-]+)*/?", re.ASCII)
-_REFERENCE = re.compile(r"\$\([^)]*\)|\$\{[^}]*\}|\{\{.*?\}\}|<[^<>]*>", re.DOTALL)
+_REFERENCE = re.compile(
+    r"\$\([^()]{0,200}\)|\$\{[^{}]{0,200}\}|\{\{[^{}]{0,200}\}\}|<[^<>]{0,200}>",
+)
 _USER_INFO = re.compile(r"[a-z][a-z0-9+.-]{0,40}://[^\s/@:?#]{0,200}:(?P<value>[^\s/@]{1,200})@", re.IGNORECASE)
 _ASSIGNED = re.compile(
     r"(?P<kind>password|passwd|pwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key)[\"']?\s{0,3}[=:]\s{0,3}[\"']?"

@@ -21,12 +21,16 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
     Kubernetes' rule for command, args and env (third_party/forked/golang/expansion).
     """
-    return _REFERENCE.sub(lambda match: "$" if match[1] is None else variables.get(match[1], match[0]), text)
+    # After the last parenthesis nothing is a reference; a search for its end would take the square of the length.
+    end = text.rfind(")") + 1
+    head = _REFERENCE.sub(lambda match: "$" if match[1] is None else variables.get(match[1], match[0]), text[:end])
+    return head + text[end:].replace("$$", "$")
 
 
 def list_references(text: str) -> list[str]:
     """Return the names that `$(NAME)` refers to in a text."""
-    return [match[1] for match in _REFERENCE.finditer(text) if match[1] is not None]
+    found = _REFERENCE.finditer(text[: text.rfind(")") + 1])
+    return [match[1] for match in found if match[1] is not None]
 
 
 def find_variables(container: Block, sources: Sources, path: KeyPath, report: Report) -> dict[str, str]:

@@ -101,3 +101,8 @@ def test_anything_has_a_reason_or_none(name: str, value: str) -> None:
 )
 def test_any_structure_is_searched(env: object) -> None:
     assert all(isinstance(found, Suspect) for found in find_suspects(env))
+
+
+@pytest.mark.parametrize("piece", ["$(", "${", "{{", "<", "a://", "password=", "password:", "/a", "://a:", "A_KEY_"])
+def test_a_long_value_takes_no_square_of_its_length(piece: str) -> None:
+    assert isinstance(secret_reason(piece * 100_000, piece * 100_000), str)

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from warmstart.core.errors import RecipeError
 from warmstart.recipe.load import load_recipe, parse_recipe
 from warmstart.recipe.model import Recipe, Secret
+from warmstart.recipe.variables import expand, list_references
 
 RECIPE = Path("recipe.yaml")
 
@@ -402,3 +405,34 @@ def test_some_words_need_an_image_that_restores_itself(rest: str) -> None:
     assert "expected false, because `late`, `onDifference: warn` or a signal needs self" in line
     assert not load(lines).needs_self
     assert not load(lines, "afterRestore: [{exec: {command: [a]}}]\n").needs_self
+
+
+@pytest.mark.parametrize(
+    ("written", "length"),
+    [("$(" * 300_000, 600_000), ("$(" * 300_000 + ")", 600_001), ("$$" * 300_000, 300_000), ("$" * 300_001, 150_001)],
+)
+def test_a_long_text_takes_no_square_of_its_length(written: str, length: int) -> None:
+    assert len(expand(written, {})) == length
+    assert len(list_references(written)) <= 1
+
+
+@given(st.text(alphabet="$()ab", max_size=20))
+def test_references_are_those_of_the_kubelet(written: str) -> None:
+    assert expand(written, {"a": "1", "": "2", "$(b": "3"}) == kubelet(written, {"a": "1", "": "2", "$(b": "3"})
+
+
+def kubelet(written: str, variables: dict[str, str]) -> str:
+    """Expand as third_party/forked/golang/expansion/expand.go does, from left to right."""
+    made, at = "", 0
+    while at < len(written):
+        if written[at] != "$" or at + 1 == len(written):
+            made, at = made + written[at], at + 1
+        elif written[at + 1] == "$":
+            made, at = made + "$", at + 2
+        elif written[at + 1] == "(" and ")" in written[at:]:
+            end = written.index(")", at)
+            name = written[at + 2 : end]
+            made, at = made + variables.get(name, f"$({name})"), end + 1
+        else:
+            made, at = made + written[at], at + 1
+    return made
