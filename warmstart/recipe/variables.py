@@ -13,18 +13,28 @@ from warmstart.core.yaml_document import KeyPath, shown
 from warmstart.recipe.sources import Block, Report, Sources, resource_amount
 
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+#: Characters of an argument or a variable: MAX_ARG_STRLEN in Linux's include/uapi/linux/binfmts.h.
+LONGEST = 1 << 17
 _NAME = re.compile(r"[ -<>-~]+", re.ASCII)
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
     """The text with `$(NAME)` replaced by the variable's value and `$$` by `$`; an unknown name is left as it is.
 
-    Kubernetes' rule for command, args and env (third_party/forked/golang/expansion).
+    Kubernetes' rule for command, args and env (third_party/forked/golang/expansion). A result that is longer than a
+    process can have is cut, but stays too long: variables of variables could fill the memory.
     """
+    room = LONGEST + 1
+
+    def replace(match: re.Match[str]) -> str:
+        nonlocal room
+        value = "$" if match[1] is None else variables.get(match[1], match[0])
+        room -= len(value)
+        return value if room + len(value) > 0 else ""
+
     # After the last parenthesis nothing is a reference; a search for its end would take the square of the length.
     end = text.rfind(")") + 1
-    head = _REFERENCE.sub(lambda match: "$" if match[1] is None else variables.get(match[1], match[0]), text[:end])
-    return head + text[end:].replace("$$", "$")
+    return _REFERENCE.sub(replace, text[:end]) + text[end:].replace("$$", "$")
 
 
 def list_references(text: str) -> list[str]:
@@ -47,7 +57,7 @@ def find_variables(container: Block, sources: Sources, path: KeyPath, report: Re
         for key, value in _values_from(block, sources, (*path, "envFrom", index), report).items():
             name = block.get("prefix", "") + key
             if _NAME.fullmatch(name):
-                variables[name] = value
+                variables[name] = _limit(value, (*path, "envFrom", index), report)
     for index, block in enumerate(container.get("env", [])):
         if "valueFrom" in block:
             where: KeyPath = (*path, "env", index, "valueFrom")
@@ -55,8 +65,15 @@ def find_variables(container: Block, sources: Sources, path: KeyPath, report: Re
         else:
             found = expand(block.get("value", ""), variables)
         if found is not None:
-            variables[block["name"]] = found
+            variables[block["name"]] = _limit(found, (*path, "env", index), report)
     return variables
+
+
+def _limit(value: str, path: KeyPath, report: Report) -> str:
+    if len(value) > LONGEST:
+        report(path, f"the value is longer than the {LONGEST >> 10} KiB that a process can have")
+        return ""
+    return value
 
 
 def _values_from(block: Block, sources: Sources, path: KeyPath, report: Report) -> dict[str, str]:

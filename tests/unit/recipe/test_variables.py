@@ -436,3 +436,10 @@ def kubelet(written: str, variables: dict[str, str]) -> str:
         else:
             made, at = made + written[at], at + 1
     return made
+
+
+def test_variables_of_variables_cannot_fill_the_memory() -> None:
+    doubled = "".join(f"    - {{name: V{n + 1}, value: $(V{n})$(V{n})}}\n" for n in range(60))
+    (line, *_) = details("  env:\n    - {name: V0, value: 0123456789abcdef}\n" + doubled)
+    assert line == ("recipe.yaml:20: container.env[14]: the value is longer than the 128 KiB that a process can have")
+    assert len(expand("$(A)" * 100_000, {"A": "x" * 100_000})) < 400_000
