@@ -18,9 +18,12 @@ from warmstart.core.yaml_document import Document, KeyPath, Problem, shown
 from warmstart.recipe.objects import FoundContainer, Objects, ServiceObject, find_path, read_file
 from warmstart.recipe.pods import Block, PodContainer, SeveralContainersError, choose_container, mapping_at
 from warmstart.recipe.schema import IGNORED, REFUSED, schema_at
+from warmstart.recipe.sources import list_names
 
 _BEHIND = 1 << 24
 _SERVICES = ("build", "services")
+#: The schema refuses more.
+MOST_SERVICES = 64
 _CONTAINER: KeyPath = (*_SERVICES, 0, "container")
 # Of no use beside a build, where a service is not restarted, and nothing is attached to it.
 _USELESS = frozenset({"lifecycle", "stdin", "stdinOnce", "tty", "terminationMessagePath", "livenessProbe", "name"})
@@ -50,7 +53,7 @@ def arrange(document: Document, objects: Objects, directory: Path | None) -> lis
     _choose_init(document)
     _spread_contexts(document)
     _tidy_volumes(document, ("volumes",), _list_mounted(document.value))
-    for index, service in enumerate(_list_at(document.value, *_SERVICES)):
+    for index, service in enumerate(_list_at(document.value, *_SERVICES)[:MOST_SERVICES]):
         if isinstance(service, dict) and "volumes" in service:
             names = _list_names_of_mounts(service.get("container"))
             _tidy_volumes(document, (*_SERVICES, index, "volumes"), names)
@@ -76,20 +79,23 @@ def _list_names_of_mounts(block: Any) -> set[str]:
 def _choose_init(document: Document) -> None:
     """Keep the init containers that `build.init` names, in the order of the pod."""
     blocks = _list_at(document.value, "initContainers")
-    known = [block.get("name") if isinstance(block, dict) else None for block in blocks]
-    wanted: list[str] = []
+    known = {
+        name: index for index, block in enumerate(blocks) if isinstance(name := mapping_at(block).get("name"), str)
+    }
+    wanted: set[str] = set()
     for index, item in enumerate(_list_at(document.value, "build", "init")):
         name = item.get("container") if isinstance(item, dict) else None
         path: KeyPath = ("build", "init", index, "container")
         if not isinstance(name, str):
             continue
         if name not in known:
-            names = shown(", ".join(map(str, known)) or "none", 200)
-            _report(document, path, f"there is no init container {shown(name)}; initContainers has: {names}")
-        elif mapping_at(blocks[known.index(name)]).get("restartPolicy") == "Always":
+            _report(
+                document, path, f"there is no init container {shown(name)}; initContainers has: {list_names(known)}"
+            )
+        elif blocks[known[name]].get("restartPolicy") == "Always":
             _report(document, path, f"{shown(name)} does not end by itself: make it one of build.services")
-        wanted.append(name)
-    _keep(document, ("initContainers",), [index for index, name in enumerate(known) if name in wanted])
+        wanted.add(name)
+    _keep(document, ("initContainers",), sorted(known[name] for name in wanted if name in known))
 
 
 def _spread_contexts(document: Document) -> None:
@@ -161,7 +167,7 @@ def _report(document: Document, path: KeyPath, message: str) -> None:
 
 def _put_services(document: Document, objects: Objects, directory: Path | None) -> list[str]:
     warnings: list[str] = []
-    for index, service in enumerate(_list_at(document.value, *_SERVICES)):
+    for index, service in enumerate(_list_at(document.value, *_SERVICES)[:MOST_SERVICES]):
         path: KeyPath = (*_SERVICES, index)
         if not isinstance(service, dict) or not isinstance(service.get("from"), str):
             if isinstance(service, dict) and isinstance(service.get("container"), str):

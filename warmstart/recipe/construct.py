@@ -32,7 +32,7 @@ from warmstart.recipe.model import (
     Step,
     TcpSocket,
 )
-from warmstart.recipe.sources import Block, Report, Sources
+from warmstart.recipe.sources import Block, Report, Sources, list_names
 from warmstart.recipe.variables import expand, find_variables
 from warmstart.recipe.volumes import Volumes
 
@@ -85,7 +85,7 @@ def _check_late(late: Sequence[str], block: Block, container: Container, report:
     known = [*dict(container.env), *(variable["name"] for variable in block.get("env", []))]
     for index, name in enumerate(late):
         if name != "*" and name not in known:
-            names = shown(", ".join(dict.fromkeys(known)) or "none", 200)
+            names = list_names(dict.fromkeys(known))
             report(
                 ("late", index), f"expected a variable of container.env or envFrom, got {shown(name)}; it has: {names}"
             )

@@ -9,8 +9,9 @@ import math
 import os
 import secrets
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from warmstart.core.quantity import parse_quantity
@@ -24,6 +25,7 @@ Report = Callable[[KeyPath, str], None]
 
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 24
+_MOST_NAMES = 20
 # A pod's own; those of its status are on the container's loopback interface, where every build has one.
 _FIELDS = {
     "metadata.namespace": "default",
@@ -140,8 +142,8 @@ class Sources:
         if key in data and (binary or key in texts):
             return data[key]
         if not optional:
-            keys = ", ".join(data if binary else texts) or "none"
-            self._report(path, f"the ConfigMap {name} has no key {key}; its keys are: {shown(keys, 200)}")
+            keys = list_names(data if binary else texts)
+            self._report(path, f"the ConfigMap {name} has no key {key}; its keys are: {keys}")
         return None
 
     def secret(self, name: str, path: KeyPath, *, optional: bool) -> Mapping[str, bytes]:
@@ -163,8 +165,7 @@ class Sources:
         if known is not None and key not in known and self._is_complete(name):
             if not optional:
                 self.missing.secrets.setdefault(name, {})[key] = None
-                keys = shown(", ".join(known) or "none", 200)
-                self._report(path, f"the Secret {name} has no key {key}; its keys are: {keys}")
+                self._report(path, f"the Secret {name} has no key {key}; its keys are: {list_names(known)}")
             return None
         self.used_secrets[name] = None
         return self._value(name, key)
@@ -232,6 +233,11 @@ class Sources:
             made = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH)).encode()
             self._values[name, key] = self._given.get((name, key), made)
         return self._values[name, key]
+
+
+def list_names(names: Iterable[str]) -> str:
+    """Return the first names of a list for a message."""
+    return shown(", ".join(islice(names, _MOST_NAMES)) or "none", 200)
 
 
 def resource_amount(block: Block, resources: Block) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from warmstart.core.quantity import whole_bytes
 from warmstart.core.yaml_document import KeyPath, shown
 from warmstart.recipe.model import Volume, VolumeFile, VolumeKind, VolumeMount
-from warmstart.recipe.sources import Block, Report, Sources, resource_amount
+from warmstart.recipe.sources import Block, Report, Sources, list_names, resource_amount
 from warmstart.recipe.variables import expand, list_references
 
 _MODE = 0o644
@@ -61,8 +61,7 @@ class Volumes:
     def _mount(self, block: Block, variables: Mapping[str, str], path: KeyPath) -> VolumeMount | None:
         name, target = block["name"], posixpath.normpath("/" + block["mountPath"].lstrip("/"))
         if name not in self._blocks:
-            known = shown(", ".join(self._blocks) or "none", 200)
-            self._report((*path, "name"), f"there is no volume {name}; volumes has: {known}")
+            self._report((*path, "name"), f"there is no volume {name}; volumes has: {list_names(self._blocks)}")
             return None
         if taken := _find_taken(target):
             where = "other than" if taken == "/" else "outside"
@@ -71,7 +70,7 @@ class Volumes:
         volume, sub_path = self._volume(name), self._sub_path(block, variables, path)
         is_files = volume.kind is VolumeKind.FILES
         if is_files and sub_path and volume.files and not _is_in(volume, sub_path):
-            files = shown(", ".join(file.path for file in volume.files), 200)
+            files = list_names(file.path for file in volume.files)
             self._report(path, f"the volume {name} has no {shown(sub_path)}; its files are: {files}")
         # The kubelet mounts volumes that it writes itself read-only.
         return VolumeMount(volume, target, read_only=is_files or block.get("readOnly", False), sub_path=sub_path)
@@ -114,11 +113,11 @@ class Volumes:
             inner = (*where, "sources", index) if kind == "projected" else path
             for file in self._files(part, mode, inner):
                 files[file.path] = file
-        for file in files.values():
-            if file.path == ".":
-                self._report(path, f"expected a path other than . for a file of the volume {name}")
-            if any(other.startswith(f"{file.path}/") for other in files):
-                self._report(path, f"{shown(file.path)} is both a file and a directory of the volume {name}")
+        if "." in files:
+            self._report(path, f"expected a path other than . for a file of the volume {name}")
+        directories = {file[:end] for file in files for end, letter in enumerate(file) if letter == "/"}
+        for both in directories & files.keys():
+            self._report(path, f"{shown(both)} is both a file and a directory of the volume {name}")
         return Volume(name, VolumeKind.FILES, tuple(files.values()))
 
     def _files(self, part: Block, mode: int, path: KeyPath) -> Iterator[VolumeFile]:

@@ -407,3 +407,12 @@ def test_a_mistake_in_the_pods_context_has_its_line() -> None:
         "recipe.yaml:7: container.securityContext.runAsUser: expected an integer from 0 to 2147483647, got 'app'",
         "recipe.yaml:7: securityContext.runAsGrup: unknown key: did you mean runAsGroup?",
     ]
+
+
+def test_too_many_services() -> None:
+    one = "{name: a%d, container: {image: i, readinessProbe: {grpc: {port: 1}}}, volumes: [{name: v, emptyDir: {}}]}"
+    services = ", ".join(one % n for n in range(65))
+    assert details(f"build: {{services: [{services}]}}\n")[0].startswith(
+        "recipe.yaml:7: build.services: expected a list of at most 64 services, got"
+    )
+    assert len(load(f"build: {{services: [{', '.join(one % n for n in range(64))}]}}\n").services) == 64
