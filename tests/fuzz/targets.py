@@ -17,6 +17,7 @@ from unittest.mock import patch
 import zstandard
 from support.checkpoint_archive import GOOD, entry, tar_of
 from support.checkpoint_image import ANNOTATIONS, make_warm_image, real_dump
+from support.pod_recipe import OBJECTS, POD_RECIPE
 
 from fuzz.server import Reply, answering, serve
 from tests.support.registry_access import http
@@ -57,8 +58,9 @@ from warmstart.kube.match import BuildInfo
 from warmstart.kube.patch import patch_manifest
 from warmstart.kube.trial import find_pools
 from warmstart.recipe.init import init_from_manifest
-from warmstart.recipe.load import load_recipe
+from warmstart.recipe.load import load_recipe, parse_recipe
 from warmstart.recipe.model import Restorer
+from warmstart.recipe.secret_names import secret_reason
 
 Target = Callable[[bytes], None]
 TARGETS: dict[str, Target] = {}
@@ -262,11 +264,28 @@ def documents(data: bytes) -> None:
     readers[(data[0] if data else 0) % len(readers)]()
 
 
-@target(lambda: [path.read_bytes() for path in sorted(RECIPES.glob("*/recipe.yaml"))])
+@target(lambda: [path.read_bytes() for path in sorted(RECIPES.glob("*/recipe.yaml"))] + [POD_RECIPE])
 def recipe(data: bytes) -> None:
     with scratch() as place:
         (place / "recipe.yaml").write_bytes(data)
-        load_recipe(place / "recipe.yaml")
+        loaded = load_recipe(place / "recipe.yaml")
+        assert parse_recipe(loaded.document, "again").document == loaded.document
+
+
+@target(lambda: [OBJECTS])
+def objects(data: bytes) -> None:
+    """A file of objects and a service's manifest, of a recipe that refers to much in it."""
+    with scratch() as place:
+        (place / "recipe.yaml").write_bytes(POD_RECIPE)
+        (place / "k8s.yaml").write_bytes(data)
+        loaded = load_recipe(place / "recipe.yaml")
+        assert parse_recipe(loaded.document, "again").document == loaded.document
+
+
+@target(lambda: [b"DB_PASSWORD\0hunter2", b"URL\0postgres://a:b@c/d?password=$(E)", b"A\0-----BEGIN PRIVATE KEY-----"])
+def secret_names(data: bytes) -> None:
+    name, _, value = data.decode(errors="replace").partition("\0")
+    secret_reason(name, value)
 
 
 MANIFEST = b"""\

@@ -220,7 +220,15 @@ def test_yaml_is_yaml(page):
         list(YAML(typ="safe").load_all(code))
 
 
+# Files that the recipes of the docs refer to.
+CONFIG = "kind: ConfigMap\nmetadata: {name: shop-config}\ndata: {LOG_LEVEL: info}\n"
+POSTGRES = "kind: Pod\nspec: {containers: [{name: db, image: postgres, ports: [{containerPort: 5432}]}]}\n"
+
+
 def test_recipes_are_recipes(page, tmp_path):
+    (tmp_path / "k8s").mkdir()
+    (tmp_path / "k8s/config.yaml").write_text(CONFIG)
+    (tmp_path / "k8s/postgres.yaml").write_text(POSTGRES)
     for code in code_of(page, "yaml"):
         if code.startswith("apiVersion: warmstart/"):
             path = tmp_path / "recipe.yaml"

@@ -159,7 +159,7 @@ def refusing_self(recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except PreflightError as error:
-        if not recipe.restore_is_default or Restorer.RUNTIME not in recipe.restore:
+        if not recipe.restore_is_default or recipe.needs_self or Restorer.RUNTIME not in recipe.restore:
             raise
         raise SelfRefusedError(error.brief, details=error.details, hint=error.hint) from error
 

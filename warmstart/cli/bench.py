@@ -17,7 +17,7 @@ from warmstart.cli.context import (
     pass_shell,
     registry_options,
 )
-from warmstart.cli.options import network_option, recipe_option
+from warmstart.cli.options import network_option, recipe_option, secret_option
 from warmstart.cli.terminal import make_section, safe
 from warmstart.core.privileges import Privilege
 from warmstart.image.registry.credentials import RegistryAccess
@@ -40,6 +40,7 @@ from warmstart.recipe.load import load_recipe
 @registry_options
 @network_option
 @recipe_option
+@secret_option
 @allow_option
 @click.option("--force", is_flag=True, help="Continue despite preflight errors.")
 @click.option("--keep", is_flag=True, help="Keep all files if a step fails.")
@@ -56,6 +57,7 @@ def bench(
     access: RegistryAccess,
     network: str,
     own: Path | None,
+    secrets: tuple[str, ...],
     allowed: tuple[Privilege, ...],
     force: bool,
     keep: bool,
@@ -81,13 +83,15 @@ def bench(
     if found.recipe is not None:
         if own:
             raise click.UsageError(f"--recipe needs an image, and {target} is {found.kind}")
-        result = bench_recipe(load_recipe(found.recipe, overrides=overrides), options, load, progress)
+        result = bench_recipe(load_recipe(found.recipe, overrides=overrides, secrets=secrets), options, load, progress)
     elif found.source is None:
         raise found.mismatch("a recipe or an image")
     elif overrides:
         raise click.UsageError(f"--set needs a recipe, and {target} is {found.kind}")
+    elif secrets and own is None:
+        raise click.UsageError("--secret needs a recipe")
     else:
-        decide = trust(allowed, None if own is None else load_recipe(own))
+        decide = trust(allowed, None if own is None else load_recipe(own, secrets=secrets))
         result = bench_source(found.source, options, load, progress, decide=decide)
     if html is not None:
         write_page(html, result)

@@ -15,6 +15,7 @@ from warmstart.build.result import BuildResult
 from warmstart.build.verify_source import verify_source
 from warmstart.cli.board import Board
 from warmstart.cli.build_job import Built, ClusterChoice, Job, run_job, run_job_apart
+from warmstart.cli.check import RecipeOptions, check_recipes
 from warmstart.cli.context import (
     Shell,
     allow_option,
@@ -22,7 +23,7 @@ from warmstart.cli.context import (
     pass_shell,
     registry_options,
 )
-from warmstart.cli.options import network_option, recipe_option
+from warmstart.cli.options import network_option, recipe_option, secret_option
 from warmstart.cli.pods import cluster_options, helper_options
 from warmstart.cli.terminal import make_section, make_table, safe, show_error
 from warmstart.cli.views.build import (
@@ -46,9 +47,7 @@ from warmstart.recipe.load import load_recipe
 @click.command()
 @click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipes.")
-@click.option(
-    "--secret", "secrets", multiple=True, metavar="NAME.KEY=FILE", help="Read a Secret's value for the build from FILE."
-)
+@secret_option
 @click.option("-t", "--tag", help="Tag, or whole name, of the new image.")
 @click.option(
     "-o",
@@ -56,6 +55,7 @@ from warmstart.recipe.load import load_recipe
     metavar="KIND:PATH",
     help="oci:DIRECTORY or oci-archive:FILE instead of a registry. {name} in it is the recipe's name.",
 )
+@click.option("--check", is_flag=True, help="Only read the recipes and their objects.")
 @click.option("--rebuild", is_flag=True, help="Build even if the target is up to date.")
 @click.option(
     "-j", "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of builds at the same time."
@@ -91,6 +91,7 @@ def build(
     secrets: tuple[str, ...],
     tag: str | None,
     output: str | None,
+    check: bool,
     rebuild: bool,
     jobs: int,
     fail_fast: bool,
@@ -112,6 +113,11 @@ def build(
     With a directory, all recipes in it are built. If the target has an image of the same recipe, base image and tools,
     nothing is built. With several recipes, the exit code is the lowest of the failures.
     """
+    paths = find_recipes(recipes)
+    if check:
+        values = RecipeOptions(overrides, tag, secrets, allowed)
+        check_recipes(shell, paths, values, as_json=as_json)
+        return
     options = BuildOptions(
         cache=shell.cache,
         access=access,
@@ -122,7 +128,7 @@ def build(
         network=Network(network),
         allowed=allowed,
     )
-    loaded = [load_recipe(path, overrides=overrides, tag=tag, secrets=secrets) for path in find_recipes(recipes)]
+    loaded = [load_recipe(path, overrides=overrides, tag=tag, secrets=secrets) for path in paths]
     outputs = choose_outputs(output, loaded)
     cluster = ClusterChoice(context, namespace, how) if engine == "kubernetes" else None
     planned = [
@@ -172,6 +178,7 @@ def _build_all(shell: Shell, jobs: Sequence[Job], *, at_once: int, fail_fast: bo
 @registry_options
 @network_option
 @recipe_option
+@secret_option
 @allow_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @pass_shell
@@ -181,6 +188,7 @@ def verify(
     access: RegistryAccess,
     network: str,
     own: Path | None,
+    secrets: tuple[str, ...],
     allowed: tuple[Privilege, ...],
     as_json: bool,
 ) -> None:
@@ -188,7 +196,9 @@ def verify(
 
     IMAGE is restored twice on an empty node, each time under another address.
     """
-    decide = trust(allowed, None if own is None else load_recipe(own))
+    if secrets and own is None:
+        raise click.UsageError("--secret needs --recipe")
+    decide = trust(allowed, None if own is None else load_recipe(own, secrets=secrets))
     restores = verify_source(
         read_image_target(image), shell.cache, access, shell.progress(), Network(network), decide=decide
     )

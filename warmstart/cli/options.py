@@ -19,6 +19,14 @@ network_option = click.option(
     help="Network of the container on the embedded node: none, or outside through this machine.",
 )
 
+secret_option = click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME.KEY=FILE",
+    help="Read a Secret's value for the recipe from FILE.",
+)
+
 recipe_option = click.option(
     "--recipe",
     "own",

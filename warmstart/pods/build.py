@@ -82,7 +82,7 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
     """
     require_recipe_privileges(recipe, options.allowed)
     source = find_source(recipe)
-    if recipe.restore_is_default:
+    if recipe.restore_is_default and not recipe.needs_self:
         recipe = with_restorers(recipe, (Restorer.RUNTIME,))
     check_recipe(recipe, source.kind)
     check_output(recipe.image, options.output, access=options.access)

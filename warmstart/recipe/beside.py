@@ -6,6 +6,7 @@ only the others are checked. Every value keeps the line of the file that it is f
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ _CONTAINER: KeyPath = (*_SERVICES, 0, "container")
 _USELESS = frozenset({"lifecycle", "stdin", "stdinOnce", "tty", "terminationMessagePath", "livenessProbe", "name"})
 _HOST_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _NAMESPACE = "default"
+# Of the pod's security context.
+_OF_CONTAINERS = ("runAsUser", "runAsGroup", "runAsNonRoot", "supplementalGroups", "seccompProfile")
 _TRIES = 120
 
 
@@ -45,6 +48,7 @@ def arrange(document: Document, objects: Objects, directory: Path | None) -> lis
         return []
     warnings = _put_services(document, objects, directory)
     _choose_init(document)
+    _spread_contexts(document)
     _tidy_volumes(document, ("volumes",), _list_mounted(document.value))
     for index, service in enumerate(_list_at(document.value, *_SERVICES)):
         if isinstance(service, dict) and "volumes" in service:
@@ -65,8 +69,8 @@ def _list_mounted(recipe: Block) -> set[str]:
 
 def _list_names_of_mounts(block: Any) -> set[str]:
     mounts = block.get("volumeMounts") if isinstance(block, dict) else None
-    found = {mount.get("name") for mount in mounts if isinstance(mount, dict)} if isinstance(mounts, list) else set()
-    return {name for name in found if isinstance(name, str)}
+    names = [mount.get("name") for mount in mounts if isinstance(mount, dict)] if isinstance(mounts, list) else []
+    return {name for name in names if isinstance(name, str)}
 
 
 def _choose_init(document: Document) -> None:
@@ -86,6 +90,32 @@ def _choose_init(document: Document) -> None:
             _report(document, path, f"{shown(name)} does not end by itself: make it one of build.services")
         wanted.append(name)
     _keep(document, ("initContainers",), [index for index, name in enumerate(known) if name in wanted])
+
+
+def _spread_contexts(document: Document) -> None:
+    """Move the users and groups of pods into their containers, whose own come first, as in a pod."""
+    inits = _list_at(document.value, "initContainers")
+    _spread_context(document, (), [("container",), *(("initContainers", index) for index in range(len(inits)))])
+    for index in range(len(_list_at(document.value, *_SERVICES))):
+        _spread_context(document, (*_SERVICES, index), [(*_SERVICES, index, "container")])
+
+
+def _spread_context(document: Document, pod: KeyPath, containers: Sequence[KeyPath]) -> None:
+    holder = _at(document.value, pod)
+    context = holder.get("securityContext") if isinstance(holder, dict) else None
+    if not isinstance(context, dict):
+        return
+    for key in [key for key in _OF_CONTAINERS if key in context]:
+        value, place = context.pop(key), document.place((*pod, "securityContext", key))
+        for path in containers:
+            block = _at(document.value, path[:-1])
+            block = block.get(path[-1]) if isinstance(block, dict) else block[path[-1]]
+            own = block.setdefault("securityContext", {}) if isinstance(block, dict) else None
+            if isinstance(own, dict) and key not in own:
+                own[key] = copy.deepcopy(value)
+                document.places[(*path, "securityContext", key)] = place
+    if not context:
+        del holder["securityContext"]
 
 
 def _tidy_volumes(document: Document, path: KeyPath, mounted: set[str]) -> None:
@@ -152,10 +182,10 @@ def _put_services(document: Document, objects: Objects, directory: Path | None) 
 
 
 def _in_one_line(error: InputError) -> str:
-    parts = ", ".join(error.details)
-    if isinstance(error, SeveralContainersError):
-        return f"{error.brief} {parts}; name one of them in `container`"
-    return f"{error.brief}{'; ' if parts else ''}{parts}"
+    text = error.brief
+    if error.details:
+        text += f"{' ' if text.endswith(':') else '; '}{', '.join(error.details)}"
+    return f"{text}; name one of them in `container`" if isinstance(error, SeveralContainersError) else text
 
 
 def _find_container(file: Path, wanted: str | None) -> tuple[FoundContainer, list[ServiceObject]]:
@@ -178,19 +208,33 @@ def _put_service(
         for position, service in enumerate(services)
         if service not in services[:position] and _selects(service, one)
     ]
-    own = block.get("aliases")
-    aliases = dict.fromkeys([*(own if isinstance(own, list) else []), *_list_aliases(one, selecting)])
-    aliases.pop(block.get("name"), None)
+    made = make_service(block, one, selecting)
+    _at(document.value, path[:-1])[index] = made
+    _move_places(document, (*path, "container"), found)
+    return _warn(str(block.get("name")), one, selecting)
+
+
+def make_service(block: Block, one: PodContainer, selecting: Sequence[ServiceObject]) -> Block:
+    """Return an item of `build.services` with a container of a manifest and its volumes.
+
+    Args:
+        block: the item, whose name, aliases and other keys are kept.
+        one: the container.
+        selecting: the Services that select it.
+    """
+    own = block.get("aliases", [])
+    aliases: Any = own
+    if isinstance(own, list) and all(isinstance(alias, str) for alias in own):
+        known = dict.fromkeys([*own, *_list_aliases(one, selecting)])
+        aliases = [alias for alias in known if alias != block.get("name")]
     kept = {key: value for key, value in block.items() if key not in ("from", "container", "volumes", "aliases")}
-    made = {**kept, **({"aliases": list(aliases)} if aliases else {}), "container": _make_container(one, selecting)}
+    made = {**kept, **({"aliases": aliases} if aliases != [] else {}), "container": _make_container(one, selecting)}
     if volumes := _list_volumes(one):
         made["volumes"] = volumes
     group = mapping_at(one.pod, "securityContext").get("fsGroup")
     if group is not None:
         made["securityContext"] = {"fsGroup": group}
-    _at(document.value, path[:-1])[index] = made
-    _move_places(document, (*path, "container"), found)
-    return _warn(str(block.get("name")), one, selecting)
+    return made
 
 
 def _move_places(document: Document, path: KeyPath, found: FoundContainer) -> None:
@@ -272,7 +316,7 @@ def _list_volumes(one: PodContainer) -> list[Any]:
         for claim in _list_at(one.manifest, "spec", "volumeClaimTemplates")
         if isinstance(name := mapping_at(claim, "metadata").get("name"), str)
     ]
-    made = {claim["name"] for claim in claims}
+    made = [claim["name"] for claim in claims]
     own = [
         block for block in _list_at(one.pod, "volumes") if not (isinstance(block, dict) and block.get("name") in made)
     ]
@@ -300,11 +344,13 @@ def _list_aliases(one: PodContainer, services: Sequence[ServiceObject]) -> Itera
 
 def _warn(name: str, one: PodContainer, services: Sequence[ServiceObject]) -> Iterator[str]:
     ports = {
-        port.get("name"): port.get("containerPort") for port in _list_at(one.block, "ports") if isinstance(port, dict)
+        label: port.get("containerPort")
+        for port in _list_at(one.block, "ports")
+        if isinstance(port, dict) and isinstance(label := port.get("name"), str)
     }
     for service in services:
         for number, target in service.ports:
-            found = ports.get(target, target)
+            found = ports.get(str(target), target)
             if isinstance(found, int) and found != number:
                 yield (
                     f"the Service {shown(service.name)} maps port {number} to {found}, and a build does not: "

@@ -6,7 +6,7 @@ Kubernetes' own rules are those of pkg/apis/core/validation/validation.go.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from warmstart.core.errors import ImageReferenceError
@@ -27,7 +27,7 @@ def find_problems(document: Document) -> list[Problem]:
 
 
 def _findings(recipe: dict[str, Any]) -> Iterator[Finding]:
-    for path, container in _containers(recipe):
+    for path, container in list_containers(recipe):
         yield from _repeated((*path, "ports"), container.get("ports", []), {"name": None})
         yield from _repeated((*path, "ports"), container.get("ports", []), {"containerPort": None, "protocol": "TCP"})
         yield from _unnamed_ports(recipe if path == ("container",) else {}, container, path)
@@ -45,7 +45,8 @@ def _findings(recipe: dict[str, Any]) -> Iterator[Finding]:
     yield from _image_name(recipe.get("image", {}).get("name"), recipe.get("container", {}).get("image"))
 
 
-def _containers(recipe: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+def list_containers(recipe: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    """List all containers of a recipe that has the right types, each with its path."""
     yield ("container",), recipe.get("container", {})
     for index, service in enumerate(recipe.get("build", {}).get("services", [])):
         container = service.get("container")
@@ -147,9 +148,18 @@ def _self_restoring(recipe: dict[str, Any]) -> Iterator[Finding]:
         for key in ("late", "onDifference"):
             if recipe.get(key):
                 yield (key,), f"{why} cannot compare the variables of a pod with those of the build"
-    if "self" in named and recipe.get("container", {}).get("securityContext", {}).get("privileged"):
+    why = "`restore` has self" if "self" in named else "`late`, `onDifference: warn` or a signal needs self"
+    wanted = "self" in named or (not named and needs_self(recipe))
+    if wanted and recipe.get("container", {}).get("securityContext", {}).get("privileged"):
         path: KeyPath = ("container", "securityContext", "privileged")
-        yield path, "expected false, because `restore` has self: an image that restores itself runs without privileges"
+        yield path, f"expected false, because {why}: an image that restores itself runs without privileges"
+
+
+def needs_self(recipe: Mapping[str, Any]) -> bool:
+    """Tell whether a recipe asks for something that only an image does that restores itself."""
+    steps = recipe.get("afterRestore", [])
+    signals = "signal" in steps if isinstance(steps, dict) else any("signal" in step for step in steps)
+    return bool(signals or recipe.get("late") or recipe.get("onDifference") == "warn")
 
 
 def _image_name(made: str | None, base: str | None) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from warmstart.core.privileges import name_capability
 from warmstart.core.quantity import millicores, whole_bytes
 from warmstart.core.reference import parse_reference
 from warmstart.core.yaml_document import KeyPath, shown
+from warmstart.recipe.checks import needs_self
 from warmstart.recipe.model import (
     Action,
     Compression,
@@ -71,6 +72,7 @@ def make_recipe(document: Block, sources: Sources, report: Report) -> Recipe:
         after_restore=_after_restore(document.get("afterRestore", []), scope),
         restore=tuple(map(Restorer, document.get("restore", RESTORERS))),
         restore_is_default="restore" not in document,
+        needs_self=needs_self(document),
         services=services,
         init=init,
         late=late,

@@ -107,8 +107,8 @@ def _list_entries(value: Any) -> list[Any]:
 
 
 def _settle_restorers(recipe: Recipe, warnings: list[str]) -> Recipe:
-    """Return a recipe without `self` if that was not asked for, and cannot be."""
-    if not recipe.restore_is_default or not recipe.container.security_context.privileged:
+    """Return a recipe without `self` if it was not asked for, and cannot be."""
+    if not recipe.restore_is_default or recipe.needs_self or not recipe.container.security_context.privileged:
         return recipe
     warnings.append("the image will not restore itself, because container.securityContext.privileged is true")
     return replace(recipe, restore=(Restorer.RUNTIME,))

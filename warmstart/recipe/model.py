@@ -282,8 +282,8 @@ class Recipe:
     restore; all other variables of `container.env` are frozen. `secrets` are the values of the build's secrets.
     `source` is the file it was read from, if any; relative paths in the recipe start at its directory. `document` is
     the recipe as JSON, with all overrides, complete in itself, and without the values of secrets. `restore_is_default`:
-    whether the recipe does not name its restorers, so that a build may go on with one of them. `warnings` are for the
-    user of a build.
+    whether the recipe does not name its restorers, so that a build may go on with one of them. `needs_self`: whether
+    that must be the image itself. `warnings` are for the user of a build.
     """
 
     name: str
@@ -293,6 +293,7 @@ class Recipe:
     before_checkpoint: tuple[Step, ...] = ()
     restore: tuple[Restorer, ...] = (Restorer.RUNTIME,)
     restore_is_default: bool = False
+    needs_self: bool = False
     mapped: Mapped = Mapped.AUTO
     compression: Compression = Compression.FAST
     close_tcp: bool = False

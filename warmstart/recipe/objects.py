@@ -166,6 +166,8 @@ def read_file(path: Path) -> list[Document]:
     Raises:
         RecipeError: it cannot be read, or is not YAML.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise RecipeError(f"{path} is neither a file nor a directory")
     with input_errors_as(RecipeError):
         return [document for document in read_manifest(read_input(path), str(path)) if not _is_recipe(document.value)]
 

@@ -58,6 +58,9 @@ Values can be given on the command line, before the recipe is checked:
 - `--tag 1.1-warm` replaces the tag of `image.name`; with a `/` or a `:` in it, as in `--tag java-app:warm`, the whole
   name.
 
+How to bring a Deployment with its configuration, secrets, volumes and databases into a recipe: [Make a recipe from a
+Deployment](how-to/deployment.md).
+
 `warmstart build` takes [several recipes](how-to/ci.md#several-recipes) at once, or a directory of them. A recipe that
 has not changed is [not built again](how-to/ci.md#if-nothing-has-changed).
 """

@@ -17,6 +17,7 @@ from warmstart.core.quantity import parse_quantity
 from warmstart.core.yaml_document import KeyPath, shown
 from warmstart.recipe.model import Secret
 from warmstart.recipe.objects import ROOT_CA, Objects
+from warmstart.recipe.secret_names import secret_reason
 
 Block = Mapping[str, Any]
 Report = Callable[[KeyPath, str], None]
@@ -156,9 +157,10 @@ class Sources:
     def secret_key(self, name: str, key: str, path: KeyPath, *, optional: bool) -> bytes | None:
         """Return the value of a key of a Secret; None if it is missing."""
         known = self._keys.get(name)
-        if known is None and optional:
+        if optional and key not in (known or {}):
             return None
-        if known is not None and key not in known and name not in self._named_by_build:
+        # Only a manifest has all the keys of a Secret.
+        if known is not None and key not in known and self._is_complete(name):
             if not optional:
                 self.missing.secrets.setdefault(name, {})[key] = None
                 keys = shown(", ".join(known) or "none", 200)
@@ -199,6 +201,13 @@ class Sources:
         for name in self.used_config_maps:
             yield self._objects.config_maps[name].to_block()
 
+    def suspects(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the values of ConfigMaps that are probably secrets: object, key and reason."""
+        for name in self.used_config_maps:
+            for key, text in self._objects.config_maps[name].texts.items():
+                if reason := secret_reason(key, text):
+                    yield name, key, reason
+
     def secret_stubs(self) -> dict[str, dict[str, None]]:
         """Return the Secrets that were asked for, with the keys that were, as `build.secrets` without values."""
         stubs: dict[str, dict[str, None]] = {name: {} for name in self.used_secrets}
@@ -214,6 +223,9 @@ class Sources:
                 yield where, f"{name}.{key}"
         for name in self._own_fields - set(self.used_fields):
             yield ("build", "fields", name), name
+
+    def _is_complete(self, name: str) -> bool:
+        return name in self._objects.secrets and name not in self._named_by_build
 
     def _value(self, name: str, key: str) -> bytes:
         if (name, key) not in self._values:

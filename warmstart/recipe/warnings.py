@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from warmstart.core.yaml_document import Document, KeyPath, dotted, shown
+from warmstart.recipe.checks import list_containers
 from warmstart.recipe.model import Container, Recipe, VolumeKind
-from warmstart.recipe.secret_names import find_suspects
+from warmstart.recipe.secret_names import find_suspects, secret_reason
 from warmstart.recipe.sources import Sources
 from warmstart.recipe.variables import list_references
+
+_GENEROUS_S = 120
+_PROBABLY = "is probably a secret ({}), and everyone who can pull the image can read it"
 
 
 def list_warnings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[str]:
@@ -17,14 +21,23 @@ def list_warnings(document: Document, recipe: Recipe, sources: Sources) -> Itera
         yield ": ".join(part for part in (document.place(path).label, dotted(path), message) if part)
 
 
+def list_impatient_probes(container: Container) -> Iterator[str]:
+    """Yield a warning if a container's probes give up early: it may start slowly on a machine with other work."""
+    probes = {"startupProbe": container.startup_probe, "readinessProbe": container.readiness_probe}
+    found = {
+        key: probe.initial_delay_s + probe.period_s * probe.failure_threshold for key, probe in probes.items() if probe
+    }
+    limit_s = sum(found.values())
+    if limit_s < _GENEROUS_S:
+        message = f"the build gives up if the container is not ready after {limit_s} s"
+        yield f"container.{list(found)[-1]}: {message}: set periodSeconds: 1 and failureThreshold: {_GENEROUS_S}"
+
+
 def _findings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[tuple[KeyPath, str]]:
     block = document.value["container"]
-    for suspect in find_suspects(block.get("env")):
-        yield (
-            suspect.path,
-            f"the value of {shown(suspect.name)} is probably a secret ({suspect.reason}), and everyone who can pull "
-            "the image can read it: use valueFrom.secretKeyRef",
-        )
+    yield from _suspects(document)
+    for name, key, reason in sources.suspects():
+        yield ("build", "objects"), f"{shown(key)} of the ConfigMap {name} {_PROBABLY.format(reason)}: use a Secret"
     yield from _lasting(recipe.container)
     yield from _undefined(block, recipe.container)
     for path, name in sources.unused():
@@ -32,6 +45,20 @@ def _findings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[
             yield path, "nothing in the recipe uses it"
         else:
             yield (), f"--secret {shown(name)}: nothing in the recipe uses it"
+
+
+def _suspects(document: Document) -> Iterator[tuple[KeyPath, str]]:
+    """Literal values of all containers that are probably secrets: the image has the recipe with all of them."""
+    for path, container in list_containers(document.value):
+        for suspect in find_suspects(container.get("env"), (*path, "env")):
+            yield (
+                suspect.path,
+                f"the value of {shown(suspect.name)} {_PROBABLY.format(suspect.reason)}: use valueFrom.secretKeyRef",
+            )
+        for key in ("command", "args"):
+            for index, word in enumerate(container.get(key, [])):
+                if reason := secret_reason("", word):
+                    yield (*path, key, index), f"the value {_PROBABLY.format(reason)}: use $(NAME) of a variable"
 
 
 def _lasting(container: Container) -> Iterator[tuple[KeyPath, str]]:

@@ -160,6 +160,14 @@ def test_a_restorer_is_refused_alone_if_the_recipe_names_none(monkeypatch, defau
     assert asked == [by_runtime]
 
 
+def test_a_recipe_that_needs_self_does_not_go_on_without(monkeypatch):
+    recipe = replace(make_recipe(), restore=(Restorer.RUNTIME, Restorer.SELF), restore_is_default=True)
+    for needs_self, kind in ((False, SelfRefusedError), (True, PreflightError)):
+        with pytest.raises(PreflightError) as caught, build.refusing_self(replace(recipe, needs_self=needs_self)):
+            raise PreflightError("refused")
+        assert type(caught.value) is kind
+
+
 def test_errors_are_warnings_for_who_goes_on_all_the_same(monkeypatch):
     recorder, _ = check(monkeypatch, [finding("io-uring"), finding("udp-bound", Severity.WARNING)], force=True)
     assert len(recorder.warnings) == 2

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from warmstart.build.existing import ExistingImage
 from warmstart.cli.build_job import Job
 from warmstart.cli.main import cli
-from warmstart.core.errors import AppError, RegistryError
+from warmstart.core.errors import AppError, InputError, PrivilegeError, RegistryError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import parse_reference
 
@@ -117,6 +117,51 @@ def test_steps_are_shown_with_the_recipe_if_asked_for(monkeypatch, build, recipe
     result = CliRunner().invoke(cli, ["-v", "build", "r/good.yaml", "r/late.yaml"])
     shown = {" ".join(line.split()[:3]) for line in result.stderr.splitlines() if "compare" in line}
     assert shown == {"✓ r/good.yaml: compare", "✗ r/late.yaml: compare"}
+
+
+def test_check_says_what_a_build_would_do_and_builds_nothing(build, recipes):
+    (recipes / "secret").write_bytes(b"build-only")
+    document = json.loads((recipes / "good.yaml").read_text())
+    document["container"]["env"] = [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": "db", "key": key}}}
+        for name, key in (("USER", "user"), ("PASSWORD", "pw"))
+    ]
+    document["late"] = ["PASSWORD"]
+    (recipes / "good.yaml").write_text(json.dumps(document))
+    result = build("r/good.yaml", "r/late.yaml", "--check", "--secret", "db.pw=r/secret")
+    assert result.stdout.splitlines() == [
+        "r/good.yaml: ok: example.com/good:1, restored by runtime and self; ready within 30 s; late: PASSWORD; "
+        "secrets made up: db.user",
+        "r/late.yaml: ok: example.com/late:1, restored by runtime and self; ready within 30 s",
+    ]
+    assert result.exit_code == 0
+    assert "warning: container.readinessProbe: the build gives up if the container is not ready after 30 s" in (
+        result.stderr
+    )
+    documents = json.loads(build("r/good.yaml", "--check", "--json", "--secret", "db.pw=r/secret").stdout)["recipes"]
+    assert (documents[0]["frozen"], documents[0]["late"]) == (["USER"], ["PASSWORD"])
+    assert documents[0]["secrets"] == [{"name": "db.user", "given": False}, {"name": "db.pw", "given": True}]
+    assert "build-only" not in json.dumps(documents)
+
+
+def test_check_reads_all_recipes_and_ends_with_the_code_of_the_mistakes(build, recipes):
+    (recipes / "bad.yaml").write_text("apiVersion: warmstart/v1alpha1\n")
+    text = (recipes / "late.yaml").read_text()
+    (recipes / "late.yaml").write_text(
+        text.replace('"image": "base:1"', '"image": "base:1", "securityContext": {"privileged": true}')
+    )
+    result = build("r", "--check")
+    assert result.exit_code == InputError.exit_code
+    assert [line.split(": ")[:2] for line in result.stdout.splitlines()] == [
+        ["r/bad.yaml", "failed (recipe, code 3)"],
+        ["r/good.yaml", "ok"],
+        ["r/late.yaml", "failed (privilege, code 14)"],
+    ]
+    assert "error: r/bad.yaml has 3 mistakes" in result.stderr
+    found = json.loads(build("r", "--check", "--json").stdout)["recipes"]
+    assert [one["status"] for one in found] == ["failed", "ok", "failed"]
+    assert found[2]["error"]["exitCode"] == PrivilegeError.exit_code
+    assert build("r/late.yaml", "--check", "--allow", "privileged").exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,8 @@ def test_the_version(warmstart):
         (["build", "r.yaml", "--nonsense"], "No such option"),
         (["build", "r.yaml", "--checkpoint-timeout", "soon"], "Invalid value for '--checkpoint-timeout'"),
         (["build", "r.yaml", "--checkpoint-timeout", "0"], "Invalid value for '--checkpoint-timeout'"),
+        (["verify", "image", "--secret", "db.password=file"], "--secret needs --recipe"),
+        (["bench", "image", "--secret", "db.password=file"], "--secret needs a recipe"),
         (["completion", "tcsh"], "Invalid value for 'SHELL'"),
         (["init"], "give an IMAGE, or a manifest with --from"),
         (["init", "image", "--from", "file"], "give an IMAGE, or a manifest with --from"),

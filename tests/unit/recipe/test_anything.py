@@ -11,17 +11,24 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.pod_recipe import OBJECTS, POD_RECIPE
 
 from warmstart.core.errors import ImageReferenceError, InputError, ManifestError, RecipeError
-from warmstart.core.yaml_document import KeyPath, dotted, read_document
+from warmstart.core.yaml_document import KeyPath, dotted, read_document, read_documents
 from warmstart.recipe.init import ImageConfig, init_from_image, init_from_manifest
-from warmstart.recipe.load import load_recipe
+from warmstart.recipe.load import load_recipe, parse_recipe
 from warmstart.recipe.model import Recipe
 from warmstart.recipe.reference import EXAMPLE
 from warmstart.recipe.schema import schema_text
 
 VALID: dict[str, Any] = read_document(EXAMPLE, "example").value
 PATHS: list[KeyPath] = [path for path in read_document(EXAMPLE, "example").places if path]
+POD: dict[str, Any] = read_document(POD_RECIPE, "pod").value
+POD_PATHS: list[KeyPath] = [path for path in read_document(POD_RECIPE, "pod").places if path]
+OBJECT_VALUES: list[Any] = [one.value for one in read_documents(OBJECTS, "objects")]
+OBJECT_PATHS: list[KeyPath] = [
+    (index, *path) for index, one in enumerate(read_documents(OBJECTS, "objects")) for path in one.places if path
+]
 KEY_PATHS = [path for path in PATHS if isinstance(path[-1], str)]
 KEYS = sorted(set(re.findall(r'"([A-Za-z-]+)": \{', schema_text())))
 
@@ -65,9 +72,9 @@ def outcome(load: Callable[[], object], expected: type[InputError] = RecipeError
         return None
 
 
-def with_value(path: KeyPath, value: object) -> dict[str, Any]:
+def with_value(path: KeyPath, value: object, valid: dict[str, Any] = VALID) -> dict[str, Any]:
     """The valid recipe with another value at this path, which may be new at its end."""
-    document = copy.deepcopy(VALID)
+    document = copy.deepcopy(valid)
     holder: Any = document
     for key in path[:-1]:
         holder = holder[key]
@@ -93,6 +100,27 @@ def test_any_document(file: Path, value: object) -> None:
 @given(path=st.sampled_from(PATHS), value=VALUES)
 def test_a_recipe_with_any_value_anywhere(file: Path, path: KeyPath, value: object) -> None:
     file.write_text(json.dumps(with_value(path, value)))
+    assert isinstance(outcome(lambda: load_recipe(file)), Recipe | None)
+
+
+@unhurried
+@given(path=st.sampled_from(POD_PATHS), value=VALUES)
+def test_a_recipe_of_a_pod_with_any_value_anywhere(file: Path, path: KeyPath, value: object) -> None:
+    file.write_text(json.dumps(with_value(path, value, POD)))
+    file.with_name("k8s.yaml").write_bytes(OBJECTS)
+    loaded = outcome(lambda: load_recipe(file))
+    assert isinstance(loaded, Recipe | None)
+    if loaded is not None:
+        assert parse_recipe(loaded.document, "again").document == loaded.document
+
+
+@unhurried
+@given(path=st.sampled_from(OBJECT_PATHS), value=VALUES)
+def test_any_value_anywhere_in_the_objects(file: Path, path: KeyPath, value: object) -> None:
+    document = with_value(path[1:], value, OBJECT_VALUES[path[0]])
+    others = [one for index, one in enumerate(OBJECT_VALUES) if index != path[0]]
+    file.write_bytes(POD_RECIPE)
+    file.with_name("k8s.yaml").write_text("---\n".join(json.dumps(one) + "\n" for one in [document, *others]))
     assert isinstance(outcome(lambda: load_recipe(file)), Recipe | None)
 
 

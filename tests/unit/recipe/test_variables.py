@@ -78,9 +78,10 @@ def test_an_optional_reference_may_be_missing() -> None:
         "    - {name: A, valueFrom: {configMapKeyRef: {name: none, key: a, optional: true}}}\n"
         "    - {name: B, valueFrom: {configMapKeyRef: {name: conf, key: a, optional: true}}}\n"
         "    - {name: C, valueFrom: {secretKeyRef: {name: none, key: a, optional: true}}}\n"
+        "    - {name: E, valueFrom: {secretKeyRef: {name: known, key: a, optional: true}}}\n"
         "    - {name: D, valueFrom: {fileKeyRef: {volumeName: v, path: f, key: K, optional: true}}}\n"
     )
-    recipe = load(lines, CONFIG)
+    recipe = load(lines, CONFIG + "  secrets: {known: {b: x}}\n")
     assert recipe.container.env == ()
     assert recipe.secrets == ()
 
@@ -155,6 +156,16 @@ def test_a_secret_from_a_file_replaces_the_value_of_the_recipe() -> None:
     Path("password").write_bytes(b"from-a-file")
     found = env(SECRET, "build: {secrets: {db: {password: build-only}}}\n", ["db.password=password"])
     assert found == {"A": "from-a-file"}
+
+
+def test_a_file_for_one_key_leaves_the_others_to_chance() -> None:
+    Path("file").write_bytes(b"value")
+    lines = "  env: [{name: A, valueFrom: {secretKeyRef: {name: db, key: a}}}, {name: B, valueFrom: " + (
+        "{secretKeyRef: {name: db, key: b}}}]\n"
+    )
+    found = env(lines, "", ["db.a=file"])
+    assert found["A"] == "value"
+    assert len(found["B"]) == 24
 
 
 def test_a_name_and_a_key_with_dots() -> None:
@@ -288,6 +299,22 @@ def test_a_literal_that_looks_like_a_secret_is_warned_of_without_its_value() -> 
     assert "hunter2" not in warning
 
 
+def test_literals_of_other_containers_and_of_config_maps_are_warned_of_too() -> None:
+    rest = (
+        "build:\n"
+        "  objects: [{kind: ConfigMap, metadata: {name: conf}, data: {API_KEY: hunter2, OTHER: a}}]\n"
+        "  services: [{name: db, container: {image: i, readinessProbe: {grpc: {port: 1}}, "
+        "env: [{name: POSTGRES_PASSWORD, value: hunter2}]}}]\n"
+    )
+    recipe = load("  args: [--password=hunter2]\n  envFrom: [{configMapRef: {name: conf}}]\n", rest)
+    assert [warning.partition(" is probably")[0] for warning in recipe.warnings] == [
+        "recipe.yaml:5: container.args[0]: the value",
+        "recipe.yaml:11: build.services[0].container.env[0].value: the value of POSTGRES_PASSWORD",
+        "recipe.yaml:10: build.objects: API_KEY of the ConfigMap conf",
+    ]
+    assert "hunter2" not in "".join(recipe.warnings)
+
+
 def test_what_nothing_uses_is_warned_of() -> None:
     Path("file").write_bytes(b"x")
     recipe = load("", "build: {secrets: {db: {password: a}}, fields: {status.podIP: 10.0.0.1}}\n", ["x.y=file"])
@@ -362,3 +389,16 @@ def test_the_runtimes_own_filter_is_accepted_and_no_other() -> None:
     lines = details("  securityContext: {seccompProfile: {type: Localhost, localhostProfile: a.json}}\n")
     assert len(lines) == 2
     assert "localhostProfile: not accepted: the filter is a file of the node" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["late: [A]\n", "onDifference: warn\n", "afterRestore: {signal: SIGHUP}\n", "afterRestore: [{signal: SIGHUP}]\n"],
+)
+def test_some_words_need_an_image_that_restores_itself(rest: str) -> None:
+    lines = "  env: [{name: A, value: x}]\n"
+    assert load(lines, rest).needs_self
+    (line,) = details(lines + "  securityContext: {privileged: true}\n", rest)
+    assert "expected false, because `late`, `onDifference: warn` or a signal needs self" in line
+    assert not load(lines).needs_self
+    assert not load(lines, "afterRestore: [{exec: {command: [a]}}]\n").needs_self

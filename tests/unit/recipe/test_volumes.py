@@ -256,7 +256,7 @@ REFUSED = {
     "projected: {sources: [{clusterTrustBundle: {path: a}}]}": "projected.sources[0].clusterTrustBundle: not accepted",
     "emptyDir: {medium: HugePages}": 'emptyDir.medium: expected Memory or "", got',
     "configMap: {name: conf, items: [{key: app.yml, path: ../x}]}": "configMap.items[0].path: expected a relative path",
-    "configMap: {name: conf, items: [{key: app.yml, path: .}]}": "expected a path other than . for a file of the volume v",
+    "configMap: {name: conf, items: [{key: app.yml, path: .}]}": "expected a path other than . for a file",
     "configMap: {name: conf, defaultMode: 01000}": "configMap.defaultMode: expected permissions, such as 0644, got",
     "secret: {secretName: db, items: [{key: a, path: x}, {key: b, path: x/y}]}": "x is both a file and a directory",
 }
