@@ -120,15 +120,15 @@ def verify_image(
             if cold is None:
                 opener = partial(open_plain_engine, engine, subject.restorers)
                 cold = ended.enter_context(observe_cold_start(opener, subject.name, subject.container))
-            progress.note("cold start")
-            # Not at the same time as the restores: those are measured.
-            cold.wait()
             # The image's config has the recipe's command, behind the launcher.
             container = replace(subject.container, command=(), args=())
             restores += _Pod(cold.engine(), subject, container, Restorer.SELF).restore(progress)
         if Restorer.RUNTIME in subject.restorers:
             require_sole_image(engine, subject.name)
             restores += _Pod(engine, subject, subject.container, Restorer.RUNTIME).restore(progress)
+        if cold is not None:
+            progress.note("cold start")
+            cold.wait()
     return tuple(sorted(restores, key=lambda restore: subject.restorers.index(restore.restorer)))
 
 

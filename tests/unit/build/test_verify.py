@@ -50,7 +50,7 @@ CONTAINER = Container(image="base", readiness_probe=PROBE)
 
 
 class FakeCri:
-    """A runtime whose containers come up as they are told to."""
+    """A runtime whose containers come up as they are told to: `said` is logged by one that may restore, `cold` else."""
 
     proc = Path("/proc")
 
@@ -59,10 +59,12 @@ class FakeCri:
         *,
         restored: bool = True,
         refusal: EngineError | None = None,
-        said: Sequence[str] = (),
+        said: str = "",
+        cold: str = "",
         images: Sequence[str] = ("app:1",),
     ) -> None:
-        self._restored, self._refusal, self._said, self._images = restored, refusal, list(said), list(images)
+        self._restored, self._refusal, self._said, self._cold = restored, refusal, said, cold
+        self._images = list(images)
         self.names: list[str] = []
         self.containers: list[Container] = []
 
@@ -76,9 +78,10 @@ class FakeCri:
         if self._refusal:
             raise self._refusal
         address = f"10.89.0.{len(self.names) + 1}"
-        said = [self._said[min(len(self.names), len(self._said)) - 1]] if self._said else []
+        said = self._cold if cold_start.COLD in container.env else self._said
+        log = [said] if said else []
         yield SimpleNamespace(
-            address=address, requested_at=1.0, started_at=1.5, restored=self._restored, pid=1, log_tail=lambda _: said
+            address=address, requested_at=1.0, started_at=1.5, restored=self._restored, pid=1, log_tail=lambda _: log
         )
 
 
@@ -183,14 +186,21 @@ RESTORED, OFF = "warmstart: restored in 47 ms", "warmstart: cold start: WARMSTAR
 
 
 def test_an_image_that_restores_itself_is_also_seen_to_start_cold(restore):
-    cri = FakeCri(restored=False, said=[OFF, RESTORED, RESTORED])
+    cri = FakeCri(restored=False, said=RESTORED, cold=OFF)
     restores = restore(cri, restorers=(Restorer.SELF,))
     assert [(seen.restorer, seen.launcher_ms) for seen in restores] == [(Restorer.SELF, 47)] * 2
-    assert [container.env for container in cri.containers] == [(("WARMSTART", "off"),), (), ()]
+    assert sorted(container.env for container in cri.containers) == [(), (), (("WARMSTART", "off"),)]
+
+
+def test_a_cold_start_leaves_the_processor_to_the_restores_beside_it(restore):
+    cri = FakeCri(restored=False, said=RESTORED, cold=OFF)
+    restore(cri, restorers=(Restorer.SELF,))
+    requests = {container.env: container.resources.cpu_request_millis for container in cri.containers}
+    assert requests == {(): None, (("WARMSTART", "off"),): 125}
 
 
 def test_by_both_it_is_restored_by_each(restore):
-    cri = FakeCri(said=[OFF, RESTORED])
+    cri = FakeCri(said=RESTORED, cold=OFF)
     restores = restore(cri, restorers=(Restorer.RUNTIME, Restorer.SELF))
     assert [seen.restorer for seen in restores] == [Restorer.RUNTIME] * 2 + [Restorer.SELF] * 2
 
@@ -198,15 +208,15 @@ def test_by_both_it_is_restored_by_each(restore):
 def test_a_cold_start_says_why_the_image_did_not_restore_itself(restore):
     reason = "warmstart: cold start: uid is 0, the checkpoint was made as 1000 (0 ms)"
     with pytest.raises(VerifyError, match=r"instead of restoring itself: .*uid is 0"):
-        restore(FakeCri(said=[reason]), restorers=(Restorer.SELF,))
+        restore(FakeCri(said=reason, cold=OFF), restorers=(Restorer.SELF,))
 
 
 def test_an_image_that_cannot_start_cold_is_refused(restore):
     with pytest.raises(VerifyError, match="restored itself although WARMSTART=off was set"):
-        restore(FakeCri(said=[RESTORED]), restorers=(Restorer.SELF,))
+        restore(FakeCri(said=RESTORED, cold=RESTORED), restorers=(Restorer.SELF,))
 
 
 def test_a_launcher_that_says_nothing_did_nothing(restore, monkeypatch):
     monkeypatch.setattr(launcher_report, "LOG_S", 0.1)
     with pytest.raises(VerifyError, match="logged neither a restore nor a cold start"):
-        restore(FakeCri(), restorers=(Restorer.SELF,))
+        restore(FakeCri(cold=OFF), restorers=(Restorer.SELF,))
