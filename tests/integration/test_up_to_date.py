@@ -113,11 +113,11 @@ def test_a_signal_ends_all_builds_and_leaves_nothing(cache, base_archive, area, 
         env={**os.environ, "WARMSTART_TMPDIR": str(place)},
     ) as builds:
         ready = {line.split()[1] for line in read_until_ready(builds, 2)}
-        assert ready == {f"{recipe}:" for recipe in recipes[:2]}
         workspaces = [path.name for path in place.glob("warmstart-build-*")]
-        assert len(workspaces) == 2
         builds.send_signal(number)
         builds.stderr.read()
+    assert ready == {f"{recipe}:" for recipe in recipes[:2]}
+    assert len(workspaces) == 2
     assert builds.returncode == status
 
     def look() -> frozenset[str]:

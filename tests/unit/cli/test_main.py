@@ -25,6 +25,7 @@ from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.build.verify import Restore
 from warmstart.cli import main as cli
+from warmstart.cli.terminal import TerminalListener
 from warmstart.core import errors
 from warmstart.core.errors import EngineError, HostError, WarmstartError
 from warmstart.core.reference import Transport
@@ -227,6 +228,7 @@ def test_a_recipe_that_is_missing_is_the_recipes_fault(warmstart, tmp_path):
 HANG = """
 import sys, time
 from warmstart.cli import main as cli
+from warmstart.cli.terminal import TerminalListener
 from warmstart.core.workspace import open_workspace
 def hang():
     with open_workspace("test") as directory:
@@ -581,3 +583,11 @@ def test_help_imports_no_command():
     )
     done = subprocess.run([sys.executable, "-c", f"import sys; {check}; {code}"], stdout=subprocess.PIPE, text=True)
     assert done.stdout.endswith("loaded: []\n")
+
+
+def test_lines_in_a_log_are_not_broken(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    console, path = cli.open_console(stderr=True), "/long" * 60
+    with console.capture() as written:
+        TerminalListener(console, verbose=True).end(path, 1.0, ok=True)
+    assert f"{path} " in written.get()
