@@ -21,7 +21,7 @@ JOBS ?= 2
 .PHONY: help demo check test lint unit fuzz integration kubernetes vm slow bench launcher cluster images tools lock clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@awk -F ':.*## ' '/^[a-z]*:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/ready tools ## Build the Spring Boot example into a warm image, and print the gain
 	@mkdir -p $(IMAGE_CACHE)

@@ -55,6 +55,11 @@ def _load_libc() -> ctypes.CDLL:
     return libc
 
 
+def find_system() -> str:
+    """Return the name of this machine's operating system."""
+    return {"linux": "Linux", "darwin": "macOS"}.get(sys.platform, sys.platform)
+
+
 def require_linux(purpose: str) -> None:
     """Check that this machine runs Linux.
 
@@ -65,8 +70,10 @@ def require_linux(purpose: str) -> None:
         HostError: it runs another system.
     """
     if sys.platform != "linux":
-        hint = "run warmstart on a Linux machine or in a Linux container"
-        raise HostError(f"cannot {purpose}: this needs Linux, and this machine runs {sys.platform}", hint=hint)
+        raise HostError(
+            f"cannot {purpose}: this needs Linux, and this machine runs {find_system()}",
+            hint="run the command on a Linux machine",
+        )
 
 
 def _raise_if_failed(result: int, path: str | None = None, prefix: str = "") -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from warmstart.core.errors import HostError
+from warmstart.core.linux import require_linux
 from warmstart.core.workspace import open_workspace
 from warmstart.node.cache import (
     SUITE,
@@ -138,6 +139,7 @@ def ensure_tree(cache: Path, progress: Notify, warn: Callable[[str], object] = l
             write to the cache, or its files have changed since they were made.
         OSError: the cache is not writable.
     """
+    require_linux("set up the tools")
     cache = check_cache(cache)
     old = tree_path(cache)
     if not old.is_dir():
@@ -152,6 +154,7 @@ def update_tree(cache: Path, progress: Notify) -> Path:
 
     Errors as for `ensure_tree`.
     """
+    require_linux("set up the tools")
     cache = check_cache(cache)
     require_mmdebstrap()
     with lock_cache(cache, progress):

@@ -16,6 +16,8 @@ from warmstart.node.cache import lock_cache
 from warmstart.node.launcher import ensure_launcher, find_launcher, find_sources, update_launcher
 from warmstart.node.trust import find_damage
 
+pytestmark = pytest.mark.linux
+
 
 class FakeNode:
     """Makes what the build script makes, if there is an error not that."""

@@ -43,6 +43,8 @@ from warmstart.node.tree import (
 )
 from warmstart.node.trust import MANIFEST
 
+pytestmark = pytest.mark.linux
+
 # Writes down how it was called and what was to be seen then; the target comes after the suite.
 MMDEBSTRAP = """\
 #!/bin/sh

@@ -21,6 +21,8 @@ from warmstart.dump.preflight import check as preflight
 from warmstart.dump.preflight.check import check_processes, raise_on_errors
 from warmstart.dump.preflight.finding import Finding, Severity
 
+pytestmark = pytest.mark.linux
+
 PROC = Path("/proc")
 POD_IP = "192.0.2.7"
 CONTAIN = Path(__file__).parents[1] / "programs/contain.sh"

@@ -14,6 +14,8 @@ import pytest
 from warmstart.core.errors import AppError
 from warmstart.dump.preflight.self import check_launched
 
+pytestmark = pytest.mark.linux
+
 PROC = Path("/proc")
 FORK = "child = os.fork()\nif not child: signal.pause()\n"
 THREAD = "threading.Thread(target=time.sleep, args=(100,), daemon=True).start()\n"
