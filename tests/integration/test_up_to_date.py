@@ -16,6 +16,7 @@ import pytest
 from support.builds import STATE, write_recipe
 from support.checkpoint_image import edit_annotations
 from support.leaks import take_snapshot, wait_until_clean
+from support.tars import extract
 
 from warmstart.cli.main import INTERRUPTED, TERMINATED
 from warmstart.image.annotations import read_provenance
@@ -37,7 +38,7 @@ def run(cache: Path, *words: str | Path) -> Any:
 def test_a_build_is_skipped_until_something_changes(cache, base_archive, tmp_path):
     base, archive = tmp_path / "base", tmp_path / "app.tar"
     with tarfile.open(base_archive) as tar:
-        tar.extractall(base, filter="data")
+        extract(tar, base)
     recipe = write_recipe(tmp_path / "recipe.yaml", f"oci:{base}", "localhost/tests/app:1")
     command = (recipe, "-o", f"oci-archive:{archive}")
     built = run(cache, *command)

@@ -44,6 +44,7 @@ from warmstart.node.tree import (
 from warmstart.node.trust import MANIFEST
 
 pytestmark = pytest.mark.linux
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away, or to have them checked")
 
 # Writes down how it was called and what was to be seen then; the target comes after the suite.
 MMDEBSTRAP = """\
@@ -351,6 +352,7 @@ def test_an_update_compiles_again_with_other_compilers(cache, monkeypatch):
 # Whether it may be run
 
 
+@needs_root
 def test_a_cache_of_somebody_else_is_refused(cache, monkeypatch):
     ensure_tree(cache, ignore)
     os.chown(cache / "trees", 12345, -1)
@@ -383,6 +385,7 @@ def test_nothing_is_made_in_a_cache_that_others_can_write_to(cache, tmp_path):
     assert list(cache.iterdir()) == []
 
 
+@needs_root
 def test_what_is_made_is_ours_alone_whatever_the_umask(cache):
     before = os.umask(0)
     try:
@@ -426,7 +429,7 @@ def replace_bytes(path: Path) -> None:
         (lambda path: os.truncate(path, 3), "size"),
         (lambda path: path.chmod(0o4755), "mode"),
         (lambda path: path.chmod(0o777), "mode"),
-        (lambda path: os.chown(path, 12345, 12345), "owner"),
+        pytest.param(lambda path: os.chown(path, 12345, 12345), "owner", marks=needs_root),
         (Path.unlink, "No such file"),
     ],
 )
@@ -556,6 +559,7 @@ def test_an_interrupted_making_leaves_nothing(cache, tmp_path):
     assert {name.split("/")[0] for name in list_all(cache)} == {"programs"}
 
 
+@needs_root
 def test_what_a_killed_maker_left_is_removed(cache, tmp_path):
     """The lock of a killed command is free, and what it was making is not to be used."""
     script = """
