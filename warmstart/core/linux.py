@@ -36,6 +36,7 @@ PR_SET_PDEATHSIG = 1
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 SYS_OPENAT2 = 437  # of all architectures
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
@@ -134,8 +135,23 @@ def open_in_root(root: int, path: str, flags: int, resolve: int = 0) -> int:
         flags: flags for open(2); O_CLOEXEC is added.
         resolve: additional RESOLVE_ flags.
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)
-    result = _load_libc().syscall(SYS_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+    return _open(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)
+
+
+def open_on_mount(directory: int, path: str, flags: int) -> int:
+    """Open a path below a directory; raise EXDEV if another mount is on the way, also a bind mount (Linux 5.6).
+
+    Args:
+        directory: descriptor of the directory.
+        path: path relative to it.
+        flags: flags for open(2); O_CLOEXEC is added.
+    """
+    return _open(directory, path, flags, RESOLVE_NO_XDEV)
+
+
+def _open(directory: int, path: str, flags: int, resolve: int) -> int:
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    result = _load_libc().syscall(SYS_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
     _raise_if_failed(result, path)
     return int(result)
 
