@@ -614,12 +614,30 @@ def test_there_may_be_nothing_to_remove(cache):
     assert not cache.exists()
 
 
-def test_what_cannot_be_removed_is_an_error(cache, monkeypatch):
-    ensure_tree(cache, ignore)
+REMOVE_MOUNTED = """
+import subprocess, sys
+from pathlib import Path
+from warmstart.core.errors import HostError
+from warmstart.node.tree import remove_trees
+cache, outside = map(Path, sys.argv[1:])
+subprocess.run(["mount", "--bind", outside, cache / "trees/0123456789ab/dev/shm"], check=True)
+try:
+    remove_trees(cache)
+except HostError as error:
+    print(error.brief, error.hint, sep="\\n")
+"""
 
-    def refuse(path: Path, *_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(shutil, "rmtree", refuse)
-    with pytest.raises(PermissionError):
-        remove_trees(cache)
+@needs_root
+def test_what_is_mounted_in_a_tree_is_not_removed(cache, tmp_path):
+    """In a mount namespace, so that the mount ends with the test."""
+    shm = cache / "trees/0123456789ab/dev/shm"
+    for directory in (shm, cache / "programs", tmp_path / "outside"):
+        directory.mkdir(parents=True)
+    (tmp_path / "outside/file").touch()
+    command = ["unshare", "--mount", sys.executable, "-c", REMOVE_MOUNTED, cache, tmp_path / "outside"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.splitlines() == [f"cannot remove all of {cache}/trees", f"umount {shm}"]
+    assert (tmp_path / "outside/file").exists()
+    remove_trees(cache)
+    assert [path.name for path in cache.iterdir()] == ["lock"]
