@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +27,7 @@ from warmstart.node import packages
 from warmstart.node import programs as programs_module
 from warmstart.node import tree as tree_module
 from warmstart.node.advisories import RUNC
+from warmstart.node.cache import lock_cache
 from warmstart.node.packages import find_architecture
 from warmstart.node.programs import SHIM
 from warmstart.node.record import read_record
@@ -92,6 +94,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("WARMSTART_TMPDIR", str(tmp_path))
     monkeypatch.delenv("WARMSTART_DEBIAN_MIRROR", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(making, "ISOLATED", ())
 
     @contextmanager
     def fake_enter(root: Path, workspace: Path) -> Iterator[FakeNode]:
@@ -581,6 +584,49 @@ with lock_cache(cache, print), create_directory(tree_path(cache)) as new:
     tree = ensure_tree(cache, ignore)
     assert list(cache.glob("*/.*.partial")) == []
     assert not (tree / "half").exists()
+
+
+BOOTSTRAP = """
+import sys
+from pathlib import Path
+from warmstart.node.cache import bootstrap, create_directory, lock_cache
+cache = Path(sys.argv[1])
+with lock_cache(cache, print), create_directory(cache / "trees/new") as new:
+    bootstrap(new, "forky", ["a"], lambda line: print(line, flush=True))
+"""
+MOUNT_AND_WAIT = """
+exec 9>{0}/lock && flock 9
+mkdir -p "$target/dev/shm" && mount --bind {0}/outside "$target/dev/shm" && echo "I: mounted"
+sleep 1000
+"""
+
+
+@needs_root
+def test_the_mounts_of_a_killed_maker_end_with_it(tmp_path, monkeypatch):
+    cache, outside = tmp_path / "cache", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+    install(tmp_path, monkeypatch, MOUNT_AND_WAIT.format(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", BOOTSTRAP, cache], stdout=subprocess.PIPE) as maker:
+        while maker.stdout.readline() != b"tools: mounted\n":
+            assert maker.poll() is None
+        maker.kill()
+    with (tmp_path / "lock").open() as lock_file:
+        wait_for_lock(lock_file.fileno())
+    assert str(cache) not in Path("/proc/self/mountinfo").read_text()
+    assert len(list(cache.glob("trees/.*.partial"))) == 1
+    with lock_cache(cache, ignore):
+        assert list(cache.glob("trees/.*")) == []
+    assert (outside / "file").exists()
+
+
+def wait_for_lock(descriptor: int) -> None:
+    """Wait until no program of a maker is left: they all have the file open."""
+    for _ in range(200):
+        with suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    raise AssertionError("a program is still running")
 
 
 def test_two_makers_at_once_make_one(cache, tmp_path, monkeypatch):
