@@ -31,7 +31,7 @@ from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, find_access, find_binds, start_engine
 from warmstart.image.annotations import read_provenance
 from warmstart.image.cache.blobs import BlobCache
-from warmstart.image.layout import check_blobs, read_image
+from warmstart.image.layout import read_image
 from warmstart.image.manifest import check_platform
 from warmstart.image.mount_points import check_opened
 from warmstart.image.open import open_image
@@ -176,7 +176,6 @@ def check_content(layout: Path, name: str, known: BlobCache | None = None) -> No
         open_image(Source(Transport.OCI, path=layout)) as opened,
         TemporaryDirectory(dir=layout.parent, prefix="links-") as scratch,
     ):
-        check_blobs(layout, opened.image)
         check_opened(opened, Path(scratch), name, known)
 
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from support.checkpoint_archive import entry, tar_of
-from support.checkpoint_image import make_layout
+from support.checkpoint_image import checkpoint, make_layout
 
 from warmstart.build import cold_start, launcher_report, verify
-from warmstart.build.verify import Restore, Subject, verify_image, verify_source
+from warmstart.build.base import check_base
+from warmstart.build.verify import Restore, Subject, check_content, verify_image, verify_source
 from warmstart.cli.context import default_cache
 from warmstart.core.errors import EngineError, ImageError, VerifyError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source
 from warmstart.dump.proc.restrictions import Restrictions, read_restrictions
+from warmstart.image.cache.blobs import BlobCache
+from warmstart.image.crio import CHECKPOINT_NAME
+from warmstart.image.layout import CheckedReader, open_blob, read_image
+from warmstart.image.manifest import Descriptor
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.node.tree import tree_path
 from warmstart.recipe.model import Container, Probe, Restorer, TcpSocket
@@ -40,6 +45,55 @@ def test_a_relative_path_starts_at_the_current_directory(tmp_path, monkeypatch):
             Progress(SilentListener()),
             decide=lambda _, __, claimed: claimed,
         )
+
+
+# Its content
+
+
+@pytest.fixture
+def base_lists(tmp_path) -> BlobCache:
+    """Lists of the members of the two layers that `make_two` puts below the checkpoint."""
+    known = BlobCache(tmp_path / "cache")
+    known.prepare()
+    check_base(make_two(tmp_path / "base"), "a base image", known)
+    return known
+
+
+def make_two(path: Path, *more: bytes) -> Path:
+    layers = (tar_of(entry("app", b"x" * 5000)), tar_of(entry("lib", b"y" * 5000)))
+    return make_layout(path, *layers, *more, annotations={CHECKPOINT_NAME: "app"} if more else {})
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("listed", [False, True])
+def test_each_layer_is_checked_before_it_is_run(tmp_path, base_lists, number, listed):
+    layout = make_two(tmp_path / "image", tar_of(*checkpoint()))
+    check_content(layout, "an image", base_lists if listed else None)
+    digest = read_image(layout).manifest.layers[number].digest
+    path = layout / "blobs" / digest.replace(":", "/")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # in the padding at the end of the tar
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=f"{digest} is damaged"):
+        check_content(layout, "an image", base_lists if listed else None)
+    path.unlink()
+    with pytest.raises(ImageError, match="cannot be read: No such file"):
+        check_content(layout, "an image", base_lists if listed else None)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_each_layer_without_a_checkpoint_is_read_once(tmp_path, monkeypatch, base_lists, listed):
+    layout = make_two(tmp_path / "image", tar_of(*checkpoint()))
+    opened: list[str] = []
+
+    def open_recorded(layout: Path, descriptor: Descriptor) -> AbstractContextManager[CheckedReader]:
+        opened.append(descriptor.digest)
+        return open_blob(layout, descriptor)
+
+    monkeypatch.setattr("warmstart.image.open.open_blob", open_recorded)
+    check_content(layout, "an image", base_lists if listed else None)
+    first, second, holder = (layer.digest for layer in read_image(layout).manifest.layers)
+    assert opened == [first, second, holder, holder]
 
 
 # What counts as a restore
