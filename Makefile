@@ -15,11 +15,13 @@ BUILD_IMAGES = $(WARMSTART) -v node run --bind $(IMAGE_CACHE) -- \
 	env IMAGE_CACHE=$(IMAGE_CACHE) recipes/build-image.sh
 
 FUZZ_SECONDS ?= 60
+# Test processes side by side. Builds wait for their applications half of the time.
+JOBS ?= 2
 
 .PHONY: help demo check test lint unit fuzz integration kubernetes vm slow bench launcher cluster images tools lock clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@awk -F ':.*## ' '/^[a-z]*:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/ready tools ## Build the Spring Boot example into a warm image, and print the gain
 	@mkdir -p $(IMAGE_CACHE)
@@ -40,17 +42,17 @@ lint: $(VENV)/ready ## Style, types, import rules, plain English, CI templates
 	scripts/lint-integrations.sh $(CURDIR)/$(BIN)
 
 unit: $(VENV)/ready tools ## Unit tests, and the inputs that fuzzing found
-	$(BIN)/pytest tests/unit tests/fuzz -m "not slow"
+	$(BIN)/pytest tests/unit tests/fuzz -m "not slow" -n $(JOBS)
 
 fuzz: $(VENV)/ready ## Mutated inputs for each reader of untrusted input (FUZZ_SECONDS=60 for each)
 	$(BIN)/pip install --quiet --editable '.[fuzz]' || echo "without atheris: mutations are blind"
 	PYTHONPATH=tests $(BIN)/python -m fuzz.run $(FUZZ_SECONDS)
 
 integration: $(VENV)/ready tools images ## Integration tests and launcher tests, on the embedded node
-	$(BIN)/pytest tests/integration tests/launcher -m "not slow"
+	$(BIN)/pytest tests/integration tests/launcher -m "not slow" -n $(JOBS) --dist loadfile
 
 kubernetes: $(VENV)/ready tools ## Tests on a Kubernetes cluster (the first run compiles Kubernetes: some minutes)
-	$(BIN)/pytest tests/kubernetes -m "not slow"
+	$(BIN)/pytest tests/kubernetes -m "not slow" -n $(JOBS) --dist loadfile
 
 vm: $(VENV)/ready tools ## User scenarios on Debian 12 and 13, in virtual machines (minutes; much longer without KVM)
 	$(BIN)/pytest tests/vm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from warmstart.build.base import BaseImage, fetch_base, find_source
 from warmstart.build.container import open_engine
 from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.result import BuildCandidate
+from warmstart.build.services import open_companions
 from warmstart.build.verify import read_identities, read_launcher_ms
 from warmstart.core.errors import VerifyError
 from warmstart.core.progress import Progress
@@ -130,6 +132,5 @@ def _make(context: BuildContext, base: BaseImage, restorer: Restorer) -> BuildCa
         recipe=replace(context.recipe, restore=(restorer,), image=parse_reference(f"{IMAGE}:{restorer}")),
         session=replace(context.session, workspace=directory),
     )
-    make = build.make_self_restoring if restorer is Restorer.SELF else build.make_restored
-    with open_engine(own, None) as engine:
-        return make(own, engine, base)
+    with open_companions(own) as companions, open_engine(own, None) as engine, contextlib.ExitStack() as undo:
+        return build.make_candidate(own, engine, base, companions, undo)

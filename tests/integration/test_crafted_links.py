@@ -14,6 +14,7 @@ import pytest
 from support.builds import write_recipe
 from support.checkpoint_archive import entry, tar_of
 from support.checkpoint_image import ANNOTATIONS, PROVENANCE, checkpoint, make_layout
+from support.tars import extract
 
 from warmstart.core.errors import ImageError
 from warmstart.image.annotations import CREATED, write_provenance
@@ -33,7 +34,7 @@ def run(cache: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]
 
 def test_it_is_refused_at_the_build(base_archive: Path, cache: Path, tmp_path: Path) -> None:
     with tarfile.open(base_archive) as tar:
-        tar.extractall(tmp_path / "base", filter="data")
+        extract(tar, tmp_path / "base")
     layer = pack_layer(io.BytesIO(CRAFTED), tmp_path / "crafted", "COPY run")
     how = Run(entrypoint=("/server",), cmd=("of-the-image",), user="")
     add_layers(tmp_path / "base", tmp_path / "crafted", [layer], how, {CREATED: "2026-01-01T00:00:00Z"}, {})

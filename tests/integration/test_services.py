@@ -79,11 +79,16 @@ PROBE = {
 }
 
 
-def run_sql(name: str, script: str, **more: object) -> dict[str, object]:
-    """Return an init container that runs a script with psql."""
+def run_client(name: str, script: str, **more: object) -> dict[str, object]:
+    """Return an init container that runs a script with the clients of PostgreSQL."""
     env = [{**PASSWORD, "name": "PGPASSWORD"}, {"name": "PGHOST", "value": "postgres"}]
-    command = ["sh", "-ec", f'psql() {{ command psql -v ON_ERROR_STOP=1 -U postgres -At "$@"; }}\n{script}']
-    return {"name": name, "image": POSTGRES["container"]["image"], "env": env, "command": command, **more}
+    return {
+        "name": name,
+        "image": POSTGRES["container"]["image"],
+        "env": [*env, {"name": "PGUSER", "value": "postgres"}],
+        "command": ["sh", "-ec", script],
+        **more,
+    }
 
 
 def make(*used: dict[str, object], begin: str = BEGIN, **more: object) -> Recipe:
@@ -126,18 +131,18 @@ def build(cache, tmp_path, space) -> Callable[..., BuildResult]:
 
 
 def test_an_image_copes_with_other_services_than_those_of_its_build(build, cache, tmp_path, space):
-    counted = {"name": "counted", "mountPath": "/counted"}
+    dumped = {"name": "dumped", "mountPath": "/dumped"}
     recipe = make(
         POSTGRES,
         REDIS,
-        begin=BEGIN + "assert open('/counted/rows').read() == '1\\n'\n",
-        build={"init": [{"container": "migrate"}, {"container": "count"}]},
-        container={"volumeMounts": [counted], "readinessProbe": PROBE},
-        volumes=[{"name": "counted", "emptyDir": {}}],
+        begin=BEGIN + 'assert "CREATE DATABASE shop" in open("/dumped/all").read()\n',
+        build={"init": [{"container": "migrate"}, {"container": "dump"}]},
+        container={"volumeMounts": [dumped], "readinessProbe": PROBE},
+        volumes=[{"name": "dumped", "emptyDir": {}}],
         initContainers=[
-            run_sql("migrate", "psql -c 'create table if not exists t as select 1'"),
-            run_sql("wait", "exit 1"),
-            run_sql("count", "psql -c 'select count(*) from t' >/counted/rows", volumeMounts=[counted]),
+            run_client("migrate", "createdb shop"),
+            run_client("wait", "exit 1"),
+            run_client("dump", "pg_dumpall >/dumped/all", volumeMounts=[dumped]),
         ],
         warmup=[{"httpGet": {"port": 8080, "path": path_of("ask_redis('GET', 'made-by')")}}],
         restore=["runtime"],
@@ -199,11 +204,11 @@ NOT_STARTED = {**REDIS, "container": {**REDIS["container"], "command": ["/nowher
                 POSTGRES,
                 REDIS,
                 build={"init": [{"container": "migrate"}]},
-                initContainers=[run_sql("migrate", "psql -c 'select * from nothing'")],
+                initContainers=[run_client("migrate", "dropdb nothing")],
             ),
             ServiceError,
             "the init container migrate failed with exit code",
-            'relation "nothing" does not exist',
+            'database "nothing" does not exist',
         ),
         # Without the service, the application says itself what it lacks.
         (make(POSTGRES), AppError, "the container exited", "gaierror"),

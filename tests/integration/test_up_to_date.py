@@ -16,6 +16,7 @@ import pytest
 from support.builds import STATE, write_recipe
 from support.checkpoint_image import edit_annotations
 from support.leaks import take_snapshot, wait_until_clean
+from support.tars import extract
 
 from warmstart.cli.main import INTERRUPTED, TERMINATED
 from warmstart.image.annotations import read_provenance
@@ -37,7 +38,7 @@ def run(cache: Path, *words: str | Path) -> Any:
 def test_a_build_is_skipped_until_something_changes(cache, base_archive, tmp_path):
     base, archive = tmp_path / "base", tmp_path / "app.tar"
     with tarfile.open(base_archive) as tar:
-        tar.extractall(base, filter="data")
+        extract(tar, base)
     recipe = write_recipe(tmp_path / "recipe.yaml", f"oci:{base}", "localhost/tests/app:1")
     command = (recipe, "-o", f"oci-archive:{archive}")
     built = run(cache, *command)
@@ -113,11 +114,11 @@ def test_a_signal_ends_all_builds_and_leaves_nothing(cache, base_archive, area, 
         env={**os.environ, "WARMSTART_TMPDIR": str(place)},
     ) as builds:
         ready = {line.split()[1] for line in read_until_ready(builds, 2)}
-        assert ready == {f"{recipe}:" for recipe in recipes[:2]}
         workspaces = [path.name for path in place.glob("warmstart-build-*")]
-        assert len(workspaces) == 2
         builds.send_signal(number)
         builds.stderr.read()
+    assert ready == {f"{recipe}:" for recipe in recipes[:2]}
+    assert len(workspaces) == 2
     assert builds.returncode == status
 
     def look() -> frozenset[str]:

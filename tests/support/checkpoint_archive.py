@@ -155,7 +155,7 @@ def untouched_around(root: Path) -> Iterator[Path]:
 
 
 def open_files() -> list[str]:
-    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+    return sorted(path.name for path in Path("/dev/fd").iterdir())
 
 
 def tree(root: Path) -> dict[str, tuple[int, bytes]]:

@@ -51,12 +51,14 @@ class Beside:
         hosts: the names of the services.
         services: the services, ready.
         init: init containers of each pod: those that share volumes with the container.
+        cancelled: tells whether nobody waits for the container any more.
     """
 
     engine: LocalEngine | None = None
     hosts: tuple[Host, ...] = ()
     services: tuple[RunningService, ...] = ()
     init: tuple[FetchedInit, ...] = ()
+    cancelled: Callable[[], bool] = lambda: False
 
     @contextlib.contextmanager
     def start(self, engine: LocalEngine, container: Container, image: str, name: str) -> Iterator[CriContainer]:
@@ -91,6 +93,8 @@ class Beside:
         ):
             while not (state := started.state()).exited:
                 self.check()
+                if self.cancelled():
+                    raise AppError("was ended")
                 if time.monotonic() > deadline:
                     raise AppError(f"still runs after {INIT_S:g} s", details=read_log_end(started))
                 time.sleep(POLL_S)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import warmstart
 from warmstart.core.cpu import read_features
+from warmstart.core.linux import require_linux
 from warmstart.node.launcher import launcher_path
 from warmstart.node.tree import tree_path
 from warmstart.recipe.model import Recipe, Restorer
@@ -75,7 +76,11 @@ def find_inputs(recipe: Recipe, options: BuildOptions, runtime_version: str = ""
         recipe: the recipe.
         options: the options of the build.
         runtime_version: name and version of the runtime at `options.runtime_endpoint`.
+
+    Raises:
+        HostError: this machine does not run Linux.
     """
+    require_linux("build images")
     by_itself = Restorer.SELF in recipe.restore
     return BuildInputs(
         recipe=_sort(recipe.document),

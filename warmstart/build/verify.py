@@ -31,7 +31,6 @@ from warmstart.dump.proc.restrictions import Restrictions, find_lost, read_restr
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, start_engine
 from warmstart.image.cache.blobs import BlobCache
-from warmstart.image.layout import check_blobs
 from warmstart.image.mount_points import check_opened
 from warmstart.image.open import open_image
 from warmstart.node.crio import PAUSE_IMAGE
@@ -114,15 +113,15 @@ def verify_image(
                 cold = ended.enter_context(
                     observe_cold_start(opener, subject.name, subject.container, beside=subject.beside)
                 )
-            progress.note("cold start")
-            # Not at the same time as the restores: those are measured.
-            cold.wait()
             # The image's config has the recipe's command, behind the launcher.
             container = replace(subject.container, command=(), args=())
             restores += _Pod(cold.engine(), subject, container, Restorer.SELF).restore(progress)
         if Restorer.RUNTIME in subject.restorers:
             require_sole_image(engine, subject.name)
             restores += _Pod(engine, subject, subject.container, Restorer.RUNTIME).restore(progress)
+        if cold is not None:
+            progress.note("cold start")
+            cold.wait()
     return tuple(sorted(restores, key=lambda restore: subject.restorers.index(restore.restorer)))
 
 
@@ -170,7 +169,6 @@ def check_content(layout: Path, name: str, known: BlobCache | None = None) -> No
         open_image(Source(Transport.OCI, path=layout)) as opened,
         TemporaryDirectory(dir=layout.parent, prefix="links-") as scratch,
     ):
-        check_blobs(layout, opened.image)
         check_opened(opened, Path(scratch), name, known)
 
 

@@ -29,7 +29,7 @@ from warmstart.core.workspace import use_for_temporary_files
 
 INTERRUPTED = 130
 TERMINATED = 143
-PIPE_WIDTH = 200
+PIPE_WIDTH = 4096
 
 #: Commands by name. The summaries are those of the commands' own docstrings; a test compares them.
 COMMANDS = {
@@ -71,16 +71,19 @@ COMMANDS = {
 @click.pass_context
 def cli(context: click.Context, verbose: bool, debug: bool, cache_dir: Path) -> None:
     """Build container images that are restored from a checkpoint instead of started cold."""
-    err = Console(stderr=True, emoji=False)
+    err = open_console(stderr=True)
     start_logging(sys.stderr, logging.DEBUG if debug else logging.WARNING)
     logging.getLogger("sh").setLevel(logging.WARNING)
-    out = Console(emoji=False)
-    if not out.is_terminal:
-        # A digest broken into lines would be useless to a program that reads the pipe.
-        out = Console(width=PIPE_WIDTH, emoji=False)
+    out = open_console()
     listener = TerminalListener(err, verbose=verbose or debug)
     context.obj = Shell(out, err, cache_dir.absolute(), listener, verbose, debug)
     context.with_resource(context.obj.progress().listen())
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """Open standard output or error. Off a terminal, lines are not broken: a program or a log wants them whole."""
+    console = Console(stderr=stderr, emoji=False)
+    return console if console.is_terminal else Console(stderr=stderr, emoji=False, width=PIPE_WIDTH)
 
 
 def main() -> NoReturn:

@@ -36,6 +36,7 @@ PR_SET_PDEATHSIG = 1
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 SYS_OPENAT2 = 437  # of all architectures
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
@@ -55,6 +56,11 @@ def _load_libc() -> ctypes.CDLL:
     return libc
 
 
+def find_system() -> str:
+    """Return the name of this machine's operating system."""
+    return {"linux": "Linux", "darwin": "macOS"}.get(sys.platform, sys.platform)
+
+
 def require_linux(purpose: str) -> None:
     """Check that this machine runs Linux.
 
@@ -65,8 +71,10 @@ def require_linux(purpose: str) -> None:
         HostError: it runs another system.
     """
     if sys.platform != "linux":
-        hint = "run warmstart on a Linux machine or in a Linux container"
-        raise HostError(f"cannot {purpose}: this needs Linux, and this machine runs {sys.platform}", hint=hint)
+        raise HostError(
+            f"cannot {purpose}: this needs Linux, and this machine runs {find_system()}",
+            hint="run the command on a Linux machine",
+        )
 
 
 def _raise_if_failed(result: int, path: str | None = None, prefix: str = "") -> None:
@@ -127,8 +135,23 @@ def open_in_root(root: int, path: str, flags: int, resolve: int = 0) -> int:
         flags: flags for open(2); O_CLOEXEC is added.
         resolve: additional RESOLVE_ flags.
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)
-    result = _load_libc().syscall(SYS_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+    return _open(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)
+
+
+def open_on_mount(directory: int, path: str, flags: int) -> int:
+    """Open a path below a directory; raise EXDEV if another mount is on the way, also a bind mount (Linux 5.6).
+
+    Args:
+        directory: descriptor of the directory.
+        path: path relative to it.
+        flags: flags for open(2); O_CLOEXEC is added.
+    """
+    return _open(directory, path, flags, RESOLVE_NO_XDEV)
+
+
+def _open(directory: int, path: str, flags: int, resolve: int) -> int:
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    result = _load_libc().syscall(SYS_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
     _raise_if_failed(result, path)
     return int(result)
 

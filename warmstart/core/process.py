@@ -156,7 +156,8 @@ def background(
 ) -> Iterator[Running]:
     """Run a program for the length of a `with` block; it is terminated, then killed, at the end.
 
-    Both its outputs are appended to `log_file`.
+    The programs that it has started, and that are still in its session, are killed with it. Both its outputs are
+    appended to `log_file`. Needs Linux.
 
     Raises:
         HostError: there is no such program, or it cannot be started.
@@ -169,9 +170,8 @@ def background(
         try:
             yield running
         finally:
-            running.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                running.wait(timeout=END_S)
+            if running.returncode is None:
+                _terminate(running)
 
 
 def converse(
@@ -255,6 +255,21 @@ def _started(
         for pipe in (running.stdin, running.stdout, running.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+def _terminate(running: Running) -> None:
+    """Ask a program to end, and wait for END_S at most.
+
+    It is not reaped: its number stays its own, and `_started` can kill the rest of its process group.
+    """
+    os.kill(running.pid, signal.SIGTERM)
+    descriptor = os.pidfd_open(running.pid)
+    try:
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        ended.poll(END_S * 1000)
+    finally:
+        os.close(descriptor)
 
 
 class _TooMuchError(Exception):

@@ -7,10 +7,14 @@ there are descriptors. And rm(1) cannot be started where a process may not fork,
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from warmstart.core.linux import open_on_mount
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -27,8 +31,7 @@ class _Level:
 def remove_directory(directory: Path) -> bool:
     """Remove a directory as far as possible, and tell whether nothing is left of it.
 
-    Links are removed, not followed. Other file systems mounted below stay: one may be the host's, such as the
-    /dev/shm that a killed mmdebstrap leaves mounted.
+    Links are removed, not followed. Directories mounted below stay with all their content: they may be the host's.
     """
     with contextlib.suppress(OSError):
         _remove_content(os.open(directory, _FLAGS))
@@ -45,10 +48,7 @@ def _remove_content(current: int) -> None:
             if level.pending:
                 name = level.pending.pop()
                 with contextlib.suppress(OSError):
-                    inner = os.open(name, _FLAGS, dir_fd=current)
-                    if os.fstat(inner).st_dev != level.status.st_dev:
-                        os.close(inner)  # another file system
-                        continue
+                    inner = _open(current, name)
                     os.close(current)
                     current = inner
                     levels.append(_enter(name, current))
@@ -65,6 +65,24 @@ def _remove_content(current: int) -> None:
                 os.rmdir(level.name, dir_fd=current)
     finally:
         os.close(current)
+
+
+def _open(directory: int, name: str) -> int:
+    """Open a subdirectory; raise OSError if it is mounted.
+
+    Where the kernel has no openat2, or a sandbox refuses it, a bind mount of the same file system is not recognised.
+    """
+    if sys.platform == "linux":
+        try:
+            return open_on_mount(directory, name, _FLAGS)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
+                raise
+    inner = os.open(name, _FLAGS, dir_fd=directory)
+    if os.fstat(inner).st_dev != os.fstat(directory).st_dev:
+        os.close(inner)
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
+    return inner
 
 
 def _enter(name: str, descriptor: int) -> _Level:

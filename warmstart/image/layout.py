@@ -109,18 +109,6 @@ def find_image(
     raise ImageError(f"{where}: the indexes of {name or 'its image'} are nested more than {_NESTING_LIMIT} deep")
 
 
-def check_blobs(layout: Path, image: Image) -> None:
-    """Check the layers of an image against their digests.
-
-    Raises:
-        ImageError: one is missing, has another size, or another digest.
-    """
-    for layer in image.manifest.layers:
-        with open_blob(layout, layer) as blob:
-            while blob.read(_CHUNK_BYTES):
-                pass
-
-
 def read_document(layout: Path, descriptor: Descriptor) -> bytes:
     """Read a manifest, an index or a config whole.
 

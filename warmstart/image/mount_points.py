@@ -216,7 +216,7 @@ class Links:
 
 
 def check_opened(opened: OpenedImage, scratch: Path, where: str, known: BlobCache | None = None) -> None:
-    """Check an image with all its layers, and the checkpoint that it holds, if any.
+    """Check an image with all its layers and their digests, and the checkpoint that it holds, if any.
 
     Args:
         opened: the image.
@@ -225,13 +225,13 @@ def check_opened(opened: OpenedImage, scratch: Path, where: str, known: BlobCach
         known: as for `add_layer`.
 
     Raises:
-        ImageError: as `check_image` and `check_checkpoint`; or a layer is broken.
+        ImageError: as `check_image` and `check_checkpoint`; or a layer is missing, damaged or broken.
         ArchiveError: the checkpoint is broken, or not to be trusted.
         RegistryError: the registry refused, or could not be reached.
     """
     links, holder = Links(), None
     for layer in opened.image.manifest.layers:
-        holds_checkpoint = add_layer(links, opened, layer, known)
+        holds_checkpoint = add_layer(links, opened, layer, known, check=True)
         if holds_checkpoint and CHECKPOINT_NAME in opened.image.manifest.annotations:
             holder = layer
     check_image(links, where)
@@ -242,7 +242,9 @@ def check_opened(opened: OpenedImage, scratch: Path, where: str, known: BlobCach
         check_checkpoint(links, extract_spooled(scratch / "layer", scratch / "outline", label), where)
 
 
-def add_layer(links: Links, opened: OpenedImage, layer: Descriptor, known: BlobCache | None = None) -> bool:
+def add_layer(
+    links: Links, opened: OpenedImage, layer: Descriptor, known: BlobCache | None = None, *, check: bool = False
+) -> bool:
     """Add a layer of an image on top.
 
     Args:
@@ -250,6 +252,7 @@ def add_layer(links: Links, opened: OpenedImage, layer: Descriptor, known: BlobC
         opened: the image.
         layer: one of its layers.
         known: lists of layers that were read before; a layer that is among them is not read, others are added.
+        check: check a layer that is among them against its digest, too.
 
     Returns:
         Whether it holds a checkpoint.
@@ -261,6 +264,8 @@ def add_layer(links: Links, opened: OpenedImage, layer: Descriptor, known: BlobC
     diff_id = opened.find_diff_id(layer)
     listing = _Listing()
     if known and diff_id and (members := known.read_members(layer, diff_id)) is not None:
+        if check:
+            opened.check_layer(layer)
         links.add_layer(listing.watch(members))
         return listing.holds_checkpoint
     with opened.open_layer(layer) as tar:

@@ -67,6 +67,17 @@ class OpenedImage:
             yield opened
             opened.finish()
 
+    def check_layer(self, layer: Descriptor) -> None:
+        """Read a layer and check it against its digest.
+
+        Raises:
+            ImageError: it is missing, or does not match its digest.
+            RegistryError: the registry refused, or could not be reached.
+        """
+        with self.open_content(layer) as blob:
+            while blob.read(_BUFFER_BYTES):
+                pass
+
     def find_diff_id(self, layer: Descriptor) -> str:
         """Return the digest of the uncompressed layer; empty for an image that lists none.
 

@@ -30,6 +30,12 @@ Notify = Callable[[str], None]
 SUITE = "forky"
 BOOTSTRAP_S = 1200.0
 CHECKSUMS = ".checksums"
+# mmdebstrap mounts /proc, /sys and the machine's /dev/shm in the new directory. In namespaces of its own, its mounts
+# and its programs end with it. It is killed if this process ends.
+ISOLATED = (
+    *("setpriv", "--pdeathsig", "KILL", "--"),
+    *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
+)
 
 
 def require_mmdebstrap() -> None:
@@ -50,7 +56,7 @@ def bootstrap(target: Path, suite: str, packages: Sequence[str], progress: Notif
         HostError: a package is not available.
     """
     mirror = os.environ.get("WARMSTART_DEBIAN_MIRROR", "")
-    command = ["mmdebstrap", "--mode=root", "--variant=essential", f"--include={','.join(packages)}"]
+    command = [*ISOLATED, "mmdebstrap", "--mode=root", "--variant=essential", f"--include={','.join(packages)}"]
     if accepts_expired():
         command += ['--aptopt=Acquire::Check-Valid-Until "false"']
     # Keep all package files until the end, then hash and remove them.

@@ -9,6 +9,7 @@ import contextlib
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
+from warmstart.core.linux import find_system
 from warmstart.core.text import format_bytes
 from warmstart.core.workspace import open_workspace, workspace_parent
 from warmstart.node.advisories import ADVISORIES, CRIU, CRUN, RUNC, find_version
@@ -68,6 +70,8 @@ class Check:
 
 def examine_host(cache: Path) -> list[Check]:
     """Check everything that the embedded node needs; stop when the tools are missing."""
+    if sys.platform != "linux":
+        return [Check("system", False, find_system(), "run the command on a Linux machine")]
     checks = [_check_root(), _check_program("nsenter", "util-linux"), _check_space(), _check_kernel()]
     checks += _check_process_limit()
     tree = tree_path(cache)

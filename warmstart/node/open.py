@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from warmstart.core.linux import require_linux
 from warmstart.core.progress import Progress
 from warmstart.core.workspace import open_workspace
 from warmstart.node.keeper import Bind
@@ -43,6 +44,7 @@ def open_node(
         HostError: the tools cannot be set up, or the kernel refused a namespace, a mount or an interface.
         OSError: the cache is not writable.
     """
+    require_linux("start the embedded node")
     with open_workspace(purpose, keep_evidence=keep_evidence) as workspace:
         with progress.step("tools"):
             tree = ensure_tree(cache, progress.note, progress.warn)

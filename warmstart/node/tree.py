@@ -8,12 +8,16 @@ never written to afterwards. Programs that Debian does not package are compiled 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from warmstart.core.errors import HostError
+from warmstart.core.linux import require_linux
+from warmstart.core.mountinfo import parse_mountinfo, read_mountinfo
+from warmstart.core.removal import remove_directory
 from warmstart.core.workspace import open_workspace
 from warmstart.node.cache import (
     SUITE,
@@ -138,6 +142,7 @@ def ensure_tree(cache: Path, progress: Notify, warn: Callable[[str], object] = l
             write to the cache, or its files have changed since they were made.
         OSError: the cache is not writable.
     """
+    require_linux("set up the tools")
     cache = check_cache(cache)
     old = tree_path(cache)
     if not old.is_dir():
@@ -152,6 +157,7 @@ def update_tree(cache: Path, progress: Notify) -> Path:
 
     Errors as for `ensure_tree`.
     """
+    require_linux("set up the tools")
     cache = check_cache(cache)
     require_mmdebstrap()
     with lock_cache(cache, progress):
@@ -210,13 +216,22 @@ def remove_trees(cache: Path) -> None:
     """Remove all tools directories and compiled programs from the cache.
 
     Raises:
-        OSError: a file cannot be removed.
+        HostError: a file cannot be removed, such as one that is mounted.
+        OSError: the cache is not writable.
     """
-    directories = [directory for name in ("trees", "programs") if (directory := cache / name).is_dir()]
+    directories = [directory for name in ("trees", "programs") if (directory := cache.resolve() / name).is_dir()]
     if directories:
         with lock_cache(cache, lambda _: None):
             for directory in directories:
-                shutil.rmtree(directory)
+                if not remove_directory(directory):
+                    raise _cannot_remove(directory)
+
+
+def _cannot_remove(directory: Path) -> HostError:
+    mounts = parse_mountinfo(read_mountinfo(Path("/proc/self/mountinfo")))
+    mounted = [mount.mount_point for mount in mounts if Path(mount.mount_point).is_relative_to(directory)]
+    hint = f"umount {shlex.join(reversed(mounted))}" if mounted else ""
+    return HostError(f"cannot remove all of {directory}", hint=hint)
 
 
 def _programs(contents: Contents) -> tuple[Program, ...]:

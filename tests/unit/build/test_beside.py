@@ -157,6 +157,12 @@ def test_an_init_container_has_a_time_limit(monkeypatch):
         start(Beside(cast(Any, engine), init=(MIGRATE,)), engine)
 
 
+def test_an_init_container_ends_when_nobody_waits_any_more():
+    engine = FakeEngine()
+    with pytest.raises(ServiceError, match="the init container migrate was ended"):
+        start(Beside(cast(Any, engine), init=(MIGRATE,), cancelled=lambda: True), engine)
+
+
 def test_a_service_that_ends_while_an_init_container_waits_for_it():
     engine = FakeEngine()
     beside = Beside(cast(Any, engine), HOSTS, make_services(State(), State(1)), (MIGRATE,))

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from support.checkpoint_archive import entry, tar_of
-from support.checkpoint_image import make_layout
+from support.checkpoint_image import checkpoint, make_layout
 
 from warmstart.build import cold_start, launcher_report, verify
-from warmstart.build.verify import Restore, Subject, verify_image
+from warmstart.build.base import check_base
+from warmstart.build.verify import Restore, Subject, check_content, verify_image
 from warmstart.build.verify_source import verify_source
 from warmstart.cli.context import default_cache
 from warmstart.core.errors import EngineError, ImageError, VerifyError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source
 from warmstart.dump.proc.restrictions import Restrictions, read_restrictions
+from warmstart.image.cache.blobs import BlobCache
+from warmstart.image.crio import CHECKPOINT_NAME
+from warmstart.image.layout import CheckedReader, open_blob, read_image
+from warmstart.image.manifest import Descriptor
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.node.tree import tree_path
 from warmstart.recipe.model import Container, Probe, Restorer, TcpSocket
@@ -43,6 +48,55 @@ def test_a_relative_path_starts_at_the_current_directory(tmp_path, monkeypatch):
         )
 
 
+# Its content
+
+
+@pytest.fixture
+def base_lists(tmp_path) -> BlobCache:
+    """Lists of the members of the two layers that `make_two` puts below the checkpoint."""
+    known = BlobCache(tmp_path / "cache")
+    known.prepare()
+    check_base(make_two(tmp_path / "base"), "a base image", known)
+    return known
+
+
+def make_two(path: Path, *more: bytes) -> Path:
+    layers = (tar_of(entry("app", b"x" * 5000)), tar_of(entry("lib", b"y" * 5000)))
+    return make_layout(path, *layers, *more, annotations={CHECKPOINT_NAME: "app"} if more else {})
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("listed", [False, True])
+def test_each_layer_is_checked_before_it_is_run(tmp_path, base_lists, number, listed):
+    layout = make_two(tmp_path / "image", tar_of(*checkpoint()))
+    check_content(layout, "an image", base_lists if listed else None)
+    digest = read_image(layout).manifest.layers[number].digest
+    path = layout / "blobs" / digest.replace(":", "/")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # in the padding at the end of the tar
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=f"{digest} is damaged"):
+        check_content(layout, "an image", base_lists if listed else None)
+    path.unlink()
+    with pytest.raises(ImageError, match="cannot be read: No such file"):
+        check_content(layout, "an image", base_lists if listed else None)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_each_layer_without_a_checkpoint_is_read_once(tmp_path, monkeypatch, base_lists, listed):
+    layout = make_two(tmp_path / "image", tar_of(*checkpoint()))
+    opened: list[str] = []
+
+    def open_recorded(layout: Path, descriptor: Descriptor) -> AbstractContextManager[CheckedReader]:
+        opened.append(descriptor.digest)
+        return open_blob(layout, descriptor)
+
+    monkeypatch.setattr("warmstart.image.open.open_blob", open_recorded)
+    check_content(layout, "an image", base_lists if listed else None)
+    first, second, holder = (layer.digest for layer in read_image(layout).manifest.layers)
+    assert opened == [first, second, holder, holder]
+
+
 # What counts as a restore
 
 
@@ -51,7 +105,7 @@ CONTAINER = Container(image="base", readiness_probe=PROBE)
 
 
 class FakeCri:
-    """A runtime whose containers come up as they are told to."""
+    """A runtime whose containers come up as they are told to: `said` is logged by one that may restore, `cold` else."""
 
     proc = Path("/proc")
 
@@ -60,10 +114,12 @@ class FakeCri:
         *,
         restored: bool = True,
         refusal: EngineError | None = None,
-        said: Sequence[str] = (),
+        said: str = "",
+        cold: str = "",
         images: Sequence[str] = ("app:1",),
     ) -> None:
-        self._restored, self._refusal, self._said, self._images = restored, refusal, list(said), list(images)
+        self._restored, self._refusal, self._said, self._cold = restored, refusal, said, cold
+        self._images = list(images)
         self.names: list[str] = []
         self.containers: list[Container] = []
 
@@ -77,9 +133,10 @@ class FakeCri:
         if self._refusal:
             raise self._refusal
         address = f"10.89.0.{len(self.names) + 1}"
-        said = [self._said[min(len(self.names), len(self._said)) - 1]] if self._said else []
+        said = self._cold if cold_start.COLD in container.env else self._said
+        log = [said] if said else []
         yield SimpleNamespace(
-            address=address, requested_at=1.0, started_at=1.5, restored=self._restored, pid=1, log_tail=lambda _: said
+            address=address, requested_at=1.0, started_at=1.5, restored=self._restored, pid=1, log_tail=lambda _: log
         )
 
 
@@ -184,14 +241,21 @@ RESTORED, OFF = "warmstart: restored in 47 ms", "warmstart: cold start: WARMSTAR
 
 
 def test_an_image_that_restores_itself_is_also_seen_to_start_cold(restore):
-    cri = FakeCri(restored=False, said=[OFF, RESTORED, RESTORED])
+    cri = FakeCri(restored=False, said=RESTORED, cold=OFF)
     restores = restore(cri, restorers=(Restorer.SELF,))
     assert [(seen.restorer, seen.launcher_ms) for seen in restores] == [(Restorer.SELF, 47)] * 2
-    assert [container.env for container in cri.containers] == [(("WARMSTART", "off"),), (), ()]
+    assert sorted(container.env for container in cri.containers) == [(), (), (("WARMSTART", "off"),)]
+
+
+def test_a_cold_start_leaves_the_processor_to_the_restores_beside_it(restore):
+    cri = FakeCri(restored=False, said=RESTORED, cold=OFF)
+    restore(cri, restorers=(Restorer.SELF,))
+    requests = {container.env: container.resources.cpu_request_millis for container in cri.containers}
+    assert requests == {(): None, (("WARMSTART", "off"),): 125}
 
 
 def test_by_both_it_is_restored_by_each(restore):
-    cri = FakeCri(said=[OFF, RESTORED])
+    cri = FakeCri(said=RESTORED, cold=OFF)
     restores = restore(cri, restorers=(Restorer.RUNTIME, Restorer.SELF))
     assert [seen.restorer for seen in restores] == [Restorer.RUNTIME] * 2 + [Restorer.SELF] * 2
 
@@ -199,15 +263,15 @@ def test_by_both_it_is_restored_by_each(restore):
 def test_a_cold_start_says_why_the_image_did_not_restore_itself(restore):
     reason = "warmstart: cold start: uid is 0, the checkpoint was made as 1000 (0 ms)"
     with pytest.raises(VerifyError, match=r"instead of restoring itself: .*uid is 0"):
-        restore(FakeCri(said=[reason]), restorers=(Restorer.SELF,))
+        restore(FakeCri(said=reason, cold=OFF), restorers=(Restorer.SELF,))
 
 
 def test_an_image_that_cannot_start_cold_is_refused(restore):
     with pytest.raises(VerifyError, match="restored itself although WARMSTART=off was set"):
-        restore(FakeCri(said=[RESTORED]), restorers=(Restorer.SELF,))
+        restore(FakeCri(said=RESTORED, cold=RESTORED), restorers=(Restorer.SELF,))
 
 
 def test_a_launcher_that_says_nothing_did_nothing(restore, monkeypatch):
     monkeypatch.setattr(launcher_report, "LOG_S", 0.1)
     with pytest.raises(VerifyError, match="logged neither a restore nor a cold start"):
-        restore(FakeCri(), restorers=(Restorer.SELF,))
+        restore(FakeCri(cold=OFF), restorers=(Restorer.SELF,))

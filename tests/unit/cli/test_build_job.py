@@ -64,6 +64,7 @@ def job(tmp_path) -> Job:
     return Job(load_recipe(tmp_path / "recipe.yaml"), BuildOptions(tmp_path / "cache", output))
 
 
+@pytest.mark.linux
 def test_the_result_comes_back(job, tmp_path):
     layout = tmp_path / "made"
     make_layout(layout, tar_of(entry("app", b"y")), annotations={})

@@ -25,6 +25,7 @@ from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.build.verify import Restore
 from warmstart.cli import main as cli
+from warmstart.cli.terminal import TerminalListener
 from warmstart.core import errors
 from warmstart.core.errors import EngineError, HostError, WarmstartError
 from warmstart.core.reference import Transport
@@ -182,7 +183,7 @@ def test_the_exit_code_is_that_of_the_kind(warmstart, monkeypatch, kind):
     ("error", "status", "brief"),
     [
         (OSError(21, "Is a directory", "/var/tmp/x"), 4, "error: Is a directory: /var/tmp/x\n"),
-        (OSError(28, "No space left on device", "/var/tmp/x"), 4, "error: cannot write /var/tmp/x: no space left on "),
+        (OSError(28, "No space left on device", "/var/tmp/x"), 4, "error: cannot write /var/tmp/x: no space left"),
         (OSError(5, "Input/output error"), 4, "error: Input/output error\n"),
         (MemoryError(), 4, "error: not enough memory\n"),
         (ZeroDivisionError("by zero"), 1, "error: this is a bug in warmstart: ZeroDivisionError: by zero\n"),
@@ -229,6 +230,7 @@ def test_a_recipe_that_is_missing_is_the_recipes_fault(warmstart, tmp_path):
 HANG = """
 import sys, time
 from warmstart.cli import main as cli
+from warmstart.cli.terminal import TerminalListener
 from warmstart.core.workspace import open_workspace
 def hang():
     with open_workspace("test") as directory:
@@ -535,6 +537,7 @@ def test_programs_of_nodes_belong_to_a_cluster(warmstart):
     assert "--node-programs needs --cluster" in warmstart("doctor", "--node-programs").err
 
 
+@pytest.mark.linux
 def test_a_command_in_the_node_ends_us_with_its_status(warmstart, monkeypatch, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("needs root to make namespaces")
@@ -546,6 +549,7 @@ def test_a_command_in_the_node_ends_us_with_its_status(warmstart, monkeypatch, t
     assert (tmp_path / "here").read_text() == f"{tmp_path}\n"
 
 
+@pytest.mark.linux
 def test_a_command_in_the_node_may_not_hide_it(warmstart, monkeypatch):
     if os.geteuid() != 0:
         pytest.skip("needs root to make namespaces")
@@ -583,3 +587,11 @@ def test_help_imports_no_command():
     )
     done = subprocess.run([sys.executable, "-c", f"import sys; {check}; {code}"], stdout=subprocess.PIPE, text=True)
     assert done.stdout.endswith("loaded: []\n")
+
+
+def test_lines_in_a_log_are_not_broken(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    console, path = cli.open_console(stderr=True), "/long" * 60
+    with console.capture() as written:
+        TerminalListener(console, verbose=True).end(path, 1.0, ok=True)
+    assert f"{path} " in written.get()

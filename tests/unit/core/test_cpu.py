@@ -1,5 +1,7 @@
 """Features of the processor."""
 
+import pytest
+
 from warmstart.core.cpu import FEATURES, find_features, read_features
 
 
@@ -13,6 +15,7 @@ def test_a_machine_that_lists_none() -> None:
     assert find_features("processor\t: 0\nFeatures\t: fp asimd\n") == ()
 
 
+@pytest.mark.linux
 def test_this_machine() -> None:
     assert set(read_features()) <= set(FEATURES)
 

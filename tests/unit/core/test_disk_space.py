@@ -115,6 +115,7 @@ def test_a_full_output_is_named(fill, big_layout, tmp_path, action, name):
     assert left == []
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize(
     "error",
     [
@@ -137,6 +138,7 @@ def test_a_program_may_report_it(error):
     assert full.hint == "do this"
 
 
+@pytest.mark.linux
 def test_a_path_in_a_root_of_the_programs_own_is_not_named():
     error = ImageError("skopeo failed", details=["unpacking failed: open /keys: no space left on device"])
     full = explain_full_disk(error, Path("/var/tmp/place"))
@@ -144,6 +146,7 @@ def test_a_path_in_a_root_of_the_programs_own_is_not_named():
     assert full.details == (error.brief, *error.details)
 
 
+@pytest.mark.linux
 def test_without_a_path_the_place_is_named():
     error = CheckpointError("CRIU could not dump: Can't write page: No space left on device")
     full = explain_full_disk(error, Path("/var/tmp/place"))

@@ -36,7 +36,7 @@ def test_bytes_that_are_not_utf8_and_carriage_returns_are_kept(tmp_path):
     assert os.fsencode(mount.mount_point) == b"/a\xff\rb"
 
 
-@pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="needs Linux")
+@pytest.mark.linux
 def test_the_root_of_this_process_is_found():
     mounts = list(parse_mountinfo(Path("/proc/self/mountinfo").read_text()))
     assert Path("/").stat().st_dev in {mount.device for mount in mounts if mount.mount_point == "/"}

@@ -15,6 +15,8 @@ import pytest
 from warmstart.core import linux
 from warmstart.core.network import call_in_network, connect_in
 
+pytestmark = pytest.mark.linux
+
 OWN = Path("/proc/self/ns/net")
 
 

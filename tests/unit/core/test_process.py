@@ -226,21 +226,34 @@ def test_a_missing_attached_program_is_the_hosts_fault():
 # background
 
 
+@pytest.mark.linux
 def test_a_background_program_runs_for_the_length_of_a_block(tmp_path):
     log = tmp_path / "log"
     log.write_text("before\n")
     with process.background(with_child(tmp_path / "pids"), log_file=log) as running:
-        leader, _ = read_pids(tmp_path / "pids")
+        leader, child = read_pids(tmp_path / "pids")
         assert running.poll() is None
         assert running.pid == leader == os.getsid(leader)
         # The program writes its numbers before its lines.
         deadline = time.monotonic() + 10
         while len(log.read_text().split()) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert has_ended(leader)
+    assert running.returncode == -signal.SIGTERM
+    assert [has_ended(pid) for pid in (leader, child)] == [True, True]
     assert sorted(log.read_text().split()) == ["before", "started", "why"]
 
 
+@pytest.mark.linux
+def test_a_background_program_that_ended_does_not_leave_its_children(tmp_path):
+    script = 'sleep 1000 & echo $! > "$0.new"; mv "$0.new" "$0"; exit 3'
+    with process.background(["sh", "-c", script, str(tmp_path / "pid")], log_file=tmp_path / "log") as running:
+        (child,) = read_pids(tmp_path / "pid")
+        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+    assert running.returncode == 3
+    assert has_ended(child)
+
+
+@pytest.mark.linux
 def test_a_background_program_is_asked_to_end_before_it_is_killed(tmp_path):
     log = tmp_path / "log"
     with process.background(
@@ -250,6 +263,7 @@ def test_a_background_program_is_asked_to_end_before_it_is_killed(tmp_path):
     assert log.read_text() == "up\nbye\n"
 
 
+@pytest.mark.linux
 def test_a_background_program_that_ignores_to_be_asked_is_killed_with_its_children(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "END_S", 0.2)
     log = tmp_path / "log"
@@ -260,6 +274,7 @@ def test_a_background_program_that_ignores_to_be_asked_is_killed_with_its_childr
     assert has_ended(int(log.read_text().split()[0]))
 
 
+@pytest.mark.linux
 def test_an_error_ends_a_background_program_and_stays_the_error(tmp_path):
     with (
         pytest.raises(ZeroDivisionError),

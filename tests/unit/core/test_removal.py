@@ -32,23 +32,30 @@ def test_links_are_not_followed(tmp_path):
 
 
 MOUNTED = """
-import subprocess, sys
+import errno, subprocess, sys
 from pathlib import Path
-from warmstart.core.removal import remove_directory
-top, outside = Path(sys.argv[1]), Path(sys.argv[2])
-subprocess.run(["mount", "-t", "tmpfs", "tmpfs", outside], check=True)
+from warmstart.core import removal
+kind, top, outside = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+if kind != "bind":
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", outside], check=True)
+if kind == "tmpfs without openat2":
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+    removal.open_on_mount = refuse
 (outside / "file").touch()
 subprocess.run(["mount", "--bind", outside, top / "a" / "mounted"], check=True)
-print(remove_directory(top), (outside / "file").exists(), sorted(path.name for path in top.rglob("*")))
+print(removal.remove_directory(top), (outside / "file").exists(), sorted(path.name for path in top.rglob("*")))
 """
 
 
+@pytest.mark.linux
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
-def test_what_is_mounted_below_stays(tmp_path):
+@pytest.mark.parametrize("kind", ["tmpfs", "tmpfs without openat2", "bind"])
+def test_what_is_mounted_below_stays(tmp_path, kind):
     """In a mount namespace, so that the mounts end with the test."""
     for name in ("top/a/mounted", "top/b", "outside"):
         (tmp_path / name).mkdir(parents=True)
-    command = ["unshare", "--mount", sys.executable, "-c", MOUNTED, tmp_path / "top", tmp_path / "outside"]
+    command = ["unshare", "--mount", sys.executable, "-c", MOUNTED, kind, tmp_path / "top", tmp_path / "outside"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == "False True ['a', 'file', 'mounted']\n"
     assert remove_directory(tmp_path / "top")

@@ -212,7 +212,12 @@ def test_commands_at_once_do_not_take_each_others_workspaces(parent):
 
 
 @pytest.mark.parametrize(
-    ("place", "why"), [("missing", "No such file or directory"), ("file", "Not a directory"), ("/proc", "")]
+    ("place", "why"),
+    [
+        ("missing", "No such file or directory"),
+        ("file", "Not a directory"),
+        pytest.param("/proc", "", marks=pytest.mark.linux),
+    ],
 )
 def test_a_place_where_none_can_be_made_is_the_hosts_fault(parent, monkeypatch, place, why):
     (parent / "file").touch()

@@ -17,6 +17,8 @@ from warmstart.core.errors import ImageError
 from warmstart.image.overlay_diff import Changes, add_changes, find_changes
 from warmstart.image.tree_tar import TreeTar
 
+pytestmark = pytest.mark.linux
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="overlays and owners need root")
 
 

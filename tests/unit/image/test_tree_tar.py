@@ -16,6 +16,8 @@ from warmstart.core.errors import ImageError
 from warmstart.image import tree_tar as trees
 from warmstart.image.tree_tar import Entry, TreeTar, open_entry, walk
 
+pytestmark = pytest.mark.linux
+
 SECRET = b"what only this machine may know"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes need root")
 

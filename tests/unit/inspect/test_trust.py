@@ -96,6 +96,33 @@ def test_a_probe_that_asks_another_host_is_refused(decide) -> None:
     assert refusal(decide, make_recipe(**probe)) == {"probe-host=169.254.169.254"}
 
 
+def test_a_volume_of_the_recipe_may_be_a_mount_of_the_checkpoint(decide) -> None:
+    mounts = [{"destination": path, "type": "bind", "source": "/x"} for path in ("/data", "/host")]
+    recipe = make_recipe(volumeMounts=[{"name": "data", "mountPath": "/data"}])
+    recipe["volumes"] = [{"name": "data", "emptyDir": {}}]
+    assert refusal(decide, recipe, **{"spec.dump": text({**SPEC, "mounts": mounts})}) == {"mount=/host"}
+
+
+SERVICE = {"image": "example.com/redis:1", "readinessProbe": {"tcpSocket": {"port": 6379}}}
+
+
+@pytest.mark.parametrize(
+    ("container", "refused"),
+    [
+        ({}, set()),
+        ({"securityContext": PRIVILEGED}, {"privileged"}),
+        ({"image": "containers-storage:localhost/private:1"}, {"image=containers-storage:localhost/private:1"}),
+    ],
+)
+def test_the_services_of_an_image_have_no_more_than_is_allowed(decide, container, refused) -> None:
+    service = {"name": "redis", "container": {**SERVICE, **container}}
+    recipe = {**make_recipe(), "build": {"services": [service]}}
+    if refused:
+        assert refusal(decide, recipe) == refused
+    else:
+        assert decide(recipe).services
+
+
 def test_the_users_own_recipe_counts_and_not_that_in_the_image(decide) -> None:
     claimed, own = make_recipe(PRIVILEGED), make_recipe({"capabilities": {"add": ["SYS_ADMIN"]}})
     members = {"dump": core(cap_prm=[SYS_ADMIN])}

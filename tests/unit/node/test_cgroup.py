@@ -26,6 +26,8 @@ from warmstart.node.cgroup import (
     sweep_cgroups,
 )
 
+pytestmark = pytest.mark.linux
+
 # As Fedora, Debian 12 and Ubuntu 24.04 are.
 UNIFIED = """\
 22 1 253:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro

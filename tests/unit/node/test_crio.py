@@ -19,6 +19,8 @@ from warmstart.core.errors import EngineError, HostError
 from warmstart.node import crio as crio_module
 from warmstart.node.crio import PAUSE_IMAGE, PIDS_LIMIT, run_crio
 
+pytestmark = pytest.mark.linux
+
 SERVE = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor

@@ -19,6 +19,8 @@ from warmstart.node.record import Record, write_record
 from warmstart.node.tree import tree_path
 from warmstart.node.trust import seal
 
+pytestmark = pytest.mark.linux
+
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:

@@ -11,10 +11,13 @@ import pytest
 
 from warmstart.core.errors import HostError
 from warmstart.core.process import ProgramError
+from warmstart.node import cache as making
 from warmstart.node import launcher
 from warmstart.node.cache import lock_cache
 from warmstart.node.launcher import ensure_launcher, find_launcher, find_sources, update_launcher
 from warmstart.node.trust import find_damage
+
+pytestmark = pytest.mark.linux
 
 
 class FakeNode:
@@ -50,6 +53,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("WARMSTART_TMPDIR", str(tmp_path))
     monkeypatch.delenv("WARMSTART_DEBIAN_MIRROR", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(making, "ISOLATED", ())
     monkeypatch.setattr(launcher, "enter", enter)
     monkeypatch.setattr(FakeNode, "error", None)
     monkeypatch.setattr(FakeNode, "built", 0)

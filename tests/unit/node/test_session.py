@@ -29,6 +29,8 @@ from warmstart.node.host_files import CA_BUNDLE
 from warmstart.node.keeper import Bind, Plan
 from warmstart.node.session import Session, enter
 
+pytestmark = pytest.mark.linux
+
 ROOT = Path("/")
 LIMIT_S = 60.0
 SETTLE_S = 20.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +27,7 @@ from warmstart.node import packages
 from warmstart.node import programs as programs_module
 from warmstart.node import tree as tree_module
 from warmstart.node.advisories import RUNC
+from warmstart.node.cache import lock_cache
 from warmstart.node.packages import find_architecture
 from warmstart.node.programs import SHIM
 from warmstart.node.record import read_record
@@ -42,6 +44,9 @@ from warmstart.node.tree import (
     verify_tree,
 )
 from warmstart.node.trust import MANIFEST
+
+pytestmark = pytest.mark.linux
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away, or to have them checked")
 
 # Writes down how it was called and what was to be seen then; the target comes after the suite.
 MMDEBSTRAP = """\
@@ -89,6 +94,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("WARMSTART_TMPDIR", str(tmp_path))
     monkeypatch.delenv("WARMSTART_DEBIAN_MIRROR", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(making, "ISOLATED", ())
 
     @contextmanager
     def fake_enter(root: Path, workspace: Path) -> Iterator[FakeNode]:
@@ -349,6 +355,7 @@ def test_an_update_compiles_again_with_other_compilers(cache, monkeypatch):
 # Whether it may be run
 
 
+@needs_root
 def test_a_cache_of_somebody_else_is_refused(cache, monkeypatch):
     ensure_tree(cache, ignore)
     os.chown(cache / "trees", 12345, -1)
@@ -381,6 +388,7 @@ def test_nothing_is_made_in_a_cache_that_others_can_write_to(cache, tmp_path):
     assert list(cache.iterdir()) == []
 
 
+@needs_root
 def test_what_is_made_is_ours_alone_whatever_the_umask(cache):
     before = os.umask(0)
     try:
@@ -424,7 +432,7 @@ def replace_bytes(path: Path) -> None:
         (lambda path: os.truncate(path, 3), "size"),
         (lambda path: path.chmod(0o4755), "mode"),
         (lambda path: path.chmod(0o777), "mode"),
-        (lambda path: os.chown(path, 12345, 12345), "owner"),
+        pytest.param(lambda path: os.chown(path, 12345, 12345), "owner", marks=needs_root),
         (Path.unlink, "No such file"),
     ],
 )
@@ -554,6 +562,7 @@ def test_an_interrupted_making_leaves_nothing(cache, tmp_path):
     assert {name.split("/")[0] for name in list_all(cache)} == {"programs"}
 
 
+@needs_root
 def test_what_a_killed_maker_left_is_removed(cache, tmp_path):
     """The lock of a killed command is free, and what it was making is not to be used."""
     script = """
@@ -575,6 +584,49 @@ with lock_cache(cache, print), create_directory(tree_path(cache)) as new:
     tree = ensure_tree(cache, ignore)
     assert list(cache.glob("*/.*.partial")) == []
     assert not (tree / "half").exists()
+
+
+BOOTSTRAP = """
+import sys
+from pathlib import Path
+from warmstart.node.cache import bootstrap, create_directory, lock_cache
+cache = Path(sys.argv[1])
+with lock_cache(cache, print), create_directory(cache / "trees/new") as new:
+    bootstrap(new, "forky", ["a"], lambda line: print(line, flush=True))
+"""
+MOUNT_AND_WAIT = """
+exec 9>{0}/lock && flock 9
+mkdir -p "$target/dev/shm" && mount --bind {0}/outside "$target/dev/shm" && echo "I: mounted"
+sleep 1000
+"""
+
+
+@needs_root
+def test_the_mounts_of_a_killed_maker_end_with_it(tmp_path, monkeypatch):
+    cache, outside = tmp_path / "cache", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+    install(tmp_path, monkeypatch, MOUNT_AND_WAIT.format(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", BOOTSTRAP, cache], stdout=subprocess.PIPE) as maker:
+        while maker.stdout.readline() != b"tools: mounted\n":
+            assert maker.poll() is None
+        maker.kill()
+    with (tmp_path / "lock").open() as lock_file:
+        wait_for_lock(lock_file.fileno())
+    assert str(cache) not in Path("/proc/self/mountinfo").read_text()
+    assert len(list(cache.glob("trees/.*.partial"))) == 1
+    with lock_cache(cache, ignore):
+        assert list(cache.glob("trees/.*")) == []
+    assert (outside / "file").exists()
+
+
+def wait_for_lock(descriptor: int) -> None:
+    """Wait until no program of a maker is left: they all have the file open."""
+    for _ in range(200):
+        with suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    raise AssertionError("a program is still running")
 
 
 def test_two_makers_at_once_make_one(cache, tmp_path, monkeypatch):
@@ -608,12 +660,30 @@ def test_there_may_be_nothing_to_remove(cache):
     assert not cache.exists()
 
 
-def test_what_cannot_be_removed_is_an_error(cache, monkeypatch):
-    ensure_tree(cache, ignore)
+REMOVE_MOUNTED = """
+import subprocess, sys
+from pathlib import Path
+from warmstart.core.errors import HostError
+from warmstart.node.tree import remove_trees
+cache, outside = map(Path, sys.argv[1:])
+subprocess.run(["mount", "--bind", outside, cache / "trees/0123456789ab/dev/shm"], check=True)
+try:
+    remove_trees(cache)
+except HostError as error:
+    print(error.brief, error.hint, sep="\\n")
+"""
 
-    def refuse(path: Path, *_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(shutil, "rmtree", refuse)
-    with pytest.raises(PermissionError):
-        remove_trees(cache)
+@needs_root
+def test_what_is_mounted_in_a_tree_is_not_removed(cache, tmp_path):
+    """In a mount namespace, so that the mount ends with the test."""
+    shm = cache / "trees/0123456789ab/dev/shm"
+    for directory in (shm, cache / "programs", tmp_path / "outside"):
+        directory.mkdir(parents=True)
+    (tmp_path / "outside/file").touch()
+    command = ["unshare", "--mount", sys.executable, "-c", REMOVE_MOUNTED, cache, tmp_path / "outside"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.splitlines() == [f"cannot remove all of {cache}/trees", f"umount {shm}"]
+    assert (tmp_path / "outside/file").exists()
+    remove_trees(cache)
+    assert [path.name for path in cache.iterdir()] == ["lock"]

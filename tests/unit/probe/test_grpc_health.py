@@ -15,6 +15,8 @@ from warmstart.probe.limit import TimeLimit
 from warmstart.probe.perform import perform
 from warmstart.recipe.model import Grpc
 
+pytestmark = pytest.mark.linux
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 

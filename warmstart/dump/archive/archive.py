@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ _FILES = frozenset(
 _REQUIRED = (CONFIG_DUMP, SPEC_DUMP, f"{CHECKPOINT_DIRECTORY}/inventory.img")
 
 _COPY_BYTES = 1 << 28
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -355,7 +357,7 @@ def unpack(tar: Span, members: Sequence[Member], into: Path, *, skip: Callable[[
 
 
 def _unpack_file(tar: Span, member: Member, root: int, skip_bytes: int) -> None:
-    """Copy a member's content within the kernel.
+    """Copy a member's content, on Linux within the kernel.
 
     sendfile was as fast as copy_file_range, and works between any two filesystems. Extents cannot be shared, since a
     tar aligns to 512 bytes and filesystems to 4096.
@@ -368,9 +370,16 @@ def _unpack_file(tar: Span, member: Member, root: int, skip_bytes: int) -> None:
         offset = member.offset + skip_bytes
         end = member.offset + member.size_bytes
         while offset < end:
-            copied = os.sendfile(fd, tar.fd, offset, min(end - offset, _COPY_BYTES))
+            copied = _copy(fd, tar.fd, offset, end - offset)
             if not copied:
                 tar.refuse(f"was truncated while {quoted(member.name)} was read")
             offset += copied
     finally:
         os.close(fd)
+
+
+def _copy(target: int, source: int, offset: int, size: int) -> int:
+    """Append at most `size` bytes to `target`, and return their number; 0 at the end of `source`."""
+    if sys.platform != "linux":  # the others send files to sockets only
+        return os.write(target, os.pread(source, min(size, _CHUNK_BYTES), offset))
+    return os.sendfile(target, source, offset, min(size, _COPY_BYTES))

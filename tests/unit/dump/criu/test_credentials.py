@@ -64,6 +64,7 @@ def test_any_id_of_root_is_root(dump: Path, name: str) -> None:
     assert read_first(dump).root
 
 
+@pytest.mark.linux
 def test_names_of_capabilities_are_the_kernels() -> None:
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     assert len(CAPABILITIES) == last + 1 == 41

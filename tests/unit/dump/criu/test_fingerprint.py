@@ -13,6 +13,8 @@ import pytest
 
 from warmstart.dump.criu.fingerprint import read_identity
 
+pytestmark = pytest.mark.linux
+
 PROC = Path("/proc")
 # Goes on when it is told to: first as a child of its own, then as another program.
 LIFE = """

@@ -107,6 +107,7 @@ def test_a_damaged_program_is_read_or_refused(directory: Path, data: st.DataObje
         return
 
 
+@pytest.mark.linux
 @pytest.mark.skipif(os.geteuid() != 0, reason="/proc/PID/map_files takes root")
 def test_programs_of_a_process() -> None:
     code = "import time; print('ready', flush=True); time.sleep(60)"

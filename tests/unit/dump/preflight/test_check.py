@@ -22,6 +22,8 @@ from warmstart.dump.preflight.check import check_processes, raise_on_errors
 from warmstart.dump.preflight.finding import Finding, Severity
 from warmstart.recipe.model import Volume, VolumeKind, VolumeMount
 
+pytestmark = pytest.mark.linux
+
 PROC = Path("/proc")
 POD_IP = "192.0.2.7"
 CONTAIN = Path(__file__).parents[1] / "programs/contain.sh"

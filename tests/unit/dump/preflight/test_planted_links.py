@@ -11,6 +11,8 @@ from warmstart.core.mountinfo import MountInfo
 from warmstart.dump.preflight import files, processes, watches
 from warmstart.dump.proc.container import Container, Process, Resources, open_below_root
 
+pytestmark = pytest.mark.linux
+
 
 @pytest.fixture
 def host(tmp_path: Path) -> Path:

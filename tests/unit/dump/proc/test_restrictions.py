@@ -64,6 +64,7 @@ def test_a_wider_bounding_set_matters_only_without_no_new_privs():
     assert lost(capabilities=wider, no_new_privs=False)[-1].startswith("service (100): capability bounding set")
 
 
+@pytest.mark.linux
 def test_real_threads_are_read():
     code = (
         "import ctypes, threading, time\n"

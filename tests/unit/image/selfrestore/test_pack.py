@@ -26,6 +26,8 @@ from warmstart.image.selfrestore.pack import (
 )
 from warmstart.recipe.model import Container, SecurityContext
 
+pytestmark = pytest.mark.linux
+
 LAUNCHER = ("/.warmstart/launcher", "start", "--")
 BASE = Config(Platform("linux", "amd64"), entrypoint=("/app",), cmd=("serve",), user="app")
 MANIFEST = """\
