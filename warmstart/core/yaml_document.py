@@ -70,11 +70,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """A mistake: its place, the path of the value, and the expectation."""
+    """A mistake: its place, the path of the value, and the expectation.
+
+    `repeats` marks a key that is given twice: kubectl takes the last one, and so does the document's value.
+    """
 
     place: Place
     path: KeyPath
     message: str
+    repeats: bool = False
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.place.label, dotted(self.path), self.message) if part)
@@ -322,8 +326,8 @@ class _Reader:
     def _place(self, node: _Node, written: str | None = None) -> Place:
         return Place(f"{self._name}:{node.line}", node.line, written)
 
-    def _report(self, node: _Node, path: KeyPath, message: str) -> None:
-        self.document.problems.append(Problem(self._place(node), path, message))
+    def _report(self, node: _Node, path: KeyPath, message: str, *, repeats: bool = False) -> None:
+        self.document.problems.append(Problem(self._place(node), path, message, repeats))
 
     def _value(self, node: _Node, path: KeyPath) -> Any:
         self._count += 1
@@ -349,7 +353,7 @@ class _Reader:
                 self._report(key, inner, key.problem)
             if key.content in mapping:
                 first = self.document.places[inner].order
-                self._report(key, inner, f"given twice, on line {first} and here: delete one")
+                self._report(key, inner, f"given twice, on line {first} and here: delete one", repeats=True)
             mapping[key.content] = self._item(key, value, inner)
         return mapping
 

@@ -88,7 +88,8 @@ class Objects:
 
     def add(self, document: Document) -> None:
         """Add the objects of a document, and of the Lists in it. Other kinds are left out."""
-        self.problems += [str(problem) for problem in document.problems]
+        # Of a key that is given twice, kubectl takes the last one too.
+        self.problems += [str(problem) for problem in document.problems if not problem.repeats]
         for path, block in _list_objects(document.value, ()):
             self._add(block, document, path)
         self.containers += [FoundContainer(one, document) for one in find_containers(document.value)]
