@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from warmstart.recipe.secret_files import find_secret_names, read_secret_files
 from warmstart.recipe.sources import Sources
 from warmstart.recipe.warnings import list_warnings
 
+_PROPOSED = "the recipe"
 SCHEMA_HINT = "Run `warmstart schema` to see the keys of a recipe."
 
 
@@ -68,6 +70,17 @@ def parse_recipe(text: str, name: str) -> Recipe:
     if isinstance(document.value, dict):
         document.value.setdefault("restore", [str(Restorer.RUNTIME)])
     return _make(document, name, None, ())
+
+
+def find_mistakes(text: str, directory: Path) -> list[str]:
+    """Return the mistakes of a recipe that would be in a directory, without their places in it; none if it is right."""
+    try:
+        _make(read_document(text.encode(), _PROPOSED), _PROPOSED, directory, ())
+    except RecipeError as error:
+        lines = [line for line in error.details if line and not line.startswith(("build:", " "))]
+        found = lines or [error.brief]
+        return [re.sub(rf"^{_PROPOSED}:[0-9]+: ", "", detail) for detail in found]
+    return []
 
 
 def with_restorers(recipe: Recipe, restorers: Sequence[Restorer]) -> Recipe:
