@@ -57,7 +57,7 @@ from warmstart.kube.client import Cluster
 from warmstart.kube.match import BuildInfo
 from warmstart.kube.patch import patch_manifest
 from warmstart.kube.trial import find_pools
-from warmstart.recipe.init import init_from_manifest
+from warmstart.recipe.init.manifest import init_from_manifest
 from warmstart.recipe.load import load_recipe, parse_recipe
 from warmstart.recipe.model import Restorer
 from warmstart.recipe.secret_names import secret_reason

@@ -104,7 +104,7 @@ def check_command(words: list[str]) -> None:
     command: click.Command = cli
     while words and words[0] not in ("|", ">", "&&", ";"):
         word, _, value = words.pop(0).partition("=")
-        if word.startswith("-"):
+        if word.startswith("-") and word != "-":
             option = next((each for each in command.params if word in each.opts), None)
             assert isinstance(option, click.Option) or word in ("--help", "-h"), f"{command.name} has no option {word}"
             if isinstance(option, click.Option) and not option.is_flag and not value:

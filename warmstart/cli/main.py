@@ -40,7 +40,7 @@ COMMANDS = {
     "deploy": Lazy("warmstart.cli.deploy:deploy", "Print (or apply) a Deployment and Service for a warm image."),
     "doctor": Lazy("warmstart.cli.doctor:doctor", "Check whether builds work here, or whether nodes restore."),
     "drain-save": Lazy("warmstart.cli.pods:drain_save", "Save pods of NODE, then restore them on other nodes."),
-    "init": Lazy("warmstart.cli.init:init", "Write a recipe from an image or a manifest (--from)."),
+    "init": Lazy("warmstart.cli.init:init", "Write a recipe from an image, manifests, or a cluster."),
     "inspect": Lazy(
         "warmstart.cli.inspect:inspect_", "Show the contents and origin of an image or checkpoint archive."
     ),

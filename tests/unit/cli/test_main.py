@@ -134,8 +134,9 @@ def test_the_version(warmstart):
         (["verify", "image", "--secret", "db.password=file"], "--secret needs --recipe"),
         (["bench", "image", "--secret", "db.password=file"], "--secret needs a recipe"),
         (["completion", "tcsh"], "Invalid value for 'SHELL'"),
-        (["init"], "give an IMAGE, or a manifest with --from"),
-        (["init", "image", "--from", "file"], "give an IMAGE, or a manifest with --from"),
+        (["init"], "give an IMAGE, manifests, or KIND/NAME"),
+        (["init", "image", "--from", "file"], "give an IMAGE, manifests, or KIND/NAME"),
+        (["init", "image", "other"], "give an IMAGE, manifests, or KIND/NAME"),
         (["node"], "Commands:"),
         (["node", "run"], "Missing argument 'COMMAND...'"),
         (["node", "run", "--bind", "/nonexistent", "true"], "Invalid value for '--bind'"),
@@ -343,6 +344,77 @@ spec:
     (tmp_path / "recipe.yaml").write_text(result.out)
     recipe = load_recipe(tmp_path / "recipe.yaml")
     assert list(recipe.container.args) == [f"[bold]{long}[/bold]", ":key:", "a\tb"]
+
+
+def test_a_recipe_is_written_beside_its_manifests(warmstart, tmp_path):
+    (tmp_path / "k8s").mkdir()
+    (tmp_path / "k8s" / "app.yaml").write_text("""\
+kind: Deployment
+metadata: {name: app}
+spec:
+  template:
+    spec:
+      containers:
+      - {name: app, image: a, ports: [{containerPort: 80}], envFrom: [{configMapRef: {name: conf}}]}
+""")
+    (tmp_path / "k8s" / "conf.yaml").write_text("kind: ConfigMap\nmetadata: {name: conf}\ndata: {A: b}\n")
+    recipe = tmp_path / "recipe.yaml"
+    files = [tmp_path / "k8s" / "app.yaml", tmp_path / "k8s" / "conf.yaml"]
+    for target in ([tmp_path / "k8s"], ["--from", tmp_path / "k8s"], files):
+        recipe.unlink(missing_ok=True)
+        result = warmstart("init", *target, "-o", recipe)
+        assert (result.status, result.out, result.err) == (0, "", "")
+        assert load_recipe(recipe).container.env == (("A", "b"),)
+    again = warmstart("init", tmp_path / "k8s", "-o", recipe)
+    assert again.status == 2
+    assert "exists already" in again.err
+
+
+def test_reasons_why_a_recipe_cannot_be_built_are_on_standard_error(warmstart, tmp_path):
+    (tmp_path / "app.yaml").write_text("kind: Pod\nspec: {containers: [{name: app, image: '${IMAGE}'}]}\n")
+    result = warmstart("init", tmp_path / "app.yaml")
+    assert (result.status, result.out[:10]) == (0, "# A recipe")
+    assert "to do: name the base image in container.image" in result.err
+    assert "to do: there is no probe" in result.err
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        ("-", "manifest"),
+        ("app.yaml", "manifest"),
+        ("k8s", "manifest"),
+        ("k8s/app.txt", "manifest"),
+        ("missing.yml", "manifest"),
+        ("deployment/app", "cluster"),
+        ("sts/app", "cluster"),
+        ("deployments.apps/app", "cluster"),
+        ("app", "image"),
+        ("team/app", "image"),
+        ("docker.io/deployment/app", "image"),
+        ("deployment/app:1", "image"),
+        ("empty", "image"),
+        ("layout", "image"),
+        ("oci-archive:app.yaml", "image"),
+    ],
+)
+def test_the_input_of_init_is_told_by_its_name(warmstart, monkeypatch, tmp_path, target, kind):
+    for directory in ("k8s", "empty", "layout"):
+        (tmp_path / directory).mkdir()
+    for file in ("app.yaml", "k8s/app.txt", "k8s/app.yaml", "layout/oci-layout", "layout/a.json"):
+        (tmp_path / file).write_text("kind: Pod\nspec: {containers: [{image: a}]}\n")
+    monkeypatch.chdir(tmp_path)
+
+    def say(found):
+        def fail(*_, **__):
+            raise EngineError(found)
+
+        return fail
+
+    monkeypatch.setattr("warmstart.cli.init.open_image", say("image"))
+    monkeypatch.setattr("warmstart.cli.init.connect_cluster", say("cluster"))
+    monkeypatch.setattr("warmstart.cli.init.read_inputs", say("manifest"))
+    assert f"error: {kind}" in warmstart("init", target).err
 
 
 @pytest.mark.parametrize(("option", "http"), [([], ()), (["--plain-http", "localhost:5000"], ("localhost:5000",))])

@@ -1,0 +1,179 @@
+"""The services of a first recipe: entries for those of the input, and examples for the others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from warmstart.core.yaml_document import shown
+from warmstart.core.yaml_writing import write_yaml
+from warmstart.recipe.init.hosts import HostUse
+from warmstart.recipe.init.inputs import Inputs
+from warmstart.recipe.init.kinds import ServiceKind, kind_of_image
+from warmstart.recipe.init.needs import Use, list_items, list_uses, relative
+from warmstart.recipe.init.probes import PATIENCE_S, PROBES, is_tcp, list_ports, service_ports, target_port
+from warmstart.recipe.init.services import FoundService, Needed, entry_of, inline_of, kind_of
+from warmstart.recipe.pods import Block, mapping_at
+
+# Variables of an application that hold the parts of its account at a database.
+_ACCOUNT = {
+    "PASSWORD": re.compile(r"pass(?:word|wd)?$|pwd$|passphrase$", re.IGNORECASE),
+    "USER": re.compile(r"user(?:name)?$", re.IGNORECASE),
+    "DATABASE": re.compile(r"(?:^|_|db)(?:database|dbname|db|db_?name|database_?name|name)$", re.IGNORECASE),
+}
+_URL = re.compile(
+    r"://(?:(?P<user>[^\s:/@]{1,100})(?::(?P<password>[^\s/@]{1,100}))?@)?(?P<host>[\w.-]+)(?::[0-9]+)?"
+    r"(?:/(?P<database>[\w-]+))?"
+)
+_LOCAL_NAME = re.compile(r"[a-z0-9]+(?:-+[a-z0-9]+)*")
+
+
+@dataclass
+class ServicePlan:
+    """The services of a build.
+
+    Attributes:
+        entries: items of `build.services`.
+        objects: files with their Services, as far as a build needs these.
+        uses: the references of their containers to ConfigMaps and Secrets.
+        missing: services that the input does not have, with their kinds.
+        bindings: values of Secrets that describe a service, by the Secret's name and key.
+        to_do: reasons why the application will not start without more services.
+        notes: other remarks.
+    """
+
+    entries: list[Block] = field(default_factory=list)
+    objects: list[str] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
+    missing: list[tuple[str, list[HostUse], ServiceKind | None]] = field(default_factory=list)
+    bindings: dict[str, dict[str, str]] = field(default_factory=dict)
+    to_do: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def stanzas_for(self, container: Block) -> list[str]:
+        """Return an example in YAML for each missing service, with the account that a container uses."""
+        return [_stanza(host, uses, kind, container) for host, uses, kind in self.missing]
+
+
+def plan_services(needed: Needed, inputs: Inputs, directory: Path) -> ServicePlan:
+    """Write the entries for the services of the input, and find those that are missing."""
+    plan = ServicePlan()
+    for found in needed.found:
+        is_inline = found.owner.file is None
+        if not is_inline and (file := _file_of_port(found)) is not None:
+            plan.objects.append(relative(file, directory))
+        plan.entries.append(inline_of(found, inputs) if is_inline else entry_of(found, inputs, directory))
+        for is_used, remark in _mapped_ports(found):
+            (plan.to_do if is_used else plan.notes).append(remark)
+        own = list(list_uses(found.provider.block, list_items(found.provider.pod, "volumes")))
+        plan.uses += own
+        for name in {use.name for use in own if use.kind == "Secret"}:
+            plan.bindings.setdefault(name, _bind(found))
+    for host, uses in needed.missing.items():
+        kind = next((kind for use in uses if (kind := kind_of(use))), None)
+        plan.missing.append((host, uses, kind))
+        about = f" ({kind.name})" if kind else ""
+        plan.to_do.append(
+            f"it refers to the service {shown(host)}{about} in {_places(uses)}, and {inputs.name} has no workload for "
+            "it. Without it the application probably does not start. Add it to build.services, as below"
+        )
+    return plan
+
+
+def _file_of_port(found: FoundService) -> Path | None:
+    """Return the file of a Service that alone names the port of a container without a probe; None if there is none."""
+    block = found.provider.block
+    is_known = any(key in block for key in (*PROBES, "livenessProbe")) or any(map(is_tcp, list_ports(block)))
+    return None if is_known or found.service.file == found.owner.file else found.service.file
+
+
+def _bind(found: FoundService) -> dict[str, str]:
+    """Return the values that a binding to a service has for its well-known keys; none of them is secret.
+
+    https://servicebinding.io/spec/core/1.1.0/ ("Well-known Secret Entries")
+    """
+    kind = kind_of_image(str(found.provider.block.get("image", "")))
+    ports = [target_port(port, found.provider.block) for port in service_ports(found.service.value)]
+    values = {"host": found.service.name, "port": str(next(filter(None, ports), "")) or None}
+    if kind is not None and kind.schemes:
+        values |= {"type": kind.schemes[0], "provider": kind.schemes[0]}
+    return {key: value for key, value in values.items() if value}
+
+
+def _places(uses: list[HostUse]) -> str:
+    return ", ".join(dict.fromkeys(use.place for use in uses)) or "its Secret"
+
+
+def _mapped_ports(found: FoundService) -> Iterator[tuple[bool, str]]:
+    """Yield a remark on each port that the pods of a service do not have, and whether that port is used."""
+    for port in service_ports(found.service.value):
+        number, target = port.get("port"), target_port(port, found.provider.block)
+        if target is not None and target != number:
+            yield (
+                any(use.port == number for use in found.uses),
+                f"Service/{shown(found.service.name)} maps port {number} to {target}, and a build does not: let the "
+                f"service listen on {number} in the build, or the application connect to {target}",
+            )
+
+
+def note_services(needed: Needed) -> Iterator[str]:
+    """Yield notes on hosts that no build runs."""
+    others = {host: uses for host, uses in needed.others.items() if any(use.variable for use in uses)}
+    if others:
+        names = ", ".join(f"{shown(host)} ({_places(uses)})" for host, uses in others.items())
+        yield (
+            f"services that do not run in the build: {names}. If the application needs one to start, add it to "
+            "build.services"
+        )
+    outside = {host: uses for host, uses in needed.outside.items() if uses}
+    if outside:
+        names = ", ".join(f"{shown(host)} ({_places(uses)})" for host, uses in outside.items())
+        yield (
+            f"hosts outside of the cluster: {names}. If the application needs one to start, build with "
+            "--network outside"
+        )
+
+
+def _stanza(host: str, uses: list[HostUse], kind: ServiceKind | None, container: Block) -> str:
+    """Return an item of `build.services` to complete, indented as below that key."""
+    name = host.partition(".")[0]
+    port = next((use.port for use in uses if use.port), kind.port if kind else 0)
+    service: Block = {"name": name if _LOCAL_NAME.fullmatch(name) else "service"}
+    if host != service["name"]:
+        service["aliases"] = [host]
+    block: Block = {"image": kind.image if kind and kind.image else "TODO"}
+    if kind and kind.env:
+        block["env"] = [_variable(variable, part, host, container) for variable, part in kind.env]
+    check: Block = (
+        {"exec": {"command": list(kind.check)}} if kind and kind.check else {"tcpSocket": {"port": port or "TODO"}}
+    )
+    block["readinessProbe"] = {**check, "periodSeconds": 1, "failureThreshold": PATIENCE_S}
+    lines = write_yaml({"services": [{**service, "container": block}]}).splitlines()[1:]
+    return "".join(f"  {line}\n" for line in lines)
+
+
+def _variable(name: str, part: str, host: str, container: Block) -> Block:
+    """Return a variable of a service with the same value as the application's variable for this part."""
+    for item in list_items(container, "env"):
+        if not _ACCOUNT[part].search(str(item.get("name"))):
+            continue
+        source: Any = mapping_at(item, "valueFrom", "secretKeyRef")
+        if source:
+            return {"name": name, "valueFrom": {"secretKeyRef": {"name": source.get("name"), "key": source.get("key")}}}
+        if isinstance(item.get("value"), str):
+            return {"name": name, "value": item["value"]}
+    known = _account_in_urls(host, container).get(part)
+    return {"name": name, "value": known or f"TODO the application's {part.lower()}"}
+
+
+def _account_in_urls(host: str, container: Block) -> dict[str, str]:
+    """Return the parts of an account that the application's variables have in an URL of a host."""
+    for item in list_items(container, "env"):
+        for match in _URL.finditer(str(item.get("value", ""))):
+            if match["host"].lower() == host:
+                parts = {"USER": match["user"], "PASSWORD": match["password"], "DATABASE": match["database"]}
+                return {part: value for part, value in parts.items() if value}
+    return {}

@@ -1,0 +1,241 @@
+"""Find the services that a container needs when it starts, and the containers that provide them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from warmstart.core.yaml_document import Document, Place, shown
+from warmstart.recipe.beside import make_service
+from warmstart.recipe.init.hosts import HostUse, Text, expand, find_hosts
+from warmstart.recipe.init.inputs import InputObject, Inputs
+from warmstart.recipe.init.kinds import ServiceKind, kind_of_image, kind_of_use
+from warmstart.recipe.init.needs import Use, list_items, list_uses, relative
+from warmstart.recipe.init.probes import selects
+from warmstart.recipe.init.waiting import only_waits, words_of
+from warmstart.recipe.objects import Objects
+from warmstart.recipe.pods import Block, PodContainer, mapping_at
+
+_SUFFIX = re.compile(r"(?P<name>[^.]+(?:\.[^.]+)?)\.(?P<namespace>[^.]+)\.svc(?:\.cluster\.local)?")
+_API_SERVER = re.compile(r"kubernetes\.default(?:\.svc(?:\.cluster\.local)?)?|kubernetes")
+
+
+@dataclass(frozen=True)
+class FoundService:
+    """A service that the input has: its Service, the container that provides it, and the names it is used by."""
+
+    service: InputObject
+    provider: PodContainer
+    owner: InputObject
+    uses: tuple[HostUse, ...] = ()
+
+
+@dataclass
+class Needed:
+    """The services of a container.
+
+    Attributes:
+        found: those to run in the build, in the order to start them.
+        missing: those that a start needs and the input does not have, by host.
+        others: hosts of further services, of the input or not, that no build runs.
+        outside: hosts outside of the cluster.
+    """
+
+    found: list[FoundService] = field(default_factory=list)
+    missing: dict[str, list[HostUse]] = field(default_factory=dict)
+    others: dict[str, list[HostUse]] = field(default_factory=dict)
+    outside: dict[str, list[HostUse]] = field(default_factory=dict)
+
+
+def find_needed(
+    container: PodContainer, inits: Sequence[Block], inputs: Inputs, *, seen: frozenset[str] = frozenset()
+) -> Needed:
+    """Find the services that a container refers to; their own services come first.
+
+    Args:
+        container: the container.
+        inits: init containers of its pod.
+        inputs: the objects to look into.
+        seen: names of Services that are being looked at.
+    """
+    needed = Needed()
+    uses: dict[str, list[HostUse]] = {}
+    for text in _texts(container, inits, inputs):
+        for use in find_hosts(text):
+            uses.setdefault(use.host, []).append(use)
+    by_service: dict[str, list[HostUse]] = {}
+    for host, group in uses.items():
+        service = _find_service(host, container, inputs)
+        if service is None:
+            _sort_out(host, group, needed)
+        elif service.name in seen or selects(service.value, container):
+            continue
+        else:
+            by_service.setdefault(service.name, []).extend(group)
+    for name in _sharing(container, inputs):
+        by_service.setdefault(name, [])
+    for name, group in by_service.items():
+        _add(name, group, inputs, needed, seen)
+    return needed
+
+
+def _add(name: str, uses: list[HostUse], inputs: Inputs, needed: Needed, seen: frozenset[str]) -> None:
+    service = inputs.find("Service", name)
+    assert service is not None
+    provider = _provider(service, inputs)
+    if provider is None:
+        _sort_out(name, uses, needed)
+        return
+    if not _is_needed(provider, uses):
+        needed.others.setdefault(name, []).extend(uses)
+        return
+    inner = find_needed(provider, (), inputs, seen=seen | {name})
+    known = {one.service.name for one in needed.found}
+    needed.found += [one for one in inner.found if one.service.name not in known | {name}]
+    if name not in known:
+        needed.found.append(FoundService(service, provider, inputs.owner_of(provider), tuple(uses)))
+
+
+def _is_needed(provider: PodContainer, uses: list[HostUse]) -> bool:
+    return kind_of_image(str(provider.block.get("image", ""))) is not None or any(
+        use.waited or (use.scheme and not use.scheme.startswith("http") and kind_of(use)) for use in uses
+    )
+
+
+def kind_of(use: HostUse) -> ServiceKind | None:
+    """Return the kind of service that a use is about; None if it is none that a start needs."""
+    return kind_of_use(use.scheme, use.port, use.host.partition(".")[0], use.variable)
+
+
+def _sort_out(host: str, uses: list[HostUse], needed: Needed) -> None:
+    if _API_SERVER.fullmatch(host):
+        needed.others.setdefault(host, []).extend(uses)
+    elif "." in host and not _SUFFIX.fullmatch(host) and not host.endswith((".svc", ".local", ".internal")):
+        # Addresses in files are often no more than names, such as those of XML schemas.
+        needed.outside.setdefault(host, []).extend(use for use in uses if use.variable)
+    elif any(use.waited or kind_of(use) for use in uses):
+        needed.missing.setdefault(host, []).extend(uses)
+    elif any(use.variable for use in uses):
+        needed.others.setdefault(host, []).extend(uses)
+
+
+def _find_service(host: str, container: PodContainer, inputs: Inputs) -> InputObject | None:
+    """Return the Service that a host name means: NAME, NAME.NAMESPACE, or a pod of a StatefulSet below these."""
+    match = _SUFFIX.fullmatch(host)
+    plain = match["name"] if match else host
+    own = mapping_at(container.manifest, "metadata").get("namespace")
+    for name in (plain, plain.rpartition(".")[2], plain.partition(".")[0]):
+        found = inputs.find("Service", name)
+        if found is None:
+            continue
+        rest = [part for part in host.split(".") if part != name]
+        spaces = {found.namespace, str(own or ""), "svc", "cluster", "local", ""}
+        pods = re.compile(r"[a-z0-9-]+-[0-9]+")
+        if match or "." not in host or all(part in spaces or pods.fullmatch(part) for part in rest) or len(rest) == 1:
+            return found
+    return None
+
+
+def _provider(service: InputObject, inputs: Inputs) -> PodContainer | None:
+    """Return the container that a Service leads to; of several, the one with its port, or of a well-known image."""
+    if mapping_at(service.value, "spec").get("type") == "ExternalName":
+        return None
+    found = [one for each in inputs.objects for one in each.containers if selects(service.value, one)]
+    if len(found) > 1:
+        known = [one for one in found if kind_of_image(str(one.block.get("image", "")))]
+        ports = [port.get("targetPort", port.get("port")) for port in list_items(service.value, "spec", "ports")]
+        listening = [
+            one
+            for one in found
+            for port in list_items(one.block, "ports")
+            if port.get("containerPort") in ports or port.get("name") in ports
+        ]  # fmt: skip
+        found = known or listening or found
+    return found[0] if found else None
+
+
+def _sharing(container: PodContainer, inputs: Inputs) -> Iterator[str]:
+    """Services of well-known images whose Secret the container reads too, as a projected binding of a database is."""
+    own = {use.name for use in _uses_of(container) if use.kind == "Secret"}
+    for service in inputs.of_kind("Service") if own else ():
+        provider = _provider(service, inputs)
+        if provider is None or provider.manifest is container.manifest:
+            continue
+        if kind_of_image(str(provider.block.get("image", ""))) and own & {
+            use.name for use in _uses_of(provider) if use.kind == "Secret"
+        }:
+            yield service.name
+
+
+def _uses_of(container: PodContainer) -> Iterator[Use]:
+    return list_uses(container.block, list_items(container.pod, "volumes"))
+
+
+def _texts(container: PodContainer, inits: Sequence[Block], inputs: Inputs) -> Iterator[Text]:
+    variables = dict(_variables(container.block, inputs))
+    for name, value in variables.items():
+        yield Text("variable", expand(value, variables), shown(name), name)
+    yield Text("command", expand("\n".join(words_of(container.block)), variables), "the command")
+    for use in list_uses(container.block, list_items(container.pod, "volumes")):
+        found = inputs.find("ConfigMap", use.name) if use.kind == "ConfigMap" and use.as_file else None
+        for key, value in mapping_at(found.value, "data").items() if found else ():
+            if isinstance(value, str) and use.key in (None, key):
+                yield Text("file", expand(value, variables), f"{shown(key)} of ConfigMap/{shown(use.name)}")
+    for block in inits:
+        waited = only_waits(block)
+        own = {**variables, **dict(_variables(block, inputs))}
+        place = f"the init container {shown(str(block.get('name')))}"
+        script = " ".join(words_of(block)) + "\n" + "\n".join(words_of(block))
+        yield Text("command", expand(script, own), place, waited=waited)
+        for name, value in _variables(block, inputs):
+            yield Text("variable", expand(value, own), place, name, waited=waited)
+
+
+def _variables(container: Block, inputs: Inputs) -> Iterator[tuple[str, str]]:
+    """The variables of a container whose values are in the manifest or in a ConfigMap of the input."""
+    for item in list_items(container, "envFrom"):
+        found = inputs.find("ConfigMap", str(mapping_at(item, "configMapRef").get("name")))
+        prefix = item.get("prefix") if isinstance(item.get("prefix"), str) else ""
+        for key, value in mapping_at(found.value, "data").items() if found else ():
+            if isinstance(value, str):
+                yield f"{prefix}{key}", value
+    for item in list_items(container, "env"):
+        reference = mapping_at(item, "valueFrom", "configMapKeyRef")
+        found = inputs.find("ConfigMap", str(reference.get("name"))) if reference else None
+        value = mapping_at(found.value, "data").get(str(reference.get("key"))) if found else item.get("value")
+        if isinstance(item.get("name"), str) and isinstance(value, str):
+            yield item["name"], value
+
+
+def entry_of(found: FoundService, inputs: Inputs, directory: Path) -> Block:
+    """Return the item of `build.services` for a service whose workload is in a file."""
+    assert found.owner.file is not None
+    entry: Block = {"name": found.service.name}
+    if aliases := list_aliases(found):
+        entry["aliases"] = aliases
+    entry["from"] = relative(found.owner.file, directory)
+    beside = [one for each in inputs.objects if each.file == found.owner.file for one in each.containers]
+    if len(beside) > 1:
+        entry["container"] = f"{found.provider.owner}/{found.provider.name}"
+    return entry
+
+
+def list_aliases(found: FoundService) -> list[str]:
+    """Return the names of a service, besides its own: those that it is used by, and its full name."""
+    used = dict.fromkeys(use.host for use in found.uses)
+    space = found.service.namespace or str(mapping_at(found.provider.manifest, "metadata").get("namespace") or "")
+    name = found.service.name
+    full = [f"{name}.{space}.svc.cluster.local"] if space else []
+    return [alias for alias in dict.fromkeys([*used, *full]) if alias != name]
+
+
+def inline_of(found: FoundService, inputs: Inputs) -> Block:
+    """Return the item of `build.services` for a service whose workload is in no file."""
+    objects = Objects()
+    for service in inputs.of_kind("Service"):
+        if selects(service.value, found.provider):
+            objects.add(Document(service.value, {(): Place("", 0)}))
+    entry: Block = {"name": found.service.name, "aliases": list_aliases(found)}
+    return make_service(entry, found.provider, objects.services)
