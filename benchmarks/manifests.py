@@ -32,11 +32,12 @@ from warmstart.recipe.load import load_recipe
 from warmstart.recipe.pods import PodContainer, mapping_at
 
 SUFFIXES = (".yaml", ".yml")
+MISSING_SERVICE = "a service that is not there"
 # Parts of the reasons that `init` and the check give, and their names here. The first that fits counts.
 REASONS = (
     ("name of the base image", ("name the base image", "looks like a placeholder")),
     ("no probe and no port", ("there is no probe", "has no probe")),
-    ("a service that is not there", ("it refers to the service",)),
+    (MISSING_SERVICE, ("it refers to the service",)),
     ("a service with mapped ports", ("maps port",)),
     ("a ConfigMap that is not there", ("is not in ", "has no key")),
     ("keys of a Secret unknown", ("the keys of",)),
@@ -48,10 +49,14 @@ REASONS = (
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer for a container; it can be built if there are no reasons."""
+    """The answer for a container; it can be built if there are no reasons.
+
+    `is_proposed` tells whether `init` proposes all that is missing, in a comment.
+    """
 
     name: str
     reasons: tuple[str, ...]
+    is_proposed: bool = False
 
     @property
     def kinds(self) -> list[str]:
@@ -108,13 +113,17 @@ def answer(file: Path, container: PodContainer, own: Inputs, whole: Inputs) -> A
             load_recipe(recipe)
         except WarmstartError as error:
             return Answer(name, proposal.to_do or (*error.details, error.brief)[:1])
-        return Answer(name, proposal.to_do)
+        missing = [reason for reason in proposal.to_do if name_reason(reason) == MISSING_SERVICE]
+        is_proposed = len(missing) == len(proposal.to_do) and not any("TODO" in text for text in proposal.stanzas)
+        return Answer(name, proposal.to_do, is_proposed and bool(missing))
 
 
 def show(answers: list[Answer]) -> None:
     """Print the share that can be built, and the reasons for the others."""
     built = sum(not one.reasons for one in answers)
     sys.stdout.write(f"{built} of {len(answers)} can be built as they are ({built / max(1, len(answers)):.0%})\n")
+    proposed = sum(one.is_proposed for one in answers)
+    sys.stdout.write(f"{proposed} more with the services that `init` proposes in a comment\n")
     for kind, count in Counter(kind for one in answers for kind in one.kinds).most_common():
         sys.stdout.write(f"{count:6} {count / max(1, len(answers)):4.0%}  {kind}\n")
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ import click
 import pytest
 from support.checkpoint_archive import entry, tar_of
 from support.checkpoint_image import checkpoint
+from support.fake_api import FakeApi, Reply, run_api
 
 from warmstart import __version__
 from warmstart.build.context import BuildOptions
@@ -415,6 +416,21 @@ def test_the_input_of_init_is_told_by_its_name(warmstart, monkeypatch, tmp_path,
     monkeypatch.setattr("warmstart.cli.init.connect_cluster", say("cluster"))
     monkeypatch.setattr("warmstart.cli.init.read_inputs", say("manifest"))
     assert f"error: {kind}" in warmstart("init", target).err
+
+
+def test_a_recipe_from_a_cluster(warmstart, monkeypatch):
+    container = {"name": "app", "image": "a.test/app:1", "ports": [{"containerPort": 80}]}
+    path = "/apis/apps/v1/namespaces/shop/deployments/app"
+    workload = {"metadata": {"name": "app"}, "spec": {"template": {"spec": {"containers": [container]}}}}
+    asked = []
+    with run_api(FakeApi({f"GET {path}": Reply(workload)})) as cluster:
+        monkeypatch.setattr(
+            "warmstart.cli.init.connect_cluster", lambda *options: asked.append(options) or nullcontext(cluster)
+        )
+        result = warmstart("init", "deploy/app", "-n", "shop", "--context", "prod")
+    assert (result.status, result.err, asked) == (0, "", [("prod", "shop")])
+    assert "made from Deployment/app in the namespace shop." in result.out
+    assert "  image: a.test/app:1\n" in result.out
 
 
 @pytest.mark.parametrize(("option", "http"), [([], ()), (["--plain-http", "localhost:5000"], ("localhost:5000",))])

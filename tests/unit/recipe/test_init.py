@@ -485,3 +485,11 @@ def test_variables_that_differ_in_the_pod_are_named(tmp_path: Path) -> None:
     text = init_from_manifest(Path(__file__).parent / "manifests" / "envfrom-prefix.yaml")
     assert "# late: [DB_user, DB_password]\n" in text
     assert "late" not in init_from_manifest(Path(__file__).parent / "manifests" / "spring-plain.yaml")
+
+
+def test_a_broken_file_of_a_directory_is_left_out_if_there_are_others(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("{{ template }}: [")
+    with pytest.raises(ManifestError, match=r"a\.yaml is not valid YAML$"):
+        init_from_manifest(tmp_path)
+    (tmp_path / "b.yaml").write_text(pod("{name: a, image: b, ports: [{containerPort: 80}]}"))
+    assert f"- left out: {tmp_path}/a.yaml is not valid YAML: " in comments(init_from_manifest(tmp_path))

@@ -138,13 +138,19 @@ def _read_directory(path: Path) -> Inputs:
             f"there is no manifest in the directory {path}",
             hint="a manifest is a file *.yaml, *.yml or *.json; subdirectories are not searched",
         )
-    documents = [(file, _read(file, str(file))) for file in files]
-    objects = tuple(one for file, read in documents for one in _objects(read, file) if not _is_recipe(one))
-    notes: tuple[str, ...] = ()
+    objects, failures = [], []
+    for file in files:
+        try:
+            objects += [one for one in _objects(_read(file, str(file)), file) if not _is_recipe(one)]
+        except InputError as error:
+            failures.append(error)
+    if failures and not any(one.containers for one in objects):
+        raise failures[0]
+    notes = [f"left out: {': '.join((error.brief, *error.details[:1]))}" for error in failures]
     if any((path / name).exists() for name in _KUSTOMIZATIONS):
         shown_path = shown(str(path))
-        notes = (f"{shown_path} has a kustomization, not applied here: `kustomize build {shown_path}` applies it",)
-    return Inputs(str(path), objects, notes)
+        notes.append(f"{shown_path} has a kustomization, not applied here: `kustomize build {shown_path}` applies it")
+    return Inputs(str(path), tuple(objects), tuple(notes))
 
 
 def _list_files(directory: Path) -> list[Path]:

@@ -256,6 +256,11 @@ def _pod_notes(chosen: PodContainer) -> Iterator[str]:
     others = [
         shown(str(mapping_at(block).get("name", ""))) for block in chosen.pod["containers"] if block is not chosen.block
     ]
+    if chosen.kind in ("Job", "CronJob"):
+        yield f"a {chosen.kind} ends by itself: a checkpoint helps only if its start is long compared with its work"
+    context = mapping_at(chosen.block, "securityContext")
+    if context.get("privileged") is True:
+        yield "privileged: the build must be allowed it, and the image does not restore itself"
     if others:
         yield f"other containers ({', '.join(others)}): they do not run during a build"
     for key, note in _POD_NOTES.items():

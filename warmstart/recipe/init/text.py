@@ -36,11 +36,13 @@ class Proposal:
         text: the recipe, with comments.
         to_do: reasons why it cannot be built, or its application will not start, as it stands.
         notes: parts that are left out, and other remarks.
+        stanzas: the services that it proposes in a comment, as items of `build.services`; unfinished if they say TODO.
     """
 
     text: str
     to_do: tuple[str, ...]
     notes: tuple[str, ...]
+    stanzas: tuple[str, ...] = ()
 
 
 def propose(draft: Draft) -> Proposal:
@@ -52,7 +54,7 @@ def propose(draft: Draft) -> Proposal:
     checked = check_draft(draft)
     to_do = (*_open_ends(draft, checked), *draft.to_do)
     notes = tuple(dict.fromkeys((*checked.notes, *draft.notes)))
-    return Proposal(_write(draft, checked, to_do, notes), to_do, notes)
+    return Proposal(_write(draft, checked, to_do, notes), to_do, notes, tuple(draft.stanzas))
 
 
 def _open_ends(draft: Draft, checked: CheckedDraft) -> list[str]:
