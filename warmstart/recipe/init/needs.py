@@ -85,9 +85,9 @@ def list_uses(container: Block, volumes: Sequence[Block]) -> Iterator[Use]:
             reference = mapping_at(item, key)
             if isinstance(reference.get("name"), str):
                 yield _use(kind, reference, None, "envFrom")
+    by_name = {str(volume.get("name")): volume for volume in volumes}
     for mount in list_items(container, "volumeMounts"):
-        volume = next((one for one in volumes if one.get("name") == mount.get("name")), {})
-        yield from _volume_uses(volume, str(mount.get("mountPath")))
+        yield from _volume_uses(by_name.get(str(mount.get("name")), {}), str(mount.get("mountPath")))
 
 
 def _volume_uses(volume: Block, place: str) -> Iterator[Use]:
