@@ -59,6 +59,6 @@ def test_the_build_goes_on_with_the_restorer_that_can(cache, tmp_path, begin, mo
 @pytest.mark.parametrize(("begin", "more"), [(SHARED, {}), (OPEN, VOLUME)], ids=["not itself", "not the runtime"])
 def test_a_recipe_that_names_both_is_not_built_for_one(cache, tmp_path, begin, more):
     recipe = make_recipe(NAME, begin=begin, restore=["runtime", "self"], **more)
+    options = BuildOptions(cache, Output(Transport.OCI, tmp_path / "out"))
     with pytest.raises(PreflightError):
-        output = Output(Transport.OCI, tmp_path / "out")
-        build_image(recipe, BuildOptions(cache, output), Progress(SilentListener()))
+        build_image(recipe, options, Progress(SilentListener()))
