@@ -11,6 +11,8 @@ from support.evaluator import IMAGES, make_recipe, path_of
 from support.leaks import take_snapshot, wait_until_clean
 from support.strike import Striker
 
+from warmstart.bench.result import Load
+from warmstart.bench.run import bench_recipe
 from warmstart.build import services
 from warmstart.build.beside import ServiceError
 from warmstart.build.context import BuildOptions
@@ -166,6 +168,13 @@ def test_an_image_that_restores_itself_copes_too(build, space):
     )
     built = build(recipe)
     assert [restore.restorer for restore in built.restores] == [Restorer.SELF] * 2 + [Restorer.RUNTIME] * 2
+    assert space.find_leaks() == []
+
+
+def test_measured_containers_have_services(cache, space):
+    recipe = make(REDIS, container={"readinessProbe": PROBE}, restore=["runtime"])
+    bench = bench_recipe(recipe, BuildOptions(cache), Load(rounds=1, replicas=2), Progress(SilentListener()))
+    assert all(len(series.starts) == 1 and series.failures == () for series in bench.series)
     assert space.find_leaks() == []
 
 
