@@ -52,9 +52,10 @@ class Compression(StrEnum):
 
 @dataclass(frozen=True)
 class HttpGet:
-    """An HTTP GET request; a status from 200 to 399 is a success, as for the kubelet.
+    """An HTTP request; a status from 200 to 399 is a success, as for the kubelet.
 
-    `host` None means the container's own address. `headers` are (name, value) pairs in order.
+    `host` None means the container's own address. `headers` are (name, value) pairs in order. Only a step after a
+    restore has another `method` than GET: POST or PUT.
     """
 
     port: int
@@ -62,6 +63,7 @@ class HttpGet:
     scheme: str = "HTTP"
     host: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    method: str = "GET"
 
 
 @dataclass(frozen=True)
