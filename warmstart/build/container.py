@@ -124,7 +124,8 @@ def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriCo
             engine.proc, running.pid, pod_ips=[running.address], close_tcp=context.recipe.close_tcp
         )
         if isinstance(running, LauncherContainer):
-            findings = (*findings, *check_launched(engine.proc, running.pid))
+            volumes = context.recipe.container.volume_mounts
+            findings = (*findings, *check_launched(engine.proc, running.pid, volumes))
         errors = [finding for finding in findings if finding.is_error]
         if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:
             break
