@@ -1,0 +1,80 @@
+"""An application that evaluates the expressions it is asked, in an image with Python."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+from warmstart.engine.cri import CriContainer
+from warmstart.recipe.load import parse_recipe
+from warmstart.recipe.model import Recipe
+
+PORT = 8080
+# Python's own module keeps no connection open.
+SERVER = """
+import glob, http.server, os, socket, sys, urllib.parse
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        query = urllib.parse.unquote(self.path.partition('?')[2])
+        try:
+            status, text = 200, str(eval(query)) if query else 'ready'
+        except Exception as error:
+            status, text = 500, repr(error)
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *words):
+        pass
+
+%s
+http.server.HTTPServer(('0.0.0.0', 8080), Handler).serve_forever()
+"""
+#: The images that `make images` builds.
+IMAGES = Path(__file__).parents[2] / "build/images"
+
+
+def make_recipe(name: str, *, begin: str = "", image: Path = IMAGES / "python.tar", **more: object) -> Recipe:
+    """Return a recipe of the application.
+
+    Args:
+        name: name of the image to build.
+        begin: statements to run at its start.
+        image: OCI archive of the base image.
+        more: more top-level fields; `container` is merged.
+    """
+    own: dict[str, object] = {
+        "image": f"oci-archive:{image}",
+        "command": ["python3", "-u", "-c", SERVER % begin],
+        "ports": [{"containerPort": PORT}],
+        "readinessProbe": {"httpGet": {"port": PORT}, "periodSeconds": 1, "failureThreshold": 30},
+        **dict(more.pop("container", {})),
+    }
+    document = {"apiVersion": "warmstart/v1alpha1", "name": "app", "container": own, "image": {"name": name}, **more}
+    return parse_recipe(json.dumps(document), "test")
+
+
+def with_container(recipe: Recipe, **fields: object) -> Recipe:
+    """Return the recipe with other fields of its container."""
+    return replace(recipe, container=replace(recipe.container, **fields))
+
+
+def path_of(expression: str) -> str:
+    """Return the path of a request that evaluates an expression."""
+    return f"/?{quote(expression)}"
+
+
+def ask(container: CriContainer, expression: str) -> str:
+    """Evaluate an expression in the application."""
+    with container.connect(PORT, None, 10) as connection:
+        connection.settimeout(10)
+        connection.sendall(f"GET {path_of(expression)} HTTP/1.0\r\n\r\n".encode())
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    assert head.split()[1] == "200", body
+    return body
