@@ -29,6 +29,8 @@ struct start {
 	char **command;
 	const char *directory;
 	struct identity identity;
+	const char **volumes; /* without links */
+	size_t volume_count;
 };
 
 static void make_pipe(int pipes[2], const struct identity *identity)
@@ -115,6 +117,7 @@ static void record(struct start *start, pid_t pid, int out, int err)
 		fail("cannot write " STATE "/manifest: %s", strerror(errno));
 	fchmod(fd, 0644);
 	write_command(fd, start->command, &start->identity, pid, inode(out), inode(err));
+	write_volumes(fd, start->volumes, start->volume_count);
 	close(fd);
 }
 
@@ -156,15 +159,31 @@ static int run(struct start *start)
 	return exit_like(supervise(app, signals, copies, 2).status);
 }
 
-int build_mode(const char *user, const char *groups, const char *directory, char **command)
+/* The application has not run yet, so these are the links of the image. A runtime has followed them as well. */
+static void resolve_volumes(const struct build_options *options, struct start *start)
+{
+	for (size_t i = 0; i < options->volume_count; i++) {
+		char *path = realpath(options->volumes[i], NULL);
+
+		if (!path)
+			fail("--volume %s: %s", options->volumes[i], strerror(errno));
+		if (!strcmp(path, "/"))
+			fail("--volume: the root directory is not a volume");
+		start->volumes = grow(start->volumes, start->volume_count, sizeof *start->volumes);
+		start->volumes[start->volume_count++] = path;
+	}
+}
+
+int build_mode(const struct build_options *options, char **command)
 {
 	char *passwd = read_file("/etc/passwd"), *group = read_file("/etc/group"), none[] = "";
-	struct start start = {.command = command, .directory = directory};
+	struct start start = {.command = command, .directory = options->directory};
 	struct reason reason;
 
-	if (!resolve_user(user, passwd ? passwd : none, group ? group : none, &start.identity, &reason))
+	if (!resolve_user(options->user, passwd ? passwd : none, group ? group : none, &start.identity, &reason))
 		fail("%s", reason.text);
-	if (!add_groups(groups, &start.identity))
-		fail("--groups: expected comma-separated numbers, got %s", groups);
+	if (!add_groups(options->groups, &start.identity))
+		fail("--groups: expected comma-separated numbers, got %s", options->groups);
+	resolve_volumes(options, &start);
 	return run(&start);
 }

@@ -10,22 +10,15 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include "bpf.h"
 #include "launcher.h"
 
-/* From linux/audit.h, linux/filter.h and linux/seccomp.h: musl does not come with the kernel's headers. */
+/* From linux/audit.h and linux/seccomp.h: musl does not come with the kernel's headers. */
 #if defined(__x86_64__)
 #define ARCHITECTURE 0xc000003e
 #elif defined(__aarch64__)
 #define ARCHITECTURE 0xc00000b7
 #endif
-struct instruction {
-	uint16_t code;
-	uint8_t if_true, if_false;
-	uint32_t value;
-};
-#define LOAD(offset) {0x20, 0, 0, offset}
-#define IF_EQUAL(number, then, other) {0x15, then, other, number}
-#define RETURN(value) {0x06, 0, 0, value}
 #define ALLOW 0x7fff0000
 #define ERROR(number) (0x00050000 | (number))
 #define DENY(number, error) IF_EQUAL(number, 0, 1), RETURN(ERROR(error))
@@ -61,10 +54,7 @@ static struct instruction instructions[] = {
 
 void deny_unrestorable_calls(void)
 {
-	struct {
-		uint16_t length;
-		void *filter;
-	} program = {sizeof instructions / sizeof *instructions, instructions};
+	struct program program = PROGRAM(instructions);
 
 	if (prctl(PR_SET_SECCOMP, MODE_FILTER, &program) < 0)
 		fail("cannot install the seccomp filter of the build: %s", strerror(errno));

@@ -204,7 +204,7 @@ int dump_mode(void)
 	monotonic_ns = clock_ns(CLOCK_MONOTONIC);
 	boottime_ns = clock_ns(CLOCK_BOOTTIME);
 	require_no_other_processes(manifest.pid, true);
-	keep_files(&manifest.identity);
+	keep_files(&manifest);
 	finish_manifest(monotonic_ns, boottime_ns);
 	return 0;
 }

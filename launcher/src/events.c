@@ -85,6 +85,15 @@ static void forward_output(struct copy *copy)
 		copy->from = -1;
 }
 
+void forward_signals(pid_t app, int signals, struct app_exit *end)
+{
+	for (int number; (number = next_signal(signals));)
+		if (number != SIGCHLD) {
+			kill(app, number);
+			end->stop_requested |= is_stop_signal(number);
+		}
+}
+
 /* Forward signals to the application, and copy its output, until it ends. */
 struct app_exit supervise(pid_t app, int signals, struct copy *copies, size_t count)
 {
@@ -99,11 +108,7 @@ struct app_exit supervise(pid_t app, int signals, struct copy *copies, size_t co
 		for (size_t i = 0; i < count; i++)
 			if (polled[i + 1].revents)
 				forward_output(&copies[i]);
-		for (int number; (number = next_signal(signals));)
-			if (number != SIGCHLD) {
-				kill(app, number);
-				end.stop_requested |= is_stop_signal(number);
-			}
+		forward_signals(app, signals, &end);
 	}
 	for (size_t i = 0; i < count; i++)
 		while (copies[i].from >= 0 && poll(&(struct pollfd){.fd = copies[i].from, .events = POLLIN}, 1, 0) > 0)

@@ -30,16 +30,22 @@ static void copy_owner(int to, const char *name, const struct stat *status)
 
 static void keep_file(int from, int to, const char *name, const char *path)
 {
-	int source = openat(from, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC), target;
+	int source = open_beneath(from, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, NO_LINKS | NO_OTHER_MOUNTS), target;
 	struct stat status;
 
+	if (source < 0 && errno == EXDEV)
+		return;
 	if (source < 0 || fstat(source, &status) < 0 || !S_ISREG(status.st_mode))
 		fail("cannot read %s/%s: %s", path, name, source < 0 ? strerror(errno) : "no longer a file");
+	target = openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (target < 0 && errno == EEXIST) { /* kept already, by another path of the same mount */
+		close(source);
+		return;
+	}
 	kept_bytes += status.st_size;
 	if (kept_bytes > MAX_BYTES)
 		fail("temporary files of the application exceed %lld MB: %s/%s", MAX_BYTES >> 20,
 		     path, name);
-	target = openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	for (off_t left = status.st_size; left > 0;) {
 		ssize_t sent = sendfile(target, source, NULL, left);
 		if (sent <= 0)
@@ -67,13 +73,17 @@ static void keep_link(int from, int to, const char *name, const struct stat *sta
 
 static void keep_all(int from, int to, const char *path, int level);
 
-/* Keep a directory if the application owns it or something in it is kept. */
+/* Keep a directory if the application owns it or something in it is kept. Only at level 0 may it be a mount point. */
 static void keep_directory(int from, int to, const char *name, const char *path, int level)
 {
-	int source = openat(from, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), target;
+	int source = open_beneath(from, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
+				  NO_LINKS | (level ? NO_OTHER_MOUNTS : 0)),
+	    target;
 	char inner[4096];
 	struct stat status;
 
+	if (source < 0 && errno == EXDEV)
+		return;
 	snprintf(inner, sizeof inner, "%s/%s", path, name);
 	if (level > MAX_LEVELS)
 		fail("directories of the application are nested more than %d deep: %s", MAX_LEVELS, inner);
@@ -84,22 +94,22 @@ static void keep_directory(int from, int to, const char *name, const char *path,
 	target = openat(to, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (target < 0 || fchmod(target, status.st_mode & 07777) < 0)
 		fail("cannot keep %s: %s", inner, strerror(errno));
-	keep_all(source, target, inner, level + 1);
+	keep_all(source, target, inner, level);
 	close(target);
 	copy_owner(to, name, &status);
 	if (status.st_uid != owner->user)
 		unlinkat(to, name, AT_REMOVEDIR);
 }
 
-static void keep_one(int from, int to, const char *name, const char *path, int level, dev_t device)
+/* Mounts are handled separately, or hold secrets and configuration, even if they are of the same file system. */
+static void keep_one(int from, int to, const char *name, const char *path, int level)
 {
 	struct stat status;
 
-	/* Mounts are handled separately. */
-	if (fstatat(from, name, &status, AT_SYMLINK_NOFOLLOW) < 0 || status.st_dev != device)
+	if (fstatat(from, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
 		return;
 	if (S_ISDIR(status.st_mode))
-		keep_directory(from, to, name, path, level);
+		keep_directory(from, to, name, path, level + 1);
 	else if (status.st_uid != owner->user)
 		return;
 	else if (S_ISREG(status.st_mode))
@@ -113,13 +123,12 @@ static void keep_all(int from, int to, const char *path, int level)
 {
 	DIR *listing = fdopendir(from);
 	struct dirent *entry;
-	struct stat status;
 
-	if (!listing || fstat(from, &status) < 0)
+	if (!listing)
 		fail("cannot read %s: %s", path, strerror(errno));
 	while ((entry = readdir(listing)))
 		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
-			keep_one(from, to, entry->d_name, path, level, status.st_dev);
+			keep_one(from, to, entry->d_name, path, level);
 	closedir(listing);
 }
 
@@ -195,17 +204,19 @@ static bool is_other_mount(const char *path)
 	return strcmp(path, "dev") && strncmp(path, "proc", 4) && strncmp(path, "sys", 3);
 }
 
-void keep_files(const struct identity *identity)
+void keep_files(const struct manifest *manifest)
 {
 	int container = open(CONTAINER, O_PATH | O_DIRECTORY | O_CLOEXEC), seed;
 	char *mounts = read_file("/proc/self/mountinfo");
 
-	owner = identity;
+	owner = &manifest->identity;
 	if (mkdir(STATE "/seed", 0755) < 0)
 		fail("cannot make " STATE "/seed: %s", strerror(errno));
 	seed = open(STATE "/seed", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	for (size_t i = 0; i < sizeof directories / sizeof *directories; i++)
 		keep_if_writable(container, seed, directories[i]);
+	for (size_t i = 0; i < manifest->volume_count; i++)
+		keep_if_writable(container, seed, manifest->volumes[i] + 1);
 	for (char *line; (line = next_line(&mounts));) {
 		const char *path = parse_tmpfs(line);
 

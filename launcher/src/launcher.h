@@ -21,9 +21,12 @@
 /* Exit statuses; the first two are those of a shell for a command that cannot be run. */
 enum { EXIT_NOT_EXECUTABLE = 126, EXIT_NOT_FOUND = 127, EXIT_USAGE = 64, EXIT_FAILED = 70 };
 
+/* Limits of numbers in the manifest and on the command line. */
+enum { MAX_PID = 0x7fffffff, MAX_SIGNAL = 64, MAX_PORT = 65535 };
+
 /* The reason for a cold start or a failure: one line, truncated if it is too long. */
 struct reason {
-	char text[400];
+	char text[1700];
 };
 __attribute__((format(printf, 2, 3))) bool set_reason(struct reason *reason, const char *format, ...); /* returns false */
 __attribute__((format(printf, 1, 2))) void say(const char *format, ...);
@@ -34,6 +37,9 @@ char *read_file(const char *path); /* content and a NUL, or NULL with errno */
 char *next_line(char **rest);	   /* cuts the text at line ends; NULL after the last line */
 char *next_word(char **rest);	   /* the same at single spaces */
 char *escape(const char *argument);
+char *escape_word(const char *word); /* also the spaces */
+bool unescape(char *word);	     /* in place; false if it is not as escape_word() writes it */
+bool parse_hex(const char *word, unsigned char *bytes, size_t count);
 bool parse_number(const char *word, uint64_t max, uint64_t *number);
 void *grow(void *array, size_t count, size_t size); /* makes room for one more element than count */
 
@@ -57,7 +63,24 @@ extern const char *const cpu_feature_names[];
 bool cpu_has(size_t feature);
 size_t cpu_feature(const char *name); /* its index, or the index of the final NULL */
 
+/* sha256.c */
+enum { DIGEST_BYTES = 32 };
+void sha256(const void *bytes, size_t count, unsigned char digest[DIGEST_BYTES]);
+
 /* manifest.c: the conditions for restoring a checkpoint. */
+enum { SALT_BYTES = 16 };
+struct frozen {
+	const char *name;
+	unsigned char digest[DIGEST_BYTES];
+};
+struct step {
+	int signal; /* or 0, for a command or a request */
+	uint64_t limit_ms;
+	char **words;	  /* of the command */
+	const char *host; /* of the request; NULL for the application's own */
+	uint16_t port;
+	const char *request; /* all of it, or NULL */
+};
 struct image_file {
 	const char *name;
 	uint64_t size_bytes;
@@ -83,12 +106,22 @@ struct manifest {
 	const char **cpu;
 	size_t cpu_count;
 	uint64_t monotonic_ns, boottime_ns;
-	int signal; /* for the restored application, or 0 */
+	unsigned char salt[SALT_BYTES];
+	struct frozen *frozen; /* variables that must not differ */
+	size_t frozen_count;
+	const char **late; /* names of variables that may; "*" for all */
+	size_t late_count;
+	bool warns; /* of a frozen variable that differs, instead of a cold start */
+	const char **volumes; /* paths of writable volumes in the build */
+	size_t volume_count;
+	struct step *steps;
+	size_t step_count;
 	int environment; /* descriptor passed to the application by CRIU, see environment.c */
 	bool complete;
 };
 bool parse_manifest(char *text, struct manifest *manifest, struct reason *reason);
 void write_command(int fd, char **command, const struct identity *identity, pid_t pid, uint64_t out, uint64_t err);
+void write_volumes(int fd, const char **volumes, size_t count);
 bool write_checkpoint(int fd, const char *directory, uint64_t monotonic_ns, uint64_t boottime_ns,
 		      struct reason *reason);
 
@@ -98,7 +131,7 @@ int open_container(void);	      /* opens the container's namespace, which the fi
 void enter_container(int namespace); /* also enters its root directory, and closes the descriptor */
 void hide_launcher(void);	      /* from all processes in this namespace */
 void enter_directory(const char *directory);
-enum { NO_MAGIC_LINKS = 2, NO_LINKS = 4 }; /* see openat2(2) */
+enum { NO_OTHER_MOUNTS = 1, NO_MAGIC_LINKS = 2, NO_LINKS = 4 }; /* see openat2(2) */
 int open_beneath(int directory, const char *path, int flags, uint64_t resolve);
 
 /* processes.c: other processes, pids and clocks. */
@@ -120,11 +153,13 @@ int block_signals(void); /* a signalfd; all signals are blocked from here */
 void unblock_signals(void);
 int next_signal(int signals);
 bool is_stop_signal(int number);
+void forward_signals(pid_t app, int signals, struct app_exit *end);
 struct app_exit supervise(pid_t app, int signals, struct copy *copies, size_t count);
 int exit_like(int status);
 
 /* listen.c: the application's listening sockets. */
-void listen_early(struct manifest *manifest);
+void listen_early(struct manifest *manifest, bool hold_back);
+void stop_holding_back(struct manifest *manifest);
 void stop_listening(struct manifest *manifest);
 
 /* criu.c: the restore. */
@@ -139,13 +174,27 @@ bool restore(const struct manifest *manifest, enum clocks clocks, int signals, s
 
 /* keep.c, seed.c: the application's temporary files. */
 const char *parse_tmpfs(char *line); /* the mount point if it is a tmpfs, or NULL */
-void keep_files(const struct identity *identity);
+void keep_files(const struct manifest *manifest);
 void put_back_files(void);
 void remove_files(void);
 
 /* environment.c: descriptors of files with the environment. */
 int environment_file(char **environment);
 int empty_environment(void);
+
+/* variables.c: the container's environment compared with the build's. */
+bool same_variables(const struct manifest *manifest, char **environment, struct reason *reason);
+bool warns_of_variables(const struct manifest *manifest);
+void tell_new_variables(const struct manifest *manifest, char **environment);
+
+/* steps.c, http.c: what is done after a restore. */
+enum steps_end { STEPS_DONE, STEPS_FAILED, STEPS_APP_ENDED };
+bool parse_step(char *value, struct step *step);
+bool has_awaited_steps(const struct manifest *manifest);
+enum steps_end run_steps(const struct manifest *manifest, int signals, struct app_exit *end, struct reason *reason);
+void end_application(pid_t app, int signals);
+bool request(const struct step *step, struct reason *reason);
+unsigned parse_status(const char *line);
 
 /* build.c: also used by exec. */
 void set_home(const char *home);
@@ -155,7 +204,12 @@ void drop_privileges(const struct identity *identity);
 void deny_unrestorable_calls(void);
 
 /* The modes. */
-int build_mode(const char *user, const char *groups, const char *directory, char **command);
+struct build_options {
+	const char *user, *groups, *directory;
+	const char **volumes; /* mount points that the application may write to */
+	size_t volume_count;
+};
+int build_mode(const struct build_options *options, char **command);
 int exec_mode(const char *directory, char **command);
 int dump_mode(void);
 int start_mode(enum clocks clocks, char **command);

@@ -1,12 +1,31 @@
 /* Listen before the application is restored, so that early clients wait instead of being refused.
  *
  * CRIU hands these sockets to the restored application (--inherit-fd).
+ *
+ * If there are steps after the restore, clients have to wait for their end as well, except those inside the pod: the
+ * steps themselves may be clients. A filter on the socket lets a SYN pass, but no other segment from outside. So the
+ * kernel answers, the client believes to be connected, and sends its request again and again, in intervals that begin
+ * with 200 ms. The connection is complete with the first request after the filter has been removed.
  */
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "bpf.h"
 #include "launcher.h"
+
+/* The filter sees a segment from the TCP header on. See SKF_AD_OFF and SKF_AD_IFINDEX in linux/filter.h; the number of
+ * the loopback interface is the same in all network namespaces. */
+enum { INTERFACE = -0x1000 + 8, LOOPBACK = 1, TCP_FLAGS = 13, SYN = 2, WHOLE = 0x40000 };
+
+static struct instruction from_inside[] = {
+	LOAD((uint32_t)INTERFACE),
+	IF_EQUAL(LOOPBACK, 2, 0),
+	LOAD_BYTE(TCP_FLAGS),
+	IF_SET(SYN, 0, 1),
+	RETURN(WHOLE),
+	RETURN(0),
+};
 
 static bool set(int fd, int level, int option, int value)
 {
@@ -27,11 +46,18 @@ static bool bind_any(int fd, const struct listener *listener)
 	return set(fd, IPPROTO_IPV6, IPV6_V6ONLY, listener->v6_only) && !bind(fd, (struct sockaddr *)&v6, sizeof v6);
 }
 
-static int open_listener(const struct listener *listener)
+static bool attach_filter(int fd)
+{
+	struct program program = PROGRAM(from_inside);
+
+	return !setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+}
+
+static int open_listener(const struct listener *listener, bool hold_back)
 {
 	int fd = socket(listener->family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	if (fd >= 0 && bind_any(fd, listener) && !listen(fd, listener->backlog))
+	if (fd >= 0 && bind_any(fd, listener) && (!hold_back || attach_filter(fd)) && !listen(fd, listener->backlog))
 		return fd;
 	if (fd >= 0)
 		close(fd);
@@ -39,10 +65,17 @@ static int open_listener(const struct listener *listener)
 }
 
 /* Leave a socket that cannot be opened here to CRIU: it opens the socket or reports the error. */
-void listen_early(struct manifest *manifest)
+void listen_early(struct manifest *manifest, bool hold_back)
 {
 	for (size_t i = 0; i < manifest->listener_count; i++)
-		manifest->listeners[i].fd = open_listener(&manifest->listeners[i]);
+		manifest->listeners[i].fd = open_listener(&manifest->listeners[i], hold_back);
+}
+
+void stop_holding_back(struct manifest *manifest)
+{
+	for (size_t i = 0; i < manifest->listener_count; i++)
+		if (manifest->listeners[i].fd >= 0)
+			set(manifest->listeners[i].fd, SOL_SOCKET, SO_DETACH_FILTER, 0);
 }
 
 /* Close our copies. The application has its own. */

@@ -7,7 +7,7 @@
 
 static const char usage[] = "usage: launcher start [--clocks node] -- COMMAND [ARGUMENT]...\n"
 			    "       launcher build [--user USER[:GROUP]] [--groups GID,...] [--directory DIRECTORY]\n"
-			    "                      -- COMMAND [ARGUMENT]...\n"
+			    "                      [--volume PATH]... -- COMMAND [ARGUMENT]...\n"
 			    "       launcher exec [--directory DIRECTORY] -- COMMAND [ARGUMENT]...\n"
 			    "       launcher dump\n";
 
@@ -18,9 +18,15 @@ static int usage_error(void)
 }
 
 struct options {
-	const char *user, *groups, *directory;
+	struct build_options build;
 	enum clocks clocks;
 };
+
+static void add_volume(struct build_options *options, const char *path)
+{
+	options->volumes = grow(options->volumes, options->volume_count, sizeof *options->volumes);
+	options->volumes[options->volume_count++] = path;
+}
 
 /* Parse the options before `--`, in pairs, each allowed in certain modes only. Return the command, or NULL. */
 static char **parse_options(const char *mode, char **words, struct options *options)
@@ -31,11 +37,13 @@ static char **parse_options(const char *mode, char **words, struct options *opti
 		if (!words[1])
 			return NULL;
 		if (is_build && !strcmp(*words, "--user"))
-			options->user = words[1];
+			options->build.user = words[1];
 		else if (is_build && !strcmp(*words, "--groups"))
-			options->groups = words[1];
+			options->build.groups = words[1];
+		else if (is_build && !strcmp(*words, "--volume"))
+			add_volume(&options->build, words[1]);
 		else if ((is_build || is_exec) && !strcmp(*words, "--directory"))
-			options->directory = words[1];
+			options->build.directory = words[1];
 		else if (!strcmp(mode, "start") && !strcmp(*words, "--clocks") && !strcmp(words[1], "node"))
 			options->clocks = CLOCKS_OF_NODE;
 		else
@@ -47,7 +55,7 @@ static char **parse_options(const char *mode, char **words, struct options *opti
 int main(int count, char **arguments)
 {
 	const char *mode = count > 1 ? arguments[1] : "";
-	struct options options = {"", "", "/", CLOCKS_OF_CHECKPOINT};
+	struct options options = {{"", "", "/", NULL, 0}, CLOCKS_OF_CHECKPOINT};
 	char **command;
 
 	if (!strcmp(mode, "dump"))
@@ -56,8 +64,8 @@ int main(int count, char **arguments)
 	if (!command)
 		return usage_error();
 	if (!strcmp(mode, "build"))
-		return build_mode(options.user, options.groups, options.directory, command);
+		return build_mode(&options.build, command);
 	if (!strcmp(mode, "exec"))
-		return exec_mode(options.directory, command);
+		return exec_mode(options.build.directory, command);
 	return strcmp(mode, "start") ? usage_error() : start_mode(options.clocks, command);
 }

@@ -1,7 +1,8 @@
 /* The manifest: a text file next to the checkpoint that lists the conditions for its restore.
  *
  * Each line is `KEY VALUE`; ../README.md lists the keys. The first line has the format version, and the last is `end`.
- * Without the last line, the checkpoint is incomplete. Only the arguments of the command are escaped.
+ * Without the last line, the checkpoint is incomplete. Arguments of the command are escaped, and words that may hold
+ * spaces too.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -16,9 +17,6 @@
 #include "launcher.h"
 
 #define VERSION "1"
-#define MAX_PID 0x7fffffff
-#define MAX_SIGNAL 64
-#define MAX_PORT 65535
 
 static bool parse_numbers(char *words, struct identity *identity)
 {
@@ -67,37 +65,90 @@ static bool parse_listener(char *words, struct manifest *manifest)
 	return true;
 }
 
-static bool parse_line(const char *key, char *value, struct manifest *m)
+static void add_text(const char ***texts, size_t *count, const char *text)
 {
-	uint64_t number = 0;
-	bool is_number = parse_number(value, UINT64_MAX, &number), is_id = is_number && number <= UINT32_MAX;
+	*texts = grow(*texts, *count, sizeof **texts);
+	(*texts)[(*count)++] = text;
+}
 
-	if (!strcmp(key, "argument")) {
-		m->arguments = grow(m->arguments, m->argument_count, sizeof *m->arguments);
-		m->arguments[m->argument_count++] = value;
-		return true;
-	}
-	if (!strcmp(key, "cpu")) {
-		for (char *name; (name = next_word(&value));) {
-			m->cpu = grow(m->cpu, m->cpu_count, sizeof *m->cpu);
-			m->cpu[m->cpu_count++] = name;
-		}
-		return true;
-	}
+static bool parse_cpu(char *words, struct manifest *manifest)
+{
+	for (char *name; (name = next_word(&words));)
+		add_text(&manifest->cpu, &manifest->cpu_count, name);
+	return true;
+}
+
+static bool parse_frozen(char *words, struct manifest *manifest)
+{
+	char *digest = next_word(&words);
+	struct frozen frozen = {.name = words};
+
+	if (!parse_hex(digest, frozen.digest, sizeof frozen.digest) || !unescape(words) || !*words)
+		return false;
+	manifest->frozen = grow(manifest->frozen, manifest->frozen_count, sizeof *manifest->frozen);
+	manifest->frozen[manifest->frozen_count++] = frozen;
+	return true;
+}
+
+static bool parse_steps(char *words, struct manifest *manifest)
+{
+	struct step step;
+
+	if (!parse_step(words, &step))
+		return free(step.words), false;
+	manifest->steps = grow(manifest->steps, manifest->step_count, sizeof *manifest->steps);
+	manifest->steps[manifest->step_count++] = step;
+	return true;
+}
+
+static bool parse_word(char *word, const char ***words, size_t *count)
+{
+	return unescape(word) && *word && (add_text(words, count, word), true);
+}
+
+/* Set `known` if the key is one of those with several words, or of a list. */
+static bool parse_words(const char *key, char *value, struct manifest *m, bool *known)
+{
+	*known = true;
+	if (!strcmp(key, "argument"))
+		return add_text(&m->arguments, &m->argument_count, value), true;
+	if (!strcmp(key, "cpu"))
+		return parse_cpu(value, m);
 	if (!strcmp(key, "groups"))
 		return parse_numbers(value, &m->identity);
 	if (!strcmp(key, "file"))
 		return parse_file(value, m);
 	if (!strcmp(key, "listen"))
 		return parse_listener(value, m);
+	if (!strcmp(key, "frozen"))
+		return parse_frozen(value, m);
+	if (!strcmp(key, "late"))
+		return parse_word(value, &m->late, &m->late_count);
+	if (!strcmp(key, "volume"))
+		return parse_word(value, &m->volumes, &m->volume_count);
+	if (!strcmp(key, "step"))
+		return parse_steps(value, m);
+	if (!strcmp(key, "salt"))
+		return parse_hex(value, m->salt, sizeof m->salt);
+	if (!strcmp(key, "difference"))
+		return !strcmp(value, "cold") || (!strcmp(value, "warn") && (m->warns = true));
+	return *known = false;
+}
+
+static bool parse_line(const char *key, char *value, struct manifest *m)
+{
+	uint64_t number = 0;
+	bool is_number = parse_number(value, UINT64_MAX, &number), is_id = is_number && number <= UINT32_MAX, known;
+	bool is_valid = parse_words(key, value, m, &known);
+
+	if (known)
+		return is_valid;
 	if (!strcmp(key, "user"))
 		return is_id && (m->identity.user = number, true);
 	if (!strcmp(key, "group"))
 		return is_id && (m->identity.group = number, true);
 	if (!strcmp(key, "pid"))
 		return is_number && number && number <= MAX_PID && (m->pid = number, true);
-	if (!strcmp(key, "signal"))
-		return is_number && number && number <= MAX_SIGNAL && (m->signal = number, true);
 	if (!strcmp(key, "stdout"))
 		return is_number && (m->stdout_inode = number, true);
 	if (!strcmp(key, "stderr"))
@@ -135,6 +186,12 @@ void write_command(int fd, char **command, const struct identity *identity, pid_
 	for (size_t i = 0; i < identity->group_count; i++)
 		dprintf(fd, " %u", identity->groups[i]);
 	dprintf(fd, "\npid %d\nstdout %ju\nstderr %ju\n", pid, (uintmax_t)out, (uintmax_t)err);
+}
+
+void write_volumes(int fd, const char **volumes, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		dprintf(fd, "volume %s\n", escape_word(volumes[i]));
 }
 
 static bool write_sizes(int fd, const char *directory, struct reason *reason)

@@ -14,8 +14,6 @@
 
 #include "launcher.h"
 
-#define MAX_PID 0x7fffffff
-
 /* Use the system call, because the vDSO may still have the clocks of the previous time namespace. */
 uint64_t clock_ns(int clock)
 {

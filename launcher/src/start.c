@@ -129,12 +129,24 @@ static bool has_memory(const struct manifest *manifest, struct reason *reason)
 	return true;
 }
 
+/* With a difference that the recipe allows, `warning` has it. */
+static bool has_same_variables(const struct manifest *manifest, struct reason *reason, struct reason *warning)
+{
+	*warning->text = 0;
+	if (same_variables(manifest, environ, reason))
+		return true;
+	if (!warns_of_variables(manifest))
+		return false;
+	*warning = *reason;
+	return true;
+}
+
 /* Cheap checks come first. */
-static bool may_restore(struct manifest *manifest, char **command, struct reason *reason)
+static bool may_restore(struct manifest *manifest, char **command, struct reason *reason, struct reason *warning)
 {
 	return is_enabled(reason) && has_checkpoint(manifest, reason) && is_same_command(manifest, command, reason) &&
 	       is_same_identity(manifest, reason) && has_files(manifest, reason) && has_memory(manifest, reason) &&
-	       has_cpu(manifest, reason);
+	       has_cpu(manifest, reason) && has_same_variables(manifest, reason, warning);
 }
 
 static _Noreturn void start_cold(char **command, const struct reason *reason)
@@ -164,34 +176,67 @@ static void describe_crash(int status, struct reason *reason)
 			   strsignal(WTERMSIG(status)));
 }
 
+static _Noreturn void end_after_failure(struct manifest *manifest, int signals, const struct reason *reason, unsigned restored_ms)
+{
+	say("restored in %u ms, but %s", restored_ms, reason->text);
+	end_application(manifest->pid, signals);
+	exit(EXIT_FAILED);
+}
+
+/* Do the steps after the restore, and log both. Return whether the application has ended. If it is being stopped, it
+ * does not matter whether all steps are done. */
+static bool complete(struct manifest *manifest, int signals, const struct reason *warning, struct app_exit *end)
+{
+	unsigned restored_ms = elapsed_ms();
+	struct reason reason;
+	enum steps_end ended = run_steps(manifest, signals, end, &reason);
+
+	if (ended == STEPS_FAILED && !end->stop_requested)
+		end_after_failure(manifest, signals, &reason, restored_ms);
+	if (ended == STEPS_DONE && has_awaited_steps(manifest))
+		say("restored in %u ms, after-restore steps in %u ms", restored_ms, elapsed_ms() - restored_ms);
+	else
+		say("restored in %u ms", restored_ms);
+	if (*warning->text)
+		say("warning: %s, and the restored application does not see it", warning->text);
+	tell_new_variables(manifest, environ);
+	stop_holding_back(manifest);
+	stop_listening(manifest);
+	return ended == STEPS_APP_ENDED;
+}
+
 int start_mode(enum clocks clocks, char **command)
 {
 	uint64_t restored_ns;
 	struct manifest manifest;
-	struct reason reason;
-	struct app_exit end;
-	bool restored;
+	struct reason reason, warning;
+	struct app_exit end = {0};
 	int signals;
 
 	start_ns = clock_ns(CLOCK_MONOTONIC);
 	signals = block_signals();
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	if (!may_restore(&manifest, command, &reason))
+	if (!may_restore(&manifest, command, &reason, &warning))
 		start_cold(command, &reason);
-	listen_early(&manifest);
+	/* With the node's clocks, a runtime takes a checkpoint next, and does the steps after its own restores. */
+	if (clocks == CLOCKS_OF_NODE)
+		manifest.step_count = 0;
+	listen_early(&manifest, has_awaited_steps(&manifest));
 	put_back_files();
-	/* With the node's clocks, a runtime takes a checkpoint next. This container's environment must not be in it. */
+	/* Keep this container's environment out of a runtime's checkpoint. */
 	manifest.environment = clocks == CLOCKS_OF_NODE ? empty_environment() : environment_file(environ);
-	restored = restore(&manifest, clocks, signals, &reason);
-	stop_listening(&manifest);
-	if (!restored)
+	if (!restore(&manifest, clocks, signals, &reason)) {
+		stop_listening(&manifest);
 		start_cold(command, &reason);
+	}
 
-	say("restored in %u ms", elapsed_ms());
 	restored_ns = clock_ns(CLOCK_MONOTONIC);
-	if (manifest.signal)
-		kill(manifest.pid, manifest.signal);
-	end = supervise(manifest.pid, signals, NULL, 0);
+	if (!complete(&manifest, signals, &warning, &end)) {
+		bool stop_requested = end.stop_requested;
+
+		end = supervise(manifest.pid, signals, NULL, 0);
+		end.stop_requested |= stop_requested;
+	}
 	if (is_crash(end, restored_ns)) {
 		kill_descendants();
 		describe_crash(end.status, &reason);

@@ -22,7 +22,7 @@ bool set_reason(struct reason *reason, const char *format, ...)
 
 static void vsay(const char *format, va_list arguments)
 {
-	char line[600];
+	char line[2000];
 	int start = snprintf(line, sizeof line, "warmstart: ");
 	int length = vsnprintf(line + start, sizeof line - start - 1, format, arguments);
 
@@ -126,6 +126,69 @@ char *escape(const char *argument)
 			to += sprintf(to, "\\x%02x", *from);
 	*to = 0;
 	return escaped;
+}
+
+/* The same for one of several words in a line: also escape spaces, and write an empty word as a backslash. */
+char *escape_word(const char *word)
+{
+	char *escaped = escape(word), *longer = malloc(4 * strlen(escaped) + 1), *to = longer;
+
+	if (!longer)
+		fail("out of memory");
+	if (!*escaped)
+		*to++ = '\\';
+	for (const char *from = escaped; *from; from++)
+		to += *from == ' ' ? sprintf(to, "\\x20") : (*to = *from, 1);
+	*to = 0;
+	free(escaped);
+	return longer;
+}
+
+static int hex_digit(char digit)
+{
+	if (digit >= '0' && digit <= '9')
+		return digit - '0';
+	return digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
+}
+
+bool parse_hex(const char *word, unsigned char *bytes, size_t count)
+{
+	if (!word || strlen(word) != 2 * count)
+		return false;
+	for (size_t i = 0; i < count; i++) {
+		int high = hex_digit(word[2 * i]), low = hex_digit(word[2 * i + 1]);
+
+		if (high < 0 || low < 0)
+			return false;
+		bytes[i] = high << 4 | low;
+	}
+	return true;
+}
+
+bool unescape(char *word)
+{
+	char *to = word;
+
+	if (!word || !*word)
+		return false;
+	if (!strcmp(word, "\\"))
+		return *word = 0, true;
+	for (const char *from = word; *from; to++) {
+		int high, low;
+
+		if (*from <= ' ' || *from >= 0x7f)
+			return false;
+		if (*from != '\\') {
+			*to = *from++;
+			continue;
+		}
+		if (from[1] != 'x' || (high = hex_digit(from[2])) < 0 || (low = hex_digit(from[3])) < 0 || !(high | low))
+			return false;
+		*to = high << 4 | low;
+		from += 4;
+	}
+	*to = 0;
+	return true;
 }
 
 bool parse_number(const char *word, uint64_t max, uint64_t *number)

@@ -5,6 +5,8 @@
  *   app files      an unlinked file, a locked file in /tmp, a pipe with content, a connection
  *   app memory     64 MB that it can check
  *   app server     greets clients on port 8080
+ *   app web        answers HTTP requests on port 8080
+ *   app volume     a log, a changed file and a mapped file in /data; reads /data/conf/secret
  *   app sandbox    two threads; shared filters forbid both to call mkdir() and chroot()
  *   app corner     two threads; only the second must not call mkdir()
  *   app restrained restricts itself in every possible way, see ../programs/restrained.c
@@ -28,6 +30,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -39,7 +42,9 @@
 
 #include "../programs/restrained.h"
 
-static int unlinked, locked, pipes[2], connection;
+static int unlinked, locked, pipes[2], connection, logged, changed;
+static char *mapped;
+static const char *greeting = "hello";
 static pid_t workers[3];
 static uint64_t *memory;
 #define WORDS (8 << 20)
@@ -110,7 +115,10 @@ static void *serve(void *listener)
 	for (;;) {
 		int client = accept(*(int *)listener, NULL, NULL);
 
-		if (client < 0 || write(client, "hello", 5) != 5)
+		/* Not before the client has written, or it may get a reset. */
+		if (*greeting == 'H' && recv(client, (char[1000]){0}, 1000, 0) < 0)
+			perror("recv");
+		if (client < 0 || write(client, greeting, strlen(greeting)) < 0)
 			perror("serve");
 		close(client);
 	}
@@ -124,9 +132,38 @@ static void be_server(void)
 	pthread_t thread;
 
 	listener = socket(AF_INET6, SOCK_STREAM, 0);
-	if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 7))
+	if (setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)) || bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 7))
 		perror("listen");
 	pthread_create(&thread, NULL, serve, &listener);
+}
+
+static void be_with_volume(void)
+{
+	logged = open("/data/app.log", O_CREAT | O_WRONLY | O_APPEND, 0640);
+	changed = open("/data/changed", O_CREAT | O_RDWR, 0600);
+	if (logged < 0 || changed < 0 || ftruncate(changed, 4096))
+		perror("volume");
+	mapped = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, changed, 0);
+	if (mapped == MAP_FAILED || write(logged, "built\n", 6) != 6)
+		perror("mapped");
+	else
+		strcpy(mapped, "mapped");
+}
+
+static void tell_volume(void)
+{
+	int secret = open("/data/conf/secret", O_RDONLY);
+	char text[16] = "";
+	struct stat status;
+
+	if (secret < 0 || read(secret, text, sizeof text - 1) < 0 || write(logged, "told\n", 5) != 5 ||
+	    stat("/data/app.log", &status))
+		perror("volume");
+	close(secret);
+	printf(" secret=%s log=%jd,%jd", text, (intmax_t)status.st_size, (intmax_t)lseek(logged, 0, SEEK_END));
+	if (pread(changed, text, 7, 0) != 7)
+		perror("changed");
+	printf(" changed=%s,%s", text, mapped);
 }
 
 static void fill_memory(void)
@@ -286,6 +323,8 @@ static void tell(const char *mode, uint64_t id)
 		tell_files();
 	if (!strcmp(mode, "memory"))
 		tell_memory();
+	if (!strcmp(mode, "volume"))
+		tell_volume();
 	if (is_sandbox(mode))
 		tell_sandbox();
 	if (!strcmp(mode, "restrained"))
@@ -341,6 +380,10 @@ int main(int count, char **arguments)
 		fill_memory();
 	else if (!strcmp(mode, "server"))
 		be_server();
+	else if (!strcmp(mode, "web"))
+		greeting = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", be_server();
+	else if (!strcmp(mode, "volume"))
+		be_with_volume();
 	else if (is_sandbox(mode))
 		be_sandbox(mode);
 	else if (!strcmp(mode, "restrained"))

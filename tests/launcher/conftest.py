@@ -42,12 +42,14 @@ class Place:
             "stderr": "12",
             "file": "5 pages-1.img",
             "listen": None,
+            "late": "*",
             "cpu": "",
             "monotonic": "1000",
             "boottime": "1000",
-            "end": "",
             **changes,
         }
+        lines = {"end": "", **lines}
+        lines["end"] = lines.pop("end")
         text = "warmstart 1\n" + "".join(f"argument {word}\n" for word in command)
         text += "".join(f"{key} {value}".rstrip() + "\n" for key, value in lines.items() if value is not None)
         (self.directory / "manifest").write_text(text)
@@ -104,7 +106,7 @@ def parse(tmp_path_factory) -> Callable[..., str]:
         data = text.encode() if isinstance(text, str) else text
         env = {"ASAN_OPTIONS": "detect_leaks=0"}  # what parsers allocate lives as long as the launcher
         done = subprocess.run([program, *arguments], input=data, capture_output=True, check=False, env=env)
-        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        assert done.returncode == 0, (done.stderr + done.stdout).decode(errors="replace")
         return done.stdout.decode(errors="replace")
 
     return run

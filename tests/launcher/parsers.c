@@ -27,6 +27,16 @@ static void print_identity(const struct identity *identity)
 	printf(" home %s\n", identity->home ? identity->home : "");
 }
 
+static void print_step(const struct step *step)
+{
+	printf("step signal %d limit %ju", step->signal, (uintmax_t)step->limit_ms);
+	for (char **word = step->words; word && *word; word++)
+		printf(" <%s>", *word);
+	if (step->request)
+		printf(" host %s port %u request <%s>", step->host ? step->host : "own", step->port, step->request);
+	printf("\n");
+}
+
 static void parse_as_manifest(char *text)
 {
 	struct manifest m;
@@ -45,6 +55,15 @@ static void parse_as_manifest(char *text)
 			       (uintmax_t)m.listeners[i].inode);
 		for (size_t i = 0; i < m.cpu_count; i++)
 			printf("cpu %s %zu\n", m.cpu[i], cpu_feature(m.cpu[i]));
+		for (size_t i = 0; i < m.frozen_count; i++)
+			printf("frozen %s %02x...%02x\n", m.frozen[i].name, m.frozen[i].digest[0], m.frozen[i].digest[31]);
+		for (size_t i = 0; i < m.late_count; i++)
+			printf("late %s\n", m.late[i]);
+		for (size_t i = 0; i < m.volume_count; i++)
+			printf("volume %s\n", m.volumes[i]);
+		for (size_t i = 0; i < m.step_count; i++)
+			print_step(&m.steps[i]);
+		printf("salt %02x...%02x warns %d\n", m.salt[0], m.salt[15], m.warns);
 		print_identity(&m.identity);
 		printf("pid %d pipes %ju %ju clocks %ju %ju complete %d\n", m.pid, (uintmax_t)m.stdout_inode,
 		       (uintmax_t)m.stderr_inode, (uintmax_t)m.monotonic_ns, (uintmax_t)m.boottime_ns, m.complete);
@@ -53,6 +72,12 @@ static void parse_as_manifest(char *text)
 	free(m.files);
 	free(m.listeners);
 	free(m.cpu);
+	free(m.frozen);
+	free(m.late);
+	free(m.volumes);
+	for (size_t i = 0; i < m.step_count; i++)
+		free(m.steps[i].words);
+	free(m.steps);
 	free(m.identity.groups);
 }
 
@@ -101,12 +126,41 @@ static void parse_as_log(char *text)
 	printf("%s\n", log.error);
 }
 
+static void parse_as_status(char *text)
+{
+	printf("%u\n", parse_status(text));
+}
+
+/* The digest of a text, in hexadecimal. */
+static void hash(char *text)
+{
+	unsigned char digest[DIGEST_BYTES];
+
+	sha256(text, strlen(text), digest);
+	for (size_t i = 0; i < sizeof digest; i++)
+		printf("%02x", digest[i]);
+	printf("\n");
+}
+
+/* Variables, one a line. Lines of the log are printed. */
+static void parse_as_variables(char *text)
+{
+	char *variables[100], **next = variables;
+	struct manifest none = {0};
+
+	while (next < variables + 99 && (*next = next_line(&text)))
+		next++;
+	*next = NULL;
+	tell_new_variables(&none, variables);
+}
+
 static const struct {
 	const char *name;
 	void (*parse)(char *text);
 } parsers[] = {
 	{"manifest", parse_as_manifest}, {"user", parse_as_user}, {"parent", parse_as_parent},
-	{"tmpfs", parse_as_tmpfs},	 {"log", parse_as_log},
+	{"tmpfs", parse_as_tmpfs},	 {"log", parse_as_log},	  {"status", parse_as_status},
+	{"sha256", hash},		 {"variables", parse_as_variables},
 };
 #define COUNT (sizeof parsers / sizeof *parsers)
 
@@ -182,6 +236,8 @@ int main(int count, char **arguments)
 	static char input[MOST];
 	size_t size = fread(input, 1, sizeof input - 1, stdin);
 
+	if (count == 2)
+		dup2(STDOUT_FILENO, STDERR_FILENO); /* the launcher's log */
 	if (count == 5) {
 		state ^= strtoull(arguments[3], NULL, 10) << 1;
 		failing = arguments[4];

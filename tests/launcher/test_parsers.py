@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ listen tcp46 8080 1 4294967296
 cpu avx2 no-such-feature
 monotonic 12000000000
 boottime 12000000001
+difference warn
+salt 000102030405060708090a0b0c0d0e0f
+frozen 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff DB_URL
+frozen 00112233445566778899aabbccddeeff00112233445566778899aabbccddee01 A\\x20B
+late DB_PASSWORD
+volume /data
+volume /var/lib/my\\x20app
+step signal 12
+step exec 30000 /bin/refresh two\\x20words \\
+step http 1500 8080 - GET\\x20/\\x20HTTP/1.1\\x0d\\x0a\\x0d\\x0a
+step http 1500 8080 other.host GET
 end
 """
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nbroken\napp:x:1000:1001:,,,:/home/app:/bin/sh\n7:x:1007:1007::/seven:/bin/sh\n"
@@ -41,7 +53,19 @@ def test_reads_a_whole_manifest(parse):
         "listen v6 1 only 1 port 65535 backlog 0 inode 18",
         "listen v6 1 only 0 port 8080 backlog 1 inode 4294967296",
     ]
-    assert lines[-2:] == [
+    assert lines[9:16] == [
+        "frozen DB_URL 00...ff",
+        "frozen A B 00...01",
+        "late DB_PASSWORD",
+        "volume /data",
+        "volume /var/lib/my app",
+        "step signal 12 limit 0",
+        "step signal 0 limit 30000 </bin/refresh> <two words> <>",
+    ]
+    assert lines[16].startswith("step signal 0 limit 1500 host own port 8080 request <GET / HTTP/1.1")
+    assert "step signal 0 limit 1500 host other.host port 8080 request <GET>" in lines
+    assert lines[-3:] == [
+        "salt 00...0f warns 1",
         "user 1000 group 1001 groups 5 2000 home ",
         "pid 100 pipes 4711 4712 clocks 12000000000 12000000001 complete 1",
     ]
@@ -60,7 +84,29 @@ def test_reads_a_whole_manifest(parse):
         ("tcp4 80", "tcp4 65536", "line 12 of the manifest is invalid"),
         ("80 4096 17", "80 4096", "line 12 of the manifest is invalid"),
         ("80 4096 17", "80 4096 17 18", "line 12 of the manifest is invalid"),
-        ("end\n", "end\nend\n", "line 19 of the manifest is invalid"),
+        ("end\n", "end\nend\n", "line 30 of the manifest is invalid"),
+        ("difference warn", "difference perhaps", "line 18 of the manifest is invalid"),
+        ("salt 00", "salt 0", "line 19 of the manifest is invalid"),
+        ("salt 00", "salt 0G", "line 19 of the manifest is invalid"),
+        ("ee01 A", "e01 A", "line 21 of the manifest is invalid"),
+        (" DB_URL", "", "line 20 of the manifest is invalid"),
+        (" DB_URL", " DB URL", "line 20 of the manifest is invalid"),
+        (" DB_URL", " DB\\xURL", "line 20 of the manifest is invalid"),
+        (" DB_URL", " DB\\x00", "line 20 of the manifest is invalid"),
+        (" DB_URL", " DB\\x4", "line 20 of the manifest is invalid"),
+        ("late DB_PASSWORD", "late", "line 22 of the manifest is invalid"),
+        ("signal 12", "signal 0", "line 25 of the manifest is invalid"),
+        ("signal 12", "signal 65", "line 25 of the manifest is invalid"),
+        ("signal 12", "signal 12 12", "line 25 of the manifest is invalid"),
+        ("signal 12", "kill 12", "line 25 of the manifest is invalid"),
+        ("exec 30000", "exec", "line 26 of the manifest is invalid"),
+        ("exec 30000", "exec 0", "line 26 of the manifest is invalid"),
+        (" /bin/refresh two\\x20words \\", "", "line 26 of the manifest is invalid"),
+        ("/bin/refresh", "/bin/\tr", "line 26 of the manifest is invalid"),
+        ("8080 -", "0 -", "line 27 of the manifest is invalid"),
+        ("8080 -", "65536 -", "line 27 of the manifest is invalid"),
+        ("8080 - ", "8080 ", "line 27 of the manifest is invalid"),
+        ("8080 other.host GET", "8080 other.host GET /", "line 28 of the manifest is invalid"),
         ("monotonic", "monotonous", "line 16 of the manifest is invalid"),
         ("pid 100\n", "", "has no pid or no command"),
     ],
@@ -133,6 +179,81 @@ def test_takes_the_first_error_from_the_log(parse):
         + "\n(00.1)    100: Error (criu/files.c:12): Can't open a: No such file\n(00.2) Error (criu/a.c:1): FAILED.\n"
     )
     assert parse("log", text=log).strip() == "Can't open a: No such file"
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("HTTP/1.1 200 OK\r\n", 200),
+        ("HTTP/1.0 503\n", 503),
+        ("HTTP/1.1 204\r\n", 204),
+        ("HTTP/1.1 204", 204),
+        ("HTTP/1.1 2000 OK", 0),
+        ("HTTP/1.1 20", 0),
+        ("HTTP/1.1 600 What", 0),
+        ("HTTP/2 200", 0),
+        ("HTTP/1.1", 0),
+        ("220 smtp", 0),
+        ("", 0),
+    ],
+)
+def test_reads_the_status_of_an_answer(parse, line, status):
+    assert parse("status", text=line).strip() == str(status)
+
+
+@pytest.mark.parametrize("length", [0, 1, 55, 56, 57, 63, 64, 65, 119, 120, 1000])
+def test_hashes_as_everybody_does(parse, length):
+    text = "".join(chr(33 + number % 90) for number in range(length))
+    assert parse("sha256", text=text).strip() == hashlib.sha256(text.encode()).hexdigest()
+
+
+OF_THE_CLUSTER = """\
+KUBERNETES_SERVICE_HOST=10.0.0.1
+MY_DB_SERVICE_HOST=10.0.0.7
+MY_DB_SERVICE_PORT=5432
+MY_DB_SERVICE_PORT_SQL=5432
+MY_DB_PORT=tcp://10.0.0.7:5432
+MY_DB_PORT_5432_TCP=tcp://10.0.0.7:5432
+MY_DB_PORT_5432_TCP_PROTO=tcp
+MY_DB_PORT_5432_TCP_PORT=5432
+MY_DB_PORT_5432_TCP_ADDR=10.0.0.7
+SIX_SERVICE_HOST=fd00::7
+DNS_PORT_53_UDP_ADDR=10.0.0.7
+HOSTNAME=pod-1
+PATH=/bin
+WARMSTART_ON_DIFFERENCE=warn
+"""
+
+
+def test_what_kubernetes_sets_is_not_news(parse):
+    assert parse("variables", text=OF_THE_CLUSTER) == ""
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "DB_PORT=5432",
+        "MY_DB_SERVICE_HOST=db.example.org",
+        "MY_DB_SERVICE_PORT=sql",
+        "MY_DB_PORT_X_TCP=1",
+        "MY_DB_PORT_1_ICMP=1",
+        "MY_DB_PORT_1_TCP_NAME=1",
+        "MODE=fast",
+    ],
+)
+def test_what_only_the_pod_has_is_news_with_its_name_alone(parse, variable):
+    name = variable.partition("=")[0]
+    assert parse("variables", text=OF_THE_CLUSTER + variable) == (
+        f"warmstart: not in the environment of the restored application, because the build did not have it: {name}\n"
+    )
+
+
+def test_names_in_the_log_are_escaped_and_end_somewhere(parse):
+    text = "A\x1b[31m=1\n" + "".join(f"NAME_{number}_{'X' * 90}=1\n" for number in range(50))
+    said = parse("variables", text=text)
+    assert "A\\x1b[31m, NAME_0_" in said
+    assert said.endswith(", ...\n")
+    assert said.count("\n") == 1
 
 
 def test_a_log_without_errors_has_none(parse):

@@ -26,14 +26,17 @@ from warmstart.core.network import connect_in
 from warmstart.core.process import Finished
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.dump.edit.environment import add_environment, link_environment
+from warmstart.dump.edit.growing import clear_growing_sizes
 from warmstart.dump.edit.listeners import find_listeners
 from warmstart.dump.edit.memory import map_memory
 from warmstart.dump.edit.parents import clear_parent_death_signals
 from warmstart.dump.preflight.filters import check_filters
 from warmstart.dump.proc.container import read_tree
+from warmstart.image.selfrestore.manifest_lines import describe_steps, describe_variables
 from warmstart.node.launcher import ensure_launcher
 from warmstart.node.open import open_node
 from warmstart.node.session import Session
+from warmstart.recipe.model import Exec, HttpGet, OnDifference, Signal, Step
 
 pytestmark = pytest.mark.node
 
@@ -117,28 +120,35 @@ class Machine:
                 self.session.run(["runc", "delete", "--force", name], timeout_s=30, check=False)
 
     @contextlib.contextmanager
-    def building(self, *command: str, options: Sequence[str] = ("--user", "app")) -> Iterator[Container]:
+    def building(
+        self, *command: str, options: Sequence[str] = ("--user", "app"), volumes: Sequence[dict[str, object]] = ()
+    ) -> Iterator[Container]:
         """Run a command below the launcher."""
         shutil.rmtree(self.state, ignore_errors=True)
         self.state.mkdir(mode=0o700)
         mounts = (
             {"destination": "/.warmstart", "source": str(self.programs), "options": ["bind", "ro"]},
             {"destination": "/.warmstart/state", "source": str(self.state), "options": ["bind"]},
+            *volumes,
         )
         argv = ["/.warmstart/launcher", "build", *options, "--", *command]
         with self.run(argv, dataclasses.replace(BUILD, environment=BUILT, mounts=mounts)) as container:
             container.wait_for("^ready$")
             yield container
 
-    def build(self, *app: str, options: Sequence[str] = ("--user", "app")) -> str:
+    def build(
+        self, *app: str, options: Sequence[str] = ("--user", "app"), volumes: Sequence[dict[str, object]] = ()
+    ) -> str:
         """Build and dump `/app` with these arguments, and return its report about itself before the dump."""
-        with self.building("/app", *app, options=options) as container:
+        with self.building("/app", *app, options=options, volumes=volumes) as container:
             state = container.state()
-            self.launch(container, "dump")
+            dumped = self.launch(container, "dump", check=False)
+            assert dumped.returncode == 0, dumped.stderr
         self.take_out()
         link_environment(self.files, add_environment(self.files / "checkpoint"))
         user = (self.files / "checkpoint").stat()
         clear_parent_death_signals(self.files / "checkpoint")
+        clear_growing_sizes(self.files / "checkpoint")
         for path in (self.files / "checkpoint").iterdir():
             os.chown(path, user.st_uid, user.st_gid)
         self.list_files()
@@ -179,6 +189,10 @@ class Machine:
         text, count = re.subn(old, new, manifest.read_text(), flags=re.MULTILINE)
         assert count == 1
         manifest.write_text(text)
+
+    def add_lines(self, *lines: str) -> None:
+        """Add lines to the manifest."""
+        self.edit_manifest("^end$", "\n".join([*lines, "end"]).replace("\\", r"\\"))
 
     def list_files(self) -> None:
         """Update the manifest's list of files after changes to the checkpoint."""
@@ -421,11 +435,112 @@ def test_the_clocks_are_the_nodes_where_they_are_to_be(machine):
 
 def test_a_signal_tells_the_application_that_it_was_restored(machine):
     before = machine.build("")
-    machine.edit_manifest("^end$", f"signal {signal.SIGUSR1.value}\nend")
+    machine.add_lines(f"step signal {signal.SIGUSR1.value}")
     with machine.start("") as container:
         state = container.wait_for("^state (.*)$")[0]
     assert field("id", state) == field("id", before)
     assert field("outer", state) == "started"
+
+
+def add_steps(machine: Machine, *steps: Step | Signal) -> None:
+    """Have the launcher do these steps after a restore."""
+    machine.add_lines(*describe_steps(steps, 100))
+
+
+def test_steps_are_done_before_the_restore_is_reported(machine):
+    before = machine.build("web")
+    (listener,) = find_listeners(machine.files / "checkpoint")
+    machine.add_lines(f"listen tcp46 8080 7 {listener.inode}")
+    # The command prints its end.
+    add_steps(machine, Step(HttpGet(8080, "/refresh", method="POST")), Step(Exec(("/app", "init", "3", "/nowhere"))))
+    with machine.start("web") as container:
+        said = container.wait_for(r"^warmstart: restored in \d+ ms, after-restore steps in \d+ ms$")[0]
+        output = container.output()
+        assert output.index("init: status 127") < output.index(said)
+        after = container.state()
+    assert field("id", after) == field("id", before)
+
+
+def test_a_restored_application_of_which_a_step_fails_is_ended(machine):
+    machine.build("")
+    add_steps(machine, Step(HttpGet(8080)))
+    with machine.start("") as container:
+        assert container.end() == 70
+        (said,) = container.wait_for("^warmstart: .*$")
+    assert said.endswith(
+        "ms, but after-restore step 1 (GET /) failed: cannot connect to 127.0.0.1 port 8080: Connection refused"
+    )
+
+
+def test_an_application_that_crashes_during_a_step_is_started_cold(machine):
+    before = machine.build("")
+    add_steps(machine, Step(Exec(("/app",))))
+    with machine.start("") as container:
+        container.wait_for("^ready$")  # of the step
+        container.signal("SEGV")
+        reason = r"the restored application was killed by signal 11 \(Segmentation fault\) right after the restore"
+        container.wait_for(rf"^warmstart: cold start: {reason} \(\d+ ms\)$")
+        container.wait_for("^ready$", 2)
+        assert field("id", container.state()) != field("id", before)
+
+
+def test_an_application_may_be_stopped_during_a_step(machine):
+    machine.build("")
+    add_steps(machine, Step(Exec(("/app",))))
+    with machine.start("") as container:
+        container.wait_for("^ready$")
+        container.signal("TERM")
+        assert container.end() == 128 + 15
+        assert "cold start" not in container.output()
+
+
+def test_no_steps_are_done_where_a_runtime_is_to_take_a_checkpoint(machine):
+    before = machine.build("")
+    add_steps(machine, Step(Exec(("/nowhere",))))
+    machine.options = ("--clocks", "node")
+    with machine.start("", seccomp=machine.profile("none")) as container:
+        assert_restored(container, before)
+
+
+def test_variables_of_the_pod_are_compared(machine):
+    before = machine.build("")
+    machine.add_lines(*describe_variables({"GREETING": "started", "MODE": "a"}, [], OnDifference.COLD))
+    with machine.start("", environment=(*STARTED, "MODE=a")) as container:
+        assert_restored(container, before)
+    with machine.start("", environment=(*STARTED, "MODE=b")) as container:
+        assert_cold(container, before, "the variable MODE differs from the checkpoint's")
+    with machine.start("", environment=(*STARTED, "MODE=b", "WARMSTART_ON_DIFFERENCE=warn")) as container:
+        assert_restored(container, before)
+        container.wait_for("^warmstart: warning: the variable MODE differs from the checkpoint's")
+
+
+def make_volumes(machine: Machine, name: str) -> list[dict[str, object]]:
+    """Make a writable volume of the application's, and one with a secret in it, on the same file system."""
+    data, conf = machine.session.workspace / f"container-{name}", machine.session.workspace / f"container-{name}-conf"
+    (data / "conf").mkdir(parents=True)
+    conf.mkdir()
+    (conf / "secret").write_text(name)
+    for path in (data, data / "conf", conf, conf / "secret"):
+        os.chown(path, 1000, 1000)
+    return [
+        {"destination": "/data", "source": str(data), "options": ["bind"]},
+        {"destination": "/data/conf", "source": str(conf), "options": ["bind"]},
+    ]
+
+
+def test_files_in_use_on_a_volume_are_put_back_on_the_pods(machine):
+    (machine.root / "linked").symlink_to("data")
+    built, started = make_volumes(machine, "built"), make_volumes(machine, "started")
+    before = machine.build("volume", options=["--user", "app", "--volume", "/linked"], volumes=built)
+    assert before.endswith(" secret=built log=11,11 changed=mapped,mapped")
+    seed = {str(path.relative_to(machine.files / "seed")) for path in machine.files.glob("seed/**/*")}
+    assert seed >= {"data/app.log", "data/changed"}
+    assert not [name for name in seed if "secret" in name]
+    with machine.start("volume", mounts=tuple(started)) as container:
+        assert assert_restored(container, before).endswith(" secret=started log=16,16 changed=mapped,mapped")
+    # The container is restarted: the volume is still there, and the log has grown.
+    with machine.start("volume", mounts=tuple(started)) as container:
+        assert assert_restored(container, before).endswith(" secret=started log=21,21 changed=mapped,mapped")
 
 
 def test_commands_in_a_build_run_as_the_applications_user(machine):

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
+
+from warmstart.image.selfrestore.manifest_lines import describe_steps, describe_variables
+from warmstart.image.selfrestore.pack import RESTORED, STEP_FAILED
+from warmstart.recipe.model import Exec, HttpGet, OnDifference, Step
 
 ECHO = ("sh", "-c", 'echo "$0 $GREETING"; exit 7')
 
@@ -34,6 +45,7 @@ def test_starts_cold_where_there_is_no_checkpoint(place):
         ({"file": "6 pages-2.img"}, "pages-2.img of the checkpoint: No such file or directory"),
         ({"cpu": "warp-drive"}, "this processor has no warp-drive, the checkpoint's had"),
         ({"listen": "tcp5 80 1 1"}, "line 12 of the manifest is invalid"),
+        ({"late": ""}, "line 12 of the manifest is invalid"),
         ({"pid": "many"}, "line 8 of the manifest is invalid"),
     ],
 )
@@ -158,6 +170,249 @@ def test_starts_cold_where_the_restored_application_is_gone(place):
     reason = "the restored application was killed by signal 9 (Killed) right after the restore"
     assert said[1].startswith(f"warmstart: cold start: {reason}")
     assert done.returncode == 7
+
+
+SALT = bytes(range(16))
+SALTED = {"salt": SALT.hex(), "late": "LATE"}
+
+
+def freeze(**variables: str) -> str:
+    """Return the value of the first line `frozen`, and the other lines."""
+    lines = describe_variables(variables, [], OnDifference.COLD, SALT)
+    return "\n".join(line for line in lines if line.startswith("frozen ")).removeprefix("frozen ")
+
+
+FROZEN = {"URL": "of the build", "EMPTY": "", "A B": "ä\n" * 50}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"URL": "of the pod"}, "the variable URL differs from the checkpoint's"),
+        ({"URL": ""}, "the variable URL differs from the checkpoint's"),
+        ({"EMPTY": "x"}, "the variable EMPTY differs from the checkpoint's"),
+        ({"URL": None}, "the variable URL (not set) differs from the checkpoint's"),
+        ({"URL": None, "EMPTY": "x"}, "the variables URL (not set), EMPTY differ from the checkpoint's"),
+    ],
+)
+def test_a_frozen_variable_that_differs_starts_cold_with_its_name(place, changes, reason):
+    place.write_manifest(ECHO, frozen=freeze(**FROZEN), **SALTED)
+    place.write_criu("echo must not run; exit 0")
+    env = {"GREETING": "hello", "LATE": "something", **FROZEN, **changes}
+    assert_cold(place.start(*ECHO, env={name: value for name, value in env.items() if value is not None}), reason)
+
+
+def test_the_same_variables_are_restored_and_new_ones_named(place):
+    place.write_manifest(ECHO, frozen=freeze(**FROZEN), **SALTED)
+    place.write_criu("exit 0")
+    done = place.start(*ECHO, env={"GREETING": "hello", "LATE": "x", "DB_SERVICE_HOST": "10.0.0.1", **FROZEN})
+    said = done.stderr.splitlines()
+    assert re.fullmatch(r"warmstart: restored in \d+ ms", said[0])
+    assert said[1].endswith("because the build did not have it: GREETING")
+    assert "hello" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting", "cold"),
+    [
+        ("warn", None, False),
+        ("warn", "cold", True),
+        ("cold", "warn", False),
+        ("cold", "cold", True),
+        ("cold", "no idea", True),
+    ],
+)
+def test_a_difference_is_a_warning_if_the_recipe_or_the_pod_says_so(place, recipe, setting, cold):
+    place.write_manifest(ECHO, frozen=freeze(**FROZEN), difference=recipe, **SALTED)
+    place.write_criu("exit 0")
+    env = {"URL": "other", "EMPTY": "", **({} if setting is None else {"WARMSTART_ON_DIFFERENCE": setting})}
+    said = place.start(*ECHO, env={**FROZEN, **env}).stderr
+    differs = "the variable URL differs from the checkpoint's"
+    if cold:
+        assert f"warmstart: cold start: {differs}" in said
+        assert ("WARMSTART_ON_DIFFERENCE must be cold or warn" in said) == (setting == "no idea")
+    else:
+        assert f"warmstart: warning: {differs}, and the restored application does not see it\n" in said
+    assert "other" not in said
+
+
+# No process has it, so no signal can hit one.
+NOBODY = str(2**31 - 1)
+
+
+@contextmanager
+def answering(status: int) -> Iterator[tuple[int, list[str]]]:
+    """Serve this status on a free port, and collect the requests."""
+    requests: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            requests.append(f"{self.requestline} {self.headers['Host']} {self.headers['X-Key']}")
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port, requests
+        server.shutdown()
+        thread.join()
+
+
+def describe(*steps: Step) -> str:
+    """Return the value of the first line `step`, and the other lines."""
+    return "\n".join(describe_steps(steps, 4711)).removeprefix("step ")
+
+
+def run_steps(place, *steps: Step) -> subprocess.CompletedProcess[str]:
+    """Restore an application that is gone, but a child of which is there."""
+    place.write_manifest(ECHO, step=describe(*steps), pid=NOBODY)
+    place.write_criu("sleep 2 & exit 0")
+    return place.start(*ECHO, env={"GREETING": "hello"})
+
+
+def test_steps_are_done_in_order_with_the_pods_environment(place, tmp_path):
+    with answering(204) as (port, requests):
+        post = HttpGet(port, "/actuator/re fresh", headers=(("X-Key", "of it"),), method="POST")
+        script = f'echo "$0 $1 $GREETING" >>{tmp_path}/said'
+        first = Step(Exec(("sh", "-c", script, "$(APP_PID)", "two words \\ ä")))
+        done = run_steps(place, first, Step(post), Step(Exec(("sh", "-c", f"echo last >>{tmp_path}/said"))))
+    assert requests == [f"POST /actuator/re%20fresh HTTP/1.1 localhost:{port} of it"]
+    assert (tmp_path / "said").read_text() == "4711 two words \\ ä hello\nlast\n"
+    assert re.match(r"warmstart: restored in \d+ ms, after-restore steps in \d+ ms\n", done.stderr)
+    assert RESTORED.match(done.stderr.splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (Step(Exec(("sh", "-c", "exit 3"))), "exec sh) failed: exit status 3"),
+        (Step(Exec(("sh", "-c", "kill -9 $$"))), "exec sh) failed: killed by signal 9 (Killed)"),
+        (Step(Exec(("/nowhere/program",))), "exec /nowhere/program) failed: No such file or directory"),
+        (Step(Exec(("sh", "-c", "sleep 60 & wait")), timeout_s=0.3), "exec sh) failed: no end after 0.3 s"),
+        (Step(HttpGet(1, "/x")), "GET /x) failed: cannot connect to 127.0.0.1 port 1: Connection refused"),
+    ],
+)
+def test_a_step_that_fails_ends_the_container(place, tmp_path, step, reason):
+    marker = tmp_path / "must not be made"
+    done = run_steps(place, Step(Exec(("true",))), step, Step(Exec(("touch", str(marker)))))
+    assert done.returncode == 70
+    assert re.fullmatch(
+        rf"warmstart: restored in \d+ ms, but after-restore step 2 \({re.escape(reason)}\n", done.stderr
+    )
+    assert STEP_FAILED.match(done.stderr.strip())
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(("status", "works"), [(200, True), (302, True), (399, True), (404, False), (500, False)])
+def test_the_status_of_an_answer_decides(place, status, works):
+    with answering(status) as (port, _):
+        done = run_steps(place, Step(HttpGet(port, method="POST")))
+    if works:
+        assert "after-restore steps in" in done.stderr
+    else:
+        assert f"(POST /) failed: HTTP status {status}" in done.stderr
+
+
+def test_a_server_that_says_nothing_or_nonsense_fails_a_step(place):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+
+        def answer() -> None:
+            for text in (b"", b"220 hi\n"):
+                with server.accept()[0] as client:
+                    client.recv(1000)
+                    client.sendall(text)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = server.getsockname()[1]
+        closed, nonsense = run_steps(place, Step(HttpGet(port))), run_steps(place, Step(HttpGet(port)))
+        thread.join()
+    assert "failed: the connection was closed without an answer" in closed.stderr
+    assert "failed: the answer is not HTTP" in nonsense.stderr
+
+
+INSIDE, OUTSIDE = (f"launcher-{os.getpid()}-{name}" for name in ("inside", "outside"))
+ADDRESSES = {INSIDE: ("10.99.0.1/24", "fd99::1/64"), OUTSIDE: ("10.99.0.2/24", "fd99::2/64")}
+CLIENT = """
+import socket, sys
+connection = socket.create_connection((sys.argv[1], 9999), 20)
+print("connected", flush=True)
+connection.sendall(b"hi")
+print(connection.recv(100), flush=True)
+"""
+# Gets the listening socket from CRIU's command line. Serves five clients, or ends when none comes.
+SERVER = """
+import re, socket, sys
+number = next(word for word in sys.argv if word.endswith("socket:[4711]"))
+server = socket.socket(fileno=int(re.findall(r"\\d+", number)[0]))
+server.settimeout(20)
+for _ in range(5):
+    client = server.accept()[0]
+    client.recv(100)
+    client.sendall(b"hello")
+    client.close()
+"""
+
+
+def run_ip(*arguments: str) -> None:
+    """Run ip(8)."""
+    subprocess.run(["ip", *arguments], check=True, timeout=20)
+
+
+@pytest.fixture
+def networks() -> Iterator[None]:
+    """Make two network namespaces that are connected."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("needs root, and the program ip")
+    try:
+        for name in ADDRESSES:
+            run_ip("netns", "add", name)
+        run_ip("link", "add", "veth0", "netns", INSIDE, "type", "veth", "peer", "name", "veth0", "netns", OUTSIDE)
+        for name, addresses in ADDRESSES.items():
+            for device in ("lo", "veth0"):
+                run_ip("-n", name, "link", "set", device, "up")
+            run_ip("-n", name, "addr", "add", addresses[0], "dev", "veth0")
+            run_ip("-n", name, "addr", "add", addresses[1], "dev", "veth0", "nodad")
+        yield
+    finally:
+        for name in ADDRESSES:
+            subprocess.run(["ip", "netns", "del", name], check=False, timeout=20)
+
+
+def run_in(network: str, *command: str | Path) -> subprocess.Popen[str]:
+    """Run a program in a network namespace."""
+    argv = ["ip", "netns", "exec", network, *command]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("address", ["10.99.0.1", "fd99::1"])
+def test_clients_from_outside_wait_for_the_end_of_the_steps(place, tmp_path, networks, address):
+    fifo, server = tmp_path / "fifo", tmp_path / "server.py"
+    os.mkfifo(fifo)
+    server.write_text(SERVER)
+    step = describe(Step(Exec(("sh", "-c", f"echo begun >{fifo}; read -r _ <{fifo}"))))
+    place.write_manifest(ECHO, listen="tcp46 9999 7 4711", step=step, pid=NOBODY)
+    place.write_criu(f'{sys.executable} {server} "$@" & exit 0')
+    with run_in(INSIDE, place.launcher, "start", "--", *ECHO) as launcher:
+        assert fifo.read_text() == "begun\n"
+        outside = run_in(OUTSIDE, sys.executable, "-c", CLIENT, address)
+        assert outside.stdout is not None
+        assert outside.stdout.readline() == "connected\n"
+        for inside in ("127.0.0.1", "::1", address):
+            output, errors = run_in(INSIDE, sys.executable, "-c", CLIENT, inside).communicate(timeout=20)
+            assert output == "connected\nb'hello'\n", errors
+        time.sleep(0.5)
+        assert outside.poll() is None
+        fifo.write_text("go on\n")
+        assert outside.communicate(timeout=20)[0] == "b'hello'\n"
+        output, _ = run_in(OUTSIDE, sys.executable, "-c", CLIENT, address).communicate(timeout=20)
+        assert output == "connected\nb'hello'\n"
+        launcher.communicate(timeout=20)
 
 
 def test_a_signal_to_stop_ends_the_restore(place):

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from signal import Signals
 
 from warmstart import __version__
 from warmstart.build.base import BaseImage
@@ -22,6 +21,7 @@ from warmstart.dump.edit.allocators import choose_none, choose_safe
 from warmstart.dump.edit.cgroups import move_to_cgroup_v2
 from warmstart.dump.edit.directories import clear_directory_modes
 from warmstart.dump.edit.environment import add_environment, link_environment
+from warmstart.dump.edit.growing import clear_growing_sizes
 from warmstart.dump.edit.listeners import find_listeners
 from warmstart.dump.edit.memory import choose_all, map_memory
 from warmstart.dump.edit.parents import clear_parent_death_signals
@@ -43,9 +43,10 @@ from warmstart.image.buildah import Buildah, WorkingContainer
 from warmstart.image.compose import Layer, Run, add_layers, compose_image, link_layers, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.manifest import find_host_platform
+from warmstart.image.selfrestore.manifest_lines import describe_steps, describe_variables
 from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, pack_checkpoint, update_manifest
 from warmstart.node.session import Session
-from warmstart.recipe.model import Compression, Mapped, Signal
+from warmstart.recipe.model import Compression, Mapped
 
 
 def read_archive(context: BuildContext, file: Path) -> Archive:
@@ -68,8 +69,7 @@ def edit_dump(context: BuildContext, dumped: RuntimeCheckpoint, archive: Archive
 def edit_launched(context: BuildContext, launched: SelfCheckpoint) -> EditedDump:
     """Edit the launcher's dump in the same way, and update its manifest."""
     directory = launched.directory / "checkpoint"
-    signal = next((one.name for one in context.recipe.after_restore if isinstance(one, Signal)), "")
-    identity = launched.identity
+    recipe, identity = context.recipe, launched.identity
     with context.progress.step("edit dump"):
         with refusing_self(context.recipe):
             raise_on_errors(check_filters(directory), force=context.options.force)
@@ -77,10 +77,12 @@ def edit_launched(context: BuildContext, launched: SelfCheckpoint) -> EditedDump
         link_environment(launched.directory, add_environment(directory))
         clear_directory_modes(directory)
         clear_owners(directory)
+        clear_growing_sizes(directory)
         for path in directory.iterdir():
             os.chown(path, identity.user, identity.group, follow_symlinks=False)
-        listeners, number = find_listeners(directory), Signals[signal] if signal else 0
-        update_manifest(launched.directory, dump.memory_file, listeners, number)
+        lines = describe_variables(launched.environment, recipe.late, recipe.on_difference)
+        lines += describe_steps(recipe.after_restore, identity.pid)
+        update_manifest(launched.directory, dump.memory_file, find_listeners(directory), lines)
     return dump
 
 

@@ -18,11 +18,13 @@ from warmstart.build.launched import (
     wrap_container,
 )
 from warmstart.build.launcher_report import read_launcher_ms
+from warmstart.build.literals import find_literals
 from warmstart.build.result import RuntimeCheckpoint, SelfCheckpoint
 from warmstart.dump.edit.programs import Program
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine
 from warmstart.image.layout import read_image
+from warmstart.image.selfrestore.manifest_lines import check_steps
 from warmstart.image.selfrestore.pack import ENTRYPOINT, MEMORY, find_run, pack_changes
 from warmstart.node.launcher import ensure_launcher
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
@@ -73,6 +75,7 @@ def run_and_dump(context: BuildContext, engine: LocalEngine, base: BaseImage, la
     The files that the application changed are gone with the container: they become a layer in `layout`.
     """
     container, config = context.recipe.container, read_image(base.layout).config
+    check_steps(context.recipe.after_restore)
     programs = ensure_launcher(context.options.cache, context.progress.note)
     directories = LauncherDirectories(context.workspace / "launcher", context.workspace / "launcher-state")
     make_directories(directories, programs)
@@ -88,7 +91,9 @@ def run_and_dump(context: BuildContext, engine: LocalEngine, base: BaseImage, la
         with context.progress.step("checkpoint"):
             launched.dump(context.options.checkpoint_timeout_s)
             changes = pack_changes(launched.take_out(directory), layout, context.recipe.compression)
-    return SelfCheckpoint(directory, programs, find_run(container, config), changes, warm)
+    environment = dict((*config.env, *container.env))
+    run = find_run(container, config, find_literals(context.recipe))
+    return SelfCheckpoint(directory, programs, run, changes, warm, environment)
 
 
 def restore_and_checkpoint(

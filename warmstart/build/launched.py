@@ -34,7 +34,7 @@ from warmstart.image.selfrestore.pack import (
     read_manifest,
 )
 from warmstart.node.launcher import LauncherPrograms
-from warmstart.recipe.model import Container, Mount
+from warmstart.recipe.model import Container, Mount, VolumeKind
 
 CAPABILITIES = (
     "CHECKPOINT_RESTORE",
@@ -208,6 +208,12 @@ def find_working_dir(container: Container, config: Config) -> str:
     return container.working_dir or config.working_dir or "/"
 
 
+def find_empty_directories(container: Container) -> list[str]:
+    """Return the paths of the volumes that are new in each pod, and that the application can write to."""
+    mounts = container.volume_mounts
+    return [one.path for one in mounts if one.volume.kind is VolumeKind.EMPTY_DIR and not one.read_only]
+
+
 def wrap_container(container: Container, config: Config, directories: LauncherDirectories) -> Container:
     """Return the recipe's container with the launcher as its command.
 
@@ -222,12 +228,15 @@ def wrap_container(container: Container, config: Config, directories: LauncherDi
     options = ["--directory", find_working_dir(container, config)]
     options += ["--user", run.user] if run.user else []
     options += ["--groups", ",".join(map(str, groups))] if groups else []
+    for path in find_empty_directories(container):
+        options += ["--volume", path]
     return replace(
         container,
         command=(LAUNCHER, "build", *options, "--", *run.entrypoint[len(ENTRYPOINT) :], *run.cmd),
         args=(),
         working_dir="/",
         mounts=(
+            *container.mounts,
             Mount(f"/{DIRECTORY}", directories.programs, read_only=True),
             Mount(f"/{DIRECTORY}/state", directories.state),
         ),

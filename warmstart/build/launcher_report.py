@@ -6,7 +6,7 @@ import time
 
 from warmstart.core.errors import VerifyError
 from warmstart.engine.cri import CriContainer
-from warmstart.image.selfrestore.pack import COLD_START, RESTORED
+from warmstart.image.selfrestore.pack import COLD_START, RESTORED, STEP_FAILED
 
 LOG_LINES = 1000
 LOG_S = 5.0
@@ -22,6 +22,8 @@ def read_launcher_ms(running: CriContainer) -> int:
     report = _await_report(running)
     if match := RESTORED.match(report):
         return int(match[1])
+    if match := STEP_FAILED.match(report):
+        raise VerifyError(f"the image restored itself, but {match[1]}", details=running.log_tail(SHOWN_LINES))
     raise VerifyError(
         f"the image started cold instead of restoring itself: {report}", details=running.log_tail(SHOWN_LINES)
     )
@@ -43,7 +45,7 @@ def _await_report(running: CriContainer) -> str:
     deadline = time.monotonic() + LOG_S
     while time.monotonic() < deadline:
         for line in running.log_tail(LOG_LINES):
-            if RESTORED.match(line) or COLD_START.match(line):
+            if STEP_FAILED.match(line) or RESTORED.match(line) or COLD_START.match(line):
                 return line
         time.sleep(0.02)
     raise VerifyError("the launcher logged neither a restore nor a cold start", details=running.log_tail(SHOWN_LINES))

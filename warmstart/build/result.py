@@ -72,6 +72,7 @@ class SelfCheckpoint:
         run: command of the image.
         changes: layer with the application's changes to its root filesystem.
         warm: the application.
+        environment: variables of the image and the recipe at the build.
     """
 
     directory: Path
@@ -79,6 +80,7 @@ class SelfCheckpoint:
     run: Run
     changes: Layer
     warm: WarmState
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def identity(self) -> Identity:

@@ -45,11 +45,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Run:
-    """Entrypoint, Cmd and User of an image that starts differently from its base image."""
+    """Entrypoint, Cmd and User of an image that starts differently from its base image; `env` extends its Env."""
 
     entrypoint: tuple[str, ...]
     cmd: tuple[str, ...]
     user: str
+    env: tuple[tuple[str, str], ...] = ()
 
 
 class LayerWriter:
@@ -201,10 +202,18 @@ def _put_together(
     config = json.loads(read_document(base, below.manifest.config))
     _extend_config(config, added, layers)
     if run is not None:
-        how = {"Entrypoint": list(run.entrypoint), "Cmd": list(run.cmd), "User": run.user}
+        how: dict[str, object] = {"Entrypoint": list(run.entrypoint), "Cmd": list(run.cmd), "User": run.user}
+        if run.env:
+            how["Env"] = _merge_env(config["config"].get("Env") or [], run.env)
         config["config"] = {**config["config"], **how}
     blobs = [*below.manifest.layers, *(layer.blob for layer in layers)]
     return _write_image(layout, config, blobs, annotations)
+
+
+def _merge_env(entries: Sequence[str], env: Sequence[tuple[str, str]]) -> list[str]:
+    merged = {entry.partition("=")[0]: entry for entry in entries}
+    merged |= {name: f"{name}={value}" for name, value in env}
+    return list(merged.values())
 
 
 def remove_checkpoint(layout: Path, base: Path) -> Image:

@@ -26,7 +26,7 @@ from warmstart.dump.proc.container import list_children
 from warmstart.engine.target import ExecResult, State
 from warmstart.image.manifest import Config, Platform
 from warmstart.node.launcher import LauncherPrograms
-from warmstart.recipe.model import Container, Mount, SecurityContext
+from warmstart.recipe.model import Container, Mount, SecurityContext, Volume, VolumeKind, VolumeMount
 
 BASE = Config(Platform("linux", "amd64"), entrypoint=("/app",), cmd=("serve",), user="app")
 
@@ -91,6 +91,19 @@ def test_the_launcher_is_told_whom_to_run_and_what():
     assert privileges.allow_privilege_escalation
     assert privileges.read_only_root_filesystem
     assert not privileges.privileged
+
+
+def test_the_launcher_keeps_files_of_volumes_that_are_new_in_each_pod():
+    volumes = [Volume(kind, kind) for kind in VolumeKind]
+    mounts = tuple(VolumeMount(volume, f"/{volume.name}") for volume in volumes)
+    fixed = VolumeMount(volumes[0], "/fixed", read_only=True)
+    given = Mount("/given", Path("/somewhere"))
+    container = Container("base", args=("a",), volume_mounts=(*mounts, fixed), mounts=(given,))
+    wrapped = wrap_container(container, BASE, DIRECTORIES)
+    assert " --volume /emptyDir -- " in " ".join(wrapped.command)
+    assert wrapped.command.count("--volume") == 1
+    assert wrapped.volume_mounts == container.volume_mounts
+    assert given in wrapped.mounts
 
 
 def test_without_a_user_there_is_none_to_tell():

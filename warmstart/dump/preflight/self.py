@@ -9,23 +9,34 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from warmstart.dump.preflight.check import reading
 from warmstart.dump.preflight.finding import Finding, deduplicate, error
-from warmstart.dump.proc.container import GONE, Container, Process, is_below, read_container
+from warmstart.dump.proc.container import (
+    GONE,
+    Container,
+    Link,
+    Process,
+    is_below,
+    open_below_root,
+    read_container,
+)
+from warmstart.recipe.model import VolumeKind, VolumeMount
 
-# In these directories the launcher keeps only the files of the application's user.
+# In these directories, and in volumes that are new in each pod, the launcher keeps only the files of the application's
+# user.
 _SEEDED = ("/tmp", "/var/tmp", "/run")  # noqa: S108  (directories in the container)
 
 
-def check_launched(proc: Path, first_pid: int) -> tuple[Finding, ...]:
+def check_launched(proc: Path, first_pid: int, volumes: Collection[VolumeMount] = ()) -> tuple[Finding, ...]:
     """Check an application that the launcher runs.
 
     Args:
         proc: a procfs; nothing is read outside it.
         first_pid: PID of the application's first process in that procfs.
+        volumes: its volumes.
 
     Raises:
         AppError: it has ended.
@@ -37,7 +48,7 @@ def check_launched(proc: Path, first_pid: int) -> tuple[Finding, ...]:
             [
                 *_check_creation_order(container),
                 *_check_users(container),
-                *_check_files(container),
+                *_check_seed(container, volumes),
                 *_check_shared_memory(container),
             ]
         )
@@ -84,11 +95,13 @@ def _check_users(container: Container) -> Iterator[Finding]:
             )
 
 
-def _check_files(container: Container) -> Iterator[Finding]:
+def _check_seed(container: Container, volumes: Collection[VolumeMount]) -> Iterator[Finding]:
     """Check that open files in the seeded directories belong to the application's user; others are not restored."""
     owners = {(container.proc / str(container.first.pid)).stat().st_uid}
-    for process, link in (*container.each_descriptor(), *container.each_mapped_file()):
-        if not any(is_below(link.target, directory) for directory in _SEEDED):
+    points = _find_mount_points(container, (each for each in volumes if each.volume.kind is VolumeKind.EMPTY_DIR))
+    directories = [*_SEEDED, *points.values()]
+    for process, link in _each_file(container):
+        if not any(is_below(link.target, directory) for directory in directories):
             continue
         try:
             status = os.stat(link.path)  # noqa: PTH116  (a kernel link)
@@ -99,8 +112,29 @@ def _check_files(container: Container) -> Iterator[Finding]:
                 "seed-of-others",
                 process,
                 f"It has {link.target} open, a file of another user. An image that restores itself does not keep it.",
-                "Put the file into the base image, outside of /tmp, /var/tmp and /run, or give it to that user.",
+                "Put the file into the base image, outside of /tmp, /var/tmp, /run and volumes, or give it that user.",
             )
+
+
+def _each_file(container: Container) -> Iterator[tuple[Process, Link]]:
+    yield from container.each_descriptor()
+    yield from container.each_mapped_file()
+
+
+def _find_mount_points(container: Container, volumes: Iterable[VolumeMount]) -> dict[int, str]:
+    """Find the mounts of volumes by their numbers, with their paths without links."""
+    mounts = {mount.mount_id: mount.mount_point for mount in container.mounts}
+    found = {}
+    for volume in volumes:
+        with (
+            contextlib.suppress(OSError),
+            open_below_root(container.proc, container.first.pid, volume.path, os.O_PATH) as opened,
+        ):
+            info = Path(f"/proc/self/fdinfo/{opened}").read_text()
+            number = next(int(line.split()[1]) for line in info.splitlines() if line.startswith("mnt_id:"))
+            if number in mounts:
+                found[number] = mounts[number]
+    return found
 
 
 def _check_shared_memory(container: Container) -> Iterator[Finding]:

@@ -35,7 +35,8 @@ SEEDED = ("tmp", "var/tmp", "run")
 
 
 # The launcher's log lines after its decision (launcher/src/start.c).
-RESTORED = re.compile(r"warmstart: restored in (\d+) ms$")
+RESTORED = re.compile(r"warmstart: restored in (\d+) ms(?:, after-restore steps in (\d+) ms)?$")
+STEP_FAILED = re.compile(r"warmstart: restored in \d+ ms, but (.*)$")
 COLD_START = re.compile(r"warmstart: cold start: (.*) \(\d+ ms\)$")
 
 
@@ -54,11 +55,16 @@ class Identity:
     arguments: tuple[str, ...]
 
 
-def find_run(container: Container, config: Config) -> Run:
-    """Return the entrypoint, command and user of a recipe's image on a base image with this config.
+def find_run(container: Container, config: Config, env: tuple[tuple[str, str], ...] = ()) -> Run:
+    """Return the entrypoint, command, user and environment of a recipe's image on a base image with this config.
 
     As in Kubernetes, `command` replaces the entrypoint and its arguments, and `args` the arguments. They become part of
     the image, since a pod with a command of its own would replace the launcher.
+
+    Args:
+        container: the recipe's container.
+        config: config of the base image.
+        env: variables that the image gets in addition to those of the base image.
 
     Raises:
         ImageError: there is no command.
@@ -67,7 +73,7 @@ def find_run(container: Container, config: Config) -> Run:
     cmd = container.args or (() if container.command else config.cmd)
     if not entrypoint and not cmd:
         raise ImageError("neither the recipe nor the base image has a command", hint="set container.command")
-    return Run((*ENTRYPOINT, *entrypoint), cmd, find_user(container, config))
+    return Run((*ENTRYPOINT, *entrypoint), cmd, find_user(container, config), env)
 
 
 def find_user(container: Container, config: Config) -> str:
@@ -102,22 +108,22 @@ def _read_text(file: Path) -> str:
         return text.read()
 
 
-def update_manifest(directory: Path, memory: Path | None, listeners: Sequence[Listener], signal: int) -> None:
+def update_manifest(
+    directory: Path, memory: Path | None, listeners: Sequence[Listener], lines: Sequence[str] = ()
+) -> None:
     """Bring the launcher's manifest up to date with an edited checkpoint.
 
     Args:
         directory: the directory of the manifest and the checkpoint.
         memory: the memory file; None if no memory is mapped.
         listeners: sockets to open before the restore.
-        signal: signal for the restored application; 0 for none.
+        lines: others, from `warmstart.image.selfrestore.manifest_lines`.
     """
     manifest = directory / "manifest"
     *kept, end = [line for line in _read_text(manifest).splitlines() if not line.startswith("file ")]
     added = [*_list_files(directory, memory), *(f"listen {_describe(listener)}" for listener in listeners)]
-    if signal:
-        added.append(f"signal {signal}")
     with replace_file(manifest, mode=0o644) as file:
-        file.writelines(f"{line}\n".encode() for line in [*kept, *added, end])
+        file.writelines(f"{line}\n".encode() for line in [*kept, *added, *lines, end])
 
 
 def _list_files(directory: Path, memory: Path | None) -> Iterator[str]:

@@ -13,6 +13,7 @@ import pytest
 
 from warmstart.core.errors import AppError
 from warmstart.dump.preflight.self import check_launched
+from warmstart.recipe.model import Volume, VolumeKind, VolumeMount
 
 pytestmark = pytest.mark.linux
 
@@ -79,6 +80,36 @@ def test_files_in_tmp_that_are_not_the_applications_are_found():
         finally:
             Path(file.name).unlink()
             Path("/tmp/warmstart-test-own").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def mounted(tmp_path) -> tuple[Path, Path]:
+    """Return a directory, and another one to mount it on with `MOUNT`."""
+    source, point = tmp_path / "source", tmp_path / "point"
+    source.mkdir()
+    point.mkdir()
+    (source / "app.conf").write_text("text")
+    (tmp_path / "link").symlink_to(point)
+    return source, point
+
+
+MOUNT = """
+assert ctypes.CDLL(None).unshare(0x20000) == 0
+assert ctypes.CDLL(None).mount(None, b"/", None, 0x44000, None) == 0
+assert ctypes.CDLL(None).mount(b"{}", b"{}", None, 0x1000, None) == 0
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_files_of_others_in_a_new_volume_are_found(mounted):
+    source, point = mounted
+    volume = VolumeMount(Volume("data", VolumeKind.EMPTY_DIR), str(point.parent / "link"))
+    mount, use = MOUNT.format(source, point), f"kept = open('{point}/app.conf')"
+    with run(mount + use) as pid:
+        assert check_launched(PROC, pid, [volume]) == ()
+    os.chown(source / "app.conf", 1000, 1000)
+    with run(mount + use) as pid:
+        assert [finding.code for finding in check_launched(PROC, pid, [volume])] == ["seed-of-others"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to look at a process that is ending")

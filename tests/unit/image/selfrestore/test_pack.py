@@ -104,7 +104,7 @@ def test_a_manifest_that_is_not_one_is_refused(directory, text):
 def test_the_manifest_is_brought_up_to_date(directory, tmp_path):
     memory = tmp_path / "memory"
     memory.write_bytes(bytes(100))
-    update_manifest(directory, memory, [Listener("tcp46", 8080, 128, 4711)], 12)
+    update_manifest(directory, memory, [Listener("tcp46", 8080, 128, 4711)], ["step signal 12"])
     lines = (directory / "manifest").read_text().splitlines()
     assert [line for line in lines if line.startswith("file")] == [
         "file 1 inventory.img",
@@ -112,7 +112,7 @@ def test_the_manifest_is_brought_up_to_date(directory, tmp_path):
         "file 100 ../memory",
     ]
     assert lines[0] == "warmstart 1"
-    assert lines[-3:] == ["listen tcp46 8080 128 4711", "signal 12", "end"]
+    assert lines[-3:] == ["listen tcp46 8080 128 4711", "step signal 12", "end"]
     assert "cpu avx2" in lines
 
 
@@ -167,11 +167,19 @@ def test_a_checkpoint_keeps_its_owners_and_modes(directory, tmp_path):
 
 def test_an_image_of_layers_alone(layout, directory, tmp_path):
     layout.list(
-        layout.image(b"", config={"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": ["sha256:0"]}})
+        layout.image(
+            b"",
+            config={
+                "os": "linux",
+                "architecture": "amd64",
+                "rootfs": {"diff_ids": ["sha256:0"]},
+                "config": {"Env": ["PATH=/bin", "MODE=slow"]},
+            },
+        )
     )
     target = tmp_path / "image"
     layer = pack_checkpoint(directory, target)
-    run = find_run(Container("base"), BASE)
+    run = find_run(Container("base"), BASE, (("MODE", "fast"), ("MORE", "a=b")))
     annotations = {"org.opencontainers.image.created": "2026-01-01T00:00:00Z", "key": "value"}
     image = add_layers(layout.path, target, [layer], run, annotations, {"by": "tests"})
     assert restores_itself(image.config)
@@ -180,6 +188,7 @@ def test_an_image_of_layers_alone(layout, directory, tmp_path):
     assert (image.config.cmd, image.config.user, image.config.labels) == (("serve",), "app", {"by": "tests"})
     assert image.manifest.annotations == annotations
     assert image.manifest.layers[-1] == layer.blob
+    assert image.config.env == (("PATH", "/bin"), ("MODE", "fast"), ("MORE", "a=b"))
 
 
 # Reading one again

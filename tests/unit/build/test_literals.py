@@ -1,0 +1,60 @@
+"""Variables of a recipe that its image may contain."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from warmstart.build.literals import find_literals
+from warmstart.core.reference import parse_reference
+from warmstart.recipe.model import Container, Recipe, Secret
+
+REF = {"secretKeyRef": {"name": "db", "key": "password"}}
+
+
+def make(env: list[dict[str, Any]], values: dict[str, str], *secrets: Secret) -> Recipe:
+    document = json.dumps({"container": {"image": "base", "env": env}})
+    container = Container("base", env=tuple(values.items()))
+    return Recipe("app", container, parse_reference("localhost/app:1"), secrets=secrets, document=document)
+
+
+def test_only_literal_values_are():
+    env = [
+        {"name": "MODE", "value": "fast"},
+        {"name": "PASSWORD", "valueFrom": REF},
+        {"name": "URL", "value": "db://$(PASSWORD)@host"},
+        {"name": "AGAIN", "value": "$(URL)"},
+        {"name": "TEXT", "value": "$(MODE) $$(PASSWORD) $(NOBODY)"},
+    ]
+    values = {
+        "MODE": "fast",
+        "PASSWORD": "p",
+        "URL": "db://p@host",
+        "AGAIN": "db://p@host",
+        "TEXT": "fast $(PASSWORD) $(NOBODY)",
+        "FROM_ELSEWHERE": "of envFrom",
+    }
+    assert dict(find_literals(make(env, values))) == {"MODE": "fast", "TEXT": "fast $(PASSWORD) $(NOBODY)"}
+
+
+def test_the_last_of_two_counts():
+    env = [{"name": "A", "value": "x"}, {"name": "A", "valueFrom": REF}]
+    assert find_literals(make(env, {"A": "y"})) == ()
+
+
+def test_a_reference_to_a_variable_from_elsewhere_is_none():
+    env = [{"name": "A", "value": "$(FROM_ELSEWHERE)"}]
+    assert find_literals(make(env, {"FROM_ELSEWHERE": "x", "A": "x"})) == ()
+
+
+def test_a_literal_that_has_a_secret_in_it_is_none():
+    env = [{"name": "A", "value": "db://hidden@host"}, {"name": "B", "value": "b"}]
+    values = {"A": "db://hidden@host", "B": "b"}
+    found = find_literals(make(env, values, Secret("db.password", b"hidden"), Secret("db.empty", b"")))
+    assert found == (("B", "b"),)
+
+
+def test_without_a_document_there_are_none():
+    recipe = Recipe("app", Container("base", env=(("A", "b"),)), parse_reference("localhost/app:1"), source=Path("x"))
+    assert find_literals(recipe) == ()

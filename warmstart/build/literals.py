@@ -1,0 +1,42 @@
+"""Variables that the image of a recipe may contain: those with a literal value.
+
+A pod that leaves them out behaves as the build did. Values from Secrets, ConfigMaps and fields of the pod belong to the
+pod, and are not part of the image.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from warmstart.recipe.model import Recipe
+
+_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+
+
+def find_literals(recipe: Recipe) -> tuple[tuple[str, str], ...]:
+    """Return the container's variables with literal values, with the values of the build.
+
+    A value that refers to a variable of another kind, or contains a secret of the build, is none.
+    """
+    document = json.loads(recipe.document or "{}").get("container", {})
+    literal: dict[str, bool] = {}
+    for entry in document.get("env") or []:
+        references = {name for name in _REFERENCE.findall(str(entry.get("value", ""))) if name}
+        # A reference to an unknown name stays as it is.
+        is_literal = not entry.get("valueFrom") and all(
+            literal.get(name, not _is_known(recipe, name)) for name in references
+        )
+        literal[entry["name"]] = is_literal
+    return tuple(
+        (name, value) for name, value in recipe.container.env if literal.get(name) and not _has_secret(recipe, value)
+    )
+
+
+def _is_known(recipe: Recipe, name: str) -> bool:
+    return any(name == known for known, _ in recipe.container.env)
+
+
+def _has_secret(recipe: Recipe, value: str) -> bool:
+    data = value.encode(errors="surrogateescape")
+    return any(secret.value and secret.value in data for secret in recipe.secrets)

@@ -1,0 +1,122 @@
+"""Lines that a build adds to the launcher's manifest: the variables to compare, and the steps after a restore.
+
+The launcher's README describes their format; `launcher/src/variables.c` and `launcher/src/steps.c` use them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from signal import Signals
+from urllib.parse import quote
+
+from warmstart.core.errors import RecipeError
+from warmstart.recipe.model import Exec, HttpGet, OnDifference, Signal, Step
+
+#: In a pod's environment: overrides the recipe's `onDifference`.
+ON_DIFFERENCE = "WARMSTART_ON_DIFFERENCE"
+#: A variable for a pod whose frozen variables cannot be the build's, such as secrets made up at random.
+WARN = (ON_DIFFERENCE, str(OnDifference.WARN))
+
+SALT_BYTES = 16
+_ALL = "*"
+_OURS = "WARMSTART"
+# Runtimes set it to the name of each container.
+_HOSTNAME = "HOSTNAME"
+# The pid of the application in a command; as in warmstart/probe/warmup.py.
+_PID_REFERENCE = "$(APP_PID)"
+# Headers that frame the message.
+_OWN_HEADERS = frozenset({"connection", "content-length", "transfer-encoding"})
+# Characters that a URL may contain unescaped (RFC 3986), and the percent sign of existing escapes.
+_URL_CHARACTERS = "%/:?[]@!$&'()*+,;=~"
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+
+def escape_word(word: str) -> str:
+    r"""Escape one of several words in a line: `\xHH` for bytes that are not printable ASCII, spaces and backslashes."""
+    escaped = "".join(
+        chr(byte) if 0x20 < byte < 0x7F and byte != ord("\\") else f"\\x{byte:02x}" for byte in _encode(word)
+    )
+    return escaped or "\\"
+
+
+def describe_variables(
+    environment: Mapping[str, str], late: Sequence[str], on_difference: OnDifference, salt: bytes | None = None
+) -> list[str]:
+    """Describe the variables of a build, without their values.
+
+    Args:
+        environment: all variables of the container and its image.
+        late: names of variables that the application reads again after a restore; `*` for all.
+        on_difference: response to a pod with another value.
+        salt: SALT_BYTES bytes; random ones when None.
+    """
+    salt = secrets.token_bytes(SALT_BYTES) if salt is None else salt
+    lines = [f"difference {on_difference}", f"salt {salt.hex()}"]
+    lines += [f"late {escape_word(name)}" for name in late]
+    for name, value in environment.items():
+        if name not in late and _ALL not in late and name != _HOSTNAME and not name.startswith(_OURS):
+            digest = hashlib.sha256(salt + _encode(f"{name}={value}")).hexdigest()
+            lines.append(f"frozen {digest} {escape_word(name)}")
+    return lines
+
+
+def _encode(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
+
+
+def check_steps(steps: Sequence[Step | Signal]) -> None:
+    """Check that the launcher can do these steps after a restore.
+
+    Raises:
+        RecipeError: it cannot do one.
+    """
+    for index, step in enumerate(steps):
+        if isinstance(step, Step) and isinstance(step.action, HttpGet) and step.action.scheme.upper() != "HTTP":
+            raise RecipeError(
+                f"afterRestore[{index}].httpGet: an image that restores itself cannot make requests with TLS",
+                hint="use the scheme HTTP on a port without TLS, or an exec step with a program of the image",
+            )
+
+
+def describe_steps(steps: Sequence[Step | Signal], pid: int) -> list[str]:
+    """Describe the steps after a restore, in order.
+
+    Args:
+        steps: the steps.
+        pid: number of the application in its container, for commands that refer to it.
+    """
+    check_steps(steps)
+    return [f"step {' '.join(_describe_step(step, pid))}" for step in steps]
+
+
+def _describe_step(step: Step | Signal, pid: int) -> Iterator[str]:
+    if isinstance(step, Signal):
+        yield from ("signal", str(Signals[step.name].value))
+        return
+    limit_ms = str(max(1, round(step.timeout_s * 1000)))
+    if isinstance(step.action, Exec):
+        yield from ("exec", limit_ms)
+        yield from (escape_word(word.replace(_PID_REFERENCE, str(pid))) for word in step.action.command)
+    else:
+        yield from ("http", limit_ms, str(step.action.port), escape_word(step.action.host or "-"))
+        yield escape_word(_write_request(step.action))
+
+
+def _write_request(action: HttpGet) -> str:
+    """Write the whole request. Redirects are not followed, and the connection ends with the response."""
+    host = action.host or "localhost"
+    given = [(name, value) for name, value in action.headers if name.lower() not in _OWN_HEADERS]
+    names = {name.lower() for name, _ in given}
+    defaults = {
+        "Host": f"[{host}]:{action.port}" if ":" in host else f"{host}:{action.port}",
+        "User-Agent": "warmstart",
+    }
+    headers = [*((name, value) for name, value in defaults.items() if name.lower() not in names), *given]
+    headers += [("Connection", "close"), *([("Content-Length", "0")] if action.method in _WITH_BODY else [])]
+    path = quote(action.path.partition("#")[0], safe=_URL_CHARACTERS)
+    lines = [f"{action.method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+    if any(character in line for line in lines for character in "\r\n\0"):
+        raise RecipeError("afterRestore: a header of httpGet has a line break")
+    return "\r\n".join([*lines, "", ""])
