@@ -29,6 +29,7 @@ from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.key import find_inputs
 from warmstart.build.publish import check_output, describe_output, publish_image
 from warmstart.build.result import BaseImage, BuildCandidate, BuildResult, SelfCheckpoint, make_document
+from warmstart.build.secrets import check_report, search_secrets
 from warmstart.build.verify import SUBNET as VERIFY_SUBNET
 from warmstart.build.verify import Restore, Subject, check_content, open_plain_engine, verify_image
 from warmstart.core.progress import Progress
@@ -151,11 +152,22 @@ def verify_and_publish(
         engine: a CRI-O of our own that knows no image; None to start one.
     """
     target, output = context.recipe.image, context.options.output
+    secrets = search_secrets(context.recipe, candidate.layout, base, context.progress)
     restores = verify(context, candidate, stores, engine)
     destination, image = describe_output(output, target), read_image(candidate.layout)
     built = BuildResult(
-        str(target), destination, candidate.warm.cold_s, restores, candidate.dump, image, base, candidate.provenance
+        str(target),
+        destination,
+        candidate.warm.cold_s,
+        restores,
+        candidate.dump,
+        image,
+        base,
+        candidate.provenance,
+        secrets,
     )
+    report = make_document(built, context.progress)
+    check_report(context.recipe, base, report)
     with context.progress.step("publish"):
         publish_image(
             candidate.layout,
@@ -163,7 +175,7 @@ def verify_and_publish(
             target,
             output,
             context.progress,
-            report=json.dumps(make_document(built, context.progress)).encode(),
+            report=json.dumps(report).encode(),
             mount_from=base.source.reference if base.source.kind is Transport.REGISTRY else None,
             access=context.options.access,
         )
