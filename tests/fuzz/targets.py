@@ -50,6 +50,7 @@ from warmstart.image.manifest import (
 from warmstart.image.mount_points import Links, check_image
 from warmstart.image.open import OpenedImage
 from warmstart.image.registry.client import read_manifest, read_reports
+from warmstart.image.secrets.record import parse_record
 from warmstart.image.selfrestore.inspect import unpack_launched
 from warmstart.image.selfrestore.pack import read_manifest as read_launcher_manifest
 from warmstart.inspect.inspection import inspect_target
@@ -260,6 +261,7 @@ def documents(data: bytes) -> None:
         lambda: parse_manifest(text, blob),
         lambda: [parse_index(text, kind) for kind in INDEX_TYPES],
         lambda: parse_report(text),
+        lambda: parse_record(text.decode(errors="replace")),
     )
     readers[(data[0] if data else 0) % len(readers)]()
 

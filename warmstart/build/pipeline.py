@@ -31,6 +31,7 @@ from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.key import find_inputs
 from warmstart.build.publish import check_output, describe_output, publish_image
 from warmstart.build.result import BuildCandidate, BuildResult, SelfCheckpoint, make_document
+from warmstart.build.secrets import check_report, search_secrets
 from warmstart.build.services import Companions, open_companions
 from warmstart.build.verify import SUBNET as VERIFY_SUBNET
 from warmstart.build.verify import Restore, Subject, check_content, open_plain_engine, verify_image
@@ -213,12 +214,23 @@ def verify_and_publish(
         companions: the recipe's services and init containers, if it has any.
     """
     target, output = context.recipe.image, context.options.output
+    secrets = search_secrets(context.recipe, candidate.layout, base, context.progress)
     with companions.run() if companions else contextlib.nullcontext(ALONE) as beside:
         restores = verify(replace(context, beside=beside), candidate, stores, engine)
     destination, image = describe_output(output, target), read_image(candidate.layout)
     built = BuildResult(
-        str(target), destination, candidate.warm.cold_s, restores, candidate.dump, image, base, candidate.provenance
+        str(target),
+        destination,
+        candidate.warm.cold_s,
+        restores,
+        candidate.dump,
+        image,
+        base,
+        candidate.provenance,
+        secrets,
     )
+    report = make_document(built, context.progress)
+    check_report(context.recipe, base, report)
     with context.progress.step("publish"):
         publish_image(
             candidate.layout,
@@ -226,7 +238,7 @@ def verify_and_publish(
             target,
             output,
             context.progress,
-            report=json.dumps(make_document(built, context.progress)).encode(),
+            report=json.dumps(report).encode(),
             mount_from=base.source.reference if base.source.kind is Transport.REGISTRY else None,
             access=context.options.access,
         )

@@ -22,6 +22,7 @@ from warmstart.dump.proc.restrictions import Restrictions
 from warmstart.image.annotations import Provenance
 from warmstart.image.compose import Layer, Run
 from warmstart.image.layout import Image
+from warmstart.image.secrets.record import FoundSecret, make_record
 from warmstart.image.selfrestore.pack import Identity, read_manifest
 from warmstart.node.launcher import LauncherPrograms
 from warmstart.recipe.model import Restorer
@@ -153,6 +154,7 @@ class BuildResult:
         image: its manifest and config.
         base: its base image.
         provenance: its provenance.
+        secrets: the secrets of the build that it holds.
     """
 
     name: str
@@ -163,6 +165,7 @@ class BuildResult:
     image: Image
     base: BaseImage
     provenance: Provenance
+    secrets: tuple[FoundSecret, ...] = ()
 
     @property
     def added_bytes(self) -> int:
@@ -197,6 +200,7 @@ def make_document(result: BuildResult, progress: Progress) -> Mapping[str, Any]:
         ],
         "base": {"name": result.base.source.label, "digest": result.base.digest},
         "provenance": {name: value for name, value in asdict(result.provenance).items() if name != "recipe"},
+        "secrets": make_record(result.secrets),
         "stepSeconds": progress.durations_s,
         "warnings": progress.warnings,
     }

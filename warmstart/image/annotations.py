@@ -20,6 +20,9 @@ CPU = "cpu"
 BUILD_KEY = "build-key"
 #: Below PREFIX: the manifest of the pod that a saved image restores.
 POD_NOTE = "pod"
+#: Below PREFIX: the secrets of the build that the image holds, by name and place (`warmstart.image.secrets.record`);
+#: only if the build had secrets.
+SECRETS = "secrets"
 
 
 @dataclass(frozen=True)

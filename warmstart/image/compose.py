@@ -207,6 +207,18 @@ def _put_together(
     return _write_image(layout, config, blobs, annotations)
 
 
+def add_annotations(layout: Path, annotations: Mapping[str, str]) -> Image:
+    """Add annotations to the manifest of an image; its digest is another one then.
+
+    Raises:
+        ImageError: the layout is broken.
+    """
+    manifest = json.loads(read_document(layout, read_image(layout).manifest.descriptor))
+    manifest["annotations"] = {**manifest.get("annotations", {}), **annotations}
+    write_index(layout, _write_document(layout, manifest, OCI_MANIFEST))
+    return read_image(layout)
+
+
 def remove_checkpoint(layout: Path, base: Path) -> Image:
     """Make a copy of an image without its checkpoint layer, if it has one, and without its annotations.
 

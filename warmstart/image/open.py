@@ -52,18 +52,23 @@ class OpenedImage:
     open_content: OpenContent
 
     @contextmanager
-    def open_layer(self, layer: Descriptor) -> Iterator[Readable]:
+    def open_layer(self, layer: Descriptor, *, checked: bool = True) -> Iterator[Readable]:
         """Open the tar of a layer and decompress it as it is read.
 
         The compression is detected from the content, as runtimes do. When the block ends without an error, the rest is
         read too and the layer is checked against its digest and diff id. Do not use its content before that.
+
+        Args:
+            layer: a layer of the image.
+            checked: whether to check the diff id. It takes longer than to decompress, and an image that was made a
+                moment ago is checked later anyway.
 
         Raises:
             ImageError: it is missing, cannot be decompressed, or does not match its digests; also while reading.
             RegistryError: the registry refused, or could not be reached; also while reading.
         """
         with self.open_content(layer) as blob:
-            opened = _Layer(blob, f"layer {layer.digest}", self.find_diff_id(layer))
+            opened = _Layer(blob, f"layer {layer.digest}", self.find_diff_id(layer) if checked else None)
             yield opened
             opened.finish()
 
@@ -218,7 +223,7 @@ class _MemberFile:
 class _Layer:
     """The tar of a layer, decompressed from its blob."""
 
-    def __init__(self, blob: CheckedReader, label: str, diff_id: str) -> None:
+    def __init__(self, blob: CheckedReader, label: str, diff_id: str | None) -> None:
         self._packed = BufferedReader(_Raw(blob), _BUFFER_BYTES)
         head = self._packed.peek(len(_ZSTD))
         self._label = label
@@ -240,7 +245,8 @@ class _Layer:
         self._left_bytes -= len(data)
         if self._left_bytes < 0:
             raise ImageError(f"{self._label} exceeds {LAYER_LIMIT_BYTES >> 30} GiB when decompressed")
-        self._hash.update(data)
+        if self._diff_id is not None:
+            self._hash.update(data)
         return data
 
     def finish(self) -> None:

@@ -32,7 +32,15 @@ from warmstart.dump.archive.metadata import Mount, User
 from warmstart.dump.archive.outline import extract_outline, extract_spooled, spool_outline
 from warmstart.dump.criu.contents import Process, Socket, read_inventory, read_processes, read_sockets, sum_pages_bytes
 from warmstart.dump.criu.credentials import Credentials, read_credentials
-from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, PREFIX, Provenance, read_provenance
+from warmstart.image.annotations import (
+    BASE_DIGEST,
+    BASE_NAME,
+    CREATED,
+    PREFIX,
+    SECRETS,
+    Provenance,
+    read_provenance,
+)
 from warmstart.image.compose import CREATED_BY
 from warmstart.image.crio import CHECKPOINT_NAME, list_expected_mounts, list_given_annotations
 from warmstart.image.layout import Image
@@ -41,6 +49,7 @@ from warmstart.image.mount_points import Links, add_layer, check_checkpoint, che
 from warmstart.image.open import OpenedImage, open_image
 from warmstart.image.registry.client import read_reports
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
+from warmstart.image.secrets.record import FoundSecret, parse_record
 from warmstart.image.selfrestore.inspect import unpack_launched
 from warmstart.image.selfrestore.pack import read_manifest, restores_itself
 from warmstart.inspect.target import read_target
@@ -93,6 +102,7 @@ class ImageFacts:
         provenance: warmstart's build record; None for an image that warmstart did not make.
         notes: warmstart's other annotations, without their prefix.
         layers: from the lowest.
+        secrets: secrets of the build that it is recorded to hold; None if its build searched for none.
     """
 
     digest: str
@@ -104,6 +114,7 @@ class ImageFacts:
     provenance: Provenance | None
     notes: Mapping[str, str]
     layers: tuple[Layer, ...]
+    secrets: tuple[FoundSecret, ...] | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -311,7 +322,7 @@ def _describe_image(image: Image, name: str) -> ImageFacts:
             hint="these are lost when an image is converted to Docker's format",
         )
     provenance = read_provenance(annotations)
-    known = {PREFIX + attribute.name for attribute in fields(Provenance)}
+    known = {PREFIX + SECRETS, *(PREFIX + attribute.name for attribute in fields(Provenance))}
     return ImageFacts(
         digest=image.manifest.digest,
         platform=image.config.platform,
@@ -326,6 +337,7 @@ def _describe_image(image: Image, name: str) -> ImageFacts:
             if key.startswith(PREFIX) and key not in known
         },
         layers=_describe_layers(image),
+        secrets=parse_record(annotations[PREFIX + SECRETS]) if PREFIX + SECRETS in annotations else None,
     )
 
 

@@ -25,6 +25,7 @@ from warmstart.dump.criu.contents import Endpoint, Socket, TcpState
 from warmstart.dump.criu.credentials import Credentials
 from warmstart.image.annotations import POD_NOTE, Provenance
 from warmstart.image.compose import CREATED_BY
+from warmstart.image.secrets.record import make_record
 from warmstart.inspect.inspection import CheckpointFacts, ContainerFacts, ContainerLimits, ImageFacts, Inspection, Layer
 from warmstart.inspect.trust import list_claims
 from warmstart.recipe.pods import hide_values
@@ -130,6 +131,7 @@ def _list_image(name: str, image: ImageFacts, *, show_env: bool) -> list[tuple[s
         ),
         ("size", f"{format_bytes(image.size_bytes)} compressed, in {len(image.layers)} layers"),
         ("added", f"{format_bytes(added_bytes)} to the base image" if added_bytes is not None else ""),
+        ("secrets", _tell_secrets(image)),
         *_list_notes(image, show_env=show_env).items(),
     ]
     return [(field, value) for field, value in rows if value]
@@ -145,6 +147,13 @@ def _list_notes(image: ImageFacts, *, show_env: bool) -> dict[str, str]:
         except (ArchiveError, ValueError, RecursionError):
             notes[POD_NOTE] = HIDDEN
     return notes
+
+
+def _tell_secrets(image: ImageFacts) -> str:
+    """Describe the record of the secrets of the build; empty if there is none."""
+    if image.secrets is None:
+        return ""
+    return ", ".join(map(str, image.secrets)) or "none of those of its build"
 
 
 def _list_layer(layer: Layer) -> tuple[str, ...]:
@@ -275,6 +284,7 @@ def _image_document(image: ImageFacts, *, show_env: bool) -> dict[str, Any]:
         "restorers": list(image.restorers),
         "provenance": image.provenance and _provenance_document(image.provenance, show_env=show_env),
         "notes": _list_notes(image, show_env=show_env),
+        "secrets": None if image.secrets is None else make_record(image.secrets),
         "sizeBytes": image.size_bytes,
         "addedBytes": image.added_bytes,
         "layers": [

@@ -26,6 +26,8 @@ MEMORY = f"{DIRECTORY}/memory"
 # The changed part of it, mapped if a runtime restores an image that can also restore itself.
 MEMORY_OF_RUNTIME = f"{DIRECTORY}/memory-runtime"
 LAUNCHER = f"/{DIRECTORY}/launcher"
+#: What made the layer of the launcher, in the history of an image.
+PROGRAMS = f"{CREATED_BY}launcher"
 # Paths of the launcher and of the root filesystem in a build container: see launcher/src/mount_namespaces.c.
 BUILD_LAUNCHER = "/launcher"
 BUILD_ROOT = "/container"
@@ -136,7 +138,7 @@ def pack_programs(programs: Path, layout: Path) -> Layer:
 
     It depends on nothing else, not even on the recipe's compression, so all images of one version share this layer.
     """
-    writer = LayerWriter(layout, f"{CREATED_BY}launcher")
+    writer = LayerWriter(layout, PROGRAMS)
     with open_tree(writer) as tar:
         tar.make_directory(DIRECTORY)
         for name in ("launcher", "criu"):

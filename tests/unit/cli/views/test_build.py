@@ -20,6 +20,7 @@ from warmstart.dump.edit.memory import MappedMemory
 from warmstart.image.annotations import Provenance
 from warmstart.image.layout import Image
 from warmstart.image.manifest import Config, Descriptor, Manifest, Platform
+from warmstart.image.secrets.record import FoundSecret
 from warmstart.recipe.model import Restorer
 
 
@@ -69,6 +70,12 @@ def test_people_are_told_what_was_gained_and_what_it_costs(built, steps):
     }
 
 
+def test_a_document_names_the_secrets_in_the_image(built, steps):
+    found = (FoundSecret("shop-db.password", ("memory", "checkpoint")),)
+    document = json.loads(json.dumps(make_document(replace(built, secrets=found), steps)))
+    assert document["secrets"] == [{"name": "shop-db.password", "places": ["memory", "checkpoint"]}]
+
+
 def test_a_document_holds_all_of_it(built, steps):
     document = json.loads(json.dumps(make_document(built, steps)))
     assert document["digest"] == f"sha256:{9:064}"
@@ -78,6 +85,7 @@ def test_a_document_holds_all_of_it(built, steps):
         {"address": "10.89.0.3", "runtimeSeconds": 0.2, "firstSuccessSeconds": 0.4, "restorer": "runtime"},
     ]
     assert document["addedBytes"] == 3 << 20
+    assert document["secrets"] == []
     assert [layer["sizeBytes"] for layer in document["layers"]] == [5 << 20, 2 << 20, 1 << 20]
     assert document["edits"]["mappedBytes"] == 90 << 20
     assert document["stepSeconds"] == steps.durations_s

@@ -66,6 +66,30 @@ def test_sections_of_an_image(warm: Inspection) -> None:
     assert values(found["edits"]) == {"closed sockets": "2", "mapped": "1.0 MiB"}
 
 
+@pytest.mark.parametrize(
+    ("record", "told", "document"),
+    [
+        ("[]", "none of those of its build", []),
+        (
+            '[{"name": "db.password", "places": ["memory", "\\u001b[2J"]}]',
+            "db.password (memory, \\x1b[2J)",
+            [{"name": "db.password", "places": ["memory", "\x1b[2J"]}],
+        ),
+    ],
+)
+def test_secrets_that_the_build_found(tmp_path: Path, record: str, told: str, document: object) -> None:
+    image = make_warm_image(tmp_path, {**ANNOTATIONS, "dev.warmstart.secrets": record})
+    found = inspect_image(Source(Transport.OCI, path=image))
+    assert values(sections_of(found)["image"])["secrets"] == told
+    shown = to_document(found)["image"]
+    assert (shown["secrets"], shown["notes"]) == (document, {})
+
+
+def test_an_image_without_a_record_of_secrets(warm: Inspection) -> None:
+    assert "secrets" not in values(sections_of(warm)["image"])
+    assert to_document(warm)["image"]["secrets"] is None
+
+
 def test_sections_of_an_archive(archive: Inspection) -> None:
     found = sections_of(archive)
     assert list(found) == ["container", "security", "checkpoint", "processes", "sockets"]

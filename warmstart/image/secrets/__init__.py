@@ -1,0 +1,1 @@
+"""Search for the values of secrets in what a build publishes."""

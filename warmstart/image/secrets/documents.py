@@ -1,0 +1,59 @@
+"""Find secrets in JSON documents, such as a manifest, and say where."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from warmstart.image.secrets.finder import Finder
+
+
+def find_in_document(document: Any, finder: Finder, where: str, left_out: Collection[str] = ()) -> dict[str, list[str]]:
+    """Find the secrets in the strings of a JSON document, and in documents that such a string holds.
+
+    Args:
+        document: a parsed document.
+        finder: of the secrets.
+        where: name of the document.
+        left_out: strings not to search.
+
+    Returns:
+        For each secret that was found, the paths of the strings, beginning with `where`, without any value.
+    """
+    found: dict[str, list[str]] = {}
+    for path, text in walk_strings(document, where):
+        if text not in left_out:
+            for name in finder.find(text.encode(errors="surrogatepass")):
+                # A key may hold a value too.
+                shown = where if finder.find(path.encode(errors="surrogatepass")) else path
+                found.setdefault(name, []).append(shown)
+    return found
+
+
+def walk_strings(document: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the strings of a JSON document with their paths, keys too; and those of documents within strings."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            inner = f"{path}: {key}"
+            yield inner, key
+            yield from walk_strings(value, inner)
+    elif isinstance(document, list):
+        for index, value in enumerate(document):
+            yield from walk_strings(value, f"{path}[{index}]")
+    elif isinstance(document, str):
+        nested = _parse(document)
+        if nested is None:
+            yield path, document
+        else:
+            yield from walk_strings(nested, path)
+
+
+def _parse(text: str) -> Any:
+    """Return the object or list that a string holds as JSON; None if it is another string."""
+    if not text.startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
