@@ -14,6 +14,10 @@ Block = dict[str, Any]
 # Where kubectl keeps a copy of what it applied.
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
+# Objects that hold values, and where.
+_WITH_DATA = ("Secret", "ConfigMap")
+_DATA = ("data", "stringData", "binaryData")
+
 #: Where an object has the specification of a pod: workloads, CronJobs, PodTemplates, Pods.
 POD_SPECS = (
     ("spec", "template", "spec"),
@@ -83,21 +87,32 @@ def list_others(pod: Block, container: Block) -> list[str]:
 
 
 def hide_values(document: Any, hidden: str) -> Any:
-    """Return a manifest or a recipe with `hidden` in place of the values of variables and headers.
+    """Return a manifest or a recipe with `hidden` in place of the values of variables, headers, Secrets and ConfigMaps.
 
-    Copies of the manifest are treated alike. Names stay. Everything below `env` and `httpHeaders` counts, wherever they
-    are, so that unusual structures are hidden too.
+    Copies of the manifest are treated alike. Names stay, and keys. Everything below `env` and `httpHeaders` counts,
+    wherever they are, so that unusual structures are hidden too, as do a recipe's `build.secrets`.
     """
     if isinstance(document, list):
         return [hide_values(item, hidden) for item in document]
     if not isinstance(document, dict):
         return document
-    return {key: _hide_entry(key, value, hidden) for key, value in document.items()}
+    of_object = document.get("kind") in _WITH_DATA
+    return {
+        key: _hide_all(value, hidden) if of_object and key in _DATA else _hide_entry(key, value, hidden)
+        for key, value in document.items()
+    }
+
+
+def _hide_all(value: Any, hidden: str) -> Any:
+    """Hide all values, but not the keys."""
+    return {key: _hide_all(inner, hidden) for key, inner in value.items()} if isinstance(value, dict) else hidden
 
 
 def _hide_entry(key: Any, value: Any, hidden: str) -> Any:
     if key == _APPLIED:
         return hidden
+    if key == "secrets" and isinstance(value, dict):
+        return _hide_all(value, hidden)
     if key not in ("env", "httpHeaders"):
         return hide_values(value, hidden)
     if not isinstance(value, list):
