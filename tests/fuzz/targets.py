@@ -55,8 +55,8 @@ from warmstart.image.selfrestore.inspect import unpack_launched
 from warmstart.image.selfrestore.pack import read_manifest as read_launcher_manifest
 from warmstart.inspect.inspection import inspect_target
 from warmstart.kube.client import Cluster
-from warmstart.kube.match import BuildInfo
 from warmstart.kube.patch import patch_manifest
+from warmstart.kube.settings import BuildInfo
 from warmstart.kube.trial import find_pools
 from warmstart.recipe.init.manifest import init_from_manifest
 from warmstart.recipe.load import load_recipe, parse_recipe
@@ -307,7 +307,25 @@ spec:
 ---
 {"kind": "Pod", "metadata": {"name": "b"}, "spec": {"containers": [{"name": "b", "image": "b"}]}}
 """
-BUILD = BuildInfo("app", "registry.example.com/app:warm", {"name": "app", "image": "a"}, (str(Restorer.RUNTIME),))
+BUILD = BuildInfo(
+    "app",
+    "registry.example.com/app:warm",
+    {
+        "image": "registry.example.com/app:1",
+        "env": [
+            {"name": "A", "value": "2"},
+            {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
+        ],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        "securityContext": {"supplementalGroups": [1, 2], "capabilities": {"drop": ["ALL"]}},
+        "resources": {"limits": {"memory": "1Gi"}},
+        "readinessProbe": {"tcpSocket": {"port": 80}},
+    },
+    (str(Restorer.RUNTIME), str(Restorer.SELF)),
+    mounts=("/tmp",),
+    pod={"volumes": [{"name": "tmp", "emptyDir": {}}], "securityContext": {"fsGroup": 1}},
+    stand_ins={"objects": [{"kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"k": "v"}}]},
+)
 
 
 @target(lambda: [MANIFEST])
@@ -318,7 +336,7 @@ def manifests(data: bytes) -> None:
             lambda: init_from_manifest(place / "manifest.yaml"),
             lambda: init_from_manifest(place / "manifest.yaml", container="app"),
             lambda: patch_manifest(data, "manifest.yaml", None, BUILD),
-            lambda: patch_manifest(data, "manifest.yaml", "app", BUILD),
+            lambda: patch_manifest(data, "manifest.yaml", "app", BUILD, ["*"]),
         )
 
 

@@ -23,11 +23,12 @@ from warmstart.core.yaml_writing import write_yaml
 from warmstart.inspect.build_info import ImageSummary, list_beyond_pod, read_build, require_restored, try_cluster
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import Cluster, connect_cluster
+from warmstart.kube.frozen import list_new_warnings
 from warmstart.kube.helper import Errand
 from warmstart.kube.manifests import PAUSE_IMAGE, make_manifests, make_pre_pull, make_whole_patch
-from warmstart.kube.match import BuildInfo
 from warmstart.kube.node_programs import find_versions, make_fixes_document
 from warmstart.kube.patch import Patched, patch_manifest
+from warmstart.kube.settings import BuildInfo
 from warmstart.kube.trial import Verdict, make_document
 from warmstart.node.advisories import ADVISORIES
 from warmstart.recipe.load import STDIN, read_input
@@ -48,6 +49,7 @@ class DeployRequest:
         output: `manifest`, or `patch`.
         only_diff: whether to print only the changes.
         pre_pull: image of the waiting container in a DaemonSet that pulls ahead; None for no DaemonSet.
+        accepted: frozen values of that manifest that may stay as in the build.
     """
 
     name: str | None
@@ -58,6 +60,7 @@ class DeployRequest:
     output: str
     only_diff: bool
     pre_pull: str | None
+    accepted: tuple[str, ...] = ()
 
 
 @click.command()
@@ -74,6 +77,12 @@ class DeployRequest:
     help="A whole manifest, or a strategic merge patch, as Kustomize takes it.",
 )
 @click.option("--diff", "only_diff", is_flag=True, help="With --from: print only the changes, with reasons.")
+@click.option(
+    "--accept-frozen",
+    multiple=True,
+    metavar="NAME",
+    help="With --from: keep the build's value of this variable, or of `command` or `args`; * for all.",
+)
 @click.option("--name", help="Name of the objects.  [default: the recipe's name]")
 @click.option("--replicas", type=click.IntRange(0), help="Number of pods.  [default: 1]")
 @click.option("--match-cpu", is_flag=True, help="Select nodes that have the processor features of the build.")
@@ -116,6 +125,7 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
         output=options["output"],
         only_diff=options["only_diff"],
         pre_pull=options["pause_image"] if options["pre_pull"] else None,
+        accepted=options["accept_frozen"],
     )
     anew = options["manifest"] is None and not options["pre_pull"]
     _judge(shell, known, target, options["allowed"], anew=anew)
@@ -157,8 +167,8 @@ def _refuse_contradictions(options: dict[str, Any]) -> None:
     anew = [key for key in ("name", "replicas", "pre_pull") if key in given]
     if options["manifest"] is not None and anew:
         raise click.UsageError(f"--{anew[0].replace('_', '-')} is for what is made anew, not for --from")
-    if options["manifest"] is None and (options["container"] or options["only_diff"]):
-        raise click.UsageError("--container and --diff need a manifest: --from")
+    if options["manifest"] is None and (options["container"] or options["only_diff"] or options["accept_frozen"]):
+        raise click.UsageError("--container, --diff and --accept-frozen need a manifest: --from")
     if options["apply"] and (options["output"] == "patch" or options["only_diff"]):
         raise click.UsageError("--apply applies whole manifests")
     if options["name"] and not _NAME.fullmatch(options["name"]):
@@ -173,7 +183,10 @@ def _make(shell: Shell, build: BuildInfo, wanted: DeployRequest) -> str:
         return write_yaml(make_pre_pull(build, name, wanted.pre_pull, namespace=wanted.namespace))
     if wanted.output == "patch":
         return write_yaml(make_whole_patch(build, name, namespace=wanted.namespace))
-    return write_yaml(*make_manifests(build, name, replicas=wanted.replicas, namespace=wanted.namespace))
+    manifests = make_manifests(build, name, replicas=wanted.replicas, namespace=wanted.namespace)
+    for warning in list_new_warnings(build, manifests):
+        shell.progress().warn(warning)
+    return write_yaml(*manifests)
 
 
 def _change(shell: Shell, build: BuildInfo, wanted: DeployRequest, manifest: Path) -> str:
@@ -182,7 +195,7 @@ def _change(shell: Shell, build: BuildInfo, wanted: DeployRequest, manifest: Pat
     with input_errors_as(ManifestError):
         data = read_input(manifest)
     with hint_at_container():
-        patched = patch_manifest(data, name, wanted.container, build)
+        patched = patch_manifest(data, name, wanted.container, build, wanted.accepted)
     for warning in patched.warnings:
         shell.progress().warn(warning)
     if wanted.only_diff:

@@ -18,13 +18,16 @@ from warmstart.inspect.target import Target, read_target
 from warmstart.inspect.trust import list_image_privileges
 from warmstart.kube.client import Cluster
 from warmstart.kube.manifests import make_pod_spec
-from warmstart.kube.match import KUBELET_MOUNTS, BuildInfo
+from warmstart.kube.mounts import list_mount_points
 from warmstart.kube.recorded import list_pod_privileges
+from warmstart.kube.settings import KUBELET_MOUNTS, BuildInfo
 from warmstart.kube.trial import Verdict, find_pools, try_pool
 from warmstart.recipe.load import load_recipe, parse_recipe
-from warmstart.recipe.model import Recipe, Restorer
+from warmstart.recipe.model import Recipe
 
 _MOST_NODES = 20
+# Words of the pod in a recipe.
+_OF_POD = ("volumes", "securityContext", "initContainers")
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def read_build(
         if match_cpu:
             raise InputError(f"only an image has a record of the processor, and {target} is {found.kind}")
         recipe = load_recipe(found.recipe, overrides=overrides, tag=tag)
-        return ImageSummary(_describe_recipe(recipe, str(recipe.image)))
+        return ImageSummary(describe_recipe(recipe, str(recipe.image)))
     if overrides or tag:
         raise InputError(f"values can be given for a recipe only, and {target} is {found.kind}")
     inspection = inspect_target(target, access=access)
@@ -107,9 +110,22 @@ def _list_of_pod(build: BuildInfo) -> list[Privilege]:
     return [one for one in asked if one.kind is not Kind.NODE_SELECTOR]
 
 
-def _describe_recipe(recipe: Recipe, image: str) -> BuildInfo:
-    container = json.loads(recipe.document)["container"]
-    return BuildInfo(recipe.name, image, container, tuple(map(str, recipe.restore)))
+def describe_recipe(recipe: Recipe, image: str) -> BuildInfo:
+    """Return the build of a recipe, as far as the recipe shows it."""
+    document = json.loads(recipe.document)
+    steps = document.get("afterRestore") or []
+    return BuildInfo(
+        recipe.name,
+        image,
+        document["container"],
+        tuple(map(str, recipe.restore)),
+        mounts=tuple(list_mount_points(document["container"])),
+        pod={key: document[key] for key in _OF_POD if document.get(key)},
+        stand_ins=document.get("build") or {},
+        late=recipe.late,
+        on_difference=recipe.on_difference,
+        after_restore=tuple(steps) if isinstance(steps, list) else (steps,),
+    )
 
 
 def _describe_image(
@@ -117,15 +133,15 @@ def _describe_image(
 ) -> ImageSummary:
     assert image.provenance is not None
     built_as = recipe.image
-    by_recipe = _describe_recipe(recipe, str(built_as))
-    user, mounts = checkpoint.container.user, checkpoint.container.mounts
-    build = BuildInfo(
-        name=recipe.name,
-        image=str(built_as) if Restorer.RUNTIME in recipe.restore else f"{built_as.name}@{image.digest}",
-        container=by_recipe.container,
-        restorers=by_recipe.restorers,
+    by_recipe = describe_recipe(recipe, str(built_as))
+    user = checkpoint.container.user
+    found = [mount.destination for mount in checkpoint.container.mounts if mount.destination not in KUBELET_MOUNTS]
+    build = replace(
+        by_recipe,
+        image=str(built_as) if by_recipe.by_runtime else f"{built_as.name}@{image.digest}",
         user=(user.uid, user.gid),
-        mounts=tuple(mount.destination for mount in mounts if mount.destination not in KUBELET_MOUNTS),
+        # The mounts of an image that restores itself are the launcher's business.
+        mounts=tuple(found) if by_recipe.by_runtime else by_recipe.mounts,
         architecture=image.provenance.architecture,
         cpu_features=_find_cpu_features(image, target.text) if match_cpu else (),
     )

@@ -27,8 +27,8 @@ from warmstart.dump.archive.metadata import load_json
 from warmstart.image.annotations import POD_NOTE
 from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.inspect.inspection import RESTORERS, CheckpointFacts, ImageFacts, Inspection, inspect_image
-from warmstart.kube.match import KUBELET_MOUNTS
 from warmstart.kube.recorded import list_pod_privileges
+from warmstart.kube.settings import KUBELET_MOUNTS
 from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Recipe
 from warmstart.recipe.privileges import list_contexts, require_recipe_privileges

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from warmstart.kube.match import BuildInfo, Setting, list_settings
-from warmstart.recipe.model import Restorer
+from warmstart.kube.after_restore import list_after_restore_changes
+from warmstart.kube.match import list_settings
+from warmstart.kube.mounts import list_mount_changes
+from warmstart.kube.probes import without_delays
+from warmstart.kube.settings import TOKEN, TOKEN_MOUNT, BuildInfo, Setting, list_blocks, list_items
+from warmstart.recipe.complete import BLANKED
 from warmstart.recipe.pods import Block, PodContainer, find_containers, mapping_at
 
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
@@ -23,8 +28,15 @@ _IDENTITY = ("name", "namespace")
 
 
 def make_deployment(build: BuildInfo, name: str, *, replicas: int = 1, namespace: str | None = None) -> Block:
-    """Return a Deployment with pods that are restored from the image, or start cold where nothing restores."""
+    """Return a Deployment with pods that are restored from the image, or start cold where nothing restores.
+
+    Raises:
+        ManifestError: a pod cannot do the recipe's steps after a restore.
+    """
     labels = {_NAME_LABEL: name}
+    pod = make_pod_spec(build)
+    (container,) = pod["containers"]
+    put_settings(pod, container, list_after_restore_changes(build, container))
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -32,7 +44,7 @@ def make_deployment(build: BuildInfo, name: str, *, replicas: int = 1, namespace
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": dict(labels)}, "spec": make_pod_spec(build)},
+            "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
         },
     }
 
@@ -60,16 +72,30 @@ def make_service(build: BuildInfo, name: str, *, namespace: str | None = None) -
 def make_pod_spec(build: BuildInfo) -> Block:
     """Return the specification of a pod that is restored from the image.
 
-    As in the build, there is no service account token: its volume also costs a start about 0.3 s.
+    It has the words of the recipe, such as `valueFrom` and `volumes`, not the values of the build. As in the build,
+    there is no service account token: its volume also costs a start about 0.3 s.
     """
-    left_out = _SAID_ANEW | (_IN_THE_IMAGE if Restorer.SELF in build.restorers else frozenset())
-    carried = {key: copy.deepcopy(value) for key, value in build.container.items() if key not in left_out}
-    # Groups are the pod's.
-    carried.get("securityContext", {}).pop("supplementalGroups", None)
+    left_out = _SAID_ANEW | (_IN_THE_IMAGE if build.by_itself else frozenset())
+    carried = {key: value for key, value in build.container.items() if key not in left_out}
+    carried = without_delays(carried)
+    if blanked := list_blanked(build):
+        carried["env"] = [one for one in list_blocks(carried["env"]) if one.get("name") not in blanked]
     container = {"name": build.name, "image": build.image, **carried}
-    pod: Block = {"automountServiceAccountToken": False}
-    put_settings(pod, container, (setting for setting in list_settings(build) if not setting.by_default))
-    return {**pod, "containers": [container]}
+    words = copy.deepcopy({key: value for key, value in build.pod.items() if value})
+    for one in (container, *list_blocks(words.get("initContainers"))):
+        # Groups are the pod's.
+        mapping_at(one, "securityContext").pop("supplementalGroups", None)
+    pod: Block = {} if TOKEN_MOUNT in build.mounts else {TOKEN: False}
+    pod |= {key: words[key] for key in ("securityContext", "initContainers") if key in words}
+    # A probe and the group are the recipe's already.
+    settings = (one for one in list_settings(build) if not (one.by_default or one.or_other))
+    put_settings(pod, container, settings)
+    return {**pod, "containers": [container], **{key: words[key] for key in ("volumes",) if key in words}}
+
+
+def list_blanked(build: BuildInfo) -> list[str]:
+    """Return the names of variables whose literal values are those of secrets, which no recipe of an image has."""
+    return [str(one.get("name")) for one in list_blocks(build.container.get("env")) if one.get("value") == BLANKED]
 
 
 def make_pre_pull(build: BuildInfo, name: str, pause_image: str, *, namespace: str | None = None) -> Block:
@@ -126,11 +152,13 @@ def make_patch(target: PodContainer, settings: Sequence[Setting]) -> Block:
 def make_whole_patch(build: BuildInfo, name: str, *, namespace: str | None = None) -> Block:
     """Return a patch with all settings, for a Deployment of this name and its container of the recipe's name."""
     target = next(find_containers(make_deployment(build, name, namespace=namespace)))
-    return make_patch(target, [setting for setting in list_settings(build) if not setting.by_default])
+    build = replace(build, container=without_delays(dict(build.container)))
+    settings = [setting for setting in list_settings(build) if not setting.by_default]
+    return make_patch(target, [*settings, *list_mount_changes(build, {}, {}), *list_after_restore_changes(build, {})])
 
 
 def put_settings(pod: Block, container: Block, settings: Iterable[Setting]) -> None:
-    """Set values at their paths, and create missing mappings."""
+    """Set values at their paths, append items to their lists, and create missing mappings and lists."""
     for setting in settings:
         *path, key = setting.keys
         place = pod if setting.of_pod else container
@@ -138,7 +166,10 @@ def put_settings(pod: Block, container: Block, settings: Iterable[Setting]) -> N
             if not isinstance(place.get(step), dict):
                 place[step] = {}
             place = place[step]
-        place[key] = copy.deepcopy(setting.value)
+        if not setting.item:
+            place[key] = copy.deepcopy(setting.value)
+        else:
+            place[key] = [*list_items(place.get(key)), copy.deepcopy(setting.value)]
 
 
 def _metadata(name: str, namespace: str | None, labels: dict[str, str]) -> Block:

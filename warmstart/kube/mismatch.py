@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from warmstart.core.privileges import list_options
 from warmstart.core.yaml_document import shown
-from warmstart.kube.match import KUBELET_MOUNTS, TOKEN, BuildInfo, list_withheld
-from warmstart.recipe.model import Restorer
-from warmstart.recipe.pods import Block, list_others, mapping_at
+from warmstart.kube.after_restore import list_after_restore_warnings
+from warmstart.kube.match import list_withheld
+from warmstart.kube.mounts import list_mount_warnings
+from warmstart.kube.probes import list_probe_warnings
+from warmstart.kube.settings import BuildInfo, list_items
+from warmstart.recipe.pods import Block, mapping_at
 
 _NAMESPACES = {
     "hostNetwork": "a network of its own",
@@ -39,15 +42,14 @@ def list_warnings(build: BuildInfo, pod: Block, container: Block) -> Iterator[st
     """
     yield from _list_withheld(build, pod, container)
     yield from _list_of_pod(pod)
-    yield from _list_mounts(build, pod, container)
-    yield from _list_command(build, container)
-    yield from _list_environment(build, container)
+    yield from list_mount_warnings(build, pod, container)
+    yield from _list_of_container(container, build)
     yield from _list_privileges(build, pod, container)
     had = mapping_at(build.container, "resources", "limits")
     if others := [shown(name) for name in mapping_at(container, "resources", "limits") if name not in had]:
         yield f"resources.limits: the build had none of {', '.join(others)}, and the application started without"
-    if delay := mapping_at(container, "readinessProbe").get("initialDelaySeconds"):
-        yield f"readinessProbe.initialDelaySeconds: a restored container, ready at once, waits {delay} s to be asked"
+    yield from list_probe_warnings(container)
+    yield from list_after_restore_warnings(build, container)
 
 
 def _list_withheld(build: BuildInfo, pod: Block, container: Block) -> Iterator[str]:
@@ -66,61 +68,28 @@ def _list_of_pod(pod: Block) -> Iterator[str]:
         yield f"runtimeClassName: {shown(str(handler))} must restore what runc dumped"
 
 
-def _list_mounts(build: BuildInfo, pod: Block, container: Block) -> Iterator[str]:
-    if Restorer.RUNTIME not in build.restorers:
-        return
-    mounts = container.get("volumeMounts")
-    wanted = [str(mount.get("mountPath")) for mount in mounts if isinstance(mount, Mapping)] if mounts else []
-    for path in wanted:
-        if path.rstrip("/") not in build.mounts:
-            yield f"volumeMounts: {shown(path)} is not there in a restored container: the build had no such mount"
-    for path in build.mounts:
-        if path not in {*KUBELET_MOUNTS, *(path.rstrip("/") for path in wanted)}:
-            yield f"volumeMounts: {shown(path)} is missing: the build had this mount, and is not restored without it"
-    if pod.get(TOKEN) is not False and (others := list_others(pod, container)):
-        names = shown(", ".join(others))
-        yield f"{TOKEN}: a restored container sees no token; set it to false if {names} can do without one, too"
-    if container.get("volumeDevices"):
-        yield "volumeDevices: the build had no block device, and a restored container sees none"
-
-
-def _list_command(build: BuildInfo, container: Block) -> Iterator[str]:
-    for key in ("command", "args", "workingDir"):
-        if container.get(key) and container[key] != build.container.get(key):
-            yield f"{key}: a restored container goes on with what the build was started with"
-            if key == "args" and Restorer.SELF in build.restorers:
-                yield "args: other ones than the build's make an image that restores itself start cold"
+def _list_of_container(container: Block, build: BuildInfo) -> Iterator[str]:
+    if container.get("workingDir") and container["workingDir"] != build.container.get("workingDir"):
+        yield "workingDir: a restored container goes on with what the build was started with"
     for key in ("stdin", "tty"):
         if container.get(key):
             yield f"{key}: the build had none, and a restored container has none either"
 
 
-def _list_environment(build: BuildInfo, container: Block) -> Iterator[str]:
-    """Show only names: values may be secrets."""
-    if container.get("envFrom"):
-        yield "envFrom: a restored container has the environment of the build, without these"
-    had = {variable["name"]: variable.get("value", "") for variable in build.container.get("env") or ()}
-    others = [name for name, value in _variables(container) if name not in had or value != had[name]]
-    if others:
-        names = shown(", ".join(others), 400)
-        yield f"env: a restored container has the environment of the build; not heeded: {names}"
-
-
-def _variables(container: Block) -> Iterator[tuple[str, str | None]]:
-    for variable in container.get("env") or ():
-        if isinstance(variable, Mapping):
-            value = variable.get("value")
-            yield str(variable.get("name")), None if "valueFrom" in variable else "" if value is None else str(value)
-
-
 def _list_privileges(build: BuildInfo, pod: Block, container: Block) -> Iterator[str]:
     context = {**mapping_at(pod, "securityContext"), **mapping_at(container, "securityContext")}
     had: dict[str, Any] = {**mapping_at(build.container, "securityContext")}
+    groups = {*map(str, [*list_items(had.get("supplementalGroups")), build.fs_group])} - {"None"}
     group = context.get("fsGroup")
-    if group is not None and group not in had.get("supplementalGroups", ()):
-        yield f"securityContext.fsGroup: the build was not in the group {group}, and what is restored is not either"
-    if Restorer.RUNTIME not in build.restorers:
+    if group is not None and str(group) not in groups:
+        yield f"securityContext.fsGroup: the build was not in the group {group}, and {_say_groups(build)}"
+    others = {*map(str, list_items(context.get("supplementalGroups")))} - {str(group)}
+    if others and not groups:
+        yield f"securityContext.supplementalGroups: the build was in no such group, and {_say_groups(build)}"
+    if not build.by_runtime:
         return
+    if not any(mapping_at(had, "capabilities").values()):
+        had.pop("capabilities", None)
     if build.user is not None:
         had["runAsUser"], had["runAsGroup"] = build.user
     for key, default in _PRIVILEGES.items():
@@ -128,3 +97,7 @@ def _list_privileges(build: BuildInfo, pod: Block, container: Block) -> Iterator
             yield f"securityContext.{key}: a restored process has it as in the build, and the recipe does not say it"
     if mapping_at(context, "seccompProfile").get("type") in ("Unconfined", "Localhost"):
         yield "securityContext.seccompProfile: a restored process keeps the filter of the build, the runtime's default"
+
+
+def _say_groups(build: BuildInfo) -> str:
+    return "what is restored is not either" if build.by_runtime else "an image that restores itself starts cold"

@@ -1,39 +1,28 @@
-"""Change only necessary values in a manifest written by a person; comments, quotes and order stay.
-
-A file is cut at its document markers, and only the document with the container is rewritten.
-"""
+"""Change only necessary values in a manifest written by a person; every other character of the file stays."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import io
-import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-
-from warmstart.core.errors import ManifestError
-from warmstart.core.yaml_document import plain_value, read_documents
+from warmstart.core.errors import InputError, ManifestError
+from warmstart.core.yaml_document import Document, KeyPath, read_documents
+from warmstart.core.yaml_editing import append_item, delete_key, set_value, split_documents
+from warmstart.kube.frozen import compare_frozen, list_frozen_warnings, list_variable_changes, refuse_frozen
 from warmstart.kube.manifests import make_patch, put_settings
-from warmstart.kube.match import BuildInfo, Setting, find_changes
+from warmstart.kube.match import find_changes
 from warmstart.kube.mismatch import list_warnings
+from warmstart.kube.settings import BuildInfo, Setting
+from warmstart.recipe.checks import without_transport
 from warmstart.recipe.pods import Block, PodContainer, choose_container, find_containers, manifest_error, read_manifest
 
-# Markers count at the start of any line (YAML 1.2.2, c-forbidden).
-_MARKER = re.compile(r"^---(?:[ \t]+#.*|[ \t]*)\n", re.MULTILINE)
-_KEY_LINE = re.compile(r"^( *(?:- +)*)[^\s#'\"{\[][^\n#]*:[ \t]*(?:#.*)?$")
-_ITEM_LINE = re.compile(r"^( *)- ")
 _CONTEXT_LINES = 2
-# Successors of new keys: at the end of its mapping, a key would follow the comments on the next item.
-_BEFORE = {"automountServiceAccountToken": "containers", "nodeSelector": "containers"}
+# Keys that a new key of a pod or of a container stands before or after.
+_BEFORE, _AFTER = "containers", "image"
+_BOM = "\ufeff"
 
 
 @dataclass(frozen=True)
@@ -53,46 +42,115 @@ class Patched:
     patch: Block | None
 
 
-def patch_manifest(data: bytes, name: str, container: str | None, build: BuildInfo) -> Patched:
+def patch_manifest(
+    data: bytes, name: str, container: str | None, build: BuildInfo, accepted: Collection[str] = ()
+) -> Patched:
     """Change a manifest so that its pod is restored from an image.
 
     Args:
         data: the file, YAML or JSON: one or more documents, Lists among them.
         name: name of the file in messages and in the diff.
-        container: its name, as for `choose_container`; needed if there are several.
+        container: its name, as for `choose_container`; needed if there are several, unless only one has the image of
+            the build.
         build: the image.
+        accepted: names of frozen values that may stay as in the build; see `refuse_frozen`.
 
     Raises:
-        ManifestError: it is not YAML, has no such container, or the container cannot be changed alone.
+        ManifestError: it is not YAML, has no such container, the container cannot be changed alone, or it has frozen
+            values that differ from the build's.
     """
     documents = read_manifest(data, name)
-    found = [one for each in documents for one in find_containers(each.value)]
-    chosen = choose_container(found, container, name)
-    for document in documents:
-        if document.problems and any(one.block is chosen.block for one in find_containers(document.value)):
-            raise manifest_error(name, document.problems)
-    changes = find_changes(build, chosen.pod, chosen.block)
-    texts = list(_apply(data.decode("utf-8-sig"), name, container, changes))
-    _require_same_beside(texts[-1], name, [document.value for document in documents], found.index(chosen), changes)
+    values = [document.value for document in documents]
+    found = [one for value in values for one in find_containers(value)]
+    chosen = _choose(found, container, name, build)
+    number, path = _find_path(documents, chosen.block)
+    document = documents[number]
+    if problems := [problem for problem in document.problems if not problem.repeats]:
+        raise manifest_error(name, problems)
+    _refuse_merge_keys(chosen.block, document, path, name)
+    frozen = compare_frozen(build, chosen, values)
+    refuse_frozen(build, frozen, accepted, document, path, name)
+    changes = [*find_changes(build, chosen.pod, chosen.block), *list_variable_changes(build, frozen)]
+    texts = _apply(data.decode("utf-8"), name, number, path, changes)
+    _require_same_beside(texts[-1], name, values, found.index(chosen), changes)
     return Patched(
         text=texts[-1],
         diff="".join(_diff(texts, name, changes)),
-        warnings=tuple(list_warnings(build, chosen.pod, chosen.block)),
+        warnings=(
+            *(f"{problem}; the last one counts" for problem in document.problems),
+            *list_frozen_warnings(build, frozen, accepted),
+            *list_warnings(build, chosen.pod, chosen.block),
+        ),
         patch=make_patch(chosen, changes) if changes else None,
     )
 
 
-def _apply(text: str, name: str, container: str | None, changes: list[Setting]) -> Iterator[str]:
-    """Yield the text as rewritten without changes, then with one more change each time."""
-    parts = _split(text)
-    loaded = [_load(part, name) for part in parts]
-    place = choose_container([one for value in loaded for one in find_containers(value)], container, name)
-    index = next(i for i, value in enumerate(loaded) if any(one.block is place.block for one in find_containers(value)))
-    write = _writer(parts[index])
-    yield "".join([*parts[:index], write(loaded[index]), *parts[index + 1 :]])
-    for change in changes:
-        _put(place, change)
-        yield "".join([*parts[:index], write(loaded[index]), *parts[index + 1 :]])
+def _choose(found: Sequence[PodContainer], wanted: str | None, name: str, build: BuildInfo) -> PodContainer:
+    """Return the container to restore: unless it is named, the only one with the build's image, cold or warm."""
+    images = {build.image, without_transport(str(build.container.get("image")))}
+    same = [one for one in found if str(one.block.get("image")) in images]
+    return same[0] if wanted is None and len(same) == 1 else choose_container(found, wanted, name)
+
+
+def _refuse_merge_keys(value: Any, document: Document, path: KeyPath, name: str) -> None:
+    """Refuse a container that has values from elsewhere, which are not read here."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        if key == "<<":
+            raise ManifestError(
+                f"{name}: the restored container has a merge key (<<)",
+                details=[f"{document.place((*path, key)).label}: it takes values from another mapping"],
+                hint="write the values out in the restored container",
+            )
+        _refuse_merge_keys(item, document, (*path, key), name)
+
+
+def _find_path(documents: Sequence[Document], block: Block) -> tuple[int, KeyPath]:
+    """Return the number of the document with a container, and the container's path in it."""
+    for number, document in enumerate(documents):
+        for path in _list_paths(document.value, block):
+            return number, path
+    raise AssertionError("the container is of these documents")
+
+
+def _list_paths(value: Any, block: Block) -> Iterator[KeyPath]:
+    if value is block:
+        yield ()
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        for path in _list_paths(item, block):
+            yield (key, *path)
+
+
+def _apply(text: str, name: str, number: int, path: KeyPath, changes: Sequence[Setting]) -> list[str]:
+    """Return the text, and the text with one more change each time. Line ends stay as they are."""
+    mark, text = text[: text.startswith(_BOM)], text.removeprefix(_BOM)
+    windows = "\r\n" in text and text.count("\r\n") == text.count("\n")
+    try:
+        head, *parts = split_documents(text.replace("\r\n", "\n") if windows else text)
+        states = [parts[number]]
+        for change in changes:
+            states.append(_change(states[-1], path, change))
+    except InputError as error:
+        raise _shared(name) from error
+    texts = ["".join([mark, head, *parts[:number], state, *parts[number + 1 :]]) for state in states]
+    return [one.replace("\n", "\r\n") for one in texts] if windows else texts
+
+
+def _change(text: str, container: KeyPath, change: Setting) -> str:
+    """Return the document with a change. The pod is two levels above its container."""
+    path = (*(container[:-2] if change.of_pod else container), *change.keys)
+    if change.value is None:
+        return delete_key(text, path)
+    edit = append_item if change.item else set_value
+    return edit(text, path, change.value, after=_AFTER, before=_BEFORE if change.of_pod and not change.item else "")
+
+
+def _shared(name: str) -> ManifestError:
+    return ManifestError(
+        f"{name}: a value that must change has an anchor (&) and is used in several places",
+        hint="write the value out in the restored container, without the anchor or alias (*)",
+    )
 
 
 def _require_same_beside(text: str, name: str, before: list[Any], index: int, changes: list[Setting]) -> None:
@@ -100,11 +158,12 @@ def _require_same_beside(text: str, name: str, before: list[Any], index: int, ch
     expected = [_plain(value) for value in before]
     target = [one for value in expected for one in find_containers(value)][index]
     put_settings(target.pod, target.block, changes)
-    if _plain(expected) != _plain([document.value for document in read_documents(text, name)]):
-        raise ManifestError(
-            f"{name}: a value that must change has an anchor (&) and is used in several places",
-            hint="write the value out in the restored container, without the anchor or alias (*)",
-        )
+    try:
+        found = [document.value for document in read_documents(text.removeprefix(_BOM), name)]
+    except InputError as error:
+        raise _shared(name) from error
+    if _plain(expected) != _plain(found):
+        raise _shared(name)
 
 
 def _plain(value: Any) -> Any:
@@ -114,100 +173,10 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _split(text: str) -> list[str]:
-    """Return documents and the markers between them, in turn."""
-    parts, end = [], 0
-    for marker in _MARKER.finditer(text):
-        parts += [text[end : marker.start()], marker[0]]
-        end = marker.end()
-    return [*parts, text[end:]]
-
-
-def _load(part: str, name: str) -> Any:
-    if _MARKER.fullmatch(part):
-        return None
-    try:
-        return _yaml().load(part)
-    except Exception as error:
-        # The package has no error of its own for a value that does not fit its tag: any error is possible.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ManifestError(f"{name} cannot be changed: {reason}") from error
-
-
-def _yaml() -> YAML:
-    yaml = YAML(typ="rt")
-    yaml.preserve_quotes = True
-    yaml.width = 1 << 16
-    return yaml
-
-
-def _writer(part: str) -> Callable[[Any], str]:
-    """Return a writer for the style of the text: JSON as JSON, and lists indented as they are."""
-    lines = part.splitlines()
-    with contextlib.suppress(ValueError):
-        json.loads(part)
-        # Text of one line stays one line; else its second line is the first that is indented.
-        indent = lines[1][: -len(lines[1].lstrip())] if len(lines) > 1 else None
-        return partial(_write_json, indent)
-    yaml = _yaml()
-    offset = 0
-    for key, item in pairwise(lines):
-        if (above := _KEY_LINE.match(key)) and (below := _ITEM_LINE.match(item)):
-            offset = max(0, len(below[1]) - len(above[1]))
-            break
-    yaml.indent(mapping=2, sequence=offset + 2, offset=offset)
-    return partial(_write_yaml, yaml)
-
-
-def _write_yaml(yaml: YAML, value: Any) -> str:
-    stream = io.StringIO()
-    yaml.dump(value, stream)
-    return stream.getvalue()
-
-
-def _write_json(indent: str | None, value: Any) -> str:
-    return json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
-
-
-def _put(target: PodContainer, change: Setting) -> None:
-    *path, key = change.keys
-    place: Any = target.pod if change.of_pod else target.block
-    for step in path:
-        if not isinstance(place.get(step), dict):
-            _insert(place, step, CommentedMap())
-        place = place[step]
-    if change.value is None:
-        del place[key]
-    else:
-        _insert(place, key, _quoted(change.value))
-
-
-def _quoted(value: Any) -> Any:
-    """Quote the strings of a value that kubectl would otherwise read as another type."""
-    if isinstance(value, dict):
-        return {key: _quoted(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_quoted(item) for item in value]
-    return DoubleQuotedScalarString(value) if isinstance(value, str) and plain_value(value) != value else value
-
-
-def _insert(place: Any, key: str, value: Any) -> None:
-    """Set a key. A new one does not go to the end, because it would follow comments on the next value there."""
-    if key in place:
-        place[key] = value
-    elif _BEFORE.get(key) in place:
-        place.insert(list(place).index(_BEFORE[key]), key, value)
-    elif "image" in place:
-        place.insert(list(place).index("image") + 1, key, value)
-    else:
-        place[key] = value
-
-
 def _diff(texts: list[str], name: str, changes: list[Setting]) -> Iterator[str]:
     if changes:
         yield f"--- {name}\n+++ {name}, restored\n"
-    for (before, after), change in zip(pairwise(texts), changes, strict=True):
-        lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), n=_CONTEXT_LINES)
-        for line in list(lines)[2:]:
-            hunk = line.startswith("@@")
-            yield f"{line.rstrip()} {change.reason}\n" if hunk else line if line.endswith("\n") else f"{line}\n"
+    lines = [text.splitlines() for text in texts]
+    for (before, after), change in zip(pairwise(lines), changes, strict=True):
+        for line in list(difflib.unified_diff(before, after, n=_CONTEXT_LINES, lineterm=""))[2:]:
+            yield f"{line} {change.reason}\n" if line.startswith("@@") else f"{line}\n"

@@ -13,9 +13,10 @@ from warmstart.dump.criu.fingerprint import RANDOM_BYTES, find_random, make_iden
 from warmstart.image.selfrestore.pack import COLD_START, RESTORED
 from warmstart.kube.answer import Answer
 from warmstart.kube.client import Cluster, Head, PodTimeoutError
+from warmstart.kube.environment import read_environment, read_stand_ins
 from warmstart.kube.manifests import make_pod_spec
-from warmstart.kube.match import BuildInfo
 from warmstart.kube.pods import MANAGED_BY, Pod
+from warmstart.kube.settings import BuildInfo, list_blocks
 from warmstart.recipe.pods import Block, mapping_at
 
 BY_RUNTIME, BY_ITSELF, COLD, FAILED, NOT_TRIED, UNKNOWN = "runtime", "self", "cold", "failed", "not tried", "unknown"
@@ -123,11 +124,19 @@ def try_pool(cluster: Cluster, pool: Pool, build: BuildInfo, identity: str, note
 
 
 def _make_pod(build: BuildInfo, node: str, namespace: str) -> Block:
-    """Return a pod like the deployed ones, on this node, with small requests."""
+    """Return a pod like the deployed ones, on this node, with small requests, and without their objects."""
     spec = make_pod_spec(build)
+    # The namespace of the trial has none of the objects; a runtime looks only at the mount points.
+    spec.pop("initContainers", None)
+    if volumes := list_blocks(spec.pop("volumes", None)):
+        spec["volumes"] = [{"name": volume["name"], "emptyDir": {}} for volume in volumes]
     requests = {"cpu": "10m", "memory": "16Mi"}
     (container,) = spec["containers"]
     container.setdefault("resources", {})["requests"] = requests
+    if container.pop("envFrom", None) or "env" in container:
+        variables, _ = read_environment(build.container, read_stand_ins(build.stand_ins))
+        values = ((name, one.value) for name, one in variables.items() if one.value is not None)
+        container["env"] = [{"name": name, "value": value.replace("$", "$$")} for name, value in values]
     spec |= {"nodeName": node, "restartPolicy": "Never", "terminationGracePeriodSeconds": 1}
     spec |= {"tolerations": [{"operator": "Exists"}], "activeDeadlineSeconds": round(2 * READY_S)}
     spec.pop("nodeSelector", None)

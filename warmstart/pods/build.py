@@ -34,7 +34,7 @@ from warmstart.image.executables import find_programs
 from warmstart.kube.client import Cluster
 from warmstart.kube.helper import open_helper
 from warmstart.kube.manifests import make_pod_spec
-from warmstart.kube.match import BuildInfo
+from warmstart.kube.settings import BuildInfo
 from warmstart.pods.checkpoint import CLOSING_S, CheckpointOptions, FetchedCheckpoint, take_with
 from warmstart.probe.readiness import find_limit_s
 from warmstart.probe.warmup import run_steps
@@ -143,10 +143,15 @@ def run_and_checkpoint(context: BuildContext, place: ClusterTarget, base: BaseIm
 
 
 def find_pod_spec(recipe: Recipe, base: BaseImage) -> Block:
-    """Return the specification of the build's pod, which restored pods must match; the image is pinned."""
+    """Return the specification of the build's pod, which restored pods must match; the image is pinned.
+
+    Its init containers are left out: those of the pod would wait for services that a build does not have.
+    """
     assert base.source.reference is not None
     pinned = replace(base.source.reference, tag=None, digest=base.digest)
-    return make_pod_spec(BuildInfo(recipe.name, str(pinned), json.loads(recipe.document)["container"]))
+    document = json.loads(recipe.document)
+    words = {key: document[key] for key in ("volumes", "securityContext") if document.get(key)}
+    return make_pod_spec(BuildInfo(recipe.name, str(pinned), document["container"], pod=words))
 
 
 def learn(context: BuildContext, archive: Archive, base: BaseImage, ran: PodRun) -> WarmState:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.build.base import BaseImage
+from warmstart.build.result import BaseImage
 from warmstart.build.secrets import check_report, search_secrets
 from warmstart.core.errors import ImageError
 from warmstart.core.progress import Progress, SilentListener

@@ -23,6 +23,7 @@ from warmstart.inspect.build_info import list_beyond_pod, read_build
 from warmstart.inspect.inspection import inspect_target
 from warmstart.kube import client
 from warmstart.kube.answer import Answer
+from warmstart.kube.manifests import make_manifests
 from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import Recipe
 
@@ -32,7 +33,7 @@ RECIPE = {
     "container": {
         "image": "registry.example.com/app:1.0",
         "ports": [{"containerPort": 8080}],
-        "readinessProbe": {"httpGet": {"port": 8080}},
+        "readinessProbe": {"httpGet": {"port": 8080}, "periodSeconds": 1},
     },
     "image": {"name": "registry.example.com/app:1.0-warm"},
 }
@@ -91,6 +92,52 @@ def test_a_recipe_on_standard_input(recipe: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(recipe.read_bytes())))
 
     assert read_build("-").build == read_build(str(recipe)).build
+
+
+def test_a_recipe_says_what_its_pod_has(tmp_path: Path) -> None:
+    volumes = [{"name": "conf", "configMap": {"name": "shop"}}, {"name": "tmp", "emptyDir": {}}]
+    mounts = [{"name": "conf", "mountPath": "/conf"}, {"name": "tmp", "mountPath": "/tmp"}]
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop"}, "data": {"MODE": "prod"}}
+    env = [
+        {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}},
+        {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+    ]
+    sources = [{"configMapRef": {"name": "shop"}}]
+    container = {**RECIPE["container"], "volumeMounts": mounts, "env": env, "envFrom": sources}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        json.dumps(
+            {
+                **RECIPE,
+                "container": container,
+                "volumes": volumes,
+                "securityContext": {"fsGroup": 2000},
+                "build": {"objects": [config], "secrets": {"db": {"password": "hunter2"}}},
+                "late": ["IP"],
+                "onDifference": "warn",
+                "afterRestore": [{"signal": "SIGHUP"}],
+            }
+        )
+    )
+
+    build = read_build(str(path)).build
+    assert build.mounts == ("/conf", "/tmp")
+    assert build.pod == {"volumes": volumes, "securityContext": {"fsGroup": 2000}}
+    assert (build.late, build.on_difference, build.after_restore) == (("IP",), "warn", ({"signal": "SIGHUP"},))
+    assert build.stand_ins["objects"] == [config]
+    assert build.stand_ins["secrets"] == {"db": {"password": None}}
+    assert "hunter2" not in repr(build)
+
+    # What is made anew has the words of the pod, not what the build had in their place.
+    pod = make_manifests(build, "shop")[0]["spec"]["template"]["spec"]
+    assert pod["volumes"] == volumes
+    assert pod["securityContext"] == {"fsGroup": 2000}
+    (made,) = pod["containers"]
+    assert {key: made[key] for key in ("volumeMounts", "env", "envFrom")} == {
+        "volumeMounts": mounts,
+        "env": env,
+        "envFrom": sources,
+    }
 
 
 def test_an_image_says_more(image: Path) -> None:
@@ -174,6 +221,21 @@ def test_what_is_printed_is_applied_as_it_is(deploy, recipe: Path) -> None:
     assert deployment["spec"]["replicas"] == 4
 
 
+def test_a_variable_with_the_value_of_a_secret_is_left_out(deploy, tmp_path: Path) -> None:
+    env = [{"name": "URL", "value": "pg://hunter2@db"}, {"name": "MODE", "value": "prod"}]
+    source = {"secretKeyRef": {"name": "db", "key": "password"}}
+    container = {**RECIPE["container"], "env": [*env, {"name": "PASSWORD", "valueFrom": source}]}
+    recipe = tmp_path / "recipe.yaml"
+    secrets = {"db": {"password": "pg://hunter2@db"}}
+    recipe.write_text(json.dumps({**RECIPE, "container": container, "build": {"secrets": secrets}}))
+
+    out, err = deploy(recipe)
+    (made,) = loaded(out)[0]["spec"]["template"]["spec"]["containers"]
+    assert made["env"] == [env[1], {"name": "PASSWORD", "valueFrom": source}]
+    assert "left out, because their values are secrets: URL" in " ".join(err.split())
+    assert "hunter2" not in out + err
+
+
 def test_pull_ahead(deploy, image: Path) -> None:
     (daemon_set,) = loaded(deploy(image, "--pre-pull", "--pause-image", "pause:x")[0])
 
@@ -185,13 +247,16 @@ def test_a_manifest_that_is_to_match(deploy, image: Path, tmp_path: Path) -> Non
     manifest = tmp_path / "pod.yaml"
     manifest.write_text(POD)
 
-    out, err = deploy(image, "--from", manifest)
-    assert "image: registry.example.com/app:1.0-warm # the one" in out
-    assert "+      image: registry.example.com/app:1.0-warm # the one\n" in err
+    with pytest.raises(ManifestError, match="a frozen value differs from the build's") as caught:
+        deploy(image, "--from", manifest)
+    assert caught.value.details == (f"{manifest}:9: args: the build was started with another one",)
+    out, err = deploy(image, "--from", manifest, "--accept-frozen", "args")
+    assert "image: registry.example.com/app:1.0-warm  # the one" in out
+    assert "+      image: registry.example.com/app:1.0-warm  # the one\n" in err
     assert "warning: args:" in err
-    (patch,) = loaded(deploy(image, "--from", manifest, "--output", "patch")[0])
+    (patch,) = loaded(deploy(image, "--from", manifest, "--accept-frozen", "*", "--output", "patch")[0])
     assert patch["spec"]["containers"][0]["image"] == "registry.example.com/app:1.0-warm"
-    assert deploy(image, "--from", manifest, "--diff")[0] in err
+    assert deploy(image, "--from", manifest, "--accept-frozen", "args", "--diff")[0] in err
     # What the processes may do, whatever the pod says.
     assert "processes 16, 17, 18: user 0:0; capabilities bounding CHOWN" in " ".join(err.split())
 
@@ -211,7 +276,7 @@ def test_a_manifest_that_matches(deploy, recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["init", "deploy"])
 def test_several_containers_are_told_apart_by_an_option(command: str, recipe: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "pod.yaml"
-    manifest.write_text(POD + "    - {name: proxy, image: envoy}\n")
+    manifest.write_text(POD.replace("app:1.0", "app:0.9") + "    - {name: proxy, image: envoy}\n")
 
     with pytest.raises(ManifestError, match="has 2 containers to choose from:") as caught:
         cli.cli.main(
@@ -261,6 +326,7 @@ def test_apply(deploy, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ["--from", "x", "--pre-pull"],
         ["--container", "x"],
         ["--diff"],
+        ["--accept-frozen", "x"],
         ["--apply", "--output", "patch"],
         ["--apply", "--from", "x", "--diff"],
         ["--name", "App"],
@@ -302,11 +368,11 @@ def test_a_manifest_made_of_an_image_has_no_privilege_that_is_not_named(deploy, 
 def test_a_manifest_of_the_users_is_not_made_privileged(deploy, greedy: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "pod.yaml"
     manifest.write_text(POD + "      securityContext: {privileged: false}\n")
-    out, err = deploy(greedy, "--from", manifest)
+    out, err = deploy(greedy, "--from", manifest, "--accept-frozen", "args")
     assert "privileged: false" in out
     assert "SYS_ADMIN" not in out
     assert "privileged: the image asks for true" in " ".join(err.split())
-    out, _ = deploy(greedy, "--from", manifest, "--allow", "privileged")
+    out, _ = deploy(greedy, "--from", manifest, "--accept-frozen", "args", "--allow", "privileged")
     assert "privileged: true" in out
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from warmstart.engine.cluster import make_build_pod
 from warmstart.kube.manifests import make_manifests, make_pod_spec, make_pre_pull, make_service, make_whole_patch
-from warmstart.kube.match import BuildInfo, find_changes
+from warmstart.kube.match import find_changes
 from warmstart.kube.mismatch import list_warnings
+from warmstart.kube.settings import BuildInfo
 
 BUILD = BuildInfo(
     name="shop",
@@ -20,7 +21,7 @@ BUILD = BuildInfo(
         "env": [{"name": "PORT", "value": "8080"}],
         "ports": [{"containerPort": 8080, "name": "http"}, {"containerPort": 9090, "protocol": "UDP"}],
         "resources": {"limits": {"memory": "512Mi"}},
-        "readinessProbe": {"httpGet": {"port": "http"}},
+        "readinessProbe": {"httpGet": {"port": "http"}, "periodSeconds": 1},
         "livenessProbe": {"tcpSocket": {"port": 8080}},
         "securityContext": {"runAsNonRoot": True, "supplementalGroups": [2000]},
     },
@@ -118,3 +119,44 @@ def test_a_patch_of_a_recipe_has_no_more_than_must_be() -> None:
     assert patch["metadata"] == {"name": "front", "namespace": "prod"}
     assert patch["spec"].keys() == {"template"}
     assert container.keys() == {"name", "image", "resources", "readinessProbe", "securityContext"}
+
+
+def test_what_is_made_anew_has_the_words_of_the_recipe() -> None:
+    volumes = [{"name": "tmp", "emptyDir": {}}]
+    # The recipe's reader has moved the pod's groups into its containers.
+    groups = {"supplementalGroups": [2000, 3000]}
+    wait = [{"name": "migrate", "image": "flyway", "securityContext": {"runAsUser": 7, **groups}}]
+    words = {
+        "envFrom": [{"secretRef": {"name": "db"}}],
+        "env": [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
+    probe = {"httpGet": {"port": "http"}, "initialDelaySeconds": 40, "periodSeconds": 1}
+    build = replace(
+        BUILD,
+        container={
+            **BUILD.container,
+            **words,
+            "readinessProbe": probe,
+            "startupProbe": probe,
+            "securityContext": groups,
+        },
+        pod={"volumes": volumes, "initContainers": wait, "securityContext": {"fsGroup": 2000}},
+        mounts=("/tmp",),
+    )
+
+    pod = make_pod_spec(build)
+    (container,) = pod["containers"]
+    assert {key: container[key] for key in words} == words
+    assert pod["volumes"] == volumes
+    assert pod["initContainers"] == [{"name": "migrate", "image": "flyway", "securityContext": {"runAsUser": 7}}]
+    assert pod["securityContext"] == {"fsGroup": 2000, "supplementalGroups": [3000]}
+    assert container["readinessProbe"] == {**probe, "initialDelaySeconds": 0}
+    assert container["startupProbe"] == {**probe, "initialDelaySeconds": 0, "failureThreshold": 43}
+    assert probe["initialDelaySeconds"] == 40
+    assert find_changes(build, pod, container) == []
+    # The patch brings the mount, and its volume, to an existing pod.
+    patch = make_whole_patch(build, "shop")["spec"]["template"]["spec"]
+    assert patch["volumes"] == volumes
+    assert patch["containers"][0]["volumeMounts"] == words["volumeMounts"]
+    assert patch["containers"][0]["readinessProbe"] == {**probe, "initialDelaySeconds": 0}

@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 
 from warmstart.core.errors import ManifestError
 from warmstart.core.yaml_document import read_documents
-from warmstart.kube.match import BuildInfo
 from warmstart.kube.patch import patch_manifest
+from warmstart.kube.settings import BuildInfo
 
 BUILD = BuildInfo(
     name="shop",
@@ -57,8 +57,11 @@ LAST = "# end\nkind: Other\n"
 FILE = f"{SERVICE}--- # next\n{WORKLOAD}---\n{LAST}"
 
 
-def patched(text: str, container: str | None = "shop", build: BuildInfo = BUILD):
-    return patch_manifest(text.encode(), "shop.yaml", container, build)
+ACCEPTED = ("args", "command", "MODE")
+
+
+def patched(text: str, container: str | None = "shop", build: BuildInfo = BUILD, accepted=ACCEPTED):
+    return patch_manifest(text.encode(), "shop.yaml", container, build, accepted)
 
 
 def loaded(text: str):
@@ -119,8 +122,8 @@ def test_each_hunk_of_the_diff_says_why() -> None:
 
 
 def test_what_is_not_heeded_is_said() -> None:
-    named = [warning.partition(":")[0] for warning in patched(FILE).warnings]
-    assert named == ["automountServiceAccountToken", "args", "env"]
+    named = [warning.partition(":")[0] for warning in patched(FILE, accepted=["args", "MODE"]).warnings]
+    assert named == ["args", "env", "automountServiceAccountToken"]
 
 
 def test_lists_are_indented_as_they_were() -> None:
@@ -180,12 +183,17 @@ def test_what_must_not_be_is_taken_out() -> None:
 def test_a_manifest_in_json_stays_json(indent) -> None:
     manifest = {"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": "ä", "image": "x"}]}}
     text = json.dumps(manifest, indent=indent, ensure_ascii=False)
-    after = patched(text, None)
+    after = patched(text.replace('"image"', '"ports":   [],  "image"'), None)
     pod = json.loads(after.text)
 
     assert pod["spec"]["containers"][0]["image"] == BUILD.image
     assert pod["spec"]["automountServiceAccountToken"] is False
-    assert after.text == json.dumps(pod, indent=indent, ensure_ascii=False) + "\n"
+    assert pod["spec"]["containers"][0]["readinessProbe"] == BUILD.container["readinessProbe"]
+    # What was there is as it was, and each new key is on a line of its own where the others are.
+    assert '"ports":   [],  "image"' in after.text
+    step = indent if isinstance(indent, str) else " " * (indent or 0)
+    new = f",\n{step}{step}" if indent else ", "
+    assert f'{new}"automountServiceAccountToken": false' in after.text
 
 
 def test_objects_of_one_name_are_told_apart_by_their_kinds() -> None:
@@ -197,6 +205,15 @@ def test_objects_of_one_name_are_told_apart_by_their_kinds() -> None:
     deployment, job = loaded(patched(text, "job/shop/shop").text)
     assert deployment == loaded(WORKLOAD)[0]
     assert job["spec"]["template"]["spec"]["containers"][0]["image"] == BUILD.image
+
+
+def test_of_several_containers_the_one_with_the_image_is_meant() -> None:
+    for image in (BUILD.image, "docker.io/shop:1", "docker://docker.io/shop:1"):
+        build = replace(BUILD, container={**BUILD.container, "image": image})
+        text = WORKLOAD.replace("registry.example.com/shop:1", image.removeprefix("docker://"))
+        assert patched(text, None, build).text == patched(text, "shop", build).text
+    with pytest.raises(ManifestError, match="2 containers to choose from"):
+        patched(text.replace("envoy:1", "docker.io/shop:1"), None, build)
 
 
 def test_the_hooks_of_a_chart_are_not_meant_unless_they_are_named() -> None:
@@ -221,7 +238,7 @@ spec: {containers: [{name: wget, image: busybox}]}
         (FILE, "other", "no container named other"),
         (SERVICE, None, "has no container"),
         ("a: [", None, "not valid YAML"),
-        (WORKLOAD.replace("          image: envoy:1", "          image: a\n          image: b"), "shop", "a mistake"),
+        (WORKLOAD.replace("image: envoy:1", "image: envoy:1\n          <<: {a: b}"), "proxy", "a merge key"),
         ("kind: Pod\nspec:\n  containers:\n  - &a !odd {name: shop}\n", None, "a mistake"),
     ],
 )
@@ -253,5 +270,80 @@ def test_what_is_shared_with_others_is_not_changed(what, alias, container) -> No
     shared = f"kind: Pod\nspec:\n  containers:\n        - {what}\n          name: shop\n          image: x\n"
     shared += f"        - name: proxy\n          image: y\n          {alias}\n"
     YAML(typ="safe").load(shared)
-    with pytest.raises(ManifestError, match="has an anchor"):
+    with pytest.raises(ManifestError, match=r"has an anchor|a merge key"):
         patched(shared, container)
+
+
+# YAML as people write it
+
+
+def test_only_the_lines_of_the_diff_differ() -> None:
+    odd = FILE.replace("- name: shop", "-   name:   shop").replace("          image: reg", "            image:  reg")
+    odd = odd.replace("          args:", "            args:").replace("          env:", "            env:")
+    odd = odd.replace("          resources:", "            resources:")
+    after = patched(odd)
+
+    removed = [line[1:] for line in after.diff.splitlines()[2:] if line.startswith("-")]
+    added = [line[1:] for line in after.diff.splitlines()[2:] if line.startswith("+")]
+    assert [line for line in after.text.splitlines() if line not in added] == [
+        line for line in odd.splitlines() if line not in removed
+    ]
+    assert "            resources: {limits: {memory: 512Mi}}  # plenty" in added
+
+
+def test_ends_of_lines_and_a_byte_order_mark_stay() -> None:
+    unix = patched(FILE)
+    windows = patched(f"\ufeff{FILE}".replace("\n", "\r\n"))
+
+    assert windows.text == f"\ufeff{unix.text}".replace("\n", "\r\n")
+    assert windows.diff == unix.diff
+
+
+@pytest.mark.parametrize("end", ["---", "---\n", "--- # end", "...\n", "...\n---\n# nothing\n"])
+def test_a_file_may_end_in_a_marker(end) -> None:
+    assert patched(f"---\n{WORKLOAD}{end}").text == f"---\n{patched(WORKLOAD).text}{end}"
+
+
+def test_of_a_key_given_twice_the_last_one_counts() -> None:
+    text = WORKLOAD.replace("          image: reg", "          image: first\n          image: reg")
+    after = patched(text)
+
+    assert after.text == patched(WORKLOAD).text.replace(
+        "          image: reg", "          image: first\n          image: reg"
+    )
+    assert after.warnings[0].startswith("shop.yaml:12: ")
+    assert after.warnings[0].endswith("image: given twice, on line 11 and here: delete one; the last one counts")
+
+
+@pytest.mark.parametrize("drop", ["[all]", "[ALL]", "[cap_all]", "[ALL, NET_RAW]", "[NET_RAW, All]"])
+def test_capabilities_in_other_words_are_not_changed(drop) -> None:
+    security = {"runAsUser": 1000, "runAsGroup": 1000}
+    context = f"securityContext: {{runAsUser: 1000, runAsGroup: 1000, capabilities: {{drop: {drop}}}}}"
+    text = WORKLOAD.replace("          env:", f"          {context}\n          env:")
+    for recipe in (["ALL"], ["all"], []):
+        build = replace(BUILD, container={**BUILD.container, "securityContext": {"capabilities": {"drop": recipe}}})
+        after = patched(text, build=build)
+        assert context in after.text, recipe
+        assert f"{security}" not in after.diff
+
+
+def test_a_mount_is_appended_as_the_others_are_written() -> None:
+    volumes = [{"name": "tmp", "emptyDir": {}}, {"name": "conf", "configMap": {"name": "shop"}}]
+    mounts = [{"name": "tmp", "mountPath": "/tmp"}, {"name": "conf", "mountPath": "/conf"}]
+    build = replace(
+        BUILD, container={**BUILD.container, "volumeMounts": mounts}, mounts=("/tmp", "/conf"), pod={"volumes": volumes}
+    )
+    text = f"{WORKLOAD}      volumes:\n      - {{name: conf, configMap: {{name: shop}}}}  # the rest\n"
+    after = patched(text, build=build)
+
+    assert after.text.endswith(
+        "- {name: conf, configMap: {name: shop}}  # the rest\n      - name: tmp\n        emptyDir: {}\n"
+    )
+    pod = loaded(after.text)[0]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["volumeMounts"] == mounts
+    assert pod["volumes"] == volumes[::-1]
+    patch = after.patch["spec"]["template"]["spec"]
+    assert (patch["volumes"], patch["containers"][0]["volumeMounts"]) == (volumes[:1], mounts)
+    assert not [warning for warning in after.warnings if "volumeMounts" in warning]
+    # A second time nothing is added.
+    assert patched(after.text, build=build).diff == ""

@@ -1,0 +1,89 @@
+"""The recipe's steps after a restore as a pod's `lifecycle.postStart`, for a runtime, which runs no steps itself. Pure.
+
+Only for images that nothing but the runtime restores. An image that also restores itself has its steps run by the
+launcher, before readiness: a postStart would run them a second time, and after a cold start of an application that does
+not answer yet, the kubelet would end the container because of it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from warmstart.core.errors import ManifestError
+from warmstart.kube.environment import expand_known, read_environment, read_stand_ins
+from warmstart.kube.settings import BuildInfo, Setting
+from warmstart.recipe.pods import Block, mapping_at
+
+_KEYS = ("lifecycle", "postStart")
+_REASON = "the recipe's afterRestore; the kubelet runs it after a cold start, too, and ends the container if it fails"
+_APP_PID = re.compile(r"\$\(APP_PID\)")
+# As a runtime starts it, the application is the first process.
+_PID = "1"
+_INSTEAD = "write a lifecycle.postStart of your own into the manifest, or set `restore: [self]`"
+
+
+def list_after_restore_changes(build: BuildInfo, container: Mapping[str, Any]) -> Iterator[Setting]:
+    """Yield the pod's hook, unless it has one of its own.
+
+    Raises:
+        ManifestError: a pod's hook cannot do the steps.
+    """
+    if build.after_restore and not build.by_itself and not mapping_at(dict(container), *_KEYS):
+        yield Setting(_KEYS, make_post_start(build), _REASON)
+
+
+def list_after_restore_warnings(build: BuildInfo, container: Mapping[str, Any]) -> Iterator[str]:
+    """Describe steps that nobody runs, a sentence each."""
+    if not build.after_restore or not build.by_runtime:
+        return
+    if mapping_at(dict(container), *_KEYS):
+        yield "lifecycle.postStart: kept; it must also do the recipe's afterRestore, because the runtime does not"
+    elif build.by_itself:
+        yield (
+            "afterRestore: only the launcher runs these steps; a runtime that restores the image does not. "
+            "Where it matters, build with `restore: [runtime]` or `restore: [self]`"
+        )
+
+
+def make_post_start(build: BuildInfo) -> Block:
+    """Return the hook: a request as it is, and commands and signals as one command.
+
+    Raises:
+        ManifestError: a hook cannot do the steps.
+    """
+    steps = [dict(step) for step in build.after_restore]
+    if len(steps) == 1 and "httpGet" in steps[0]:
+        return {"httpGet": _make_request(steps[0]["httpGet"])}
+    commands = [_make_command(build, step) for step in steps]
+    if len(commands) == 1 and "exec" in steps[0]:
+        return {"exec": {"command": commands[0]}}
+    return {"exec": {"command": ["sh", "-c", " && ".join(map(shlex.join, commands))]}}
+
+
+def _make_request(request: Block) -> Block:
+    if str(request.get("method", "GET")).upper() != "GET":
+        raise ManifestError(
+            f"afterRestore: a pod's postStart sends only GET, and the recipe says {request['method']}", hint=_INSTEAD
+        )
+    return {key: value for key, value in request.items() if key != "method"}
+
+
+def _make_command(build: BuildInfo, step: Block) -> list[str]:
+    if signal := step.get("signal"):
+        return ["kill", "-s", str(signal).removeprefix("SIG"), _PID]
+    if "exec" not in step:
+        brief = "afterRestore: a pod's postStart does one request, or commands and signals, but not both"
+        raise ManifestError(brief, hint=_INSTEAD)
+    variables, _ = read_environment(build.container, read_stand_ins(build.stand_ins))
+    words = []
+    for word in mapping_at(step, "exec").get("command") or ():
+        # Unlike in a probe, the kubelet replaces no references in a hook.
+        text, origin = expand_known(_APP_PID.sub(_PID, str(word)), variables)
+        if text is None:
+            brief = f"afterRestore: a command refers to $({origin.name}), whose value the pod's postStart does not have"
+            raise ManifestError(brief, hint=_INSTEAD)
+        words.append(text)
+    return words
