@@ -17,7 +17,7 @@ from support.cluster_images import push_image
 
 from warmstart.build.context import BuildOptions
 from warmstart.cli import main as cli
-from warmstart.core.errors import ClusterError
+from warmstart.core.errors import ClusterError, ManifestError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.yaml_document import read_documents
 from warmstart.core.yaml_writing import write_yaml
@@ -164,7 +164,7 @@ def test_a_manifest_that_was_changed_to_match(cluster, image, base_image, deploy
 
     changed, said = deploy(image, "--from", path, "--container", "web")
     assert "name: web   # the server" in changed
-    assert "volumeMounts: /cache is not there in a restored container" in " ".join(said.split())
+    assert "volumeMounts: /cache is not there in a container that the runtime restores" in " ".join(said.split())
     assert deploy(image, "--from", path, "-c", "web", "--apply")[0] == "deployment.apps/mine applied\n"
     roll_out(cluster, "deployment/mine")
     (pod,) = read_pods(cluster, "app=mine")
@@ -174,6 +174,64 @@ def test_a_manifest_that_was_changed_to_match(cluster, image, base_image, deploy
     web, beside = read["spec"]["containers"]
     assert web["securityContext"]["runAsUser"] == 1000
     assert "/var/run/secrets/kubernetes.io/serviceaccount" in [each["mountPath"] for each in beside["volumeMounts"]]
+
+
+CONFIGURED = """\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: conf}
+data: {mode: pod}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: mine}
+spec:
+  selector: {matchLabels: {app: mine}}
+  template:
+    metadata: {labels: {app: mine}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: registry.example.com/unknown:1
+        env:
+        - {name: MODE, valueFrom: {configMapKeyRef: {name: conf, key: mode}}}
+        readinessProbe: {httpGet: {path: /ready, port: 8080}, initialDelaySeconds: 600, periodSeconds: 1}
+        volumeMounts: [{name: conf, mountPath: /etc/conf}]
+      volumes:
+      - {name: conf, configMap: {name: conf}}
+"""
+
+
+def test_a_manifest_with_volumes_and_configuration(cluster, cache, base_archive, deploy, clean, tmp_path):
+    mounts = {"/etc/conf": {"configMap": {"name": "conf"}}, "/tmp": {"emptyDir": {}}}
+    variable = {"name": "MODE", "valueFrom": {"configMapKeyRef": {"name": "conf", "key": "mode"}}}
+    recipe = write_recipe(
+        tmp_path / "recipe.yaml",
+        base_archive,
+        f"{cluster.registry}/tests/configured:1",
+        {"env": [variable], "volumeMounts": [{"name": Path(at).name, "mountPath": at} for at in mounts]},
+        volumes=[{"name": Path(at).name, **volume} for at, volume in mounts.items()],
+        build={"objects": [{"kind": "ConfigMap", "metadata": {"name": "conf"}, "data": {"mode": "build"}}]},
+        warmup=[{**STATE, "repeat": WARMUPS}],
+        restore=["runtime"],
+    )
+    image = build(recipe, BuildOptions(cache, access=RegistryAccess((cluster.registry,))))[0].name
+    path = tmp_path / "mine.yaml"
+    path.write_text(CONFIGURED)
+
+    with pytest.raises(ManifestError, match="a frozen value differs") as refused:
+        deploy(image, "--from", path)
+    assert "MODE: the build had another value (from the ConfigMap conf)" in refused.value.details[0]
+    said = deploy(image, "--from", path, "--accept-frozen", "MODE", "--apply")
+    assert said[0] == "configmap/conf applied\ndeployment.apps/mine applied\n"
+    roll_out(cluster, "deployment/mine")
+    (pod,) = read_pods(cluster, "app=mine")
+    assert pod.read_state()["requests"] >= WARMUPS
+    (pid,) = pod.find_processes()
+    assert Path(f"/proc/{pid}/root/etc/conf/mode").read_text() == "pod"
+    assert " /tmp " in Path(f"/proc/{pid}/mountinfo").read_text()
+    cluster.kubectl("delete", "configmap", "conf")
 
 
 POD = {"spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "web", "image": "unknown"}]}}
