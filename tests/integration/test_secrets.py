@@ -112,3 +112,54 @@ def test_a_secret_in_a_label_ends_the_build(make, tmp_path):
     with pytest.raises(ImageError, match=r"would be published with the image: shop-db\.password"):
         make(labels={"owner": VALUES["shop-db.password"]})
     assert not (tmp_path / "image").exists()
+
+
+MOUNTED = """
+import os, http.server
+open("/tmp/settings", "w").write("password=" + os.environ["WRITTEN"])
+kept = open("/etc/shop-db/kept").read() + "\\u20ac"
+http.server.HTTPServer(("", 8080), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+def test_secrets_of_a_recipe_are_named_and_blanked(tree, cache, tmp_path):
+    """One is a variable, one a file on a mount, which the image does not contain, and one was made up."""
+    document = {
+        "apiVersion": "warmstart/v1alpha1",
+        "name": "secrets",
+        "container": {
+            "image": f"oci-archive:{TOP / 'build/images/python.tar'}",
+            "command": ["python3", "-c", MOUNTED],
+            "workingDir": "/tmp",
+            "env": [
+                {"name": name, "valueFrom": {"secretKeyRef": {"name": "shop-db", "key": key}}}
+                for name, key in (("WRITTEN", "written"), ("RANDOM", "random"))
+            ],
+            "volumeMounts": [{"name": "binding", "mountPath": "/etc/shop-db", "readOnly": True}],
+            "ports": [{"containerPort": 8080}],
+            "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1, "failureThreshold": 30},
+        },
+        "volumes": [
+            {"name": "binding", "secret": {"secretName": "shop-db", "items": [{"key": "kept", "path": "kept"}]}}
+        ],
+        "build": {
+            "secrets": {
+                "shop-db": {"written": VALUES["shop-db.written"], "kept": VALUES["shop-db.kept"], "random": None}
+            }
+        },
+        "image": {"name": IMAGE},
+        "restore": ["runtime"],
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(document))
+    recipe, progress = load_recipe(tmp_path / "recipe.yaml"), Progress(SilentListener())
+    built = build_image(recipe, BuildOptions(cache, Output(Transport.OCI, tmp_path / "image")), progress)
+    places = {one.name: one.places for one in built.secrets}
+    assert list(places) == ["shop-db.kept", "shop-db.random", "shop-db.written"]
+    assert "memory" in places["shop-db.kept"]
+    assert "environment" not in places["shop-db.kept"]
+    assert "environment" in places["shop-db.random"]
+    assert "file /tmp/settings" in places["shop-db.written"]
+    image = read_image(tmp_path / "image")
+    for one in (image.manifest.descriptor, image.manifest.config):
+        text = read_document(tmp_path / "image", one)
+        assert [secret.name for secret in recipe.secrets if secret.value in text] == []

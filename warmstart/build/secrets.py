@@ -27,8 +27,6 @@ from warmstart.recipe.model import Container, Recipe, Secret
 
 _HELD = "the image holds build-only secrets: "
 _NOT_SOUGHT = "the image is not searched for "
-# Keys of Secrets whose values are no secrets (servicebinding.io, "Well-known Secret Entries").
-_OPEN = frozenset({"type", "provider", "host", "port", "username", "user", "database", "dbname"})
 _WORD = re.compile(rb"[A-Za-z]+")
 _HINT = (
     "nothing was published: take the value out of labels, names and command lines of the recipe,"
@@ -73,7 +71,7 @@ def check_report(recipe: Recipe, base: BaseImage, report: Mapping[str, Any]) -> 
 
 
 def _list_secrets(recipe: Recipe) -> list[Secret]:
-    return [one for one in recipe.secrets if one.value and one.name.rpartition(".")[2].lower() not in _OPEN]
+    return [one for one in recipe.secrets if one.value and not one.is_open]
 
 
 def _choose(recipe: Recipe, base: BaseImage, progress: Progress) -> list[Secret]:

@@ -182,6 +182,18 @@ def add_layers(
     return _put_together(base, layout, layers, added, annotations, run)
 
 
+def add_annotations(layout: Path, annotations: Mapping[str, str]) -> Image:
+    """Add annotations to the manifest of an image; its digest is another one then.
+
+    Raises:
+        ImageError: the layout is broken.
+    """
+    manifest = json.loads(read_document(layout, read_image(layout).manifest.descriptor))
+    manifest["annotations"] = {**manifest.get("annotations", {}), **annotations}
+    write_index(layout, _write_document(layout, manifest, OCI_MANIFEST))
+    return read_image(layout)
+
+
 def link_layers(layers: Sequence[Layer], source: Path, target: Path) -> None:
     """Put layers of one layout into another on the same filesystem."""
     for layer in layers:
@@ -214,18 +226,6 @@ def _merge_env(entries: Sequence[str], env: Sequence[tuple[str, str]]) -> list[s
     merged = {entry.partition("=")[0]: entry for entry in entries}
     merged |= {name: f"{name}={value}" for name, value in env}
     return list(merged.values())
-
-
-def add_annotations(layout: Path, annotations: Mapping[str, str]) -> Image:
-    """Add annotations to the manifest of an image; its digest is another one then.
-
-    Raises:
-        ImageError: the layout is broken.
-    """
-    manifest = json.loads(read_document(layout, read_image(layout).manifest.descriptor))
-    manifest["annotations"] = {**manifest.get("annotations", {}), **annotations}
-    write_index(layout, _write_document(layout, manifest, OCI_MANIFEST))
-    return read_image(layout)
 
 
 def remove_checkpoint(layout: Path, base: Path) -> Image:

@@ -19,9 +19,6 @@ BLANKED = "(blanked)"
 # Keys that hold values of the user's own, as opposed to names and paths that the recipe needs to be understood.
 _VALUES = frozenset({"value", "args", "command", "data", "binaryData", "labels", "fields"})
 _STRUCTURE = frozenset({"name", "image", "apiVersion", "kind", "metadata"})
-# Keys of Secrets whose values are no secrets (servicebinding.io, "Well-known Secret Entries"), and may be words that
-# stand elsewhere too.
-_OPEN = frozenset({"type", "provider", "host", "port", "username", "user", "database", "dbname"})
 # A shorter value counts only as a whole: it may be part of any other text.
 _SHORTEST_PART = 8
 
@@ -74,7 +71,7 @@ def _normalize_capabilities(value: Any) -> None:
 
 
 def _list_secrets(secrets: Iterable[Secret]) -> Iterable[Secret]:
-    return (one for one in secrets if one.value and one.name.rpartition(".")[2].lower() not in _OPEN)
+    return (one for one in secrets if one.value and not one.is_open)
 
 
 def _blank(value: Any, secrets: list[Secret], path: KeyPath, found: list[str]) -> Any:

@@ -260,6 +260,11 @@ class InitContainer:
     container: Container
 
 
+# Keys of Secrets whose values are no secrets (servicebinding.io, "Well-known Secret Entries"), and may be words that
+# stand elsewhere too.
+_OPEN = frozenset({"type", "provider", "host", "port", "username", "user", "database", "dbname"})
+
+
 @dataclass(frozen=True)
 class Secret:
     """A value that must not be published, and its name, such as `shop-db.password`.
@@ -270,6 +275,11 @@ class Secret:
     name: str
     value: bytes
     given: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its key tells that its value is no secret, such as the name of a user."""
+        return self.name.rpartition(".")[2].lower() in _OPEN
 
 
 @dataclass(frozen=True)
