@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from support.evaluator import make_recipe
@@ -46,7 +47,8 @@ VOLUME = {
 )
 def test_the_build_goes_on_with_the_restorer_that_can(cache, tmp_path, begin, more, restorers, warning):
     progress, output = Progress(SilentListener()), Output(Transport.OCI, tmp_path / "out")
-    built = build_image(make_recipe(NAME, begin=begin, **more), BuildOptions(cache, output), progress)
+    recipe = make_recipe(NAME, begin=begin, restore=["runtime", "self"], **more)
+    built = build_image(replace(recipe, restore_is_default=True), BuildOptions(cache, output), progress)
     assert [restore.restorer for restore in built.restores] == restorers
     assert [one for one in progress.warnings if one.startswith(warning)] if warning else not progress.warnings
     # The recipe in the image says so.

@@ -150,4 +150,4 @@ def naming(what: str) -> Iterator[None]:
     except AppError as error:
         raise ServiceError(f"{what} {error.brief}", details=error.details, hint=error.hint) from error
     except EngineError as error:
-        raise EngineError(f"{what}: {error.brief}", details=error.details, hint=error.hint) from error
+        raise EngineError(f"{what.removesuffix(':')}: {error.brief}", details=error.details, hint=error.hint) from error

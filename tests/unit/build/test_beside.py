@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from warmstart.build import beside as module
-from warmstart.build.beside import ALONE, Beside, FetchedInit, RunningService, ServiceError
+from warmstart.build.beside import ALONE, Beside, FetchedInit, RunningService, ServiceError, naming
 from warmstart.core.errors import AppError, EngineError
 from warmstart.engine.cri_messages import Host
 from warmstart.engine.target import State
@@ -168,6 +168,13 @@ def test_a_service_that_ends_while_an_init_container_waits_for_it():
     beside = Beside(cast(Any, engine), HOSTS, make_services(State(), State(1)), (MIGRATE,))
     with pytest.raises(ServiceError, match="the service postgres has ended"):
         start(beside, engine)
+
+
+def test_a_name_before_an_error_has_one_colon():
+    error = EngineError("could not create the container: no such file")
+    refused = pytest.raises(EngineError, match=r"^the service db did not start: could not create")
+    with refused, naming("the service db did not start:"):
+        raise error
 
 
 def test_an_init_container_that_does_not_start():

@@ -138,6 +138,7 @@ def test_what_does_not_close_by_itself_is_not_waited_for(monkeypatch):
     ("default", "own", "refused", "kind", "by_runtime"),
     [
         (True, [], ["another-user"], SelfRefusedError, False),
+        (True, ["sysv-shm-host-ipc"], ["sysv-shm-self"], SelfRefusedError, False),
         (False, [], ["another-user"], PreflightError, True),
         (True, ["io-uring"], ["another-user"], PreflightError, False),
     ],
