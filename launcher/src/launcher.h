@@ -159,7 +159,6 @@ int exit_like(int status);
 
 /* listen.c: the application's listening sockets. */
 void listen_early(struct manifest *manifest, bool hold_back);
-void stop_holding_back(struct manifest *manifest);
 void stop_listening(struct manifest *manifest);
 
 /* criu.c: the restore. */

@@ -200,7 +200,6 @@ static bool complete(struct manifest *manifest, int signals, const struct reason
 	if (*warning->text)
 		say("warning: %s, and the restored application does not see it", warning->text);
 	tell_new_variables(manifest, environ);
-	stop_holding_back(manifest);
 	stop_listening(manifest);
 	return ended == STEPS_APP_ENDED;
 }

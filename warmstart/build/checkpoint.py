@@ -8,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from warmstart.build.base import BaseImage
-from warmstart.build.container import check_before_dump, check_user, has_directory, start_container, warm_up
+from warmstart.build.container import (
+    check_before_dump,
+    check_user,
+    has_directory,
+    refusing_self,
+    start_container,
+    warm_up,
+)
 from warmstart.build.context import BuildContext
 from warmstart.build.launched import (
     LauncherDirectories,
@@ -75,7 +82,8 @@ def run_and_dump(context: BuildContext, engine: LocalEngine, base: BaseImage, la
     The files that the application changed are gone with the container: they become a layer in `layout`.
     """
     container, config = context.recipe.container, read_image(base.layout).config
-    check_steps(context.recipe.after_restore)
+    with refusing_self(context.recipe):
+        check_steps(context.recipe.after_restore)
     programs = ensure_launcher(context.options.cache, context.progress.note)
     directories = LauncherDirectories(context.workspace / "launcher", context.workspace / "launcher-state")
     make_directories(directories, programs)

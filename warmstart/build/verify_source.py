@@ -17,6 +17,7 @@ from warmstart.image.annotations import read_provenance
 from warmstart.image.layout import read_image
 from warmstart.image.manifest import check_platform
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.image.selfrestore.manifest_lines import WARN
 from warmstart.image.skopeo import copy_image
 from warmstart.node.network import Network
 from warmstart.node.open import open_node
@@ -71,7 +72,9 @@ def verify_source(
         context = BuildContext(recipe, BuildOptions(cache, access=access, network=network), progress, session)
         with open_companions(context) as companions, companions.run() as beside, progress.step("verify"):
             check_content(layout, name)
-            subject = Subject(layout, name, recipe.container, provenance.identity, recipe.restore, beside=beside)
+            # The values of the build's secrets are not in the image.
+            container = replace(recipe.container, env=(*recipe.container.env, WARN))
+            subject = Subject(layout, name, container, provenance.identity, recipe.restore, beside=beside)
             with start_engine(session, "verify", subnet=SUBNET) as engine:
                 engine.import_image(layout, name, progress.note)
                 return verify_image(subject, engine, progress)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from warmstart.dump.preflight.check import reading
 from warmstart.dump.preflight.finding import Finding, deduplicate, error
+from warmstart.dump.preflight.volumes import find_mount_points
 from warmstart.dump.proc.container import (
     GONE,
     Container,
     Link,
     Process,
     is_below,
-    open_below_root,
     read_container,
 )
 from warmstart.recipe.model import VolumeKind, VolumeMount
@@ -98,8 +98,8 @@ def _check_users(container: Container) -> Iterator[Finding]:
 def _check_seed(container: Container, volumes: Collection[VolumeMount]) -> Iterator[Finding]:
     """Check that open files in the seeded directories belong to the application's user; others are not restored."""
     owners = {(container.proc / str(container.first.pid)).stat().st_uid}
-    points = _find_mount_points(container, (each for each in volumes if each.volume.kind is VolumeKind.EMPTY_DIR))
-    directories = [*_SEEDED, *points.values()]
+    points = find_mount_points(container, [each for each in volumes if each.volume.kind is VolumeKind.EMPTY_DIR])
+    directories = [*_SEEDED, *points]
     for process, link in _each_file(container):
         if not any(is_below(link.target, directory) for directory in directories):
             continue
@@ -119,22 +119,6 @@ def _check_seed(container: Container, volumes: Collection[VolumeMount]) -> Itera
 def _each_file(container: Container) -> Iterator[tuple[Process, Link]]:
     yield from container.each_descriptor()
     yield from container.each_mapped_file()
-
-
-def _find_mount_points(container: Container, volumes: Iterable[VolumeMount]) -> dict[int, str]:
-    """Find the mounts of volumes by their numbers, with their paths without links."""
-    mounts = {mount.mount_id: mount.mount_point for mount in container.mounts}
-    found = {}
-    for volume in volumes:
-        with (
-            contextlib.suppress(OSError),
-            open_below_root(container.proc, container.first.pid, volume.path, os.O_PATH) as opened,
-        ):
-            info = Path(f"/proc/self/fdinfo/{opened}").read_text()
-            number = next(int(line.split()[1]) for line in info.splitlines() if line.startswith("mnt_id:"))
-            if number in mounts:
-                found[number] = mounts[number]
-    return found
 
 
 def _check_shared_memory(container: Container) -> Iterator[Finding]:

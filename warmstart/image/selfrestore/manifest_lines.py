@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from signal import Signals
 from urllib.parse import quote
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import PreflightError, RecipeError
 from warmstart.recipe.model import Exec, HttpGet, OnDifference, Signal, Step
 
 #: In a pod's environment: overrides the recipe's `onDifference`.
@@ -70,11 +70,11 @@ def check_steps(steps: Sequence[Step | Signal]) -> None:
     """Check that the launcher can do these steps after a restore.
 
     Raises:
-        RecipeError: it cannot do one.
+        PreflightError: it cannot do one.
     """
     for index, step in enumerate(steps):
         if isinstance(step, Step) and isinstance(step.action, HttpGet) and step.action.scheme.upper() != "HTTP":
-            raise RecipeError(
+            raise PreflightError(
                 f"afterRestore[{index}].httpGet: an image that restores itself cannot make requests with TLS",
                 hint="use the scheme HTTP on a port without TLS, or an exec step with a program of the image",
             )

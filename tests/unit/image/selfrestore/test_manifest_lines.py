@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import PreflightError, RecipeError
 from warmstart.image.selfrestore.manifest_lines import check_steps, describe_steps, describe_variables, escape_word
 from warmstart.recipe.model import Exec, HttpGet, OnDifference, Signal, Step
 
@@ -73,7 +73,7 @@ def test_steps_are_described_in_order():
 
 
 def test_a_request_with_tls_is_refused():
-    with pytest.raises(RecipeError, match=r"afterRestore\[1\].httpGet: .* TLS"):
+    with pytest.raises(PreflightError, match=r"afterRestore\[1\].httpGet: .* TLS"):
         check_steps([Signal("SIGHUP"), Step(HttpGet(8443, scheme="HTTPS"))])
 
 
