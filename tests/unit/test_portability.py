@@ -31,7 +31,9 @@ from warmstart.cli.main import COMMANDS, cli
 for words in [[], *([command] for command in COMMANDS)]:
     cli.main([*words, "--help"], standalone_mode=False)
 """
-MANIFEST = "{kind: Pod, metadata: {name: a}, spec: {containers: [{name: a, image: a/b:c}]}}"
+MANIFEST = (
+    "{kind: Pod, metadata: {name: a}, spec: {containers: [{name: a, image: a/b:c, ports: [{containerPort: 80}]}]}}"
+)
 
 
 def start(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -71,9 +73,9 @@ def test_an_image_is_inspected_and_deployed(tmp_path):
 def test_recipes_are_made(tmp_path):
     image = make_warm_image(tmp_path)
     (tmp_path / "manifest.yaml").write_text(MANIFEST)
-    for arguments in (["--from", tmp_path / "manifest.yaml"], [f"oci:{image}"]):
-        (tmp_path / "recipe.yaml").write_text(run("init", *arguments))
-        assert load_recipe(tmp_path / "recipe.yaml").container.image
+    (tmp_path / "recipe.yaml").write_text(run("init", "--from", tmp_path / "manifest.yaml"))
+    assert load_recipe(tmp_path / "recipe.yaml").container.image == "a/b:c"
+    assert f"image: oci:{image}\n" in run("init", f"oci:{image}")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working directory with one file of each kind."""
     monkeypatch.chdir(tmp_path)
     Path("app.yaml").write_text("name: app\n")
+    Path("own.yaml").write_text("apiVersion: warmstart/v1alpha1\nname: app\n")
     Path("recipe").write_text(json.dumps({"name": "app"}))
     Path("checkpoint.tar").write_bytes(tar_of(*checkpoint()))
     Path("checkpoint").write_bytes(tar_of(*checkpoint()))
@@ -105,7 +106,7 @@ NEITHER = "an image or a checkpoint archive"
         ("bench", "checkpoint.tar", "checkpoint.tar: expected a recipe or an image, found a checkpoint archive"),
         *(
             (command, text, message)
-            for command in ("verify", "restore", "init")
+            for command in ("verify", "restore")
             for text, message in [
                 ("no.tar", "no.tar: no such file"),
                 ("-", "-: expected an image, found standard input"),
@@ -113,6 +114,9 @@ NEITHER = "an image or a checkpoint archive"
                 ("checkpoint.tar", "checkpoint.tar: expected an image, found a checkpoint archive"),
             ]
         ),
+        ("init", "no.tar", "no.tar: no such file"),
+        ("init", "own.yaml", "own.yaml is a recipe already"),
+        ("init", "checkpoint.tar", "checkpoint.tar: expected an image, found a checkpoint archive"),
     ],
 )
 def test_every_command_follows_the_rule(command: str, text: str, message: str) -> None:

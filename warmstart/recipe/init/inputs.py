@@ -119,7 +119,10 @@ def _read_input(path: Path) -> Inputs:
         file = None if path == STDIN else path
         others = _list_files(path.parent) if file is not None and path.is_file() else []
         hint = f"`warmstart init {shown(str(path.parent))}` reads the other files too" if len(others) > 1 else ""
-        return Inputs(name, tuple(_objects(_read(path, name), file)), hint=hint)
+        objects = tuple(_objects(_read(path, name), file))
+        if any(map(_is_recipe, objects)):
+            raise InputError(f"{name} is a recipe already", hint="run `warmstart build`, or name a manifest")
+        return Inputs(name, objects, hint=hint)
 
 
 def make_inputs(
