@@ -51,7 +51,7 @@ fuzz: $(VENV)/ready ## Mutated inputs for each reader of untrusted input (FUZZ_S
 integration: $(VENV)/ready tools images ## Integration tests and launcher tests, on the embedded node
 	$(BIN)/pytest tests/integration tests/launcher -m "not slow" -n $(JOBS) --dist loadfile
 
-kubernetes: $(VENV)/ready tools ## Tests on a Kubernetes cluster (the first run compiles Kubernetes: some minutes)
+kubernetes: $(VENV)/ready tools images ## Tests on a Kubernetes cluster (the first run compiles Kubernetes: some minutes)
 	$(BIN)/pytest tests/kubernetes -m "not slow" -n $(JOBS) --dist loadfile
 
 vm: $(VENV)/ready tools ## User scenarios on Debian 12 and 13, in virtual machines (minutes; much longer without KVM)
@@ -73,7 +73,8 @@ cluster: $(VENV)/ready tools ## A Kubernetes cluster for experiments, until Ctrl
 
 images: $(VENV)/ready tools ## Build the base images of the example and the recipes
 	@mkdir -p $(IMAGE_CACHE)
-	$(BUILD_IMAGES) examples/java-app recipes/java recipes/python recipes/node recipes/go
+	$(BUILD_IMAGES) examples/java-app $(wildcard examples/shop/images/*) recipes/java recipes/python recipes/node \
+		recipes/go recipes/python-postgres recipes/node-postgres
 
 tools: $(VENV)/ready ## Set up the tools directory in ~/.cache/warmstart, once
 	@scripts/host-tools.sh

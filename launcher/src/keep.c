@@ -196,12 +196,25 @@ const char *parse_tmpfs(char *line)
 /* Kept whether they are mount points or not. */
 static const char *const directories[] = {"tmp", "var/tmp", "run"};
 
-static bool is_other_mount(const char *path)
+static bool is_kept_always(const char *path)
 {
 	for (size_t i = 0; i < sizeof directories / sizeof *directories; i++)
 		if (!strcmp(path, directories[i]))
-			return false;
-	return strcmp(path, "dev") && strncmp(path, "proc", 4) && strncmp(path, "sys", 3);
+			return true;
+	return false;
+}
+
+static bool is_other_mount(const char *path)
+{
+	return !is_kept_always(path) && strcmp(path, "dev") && strncmp(path, "proc", 4) && strncmp(path, "sys", 3);
+}
+
+static bool is_volume(const struct manifest *manifest, const char *path)
+{
+	for (size_t i = 0; i < manifest->volume_count; i++)
+		if (!strcmp(path, manifest->volumes[i] + 1))
+			return true;
+	return false;
 }
 
 void keep_files(const struct manifest *manifest)
@@ -216,12 +229,14 @@ void keep_files(const struct manifest *manifest)
 	for (size_t i = 0; i < sizeof directories / sizeof *directories; i++)
 		keep_if_writable(container, seed, directories[i]);
 	for (size_t i = 0; i < manifest->volume_count; i++)
-		keep_if_writable(container, seed, manifest->volumes[i] + 1);
+		if (!is_kept_always(manifest->volumes[i] + 1))
+			keep_if_writable(container, seed, manifest->volumes[i] + 1);
 	for (char *line; (line = next_line(&mounts));) {
 		const char *path = parse_tmpfs(line);
 
 		if (path && !strncmp(path, CONTAINER "/", strlen(CONTAINER "/")) &&
-		    is_other_mount(path + strlen(CONTAINER "/")))
+		    is_other_mount(path + strlen(CONTAINER "/")) &&
+		    !is_volume(manifest, path + strlen(CONTAINER "/")))
 			keep_if_writable(container, seed, path + strlen(CONTAINER "/"));
 	}
 	close(container);

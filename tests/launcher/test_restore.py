@@ -543,6 +543,16 @@ def test_files_in_use_on_a_volume_are_put_back_on_the_pods(machine):
         assert assert_restored(container, before).endswith(" secret=started log=21,21 changed=mapped,mapped")
 
 
+def test_a_directory_in_a_volume_at_tmp_is_kept_once(machine):
+    # The launcher is not allowed to change what it has given to the application already.
+    work = machine.session.workspace / "container-tmp/work"
+    work.mkdir(parents=True)
+    os.chown(work, 1000, 1000)
+    volume = {"destination": "/tmp", "source": str(work.parent), "options": ["bind"]}
+    machine.build(options=["--user", "app", "--volume", "/tmp"], volumes=[volume])
+    assert (machine.files / "seed/tmp/work").is_dir()
+
+
 def test_commands_in_a_build_run_as_the_applications_user(machine):
     with machine.building("/app", options=["--user", "app", "--groups", "4"]) as container:
         argv = ["runc", "exec", container.name, "/launcher", "exec", "--", "/app"]
