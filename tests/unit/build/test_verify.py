@@ -268,14 +268,14 @@ def test_a_cold_start_says_why_the_image_did_not_restore_itself(restore):
 
 def test_the_time_of_the_steps_after_a_restore_is_not_the_restores(restore):
     line = "warmstart: restored in 47 ms, after-restore steps in 80 ms"
-    restores = restore(FakeCri(said=[OFF, line, line]), restorers=(Restorer.SELF,))
+    restores = restore(FakeCri(said=line, cold=OFF), restorers=(Restorer.SELF,))
     assert [seen.launcher_ms for seen in restores] == [47, 47]
 
 
 def test_a_step_after_the_restore_that_failed_is_named(restore):
     line = "warmstart: restored in 47 ms, but after-restore step 1 (exec x) failed: exit status 3"
     with pytest.raises(VerifyError, match=r"restored itself, but after-restore step 1 \(exec x\) failed"):
-        restore(FakeCri(said=[OFF, line]), restorers=(Restorer.SELF,))
+        restore(FakeCri(said=line, cold=OFF), restorers=(Restorer.SELF,))
 
 
 def test_an_image_that_cannot_start_cold_is_refused(restore):

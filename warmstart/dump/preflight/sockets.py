@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from warmstart.dump.criu.contents import TcpState
@@ -37,7 +37,12 @@ _DATAGRAM = frozenset({"UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6"})
 _UNIX = frozenset({"UNIX", "UNIX-STREAM"})
 _HARMLESS = frozenset({"PING", "PINGv6", "PACKET"})
 
-_CLOSE_IT = "Let the application close it before the checkpoint, for example in a step of beforeCheckpoint."
+# Peers that a warning names.
+_PEERS = 5
+_CLOSE_IT = (
+    "Set `tcp: close` in the recipe if the application can connect again. Otherwise, let it close the connection "
+    "before the checkpoint, for example in a step of beforeCheckpoint."
+)
 
 
 @dataclass(frozen=True)
@@ -59,15 +64,21 @@ def find_in_sockets(container: Container, pod_addresses: Collection[Address], *,
         close_tcp: whether connections are closed in the dump instead of refused.
     """
     opened = _read_open_sockets(container)
+    connected: dict[Process, list[tuple[InetSocket, bool]]] = {}
     for each in opened.values():
         if each.protocol in _TCP:
-            yield from _check_tcp(each, opened, pod_addresses, close_tcp=close_tcp)
+            yield from _check_tcp(each, opened, pod_addresses, connected)
         elif each.protocol in _DATAGRAM:
             yield from _check_address(each, pod_addresses)
         elif each.protocol == "NETLINK":
             yield from _check_netlink(each)
         elif each.protocol not in _UNIX | _HARMLESS:
             yield _refuse(each)
+    for process, rows in connected.items():
+        if close_tcp:
+            yield _warn_of_closed(process, [row for row, _ in rows])
+        else:
+            yield from _refuse_connections(process, rows)
     yield from _check_unix(container, opened)
 
 
@@ -105,13 +116,20 @@ def _read_protocol(descriptor: Link) -> str:
 
 
 def _check_tcp(
-    each: _Open, opened: Collection[int], pod_addresses: Collection[Address], *, close_tcp: bool
+    each: _Open,
+    opened: Collection[int],
+    pod_addresses: Collection[Address],
+    connected: dict[Process, list[tuple[InetSocket, bool]]],
 ) -> Iterator[Finding]:
+    """Check a TCP socket; if it has a peer, add it to `connected`, with whether that is in the container."""
     row = each.tables.inet.get(each.inode)
     if row is None:  # neither listening nor connected
         return
     if row.state in _CONNECTED:
-        yield from _check_connection(each, row, opened, close_tcp=close_tcp)
+        inside = each.tables.by_ends.get((row.remote, row.local)) in opened
+        # Of a connection inside the container, one end is reported.
+        if not inside or str(row.local) <= str(row.remote) or row.local == row.remote:
+            connected.setdefault(each.process, []).append((row, inside))
         return
     yield from _check_address(each, pod_addresses)
     if row.state == TcpState.LISTEN and row.waiting:
@@ -123,18 +141,19 @@ def _check_tcp(
         )
 
 
-def _check_connection(each: _Open, row: InetSocket, opened: Collection[int], *, close_tcp: bool) -> Iterator[Finding]:
-    inside = each.tables.by_ends.get((row.remote, row.local)) in opened
-    if inside and str(row.local) > str(row.remote) and row.local != row.remote:
-        return  # its other end is reported
-    where = " inside the container" if inside else ""
-    what = f"It holds a TCP connection{where}, {row.local} to {row.remote}, {TcpState(row.state).name}."
-    if close_tcp:
-        yield warning(
-            "tcp-established", each.process, what, "It is closed in the restored container: have it connect again."
-        )
-    else:
-        yield error("tcp-established", each.process, what, _CLOSE_IT)
+def _refuse_connections(process: Process, rows: Iterable[tuple[InetSocket, bool]]) -> Iterator[Finding]:
+    for row, inside in rows:
+        where = " inside the container" if inside else ""
+        what = f"It holds a TCP connection{where}, {row.local} to {row.remote}, {TcpState(row.state).name}."
+        yield error("tcp-established", process, what, _CLOSE_IT)
+
+
+def _warn_of_closed(process: Process, rows: Sequence[InetSocket]) -> Finding:
+    count = "a TCP connection" if len(rows) == 1 else f"{len(rows)} TCP connections"
+    peers = sorted({str(row.remote) for row in rows})
+    more = f" and {len(peers) - _PEERS} more" if len(peers) > _PEERS else ""
+    what = f"It holds {count}, to {', '.join(peers[:_PEERS])}{more}."
+    return warning("tcp-established", process, what, "Closed in the restored container: have it connect again.")
 
 
 def _check_address(each: _Open, pod_addresses: Collection[Address]) -> Iterator[Finding]:

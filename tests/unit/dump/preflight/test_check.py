@@ -241,14 +241,14 @@ CASES = [
         "s = socket.create_server(('127.0.0.1', 8080)); c = socket.create_connection(('127.0.0.1', 8080));"
         "a = s.accept()",
         "It holds a TCP connection inside the container, 127.0.0.1:",
-        "Let the application close it",
+        "`tcp: close`",
     ),
     (
         "tcp-established",
         "s = socket.create_server(('::1', 8080), family=socket.AF_INET6);"
         "c = socket.create_connection(('::1', 8080)); s.accept()[0].close()",
         "[::1]:8080, CLOSE_WAIT.",
-        "Let the application close it",
+        "`tcp: close`",
     ),
     (
         "tcp-established",
@@ -256,7 +256,7 @@ CASES = [
         "ip link set v0 up; ip link set v1 up');"
         "s = socket.socket(); s.setblocking(False); s.connect_ex(('198.51.100.1', 80))",
         "It holds a TCP connection, 198.51.100.2:",
-        "Let the application close it",
+        "`tcp: close`",
     ),
     (
         "tcp-in-flight",
@@ -451,6 +451,16 @@ def test_connections_that_will_be_closed_only_warn(start: Callable[..., Started]
     (finding,) = check(container, close_tcp=True)
     assert (finding.code, finding.severity) == ("tcp-established", Severity.WARNING)
     assert "connect again" in finding.fix
+
+
+def test_a_pool_of_connections_is_one_warning(start: Callable[..., Started]) -> None:
+    container = start(
+        "s = socket.create_server(('127.0.0.1', 80)); pid = os.fork();"
+        "pool = [socket.create_connection(('127.0.0.1', 80)) if pid else s.accept() for _ in range(3)]"
+    )
+    findings = [finding for finding in check(container, close_tcp=True) if finding.code == "tcp-established"]
+    assert len(findings) == 1
+    assert "3 TCP connections" in findings[0].what
 
 
 def test_a_stopped_process_where_the_freezer_is_of_cgroup_v1(start: Callable[..., Started]) -> None:
