@@ -16,7 +16,7 @@ from warmstart.cli.pods import cluster_options
 from warmstart.cli.terminal import make_section
 from warmstart.cli.views.inspect import list_security
 from warmstart.core.errors import ClusterError, ManifestError, input_errors_as
-from warmstart.core.privileges import Privilege, list_refused, require_allowed
+from warmstart.core.privileges import Kind, Privilege, list_refused, require_allowed
 from warmstart.core.text import Section, printable, printable_lines
 from warmstart.core.yaml_document import read_documents
 from warmstart.core.yaml_writing import write_yaml
@@ -32,7 +32,10 @@ from warmstart.kube.settings import BuildInfo
 from warmstart.kube.trial import Verdict, make_document
 from warmstart.node.advisories import ADVISORIES
 from warmstart.recipe.load import STDIN, read_input
+from warmstart.recipe.model import Restorer
 
+# What a pod refers to by name: nothing that a runtime restores.
+_OF_OBJECTS = frozenset({Kind.CONFIG_MAP, Kind.FIELD, Kind.IMAGE, Kind.PULL_SECRET, Kind.SECRET})
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
 
 
@@ -150,12 +153,13 @@ def _judge(shell: Shell, known: ImageSummary, target: str, allowed: Sequence[Pri
     """
     require_allowed([*known.name, *(list_beyond_pod(known.privileges) if anew else ())], allowed, target)
     warnings = [*known.warnings]
-    if not anew:
+    if not anew and Restorer.RUNTIME in known.build.restorers:
         for name, value in list_security(known.checkpoint) if known.checkpoint else ():
             shell.err.out(printable(f"{name}: {value}"), highlight=False)
         warnings += [
             f"a runtime that restores the image grants {one}, whatever the pod says: {one.why}"
             for one in list_refused(known.privileges, allowed)
+            if one.kind not in _OF_OBJECTS
         ]
     for warning in warnings:
         shell.progress().warn(warning)
