@@ -145,7 +145,7 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
     """Return the container with a name.
 
     Args:
-        found: all containers of a file.
+        found: all containers of a file. If an object is given twice, the last one counts, as for kubectl.
         wanted: its name, OBJECT/NAME or KIND/OBJECT/NAME; None if there is only one, not counting hooks of a chart.
         name: name of the file in messages.
 
@@ -153,8 +153,9 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
         SeveralContainersError: there are several.
         ManifestError: there is no such container.
     """
+    found = _without_replaced(found)
     if wanted is None:
-        matches = [one for one in found if not _is_hook(one)] or list(found)
+        matches = [one for one in found if not _is_hook(one)] or found
     else:
         matches = [one for one in found if wanted in _list_names(one)]
     if len(matches) == 1:
@@ -166,6 +167,16 @@ def choose_container(found: Sequence[PodContainer], wanted: str | None, name: st
     if not matches:
         raise ManifestError(f"{name} has no container named {shown(str(wanted))}; its containers are:", details=names)
     raise SeveralContainersError(f"{name} has {len(matches)} containers to choose from:", details=names)
+
+
+def _without_replaced(found: Sequence[PodContainer]) -> list[PodContainer]:
+    """Leave out the containers of objects that a later one with the same kind, name and namespace replaces."""
+
+    def key_of(one: PodContainer) -> tuple[str, ...]:
+        return one.kind, one.owner, str(mapping_at(one.manifest, "metadata").get("namespace") or "")
+
+    last = {key_of(one): one.manifest for one in found}
+    return [one for one in found if not one.owner or last[key_of(one)] is one.manifest]
 
 
 def _is_hook(one: PodContainer) -> bool:

@@ -223,6 +223,17 @@ def test_containers_of_the_same_name_are_told_apart_by_their_objects(tmp_path: P
     assert loaded(tmp_path, init_from_manifest(path, container="two/app")).container.image == "b"
 
 
+def test_the_last_of_two_objects_with_the_same_name_counts(tmp_path: Path) -> None:
+    one = (
+        "kind: Pod\nmetadata: {name: one}\nspec: {containers: [{name: app, image: a, ports: [{containerPort: 80}]}]}\n"
+    )
+    path = manifest(tmp_path, one + "---\n" + one.replace("image: a", "image: b"))
+    assert loaded(tmp_path, init_from_manifest(path)).container.image == "b"
+    path = manifest(tmp_path, one + "---\n" + one.replace("name: one", "name: one, namespace: test"))
+    with pytest.raises(SeveralContainersError):
+        init_from_manifest(path)
+
+
 @pytest.mark.parametrize("text", ["", "a", "kind: Service\nspec: {}\n", "- kind: Pod\n", "spec: {containers: x}"])
 def test_no_container(tmp_path: Path, text: str) -> None:
     with pytest.raises(ManifestError, match=r"manifest\.yaml has no container$"):

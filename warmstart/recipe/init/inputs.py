@@ -10,6 +10,7 @@ from typing import Any
 
 from warmstart.core.errors import InputError, ManifestError, input_errors_as
 from warmstart.core.yaml_document import Document, Problem, shown
+from warmstart.recipe.init.kustomize import generate
 from warmstart.recipe.load import STDIN, read_input
 from warmstart.recipe.pods import Block, PodContainer, find_containers, mapping_at, read_manifest
 
@@ -142,7 +143,7 @@ def _read_directory(path: Path) -> Inputs:
             hint="a manifest is a file *.yaml, *.yml or *.json; subdirectories are not searched",
         )
     objects, failures = [], []
-    for file in files:
+    for file in [*files, *(path / name for name in _KUSTOMIZATIONS if (path / name).is_file())]:
         try:
             objects += [one for one in _objects(_read(file, str(file)), file) if not _is_recipe(one)]
         except InputError as error:
@@ -152,7 +153,10 @@ def _read_directory(path: Path) -> Inputs:
     notes = [f"left out: {': '.join((error.brief, *error.details[:1]))}" for error in failures]
     if any((path / name).exists() for name in _KUSTOMIZATIONS):
         shown_path = shown(str(path))
-        notes.append(f"{shown_path} has a kustomization, not applied here: `kustomize build {shown_path}` applies it")
+        notes.append(
+            f"{shown_path} has a kustomization; only its generators are read. `kustomize build {shown_path}` applies "
+            "all of it"
+        )
     return Inputs(str(path), tuple(objects), tuple(notes))
 
 
@@ -181,7 +185,10 @@ def _quote(match: re.Match[bytes]) -> bytes:
 def _objects(documents: list[Document], file: Path | None) -> Iterator[InputObject]:
     for document in documents:
         for value in _flatten(document.value):
-            yield InputObject(value, file, tuple(document.problems))
+            if value.get("kind") == "Kustomization" or (file is not None and file.name in _KUSTOMIZATIONS):
+                yield from map(InputObject, generate(value, file.parent if file else None))
+            else:
+                yield InputObject(value, file, tuple(document.problems))
 
 
 def _flatten(value: Any) -> Iterator[Block]:

@@ -79,6 +79,8 @@ KINDS = (
 #: A database of an unknown kind, by the names of variables and hosts.
 DATABASE = ServiceKind("a database", r"database|datasource|\bdb\b|(?<![a-z])db(?![a-z])|jdbc", ("jdbc",), 0)
 
+_OF_DATABASES = ("PostgreSQL", "MySQL", "MariaDB", "SQL Server", "Oracle", "MongoDB", "CockroachDB")
+
 
 def kind_of_image(image: str) -> ServiceKind | None:
     """Return the kind of the service that an image runs; None if it is none of these."""
@@ -98,10 +100,17 @@ def kind_of_use(scheme: str, port: int | None, *names: str) -> ServiceKind | Non
         return found
     if scheme.startswith("http"):
         return None
-    text = " ".join(map(_parted, names))
+    text = " ".join(map(parted, names))
     return next((kind for kind in (*KINDS, DATABASE) if re.search(kind.words, text)), None)
 
 
-def _parted(name: str) -> str:
+def is_kind(kind: ServiceKind | None, wanted: ServiceKind) -> bool:
+    """Tell whether a kind is the wanted one; any database is one of an unknown kind."""
+    if kind is None or wanted is DATABASE:
+        return kind is not None and kind.name in _OF_DATABASES
+    return kind is wanted or {kind.name, wanted.name} == {"MySQL", "MariaDB"}
+
+
+def parted(name: str) -> str:
     """Return a name in lower case, with hyphens between its words."""
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower())

@@ -206,8 +206,8 @@ def _volumes(chosen: PodContainer, draft: Draft) -> list[Any]:
 
 def _plan_stand_ins(draft: Draft, chosen: PodContainer, inputs: Inputs, directory: Path) -> None:
     needed = find_needed(chosen, list_items(chosen.pod, "initContainers"), inputs)
-    services = plan_services(needed, inputs, directory)
     uses = [use for block in (draft.container, *draft.init) for use in list_uses(block, draft.volumes)]
+    services = plan_services(needed, uses, inputs, directory)
     supplies = supply(uses, services.uses, services.bindings, inputs, directory)
     draft.build = {
         key: value

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from warmstart.core.yaml_document import shown
 from warmstart.core.yaml_writing import write_yaml
+from warmstart.recipe.init.bindings import bind
 from warmstart.recipe.init.hosts import HostUse
 from warmstart.recipe.init.inputs import Inputs
 from warmstart.recipe.init.kinds import ServiceKind, kind_of_image
@@ -58,8 +59,11 @@ class ServicePlan:
         return [_stanza(host, uses, kind, container) for host, uses, kind in self.missing]
 
 
-def plan_services(needed: Needed, inputs: Inputs, directory: Path) -> ServicePlan:
-    """Write the entries for the services of the input, and find those that are missing."""
+def plan_services(needed: Needed, own: Sequence[Use], inputs: Inputs, directory: Path) -> ServicePlan:
+    """Write the entries for the services of the input, and find those that are missing.
+
+    `own` are the references of the pod's containers that run in the build.
+    """
     plan = ServicePlan()
     for found in needed.found:
         is_inline = found.owner.file is None
@@ -68,10 +72,12 @@ def plan_services(needed: Needed, inputs: Inputs, directory: Path) -> ServicePla
         plan.entries.append(inline_of(found, inputs) if is_inline else entry_of(found, inputs, directory))
         for is_used, remark in _mapped_ports(found):
             (plan.to_do if is_used else plan.notes).append(remark)
-        own = list(list_uses(found.provider.block, list_items(found.provider.pod, "volumes")))
-        plan.uses += own
-        for name in {use.name for use in own if use.kind == "Secret"}:
+        uses_of_it = list(list_uses(found.provider.block, list_items(found.provider.pod, "volumes")))
+        plan.uses += uses_of_it
+        for name in {use.name for use in uses_of_it if use.kind == "Secret"}:
             plan.bindings.setdefault(name, _bind(found))
+    for name, values in bind(own, needed.found, inputs).items():
+        plan.bindings[name] = {**plan.bindings.get(name, {}), **values}
     for host, uses in needed.missing.items():
         kind = next((kind for use in uses if (kind := kind_of(use))), None)
         plan.missing.append((host, uses, kind))

@@ -11,8 +11,8 @@ from warmstart.core.yaml_document import Document, Place, shown
 from warmstart.recipe.beside import make_service
 from warmstart.recipe.init.hosts import HostUse, Text, expand, find_hosts
 from warmstart.recipe.init.inputs import InputObject, Inputs
-from warmstart.recipe.init.kinds import ServiceKind, kind_of_image, kind_of_use
-from warmstart.recipe.init.needs import Use, list_items, list_uses, relative
+from warmstart.recipe.init.kinds import ServiceKind, is_kind, kind_of_image, kind_of_use, parted
+from warmstart.recipe.init.needs import Use, list_items, list_uses, relative, secret_keys
 from warmstart.recipe.init.probes import selects
 from warmstart.recipe.init.waiting import only_waits, words_of
 from warmstart.recipe.objects import Objects
@@ -20,6 +20,8 @@ from warmstart.recipe.pods import Block, PodContainer, mapping_at
 
 _SUFFIX = re.compile(r"(?P<name>[^.]+(?:\.[^.]+)?)\.(?P<namespace>[^.]+)\.svc(?:\.cluster\.local)?")
 _API_SERVER = re.compile(r"kubernetes\.default(?:\.svc(?:\.cluster\.local)?)?|kubernetes")
+
+_LOCATION = re.compile(r"(?:host(?:-?name)?|port|ur[il]|addr(?:ess)?|servers?|brokers?|endpoint)$")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def find_needed(
             continue
         else:
             by_service.setdefault(service.name, []).extend(group)
-    for name in _sharing(container, inputs):
+    for name in (*_sharing(container, inputs), *_meant(container, inputs)):
         by_service.setdefault(name, [])
     for name, group in by_service.items():
         _add(name, group, inputs, needed, seen)
@@ -169,12 +171,41 @@ def _sharing(container: PodContainer, inputs: Inputs) -> Iterator[str]:
             yield service.name
 
 
+def _meant(container: PodContainer, inputs: Inputs) -> Iterator[str]:
+    """Services of the kinds that variables from Secrets are about, such as DB_HOST or REDIS_URL.
+
+    Of several services of a kind, the only one in the container's directory counts, or none.
+    """
+    names = [name for name in _names_from_secrets(container, inputs) if _LOCATION.search(parted(name))]
+    own = inputs.owner_of(container).file
+    for kind in dict.fromkeys(kind for name in names if (kind := kind_of_use("", None, "", name))):
+        fitting: dict[int, InputObject] = {}
+        near: dict[int, InputObject] = {}
+        for service in inputs.of_kind("Service"):
+            provider = _provider(service, inputs)
+            if provider is None or not is_kind(kind_of_image(str(provider.block.get("image", ""))), kind):
+                continue
+            fitting.setdefault(id(provider.block), service)
+            if own and service.file and own.parent == service.file.parent:
+                near.setdefault(id(provider.block), service)
+        if len(found := near or fitting) == 1:
+            yield from (service.name for service in found.values())
+
+
+def _names_from_secrets(container: PodContainer, inputs: Inputs) -> Iterator[str]:
+    for item in list_items(container.block, "env"):
+        if mapping_at(item, "valueFrom", "secretKeyRef"):
+            yield str(item.get("name"))
+    for item in list_items(container.block, "envFrom"):
+        yield from secret_keys(str(mapping_at(item, "secretRef").get("name")), inputs) or []
+
+
 def _uses_of(container: PodContainer) -> Iterator[Use]:
     return list_uses(container.block, list_items(container.pod, "volumes"))
 
 
 def _texts(container: PodContainer, inits: Sequence[Block], inputs: Inputs) -> Iterator[Text]:
-    variables = dict(_variables(container.block, inputs))
+    variables = dict(list_variables(container.block, inputs))
     for name, value in variables.items():
         yield Text("variable", expand(value, variables), shown(name), name)
     yield Text("command", expand("\n".join(words_of(container.block)), variables), "the command")
@@ -185,16 +216,16 @@ def _texts(container: PodContainer, inits: Sequence[Block], inputs: Inputs) -> I
                 yield Text("file", expand(value, variables), f"{shown(key)} of ConfigMap/{shown(use.name)}")
     for block in inits:
         waited = only_waits(block)
-        own = {**variables, **dict(_variables(block, inputs))}
+        own = {**variables, **dict(list_variables(block, inputs))}
         place = f"the init container {shown(str(block.get('name')))}"
         script = " ".join(words_of(block)) + "\n" + "\n".join(words_of(block))
         yield Text("command", expand(script, own), place, waited=waited)
-        for name, value in _variables(block, inputs):
+        for name, value in list_variables(block, inputs):
             yield Text("variable", expand(value, own), place, name, waited=waited)
 
 
-def _variables(container: Block, inputs: Inputs) -> Iterator[tuple[str, str]]:
-    """The variables of a container whose values are in the manifest or in a ConfigMap of the input."""
+def list_variables(container: Block, inputs: Inputs) -> Iterator[tuple[str, str]]:
+    """Yield the variables of a container whose values are in the manifest or in a ConfigMap of the input."""
     for item in list_items(container, "envFrom"):
         found = inputs.find("ConfigMap", str(mapping_at(item, "configMapRef").get("name")))
         prefix = item.get("prefix") if isinstance(item.get("prefix"), str) else ""

@@ -1,0 +1,147 @@
+"""Values of Secrets that say where a service of the build is: host, port, or address.
+
+The values are made from the names and the accounts of the build's services; no value of a Secret is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from warmstart.recipe.init.inputs import Inputs
+from warmstart.recipe.init.kinds import ServiceKind, is_kind, kind_of_image, kind_of_use, parted
+from warmstart.recipe.init.needs import Use, list_items, secret_keys
+from warmstart.recipe.init.probes import service_ports, target_port
+from warmstart.recipe.init.services import FoundService, list_variables
+from warmstart.recipe.init.waiting import words_of
+from warmstart.recipe.pods import Block, mapping_at
+
+#: Values by the name of a Secret and its key.
+Values = dict[str, dict[str, str]]
+
+_PARTS = (
+    ("host", re.compile(r"(?:^|-)host(?:-?name)?$")),
+    ("port", re.compile(r"(?:^|-)port$")),
+    ("url", re.compile(r"ur[il]$")),
+    ("address", re.compile(r"(?:^|-)(?:addr(?:ess)?|servers?|brokers?|endpoint)$")),
+)
+_JDBC = re.compile(r"jdbc|datasource")
+_OTHER_URLS = re.compile(r"r2dbc|proxy|ssl|health|admin")
+# Parts of an account: the variables that the images of services have for them, and the build's own texts.
+_USERS = ("POSTGRES_USER", "MYSQL_USER", "MARIADB_USER", "MONGO_INITDB_ROOT_USERNAME", "RABBITMQ_DEFAULT_USER")
+_PASSWORDS = (
+    "POSTGRES_PASSWORD", "MYSQL_PASSWORD", "MARIADB_PASSWORD", "MYSQL_ROOT_PASSWORD", "MARIADB_ROOT_PASSWORD",
+    "MONGO_INITDB_ROOT_PASSWORD", "RABBITMQ_DEFAULT_PASS",
+)  # fmt: skip
+_DATABASES = ("POSTGRES_DB", "MYSQL_DATABASE", "MARIADB_DATABASE", "MONGO_INITDB_DATABASE")
+_OF_BUILD = {"user": "app", "password": "build-only", "database": "app"}
+# The users of services that name none.
+_DEFAULT_USERS = {"PostgreSQL": "postgres", "MySQL": "root", "MariaDB": "root", "RabbitMQ": "guest"}
+
+
+@dataclass
+class _Account:
+    user: str = ""
+    password: str = ""
+    database: str = ""
+    values: Values = field(default_factory=dict)
+
+
+def bind(uses: Iterable[Use], found: Sequence[FoundService], inputs: Inputs) -> Values:
+    """Return values for the keys of Secrets that are about one of the services.
+
+    Of several services of a kind none is chosen.
+    """
+    values: Values = {}
+    for secret, key, variable in _list_keys(uses, inputs):
+        name = parted(f"{variable}-{key}")
+        part = next((part for part, words in _PARTS for text in (variable, key) if words.search(parted(text))), None)
+        kind = kind_of_use("", None, "", name)
+        fitting = [one for one in found if kind and is_kind(_kind_of(one), kind)]
+        if part is None or len(fitting) != 1:
+            continue
+        for owner, pairs in _values_of(part, name, fitting[0], inputs).items():
+            values.setdefault(owner or secret, {}).update({pair or key: value for pair, value in pairs.items()})
+    return values
+
+
+def _list_keys(uses: Iterable[Use], inputs: Inputs) -> Iterator[tuple[str, str, str]]:
+    """Yield each key of a Secret that becomes a variable, with the Secret's name and the variable's."""
+    for use in uses:
+        if use.kind == "Secret" and not use.as_file:
+            for key in [use.key] if use.key is not None else secret_keys(use.name, inputs) or []:
+                yield use.name, key, use.place if use.key is not None else key
+
+
+def _kind_of(found: FoundService) -> ServiceKind | None:
+    return kind_of_image(str(found.provider.block.get("image", "")))
+
+
+def _values_of(part: str, name: str, found: FoundService, inputs: Inputs) -> Values:
+    """Return the value of a key, with empty names for its Secret and itself, and values that it depends on."""
+    host, kind = found.service.name, _kind_of(found)
+    ports = [target_port(port, found.provider.block) for port in service_ports(found.service.value)]
+    port = next(filter(None, ports), kind.port if kind else 0)
+    if part == "host":
+        return {"": {"": host}}
+    if part == "port" and port:
+        return {"": {"": str(port)}}
+    if part == "address" and port:
+        return {"": {"": f"{host}:{port}"}}
+    if part != "url" or kind is None or not kind.schemes or not port or _OTHER_URLS.search(name):
+        return {}
+    account = _read_account(kind, found.provider.block, inputs)
+    if account is None:
+        return {}
+    if _JDBC.search(name):
+        return {"": {"": f"jdbc:{kind.schemes[0]}://{host}:{port}/{account.database}"}, **account.values}
+    login = quote(account.user, safe="") + (f":{quote(account.password, safe='')}" if account.password else "")
+    path = f"/{account.database}" if account.database else ""
+    if kind.name == "MongoDB" and login:
+        path = f"{path or '/'}?authSource=admin"
+    return {"": {"": f"{kind.schemes[0]}://{login}{'@' if login else ''}{host}:{port}{path}"}, **account.values}
+
+
+def _read_account(kind: ServiceKind, service: Block, inputs: Inputs) -> _Account | None:
+    """Return the account that a service makes when it starts; None if it has another kind of password."""
+    if re.search(r"requirepass|REDIS_PASSWORD", " ".join([*words_of(service), *_names(service, inputs)])):
+        return None
+    account = _Account(user=_DEFAULT_USERS.get(kind.name, ""))
+    if kind.name == "RabbitMQ":
+        account.password = "guest"  # noqa: S105 - the image's own
+    known = dict(list_variables(service, inputs))
+    for part, names in (("user", _USERS), ("password", _PASSWORDS), ("database", _DATABASES)):
+        for name in names:
+            if name in known:
+                setattr(account, part, known[name])
+                break
+            if (source := _find_secret(service, name, inputs)) is not None:
+                secret, key = source
+                setattr(account, part, account.values.setdefault(secret, {}).setdefault(key, _OF_BUILD[part]))
+                break
+    if kind.name == "PostgreSQL":
+        account.database = account.database or account.user
+    return account
+
+
+def _names(service: Block, inputs: Inputs) -> list[str]:
+    items = [str(item.get("name")) for item in list_items(service, "env")]
+    for item in list_items(service, "envFrom"):
+        items += secret_keys(str(mapping_at(item, "secretRef").get("name")), inputs) or []
+    return items
+
+
+def _find_secret(service: Block, name: str, inputs: Inputs) -> tuple[str, str] | None:
+    """Return the Secret and the key that a variable has its value from."""
+    for item in list_items(service, "env"):
+        source = mapping_at(item, "valueFrom", "secretKeyRef")
+        if item.get("name") == name and isinstance(source.get("name"), str) and isinstance(source.get("key"), str):
+            return source["name"], source["key"]
+    for item in list_items(service, "envFrom"):
+        secret, prefix = mapping_at(item, "secretRef").get("name"), item.get("prefix") or ""
+        keys = secret_keys(secret, inputs) if isinstance(secret, str) else None
+        if isinstance(secret, str) and (key := next((key for key in keys or [] if f"{prefix}{key}" == name), None)):
+            return secret, key
+    return None
