@@ -32,6 +32,8 @@ _NAMESPACE = "default"
 # Of the pod's security context.
 _OF_CONTAINERS = ("runAsUser", "runAsGroup", "runAsNonRoot", "supplementalGroups", "seccompProfile")
 _TRIES = 120
+# Types of a hostPath.
+_DIRECTORIES = (None, "", "Directory", "DirectoryOrCreate")
 
 
 def arrange(document: Document, objects: Objects, directory: Path | None) -> list[str]:
@@ -326,7 +328,20 @@ def _list_volumes(one: PodContainer) -> list[Any]:
     own = [
         block for block in _list_at(one.pod, "volumes") if not (isinstance(block, dict) and block.get("name") in made)
     ]
-    return [*claims, *(dict(block) if isinstance(block, dict) else block for block in own)]
+    return [*claims, *map(_without_host, own)]
+
+
+def _is_host_directory(volume: Any) -> bool:
+    """Tell whether a volume is a directory of the node, where a service keeps its data."""
+    host = mapping_at(volume, "hostPath")
+    return bool(host) and host.get("type") in _DIRECTORIES
+
+
+def _without_host(volume: Any) -> Any:
+    """Return a volume, an empty one in place of a directory of the node: a service begins without data."""
+    if _is_host_directory(volume):
+        return {"name": volume.get("name"), "emptyDir": {}}
+    return dict(volume) if isinstance(volume, dict) else volume
 
 
 def _selects(service: ServiceObject, one: PodContainer) -> bool:
@@ -362,6 +377,11 @@ def _warn(name: str, one: PodContainer, services: Sequence[ServiceObject]) -> It
                     f"the Service {shown(service.name)} maps port {number} to {found}, and a build does not: "
                     f"connect to port {found} of {shown(name)}"
                 )
+    mounted = _list_names_of_mounts(one.block)
+    for volume in _list_at(one.pod, "volumes"):
+        if _is_host_directory(volume) and volume.get("name") in mounted:
+            path = shown(str(volume["hostPath"].get("path")))
+            yield f"the service {shown(name)} gets an empty directory in place of the node's {path}"
     inits = [str(mapping_at(block).get("name")) for block in _list_at(one.pod, "initContainers")]
     if inits:
         yield f"the init containers of the service {shown(name)} do not run: {shown(', '.join(inits), 200)}"

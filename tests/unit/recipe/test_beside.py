@@ -416,3 +416,18 @@ def test_too_many_services() -> None:
         "recipe.yaml:7: build.services: expected a list of at most 64 services, got"
     )
     assert len(load(f"build: {{services: [{', '.join(one % n for n in range(64))}]}}\n").services) == 64
+
+
+def test_a_directory_of_the_node_is_empty_in_a_service() -> None:
+    volumes = "[{name: d, hostPath: {path: /srv/pg, type: DirectoryOrCreate}}, {name: o, hostPath: {path: /o}}]"
+    mounts = "volumeMounts: [{name: d, mountPath: /data}]"
+    Path("host.yaml").write_text(
+        "kind: Pod\nmetadata: {name: a}\n"
+        f"spec: {{volumes: {volumes}, containers: [{{name: b, image: i, ports: [{{containerPort: 1}}], {mounts}}}]}}\n"
+    )
+    recipe = load("build: {services: [{name: a, from: host.yaml}]}\n")
+    (mount,) = recipe.services[0].container.volume_mounts
+    assert (mount.path, mount.volume.kind) == ("/data", VolumeKind.EMPTY_DIR)
+    assert "the service a gets an empty directory in place of the node's /srv/pg" in recipe.warnings
+    Path("host.yaml").write_text(Path("host.yaml").read_text().replace("DirectoryOrCreate", "Socket"))
+    assert "hostPath: not accepted" in details("build: {services: [{name: a, from: host.yaml}]}\n")[0]

@@ -45,6 +45,7 @@ MYSQL = (
 )
 REDIS = (workload("cache", "redis:8"), service("cache", 6379))
 RABBIT = (workload("mq", "rabbitmq:4"), service("mq", 5672))
+OWN_IMAGE = (workload("accounts", "registry.test/accounts", ports=[{"containerPort": 5432}]), service("accounts", 5432))
 MONGO_ENV = [{"name": f"MONGO_INITDB_ROOT_{part}", "value": part[:4].lower()} for part in ("USERNAME", "PASSWORD")]
 MONGO = (workload("docs", "mongo:8", env=MONGO_ENV), service("docs", 27017))
 
@@ -61,6 +62,7 @@ MONGO = (workload("docs", "mongo:8", env=MONGO_ENV), service("docs", 27017))
         ("SPRING_DATASOURCE_URL", MYSQL, "jdbc:mysql://db:3306/d"),
         ("REDIS_URL", REDIS, "redis://cache:6379"),
         ("RABBITMQ_URL", RABBIT, "amqp://guest:guest@mq:5672"),
+        ("PGHOST", OWN_IMAGE, "accounts"),
         ("MONGO_URI", MONGO, "mongodb://user:pass@docs:27017/?authSource=admin"),
     ],
 )
@@ -99,3 +101,24 @@ def test_keys_of_a_whole_secret() -> None:
     made = propose_recipe(inputs, InitOptions(None, Path()))
     assert (made.to_do, "real" in made.text) == ((), False)
     assert "REDIS_URL: redis://cache:6379\n" in made.text
+
+
+def test_services_that_share_a_secret_are_found_once() -> None:
+    env = [{"name": "HOSTS", "value": "redis://redis0,redis1,redis2"}, *from_secret("own", "PASSWORD")]
+    names = [f"redis{number}" for number in range(24)]
+    services = [made for name in names for made in (workload(name, "redis:8", env=env), service(name, 6379))]
+    made = propose(env, *services)
+    assert made.to_do == ()
+    assert sorted(line.strip() for line in made.text.splitlines() if line.startswith("    - name: redis")) == sorted(
+        f"- name: {name}" for name in names
+    )
+
+
+@pytest.mark.parametrize(("ports", "number"), [([], 8080), ([{"containerPort": 9000}], 9000)])
+def test_a_service_of_knative_has_its_port(ports: list[Block], number: int) -> None:
+    shop = workload("shop", "s:1", ports=ports)
+    shop |= {"apiVersion": "serving.knative.dev/v1", "kind": "Service"}
+    made = propose_recipe(make_inputs("the input", [shop], chosen=shop), InitOptions(None, Path()))
+    assert made.to_do == ()
+    assert f"port: {number}\n" in made.text
+    assert f'- name: PORT\n      value: "{number}"\n' in made.text

@@ -8,7 +8,7 @@ import pytest
 
 from warmstart.recipe.init.hosts import Text, find_hosts
 from warmstart.recipe.init.inputs import make_inputs
-from warmstart.recipe.init.kinds import kind_of_image, kind_of_use
+from warmstart.recipe.init.kinds import kind_of_container, kind_of_image, kind_of_use
 from warmstart.recipe.init.needs import Use, secret_keys, supply
 from warmstart.recipe.init.waiting import only_waits
 
@@ -143,6 +143,20 @@ def test_hosts_in_commands(command: str, hosts: list[tuple[str, int | None]]) ->
 )
 def test_kinds_of_images(image: str, name: str | None) -> None:
     kind = kind_of_image(image)
+    assert (kind.name if kind else None) == name
+
+
+@pytest.mark.parametrize(
+    ("block", "name"),
+    [
+        ({"image": "shop/orders-db", "ports": [{"containerPort": 5432}]}, "PostgreSQL"),
+        ({"image": "redis:8", "ports": [{"containerPort": 5432}]}, "Redis"),
+        ({"image": "shop/web", "ports": [5432, {"containerPort": 8500}]}, None),
+        ({"ports": 5432}, None),
+    ],
+)
+def test_kinds_of_containers(block: dict[str, object], name: str | None) -> None:
+    kind = kind_of_container(block)
     assert (kind.name if kind else None) == name
 
 

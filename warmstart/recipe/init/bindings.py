@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from warmstart.recipe.init.inputs import Inputs
-from warmstart.recipe.init.kinds import ServiceKind, is_kind, kind_of_image, kind_of_use, parted
+from warmstart.recipe.init.kinds import ServiceKind, is_kind, kind_of_container, kind_of_use, parted
 from warmstart.recipe.init.needs import Use, list_items, secret_keys
 from warmstart.recipe.init.probes import service_ports, target_port
 from warmstart.recipe.init.services import FoundService, list_variables
@@ -76,7 +76,7 @@ def _list_keys(uses: Iterable[Use], inputs: Inputs) -> Iterator[tuple[str, str, 
 
 
 def _kind_of(found: FoundService) -> ServiceKind | None:
-    return kind_of_image(str(found.provider.block.get("image", "")))
+    return kind_of_container(found.provider.block)
 
 
 def _values_of(part: str, name: str, found: FoundService, inputs: Inputs) -> Values:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,15 @@ def kind_of_image(image: str) -> ServiceKind | None:
     return next((kind for kind in KINDS if re.search(kind.words, name)), None)
 
 
+def kind_of_container(container: Mapping[str, Any]) -> ServiceKind | None:
+    """Return the kind of the service that a container runs: by its image, else by the port that it names."""
+    if (kind := kind_of_image(str(container.get("image", "")))) is not None:
+        return kind
+    ports = container.get("ports")
+    numbers = [port.get("containerPort") for port in ports if isinstance(port, dict)] if isinstance(ports, list) else []
+    return next((kind for kind in KINDS if kind.schemes and kind.port in numbers), None)
+
+
 def kind_of_use(scheme: str, port: int | None, *names: str) -> ServiceKind | None:
     """Return the kind of service that is meant by an URL's scheme, a port, or the name of a host or of a variable."""
     if scheme and (found := next((kind for kind in KINDS if scheme in kind.schemes), None)):
@@ -112,5 +123,6 @@ def is_kind(kind: ServiceKind | None, wanted: ServiceKind) -> bool:
 
 
 def parted(name: str) -> str:
-    """Return a name in lower case, with hyphens between its words."""
+    """Return a name in lower case, with hyphens between its words; those of libpq, such as PGHOST, have two."""
+    name = re.sub(r"^PG(?=HOST|PORT)", "PG_", name)
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower())

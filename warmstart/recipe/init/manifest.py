@@ -15,7 +15,7 @@ from warmstart.recipe.init.inputs import Inputs, read_inputs
 from warmstart.recipe.init.kinds import kind_of_image
 from warmstart.recipe.init.names import is_image
 from warmstart.recipe.init.needs import list_items, list_uses, secret_keys, supply
-from warmstart.recipe.init.probes import ExposedPorts, find_hints
+from warmstart.recipe.init.probes import ExposedPorts, Hints, find_hints, is_tcp, list_ports
 from warmstart.recipe.init.service_plan import note_services, plan_services
 from warmstart.recipe.init.services import find_needed
 from warmstart.recipe.init.text import Proposal, propose
@@ -48,6 +48,7 @@ _NODE_SETTINGS = re.compile(r"\bsysctl\b|/proc/sys/|/sys/kernel|\bmodprobe\b|\bu
 _NETWORK = re.compile(
     r"https?://|\bgit\s+clone\b|\baws\b|\bgsutil\b|\bgcloud\b|\bvault\b|\bpip3? install\b|\bapk add\b"
 )
+_KNATIVE = "serving.knative.dev/"
 _TOKEN_VOLUME = re.compile(r"kube-api-access-[a-z0-9]{5}")
 
 
@@ -93,14 +94,20 @@ def propose_recipe(inputs: Inputs, options: InitOptions) -> Proposal:
     ]
     chosen, passed_over = _choose(found, options.container, inputs)
     owner = inputs.owner_of(chosen)
+    is_knative = str(chosen.manifest.get("apiVersion", "")).startswith(_KNATIVE)
     if problems := [problem for problem in owner.problems if not problem.repeats]:
         raise manifest_error(inputs.name, problems)
     draft = Draft(
         chosen.owner or chosen.name,
         f"{shown(chosen.kind)}/{shown(chosen.owner)} in {inputs.name}",
         ManifestError,
-        {**chosen.block, "securityContext": _security_context(chosen.pod, chosen.block)},
-        find_hints(chosen, inputs, options.exposed),
+        {
+            **(_with_port(chosen.block) if is_knative else chosen.block),
+            "securityContext": _security_context(chosen.pod, chosen.block),
+        },
+        Hints((("Knative's PORT", _knative_port(chosen.block)),))
+        if is_knative
+        else find_hints(chosen, inputs, options.exposed),
         liveness=chosen.block.get("livenessProbe"),
         terse=inputs.from_server,
         pod_context={key: mapping_at(chosen.pod, "securityContext").get(key) for key in _OF_POD},
@@ -140,6 +147,18 @@ def _security_context(pod: Block, container: Block) -> Any:
         return own
     rest = {key: value for key, value in mapping_at(pod, "securityContext").items() if key not in _OF_POD}
     return {**rest, **own}
+
+
+def _knative_port(container: Block) -> int:
+    """Return the port that Knative sends requests to (knative.dev/docs, Runtime contract, "Inbound network")."""
+    return next((port["containerPort"] for port in list_ports(container) if is_tcp(port)), 8080)
+
+
+def _with_port(container: Block) -> Block:
+    """Return a container with the variable that Knative gives to it."""
+    env = container.get("env", [])
+    port = {"name": "PORT", "value": str(_knative_port(container))}
+    return {**container, "env": [*env, port]} if isinstance(env, list) else container
 
 
 def _drop_token_volume(draft: Draft) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from warmstart.core.yaml_document import shown
 from warmstart.recipe.init.inputs import InputObject, Inputs
+from warmstart.recipe.init.kinds import parted
 from warmstart.recipe.pods import Block, mapping_at
 
 # Every namespace has it; the build has a stand-in.
@@ -235,7 +236,7 @@ def secret_keys(name: str, inputs: Inputs) -> list[str] | None:
 
 def _is_like(pattern: re.Pattern[str], key: str, uses: list[Use]) -> bool:
     names = [key, *(use.place for use in uses if use.key == key and not use.as_file)]
-    return any(pattern.search(re.sub(r"[_.]+|(?<=[a-z])(?=[A-Z])", "-", name).lower()) for name in names)
+    return any(pattern.search(parted(name)) for name in names)
 
 
 def _keys_of(uses: list[Use]) -> list[str]:

@@ -13,7 +13,7 @@ from warmstart.core.yaml_writing import write_yaml
 from warmstart.recipe.init.bindings import bind
 from warmstart.recipe.init.hosts import HostUse
 from warmstart.recipe.init.inputs import Inputs
-from warmstart.recipe.init.kinds import ServiceKind, kind_of_image
+from warmstart.recipe.init.kinds import ServiceKind, kind_of_container
 from warmstart.recipe.init.needs import Use, list_items, list_uses, relative
 from warmstart.recipe.init.probes import PATIENCE_S, PROBES, is_tcp, list_ports, service_ports, target_port
 from warmstart.recipe.init.services import FoundService, Needed, entry_of, inline_of, kind_of
@@ -101,7 +101,7 @@ def _bind(found: FoundService) -> dict[str, str]:
 
     https://servicebinding.io/spec/core/1.1.0/ ("Well-known Secret Entries")
     """
-    kind = kind_of_image(str(found.provider.block.get("image", "")))
+    kind = kind_of_container(found.provider.block)
     ports = [target_port(port, found.provider.block) for port in service_ports(found.service.value)]
     values = {"host": found.service.name, "port": str(next(filter(None, ports), "")) or None}
     if kind is not None and kind.schemes:

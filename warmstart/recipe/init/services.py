@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from warmstart.core.yaml_document import Document, Place, shown
 from warmstart.recipe.beside import make_service
 from warmstart.recipe.init.hosts import HostUse, Text, expand, find_hosts
 from warmstart.recipe.init.inputs import InputObject, Inputs
-from warmstart.recipe.init.kinds import ServiceKind, is_kind, kind_of_image, kind_of_use, parted
+from warmstart.recipe.init.kinds import ServiceKind, is_kind, kind_of_container, kind_of_use, parted
 from warmstart.recipe.init.needs import Use, list_items, list_uses, relative, secret_keys
 from warmstart.recipe.init.probes import selects
 from warmstart.recipe.init.waiting import only_waits, words_of
@@ -52,7 +52,7 @@ class Needed:
 
 
 def find_needed(
-    container: PodContainer, inits: Sequence[Block], inputs: Inputs, *, seen: frozenset[str] = frozenset()
+    container: PodContainer, inits: Sequence[Block], inputs: Inputs, *, seen: set[str] | None = None
 ) -> Needed:
     """Find the services that a container refers to; their own services come first.
 
@@ -60,9 +60,10 @@ def find_needed(
         container: the container.
         inits: init containers of its pod.
         inputs: the objects to look into.
-        seen: names of Services that are being looked at.
+        seen: names of Services that were looked at, or are; their own services are found elsewhere.
     """
     needed = Needed()
+    seen = set() if seen is None else seen
     uses: dict[str, list[HostUse]] = {}
     for text in _texts(container, inits, inputs):
         for use in find_hosts(text):
@@ -72,7 +73,7 @@ def find_needed(
         service = _find_service(host, container, inputs)
         if service is None:
             _sort_out(host, group, needed)
-        elif service.name in seen or selects(service.value, container):
+        elif selects(service.value, container):
             continue
         else:
             by_service.setdefault(service.name, []).extend(group)
@@ -83,7 +84,7 @@ def find_needed(
     return needed
 
 
-def _add(name: str, uses: list[HostUse], inputs: Inputs, needed: Needed, seen: frozenset[str]) -> None:
+def _add(name: str, uses: list[HostUse], inputs: Inputs, needed: Needed, seen: set[str]) -> None:
     service = inputs.find("Service", name)
     assert service is not None
     provider = _provider(service, inputs)
@@ -93,15 +94,18 @@ def _add(name: str, uses: list[HostUse], inputs: Inputs, needed: Needed, seen: f
     if not _is_needed(provider, uses):
         needed.others.setdefault(name, []).extend(uses)
         return
-    inner = find_needed(provider, (), inputs, seen=seen | {name})
-    known = {one.service.name for one in needed.found}
-    needed.found += [one for one in inner.found if one.service.name not in known | {name}]
-    if name not in known:
-        needed.found.append(FoundService(service, provider, inputs.owner_of(provider), tuple(uses)))
+    for index, one in enumerate(needed.found):
+        if one.service.name == name:
+            needed.found[index] = replace(one, uses=(*one.uses, *uses))
+    if name in seen:
+        return
+    seen.add(name)
+    needed.found += find_needed(provider, (), inputs, seen=seen).found
+    needed.found.append(FoundService(service, provider, inputs.owner_of(provider), tuple(uses)))
 
 
 def _is_needed(provider: PodContainer, uses: list[HostUse]) -> bool:
-    return kind_of_image(str(provider.block.get("image", ""))) is not None or any(
+    return kind_of_container(provider.block) is not None or any(
         use.waited or (use.scheme and not use.scheme.startswith("http") and kind_of(use)) for use in uses
     )
 
@@ -146,7 +150,7 @@ def _provider(service: InputObject, inputs: Inputs) -> PodContainer | None:
         return None
     found = [one for each in inputs.objects for one in each.containers if selects(service.value, one)]
     if len(found) > 1:
-        known = [one for one in found if kind_of_image(str(one.block.get("image", "")))]
+        known = [one for one in found if kind_of_container(one.block)]
         ports = [port.get("targetPort", port.get("port")) for port in list_items(service.value, "spec", "ports")]
         listening = [
             one
@@ -165,9 +169,7 @@ def _sharing(container: PodContainer, inputs: Inputs) -> Iterator[str]:
         provider = _provider(service, inputs)
         if provider is None or provider.manifest is container.manifest:
             continue
-        if kind_of_image(str(provider.block.get("image", ""))) and own & {
-            use.name for use in _uses_of(provider) if use.kind == "Secret"
-        }:
+        if kind_of_container(provider.block) and own & {use.name for use in _uses_of(provider) if use.kind == "Secret"}:
             yield service.name
 
 
@@ -183,7 +185,7 @@ def _meant(container: PodContainer, inputs: Inputs) -> Iterator[str]:
         near: dict[int, InputObject] = {}
         for service in inputs.of_kind("Service"):
             provider = _provider(service, inputs)
-            if provider is None or not is_kind(kind_of_image(str(provider.block.get("image", ""))), kind):
+            if provider is None or not is_kind(kind_of_container(provider.block), kind):
                 continue
             fitting.setdefault(id(provider.block), service)
             if own and service.file and own.parent == service.file.parent:
