@@ -44,6 +44,8 @@ MYSQL = (
     service("db", 3306),
 )
 REDIS = (workload("cache", "redis:8"), service("cache", 6379))
+ASKING_ENV = from_secret("account", "REDIS_PASSWORD")
+ASKING = (workload("in", "redis:8", args=["--requirepass", "$(REDIS_PASSWORD)"], env=ASKING_ENV), service("in", 6379))
 RABBIT = (workload("mq", "rabbitmq:4"), service("mq", 5672))
 OWN_IMAGE = (workload("accounts", "registry.test/accounts", ports=[{"containerPort": 5432}]), service("accounts", 5432))
 MONGO_ENV = [{"name": f"MONGO_INITDB_ROOT_{part}", "value": part[:4].lower()} for part in ("USERNAME", "PASSWORD")]
@@ -61,6 +63,7 @@ MONGO = (workload("docs", "mongo:8", env=MONGO_ENV), service("docs", 27017))
         ("DATABASE_URL", MYSQL, "mysql://root:p%2Fw@db:3306/d"),
         ("SPRING_DATASOURCE_URL", MYSQL, "jdbc:mysql://db:3306/d"),
         ("REDIS_URL", REDIS, "redis://cache:6379"),
+        ("REDIS_URL", ASKING, "redis://:build-only@in:6379"),
         ("RABBITMQ_URL", RABBIT, "amqp://guest:guest@mq:5672"),
         ("PGHOST", OWN_IMAGE, "accounts"),
         ("MONGO_URI", MONGO, "mongodb://user:pass@docs:27017/?authSource=admin"),
@@ -86,6 +89,7 @@ def test_the_service_gets_the_password_of_the_address() -> None:
         ("STRIPE_URL", POSTGRES),
         ("R2DBC_DATABASE_URL", POSTGRES),
         ("REDIS_URL", (workload("cache", "redis:8", args=["--requirepass", "x"]), service("cache", 6379))),
+        ("REDIS_URL", (workload("cache", "redis:8", env=ASKING_ENV), service("cache", 6379))),
         ("DATABASE_URL", (workload("pg", "registry.test/own:1"), service("pg", 5432))),
     ],
 )
@@ -122,3 +126,29 @@ def test_a_service_of_knative_has_its_port(ports: list[Block], number: int) -> N
     assert made.to_do == ()
     assert f"port: {number}\n" in made.text
     assert f'- name: PORT\n      value: "{number}"\n' in made.text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "image"),
+    [
+        ("REDIS_URL", "redis://redis:6379", "redis:8"),
+        ("RABBITMQ_URL", "amqp://guest:guest@rabbitmq:5672", "rabbitmq:4"),
+        ("POSTGRES_HOST", "postgresql", "postgres:17"),
+    ],
+)
+def test_a_service_that_only_a_secret_names_is_proposed(variable: str, value: str, image: str) -> None:
+    made = propose(from_secret("own", variable))
+    (reason,) = made.to_do
+    assert reason.startswith("it refers to the service ")
+    assert f"in {variable} of Secret/own, and the input has no workload" in reason
+    assert f"{variable}: {value}\n" in made.text
+    assert f"image: docker.io/library/{image}\n" in made.stanzas[0]
+
+
+def test_no_service_is_proposed_twice_or_without_an_image() -> None:
+    env = [{"name": "REDIS_HOST", "value": "cache"}, *from_secret("own", "REDIS_URL", "MSSQL_HOST", "DATABASE_URL")]
+    made = propose(env)
+    assert [reason[:40] for reason in made.to_do] == [
+        "a random text will hardly do for REDIS_U", "it refers to the service cache (Redis) i",
+    ]  # fmt: skip
+    assert len(made.stanzas) == 1

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
+from warmstart.core.yaml_document import shown
 from warmstart.recipe.init.inputs import Inputs
 from warmstart.recipe.init.kinds import ServiceKind, is_kind, kind_of_container, kind_of_use, parted
 from warmstart.recipe.init.needs import Use, list_items, secret_keys
@@ -33,7 +34,7 @@ _OTHER_URLS = re.compile(r"r2dbc|proxy|ssl|health|admin")
 _USERS = ("POSTGRES_USER", "MYSQL_USER", "MARIADB_USER", "MONGO_INITDB_ROOT_USERNAME", "RABBITMQ_DEFAULT_USER")
 _PASSWORDS = (
     "POSTGRES_PASSWORD", "MYSQL_PASSWORD", "MARIADB_PASSWORD", "MYSQL_ROOT_PASSWORD", "MARIADB_ROOT_PASSWORD",
-    "MONGO_INITDB_ROOT_PASSWORD", "RABBITMQ_DEFAULT_PASS",
+    "MONGO_INITDB_ROOT_PASSWORD", "RABBITMQ_DEFAULT_PASS", "REDIS_PASSWORD",
 )  # fmt: skip
 _DATABASES = ("POSTGRES_DB", "MYSQL_DATABASE", "MARIADB_DATABASE", "MONGO_INITDB_DATABASE")
 _OF_BUILD = {"user": "app", "password": "build-only", "database": "app"}
@@ -49,22 +50,77 @@ class _Account:
     values: Values = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A service that Secrets are about, and the input does not have.
+
+    Attributes:
+        kind: its kind.
+        host: a name for it.
+        places: the keys, for people.
+        values: of the keys, if it gets this name and has no account.
+    """
+
+    kind: ServiceKind
+    host: str
+    places: list[str] = field(default_factory=list)
+    values: Values = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Location:
+    """A key of a Secret that says where a service is; `part` is one of `_PARTS`, `name` its names in one text."""
+
+    secret: str
+    key: str
+    variable: str
+    part: str
+    name: str
+    kind: ServiceKind
+
+
 def bind(uses: Iterable[Use], found: Sequence[FoundService], inputs: Inputs) -> Values:
     """Return values for the keys of Secrets that are about one of the services.
 
     Of several services of a kind none is chosen.
     """
     values: Values = {}
+    for one in _list_locations(uses, inputs):
+        fitting = [service for service in found if is_kind(_kind_of(service), one.kind)]
+        if len(fitting) == 1:
+            for owner, pairs in _values_of(one.part, one.name, fitting[0], inputs).items():
+                of_secret = values.setdefault(owner or one.secret, {})
+                of_secret.update({pair or one.key: value for pair, value in pairs.items()})
+    return values
+
+
+def find_wanted(uses: Iterable[Use], found: Sequence[FoundService], inputs: Inputs) -> list[Wanted]:
+    """Find the services that Secrets are about, and no workload of the input is."""
+    there = [kind_of_container(container.block) for one in inputs.objects for container in one.containers]
+    there += map(_kind_of, found)
+    wanted: dict[str, Wanted] = {}
+    for one in _list_locations(uses, inputs):
+        if not one.kind.image or any(is_kind(kind, one.kind) for kind in there):
+            continue
+        host = one.kind.name.lower()
+        of_kind = wanted.setdefault(host, Wanted(one.kind, host))
+        of_kind.places.append(f"{one.variable} of Secret/{shown(one.secret)}")
+        login = "guest:guest@" if one.kind.name == "RabbitMQ" else ""
+        texts = {"host": host, "port": str(one.kind.port), "address": f"{host}:{one.kind.port}"}
+        if one.kind.schemes and not one.kind.env and not _OTHER_URLS.search(one.name):
+            texts["url"] = f"{one.kind.schemes[0]}://{login}{host}:{one.kind.port}"
+        if one.part in texts:
+            of_kind.values.setdefault(one.secret, {})[one.key] = texts[one.part]
+    return list(wanted.values())
+
+
+def _list_locations(uses: Iterable[Use], inputs: Inputs) -> Iterator[_Location]:
     for secret, key, variable in _list_keys(uses, inputs):
         name = parted(f"{variable}-{key}")
         part = next((part for part, words in _PARTS for text in (variable, key) if words.search(parted(text))), None)
         kind = kind_of_use("", None, "", name)
-        fitting = [one for one in found if kind and is_kind(_kind_of(one), kind)]
-        if part is None or len(fitting) != 1:
-            continue
-        for owner, pairs in _values_of(part, name, fitting[0], inputs).items():
-            values.setdefault(owner or secret, {}).update({pair or key: value for pair, value in pairs.items()})
-    return values
+        if part is not None and kind is not None:
+            yield _Location(secret, key, variable, part, name, kind)
 
 
 def _list_keys(uses: Iterable[Use], inputs: Inputs) -> Iterator[tuple[str, str, str]]:
@@ -105,8 +161,8 @@ def _values_of(part: str, name: str, found: FoundService, inputs: Inputs) -> Val
 
 
 def _read_account(kind: ServiceKind, service: Block, inputs: Inputs) -> _Account | None:
-    """Return the account that a service makes when it starts; None if it has another kind of password."""
-    if re.search(r"requirepass|REDIS_PASSWORD", " ".join([*words_of(service), *_names(service, inputs)])):
+    """Return the account that a service makes when it starts; None if it has a password that cannot be told."""
+    if kind.name == "Redis" and not _has_known_password(service, inputs):
         return None
     account = _Account(user=_DEFAULT_USERS.get(kind.name, ""))
     if kind.name == "RabbitMQ":
@@ -124,6 +180,14 @@ def _read_account(kind: ServiceKind, service: Block, inputs: Inputs) -> _Account
     if kind.name == "PostgreSQL":
         account.database = account.database or account.user
     return account
+
+
+def _has_known_password(redis: Block, inputs: Inputs) -> bool:
+    """Tell whether a Redis has no password, or that of REDIS_PASSWORD, which only some images read by themselves."""
+    command = " ".join(words_of(redis))
+    if "REDIS_PASSWORD" in _names(redis, inputs):
+        return "REDIS_PASSWORD" in command or "bitnami" in str(redis.get("image"))
+    return "requirepass" not in command
 
 
 def _names(service: Block, inputs: Inputs) -> list[str]:

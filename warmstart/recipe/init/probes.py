@@ -28,7 +28,8 @@ _UNKNOWN = (
 )
 _EXAMPLE = (
     "readinessProbe:",
-    "  httpGet: {path: /, port: PORT}      # or tcpSocket: {port: PORT}, or exec: {command: [...]}",
+    "  httpGet: {path: /, port: PORT}      # or tcpSocket: {port: PORT}; a worker without a port: a command that",
+    "                                      # succeeds once it is ready, as exec: {command: [test, -f, /tmp/ready]}",
     "  periodSeconds: 1",
     f"  failureThreshold: {PATIENCE_S}",
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from warmstart.core.yaml_document import shown
 from warmstart.core.yaml_writing import write_yaml
-from warmstart.recipe.init.bindings import bind
+from warmstart.recipe.init.bindings import bind, find_wanted
 from warmstart.recipe.init.hosts import HostUse
 from warmstart.recipe.init.inputs import Inputs
 from warmstart.recipe.init.kinds import ServiceKind, kind_of_container
@@ -64,7 +64,7 @@ def plan_services(needed: Needed, own: Sequence[Use], inputs: Inputs, directory:
 
     `own` are the references of the pod's containers that run in the build.
     """
-    plan = ServicePlan()
+    plan, kinds = ServicePlan(), dict[str, ServiceKind]()
     for found in needed.found:
         is_inline = found.owner.file is None
         if not is_inline and (file := _file_of_port(found)) is not None:
@@ -78,8 +78,14 @@ def plan_services(needed: Needed, own: Sequence[Use], inputs: Inputs, directory:
             plan.bindings.setdefault(name, _bind(found))
     for name, values in bind(own, needed.found, inputs).items():
         plan.bindings[name] = {**plan.bindings.get(name, {}), **values}
+    for wanted in find_wanted(own, needed.found, inputs):
+        if not any(kind is wanted.kind for kind in map(_kind_of_all, needed.missing.values())):
+            needed.missing[wanted.host] = [HostUse(wanted.host, None, "", place) for place in wanted.places]
+            kinds[wanted.host] = wanted.kind
+            for name, values in wanted.values.items():
+                plan.bindings[name] = {**plan.bindings.get(name, {}), **values}
     for host, uses in needed.missing.items():
-        kind = next((kind for use in uses if (kind := kind_of(use))), None)
+        kind = kinds.get(host) or _kind_of_all(uses)
         plan.missing.append((host, uses, kind))
         about = f" ({kind.name})" if kind else ""
         plan.to_do.append(
@@ -87,6 +93,10 @@ def plan_services(needed: Needed, own: Sequence[Use], inputs: Inputs, directory:
             "it. Without it the application probably does not start. Add it to build.services, as below"
         )
     return plan
+
+
+def _kind_of_all(uses: Sequence[HostUse]) -> ServiceKind | None:
+    return next((kind for use in uses if (kind := kind_of(use))), None)
 
 
 def _file_of_port(found: FoundService) -> Path | None:
