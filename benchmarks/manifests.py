@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure how many workloads of manifests can be built as they are: `init`, then the check of its recipe.
 
-    benchmarks/manifests.py [--json] [--each] DIRECTORY...
+    benchmarks/manifests.py [--json] [--each] [--only FILE] DIRECTORY...
 
 Each container of a workload counts, in each YAML file below the directories; init containers, hooks of charts, and
 well-known services such as databases do not. The input is all files of the DIRECTORY, those nearest to the workload
@@ -20,7 +20,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,8 +69,8 @@ def name_reason(reason: str) -> str:
     return next((name for name, parts in REASONS if any(part in reason for part in parts)), "refused: " + reason[:90])
 
 
-def measure(directories: Iterable[Path]) -> Iterator[Answer]:
-    """Yield the answer for each container below the directories."""
+def measure(directories: Iterable[Path], only: Collection[str] | None = None) -> Iterator[Answer]:
+    """Yield the answer for each container below the directories, or for those whose names are in `only`."""
     for directory in directories:
         files = {}
         for file in sorted(path for path in directory.rglob("*") if path.suffix in SUFFIXES and path.is_file()):
@@ -80,7 +80,8 @@ def measure(directories: Iterable[Path]) -> Iterator[Answer]:
             near = sorted(files, key=lambda other: count_steps(file, other))
             whole = Inputs(str(directory), tuple(one for other in near for one in files[other].objects))
             for container in find_workloads(own):
-                yield answer(file, container, own, whole)
+                if only is None or name_of(file, container) in only:
+                    yield answer(file, container, own, whole)
 
 
 def count_steps(file: Path, other: Path) -> int:
@@ -97,9 +98,14 @@ def find_workloads(inputs: Inputs) -> Iterator[PodContainer]:
                 yield container
 
 
+def name_of(file: Path, container: PodContainer) -> str:
+    """Return the name of a container in the answers."""
+    return f"{file}: {container.kind.lower()}/{container.owner}/{container.name}"
+
+
 def answer(file: Path, container: PodContainer, own: Inputs, whole: Inputs) -> Answer:
     """Return the answer for a container of a file."""
-    name = f"{file}: {container.kind.lower()}/{container.owner}/{container.name}"
+    name = name_of(file, container)
     with tempfile.TemporaryDirectory() as place:
         recipe = Path(place) / "recipe.yaml"
         owner = own.owner_of(container)
@@ -134,8 +140,10 @@ def main() -> None:
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIRECTORY")
     parser.add_argument("--json", action="store_true", help="Print the answers as JSON.")
     parser.add_argument("--each", action="store_true", help="Print each container with its reasons.")
+    parser.add_argument("--only", type=Path, metavar="FILE", help="Count the containers whose names are its lines.")
     options = parser.parse_args()
-    answers = list(measure(options.directories))
+    only = None if options.only is None else set(options.only.read_text(encoding="utf-8").splitlines())
+    answers = list(measure(options.directories, only))
     if options.json:
         sys.stdout.write(json.dumps([{"name": one.name, "reasons": one.reasons} for one in answers], indent=2) + "\n")
         return
