@@ -152,3 +152,28 @@ def test_no_service_is_proposed_twice_or_without_an_image() -> None:
         "a random text will hardly do for REDIS_U", "it refers to the service cache (Redis) i",
     ]  # fmt: skip
     assert len(made.stanzas) == 1
+
+
+LITERAL_ENV = [{"name": f"MYSQL_{part}", "value": f"my-{part.lower()}"} for part in ("USER", "PASSWORD", "DATABASE")]
+LITERAL = (workload("db", "mysql:8", env=LITERAL_ENV), service("db", 3306))
+
+
+@pytest.mark.parametrize(
+    ("others", "values"),
+    [
+        (LITERAL, ["DB_USER: my-user", "DB_PASSWORD: my-password", "DB_NAME: my-database"]),
+        (POSTGRES, ["DB_USER: postgres", "DB_PASSWORD: build-only", "POSTGRES_PASSWORD: build-only"]),
+        ((workload("db", "mysql:8", env=from_secret("own", "MYSQL_PASSWORD")), service("db", 3306)), ["DB_USER: root"]),
+    ],
+)
+def test_the_application_has_the_account_of_the_service(others: tuple[Block, ...], values: list[str]) -> None:
+    made = propose(from_secret("own", "DB_HOST", "DB_USER", "DB_PASSWORD", "DB_NAME"), *others)
+    for value in values:
+        assert f"      {value}\n" in made.text
+
+
+def test_an_account_of_one_key_is_random() -> None:
+    others = (workload("pg", "postgres:17", env=from_secret("own", "POSTGRES_PASSWORD")), service("pg", 5432))
+    made = propose(from_secret("own", "DB_HOST", "POSTGRES_PASSWORD", "DB_ROOT_PASSWORD"), *others)
+    assert "POSTGRES_PASSWORD: null\n" in made.text
+    assert "DB_ROOT_PASSWORD: null\n" in made.text

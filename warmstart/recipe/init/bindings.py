@@ -1,4 +1,4 @@
-"""Values of Secrets that say where a service of the build is: host, port, or address.
+"""Values of Secrets that are about a service of the build: its host, port, or address, and the account there.
 
 The values are made from the names and the accounts of the build's services; no value of a Secret is read.
 """
@@ -27,8 +27,13 @@ _PARTS = (
     ("port", re.compile(r"(?:^|-)port$")),
     ("url", re.compile(r"ur[il]$")),
     ("address", re.compile(r"(?:^|-)(?:addr(?:ess)?|servers?|brokers?|endpoint)$")),
+    ("user", re.compile(r"user(?:-?name)?$")),
+    ("password", re.compile(r"pass(?:word|wd)?$|pwd$")),
+    ("database", re.compile(r"(?:^|-)(?:database|(?:db|database)-?name|db)$")),
 )
 _JDBC = re.compile(r"jdbc|datasource")
+# Another account than the one that an application usually has.
+_ROOT = re.compile(r"root|admin")
 _OTHER_URLS = re.compile(r"r2dbc|proxy|ssl|health|admin")
 # Parts of an account: the variables that the images of services have for them, and the build's own texts.
 _USERS = ("POSTGRES_USER", "MYSQL_USER", "MARIADB_USER", "MONGO_INITDB_ROOT_USERNAME", "RABBITMQ_DEFAULT_USER")
@@ -88,7 +93,7 @@ def bind(uses: Iterable[Use], found: Sequence[FoundService], inputs: Inputs) -> 
     for one in _list_locations(uses, inputs):
         fitting = [service for service in found if is_kind(_kind_of(service), one.kind)]
         if len(fitting) == 1:
-            for owner, pairs in _values_of(one.part, one.name, fitting[0], inputs).items():
+            for owner, pairs in _values_of(one, fitting[0], inputs).items():
                 of_secret = values.setdefault(owner or one.secret, {})
                 of_secret.update({pair or one.key: value for pair, value in pairs.items()})
     return values
@@ -100,7 +105,7 @@ def find_wanted(uses: Iterable[Use], found: Sequence[FoundService], inputs: Inpu
     there += map(_kind_of, found)
     wanted: dict[str, Wanted] = {}
     for one in _list_locations(uses, inputs):
-        if not one.kind.image or any(is_kind(kind, one.kind) for kind in there):
+        if one.part in _OF_BUILD or not one.kind.image or any(is_kind(kind, one.kind) for kind in there):
             continue
         host = one.kind.name.lower()
         of_kind = wanted.setdefault(host, Wanted(one.kind, host))
@@ -135,8 +140,11 @@ def _kind_of(found: FoundService) -> ServiceKind | None:
     return kind_of_container(found.provider.block)
 
 
-def _values_of(part: str, name: str, found: FoundService, inputs: Inputs) -> Values:
+def _values_of(one: _Location, found: FoundService, inputs: Inputs) -> Values:
     """Return the value of a key, with empty names for its Secret and itself, and values that it depends on."""
+    part, name = one.part, one.name
+    if part in _OF_BUILD:
+        return _account_values(one, found, inputs)
     host, kind = found.service.name, _kind_of(found)
     ports = [target_port(port, found.provider.block) for port in service_ports(found.service.value)]
     port = next(filter(None, ports), kind.port if kind else 0)
@@ -158,6 +166,16 @@ def _values_of(part: str, name: str, found: FoundService, inputs: Inputs) -> Val
     if kind.name == "MongoDB" and login:
         path = f"{path or '/'}?authSource=admin"
     return {"": {"": f"{kind.schemes[0]}://{login}{'@' if login else ''}{host}:{port}{path}"}, **account.values}
+
+
+def _account_values(one: _Location, found: FoundService, inputs: Inputs) -> Values:
+    """Return the value of a part of an account, unless the service has it from the very same key."""
+    kind = _kind_of(found)
+    account = _read_account(kind, found.provider.block, inputs) if kind and not _ROOT.search(one.name) else None
+    text = getattr(account, one.part) if account else ""
+    if account is None or not text or one.key in account.values.get(one.secret, {}):
+        return {}
+    return {"": {"": text}, **account.values}
 
 
 def _read_account(kind: ServiceKind, service: Block, inputs: Inputs) -> _Account | None:
