@@ -69,6 +69,60 @@ def test_an_image_is_built_and_restores_in_the_cluster(build, user, cluster):
 
 
 @pytest.fixture
+def secret(cluster):
+    """Make a Secret with values that no build may see, and see that no other is left in its namespace."""
+    cluster.kubectl("create", "secret", "generic", "size", "--from-literal=megabytes=1", "-n", "default")
+    yield "size"
+    cluster.kubectl("delete", "secret", "size", "-n", "default")
+    wait_until(lambda: not cluster.kubectl("get", "secrets", "-n", "default", "-l", BUILD, "-o", "name"), 30)
+
+
+def make_words(secret, **env):
+    """Return a container with a variable and a file of a Secret, and other parts of a recipe with their values."""
+    container = {
+        "env": [
+            {"name": "FILL_MB", "valueFrom": {"secretKeyRef": {"name": secret, "key": "megabytes"}}},
+            *({"name": name, "value": value} for name, value in env.items()),
+        ],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "conf", "mountPath": "/conf"}],
+    }
+    volumes = [{"name": "tmp", "emptyDir": {}}, {"name": "conf", "secret": {"secretName": secret}}]
+    build = {"secrets": {secret: {"megabytes": "32"}}}
+    return {"container": container, "volumes": volumes, "build": build, "restore": ["runtime"]}
+
+
+def test_the_pod_has_the_values_of_the_build_and_a_restored_one_the_clusters(build, user, cluster, secret):
+    words = make_words(secret)
+    built = build("--json", **words).result
+    assert len(built["restores"]) == 2
+    assert built["edits"]["dumpedBytes"] > 32 << 20
+    server = {**words["container"], "name": "server", "image": built["image"], "imagePullPolicy": "Always"}
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "warm", "labels": {"app": "warm"}},
+            "spec": {"automountServiceAccountToken": False, "containers": [server], "volumes": words["volumes"]},
+        }
+    )
+    try:
+        user.wait_ready("warm")
+        assert user.read_state("warm")["requests"] > 0
+    finally:
+        cluster.kubectl("delete", "pod", "warm", "--grace-period=1")
+
+
+@pytest.mark.parametrize(
+    ("file", "end"), [("megabytes", "404"), ("missing", "the container ended with exit code 9 before it was ready")]
+)
+def test_the_files_of_volumes_are_there(build, secret, file, end):
+    words = make_words(secret, HOLD=f"/conf/{file}")
+    done = build(warmup=[{"httpGet": {"path": "/nothing", "port": 8080}}], **words)
+    assert done.code == 6
+    assert end in done.err
+
+
+@pytest.fixture
 def other_processor(cluster):
     """Let helper pods see another processor than this machine's on all nodes.
 
@@ -137,6 +191,10 @@ def test_what_the_cluster_cannot_do_is_said_at_once(build, user, tmp_path):
     done = build(restore=["self"])
     assert done.code == 3
     assert "supports only the restorer runtime" in done.err
+    service = {"name": "db", "container": {"image": user.base, "readinessProbe": {"tcpSocket": {"port": 8080}}}}
+    done = build(build={"services": [service]})
+    assert done.code == 3
+    assert "build.services: run db in the cluster yourself" in done.err
     local = write_recipe(tmp_path / "local.yaml", "localhost/tests/base:1", "registry.example.com/built:1")
     done = user.call("build", local, "--engine", "kubernetes")
     assert done.code == 3

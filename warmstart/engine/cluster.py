@@ -89,6 +89,12 @@ class KubernetesContainer:
         return time.monotonic() - self.started_at
 
 
+def make_pod_name(name: str) -> str:
+    """Return a new name for the pod of a build."""
+    # Leave room for the suffix: the pod's name is its host name, which has at most 63 characters.
+    return f"{name[:46].rstrip('-')}-build-{secrets.token_hex(4)}"
+
+
 def make_build_pod(spec: Mapping[str, Any], name: str, namespace: str) -> dict[str, Any]:
     """Return the manifest of the build's pod, from the spec of the pods that will be restored."""
     own = {
@@ -97,25 +103,32 @@ def make_build_pod(spec: Mapping[str, Any], name: str, namespace: str) -> dict[s
         "terminationGracePeriodSeconds": 1,
         "enableServiceLinks": False,
     }
-    # Leave room for the suffix: the pod's name is its host name, which has at most 63 characters.
-    unique = f"{name[:46].rstrip('-')}-build-{secrets.token_hex(4)}"
-    metadata = {"name": unique, "namespace": namespace, "labels": MANAGED_BY}
+    metadata = {"name": name, "namespace": namespace, "labels": MANAGED_BY}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**spec, **own}}
 
 
 @contextlib.contextmanager
-def start_pod(cluster: Cluster, manifest: Mapping[str, Any]) -> Iterator[KubernetesContainer]:
+def start_pod(
+    cluster: Cluster, manifest: Mapping[str, Any], secret: Mapping[str, str] | None = None
+) -> Iterator[KubernetesContainer]:
     """Create a pod with one container, wait until it runs, and delete it at the end of the `with` block.
 
+    Args:
+        cluster: the cluster.
+        manifest: of the pod.
+        secret: the data of a Secret that has the pod's name, and goes with it; none if empty.
+
     Raises:
-        RefusedError: the user may not create it.
+        RefusedError: the user may not create it, or the Secret.
         ClusterError: it does not start.
     """
     namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
     with undoing(lambda: cluster.delete_pod(namespace, name)):
         pod = cluster.create_pod(manifest)
+        if secret:
+            cluster.create_secret(pod, secret)
         try:
-            pod = cluster.wait_pod(pod, lambda now: now.containers[0].running or now.stuck, PULL_S)
+            pod = cluster.wait_pod(pod, _has_started, PULL_S)
         except PodTimeoutError as late:
             brief = f"the pod {name} did not start within {PULL_S:g} s"
             raise ClusterError(brief, details=late.pod.explain()) from late
@@ -124,3 +137,11 @@ def start_pod(cluster: Cluster, manifest: Mapping[str, Any]) -> Iterator[Kuberne
         if not container.running and container.exit_code is None:
             raise ClusterError(f"the pod {name} does not start", details=pod.explain())
         yield KubernetesContainer(cluster, pod, container.name, started_at)
+
+
+def _has_started(pod: Pod) -> bool:
+    """Tell whether the container of a pod runs, or never will."""
+    container = pod.containers[0]
+    # The pod is older than its Secret: the kubelet tries again.
+    early = container.why.startswith("CreateContainerConfigError") and f'"{pod.name}" not found' in container.why
+    return container.running or (pod.stuck and not early)

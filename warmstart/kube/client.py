@@ -30,7 +30,7 @@ from warmstart.core.text import printable
 from warmstart.core.undo import call_to_the_end
 from warmstart.kube.answer import Answer, parse_answer
 from warmstart.kube.exchange import ask, fetch
-from warmstart.kube.pods import Pod, parse_pod
+from warmstart.kube.pods import MANAGED_BY, Pod, parse_pod
 from warmstart.kube.refusal import RefusedError, ignoring_absence, make_refusal
 
 if TYPE_CHECKING:
@@ -170,6 +170,16 @@ class Cluster:
             lambda: parse_pod(self.request("POST", path, manifest)),
             lambda pod: self.delete_pod(pod.namespace, pod.name, uid=pod.uid),
         )
+
+    def create_secret(self, owner: Pod, data: Mapping[str, str]) -> None:
+        """Create a Secret with a pod's name; the cluster removes it with the pod. Errors as in `request`.
+
+        No other right is needed: neither to read Secrets nor to delete them.
+        """
+        reference = {"apiVersion": "v1", "kind": "Pod", "name": owner.name, "uid": owner.uid}
+        metadata = {"name": owner.name, "labels": MANAGED_BY, "ownerReferences": [reference]}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "immutable": True, "data": dict(data)}
+        self.request("POST", f"/api/v1/namespaces/{_quote(owner.namespace)}/secrets", secret)
 
     def patch_pod(self, namespace: str, name: str, patch: Mapping[str, Any]) -> Pod:
         """Change a pod with a JSON merge patch (RFC 7386); errors as in `request`."""

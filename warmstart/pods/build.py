@@ -21,26 +21,23 @@ from warmstart.build.pipeline import verify_and_publish
 from warmstart.build.publish import check_output
 from warmstart.build.result import BuildCandidate, BuildResult, EditedDump, RuntimeCheckpoint, WarmState
 from warmstart.core.cpu import find_features
-from warmstart.core.errors import PreflightError, RecipeError
+from warmstart.core.errors import PreflightError
 from warmstart.core.progress import Progress
-from warmstart.core.reference import Transport
 from warmstart.dump.archive.archive import DUMP_LOG, Archive
 from warmstart.dump.criu.contents import Socket, TcpState, read_sockets
 from warmstart.dump.criu.fingerprint import find_identity
 from warmstart.dump.criu.log import find_version
-from warmstart.engine.cluster import make_build_pod, start_pod
+from warmstart.engine.cluster import make_build_pod, make_pod_name, start_pod
 from warmstart.image.annotations import Provenance
 from warmstart.image.executables import find_programs
 from warmstart.kube.client import Cluster
 from warmstart.kube.helper import open_helper
-from warmstart.kube.manifests import make_pod_spec
-from warmstart.kube.settings import BuildInfo
+from warmstart.pods.build_pod import check_recipe, make_build_spec
 from warmstart.pods.checkpoint import CLOSING_S, CheckpointOptions, FetchedCheckpoint, take_with
 from warmstart.probe.readiness import find_limit_s
 from warmstart.probe.warmup import run_steps
 from warmstart.recipe.load import with_restorers
 from warmstart.recipe.model import Recipe, Restorer
-from warmstart.recipe.pods import Block
 from warmstart.recipe.privileges import require_recipe_privileges
 
 _CONNECTED = frozenset(TcpState) - {TcpState.CLOSE, TcpState.LISTEN}
@@ -105,28 +102,15 @@ def make_restored(context: BuildContext, place: ClusterTarget, base: BaseImage) 
     return BuildCandidate(layout, warm, dump, provenance)
 
 
-def check_recipe(recipe: Recipe, kind: Transport) -> None:
-    """See that a recipe can be built on a cluster.
-
-    Raises:
-        RecipeError: it cannot.
-    """
-    if kind is not Transport.REGISTRY:
-        hint = "push it to a registry that the cluster can pull from"
-        raise RecipeError(f"container.image {recipe.container.image} is not in a registry", hint=hint)
-    # An image that restores itself also has the files that the application changed, which here are only had with a
-    # checkpoint. Of an application below the launcher there is none: CRIU says "Can't dump nested time namespace".
-    if recipe.restore != (Restorer.RUNTIME,):
-        raise RecipeError("a build on a cluster supports only the restorer runtime", hint="set `restore: [runtime]`")
-
-
 def run_and_checkpoint(context: BuildContext, place: ClusterTarget, base: BaseImage) -> PodRun:
     """Run the pod, bring it to the state it is to be restored in, and fetch its checkpoint."""
     recipe, progress = context.recipe, context.progress
-    manifest = make_build_pod(find_pod_spec(recipe, base), recipe.name, place.cluster.namespace)
+    name = make_pod_name(recipe.name)
+    made = make_build_spec(recipe, pin(base), name)
+    manifest = make_build_pod(made.spec, name, place.cluster.namespace)
     with contextlib.ExitStack() as pod:
         with progress.step("start"):
-            running = pod.enter_context(start_pod(place.cluster, manifest))
+            running = pod.enter_context(start_pod(place.cluster, manifest, made.secret))
         with progress.step("ready"):
             cold_s = running.await_ready(find_limit_s(recipe.container))
         with progress.step("warm up"):
@@ -142,16 +126,10 @@ def run_and_checkpoint(context: BuildContext, place: ClusterTarget, base: BaseIm
         return PodRun(take_with(helper, running.pod, container, archive, how, progress), cold_s, cpu_features)
 
 
-def find_pod_spec(recipe: Recipe, base: BaseImage) -> Block:
-    """Return the specification of the build's pod, which restored pods must match; the image is pinned.
-
-    Its init containers are left out: those of the pod would wait for services that a build does not have.
-    """
+def pin(base: BaseImage) -> str:
+    """Return the name of the base image with its digest."""
     assert base.source.reference is not None
-    pinned = replace(base.source.reference, tag=None, digest=base.digest)
-    document = json.loads(recipe.document)
-    words = {key: document[key] for key in ("volumes", "securityContext") if document.get(key)}
-    return make_pod_spec(BuildInfo(recipe.name, str(pinned), document["container"], pod=words))
+    return str(replace(base.source.reference, tag=None, digest=base.digest))
 
 
 def learn(context: BuildContext, archive: Archive, base: BaseImage, ran: PodRun) -> WarmState:

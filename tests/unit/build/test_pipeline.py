@@ -17,7 +17,12 @@ from warmstart.core.reference import Transport
 from warmstart.pods.build import build_in_cluster
 from warmstart.recipe.model import Container, Recipe, Restorer
 
-RECIPE = Recipe("app", Container(image="base:1"), "registry.example.com/app:1-warm")
+RECIPE = Recipe(
+    "app",
+    Container(image="base:1"),
+    "registry.example.com/app:1-warm",
+    document='{"container": {"image": "base:1"}}',
+)
 
 
 def build_here(recipe: Recipe, options: BuildOptions, steps: Progress) -> object:

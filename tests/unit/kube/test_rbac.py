@@ -29,7 +29,7 @@ def granted(documents: list[dict]) -> set[tuple[str, str]]:
         for rule in rules[one["roleRef"]["kind"], one["roleRef"]["name"]]:
             assert rule["apiGroups"] == [""]
             (resource,) = rule["resources"]
-            place = "the pods' namespaces" if where == "cluster" and resource.startswith("pods") else where
+            place = "the pods' namespaces" if where == "cluster" and resource.startswith(("pods", "secrets")) else where
             found.add((place, f"{resource}: {', '.join(rule['verbs'])}"))
     return found
 
@@ -54,7 +54,7 @@ def test_the_documentation_names_all_rights_of_a_task_and_no_others(task):
 def test_no_role_has_a_wildcard_or_may_read_secrets(task):
     text = re.sub("#.*", "", read_role(task))
     assert "*" not in text
-    assert "secrets" not in text
+    assert {right for _, right in granted(read(task)) if "secrets" in right} <= {"secrets: create"}
 
 
 @pytest.mark.parametrize("task", TASKS)
