@@ -10,9 +10,16 @@ from collections.abc import Callable
 
 import pytest
 from support.builds import READY, write_recipe
+from support.evaluator import IMAGES, make_recipe, path_of
 from support.leaks import take_snapshot, wait_until_clean
 
-from warmstart.core.errors import AppError, ImageError
+from warmstart.build import verify
+from warmstart.build.context import BuildOptions
+from warmstart.build.pipeline import build_image
+from warmstart.build.publish import Output
+from warmstart.core.errors import AppError, ImageError, VerifyError
+from warmstart.core.progress import Progress, SilentListener
+from warmstart.core.reference import Transport
 from warmstart.image.manifest import find_host_platform
 from warmstart.node.keeper import Bind
 
@@ -80,3 +87,16 @@ def test_the_base_image_is_for_another_machine(run_build, open_node, base_archiv
     done = run_build({"image": f"oci-archive:{tmp_path}/foreign.tar"})
     assert done.returncode == ImageError.exit_code
     assert f"foreign.tar is for linux/s390x, but this machine is {find_host_platform()}" in done.stderr
+
+
+@pytest.mark.skipif(not (IMAGES / "python.tar").exists(), reason="make images")
+def test_it_is_not_ready_after_a_restore(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "LIMIT_S", 2.0)
+    look = "print('looking around') or 1 / ('verify-' not in open('/etc/hosts').read())"
+    probe = {"httpGet": {"path": path_of(look), "port": 8080}, "periodSeconds": 1, "failureThreshold": 30}
+    recipe = make_recipe("localhost/tests/failing:1", container={"readinessProbe": probe}, restore=["runtime"])
+    options = BuildOptions(cache, Output(Transport.OCI, tmp_path / "out"))
+    with pytest.raises(VerifyError, match=r"^the image did not restore: the container was not ready") as caught:
+        build_image(recipe, options, Progress(SilentListener()))
+    assert "  looking around" in caught.value.details
+    assert not (tmp_path / "out").exists()

@@ -244,7 +244,7 @@ class CriContainer:
         engine: its engine.
         container_id: the runtime's id.
         address: the pod's IP address.
-        log_file: the log, in CRI's format.
+        log_file: the log that the runtime was asked for, in CRI's format.
         pod_requested_at: `time.monotonic()` before the request for the pod's sandbox.
         requested_at: the same before the request to create the container.
         created_at: the same when the container had been created.
@@ -297,8 +297,11 @@ class CriContainer:
 
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""
+        # CRI-O restores a container without the name of its log, and calls the file as it does then
+        # (`CRImportCheckpoint` in server/container_restore.go).
+        restored = self.log_file.with_name(f"{self.container_id}.log")
         try:
-            text = self.log_file.read_bytes().decode(errors="replace")
+            text = (restored if restored.exists() else self.log_file).read_bytes().decode(errors="replace")
         except FileNotFoundError:
             return []
         # Not `splitlines`, which also splits at other characters of the container's output.

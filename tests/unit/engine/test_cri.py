@@ -279,6 +279,11 @@ def test_the_end_of_the_log_is_what_the_container_wrote(running):
     assert running.log_tail(2) == ["", "10 %\r20 %\x0c\u2028\ufffd"]
 
 
+def test_the_log_of_a_restored_container_is_named_after_it(running):
+    running.log_file.with_name("9f0c.log").write_text("TIME stdout F restored\n")
+    assert replace(running, container_id="9f0c").log_tail(5) == ["restored"]
+
+
 # Checkpoints
 
 
