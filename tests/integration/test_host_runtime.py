@@ -5,6 +5,7 @@ The host is a separate node that runs CRI-O and `warmstart`, like a real one.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import sysconfig
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from cri_api.v1 import api_pb2 as cri
-from support.builds import STATE, write_recipe
+from support.builds import PORT, READY, STATE, write_recipe
+from support.evaluator import IMAGES, make_document, path_of
 
 import warmstart
 from warmstart.cli.main import TERMINATED
@@ -35,6 +37,7 @@ pytestmark = pytest.mark.node
 REPOSITORY = Path(warmstart.__file__).parents[1]
 STRIKE = Path(__file__).parents[1] / "support" / "strike.py"
 BUILD_S = 120.0
+IMAGE = "localhost/tests/host:1"
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class Host:
     def directory(self) -> Path:
         return self.session.workspace
 
-    def build(self, *before: str | Path, output: Path) -> Finished:
+    def build(self, *before: str | Path, output: Path, recipe: Path | None = None) -> Finished:
         """Run `warmstart build` on the host. `before` replaces `-m warmstart` in the command."""
-        recipe = write_recipe(self.directory / "recipe.yaml", self.base, "localhost/tests/host:1", warmup=[STATE])
+        recipe = recipe or write_recipe(self.directory / "recipe.yaml", self.base, IMAGE, warmup=[STATE])
         command = [sys.executable, *(before or ("-m", "warmstart")), "--cache-dir", self.cache, "build", recipe]
         command += ["--runtime-endpoint", self.runtime.endpoint, "-o", f"oci:{output}"]
         environment = [f"PYTHONPATH={REPOSITORY}", f"WARMSTART_TMPDIR={self.directory}"]
@@ -99,6 +102,27 @@ def test_the_image_is_built_there_and_nothing_is_left(host):
     assert host.list_content() == before
 
 
+@pytest.mark.skipif(not (IMAGES / "python.tar").exists(), reason="make images")
+def test_services_and_volumes_are_there_too(host):
+    service = {"image": f"oci-archive:{host.base}", "ports": [{"containerPort": PORT}], "readinessProbe": READY}
+    document = make_document(
+        IMAGE,
+        begin=f"from urllib.request import urlopen; assert urlopen('http://other:{PORT}/state').status == 200",
+        container={"volumeMounts": [{"name": "fast", "mountPath": "/fast"}]},
+        volumes=[{"name": "fast", "emptyDir": {"medium": "Memory"}}],
+        build={"services": [{"name": "other", "container": service}]},
+        warmup=[{"httpGet": {"port": PORT, "path": path_of("open('/fast/written', 'w').write('x')")}}],
+        restore=["runtime", "self"],
+    )
+    recipe = host.directory / "beside.yaml"
+    recipe.write_text(json.dumps(document))
+    before = host.list_content()
+    done = host.build(recipe=recipe, output=host.directory / "beside")
+    assert done.returncode == 0, done.stderr
+    assert "the volume fast is on the disk during the build" in done.stderr
+    assert host.list_content() == before
+
+
 @pytest.mark.parametrize(
     ("step", "delay_s"), [("start", 0.03), ("start", 0.06), ("start", 0.1), ("warm up", 0.1), ("checkpoint", 0.1)]
 )
@@ -111,7 +135,7 @@ def test_an_interrupted_build_leaves_nothing_there(host, step, delay_s):
 
 
 def test_where_nothing_listens_it_says_so(base_archive, cache, tmp_path):
-    recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, "localhost/tests/host:1")
+    recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, IMAGE)
     command = [sys.executable, "-m", "warmstart", "--cache-dir", cache, "build", recipe, "-o", f"oci:{tmp_path}/out"]
     done = subprocess.run(
         [*command, "--runtime-endpoint", f"unix://{tmp_path}/none.sock"], capture_output=True, text=True, check=False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from warmstart.engine.cri import CriContainer
@@ -37,8 +38,15 @@ http.server.HTTPServer(('0.0.0.0', 8080), Handler).serve_forever()
 IMAGES = Path(__file__).parents[2] / "build/images"
 
 
-def make_recipe(name: str, *, begin: str = "", image: Path = IMAGES / "python.tar", **more: object) -> Recipe:
-    """Return a recipe of the application.
+def make_recipe(name: str, **more: Any) -> Recipe:
+    """Return a recipe of the application; arguments as for `make_document`."""
+    return parse_recipe(json.dumps(make_document(name, **more)), "test")
+
+
+def make_document(
+    name: str, *, begin: str = "", image: Path = IMAGES / "python.tar", **more: object
+) -> dict[str, object]:
+    """Return the content of a recipe of the application.
 
     Args:
         name: name of the image to build.
@@ -53,8 +61,7 @@ def make_recipe(name: str, *, begin: str = "", image: Path = IMAGES / "python.ta
         "readinessProbe": {"httpGet": {"port": PORT}, "periodSeconds": 1, "failureThreshold": 30},
         **dict(more.pop("container", {})),
     }
-    document = {"apiVersion": "warmstart/v1alpha1", "name": "app", "container": own, "image": {"name": name}, **more}
-    return parse_recipe(json.dumps(document), "test")
+    return {"apiVersion": "warmstart/v1alpha1", "name": "app", "container": own, "image": {"name": name}, **more}
 
 
 def with_container(recipe: Recipe, **fields: object) -> Recipe:
