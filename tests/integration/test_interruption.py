@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.builds import STATE, PrivateRegistry, build, write_recipe
+from support.builds import READY, STATE, PrivateRegistry, build, write_recipe
 from support.leaks import Traces, take_snapshot, wait_until_clean
 from support.strike import Striker
 
@@ -20,6 +20,7 @@ from warmstart.cli.main import INTERRUPTED, TERMINATED
 from warmstart.core import workspace
 from warmstart.core.progress import SilentListener
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.node.launcher import ensure_launcher
 
 pytestmark = pytest.mark.node
 
@@ -31,6 +32,12 @@ CHILD_S = 5.0
 HANG_S = 50.0
 STRIKE = Path(__file__).parents[1] / "support" / "strike.py"
 IMAGE = "tests/struck:1"
+# The service takes a moment to be ready, and the volume is a mount of its own.
+FAST = {"name": "fast", "emptyDir": {"medium": "Memory"}}
+MOUNTED = {"volumeMounts": [{"name": "fast", "mountPath": "/fast"}]}
+SLOW = {"env": [{"name": "START_MS", "value": "700"}], "readinessProbe": READY}
+# Seconds after the moments at which the service starts, is beside the application, and beside the restored one.
+WITH_SERVICE = {"services:slow": 0.4, "warm up": 0.0, "verify:restore 1 of 2": 0.1}
 
 
 class InjectedError(Exception):
@@ -67,6 +74,20 @@ class Scene:
     durations_s: dict[str, float]
     telling: list[str]
 
+    def strike(self, name: str, moment: str, delay_s: float, recipe: Path) -> subprocess.CompletedProcess[str]:
+        """Run a build that sends itself a signal; see strike.py."""
+        return subprocess.run(
+            [
+                *[sys.executable, STRIKE, name, moment, f"{delay_s}", workspace.PREFIX],
+                *["--cache-dir", self.options.cache, "build", recipe],
+                *["--plain-http", self.registry.host, "--authfile", self.registry.auth_file],
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=HANG_S,
+        )
+
     def look(self) -> Traces:
         return take_snapshot(self.token, self.directory) | self.registry.list_images()
 
@@ -79,6 +100,8 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(base_archive, private_registry, cache, area, tmp_path_factory) -> Iterator[Scene]:
+    # Only the first build of all makes the launcher, and says so.
+    ensure_launcher(cache, print)
     directory, token = area / "struck", secrets.token_hex(4)
     (directory / "tmp").mkdir(parents=True)
     recipe = tmp_path_factory.mktemp("struck") / "recipe.yaml"
@@ -138,23 +161,37 @@ def test_a_signal_in_the_middle_of_any_step_leaves_nothing(scene, name, status, 
     leaks = {}
     for step, duration_s in scene.durations_s.items():
         before = scene.look()
-        done = subprocess.run(
-            [
-                *[sys.executable, STRIKE, name, step, f"{duration_s / 2}", workspace.PREFIX],
-                *["--cache-dir", scene.options.cache, "build", scene.recipe],
-                *["--plain-http", scene.registry.host, "--authfile", scene.registry.auth_file],
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=HANG_S,
-        )
+        done = scene.strike(name, step, duration_s / 2, scene.recipe)
         late = step == "publish" and done.returncode == 0
         assert done.returncode == status or late, f"{step}: {done.returncode}\n{done.stderr}"
         if step == "tools":
             # There is no keeper yet. A killed command's workspace is empty, and the next command removes it.
             workspace.sweep_workspaces()
         leaks[step] = scene.find_leaks(before, step, limit_s=limit_s)
+    assert_clean(leaks)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "limit_s"), [("SIGTERM", TERMINATED, CHILD_S), ("SIGKILL", -signal.SIGKILL, KEEPER_S)]
+)
+def test_a_signal_leaves_no_service_and_no_volume(scene, base_archive, tmp_path, name, status, limit_s):
+    service = {"name": "slow", "container": {"image": f"oci-archive:{base_archive}", **MOUNTED, **SLOW}}
+    recipe = write_recipe(
+        tmp_path / "recipe.yaml",
+        base_archive,
+        scene.registry.name(IMAGE),
+        MOUNTED,
+        build={"services": [{**service, "volumes": [FAST]}]},
+        volumes=[FAST],
+        warmup=[STATE],
+        restore=["runtime"],
+    )
+    leaks = {}
+    for moment, delay_s in WITH_SERVICE.items():
+        before = scene.look()
+        done = scene.strike(name, moment, delay_s, recipe)
+        assert done.returncode == status, f"{moment}: {done.returncode}\n{done.stderr}"
+        leaks[moment] = scene.find_leaks(before, moment, limit_s=limit_s)
     assert_clean(leaks)
 
 

@@ -1,7 +1,7 @@
 """Interrupt a build at a chosen moment.
 
-`python strike.py SIGNAL STEP DELAY_S PREFIX ARGUMENT...` runs warmstart with these arguments. It sends itself the
-signal after DELAY_S seconds of the step, and its workspaces have the prefix.
+`python strike.py SIGNAL STEP[:NOTE] DELAY_S PREFIX ARGUMENT...` runs warmstart with these arguments. It sends itself
+the signal DELAY_S seconds after the step begins, or after this progress note of it. Its workspaces have the prefix.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from warmstart.core.progress import SilentListener
 
 
 class Striker(SilentListener):
-    """A listener that calls `strike` when a step begins or, with `noted`, at the first progress note of the step."""
+    """A listener that calls `strike` when a step begins.
 
-    def __init__(self, step: str, strike: Callable[[], None], *, noted: bool = False) -> None:
+    With `noted`, it does so at a progress note of the step: the first one if True, or the one with this text.
+    """
+
+    def __init__(self, step: str, strike: Callable[[], None], *, noted: bool | str = False) -> None:
         self._step = step
         self._strike = strike
         self._noted = noted
@@ -35,7 +38,7 @@ class Striker(SilentListener):
             self._hit()
 
     def note(self, text: str) -> None:
-        if self._noted:
+        if self._noted in (True, text):
             self._hit()
 
     def _hit(self) -> None:
@@ -45,7 +48,8 @@ class Striker(SilentListener):
 
 
 def main() -> None:
-    name, step, delay_s, prefix, *arguments = sys.argv[1:]
+    name, moment, delay_s, prefix, *arguments = sys.argv[1:]
+    step, _, note = moment.partition(":")
     number = signal.Signals[name]
 
     def send() -> None:
@@ -58,7 +62,7 @@ def main() -> None:
     sys.argv[1:] = arguments
     with (
         patch.object(workspace, "PREFIX", prefix),
-        patch.object(cli, "TerminalListener", lambda *_, **__: Striker(step, send)),
+        patch.object(cli, "TerminalListener", lambda *_, **__: Striker(step, send, noted=note or False)),
     ):
         cli.main()
 
