@@ -102,15 +102,20 @@ def test_the_image_is_built_there_and_nothing_is_left(host):
     assert host.list_content() == before
 
 
+def make_service(base: Path) -> dict[str, object]:
+    """Return a service called `other` that is ready after a moment."""
+    container = {"image": f"oci-archive:{base}", "ports": [{"containerPort": PORT}], "readinessProbe": READY}
+    return {"name": "other", "container": {**container, "env": [{"name": "START_MS", "value": "700"}]}}
+
+
 @pytest.mark.skipif(not (IMAGES / "python.tar").exists(), reason="make images")
 def test_services_and_volumes_are_there_too(host):
-    service = {"image": f"oci-archive:{host.base}", "ports": [{"containerPort": PORT}], "readinessProbe": READY}
     document = make_document(
         IMAGE,
         begin=f"from urllib.request import urlopen; assert urlopen('http://other:{PORT}/state').status == 200",
         container={"volumeMounts": [{"name": "fast", "mountPath": "/fast"}]},
         volumes=[{"name": "fast", "emptyDir": {"medium": "Memory"}}],
-        build={"services": [{"name": "other", "container": service}]},
+        build={"services": [make_service(host.base)]},
         warmup=[{"httpGet": {"port": PORT, "path": path_of("open('/fast/written', 'w').write('x')")}}],
         restore=["runtime", "self"],
     )
@@ -132,6 +137,16 @@ def test_an_interrupted_build_leaves_nothing_there(host, step, delay_s):
     assert done.returncode == TERMINATED, done.stderr
     assert host.list_content() == before
     assert not (host.directory / "struck").exists()
+
+
+@pytest.mark.parametrize("moment", ["services:other", "warm up"])
+def test_an_interrupted_build_leaves_no_service_there(host, moment):
+    block = {"services": [make_service(host.base)]}
+    recipe = write_recipe(host.directory / "service.yaml", host.base, IMAGE, build=block, warmup=[STATE])
+    before = host.list_content()
+    done = host.build(STRIKE, "SIGTERM", moment, "0.3", "warmstart-", recipe=recipe, output=host.directory / "struck")
+    assert done.returncode == TERMINATED, done.stderr
+    assert host.list_content() == before
 
 
 def test_where_nothing_listens_it_says_so(base_archive, cache, tmp_path):
