@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from warmstart.core.errors import ImageReferenceError
@@ -17,13 +18,24 @@ from warmstart.recipe.schema import recipe_schema, validate
 
 Finding = tuple[KeyPath, str]
 
+#: Path of the values of secrets in a recipe.
+SECRETS = ("build", "secrets")
+
 
 def find_problems(document: Document) -> list[Problem]:
     """Return all problems of a recipe, in its own order."""
     problems, recipe = validate(document)
     problems += document.problems
     problems += [Problem(document.place(path), path, message) for path, message in _findings(recipe)]
+    problems = [_hide_secret(problem) for problem in problems]
     return sorted(dict.fromkeys(problems), key=lambda problem: problem.place.order)
+
+
+def _hide_secret(problem: Problem) -> Problem:
+    """Return a problem without the value that it names, if that may be a secret."""
+    if problem.path[:2] != SECRETS:
+        return problem
+    return replace(problem, message=problem.message.partition(", got ")[0])
 
 
 def _findings(recipe: dict[str, Any]) -> Iterator[Finding]:

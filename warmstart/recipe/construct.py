@@ -211,7 +211,8 @@ class _Scope:
 
     def _action(self, block: Block) -> Action:
         if "exec" in block:
-            return Exec(self.words(block["exec"]["command"]))
+            written = block["exec"]["command"]
+            return Exec(self.words(written), tuple(written))
         if "grpc" in block:
             return Grpc(**block["grpc"])
         if "tcpSocket" in block:
