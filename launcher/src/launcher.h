@@ -140,6 +140,7 @@ pid_t spend_pids(pid_t last);
 void kill_descendants(void);
 bool check_no_other_processes(pid_t app, bool must_be_stopped, struct reason *reason); /* reason set if false */
 uint64_t clock_ns(int clock);
+bool is_within(uint64_t since_ns, uint64_t now_ns, uint64_t limit_ns);
 
 /* events.c: signals and children. */
 struct copy {

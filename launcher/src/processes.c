@@ -23,6 +23,13 @@ uint64_t clock_ns(int clock)
 	return time[0] * 1000000000ull + time[1];
 }
 
+/* Whether less than `limit_ns` have passed. If a runtime has restored this process on another node, its clock can be
+ * behind: then nobody knows, and the answer is no. */
+bool is_within(uint64_t since_ns, uint64_t now_ns, uint64_t limit_ns)
+{
+	return now_ns >= since_ns && now_ns - since_ns < limit_ns;
+}
+
 /* Fork short-lived processes until the pid `last` is used up. Return the last pid used, or -1. */
 pid_t spend_pids(pid_t last)
 {

@@ -164,7 +164,7 @@ static bool is_crash(struct app_exit end, uint64_t restored_ns)
 {
 	bool well = WIFEXITED(end.status) && !WEXITSTATUS(end.status);
 
-	return !well && !end.stop_requested && clock_ns(CLOCK_MONOTONIC) < restored_ns + CRASH_NS;
+	return !well && !end.stop_requested && is_within(restored_ns, clock_ns(CLOCK_MONOTONIC), CRASH_NS);
 }
 
 static void describe_crash(int status, struct reason *reason)

@@ -131,7 +131,7 @@ char *escape(const char *argument)
 /* The same for one of several words in a line: also escape spaces, and write an empty word as a backslash. */
 char *escape_word(const char *word)
 {
-	char *escaped = escape(word), *longer = malloc(4 * strlen(escaped) + 1), *to = longer;
+	char *escaped = escape(word), *longer = malloc(4 * strlen(escaped) + 2), *to = longer;
 
 	if (!longer)
 		fail("out of memory");

@@ -154,6 +154,16 @@ static void parse_as_variables(char *text)
 	tell_new_variables(&none, variables);
 }
 
+/* Two moments and a limit. */
+static void compare_times(char *text)
+{
+	uint64_t numbers[3] = {0};
+
+	for (size_t i = 0; i < 3; i++)
+		parse_number(next_word(&text), UINT64_MAX, &numbers[i]);
+	printf("%s\n", is_within(numbers[0], numbers[1], numbers[2]) ? "within" : "no");
+}
+
 static const struct {
 	const char *name;
 	void (*parse)(char *text);
@@ -161,6 +171,7 @@ static const struct {
 	{"manifest", parse_as_manifest}, {"user", parse_as_user}, {"parent", parse_as_parent},
 	{"tmpfs", parse_as_tmpfs},	 {"log", parse_as_log},	  {"status", parse_as_status},
 	{"sha256", hash},		 {"variables", parse_as_variables},
+	{"times", compare_times},
 };
 #define COUNT (sizeof parsers / sizeof *parsers)
 

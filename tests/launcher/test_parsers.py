@@ -265,6 +265,21 @@ def test_survives_any_input(parse, seed):
     parse("fuzz", "20000", text=seed)
 
 
+@pytest.mark.parametrize(
+    ("since", "now", "expected"),
+    [
+        (100, 100, "within"),
+        (100, 104, "within"),
+        (100, 105, "no"),
+        # Restored by a runtime on a node that was started later than the builder.
+        (100, 7, "no"),
+        (2**64 - 3, 2**64 - 1, "within"),
+    ],
+)
+def test_an_end_is_right_after_a_restore_only_by_the_same_clock(parse, since, now, expected):
+    assert parse("times", text=f"{since} {now} 5").strip() == expected
+
+
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "fuzz/corpus/launcher").glob("*")), ids=str)
 def test_what_was_found_once(parse, path):
     parse("again", text=path.read_bytes())

@@ -7,11 +7,9 @@ pod, and are not part of the image.
 from __future__ import annotations
 
 import json
-import re
 
 from warmstart.recipe.model import Recipe
-
-_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+from warmstart.recipe.variables import list_references
 
 
 def find_literals(recipe: Recipe) -> tuple[tuple[str, str], ...]:
@@ -22,7 +20,7 @@ def find_literals(recipe: Recipe) -> tuple[tuple[str, str], ...]:
     document = json.loads(recipe.document or "{}").get("container", {})
     literal: dict[str, bool] = {}
     for entry in document.get("env") or []:
-        references = {name for name in _REFERENCE.findall(str(entry.get("value", ""))) if name}
+        references = list_references(str(entry.get("value", "")))
         # A reference to an unknown name stays as it is.
         is_literal = not entry.get("valueFrom") and all(
             literal.get(name, not _is_known(recipe, name)) for name in references

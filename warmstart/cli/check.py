@@ -15,7 +15,7 @@ from warmstart.core.errors import WarmstartError
 from warmstart.core.privileges import Privilege
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Recipe
-from warmstart.recipe.privileges import require_host_privileges
+from warmstart.recipe.privileges import require_recipe_privileges
 from warmstart.recipe.warnings import list_impatient_probes
 
 
@@ -50,7 +50,7 @@ def check_recipes(shell: Shell, paths: Sequence[Path], options: RecipeOptions, *
 def _check(path: Path, options: RecipeOptions) -> Recipe | WarmstartError:
     try:
         recipe = load_recipe(path, overrides=options.overrides, tag=options.tag, secrets=options.secrets)
-        require_host_privileges(recipe.container.security_context, options.allowed)
+        require_recipe_privileges(recipe, options.allowed)
         find_source(recipe)
     except WarmstartError as error:
         return error

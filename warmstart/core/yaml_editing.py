@@ -316,4 +316,10 @@ def _is_plain(text: str) -> bool:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=not text.isprintable())
+    """Return a double-quoted scalar. JSON's escapes of characters above U+FFFF would be two characters in YAML."""
+    escaped = json.dumps(text, ensure_ascii=False)
+    return "".join(one if one.isprintable() else _escape(ord(one)) for one in escaped)
+
+
+def _escape(code: int) -> str:
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

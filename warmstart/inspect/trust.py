@@ -30,7 +30,7 @@ from warmstart.inspect.inspection import RESTORERS, CheckpointFacts, ImageFacts,
 from warmstart.kube.recorded import list_pod_privileges
 from warmstart.kube.settings import KUBELET_MOUNTS
 from warmstart.recipe.load import parse_recipe
-from warmstart.recipe.model import Recipe
+from warmstart.recipe.model import Probe, Recipe
 from warmstart.recipe.privileges import list_contexts, require_recipe_privileges
 
 # Prefix of the annotations that the kubelet sets on every container.
@@ -91,9 +91,13 @@ def list_recipe_privileges(recipe: Recipe) -> list[Privilege]:
     beside = {one.container.image for one in recipe.services} | {one.container.image for one in recipe.init}
     local = sorted(name for name in beside if parse_source(name).kind is not Transport.REGISTRY)
     found += [Privilege(Kind.IMAGE, name, f"a service of {where} runs this image of the machine") for name in local]
-    probes = filter(None, (recipe.container.readiness_probe, recipe.container.startup_probe))
-    hosts = filter(None, (getattr(probe.action, "host", None) for probe in probes))
-    return found + [Privilege(Kind.PROBE_HOST, host, f"a probe of {where} asks it") for host in hosts]
+    hosts = dict.fromkeys(getattr(probe.action, "host", None) for probe in _list_probes(recipe))
+    return found + [Privilege(Kind.PROBE_HOST, host, f"a probe of {where} asks it") for host in hosts if host]
+
+
+def _list_probes(recipe: Recipe) -> Iterator[Probe]:
+    for container in (recipe.container, *(service.container for service in recipe.services)):
+        yield from filter(None, (container.readiness_probe, container.startup_probe))
 
 
 def list_checkpoint_privileges(checkpoint: CheckpointFacts, expected: Expected) -> list[Privilege]:

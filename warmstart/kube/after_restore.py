@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from warmstart.core.errors import ManifestError
-from warmstart.kube.environment import expand_known, read_environment, read_stand_ins
 from warmstart.kube.settings import BuildInfo, Setting
 from warmstart.recipe.pods import Block, mapping_at
 
@@ -57,7 +56,7 @@ def make_post_start(build: BuildInfo) -> Block:
     steps = [dict(step) for step in build.after_restore]
     if len(steps) == 1 and "httpGet" in steps[0]:
         return {"httpGet": _make_request(steps[0]["httpGet"])}
-    commands = [_make_command(build, step) for step in steps]
+    commands = [_make_command(step) for step in steps]
     if len(commands) == 1 and "exec" in steps[0]:
         return {"exec": {"command": commands[0]}}
     return {"exec": {"command": ["sh", "-c", " && ".join(map(shlex.join, commands))]}}
@@ -71,19 +70,11 @@ def _make_request(request: Block) -> Block:
     return {key: value for key, value in request.items() if key != "method"}
 
 
-def _make_command(build: BuildInfo, step: Block) -> list[str]:
+def _make_command(step: Block) -> list[str]:
     if signal := step.get("signal"):
         return ["kill", "-s", str(signal).removeprefix("SIG"), _PID]
     if "exec" not in step:
         brief = "afterRestore: a pod's postStart does one request, or commands and signals, but not both"
         raise ManifestError(brief, hint=_INSTEAD)
-    variables, _ = read_environment(build.container, read_stand_ins(build.stand_ins))
-    words = []
-    for word in mapping_at(step, "exec").get("command") or ():
-        # Unlike in a probe, the kubelet replaces no references in a hook.
-        text, origin = expand_known(_APP_PID.sub(_PID, str(word)), variables)
-        if text is None:
-            brief = f"afterRestore: a command refers to $({origin.name}), whose value the pod's postStart does not have"
-            raise ManifestError(brief, hint=_INSTEAD)
-        words.append(text)
-    return words
+    # As the launcher does, the kubelet replaces no other references in a hook.
+    return [_APP_PID.sub(_PID, str(word)) for word in mapping_at(step, "exec").get("command") or ()]

@@ -8,7 +8,6 @@ of the kubelet: first `envFrom`, then `env`, and of one name the last
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +16,12 @@ from warmstart.core.quantity import parse_quantity
 from warmstart.core.yaml_document import KeyPath
 from warmstart.kube.settings import list_blocks
 from warmstart.recipe.pods import Block, mapping_at
-from warmstart.recipe.variables import expand
+from warmstart.recipe.variables import expand, list_references
 
-_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 CONFIG_MAP, SECRET = "ConfigMap", "Secret"
-# Keys of a reference to an object, and its kind.
 # Fields whose stand-ins a pod may have too (warmstart.recipe.sources).
 _FIELDS = {"metadata.namespace": "default", "spec.serviceAccountName": "default"}
+# Keys of a reference to an object, and its kind.
 _KEY_REFS = {"configMapKeyRef": CONFIG_MAP, "secretKeyRef": SECRET}
 _OBJECT_REFS = {"configMapRef": CONFIG_MAP, "secretRef": SECRET}
 
@@ -199,7 +197,7 @@ def _find_amount(reference: Block, container: Mapping[str, Any]) -> str | None:
 
 def expand_known(text: str, variables: Mapping[str, Variable]) -> tuple[str | None, Origin]:
     """Replace references `$(NAME)`, as `expand`; None with the reason if a value is not known."""
-    for reference in _REFERENCE.finditer(text):
-        if reference[1] in variables and variables[reference[1]].value is None:
-            return None, Origin("variable", reference[1])
+    for name in list_references(text):
+        if name in variables and variables[name].value is None:
+            return None, Origin("variable", name)
     return expand(text, {name: variable.value or "" for name, variable in variables.items()}), Origin()

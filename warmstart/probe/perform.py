@@ -44,7 +44,7 @@ def describe(target: Target, action: Action) -> str:
         case TcpSocket():
             return f"tcpSocket {action.host or target.address} port {action.port}"
         case Exec():
-            return f"exec {shlex.join(action.command)}"
+            return f"exec {shlex.join(action.written or action.command)}"
         case Grpc():
             return f"grpc {target.address} port {action.port}, service {action.service!r}"
 

@@ -75,7 +75,8 @@ def run_steps(
 def _insert_pid(step: Step, pid: int) -> Step:
     if not isinstance(step.action, Exec):
         return step
-    return replace(step, action=Exec(tuple(word.replace(PID_REFERENCE, str(pid)) for word in step.action.command)))
+    command = tuple(word.replace(PID_REFERENCE, str(pid)) for word in step.action.command)
+    return replace(step, action=replace(step.action, command=command))
 
 
 @dataclass(frozen=True)

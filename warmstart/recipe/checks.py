@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from warmstart.core.errors import ImageReferenceError
@@ -17,13 +18,24 @@ from warmstart.recipe.schema import recipe_schema, validate
 
 Finding = tuple[KeyPath, str]
 
+#: Path of the values of secrets in a recipe.
+SECRETS = ("build", "secrets")
+
 
 def find_problems(document: Document) -> list[Problem]:
     """Return all problems of a recipe, in its own order."""
     problems, recipe = validate(document)
     problems += document.problems
     problems += [Problem(document.place(path), path, message) for path, message in _findings(recipe)]
+    problems = [_hide_secret(problem) for problem in problems]
     return sorted(dict.fromkeys(problems), key=lambda problem: problem.place.order)
+
+
+def _hide_secret(problem: Problem) -> Problem:
+    """Return a problem without the value that it names, if that may be a secret."""
+    if problem.path[:2] != SECRETS:
+        return problem
+    return replace(problem, message=problem.message.partition(", got ")[0])
 
 
 def _findings(recipe: dict[str, Any]) -> Iterator[Finding]:
@@ -137,18 +149,12 @@ def _privileges(context: dict[str, Any], container: KeyPath) -> Iterator[Finding
 
 def _self_restoring(recipe: dict[str, Any]) -> Iterator[Finding]:
     named = recipe.get("restore", [])
-    steps = recipe.get("afterRestore", [])
     if named and "self" not in named:
         why = "expected nothing, because `restore` has no self: a runtime"
-        if isinstance(steps, dict) and steps.get("signal"):
-            yield ("afterRestore", "signal"), f"{why} sends no signal"
-        for index, step in enumerate(steps if isinstance(steps, list) else []):
-            if "signal" in step:
-                yield ("afterRestore", index, "signal"), f"{why} sends no signal"
         for key in ("late", "onDifference"):
             if recipe.get(key):
                 yield (key,), f"{why} cannot compare the variables of a pod with those of the build"
-    why = "`restore` has self" if "self" in named else "`late`, `onDifference: warn` or a signal needs self"
+    why = "`restore` has self" if "self" in named else "`late` or `onDifference: warn` needs self"
     wanted = "self" in named or (not named and needs_self(recipe))
     if wanted and recipe.get("container", {}).get("securityContext", {}).get("privileged"):
         path: KeyPath = ("container", "securityContext", "privileged")
@@ -157,9 +163,7 @@ def _self_restoring(recipe: dict[str, Any]) -> Iterator[Finding]:
 
 def needs_self(recipe: Mapping[str, Any]) -> bool:
     """Tell whether a recipe asks for something that only an image does that restores itself."""
-    steps = recipe.get("afterRestore", [])
-    signals = "signal" in steps if isinstance(steps, dict) else any("signal" in step for step in steps)
-    return bool(signals or recipe.get("late") or recipe.get("onDifference") == "warn")
+    return bool(recipe.get("late") or recipe.get("onDifference") == "warn")
 
 
 def _image_name(made: str | None, base: str | None) -> Iterator[Finding]:

@@ -93,7 +93,9 @@ def _check_late(late: Sequence[str], block: Block, container: Container, report:
 
 def _after_restore(blocks: Any, scope: _Scope) -> tuple[Step | Signal, ...]:
     steps = [blocks] if isinstance(blocks, dict) and blocks else blocks
-    return tuple(Signal(step["signal"]) if "signal" in step else scope.step(step) for step in steps)
+    # Neither the launcher nor a pod's lifecycle hook expands a reference, and values of the build are not the pod's.
+    written = replace(scope, variables=None)
+    return tuple(Signal(step["signal"]) if "signal" in step else written.step(step) for step in steps)
 
 
 def _service(block: Block, index: int, sources: Sources, report: Report) -> Service:
@@ -134,7 +136,7 @@ def _container(block: Block, scope: _Scope) -> Container:
         image=block["image"],
         command=scope.words(block.get("command", [])),
         args=scope.words(block.get("args", [])),
-        env=tuple(scope.variables.items()),
+        env=tuple((scope.variables or {}).items()),
         ports=tuple(
             Port(port["containerPort"], **_given(port, name="name", protocol="protocol"))
             for port in block.get("ports", [])
@@ -181,13 +183,13 @@ def _capabilities(names: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Scope:
-    """Names that probes and steps can refer to."""
+    """Names that probes and steps can refer to; `variables` is None where commands stay as they are written."""
 
     ports: Mapping[str, int]
-    variables: Mapping[str, str]
+    variables: Mapping[str, str] | None
 
     def words(self, words: list[str]) -> tuple[str, ...]:
-        return tuple(expand(word, self.variables) for word in words)
+        return tuple(words if self.variables is None else (expand(word, self.variables) for word in words))
 
     def probe(self, block: Block | None) -> Probe | None:
         if block is None:
@@ -211,7 +213,8 @@ class _Scope:
 
     def _action(self, block: Block) -> Action:
         if "exec" in block:
-            return Exec(self.words(block["exec"]["command"]))
+            written = block["exec"]["command"]
+            return Exec(self.words(written), tuple(written))
         if "grpc" in block:
             return Grpc(**block["grpc"])
         if "tcpSocket" in block:

@@ -76,9 +76,13 @@ class TcpSocket:
 
 @dataclass(frozen=True)
 class Exec:
-    """A command run in the container; exit status 0 is a success."""
+    """A command run in the container; exit status 0 is a success.
+
+    `written` is the command for messages: with references to variables, whose values can be secret, in place of them.
+    """
 
     command: tuple[str, ...]
+    written: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

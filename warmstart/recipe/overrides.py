@@ -8,7 +8,7 @@ from typing import Any
 
 from warmstart.core.errors import RecipeError
 from warmstart.core.yaml_document import Document, KeyPath, Place, Problem, read_document, shown
-from warmstart.recipe.checks import with_tag
+from warmstart.recipe.checks import SECRETS, with_tag
 from warmstart.recipe.schema import Schema, got, is_text, schema_at
 
 _AFTER_THE_FILE = 1 << 30
@@ -36,9 +36,10 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
     an override become problems of the document.
     """
     for number, override in enumerate(overrides):
-        place = Place(f"--set {shown(override)}", _AFTER_THE_FILE + number)
         path_text, equals, value_text = override.partition("=")
         steps = _parse_path(path_text)
+        named = path_text if steps[:2] == SECRETS else override
+        place = Place(f"--set {shown(named)}", _AFTER_THE_FILE + number)
         if equals and steps:
             _put(document, steps, value_text, place)
         else:

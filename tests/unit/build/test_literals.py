@@ -58,3 +58,8 @@ def test_a_literal_that_has_a_secret_in_it_is_none():
 def test_without_a_document_there_are_none():
     recipe = Recipe("app", Container("base", env=(("A", "b"),)), parse_reference("localhost/app:1"), source=Path("x"))
     assert find_literals(recipe) == ()
+
+
+def test_a_long_value_takes_no_square_of_its_length():
+    value = "$(" * 300_000
+    assert dict(find_literals(make([{"name": "A", "value": value}], {"A": value}))) == {"A": value}

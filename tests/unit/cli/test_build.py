@@ -164,6 +164,16 @@ def test_check_reads_all_recipes_and_ends_with_the_code_of_the_mistakes(build, r
     assert build("r/late.yaml", "--check", "--allow", "privileged").exit_code == 0
 
 
+def test_check_refuses_what_a_build_of_the_services_would(build, recipes):
+    document = json.loads((recipes / "good.yaml").read_text())
+    probe = {"tcpSocket": {"port": 1}}
+    container = {"image": "db:1", "readinessProbe": probe, "securityContext": {"privileged": True}}
+    document["build"] = {"services": [{"name": "db", "container": container}]}
+    (recipes / "good.yaml").write_text(json.dumps(document))
+    assert build("r/good.yaml", "--check").exit_code == PrivilegeError.exit_code
+    assert build("r/good.yaml", "--check", "--allow", "privileged").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "brief"),
     [

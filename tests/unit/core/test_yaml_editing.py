@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmstart.core.errors import InputError
-from warmstart.core.yaml_document import read_documents
+from warmstart.core.yaml_document import read_document, read_documents
 from warmstart.core.yaml_editing import append_item, delete_key, set_value, split_documents
 
 BLOCK = """\
@@ -59,6 +59,15 @@ def read(text: str):
 def test_a_value_is_written_in_the_style_around_it(path, value, old, new) -> None:
     assert BLOCK.count(old) == 1
     assert set_value(BLOCK, path, value) == BLOCK.replace(old, new)
+
+
+@pytest.mark.parametrize("value", ["a\n\U0001f600", "\ufeff\U000e0001", "\x85\u2028\x7f", 'a"\\b\n'])
+def test_characters_of_any_kind_are_read_back(value) -> None:
+    text = set_value("a: 1\n", ("b",), value)
+    assert all(one.isprintable() or one == "\n" for one in text)
+    # kubectl refuses the halves of a character as escapes.
+    assert "\\ud" not in text
+    assert read_document(text.encode(), "x").value == {"a": 1, "b": value}
 
 
 def test_a_new_key_goes_to_its_place() -> None:

@@ -96,6 +96,13 @@ def test_a_probe_that_asks_another_host_is_refused(decide) -> None:
     assert refusal(decide, make_recipe(**probe)) == {"probe-host=169.254.169.254"}
 
 
+def test_a_probe_of_a_service_that_asks_another_host_is_refused(decide) -> None:
+    probe = {"tcpSocket": {"port": 80, "host": "169.254.169.254"}}
+    service = {"name": "db", "container": {"image": "db:1", "readinessProbe": probe}}
+    recipe = {**make_recipe(), "build": {"services": [service]}}
+    assert refusal(decide, recipe) == {"probe-host=169.254.169.254"}
+
+
 def test_a_volume_of_the_recipe_may_be_a_mount_of_the_checkpoint(decide) -> None:
     mounts = [{"destination": path, "type": "bind", "source": "/x"} for path in ("/data", "/host")]
     recipe = make_recipe(volumeMounts=[{"name": "data", "mountPath": "/data"}])

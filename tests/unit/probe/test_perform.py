@@ -65,6 +65,7 @@ def test_a_command_that_the_runtime_cannot_run_is_a_failure(local_target, monkey
         (HttpGet(port=8080, path="/ready"), "httpGet http://127.0.0.1:8080/ready"),
         (TcpSocket(5432), "tcpSocket 127.0.0.1 port 5432"),
         (Exec(("sh", "-c", "a b")), "exec sh -c 'a b'"),
+        (Exec(("ping", "secret"), written=("ping", "$(PASSWORD)")), "exec ping '$(PASSWORD)'"),
         (Grpc(50051, "shop"), "grpc 127.0.0.1 port 50051, service 'shop'"),
     ],
 )

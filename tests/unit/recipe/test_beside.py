@@ -369,12 +369,11 @@ def test_bad_steps_after_a_restore(step: str, expected: str) -> None:
     assert line.startswith(f"recipe.yaml:7: afterRestore{expected}")
 
 
-def test_a_runtime_sends_no_signal() -> None:
-    assert details("restore: [runtime]\nafterRestore: [{signal: SIGHUP}]\n") == [
-        "recipe.yaml:8: afterRestore[0].signal: "
-        "expected nothing, because `restore` has no self: a runtime sends no signal"
-    ]
-    load("restore: [runtime]\nafterRestore: [{exec: {command: [a]}}]\n")
+def test_all_steps_after_a_restore_are_those_of_a_runtimes_pod_too() -> None:
+    for step in ("{signal: SIGHUP}", "{exec: {command: [a]}}", "{httpGet: {port: 1}}"):
+        recipe = load(f"restore: [runtime]\nafterRestore: [{step}]\n")
+        assert len(recipe.after_restore) == 1
+        assert not recipe.needs_self
 
 
 def test_the_pods_users_and_groups_are_those_of_its_containers() -> None:

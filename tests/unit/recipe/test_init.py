@@ -498,6 +498,17 @@ def test_variables_that_differ_in_the_pod_are_named(tmp_path: Path) -> None:
     assert "late" not in init_from_manifest(Path(__file__).parent / "manifests" / "spring-plain.yaml")
 
 
+def test_names_of_variables_stay_in_their_comment(tmp_path: Path) -> None:
+    source = "valueFrom: {fieldRef: {fieldPath: status.podIP}}"
+    env = f'[{{name: "A\\nlate: [x]\\n#", {source}}}, {{name: "B, C", {source}}}]'
+    container = f"{{name: a, image: a:1, ports: [{{containerPort: 80}}], env: {env}}}"
+    text = init_from_manifest(
+        manifest(tmp_path, f"kind: Pod\nmetadata: {{name: a}}\nspec: {{containers: [{container}]}}\n")
+    )
+    assert '# late: ["A\\nlate: [x]\\n#", "B, C"]\n' in text
+    assert not any(line.startswith("late") for line in text.splitlines())
+
+
 def test_a_broken_file_of_a_directory_is_left_out_if_there_are_others(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("{{ template }}: [")
     with pytest.raises(ManifestError, match=r"a\.yaml is not valid YAML$"):

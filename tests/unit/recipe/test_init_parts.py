@@ -196,3 +196,8 @@ def test_values_of_a_binding_are_those_of_the_service() -> None:
         [use("host"), use("password")], [], {"db": {"host": "postgres", "port": "5432"}}, make_inputs("i", []), Path()
     )
     assert (supplies.secrets, supplies.to_do) == ({"db": {"host": "postgres", "password": None}}, [])
+
+
+@pytest.mark.parametrize("part", ['"\\', "psql ", "curl -", "wget "])
+def test_a_long_script_takes_no_square_of_its_length(part: str) -> None:
+    only_waits({"image": "busybox", "command": ["sh", "-c", part * 100_000]})

@@ -393,13 +393,6 @@ BAD = {
         BASE + "restore: []\n",
         ["recipe.yaml:13: restore: expected a list of restorers without repetition: runtime, self, got an empty list"],
     ),
-    "a signal of the runtime": (
-        BASE + "restore: [runtime]\nafterRestore: {signal: SIGHUP}\n",
-        [
-            "recipe.yaml:14: afterRestore.signal: "
-            "expected nothing, because `restore` has no self: a runtime sends no signal"
-        ],
-    ),
     "privileges for an image that restores itself": (
         changed("  readinessProbe:", "  securityContext: {privileged: true}\n  readinessProbe:") + "restore: [self]\n",
         [

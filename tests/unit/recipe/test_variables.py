@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from warmstart.core.errors import RecipeError
 from warmstart.recipe.load import load_recipe, parse_recipe
-from warmstart.recipe.model import Recipe, Secret
+from warmstart.recipe.model import Exec, Recipe, Secret, Step
 from warmstart.recipe.variables import expand, list_references
 
 RECIPE = Path("recipe.yaml")
@@ -396,13 +396,13 @@ def test_the_runtimes_own_filter_is_accepted_and_no_other() -> None:
 
 @pytest.mark.parametrize(
     "rest",
-    ["late: [A]\n", "onDifference: warn\n", "afterRestore: {signal: SIGHUP}\n", "afterRestore: [{signal: SIGHUP}]\n"],
+    ["late: [A]\n", "onDifference: warn\n"],
 )
 def test_some_words_need_an_image_that_restores_itself(rest: str) -> None:
     lines = "  env: [{name: A, value: x}]\n"
     assert load(lines, rest).needs_self
     (line,) = details(lines + "  securityContext: {privileged: true}\n", rest)
-    assert "expected false, because `late`, `onDifference: warn` or a signal needs self" in line
+    assert "expected false, because `late` or `onDifference: warn` needs self" in line
     assert not load(lines).needs_self
     assert not load(lines, "afterRestore: [{exec: {command: [a]}}]\n").needs_self
 
@@ -443,3 +443,35 @@ def test_variables_of_variables_cannot_fill_the_memory() -> None:
     (line, *_) = details("  env:\n    - {name: V0, value: 0123456789abcdef}\n" + doubled)
     assert line == ("recipe.yaml:20: container.env[14]: the value is longer than the 128 KiB that a process can have")
     assert len(expand("$(A)" * 100_000, {"A": "x" * 100_000})) < 400_000
+
+
+def test_commands_after_a_restore_stay_as_they_are_written() -> None:
+    container = "  env: [{name: PASSWORD, valueFrom: {secretKeyRef: {name: db, key: password}}}]\n"
+    step = "exec: {command: [a, $(PASSWORD), $$, $(APP_PID)]}"
+    secrets = "build: {secrets: {db: {password: build-only}}}\n"
+    recipe = load(container, f"{secrets}beforeCheckpoint: [{{{step}}}]\nafterRestore: [{{{step}}}]\n")
+    (before,), (after,) = recipe.before_checkpoint, recipe.after_restore
+    assert isinstance(after, Step)
+    assert (before.action, after.action) == (
+        Exec(("a", "build-only", "$", "$(APP_PID)")),
+        Exec(("a", "$(PASSWORD)", "$$", "$(APP_PID)")),
+    )
+    # For messages.
+    assert isinstance(before.action, Exec)
+    assert before.action.written == ("a", "$(PASSWORD)", "$$", "$(APP_PID)")
+
+
+@pytest.mark.parametrize("value", ["{password: 4711}", "{password: [4711]}", "'4711'", "{'pass word': '4711'}"])
+def test_mistakes_in_secrets_do_not_show_them(value: str) -> None:
+    (line,) = details("", f"build: {{secrets: {{db: {value}}}}}\n")
+    assert line.startswith("recipe.yaml:")
+    assert "4711" not in line
+    assert ": expected a " in line
+
+
+def test_mistakes_in_overrides_of_secrets_do_not_show_them() -> None:
+    load("")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(RECIPE, overrides=["build.secrets.db.pass word=4711", "build.secrets.mq=4711"])
+    assert len(caught.value.details) == 2
+    assert all(line.startswith("--set build.secrets.") and "4711" not in line for line in caught.value.details)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +16,12 @@ from warmstart.recipe.init.waiting import words_of
 from warmstart.recipe.load import SCHEMA_HINT
 from warmstart.recipe.pods import Block, mapping_at
 from warmstart.recipe.schema import IGNORED, schema_at
+from warmstart.recipe.variables import list_references
 
 #: The image of a recipe whose base image is to be named yet; it is never written.
 UNNAMED = f"{SOME_REGISTRY}/unnamed"
 _UNKNOWN_PROBE = {"tcpSocket": {"port": 1}}
 _FATAL = ((), ("apiVersion",), ("name",), ("container",), ("container", "image"), ("image",), ("image", "name"))
-_REFERENCE = re.compile(r"(?<!\$)\$\(([^)]*)\)")
 
 
 @dataclass
@@ -301,7 +300,7 @@ def _without_references(recipe: Block, before: Block, found: list[tuple[str, str
         lost = {
             str(item.get("name")): sorted(names)
             for item in env
-            if isinstance(item, dict) and (names := set(_REFERENCE.findall(str(item.get("value", "")))) & gone)
+            if isinstance(item, dict) and (names := set(list_references(str(item.get("value", "")))) & gone)
         }
         if not lost:
             break
@@ -310,7 +309,7 @@ def _without_references(recipe: Block, before: Block, found: list[tuple[str, str
                 (f"the variable {shown(name)}", f"it refers to {', '.join(map(shown, referred))}, which is left out")
             )
         env = [item for item in env if str(item.get("name")) not in lost]
-    lost_words = sorted(set(_REFERENCE.findall(" ".join(words_of(recipe["container"])))) & gone)
+    lost_words = sorted(set(list_references(" ".join(words_of(recipe["container"])))) & gone)
     found += [
         ("the command", f"it refers to {shown(name)}, which is left out, and gets $({shown(name)}) as it is")
         for name in lost_words

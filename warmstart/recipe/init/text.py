@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import textwrap
 from dataclasses import dataclass
 
@@ -25,6 +27,7 @@ _FROZEN = (
     "These variables have other values in your pods. They are frozen: a restored container has those of the build, and "
     "an image that restores itself starts cold instead. Name those that your application reads again after a restore:"
 )
+_PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _POD_PARTS = ("container", "volumes", "securityContext", "initContainers")
 
 
@@ -86,7 +89,7 @@ def _write(draft: Draft, checked: CheckedDraft, to_do: tuple[str, ...], notes: t
         _write_pod(pod, unnamed=checked.unnamed),
         *(["\n# Stand-ins of the build for the cluster:\n", write_yaml({"build": build})] if build else []),
         *(["\n# Services to add:\n# build:\n#   services:\n", *map(commented, draft.stanzas)] if draft.stanzas else []),
-        *(["\n", comment(_FROZEN), f"# late: [{', '.join(draft.late)}]\n"] if draft.late else []),
+        *(["\n", comment(_FROZEN), f"# late: [{', '.join(map(_in_flow, draft.late))}]\n"] if draft.late else []),
         *(["\n# Left out, or worth knowing when the image is deployed:\n"] if notes else []),
         *(comment(note, bullet="- ") for note in notes),
         _STEPS,
@@ -104,6 +107,11 @@ def _write_pod(pod: dict[str, object], *, unnamed: bool) -> str:
     _, _, others = rest.partition("\n")
     empty = not others.startswith("  ")
     return f"{first}{' {}' if empty else ''}\n  # image: TODO\n{others}"
+
+
+def _in_flow(name: str) -> str:
+    """Return a name for a list in brackets. A manifest may have any text in its place."""
+    return name if _PLAIN_NAME.fullmatch(name) else json.dumps(name)
 
 
 def comment(text: str, bullet: str = "") -> str:

@@ -27,16 +27,16 @@ _SHELL_WORDS = {
 _SHELLS = {"sh", "bash", "ash", "dash", "/bin/sh", "/bin/bash", "/bin/ash", "/bin/dash", "/usr/bin/env"}
 # What makes one of these programs do something.
 _CHANGES = re.compile(
-    r"\b(?:curl|wget)\b[^;|&\n]*\s(?:-X\s*(?:POST|PUT|PATCH|DELETE)|--request|-d|--data\S*|--post-\S*|-T|--upload-file"
-    r"|-o\s*(?!/dev/null)\S|-O(?!\s*(?:-|/dev/null)|-)|--output\s)"
-    r"|\b(?:psql|mysql)\b[^;|&\n]*(?:\s-f\b|<|create |insert |alter |drop |update )"
+    r"\b(?:curl|wget)\b[^;|&\n]{0,300}\s(?:-X\s*(?:POST|PUT|PATCH|DELETE)|--request|-d|--data\S*|--post-\S*|-T"
+    r"|--upload-file|-o\s*(?!/dev/null)\S|-O(?!\s*(?:-|/dev/null)|-)|--output\s)"
+    r"|\b(?:psql|mysql)\b[^;|&\n]{0,300}(?:\s-f\b|<|create |insert |alter |drop |update )"
     r"|\bkubectl\s+(?!wait\b|get\b|rollout\s+status\b|describe\b)\w"
     r"|>>?\s*(?!&|/dev/(?:null|stdout|stderr|tcp))\S",
     re.IGNORECASE,
 )
-_LOOPS = re.compile(r"\b(?:until|while|for)\b")
 _SPLIT = re.compile(r"\|\||&&|[;|&\n]|\$\(|`|\(|\)")
-_QUOTED = re.compile(r"'[^']*'|\"(?:[^\"\\]|\\.)*\"")
+# One that does not end goes to the end of the text.
+_QUOTED = re.compile(r"'[^']*'|\"(?:[^\"\\]|\\.)*(?:\"|\\?\Z)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=\S*")
 _OPENING = re.compile(r"(?:until|while|do|if|then|else|elif|!|\{|exec|timeout(?:\s+-\S+)*\s+\S+)\s+")
 _COMMENT = re.compile(r"(?m)(?:^|(?<=\s))#[^\n]*")
