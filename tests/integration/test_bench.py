@@ -109,9 +109,12 @@ def test_a_recipe_without_requests_to_time_is_refused_at_once(recipe_path, optio
         bench_recipe(replace(load_recipe(path), source=recipe.source), options, LOAD, Progress(SilentListener()))
 
 
-def test_an_image_is_measured_against_its_base(recipe_path, options, tmp_path):
+@pytest.mark.parametrize("restore", [["runtime"], ["runtime", "self"]])
+def test_an_image_is_measured_against_its_base(recipe_path, options, tmp_path, restore):
     archive = f"oci-archive:{tmp_path}/warm.tar"
-    built, _ = build(recipe_path, replace(options, output=parse_output(archive)))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({**json.loads(recipe_path.read_text()), "restore": restore}))
+    built, _ = build(recipe, replace(options, output=parse_output(archive)))
     result = bench_source(parse_source(archive), options, Load(rounds=2), Progress(SilentListener()), decide=trust(()))
     cold, mapped = result.series
     assert (cold.way.name, mapped.way.name) == ("cold", "mapped")

@@ -78,7 +78,7 @@ class PrivateRegistry:
 def write_recipe(
     path: Path, image: str | Path, name: str, container: Mapping[str, object] | None = None, **more: object
 ) -> Path:
-    """Write a recipe for the image `name` from the server's image.
+    """Write a recipe for the image `name` from the server's image; without `restore`, the runtime alone restores it.
 
     Args:
         path: recipe file.
@@ -96,6 +96,7 @@ def write_recipe(
             "readinessProbe": READY,
             **(container or {}),
         },
+        "restore": ["runtime"],
         "image": {"name": name},
         **more,
     }

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.build.beside import ALONE, Beside
+from warmstart.build.verify import read_identities
 from warmstart.core.errors import AppError, VerifyError, WarmstartError
 from warmstart.core.mountinfo import read_mountinfo
-from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.proc.container import GONE, read_namespace
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine
@@ -287,7 +287,7 @@ def _check_way(engine: LocalEngine, running: CriContainer, way: Way) -> None:
     if running.restored != bool(way.identity):
         actual, expected = ("restored", "started cold") if running.restored else ("started cold", "restored")
         raise VerifyError(f"the runtime {actual} {way.image}: expected it to be {expected}")
-    if way.identity and read_identity(engine.proc, running.pid) != way.identity:
+    if way.identity and way.identity not in read_identities(engine.proc, running.pid):
         raise VerifyError(f"{way.image} started a new process instead of restoring the dumped one")
 
 

@@ -37,6 +37,7 @@ from warmstart.engine.local import LocalEngine, find_access, find_binds, start_e
 from warmstart.image.annotations import read_provenance
 from warmstart.image.compose import take_apart
 from warmstart.image.layout import read_image
+from warmstart.image.selfrestore.pack import ENTRYPOINT
 from warmstart.image.skopeo import copy_image
 from warmstart.node.open import open_node
 from warmstart.node.session import Session
@@ -179,18 +180,18 @@ def find_subject(source: Source, layout: Path, decide: Decide) -> Subject:
     """Return the subject of an image built by warmstart, given its `layout`.
 
     Raises:
-        ImageError: warmstart did not make the image, or the image restores itself.
+        ImageError: warmstart did not make the image, or the runtime does not restore it.
     """
     provenance = read_provenance(read_image(layout).manifest.annotations)
     if provenance is None:
         raise ImageError(f"{source} was not built by warmstart: it has no build record")
     recipe = parse_recipe(provenance.recipe, f"the recipe in {source}")
-    if Restorer.SELF in recipe.restore:
+    if Restorer.RUNTIME not in recipe.restore:
         hint = "run `warmstart bench` with the recipe instead: the runtime then restores its checkpoint"
-        raise ImageError(f"cannot measure {source}: it restores itself", hint=hint)
+        raise ImageError(f"cannot measure {source}: it only restores itself", hint=hint)
     recipe = decide(layout, source, recipe)
     base = layout.with_name("base")
-    take_apart(layout, base)
+    take_apart(layout, base, ENTRYPOINT)
     edits = json.loads(provenance.edits)
     # The checkpoint names its own image.
     name = str(source.reference or recipe.image)

@@ -249,18 +249,23 @@ def remove_checkpoint(layout: Path, base: Path) -> Image:
     return _write_less(layout, base, image, config, kept, lambda maker: maker == CHECKPOINT)
 
 
-def take_apart(layout: Path, base: Path) -> Image:
-    """Recover the base image of an image that `compose_image` made; labels and Cmd stay.
+def take_apart(layout: Path, base: Path, launcher: Sequence[str] = ()) -> Image:
+    """Recover the base image of an image that `compose_image` made; labels, variables, user and command stay.
 
     Args:
         layout: the layout of the image.
         base: layout of the base image, on the same filesystem.
+        launcher: first words of the entrypoint of an image that restores itself; the base image has none of them.
 
     Raises:
         ImageError: the layout is broken.
     """
     image = read_image(layout)
     config = json.loads(read_document(layout, image.manifest.config))
+    run = config.setdefault("config", {})
+    entrypoint = run.get("Entrypoint") or []
+    if launcher and entrypoint[: len(launcher)] == list(launcher):
+        run["Entrypoint"] = entrypoint[len(launcher) :]
     added = sum(entry.startswith(CREATED_BY) for entry in image.config.history)
     kept = range(len(image.manifest.layers) - added)
     return _write_less(layout, base, image, config, kept, lambda maker: maker.startswith(CREATED_BY))

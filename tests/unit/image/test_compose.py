@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from warmstart.image.compose import compose_image, pack_file, take_apart
+from warmstart.image.annotations import CREATED
+from warmstart.image.compose import Run, add_layers, compose_image, pack_file, take_apart
 from warmstart.image.layout import open_blob, read_image
 from warmstart.recipe.model import Compression
 
@@ -120,3 +121,11 @@ def test_taken_apart_it_is_the_base_image_again(base, composed, tmp_path):
 
 def test_what_was_not_added_to_stays_as_it_is(base, tmp_path):
     assert take_apart(base, tmp_path / "again").manifest.layers == read_image(base).manifest.layers
+
+
+def test_taken_apart_it_starts_without_its_launcher(base, tmp_path):
+    own, layout = read_image(base).config.entrypoint, tmp_path / "launched"
+    (tmp_path / "memory").write_bytes(b"memory")
+    layers = [pack_file(tmp_path / "memory", "memory", layout, (0, 0))]
+    add_layers(base, layout, layers, Run(("/launcher", "start", *own), (), ""), {CREATED: "2026-01-01T00:00:00Z"}, {})
+    assert take_apart(layout, tmp_path / "again", ("/launcher", "start")).config.entrypoint == own
