@@ -379,7 +379,7 @@ def _warn(name: str, one: PodContainer, services: Sequence[ServiceObject]) -> It
                 )
     mounted = _list_names_of_mounts(one.block)
     for volume in _list_at(one.pod, "volumes"):
-        if _is_host_directory(volume) and volume.get("name") in mounted:
+        if _is_host_directory(volume) and str(volume.get("name")) in mounted:
             path = shown(str(volume["hostPath"].get("path")))
             yield f"the service {shown(name)} gets an empty directory in place of the node's {path}"
     inits = [str(mapping_at(block).get("name")) for block in _list_at(one.pod, "initContainers")]

@@ -50,6 +50,9 @@ while True:  # as PID 1, collect whatever was left behind: a PID is free for a r
 """
 
 
+_WHEN_ALONE = 'while read -r _ _ _ parent _ < /proc/$$/stat && [ "$parent" != 1 ]; do sleep 0.01; done; exec "$@"'
+
+
 class Machine:
     """Runs programs in the machine. `scratch` is /scratch there."""
 
@@ -76,8 +79,9 @@ class Machine:
 
     def start(self, name: str, *argv: str | Path) -> int:
         """Start a daemon that writes to scratch/NAME.out, wait for `ready`, and return its PID in the machine."""
-        line = f'setsid "$@" </dev/null >/scratch/{name}.out 2>&1 & echo $!'
-        pid = int(self.run("sh", "-c", line, "sh", *argv))
+        # It begins when its parent has ended: a program may ask to be killed at that moment.
+        line = f'setsid sh -c "$@" </dev/null >/scratch/{name}.out 2>&1 & echo $!'
+        pid = int(self.run("sh", "-c", line, "sh", _WHEN_ALONE, "sh", *argv))
         self.wait_for(name, "ready")
         return pid
 
