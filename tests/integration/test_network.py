@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,7 @@ from warmstart.core.errors import AppError
 from warmstart.core.reference import Transport
 from warmstart.engine.local import start_engine
 from warmstart.image.skopeo import copy_image
+from warmstart.node.crio import find_bridge_address
 from warmstart.node.keeper import Bind
 from warmstart.node.network import NAME_SERVER, ROUTER, Network, connect_network
 from warmstart.node.session import Session
@@ -124,3 +126,15 @@ def test_metadata_services_are_not_reached_from_a_pod(outside, open_node):
         for address in REACHED_ADDRESSES:
             assert "dev outside" in ask(session, address), address
         assert session.run(["ip", "-6", "route", "show", "default"], timeout_s=10).stdout == ""
+
+
+def test_the_address_of_a_bridge_does_not_depend_on_its_pods(open_node):
+    with open_node() as session, start_engine(session, "crowd", subnet="10.79.0.0/24") as engine:
+
+        def run(number: int) -> str:
+            with engine.cri.open_pod(f"pod-{number}"):
+                return session.run(["cat", "/sys/class/net/ws-crowd/address"], timeout_s=5).stdout.strip()
+
+        with ThreadPoolExecutor(3) as pool:
+            # If it changes, CRI-O's check of another new pod fails.
+            assert {*pool.map(run, range(6))} == {find_bridge_address("crowd")}

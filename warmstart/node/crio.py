@@ -8,6 +8,7 @@ Configuration: crio.conf(5); CNI: the specification's configuration lists.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -33,6 +34,14 @@ CNI_PLUGINS = "/usr/lib/cni"
 # CRI-O starts plugins in its own network namespace, the host's; these enter the session's first.
 CNI_WRAPPER = """#!/bin/sh
 exec nsenter --net=/proc/1/ns/net -- {plugins}/${{0##*/}} "$@"
+"""
+# The kernel gives a bridge without an address of its own the lowest one of its ports. It then changes while another pod
+# comes or goes, and CRI-O's check of a new pod fails: "Bridge interface Mac doesn't match" (plugins/main/bridge in
+# https://github.com/containernetworking/plugins). So the bridge is made before the first pod, with an address.
+BRIDGE_WRAPPER = """#!/bin/sh
+enter() {{ nsenter --net=/proc/1/ns/net -- "$@"; }}
+[ "$CNI_COMMAND" != ADD ] || enter ip link add {bridge} address {address} type bridge 2>/dev/null
+exec nsenter --net=/proc/1/ns/net -- {plugins}/bridge "$@"
 """
 
 # This CRI-O pulls no images: we copy them into its store. skopeo has applied the machine's own policy when it fetched
@@ -200,9 +209,11 @@ def _write_files(crio: Crio, name: str, subnet: str, runtime: str, restore: bool
     (state / POLICY_FILE).parent.mkdir(parents=True)
     (state / POLICY_FILE).write_text(json.dumps(POLICY))
     (state / "net.d" / "10-warmstart.conflist").write_text(json.dumps(_network(name, state, subnet)))
-    for plugin in ("bridge", "host-local", "loopback"):
+    plain = CNI_WRAPPER.format(plugins=CNI_PLUGINS)
+    bridge = BRIDGE_WRAPPER.format(plugins=CNI_PLUGINS, bridge=_name_bridge(name), address=find_bridge_address(name))
+    for plugin, script in {"bridge": bridge, "host-local": plain, "loopback": plain}.items():
         wrapper = state / "cni" / plugin
-        wrapper.write_text(CNI_WRAPPER.format(plugins=CNI_PLUGINS))
+        wrapper.write_text(script)
         wrapper.chmod(0o755)
 
 
@@ -213,8 +224,18 @@ def _network(name: str, state: Path, subnet: str) -> dict[str, object]:
         "routes": [{"dst": "0.0.0.0/0"}],
         "dataDir": str(state / "addresses"),
     }
-    bridge = {"type": "bridge", "bridge": f"ws-{name}"[:15], "isGateway": True, "hairpinMode": True, "ipam": ipam}
+    bridge = {"type": "bridge", "bridge": _name_bridge(name), "isGateway": True, "hairpinMode": True, "ipam": ipam}
     return {"cniVersion": "1.0.0", "name": f"warmstart-{name}", "plugins": [bridge]}
+
+
+def _name_bridge(name: str) -> str:
+    """Return the name of a CRI-O's bridge; the kernel allows 15 bytes."""
+    return f"ws-{name}"[:15]
+
+
+def find_bridge_address(name: str) -> str:
+    """Return an address for the bridge, one that is administered locally (IEEE 802)."""
+    return ":".join(f"{byte:02x}" for byte in (0x02, *hashlib.sha256(name.encode()).digest()[:5]))
 
 
 def _wait_until_serving(crio: Crio, running: Running) -> None:
