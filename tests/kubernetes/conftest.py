@@ -55,9 +55,9 @@ def base_image(cluster, cache, base_archive) -> str:
     return name
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def second_node(cluster) -> Iterator[Node]:
-    """Run another node, without images."""
+    """Run another node, without images, that the tests of other modules do not see."""
     with cluster.add_node() as node:
         yield node
 
