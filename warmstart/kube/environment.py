@@ -14,8 +14,7 @@ from typing import Any
 
 from warmstart.core.quantity import parse_quantity
 from warmstart.core.yaml_document import KeyPath
-from warmstart.kube.settings import list_blocks
-from warmstart.recipe.pods import Block, mapping_at
+from warmstart.recipe.pods import Block, blocks_at, list_at, mapping_at
 from warmstart.recipe.variables import expand, list_references
 
 CONFIG_MAP, SECRET = "ConfigMap", "Secret"
@@ -101,7 +100,7 @@ def read_stand_ins(build: Mapping[str, Any]) -> Objects:
     """Return the objects and fields of a recipe's `build`."""
     block = dict(build)
     objects = Objects(fields=_FIELDS | {key: str(value) for key, value in mapping_at(block, "fields").items()})
-    objects.add(list_blocks(block.get("objects")))
+    objects.add(blocks_at(block.get("objects")))
     for name, keys in mapping_at(block, "secrets").items():
         known = objects.data.setdefault((SECRET, name), {})
         known |= dict.fromkeys(keys if isinstance(keys, dict) else ())
@@ -151,8 +150,7 @@ def read_environment(container: Mapping[str, Any], objects: Objects) -> tuple[di
 
 def _list_items(container: Mapping[str, Any], key: str) -> list[Block]:
     """Return the items of a list, with an empty mapping for an item that is none, so that indexes stay right."""
-    items = container.get(key)
-    return [item if isinstance(item, dict) else {} for item in items] if isinstance(items, list) else []
+    return [item if isinstance(item, dict) else {} for item in list_at(container.get(key))]
 
 
 def _read_variable(

@@ -24,10 +24,10 @@ from warmstart.kube.environment import (
     read_stand_ins,
 )
 from warmstart.kube.manifests import list_blanked
-from warmstart.kube.settings import BuildInfo, Setting, list_blocks
+from warmstart.kube.settings import BuildInfo, Setting
 from warmstart.recipe.complete import BLANKED
 from warmstart.recipe.model import OnDifference
-from warmstart.recipe.pods import Block, PodContainer, find_containers, mapping_at
+from warmstart.recipe.pods import Block, PodContainer, blocks_at, find_containers, mapping_at
 from warmstart.recipe.secret_names import secret_reason
 
 #: Accepts every frozen value, and makes every variable late.
@@ -158,7 +158,7 @@ def list_variable_changes(build: BuildInfo, frozen: Frozen) -> Iterator[Setting]
     """
     if not build.by_itself or frozen.unread:
         return
-    last = {str(block.get("name")): block for block in list_blocks(build.container.get("env"))}
+    last = {str(block.get("name")): block for block in blocks_at(build.container.get("env"))}
     for name in frozen.missing:
         value = last.get(name, {}).get("value")
         if isinstance(value, str) and value != BLANKED and not secret_reason(name, value):

@@ -14,9 +14,9 @@ from warmstart.kube.after_restore import list_after_restore_changes
 from warmstart.kube.match import list_settings
 from warmstart.kube.mounts import list_mount_changes
 from warmstart.kube.probes import without_delays
-from warmstart.kube.settings import TOKEN, TOKEN_MOUNT, BuildInfo, Setting, list_blocks, list_items
+from warmstart.kube.settings import TOKEN, TOKEN_MOUNT, BuildInfo, Setting
 from warmstart.recipe.complete import BLANKED
-from warmstart.recipe.pods import Block, PodContainer, find_containers, mapping_at
+from warmstart.recipe.pods import Block, PodContainer, blocks_at, find_containers, list_at, mapping_at
 
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
 _NAME_LABEL = "app.kubernetes.io/name"
@@ -79,10 +79,10 @@ def make_pod_spec(build: BuildInfo) -> Block:
     carried = {key: value for key, value in build.container.items() if key not in left_out}
     carried = without_delays(carried)
     if blanked := list_blanked(build):
-        carried["env"] = [one for one in list_blocks(carried["env"]) if one.get("name") not in blanked]
+        carried["env"] = [one for one in blocks_at(carried["env"]) if one.get("name") not in blanked]
     container = {"name": build.name, "image": build.image, **carried}
     words = copy.deepcopy({key: value for key, value in build.pod.items() if value})
-    for one in (container, *list_blocks(words.get("initContainers"))):
+    for one in (container, *blocks_at(words.get("initContainers"))):
         # Groups are the pod's.
         mapping_at(one, "securityContext").pop("supplementalGroups", None)
     pod: Block = {} if TOKEN_MOUNT in build.mounts else {TOKEN: False}
@@ -95,7 +95,7 @@ def make_pod_spec(build: BuildInfo) -> Block:
 
 def list_blanked(build: BuildInfo) -> list[str]:
     """Return the names of variables whose literal values are those of secrets, which no recipe of an image has."""
-    return [str(one.get("name")) for one in list_blocks(build.container.get("env")) if one.get("value") == BLANKED]
+    return [str(one.get("name")) for one in blocks_at(build.container.get("env")) if one.get("value") == BLANKED]
 
 
 def make_pre_pull(build: BuildInfo, name: str, pause_image: str, *, namespace: str | None = None) -> Block:
@@ -169,7 +169,7 @@ def put_settings(pod: Block, container: Block, settings: Iterable[Setting]) -> N
         if not setting.item:
             place[key] = copy.deepcopy(setting.value)
         else:
-            place[key] = [*list_items(place.get(key)), copy.deepcopy(setting.value)]
+            place[key] = [*list_at(place.get(key)), copy.deepcopy(setting.value)]
 
 
 def _metadata(name: str, namespace: str | None, labels: dict[str, str]) -> Block:

@@ -15,8 +15,8 @@ from warmstart.kube.after_restore import list_after_restore_changes
 from warmstart.kube.mounts import list_mount_changes
 from warmstart.kube.probes import list_delay_changes, with_known_ports, without_delays
 from warmstart.kube.recorded import list_pod_privileges
-from warmstart.kube.settings import TERMINATION_LOG, TOKEN, TOKEN_MOUNT, BuildInfo, Setting, list_items
-from warmstart.recipe.pods import Block, list_others, mapping_at
+from warmstart.kube.settings import TERMINATION_LOG, TOKEN, TOKEN_MOUNT, BuildInfo, Setting
+from warmstart.recipe.pods import Block, list_at, list_others, mapping_at
 
 #: Prefix of Node Feature Discovery for a feature of the processor.
 CPU_LABEL_PREFIX = "feature.node.kubernetes.io/cpu-cpuid."
@@ -174,7 +174,7 @@ def list_gains(context: Mapping[str, Any], setting: Setting) -> Iterator[Privile
         for name in sorted(list_capabilities(value) - had) if ALL not in had else ():
             yield Privilege(Kind.CAPABILITY, name, why)
     elif key == "supplementalGroups":
-        own = {*map(str, list_items(context.get(key))), str(context.get("fsGroup"))}
+        own = {*map(str, list_at(context.get(key))), str(context.get("fsGroup"))}
         yield from (Privilege(Kind.GROUP, str(one), why) for one in sorted(map(int, value)) if str(one) not in own)
     elif key == "fsGroup":
         yield Privilege(Kind.GROUP, str(value), why)
@@ -207,7 +207,7 @@ _LOOSE: dict[str, tuple[Any, Any, Privilege]] = {
 def list_capabilities(changes: Any) -> frozenset[str]:
     """Return the capabilities of a container with these changes to the ordinary ones."""
     added, dropped = (
-        {name_capability(str(name)) for name in list_items(mapping_at({"": changes}, "").get(key))}
+        {name_capability(str(name)) for name in list_at(mapping_at({"": changes}, "").get(key))}
         for key in ("add", "drop")
     )
     return frozenset((set() if ALL in dropped else ORDINARY_CAPABILITIES - dropped) | added)
@@ -230,7 +230,7 @@ def _canonical(keys: Sequence[str], value: Any) -> Any:
     if keys[0] == "resources":
         return _amount(value)
     if keys[-1] == "capabilities" and isinstance(value, dict):
-        named = {key: {name_capability(str(name)) for name in list_items(names)} for key, names in value.items()}
+        named = {key: {name_capability(str(name)) for name in list_at(names)} for key, names in value.items()}
         return {key: {ALL} if ALL in names else names for key, names in named.items() if names}
     return sorted(map(str, value)) if isinstance(value, list) else value
 

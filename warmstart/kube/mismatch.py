@@ -12,8 +12,8 @@ from warmstart.kube.after_restore import list_after_restore_warnings
 from warmstart.kube.match import list_withheld
 from warmstart.kube.mounts import list_mount_warnings
 from warmstart.kube.probes import list_probe_warnings
-from warmstart.kube.settings import BuildInfo, list_items
-from warmstart.recipe.pods import Block, mapping_at
+from warmstart.kube.settings import BuildInfo
+from warmstart.recipe.pods import Block, list_at, mapping_at
 
 _NAMESPACES = {
     "hostNetwork": "a network of its own",
@@ -79,11 +79,11 @@ def _list_of_container(container: Block, build: BuildInfo) -> Iterator[str]:
 def _list_privileges(build: BuildInfo, pod: Block, container: Block) -> Iterator[str]:
     context = {**mapping_at(pod, "securityContext"), **mapping_at(container, "securityContext")}
     had: dict[str, Any] = {**mapping_at(build.container, "securityContext")}
-    groups = {*map(str, [*list_items(had.get("supplementalGroups")), build.fs_group])} - {"None"}
+    groups = {*map(str, [*list_at(had.get("supplementalGroups")), build.fs_group])} - {"None"}
     group = context.get("fsGroup")
     if group is not None and str(group) not in groups:
         yield f"securityContext.fsGroup: the build was not in the group {group}, and {_say_groups(build)}"
-    others = {*map(str, list_items(context.get("supplementalGroups")))} - {str(group)}
+    others = {*map(str, list_at(context.get("supplementalGroups")))} - {str(group)}
     if others and not groups:
         yield f"securityContext.supplementalGroups: the build was in no such group, and {_say_groups(build)}"
     if not build.by_runtime:

@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from warmstart.core.yaml_document import shown
-from warmstart.kube.settings import KUBELET_MOUNTS, TOKEN, TOKEN_MOUNT, BuildInfo, Setting, list_blocks
-from warmstart.recipe.pods import Block, list_others
+from warmstart.kube.settings import KUBELET_MOUNTS, TOKEN, TOKEN_MOUNT, BuildInfo, Setting
+from warmstart.recipe.pods import Block, blocks_at, list_others
 
 _MOUNT = "the build has this mount, and the runtime restores no container without it"
 _VOLUME = "the volume of a mount that the build has"
@@ -20,7 +20,7 @@ _VOLUME = "the volume of a mount that the build has"
 
 def list_mount_points(container: Mapping[str, Any]) -> list[str]:
     """Return the mount points in a container's `volumeMounts`, without a slash at their ends."""
-    return [str(PurePosixPath(str(mount.get("mountPath")))) for mount in list_blocks(container.get("volumeMounts"))]
+    return [str(PurePosixPath(str(mount.get("mountPath")))) for mount in blocks_at(container.get("volumeMounts"))]
 
 
 def list_mount_changes(build: BuildInfo, pod: Block, container: Block) -> Iterator[Setting]:
@@ -32,7 +32,7 @@ def list_mount_changes(build: BuildInfo, pod: Block, container: Block) -> Iterat
         mount, volume = _find_mount(build, path)
         if mount is None or volume is None or _has_other_volume(pod, volume):
             continue
-        if volume not in list_blocks(pod.get("volumes")) and volume["name"] not in added:
+        if volume not in blocks_at(pod.get("volumes")) and volume["name"] not in added:
             added.append(volume["name"])
             yield Setting(("volumes",), volume, _VOLUME, of_pod=True, item="name")
         yield Setting(("volumeMounts",), mount, _MOUNT, item="mountPath")
@@ -47,15 +47,15 @@ def _list_missing(build: BuildInfo, pod: Block, container: Block) -> list[str]:
 
 def _find_mount(build: BuildInfo, path: str) -> tuple[Block | None, Block | None]:
     """Return the recipe's mount at a path, and its volume."""
-    for mount in list_blocks(build.container.get("volumeMounts")):
+    for mount in blocks_at(build.container.get("volumeMounts")):
         if str(mount.get("mountPath")).rstrip("/") == path.rstrip("/"):
-            volumes = list_blocks(build.pod.get("volumes"))
+            volumes = blocks_at(build.pod.get("volumes"))
             return mount, next((one for one in volumes if one.get("name") == mount.get("name")), None)
     return None, None
 
 
 def _has_other_volume(pod: Block, volume: Block) -> bool:
-    return any(one.get("name") == volume.get("name") and one != volume for one in list_blocks(pod.get("volumes")))
+    return any(one.get("name") == volume.get("name") and one != volume for one in blocks_at(pod.get("volumes")))
 
 
 def list_mount_warnings(build: BuildInfo, pod: Block, container: Block) -> Iterator[str]:

@@ -10,8 +10,8 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from warmstart.kube.settings import Setting, list_blocks
-from warmstart.recipe.pods import Block, mapping_at
+from warmstart.kube.settings import Setting
+from warmstart.recipe.pods import Block, blocks_at, mapping_at
 
 _DELAY = "a restored container is ready at once, and waits for nothing else"
 _COLD = "a cold start has the same time as before, now without the delay"
@@ -59,8 +59,8 @@ def with_known_ports(probe: Block, ports: Any, own: Any) -> Block:
         ports: the recipe's ports.
         own: the container's ports.
     """
-    numbers = {port.get("name"): port.get("containerPort") for port in list_blocks(ports)}
-    names = {port.get("name") for port in list_blocks(own)}
+    numbers = {port.get("name"): port.get("containerPort") for port in blocks_at(ports)}
+    names = {port.get("name") for port in blocks_at(own)}
     probe = copy.deepcopy(probe)
     for handler in ("httpGet", "tcpSocket"):
         port = mapping_at(probe, handler).get("port")

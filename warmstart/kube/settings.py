@@ -91,13 +91,3 @@ class Setting:
     by_default: bool = False
     or_other: bool = False
     item: str = ""
-
-
-def list_blocks(value: Any) -> list[dict[str, Any]]:
-    """Return the mappings in a list of a manifest; none if it is no list."""
-    return [item for item in list_items(value) if isinstance(item, dict)]
-
-
-def list_items(value: Any) -> list[Any]:
-    """Return a list of a manifest; an empty one if it is no list."""
-    return value if isinstance(value, list) else []

@@ -16,8 +16,8 @@ from warmstart.kube.client import Cluster, Head, PodTimeoutError
 from warmstart.kube.environment import read_environment, read_stand_ins
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.pods import MANAGED_BY, Pod
-from warmstart.kube.settings import BuildInfo, list_blocks
-from warmstart.recipe.pods import Block, mapping_at
+from warmstart.kube.settings import BuildInfo
+from warmstart.recipe.pods import Block, blocks_at, mapping_at
 
 BY_RUNTIME, BY_ITSELF, COLD, FAILED, NOT_TRIED, UNKNOWN = "runtime", "self", "cold", "failed", "not tried", "unknown"
 #: For a node to pull the image, and for the application to start, even cold.
@@ -128,7 +128,7 @@ def _make_pod(build: BuildInfo, node: str, namespace: str) -> Block:
     spec = make_pod_spec(build)
     # The namespace of the trial has none of the objects; a runtime looks only at the mount points.
     spec.pop("initContainers", None)
-    if volumes := list_blocks(spec.pop("volumes", None)):
+    if volumes := blocks_at(spec.pop("volumes", None)):
         spec["volumes"] = [{"name": volume["name"], "emptyDir": {}} for volume in volumes]
     requests = {"cpu": "10m", "memory": "16Mi"}
     (container,) = spec["containers"]

@@ -12,9 +12,9 @@ from warmstart.kube.answer import Answer, drop_nulls
 from warmstart.kube.client import Cluster
 from warmstart.kube.refusal import RefusedError
 from warmstart.recipe.init.inputs import Inputs, make_inputs
-from warmstart.recipe.init.needs import list_items, list_uses
+from warmstart.recipe.init.needs import list_uses
 from warmstart.recipe.init.services import find_needed
-from warmstart.recipe.pods import Block, PodContainer, find_containers, mapping_at
+from warmstart.recipe.pods import Block, PodContainer, blocks_at, find_containers, mapping_at
 
 _CORE, _APPS, _BATCH = "/api/v1", "/apis/apps/v1", "/apis/batch/v1"
 # Names that kubectl takes, by kind: the path of the API, the plural, and short names.
@@ -100,7 +100,7 @@ def _providers(containers: Iterable[PodContainer], inputs: Inputs) -> list[Block
     """The workloads behind the services that the containers need."""
     found: dict[int, Block] = {}
     for container in containers:
-        for service in find_needed(container, list_items(container.pod, "initContainers"), inputs).found:
+        for service in find_needed(container, blocks_at(container.pod, "initContainers"), inputs).found:
             found[id(service.provider.manifest)] = service.provider.manifest
     return list(found.values())
 
@@ -110,8 +110,8 @@ def _config_maps(cluster: Cluster, workloads: Iterable[Block], notes: list[str])
     names: dict[str, None] = {}
     for workload in workloads:
         for container in find_containers(workload):
-            pod, volumes = container.pod, list_items(container.pod, "volumes")
-            for block in (container.block, *list_items(pod, "initContainers")):
+            pod, volumes = container.pod, blocks_at(container.pod, "volumes")
+            for block in (container.block, *blocks_at(pod, "initContainers")):
                 names |= {use.name: None for use in list_uses(block, volumes) if use.kind == "ConfigMap"}
     for name in names:
         path = f"{_CORE}/namespaces/{quote(cluster.namespace, safe='')}/configmaps/{quote(name, safe='')}"

@@ -17,10 +17,10 @@ from warmstart.core.errors import RecipeError
 from warmstart.core.reference import Transport
 from warmstart.core.yaml_document import KeyPath, dotted
 from warmstart.kube.manifests import make_pod_spec
-from warmstart.kube.settings import BuildInfo, list_blocks
+from warmstart.kube.settings import BuildInfo
 from warmstart.recipe.complete import BLANKED
 from warmstart.recipe.model import OnDifference, Recipe, Restorer, Signal, Volume, VolumeKind, VolumeMount
-from warmstart.recipe.pods import Block
+from warmstart.recipe.pods import Block, blocks_at
 
 # Of all values of a Secret together (`MaxSecretSize` in pkg/apis/core/types.go of kubernetes/kubernetes).
 LIMIT_BYTES = 1 << 20
@@ -131,7 +131,7 @@ def _find_blanked(value: Any, path: KeyPath) -> Iterator[KeyPath]:
 
 def _list_variables(recipe: Recipe, block: Block) -> Iterator[tuple[Block, str]]:
     """Yield the variables of the build: the entry for the pod, without a value unless the recipe spells it out."""
-    written = {one["name"]: one for one in list_blocks(block.get("env"))}
+    written = {one["name"]: one for one in blocks_at(block.get("env"))}
     for name, value in recipe.container.env:
         text = written.get(name, {"valueFrom": {}})
         literal = str(text.get("value", ""))
@@ -165,6 +165,6 @@ def _make_volume(volume: Volume, document: Mapping[str, Any], name: str, secret:
     if volume.kind is VolumeKind.FILES and volume.files:
         items = [{"key": _put(file.data, secret), "path": file.path, "mode": file.mode} for file in volume.files]
         return {"name": volume.name, "secret": {"secretName": name, "items": items}}
-    written = next((one for one in list_blocks(document.get("volumes")) if one.get("name") == volume.name), {})
+    written = next((one for one in blocks_at(document.get("volumes")) if one.get("name") == volume.name), {})
     # A Secret without items would be the whole Secret; a claim is not the build's to write to.
     return {"name": volume.name, "emptyDir": written.get("emptyDir") or {}}

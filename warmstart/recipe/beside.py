@@ -16,7 +16,7 @@ from typing import Any
 from warmstart.core.errors import InputError
 from warmstart.core.yaml_document import Document, KeyPath, Problem, shown
 from warmstart.recipe.objects import FoundContainer, Objects, ServiceObject, find_path, read_file
-from warmstart.recipe.pods import Block, PodContainer, SeveralContainersError, choose_container, mapping_at
+from warmstart.recipe.pods import Block, PodContainer, SeveralContainersError, choose_container, list_at, mapping_at
 from warmstart.recipe.schema import IGNORED, REFUSED, schema_at
 from warmstart.recipe.sources import list_names
 
@@ -55,20 +55,15 @@ def arrange(document: Document, objects: Objects, directory: Path | None) -> lis
     _choose_init(document)
     _spread_contexts(document)
     _tidy_volumes(document, ("volumes",), _list_mounted(document.value))
-    for index, service in enumerate(_list_at(document.value, *_SERVICES)[:MOST_SERVICES]):
+    for index, service in enumerate(list_at(document.value, *_SERVICES)[:MOST_SERVICES]):
         if isinstance(service, dict) and "volumes" in service:
             names = _list_names_of_mounts(service.get("container"))
             _tidy_volumes(document, (*_SERVICES, index, "volumes"), names)
     return warnings
 
 
-def _list_at(value: Any, *keys: str) -> list[Any]:
-    found = mapping_at(value, *keys[:-1]).get(keys[-1])
-    return found if isinstance(found, list) else []
-
-
 def _list_mounted(recipe: Block) -> set[str]:
-    blocks = [recipe.get("container"), *_list_at(recipe, "initContainers")]
+    blocks = [recipe.get("container"), *list_at(recipe, "initContainers")]
     return {name for block in blocks for name in _list_names_of_mounts(block)}
 
 
@@ -80,12 +75,12 @@ def _list_names_of_mounts(block: Any) -> set[str]:
 
 def _choose_init(document: Document) -> None:
     """Keep the init containers that `build.init` names, in the order of the pod."""
-    blocks = _list_at(document.value, "initContainers")
+    blocks = list_at(document.value, "initContainers")
     known = {
         name: index for index, block in enumerate(blocks) if isinstance(name := mapping_at(block).get("name"), str)
     }
     wanted: set[str] = set()
-    for index, item in enumerate(_list_at(document.value, "build", "init")):
+    for index, item in enumerate(list_at(document.value, "build", "init")):
         name = item.get("container") if isinstance(item, dict) else None
         path: KeyPath = ("build", "init", index, "container")
         if not isinstance(name, str):
@@ -102,9 +97,9 @@ def _choose_init(document: Document) -> None:
 
 def _spread_contexts(document: Document) -> None:
     """Move the users and groups of pods into their containers, whose own come first, as in a pod."""
-    inits = _list_at(document.value, "initContainers")
+    inits = list_at(document.value, "initContainers")
     _spread_context(document, (), [("container",), *(("initContainers", index) for index in range(len(inits)))])
-    for index in range(len(_list_at(document.value, *_SERVICES))):
+    for index in range(len(list_at(document.value, *_SERVICES))):
         _spread_context(document, (*_SERVICES, index), [(*_SERVICES, index, "container")])
 
 
@@ -169,7 +164,7 @@ def _report(document: Document, path: KeyPath, message: str) -> None:
 
 def _put_services(document: Document, objects: Objects, directory: Path | None) -> list[str]:
     warnings: list[str] = []
-    for index, service in enumerate(_list_at(document.value, *_SERVICES)[:MOST_SERVICES]):
+    for index, service in enumerate(list_at(document.value, *_SERVICES)[:MOST_SERVICES]):
         path: KeyPath = (*_SERVICES, index)
         if not isinstance(service, dict) or not isinstance(service.get("from"), str):
             if isinstance(service, dict) and isinstance(service.get("container"), str):
@@ -214,7 +209,7 @@ def _put_service(
     selecting = [
         service
         for position, service in enumerate(services)
-        if service not in services[:position] and _selects(service, one)
+        if service not in services[:position] and one.is_selected_by(service.selector)
     ]
     made = make_service(block, one, selecting)
     _at(document.value, path[:-1])[index] = made
@@ -321,12 +316,12 @@ def _list_volumes(one: PodContainer) -> list[Any]:
     """The pod's volumes, and those that a StatefulSet makes for each pod."""
     claims = [
         {"name": name, "persistentVolumeClaim": {"claimName": name}}
-        for claim in _list_at(one.manifest, "spec", "volumeClaimTemplates")
+        for claim in list_at(one.manifest, "spec", "volumeClaimTemplates")
         if isinstance(name := mapping_at(claim, "metadata").get("name"), str)
     ]
     made = [claim["name"] for claim in claims]
     own = [
-        block for block in _list_at(one.pod, "volumes") if not (isinstance(block, dict) and block.get("name") in made)
+        block for block in list_at(one.pod, "volumes") if not (isinstance(block, dict) and block.get("name") in made)
     ]
     return [*claims, *map(_without_host, own)]
 
@@ -342,11 +337,6 @@ def _without_host(volume: Any) -> Any:
     if _is_host_directory(volume):
         return {"name": volume.get("name"), "emptyDir": {}}
     return dict(volume) if isinstance(volume, dict) else volume
-
-
-def _selects(service: ServiceObject, one: PodContainer) -> bool:
-    labels = mapping_at(one.manifest, *one.pod_path[:-1], "metadata", "labels")
-    return bool(service.selector) and all(labels.get(key) == value for key, value in service.selector.items())
 
 
 def _list_aliases(one: PodContainer, services: Sequence[ServiceObject]) -> Iterator[str]:
@@ -366,7 +356,7 @@ def _list_aliases(one: PodContainer, services: Sequence[ServiceObject]) -> Itera
 def _warn(name: str, one: PodContainer, services: Sequence[ServiceObject]) -> Iterator[str]:
     ports = {
         label: port.get("containerPort")
-        for port in _list_at(one.block, "ports")
+        for port in list_at(one.block, "ports")
         if isinstance(port, dict) and isinstance(label := port.get("name"), str)
     }
     for service in services:
@@ -378,10 +368,10 @@ def _warn(name: str, one: PodContainer, services: Sequence[ServiceObject]) -> It
                     f"connect to port {found} of {shown(name)}"
                 )
     mounted = _list_names_of_mounts(one.block)
-    for volume in _list_at(one.pod, "volumes"):
+    for volume in list_at(one.pod, "volumes"):
         if _is_host_directory(volume) and str(volume.get("name")) in mounted:
             path = shown(str(volume["hostPath"].get("path")))
             yield f"the service {shown(name)} gets an empty directory in place of the node's {path}"
-    inits = [str(mapping_at(block).get("name")) for block in _list_at(one.pod, "initContainers")]
+    inits = [str(mapping_at(block).get("name")) for block in list_at(one.pod, "initContainers")]
     if inits:
         yield f"the init containers of the service {shown(name)} do not run: {shown(', '.join(inits), 200)}"

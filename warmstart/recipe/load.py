@@ -18,7 +18,7 @@ from warmstart.recipe.construct import make_recipe
 from warmstart.recipe.model import Recipe, Restorer
 from warmstart.recipe.objects import read_objects
 from warmstart.recipe.overrides import apply_overrides, apply_tag
-from warmstart.recipe.pods import mapping_at
+from warmstart.recipe.pods import list_at
 from warmstart.recipe.reading import STDIN as STDIN
 from warmstart.recipe.reading import read_input as read_input
 from warmstart.recipe.secret_files import find_secret_names, read_secret_files
@@ -114,8 +114,7 @@ def _make(document: Document, name: str, directory: Path | None, secrets: Sequen
 
 def _list_entries(value: Any) -> list[Any]:
     """The entries of `build.objects`; none if they are not what the schema wants."""
-    entries = mapping_at(value, "build").get("objects")
-    entries = entries if isinstance(entries, list) else []
+    entries = list_at(value, "build", "objects")
     return entries if all(isinstance(entry, str | dict) for entry in entries) else []
 
 

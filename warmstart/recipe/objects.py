@@ -15,7 +15,7 @@ from typing import Any
 
 from warmstart.core.errors import RecipeError, input_errors_as
 from warmstart.core.yaml_document import Document, KeyPath, Place, shown
-from warmstart.recipe.pods import Block, PodContainer, find_containers, mapping_at, read_manifest
+from warmstart.recipe.pods import Block, PodContainer, blocks_at, find_containers, mapping_at, read_manifest
 from warmstart.recipe.reading import read_input
 
 #: The ConfigMap that every namespace has, and service account volumes use: the cluster's certificate.
@@ -214,9 +214,8 @@ def _list_objects(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Block]]:
 
 def _make_service(name: str, block: Block) -> ServiceObject:
     spec, ports = mapping_at(block, "spec"), []
-    found = spec.get("ports")
-    for port in found if isinstance(found, list) else []:
-        number = port.get("port") if isinstance(port, dict) else None
+    for port in blocks_at(spec, "ports"):
+        number = port.get("port")
         if isinstance(number, int):
             target = port.get("targetPort", number)
             ports.append((number, target if isinstance(target, int | str) else number))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,11 @@ class PodContainer:
         """The container's name; may be empty."""
         return str(self.block.get("name", ""))
 
+    def is_selected_by(self, selector: Mapping[str, Any]) -> bool:
+        """Whether its pod has all labels of a Service's selector; an empty one selects none."""
+        labels = mapping_at(self.manifest, *self.pod_path[:-1], "metadata", "labels")
+        return bool(selector) and all(labels.get(key) == value for key, value in selector.items())
+
 
 class SeveralContainersError(ManifestError):
     """A manifest has several containers, and none was chosen."""
@@ -79,11 +84,21 @@ def mapping_at(value: Any, *keys: str) -> Block:
     return value if isinstance(value, dict) else {}
 
 
+def list_at(value: Any, *keys: str) -> list[Any]:
+    """The list at this path, or the value itself without a path; an empty one if there is none."""
+    found = mapping_at(value, *keys[:-1]).get(keys[-1]) if keys else value
+    return found if isinstance(found, list) else []
+
+
+def blocks_at(value: Any, *keys: str) -> list[Block]:
+    """The mappings in the list at this path; none if there is no list."""
+    return [item for item in list_at(value, *keys) if isinstance(item, dict)]
+
+
 def list_others(pod: Block, container: Block) -> list[str]:
     """Return the names of the other containers of a pod, with init containers."""
-    lists = [pod[key] for key in ("initContainers", "containers") if isinstance(pod.get(key), list)]
-    others = [block for blocks in lists for block in blocks if block is not container]
-    return [str(block.get("name")) for block in others if isinstance(block, dict)]
+    blocks = [*blocks_at(pod, "initContainers"), *blocks_at(pod, "containers")]
+    return [str(block.get("name")) for block in blocks if block is not container]
 
 
 def hide_values(document: Any, hidden: str) -> Any:
@@ -135,10 +150,8 @@ def find_containers(manifest: Any) -> Iterator[PodContainer]:
             yield from find_containers(item)
     for path in POD_SPECS:
         pod = mapping_at(manifest, *path)
-        blocks = pod.get("containers")
-        for block in blocks if isinstance(blocks, list) else []:
-            if isinstance(block, dict):
-                yield PodContainer(manifest, path, pod, block)
+        for block in blocks_at(pod, "containers"):
+            yield PodContainer(manifest, path, pod, block)
 
 
 def choose_container(found: Sequence[PodContainer], wanted: str | None, name: str) -> PodContainer:

@@ -13,11 +13,11 @@ from urllib.parse import quote
 from warmstart.core.yaml_document import shown
 from warmstart.recipe.init.inputs import Inputs
 from warmstart.recipe.init.kinds import ServiceKind, is_kind, kind_of_container, kind_of_use, parted
-from warmstart.recipe.init.needs import Use, list_items, secret_keys
-from warmstart.recipe.init.probes import service_ports, target_port
+from warmstart.recipe.init.needs import Use, secret_keys
+from warmstart.recipe.init.probes import list_target_ports
 from warmstart.recipe.init.services import FoundService, list_variables
 from warmstart.recipe.init.waiting import words_of
-from warmstart.recipe.pods import Block, mapping_at
+from warmstart.recipe.pods import Block, blocks_at, mapping_at
 
 #: Values by the name of a Secret and its key.
 Values = dict[str, dict[str, str]]
@@ -146,8 +146,7 @@ def _values_of(one: _Location, found: FoundService, inputs: Inputs) -> Values:
     if part in _OF_BUILD:
         return _account_values(one, found, inputs)
     host, kind = found.service.name, _kind_of(found)
-    ports = [target_port(port, found.provider.block) for port in service_ports(found.service.value)]
-    port = next(filter(None, ports), kind.port if kind else 0)
+    port = next(list_target_ports(found.service.value, found.provider.block), kind.port if kind else 0)
     if part == "host":
         return {"": {"": host}}
     if part == "port" and port:
@@ -209,19 +208,19 @@ def _has_known_password(redis: Block, inputs: Inputs) -> bool:
 
 
 def _names(service: Block, inputs: Inputs) -> list[str]:
-    items = [str(item.get("name")) for item in list_items(service, "env")]
-    for item in list_items(service, "envFrom"):
+    items = [str(item.get("name")) for item in blocks_at(service, "env")]
+    for item in blocks_at(service, "envFrom"):
         items += secret_keys(str(mapping_at(item, "secretRef").get("name")), inputs) or []
     return items
 
 
 def _find_secret(service: Block, name: str, inputs: Inputs) -> tuple[str, str] | None:
     """Return the Secret and the key that a variable has its value from."""
-    for item in list_items(service, "env"):
+    for item in blocks_at(service, "env"):
         source = mapping_at(item, "valueFrom", "secretKeyRef")
         if item.get("name") == name and isinstance(source.get("name"), str) and isinstance(source.get("key"), str):
             return source["name"], source["key"]
-    for item in list_items(service, "envFrom"):
+    for item in blocks_at(service, "envFrom"):
         secret, prefix = mapping_at(item, "secretRef").get("name"), item.get("prefix") or ""
         keys = secret_keys(secret, inputs) if isinstance(secret, str) else None
         if isinstance(secret, str) and (key := next((key for key in keys or [] if f"{prefix}{key}" == name), None)):

@@ -10,11 +10,10 @@ from warmstart.core.errors import InputError
 from warmstart.core.yaml_document import Document, KeyPath, Place, Problem, dotted, shown, summarize
 from warmstart.recipe.checks import find_problems
 from warmstart.recipe.init.names import SOME_REGISTRY, is_image, recipe_name, warm_name
-from warmstart.recipe.init.needs import list_items
 from warmstart.recipe.init.probes import ACTIONS, PROBES, Hints, ProbePlan, plan_probes
 from warmstart.recipe.init.waiting import words_of
 from warmstart.recipe.load import SCHEMA_HINT
-from warmstart.recipe.pods import Block, mapping_at
+from warmstart.recipe.pods import Block, blocks_at, mapping_at
 from warmstart.recipe.schema import IGNORED, schema_at
 from warmstart.recipe.variables import list_references
 
@@ -247,7 +246,7 @@ def _label(recipe: Block, path: KeyPath) -> str:
 
 def _label_volume(recipe: Block, volume: Any) -> str:
     name = mapping_at(volume).get("name")
-    mounts = list_items(recipe, "container", "volumeMounts")
+    mounts = blocks_at(recipe, "container", "volumeMounts")
     places = [shown(str(mount.get("mountPath"))) for mount in mounts if mount.get("name") == name]
     return f"the volume {shown(str(name))}" + (f", mounted at {', '.join(places)}" if places else "")
 
@@ -267,8 +266,8 @@ def _settled(recipe: Block, before: Block, found: list[tuple[str, str]]) -> Bloc
     recipe = _without_references(recipe, before, found)
     recipe = _writable(recipe, before, found)
     if "build" in recipe:
-        names = [block.get("name") for block in list_items(recipe, "initContainers")]
-        kept = [entry for entry in list_items(recipe, "build", "init") if entry.get("container") in names]
+        names = [block.get("name") for block in blocks_at(recipe, "initContainers")]
+        kept = [entry for entry in blocks_at(recipe, "build", "init") if entry.get("container") in names]
         build = {**recipe["build"], "init": kept}
         build = {key: value for key, value in build.items() if value not in ({}, [])}
         recipe = {key: value for key, value in {**recipe, "build": build}.items() if value not in ({}, [])}
@@ -277,7 +276,7 @@ def _settled(recipe: Block, before: Block, found: list[tuple[str, str]]) -> Bloc
 
 def _without_mounts(recipe: Block) -> Block:
     """Take out mounts of volumes that are gone."""
-    names = [volume.get("name") for volume in list_items(recipe, "volumes")]
+    names = [volume.get("name") for volume in blocks_at(recipe, "volumes")]
 
     def keep(block: Block) -> Block:
         mounts = block.get("volumeMounts")
@@ -294,7 +293,7 @@ def _without_mounts(recipe: Block) -> Block:
 def _without_references(recipe: Block, before: Block, found: list[tuple[str, str]]) -> Block:
     """Take out variables that refer to others that are gone."""
     env = recipe["container"].get("env", [])
-    known = {str(item.get("name")) for item in list_items(before, "container", "env")}
+    known = {str(item.get("name")) for item in blocks_at(before, "container", "env")}
     while True:
         gone = known - {str(item.get("name")) for item in env if isinstance(item, dict)}
         lost = {
@@ -321,10 +320,10 @@ def _without_references(recipe: Block, before: Block, found: list[tuple[str, str
 def _writable(recipe: Block, before: Block, found: list[tuple[str, str]]) -> Block:
     """Make the root file system writable if a mount that could be written to is gone."""
     context = mapping_at(recipe, "container", "securityContext")
-    left = {str(mount.get("mountPath")) for mount in list_items(recipe, "container", "volumeMounts")}
+    left = {str(mount.get("mountPath")) for mount in blocks_at(recipe, "container", "volumeMounts")}
     gone = [
         shown(str(mount.get("mountPath")))
-        for mount in list_items(before, "container", "volumeMounts")
+        for mount in blocks_at(before, "container", "volumeMounts")
         if str(mount.get("mountPath")) not in left and not mount.get("readOnly")
     ]
     if not gone or not context.get("readOnlyRootFilesystem"):

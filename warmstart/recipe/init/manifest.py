@@ -14,8 +14,8 @@ from warmstart.recipe.init.draft import Draft
 from warmstart.recipe.init.inputs import Inputs, read_inputs
 from warmstart.recipe.init.kinds import kind_of_image
 from warmstart.recipe.init.names import is_image
-from warmstart.recipe.init.needs import list_items, list_uses, secret_keys, supply
-from warmstart.recipe.init.probes import ExposedPorts, Hints, find_hints, is_tcp, list_ports
+from warmstart.recipe.init.needs import list_uses, secret_keys, supply
+from warmstart.recipe.init.probes import ExposedPorts, Hints, find_hints, is_tcp
 from warmstart.recipe.init.service_plan import note_services, plan_services
 from warmstart.recipe.init.services import find_needed
 from warmstart.recipe.init.text import Proposal, propose
@@ -25,6 +25,7 @@ from warmstart.recipe.pods import (
     Block,
     PodContainer,
     SeveralContainersError,
+    blocks_at,
     choose_container,
     manifest_error,
     mapping_at,
@@ -151,7 +152,7 @@ def _security_context(pod: Block, container: Block) -> Any:
 
 def _knative_port(container: Block) -> int:
     """Return the port that Knative sends requests to (knative.dev/docs, Runtime contract, "Inbound network")."""
-    return next((port["containerPort"] for port in list_ports(container) if is_tcp(port)), 8080)
+    return next((port["containerPort"] for port in blocks_at(container, "ports") if is_tcp(port)), 8080)
 
 
 def _with_port(container: Block) -> Block:
@@ -174,7 +175,7 @@ def _drop_token_volume(draft: Draft) -> None:
 def _plan_init(draft: Draft, chosen: PodContainer) -> None:
     """Find the init containers that the build runs, and leave the others out with notes."""
     waiting: list[Block] = []
-    for block in list_items(chosen.pod, "initContainers"):
+    for block in blocks_at(chosen.pod, "initContainers"):
         name = shown(str(block.get("name")))
         words = " ".join(words_of(block))
         if block.get("restartPolicy") == "Always":
@@ -199,23 +200,21 @@ def _plan_init(draft: Draft, chosen: PodContainer) -> None:
 def _volumes(chosen: PodContainer, draft: Draft) -> list[Any]:
     """The pod's volumes that its container or an init container mounts; for a StatefulSet, its claims too."""
     mounted = {
-        str(mount.get("name"))
-        for block in (draft.container, *draft.init)
-        for mount in list_items(block, "volumeMounts")
+        str(mount.get("name")) for block in (draft.container, *draft.init) for mount in blocks_at(block, "volumeMounts")
     }
     claims = [
         {"name": name, "persistentVolumeClaim": {"claimName": name}}
-        for claim in list_items(chosen.manifest, "spec", "volumeClaimTemplates")
+        for claim in blocks_at(chosen.manifest, "spec", "volumeClaimTemplates")
         if isinstance(name := mapping_at(claim, "metadata").get("name"), str)
     ]
     volumes = [
         volume if len(volume) > 1 else {**volume, "emptyDir": {}}
-        for volume in [*claims, *list_items(chosen.pod, "volumes")]
+        for volume in [*claims, *blocks_at(chosen.pod, "volumes")]
         if str(volume.get("name")) in mounted
     ]
     names = {str(volume.get("name")) for volume in volumes}
     for block in (draft.container, *draft.init):
-        absent = [mount for mount in list_items(block, "volumeMounts") if str(mount.get("name")) not in names]
+        absent = [mount for mount in blocks_at(block, "volumeMounts") if str(mount.get("name")) not in names]
         for mount in absent:
             path, name = shown(str(mount.get("mountPath"))), shown(str(mount.get("name")))
             draft.notes.append(f"the mount {path}: the pod has no volume {name}")
@@ -224,7 +223,7 @@ def _volumes(chosen: PodContainer, draft: Draft) -> list[Any]:
 
 
 def _plan_stand_ins(draft: Draft, chosen: PodContainer, inputs: Inputs, directory: Path) -> None:
-    needed = find_needed(chosen, list_items(chosen.pod, "initContainers"), inputs)
+    needed = find_needed(chosen, blocks_at(chosen.pod, "initContainers"), inputs)
     uses = [use for block in (draft.container, *draft.init) for use in list_uses(block, draft.volumes)]
     services = plan_services(needed, uses, inputs, directory)
     supplies = supply(uses, services.uses, services.bindings, inputs, directory)
@@ -251,7 +250,7 @@ def _plan_stand_ins(draft: Draft, chosen: PodContainer, inputs: Inputs, director
 
 
 def _file_keys(container: Block) -> Iterator[str]:
-    for item in list_items(container, "env"):
+    for item in blocks_at(container, "env"):
         source = mapping_at(item, "valueFrom", "fileKeyRef")
         if source and source.get("optional") is not True:
             field = "/".join(str(source.get(key)) for key in ("volumeName", "path", "key"))
@@ -260,12 +259,12 @@ def _file_keys(container: Block) -> Iterator[str]:
 
 def _differing(container: Block, inputs: Inputs) -> Iterator[str]:
     """Variables whose values in a pod are not those of the build: of Secrets, and of fields of the pod."""
-    for item in list_items(container, "envFrom"):
+    for item in blocks_at(container, "envFrom"):
         name = mapping_at(item, "secretRef").get("name")
         prefix = item.get("prefix") if isinstance(item.get("prefix"), str) else ""
         for key in (secret_keys(name, inputs) or []) if isinstance(name, str) else []:
             yield f"{prefix}{key}"
-    for item in list_items(container, "env"):
+    for item in blocks_at(container, "env"):
         source = mapping_at(item, "valueFrom")
         if isinstance(item.get("name"), str) and ("secretKeyRef" in source or "fieldRef" in source):
             yield item["name"]

@@ -15,7 +15,7 @@ from typing import Any
 from warmstart.core.yaml_document import shown
 from warmstart.recipe.init.inputs import InputObject, Inputs
 from warmstart.recipe.init.kinds import parted
-from warmstart.recipe.pods import Block, mapping_at
+from warmstart.recipe.pods import Block, blocks_at, mapping_at
 
 # Every namespace has it; the build has a stand-in.
 _ROOT_CA = "kube-root-ca.crt"
@@ -68,37 +68,31 @@ class Supplies:
     absent: bool = False
 
 
-def list_items(value: Any, *keys: str) -> list[Block]:
-    """Return the mappings of a list at a path."""
-    found = mapping_at(value, *keys[:-1]).get(keys[-1])
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
-
-
 def list_uses(container: Block, volumes: Sequence[Block]) -> Iterator[Use]:
     """Yield the references of a container: in its variables, and in the volumes that it mounts."""
-    for item in list_items(container, "env"):
+    for item in blocks_at(container, "env"):
         for key, kind in (("configMapKeyRef", "ConfigMap"), ("secretKeyRef", "Secret")):
             reference = mapping_at(item, "valueFrom", key)
             if isinstance(reference.get("name"), str) and isinstance(reference.get("key"), str):
                 yield _use(kind, reference, reference["key"], str(item.get("name")))
-    for item in list_items(container, "envFrom"):
+    for item in blocks_at(container, "envFrom"):
         for key, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
             reference = mapping_at(item, key)
             if isinstance(reference.get("name"), str):
                 yield _use(kind, reference, None, "envFrom")
     by_name = {str(volume.get("name")): volume for volume in volumes}
-    for mount in list_items(container, "volumeMounts"):
+    for mount in blocks_at(container, "volumeMounts"):
         yield from _volume_uses(by_name.get(str(mount.get("name")), {}), str(mount.get("mountPath")))
 
 
 def _volume_uses(volume: Block, place: str) -> Iterator[Use]:
-    for holder in (volume, *list_items(volume, "projected", "sources")):
+    for holder in (volume, *blocks_at(volume, "projected", "sources")):
         for key, kind, named in (("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName")):
             reference = mapping_at(holder, key)
             name = reference.get(named, reference.get("name"))
             if not isinstance(name, str):
                 continue
-            keys = [item.get("key") for item in list_items(reference, "items")]
+            keys = [item.get("key") for item in blocks_at(reference, "items")]
             for one in keys or [None]:
                 yield _use(kind, {**reference, "name": name}, one, place, as_file=True)
 
@@ -229,7 +223,7 @@ def secret_keys(name: str, inputs: Inputs) -> list[str] | None:
             return list(mapping_at(sealed.value, "spec", "encryptedData"))
     for external in inputs.of_kind("ExternalSecret"):
         if name == mapping_at(external.value, "spec", "target").get("name", external.name):
-            named = [item.get("secretKey") for item in list_items(external.value, "spec", "data")]
+            named = [item.get("secretKey") for item in blocks_at(external.value, "spec", "data")]
             return [key for key in named if isinstance(key, str)] or None
     return None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from warmstart.core.yaml_document import plain_value, shown
 from warmstart.recipe.init.inputs import Inputs
-from warmstart.recipe.pods import Block, PodContainer, mapping_at
+from warmstart.recipe.pods import Block, PodContainer, blocks_at, mapping_at
 
 #: A build waits at least this long, in seconds, and asks every second.
 PATIENCE_S = 120
@@ -67,7 +67,7 @@ class Hints:
 def find_hints(chosen: PodContainer, inputs: Inputs, exposed: ExposedPorts | None) -> Hints:
     """Look for a TCP port of a container: in its ports, in the Services of its pod, and in its image."""
     places = ["its containerPorts", "a Service"]
-    found = [("containerPorts", port["containerPort"]) for port in list_ports(chosen.block) if is_tcp(port)]
+    found = [("containerPorts", port["containerPort"]) for port in blocks_at(chosen.block, "ports") if is_tcp(port)]
     found += [(f"targetPort of Service/{shown(name)}", port) for name, port in _service_ports(chosen, inputs)]
     image = chosen.block.get("image")
     if not found and exposed is not None and isinstance(image, str):
@@ -117,33 +117,22 @@ def _number(value: Any, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else default
 
 
-def list_ports(container: Block) -> list[Block]:
-    """Return the ports of a container that are mappings."""
-    ports = container.get("ports")
-    return [port for port in ports if isinstance(port, dict)] if isinstance(ports, list) else []
-
-
 def is_tcp(port: Block) -> bool:
     """Tell whether it is a TCP port with a valid number."""
     number = port.get("containerPort")
     return isinstance(number, int) and 0 < number < 65536 and port.get("protocol", "TCP") == "TCP"
 
 
-def selects(service: Block, container: PodContainer) -> bool:
+def is_selected(container: PodContainer, service: Block) -> bool:
     """Tell whether a Service selects the pod of a container."""
-    selector = mapping_at(service, "spec", "selector")
-    template: Any = container.manifest
-    for key in container.pod_path[:-1]:
-        template = mapping_at(template, key)
-    labels = mapping_at(template, "metadata", "labels")
-    return bool(selector) and all(labels.get(key) == value for key, value in selector.items())
+    return container.is_selected_by(mapping_at(service, "spec", "selector"))
 
 
 def target_port(port: Block, container: Block) -> int | None:
     """Return the number of a Service's port in the container; None if it has no such port."""
     target = port.get("targetPort", port.get("port"))
     if isinstance(target, str) and not target.isdigit():
-        named = [each for each in list_ports(container) if each.get("name") == target]
+        named = [each for each in blocks_at(container, "ports") if each.get("name") == target]
         target = named[0].get("containerPort") if named else None
     target = plain_value(target) if isinstance(target, str) else target
     return target if isinstance(target, int) and 0 < target < 65536 else None
@@ -151,17 +140,21 @@ def target_port(port: Block, container: Block) -> int | None:
 
 def service_ports(service: Block) -> list[Block]:
     """Return the TCP ports of a Service."""
-    ports = mapping_at(service, "spec").get("ports")
-    blocks = [port for port in ports if isinstance(port, dict)] if isinstance(ports, list) else []
-    return [port for port in blocks if port.get("protocol", "TCP") == "TCP"]
+    return [port for port in blocks_at(service, "spec", "ports") if port.get("protocol", "TCP") == "TCP"]
+
+
+def list_target_ports(service: Block, container: Block) -> Iterator[int]:
+    """Yield the numbers of a Service's TCP ports in the container."""
+    for port in service_ports(service):
+        if (number := target_port(port, container)) is not None:
+            yield number
 
 
 def _service_ports(chosen: PodContainer, inputs: Inputs) -> Iterator[tuple[str, int]]:
     for service in inputs.of_kind("Service"):
-        if selects(service.value, chosen):
-            for port in service_ports(service.value):
-                if (number := target_port(port, chosen.block)) is not None:
-                    yield service.name, number
+        if is_selected(chosen, service.value):
+            for number in list_target_ports(service.value, chosen.block):
+                yield service.name, number
 
 
 def _exposed(ports: Iterable[str]) -> Iterator[int]:

@@ -14,10 +14,10 @@ from warmstart.recipe.init.bindings import bind, find_wanted
 from warmstart.recipe.init.hosts import HostUse
 from warmstart.recipe.init.inputs import Inputs
 from warmstart.recipe.init.kinds import ServiceKind, kind_of_container
-from warmstart.recipe.init.needs import Use, list_items, list_uses, relative
-from warmstart.recipe.init.probes import PATIENCE_S, PROBES, is_tcp, list_ports, service_ports, target_port
-from warmstart.recipe.init.services import FoundService, Needed, entry_of, inline_of, kind_of
-from warmstart.recipe.pods import Block, mapping_at
+from warmstart.recipe.init.needs import Use, relative
+from warmstart.recipe.init.probes import PATIENCE_S, PROBES, is_tcp, list_target_ports, service_ports, target_port
+from warmstart.recipe.init.services import FoundService, Needed, entry_of, inline_of, kind_of, uses_of
+from warmstart.recipe.pods import Block, blocks_at, mapping_at
 
 # Variables of an application that hold the parts of its account at a database.
 _ACCOUNT = {
@@ -72,7 +72,7 @@ def plan_services(needed: Needed, own: Sequence[Use], inputs: Inputs, directory:
         plan.entries.append(inline_of(found, inputs) if is_inline else entry_of(found, inputs, directory))
         for is_used, remark in _mapped_ports(found):
             (plan.to_do if is_used else plan.notes).append(remark)
-        uses_of_it = list(list_uses(found.provider.block, list_items(found.provider.pod, "volumes")))
+        uses_of_it = list(uses_of(found.provider))
         plan.uses += uses_of_it
         for name in {use.name for use in uses_of_it if use.kind == "Secret"}:
             plan.bindings.setdefault(name, _bind(found))
@@ -102,7 +102,7 @@ def _kind_of_all(uses: Sequence[HostUse]) -> ServiceKind | None:
 def _file_of_port(found: FoundService) -> Path | None:
     """Return the file of a Service that alone names the port of a container without a probe; None if there is none."""
     block = found.provider.block
-    is_known = any(key in block for key in (*PROBES, "livenessProbe")) or any(map(is_tcp, list_ports(block)))
+    is_known = any(key in block for key in (*PROBES, "livenessProbe")) or any(map(is_tcp, blocks_at(block, "ports")))
     return None if is_known or found.service.file == found.owner.file else found.service.file
 
 
@@ -112,8 +112,8 @@ def _bind(found: FoundService) -> dict[str, str]:
     https://servicebinding.io/spec/core/1.1.0/ ("Well-known Secret Entries")
     """
     kind = kind_of_container(found.provider.block)
-    ports = [target_port(port, found.provider.block) for port in service_ports(found.service.value)]
-    values = {"host": found.service.name, "port": str(next(filter(None, ports), "")) or None}
+    ports = list_target_ports(found.service.value, found.provider.block)
+    values = {"host": found.service.name, "port": str(next(ports, "")) or None}
     if kind is not None and kind.schemes:
         values |= {"type": kind.schemes[0], "provider": kind.schemes[0]}
     return {key: value for key, value in values.items() if value}
@@ -173,7 +173,7 @@ def _stanza(host: str, uses: list[HostUse], kind: ServiceKind | None, container:
 
 def _variable(name: str, part: str, host: str, container: Block) -> Block:
     """Return a variable of a service with the same value as the application's variable for this part."""
-    for item in list_items(container, "env"):
+    for item in blocks_at(container, "env"):
         if not _ACCOUNT[part].search(str(item.get("name"))):
             continue
         source: Any = mapping_at(item, "valueFrom", "secretKeyRef")
@@ -187,7 +187,7 @@ def _variable(name: str, part: str, host: str, container: Block) -> Block:
 
 def _account_in_urls(host: str, container: Block) -> dict[str, str]:
     """Return the parts of an account that the application's variables have in an URL of a host."""
-    for item in list_items(container, "env"):
+    for item in blocks_at(container, "env"):
         for match in _URL.finditer(str(item.get("value", ""))):
             if match["host"].lower() == host:
                 parts = {"USER": match["user"], "PASSWORD": match["password"], "DATABASE": match["database"]}

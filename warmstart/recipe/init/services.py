@@ -12,11 +12,11 @@ from warmstart.recipe.beside import make_service
 from warmstart.recipe.init.hosts import HostUse, Text, expand, find_hosts
 from warmstart.recipe.init.inputs import InputObject, Inputs
 from warmstart.recipe.init.kinds import ServiceKind, is_kind, kind_of_container, kind_of_use, parted
-from warmstart.recipe.init.needs import Use, list_items, list_uses, relative, secret_keys
-from warmstart.recipe.init.probes import selects
+from warmstart.recipe.init.needs import Use, list_uses, relative, secret_keys
+from warmstart.recipe.init.probes import is_selected
 from warmstart.recipe.init.waiting import only_waits, words_of
 from warmstart.recipe.objects import Objects
-from warmstart.recipe.pods import Block, PodContainer, mapping_at
+from warmstart.recipe.pods import Block, PodContainer, blocks_at, mapping_at
 
 _SUFFIX = re.compile(r"(?P<name>[^.]+(?:\.[^.]+)?)\.(?P<namespace>[^.]+)\.svc(?:\.cluster\.local)?")
 _API_SERVER = re.compile(r"kubernetes\.default(?:\.svc(?:\.cluster\.local)?)?|kubernetes")
@@ -73,7 +73,7 @@ def find_needed(
         service = _find_service(host, container, inputs)
         if service is None:
             _sort_out(host, group, needed)
-        elif selects(service.value, container):
+        elif is_selected(container, service.value):
             continue
         else:
             by_service.setdefault(service.name, []).extend(group)
@@ -148,14 +148,14 @@ def _provider(service: InputObject, inputs: Inputs) -> PodContainer | None:
     """Return the container that a Service leads to; of several, the one with its port, or of a well-known image."""
     if mapping_at(service.value, "spec").get("type") == "ExternalName":
         return None
-    found = [one for each in inputs.objects for one in each.containers if selects(service.value, one)]
+    found = [one for each in inputs.objects for one in each.containers if is_selected(one, service.value)]
     if len(found) > 1:
         known = [one for one in found if kind_of_container(one.block)]
-        ports = [port.get("targetPort", port.get("port")) for port in list_items(service.value, "spec", "ports")]
+        ports = [port.get("targetPort", port.get("port")) for port in blocks_at(service.value, "spec", "ports")]
         listening = [
             one
             for one in found
-            for port in list_items(one.block, "ports")
+            for port in blocks_at(one.block, "ports")
             if port.get("containerPort") in ports or port.get("name") in ports
         ]  # fmt: skip
         found = known or listening or found
@@ -164,12 +164,12 @@ def _provider(service: InputObject, inputs: Inputs) -> PodContainer | None:
 
 def _sharing(container: PodContainer, inputs: Inputs) -> Iterator[str]:
     """Services of well-known images whose Secret the container reads too, as a projected binding of a database is."""
-    own = {use.name for use in _uses_of(container) if use.kind == "Secret"}
+    own = {use.name for use in uses_of(container) if use.kind == "Secret"}
     for service in inputs.of_kind("Service") if own else ():
         provider = _provider(service, inputs)
         if provider is None or provider.manifest is container.manifest:
             continue
-        if kind_of_container(provider.block) and own & {use.name for use in _uses_of(provider) if use.kind == "Secret"}:
+        if kind_of_container(provider.block) and own & {use.name for use in uses_of(provider) if use.kind == "Secret"}:
             yield service.name
 
 
@@ -195,15 +195,16 @@ def _meant(container: PodContainer, inputs: Inputs) -> Iterator[str]:
 
 
 def _names_from_secrets(container: PodContainer, inputs: Inputs) -> Iterator[str]:
-    for item in list_items(container.block, "env"):
+    for item in blocks_at(container.block, "env"):
         if mapping_at(item, "valueFrom", "secretKeyRef"):
             yield str(item.get("name"))
-    for item in list_items(container.block, "envFrom"):
+    for item in blocks_at(container.block, "envFrom"):
         yield from secret_keys(str(mapping_at(item, "secretRef").get("name")), inputs) or []
 
 
-def _uses_of(container: PodContainer) -> Iterator[Use]:
-    return list_uses(container.block, list_items(container.pod, "volumes"))
+def uses_of(container: PodContainer) -> Iterator[Use]:
+    """Yield the references of a container of a pod."""
+    return list_uses(container.block, blocks_at(container.pod, "volumes"))
 
 
 def _texts(container: PodContainer, inits: Sequence[Block], inputs: Inputs) -> Iterator[Text]:
@@ -211,7 +212,7 @@ def _texts(container: PodContainer, inits: Sequence[Block], inputs: Inputs) -> I
     for name, value in variables.items():
         yield Text("variable", expand(value, variables), shown(name), name)
     yield Text("command", expand("\n".join(words_of(container.block)), variables), "the command")
-    for use in list_uses(container.block, list_items(container.pod, "volumes")):
+    for use in uses_of(container):
         found = inputs.find("ConfigMap", use.name) if use.kind == "ConfigMap" and use.as_file else None
         for key, value in mapping_at(found.value, "data").items() if found else ():
             if isinstance(value, str) and use.key in (None, key):
@@ -228,13 +229,13 @@ def _texts(container: PodContainer, inits: Sequence[Block], inputs: Inputs) -> I
 
 def list_variables(container: Block, inputs: Inputs) -> Iterator[tuple[str, str]]:
     """Yield the variables of a container whose values are in the manifest or in a ConfigMap of the input."""
-    for item in list_items(container, "envFrom"):
+    for item in blocks_at(container, "envFrom"):
         found = inputs.find("ConfigMap", str(mapping_at(item, "configMapRef").get("name")))
         prefix = item.get("prefix") if isinstance(item.get("prefix"), str) else ""
         for key, value in mapping_at(found.value, "data").items() if found else ():
             if isinstance(value, str):
                 yield f"{prefix}{key}", value
-    for item in list_items(container, "env"):
+    for item in blocks_at(container, "env"):
         reference = mapping_at(item, "valueFrom", "configMapKeyRef")
         found = inputs.find("ConfigMap", str(reference.get("name"))) if reference else None
         value = mapping_at(found.value, "data").get(str(reference.get("key"))) if found else item.get("value")
@@ -268,7 +269,7 @@ def inline_of(found: FoundService, inputs: Inputs) -> Block:
     """Return the item of `build.services` for a service whose workload is in no file."""
     objects = Objects()
     for service in inputs.of_kind("Service"):
-        if selects(service.value, found.provider):
+        if is_selected(found.provider, service.value):
             objects.add(Document(service.value, {(): Place("", 0)}))
     entry: Block = {"name": found.service.name, "aliases": list_aliases(found)}
     return make_service(entry, found.provider, objects.services)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from warmstart.recipe.pods import Block
+from warmstart.recipe.pods import Block, list_at
 
 # Images that hold nothing else than a program that waits.
 _WAITING_IMAGES = re.compile(r"wait-?for|wait4|dockerize|kubernetes-entrypoint|check-?db|netcat", re.IGNORECASE)
@@ -44,10 +43,7 @@ _COMMENT = re.compile(r"(?m)(?:^|(?<=\s))#[^\n]*")
 
 def words_of(container: Block) -> list[str]:
     """Return the words of a container's command and its arguments."""
-    words: list[Any] = []
-    for key in ("command", "args"):
-        value = container.get(key)
-        words += value if isinstance(value, list) else []
+    words = [*list_at(container, "command"), *list_at(container, "args")]
     return [word for word in words if isinstance(word, str)]
 
 
