@@ -117,6 +117,14 @@ def dotted(path: KeyPath) -> str:
     return text.removeprefix(".")
 
 
+def walk(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield a value and all values in it, each with its path; mappings and lists before what is in them."""
+    yield path, value
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        yield from walk(item, (*path, key))
+
+
 def shown(text: str, longest: int = 80) -> str:
     """Shorten and escape a text for one line of a message."""
     cut = text if len(text) <= longest else text[:longest] + "…"

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from warmstart.core.errors import InputError, ManifestError
-from warmstart.core.yaml_document import Document, KeyPath, read_documents
+from warmstart.core.yaml_document import Document, KeyPath, read_documents, walk
 from warmstart.core.yaml_editing import append_item, delete_key, set_value, split_documents
 from warmstart.kube.frozen import compare_frozen, list_frozen_warnings, list_variable_changes, refuse_frozen
 from warmstart.kube.manifests import make_patch, put_settings
@@ -94,32 +94,22 @@ def _choose(found: Sequence[PodContainer], wanted: str | None, name: str, build:
 
 def _refuse_merge_keys(value: Any, document: Document, path: KeyPath, name: str) -> None:
     """Refuse a container that has values from elsewhere, which are not read here."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in inner:
-        if key == "<<":
+    for at, _ in walk(value, path):
+        if at[-1:] == ("<<",):
             raise ManifestError(
                 f"{name}: the restored container has a merge key (<<)",
-                details=[f"{document.place((*path, key)).label}: it takes values from another mapping"],
+                details=[f"{document.place(at).label}: it takes values from another mapping"],
                 hint="write the values out in the restored container",
             )
-        _refuse_merge_keys(item, document, (*path, key), name)
 
 
 def _find_path(documents: Sequence[Document], block: Block) -> tuple[int, KeyPath]:
     """Return the number of the document with a container, and the container's path in it."""
     for number, document in enumerate(documents):
-        for path in _list_paths(document.value, block):
-            return number, path
+        for path, value in walk(document.value):
+            if value is block:
+                return number, path
     raise AssertionError("the container is of these documents")
-
-
-def _list_paths(value: Any, block: Block) -> Iterator[KeyPath]:
-    if value is block:
-        yield ()
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in inner:
-        for path in _list_paths(item, block):
-            yield (key, *path)
 
 
 def _apply(text: str, name: str, number: int, path: KeyPath, changes: Sequence[Setting]) -> list[str]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from warmstart.core.errors import RecipeError
 from warmstart.core.reference import Transport
-from warmstart.core.yaml_document import KeyPath, dotted
+from warmstart.core.yaml_document import dotted, walk
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.settings import BuildInfo
 from warmstart.recipe.complete import BLANKED
@@ -88,7 +88,7 @@ def _find_problems(recipe: Recipe, kind: Transport) -> Iterator[str]:
         yield f"build.init: do the work of {names} in the cluster yourself, and delete build.init"
     document = json.loads(recipe.document)
     container = {key: value for key, value in document["container"].items() if key not in _REPLACED}
-    for path in _find_blanked(container, ("container",)):
+    for path in [path for path, value in walk(container, ("container",)) if value == BLANKED]:
         yield f"{dotted(path)}: it has the value of a secret, which everyone would read in the pod: use $(NAME)"
     pod = make_build_spec(recipe, "image", "pod")
     size_bytes = sum(len(base64.b64decode(data)) for data in pod.secret.values())
@@ -115,18 +115,6 @@ def _find_self(recipe: Recipe) -> Iterator[str]:
         if wanted:
             part = "the signal" if key == "afterRestore" else key
             yield f"{key}: only an image that restores itself does this: delete {part}"
-
-
-def _find_blanked(value: Any, path: KeyPath) -> Iterator[KeyPath]:
-    if value == BLANKED:
-        yield path
-    pairs: Sequence[tuple[Any, Any]] = ()
-    if isinstance(value, dict):
-        pairs = list(value.items())
-    elif isinstance(value, list):
-        pairs = list(enumerate(value))
-    for key, item in pairs:
-        yield from _find_blanked(item, (*path, key))
 
 
 def _list_variables(recipe: Recipe, block: Block) -> Iterator[tuple[Block, str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.core.errors import InputError
-from warmstart.core.yaml_document import Document, KeyPath, Problem, shown
+from warmstart.core.yaml_document import Document, KeyPath, Problem, shown, walk
 from warmstart.recipe.objects import FoundContainer, Objects, ServiceObject, find_path, read_file
 from warmstart.recipe.pods import Block, PodContainer, SeveralContainersError, choose_container, list_at, mapping_at
 from warmstart.recipe.schema import IGNORED, REFUSED, schema_at
@@ -243,22 +243,10 @@ def make_service(block: Block, one: PodContainer, selecting: Sequence[ServiceObj
 def _move_places(document: Document, path: KeyPath, found: FoundContainer) -> None:
     depth = len(path)
     document.places = {old: place for old, place in document.places.items() if old[:depth] != path}
-    source = next(_paths_of(found.document.value, found.container.block, ()), ())
+    source = next((at for at, value in walk(found.document.value) if value is found.container.block), ())
     for old, place in found.document.places.items():
         if old[: len(source)] == source:
             document.places[(*path, *old[len(source) :])] = replace(place, order=place.order + _BEHIND)
-
-
-def _paths_of(value: Any, target: Any, path: KeyPath) -> Iterator[KeyPath]:
-    if value is target:
-        yield path
-    pairs: Iterable[tuple[Any, Any]] = ()
-    if isinstance(value, dict):
-        pairs = value.items()
-    elif isinstance(value, list):
-        pairs = enumerate(value)
-    for key, item in pairs:
-        yield from _paths_of(item, target, (*path, key))
 
 
 def _make_container(one: PodContainer, services: Sequence[ServiceObject]) -> Block:

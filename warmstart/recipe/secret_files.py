@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.core.errors import RecipeError, input_errors_as
-from warmstart.core.yaml_document import LARGEST_BYTES, shown
+from warmstart.core.yaml_document import LARGEST_BYTES, shown, walk
 from warmstart.recipe.reading import read_input
 from warmstart.recipe.schema import recipe_schema
 
@@ -46,22 +46,12 @@ def read_secret_files(options: Sequence[str], names: Iterable[str]) -> dict[tupl
 def find_secret_names(document: Mapping[str, Any]) -> set[str]:
     """Return the names of all Secrets that a checked recipe refers to."""
     found = set(document.get("build", {}).get("secrets", {}))
-    _collect(document, found)
-    return found
-
-
-def _collect(value: Any, found: set[str]) -> None:
-    if isinstance(value, list):
-        for item in value:
-            _collect(item, found)
-    if not isinstance(value, dict):
-        return
-    for key, item in value.items():
-        if key in ("secretKeyRef", "secretRef", "secret") and isinstance(item, dict):
+    for path, item in walk(document):
+        if path and path[-1] in ("secretKeyRef", "secretRef", "secret") and isinstance(item, dict):
             name = item.get("secretName", item.get("name"))
             if isinstance(name, str):
                 found.add(name)
-        _collect(item, found)
+    return found
 
 
 def _fits(definition: str, text: str) -> bool:
