@@ -71,7 +71,7 @@ def check_report(recipe: Recipe, base: BaseImage, report: Mapping[str, Any]) -> 
 
 
 def _list_secrets(recipe: Recipe) -> list[Secret]:
-    return [one for one in recipe.secrets if one.value and not one.is_open]
+    return [one for one in recipe.secrets if one.is_hidden]
 
 
 def _choose(recipe: Recipe, base: BaseImage, progress: Progress) -> list[Secret]:

@@ -24,10 +24,8 @@ from warmstart.recipe.init.image import ImageConfig, propose_from_image
 from warmstart.recipe.init.inputs import Inputs, read_inputs
 from warmstart.recipe.init.manifest import InitOptions, propose_recipe
 from warmstart.recipe.init.text import Proposal
-from warmstart.recipe.load import STDIN
+from warmstart.recipe.reading import MANIFEST_SUFFIXES, STDIN
 from warmstart.recipe.schema import schema_text
-
-_MANIFEST_ENDINGS = (".yaml", ".yml", ".json")
 
 
 @click.command()
@@ -87,10 +85,10 @@ def init(
 
 def _find_manifest(target: str) -> Path | None:
     """Return the path of a manifest or a directory of them; None if an argument names something else."""
-    if target == str(STDIN) or (":" not in target and target.endswith(_MANIFEST_ENDINGS)):
+    if target == str(STDIN) or (":" not in target and target.endswith(MANIFEST_SUFFIXES)):
         return Path(target)
     if Path(target).is_dir():
-        has_any = any(path.suffix in _MANIFEST_ENDINGS for path in Path(target).iterdir())
+        has_any = any(path.suffix in MANIFEST_SUFFIXES for path in Path(target).iterdir())
         return Path(target) if has_any and not (Path(target) / "oci-layout").exists() else None
     known = read_target(target) if Path(target).exists() else None
     return known.recipe if known is not None else None

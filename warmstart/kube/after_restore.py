@@ -7,18 +7,17 @@ not answer yet, the kubelet would end the container because of it.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from warmstart.core.errors import ManifestError
 from warmstart.kube.settings import BuildInfo, Setting
+from warmstart.recipe.model import PID_REFERENCE
 from warmstart.recipe.pods import Block, mapping_at
 
 _KEYS = ("lifecycle", "postStart")
 _REASON = "the recipe's afterRestore; the kubelet runs it after a cold start, too, and ends the container if it fails"
-_APP_PID = re.compile(r"\$\(APP_PID\)")
 # As a runtime starts it, the application is the first process.
 _PID = "1"
 _INSTEAD = "write a lifecycle.postStart of your own into the manifest, or set `restore: [self]`"
@@ -77,4 +76,4 @@ def _make_command(step: Block) -> list[str]:
         brief = "afterRestore: a pod's postStart does one request, or commands and signals, but not both"
         raise ManifestError(brief, hint=_INSTEAD)
     # As the launcher does, the kubelet replaces no other references in a hook.
-    return [_APP_PID.sub(_PID, str(word)) for word in mapping_at(step, "exec").get("command") or ()]
+    return [str(word).replace(PID_REFERENCE, _PID) for word in mapping_at(step, "exec").get("command") or ()]

@@ -26,12 +26,10 @@ from warmstart.kube.environment import (
 from warmstart.kube.manifests import list_blanked
 from warmstart.kube.settings import BuildInfo, Setting
 from warmstart.recipe.complete import BLANKED
-from warmstart.recipe.model import OnDifference
+from warmstart.recipe.model import EVERY, OnDifference, is_late
 from warmstart.recipe.pods import Block, PodContainer, blocks_at, find_containers, mapping_at
 from warmstart.recipe.secret_names import secret_reason
 
-#: Accepts every frozen value, and makes every variable late.
-EVERY = "*"
 _COMMAND_LINE = ("command", "args")
 _MOST_NAMES = 400
 _COMPARED = "the build had it, and an image that restores itself compares the variables of its pod"
@@ -94,22 +92,18 @@ def compare_frozen(build: BuildInfo, one: PodContainer, manifests: Sequence[Any]
         for source in unknown
     ]
     for name, variable in has.items():
-        if not _is_late(build, name) and (difference := _compare(name, variable, had.get(name))):
+        if not is_late(name, build.late) and (difference := _compare(name, variable, had.get(name))):
             found.append(difference)
-        elif not _is_late(build, name) and (variable.origin.kind, variable.origin.name) in assumed:
+        elif not is_late(name, build.late) and (variable.origin.kind, variable.origin.name) in assumed:
             why = f"{variable.origin}, which is not in this file"
             found.append(Difference(name, why, variable.path, config_map=variable.origin.name))
     found += _compare_commands(build, one.block, had, has)
     return Frozen(
         tuple(found),
-        tuple(name for name in had if name not in has and not _is_late(build, name)),
+        tuple(name for name in had if name not in has and not is_late(name, build.late)),
         bool(unknown),
-        tuple(name for name in has if _is_late(build, name)),
+        tuple(name for name in has if is_late(name, build.late)),
     )
-
-
-def _is_late(build: BuildInfo, name: str) -> bool:
-    return name in build.late or EVERY in build.late
 
 
 def _with_limits(build: BuildInfo, container: Block) -> Block:

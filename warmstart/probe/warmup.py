@@ -18,12 +18,9 @@ from warmstart.engine.target import Target
 from warmstart.probe.diagnosis import describe_end, read_log_end, settle_state, suggest_fix
 from warmstart.probe.limit import Cancelled, Outcome, TimeLimit
 from warmstart.probe.perform import describe, perform
-from warmstart.recipe.model import Exec, Step
+from warmstart.recipe.model import PID_REFERENCE, Exec, Step
 
 log = logging.getLogger(__name__)
-
-#: Placeholder for the application's process number in a command. It is not 1 if the launcher is the first process.
-PID_REFERENCE = "$(APP_PID)"
 
 # Time for cancelled threads to stop. Only a command in the container can take longer; it and its thread end with
 # the container.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from warmstart.core.privileges import name_capability
@@ -38,7 +38,7 @@ def complete_document(document: Mapping[str, Any], recipe: Recipe, sources: Sour
     _put_build(whole, sources)
     _normalize_capabilities(whole)
     found: list[str] = []
-    blanked = _blank(whole, list(_list_secrets(sources.given())), (), found)
+    blanked = _blank(whole, [secret for secret in sources.given() if secret.is_hidden], (), found)
     return json.dumps(blanked), found
 
 
@@ -68,10 +68,6 @@ def _normalize_capabilities(value: Any) -> None:
                 item[change] = list(dict.fromkeys(map(name_capability, names)))
         elif key not in _VALUES:
             _normalize_capabilities(item)
-
-
-def _list_secrets(secrets: Iterable[Secret]) -> Iterable[Secret]:
-    return (one for one in secrets if one.value and not one.is_open)
 
 
 def _blank(value: Any, secrets: list[Secret], path: KeyPath, found: list[str]) -> Any:

@@ -12,6 +12,7 @@ from warmstart.core.reference import parse_reference
 from warmstart.core.yaml_document import KeyPath, shown
 from warmstart.recipe.checks import needs_self
 from warmstart.recipe.model import (
+    EVERY,
     Action,
     Compression,
     Container,
@@ -84,7 +85,7 @@ def make_recipe(document: Block, sources: Sources, report: Report) -> Recipe:
 def _check_late(late: Sequence[str], block: Block, container: Container, report: Report) -> None:
     known = [*dict(container.env), *(variable["name"] for variable in block.get("env", []))]
     for index, name in enumerate(late):
-        if name != "*" and name not in known:
+        if name != EVERY and name not in known:
             names = list_names(dict.fromkeys(known))
             report(
                 ("late", index), f"expected a variable of container.env or envFrom, got {shown(name)}; it has: {names}"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from warmstart.core.errors import RecipeError
+from warmstart.core.errors import RecipeError, input_errors_as
 from warmstart.core.yaml_document import read_document
-from warmstart.recipe.load import STDIN, read_input
+from warmstart.recipe.reading import RECIPE_API, STDIN, is_recipe, list_files, read_input
 
 _SUFFIXES = (".yaml", ".yml")
-_API = "warmstart/"
 
 
 def find_recipes(paths: Sequence[Path]) -> tuple[Path, ...]:
@@ -32,17 +31,10 @@ def find_recipes(paths: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def _list_recipes(directory: Path) -> Iterator[Path]:
-    try:
-        files = sorted(path for path in directory.iterdir() if path.suffix in _SUFFIXES and path.is_file())
-    except OSError as error:
-        raise RecipeError(f"cannot read {str(directory)!r}: {error.strerror}") from error
-    recipes = [path for path in files if _is_recipe(path)]
+    with input_errors_as(RecipeError):
+        files = list_files(directory, _SUFFIXES)
+    recipes = [path for path in files if is_recipe(read_document(read_input(path), str(path)).value)]
     if not recipes:
-        hint = f"a recipe is a file *.yaml or *.yml with `apiVersion: {_API}...`; subdirectories are not searched"
+        hint = f"a recipe is a file *.yaml or *.yml with `apiVersion: {RECIPE_API}...`; subdirectories are not searched"
         raise RecipeError(f"there is no recipe in the directory {directory}", hint=hint)
     yield from recipes
-
-
-def _is_recipe(path: Path) -> bool:
-    value = read_document(read_input(path), str(path)).value
-    return isinstance(value, dict) and str(value.get("apiVersion", "")).startswith(_API)

@@ -6,6 +6,7 @@ checks; `warmstart.recipe.load` makes these from a document that has passed the 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -72,6 +73,13 @@ class TcpSocket:
 
     port: int
     host: str | None = None
+
+
+#: In the words of a command: the pid of the application in its container. It is not 1 if the launcher is the first
+#: process.
+PID_REFERENCE = "$(APP_PID)"
+#: Among the names of variables: all.
+EVERY = "*"
 
 
 @dataclass(frozen=True)
@@ -285,6 +293,11 @@ class Secret:
         """Whether its key tells that its value is no secret, such as the name of a user."""
         return self.name.rpartition(".")[2].lower() in _OPEN
 
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the value must be kept out of what everybody reads: one that is not empty, and no open one."""
+        return bool(self.value) and not self.is_open
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -321,3 +334,8 @@ class Recipe:
     document: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+def is_late(name: str, late: Collection[str]) -> bool:
+    """Tell whether a variable is among the late ones."""
+    return name in late or EVERY in late

@@ -16,15 +16,13 @@ from typing import Any
 from warmstart.core.errors import RecipeError, input_errors_as
 from warmstart.core.yaml_document import Document, KeyPath, Place, shown
 from warmstart.recipe.pods import Block, PodContainer, blocks_at, find_containers, mapping_at, read_manifest
-from warmstart.recipe.reading import read_input
+from warmstart.recipe.reading import MANIFEST_SUFFIXES, is_recipe, list_files, read_input
 
 #: The ConfigMap that every namespace has, and service account volumes use: the cluster's certificate.
 ROOT_CA = "kube-root-ca.crt"
 
-_SUFFIXES = (".yaml", ".yml", ".json")
 # Keys become names of files (IsConfigMapKey in k8s.io/apimachinery, pkg/util/validation).
 _KEY = re.compile(r"\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*", re.ASCII)
-_OWN_API = "warmstart/"
 _MOST_FILES = 1000
 _MOST_DETAILS = 50
 
@@ -170,7 +168,7 @@ def read_file(path: Path) -> list[Document]:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise RecipeError(f"{path} is neither a file nor a directory")
     with input_errors_as(RecipeError):
-        return [document for document in read_manifest(read_input(path), str(path)) if not _is_recipe(document.value)]
+        return [document for document in read_manifest(read_input(path), str(path)) if not is_recipe(document.value)]
 
 
 def find_path(text: str, directory: Path | None, where: str) -> Path:
@@ -185,22 +183,13 @@ def find_path(text: str, directory: Path | None, where: str) -> Path:
 
 
 def _list_files(path: Path) -> list[Path]:
-    try:
-        if not path.is_dir():
-            return [path]
-        files = sorted(one for one in path.iterdir() if one.suffix in _SUFFIXES and one.is_file())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise RecipeError(f"cannot read {str(path)!r}: {reason}") from error
+    with input_errors_as(RecipeError):
+        files = list_files(path, MANIFEST_SUFFIXES)
     if not files:
         raise RecipeError(f"there is no YAML file in the directory {path}", hint="subdirectories are not searched")
     if len(files) > _MOST_FILES:
         raise RecipeError(f"there are more than {_MOST_FILES} YAML files in the directory {path}")
     return files
-
-
-def _is_recipe(value: Any) -> bool:
-    return isinstance(value, dict) and str(value.get("apiVersion", "")).startswith(_OWN_API)
 
 
 def _list_objects(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Block]]:

@@ -8,9 +8,7 @@ from typing import Any
 from warmstart.cli.views.error import make_error_document
 from warmstart.core.errors import WarmstartError
 from warmstart.probe.readiness import find_limit_s
-from warmstart.recipe.model import Recipe
-
-_ALL = "*"
+from warmstart.recipe.model import Recipe, is_late
 
 
 def describe_recipe(recipe: Recipe) -> str:
@@ -30,7 +28,7 @@ def describe_recipe(recipe: Recipe) -> str:
 def make_check_document(path: str, recipe: Recipe) -> Mapping[str, Any]:
     """Return the document of a recipe. It names variables, mounts and secrets, and has no value of one."""
     names = list(dict(recipe.container.env))
-    late = names if _ALL in recipe.late else [name for name in names if name in recipe.late]
+    late = [name for name in names if is_late(name, recipe.late)]
     return {
         "recipe": path,
         "status": "ok",

@@ -12,7 +12,7 @@ from signal import Signals
 from urllib.parse import quote
 
 from warmstart.core.errors import PreflightError, RecipeError
-from warmstart.recipe.model import Exec, HttpGet, OnDifference, Signal, Step
+from warmstart.recipe.model import PID_REFERENCE, Exec, HttpGet, OnDifference, Signal, Step, is_late
 
 #: In a pod's environment: overrides the recipe's `onDifference`.
 ON_DIFFERENCE = "WARMSTART_ON_DIFFERENCE"
@@ -20,12 +20,9 @@ ON_DIFFERENCE = "WARMSTART_ON_DIFFERENCE"
 WARN = (ON_DIFFERENCE, str(OnDifference.WARN))
 
 SALT_BYTES = 16
-_ALL = "*"
 _OURS = "WARMSTART"
 # Runtimes set it to the name of each container.
 _HOSTNAME = "HOSTNAME"
-# The pid of the application in a command; as in warmstart/probe/warmup.py.
-_PID_REFERENCE = "$(APP_PID)"
 # Headers that frame the message.
 _OWN_HEADERS = frozenset({"connection", "content-length", "transfer-encoding"})
 # Characters that a URL may contain unescaped (RFC 3986), and the percent sign of existing escapes.
@@ -56,7 +53,7 @@ def describe_variables(
     lines = [f"difference {on_difference}", f"salt {salt.hex()}"]
     lines += [f"late {escape_word(name)}" for name in late]
     for name, value in environment.items():
-        if name not in late and _ALL not in late and name != _HOSTNAME and not name.startswith(_OURS):
+        if not is_late(name, late) and name != _HOSTNAME and not name.startswith(_OURS):
             digest = hashlib.sha256(salt + _encode(f"{name}={value}")).hexdigest()
             lines.append(f"frozen {digest} {escape_word(name)}")
     return lines
@@ -98,7 +95,7 @@ def _describe_step(step: Step | Signal, pid: int) -> Iterator[str]:
     limit_ms = str(max(1, round(step.timeout_s * 1000)))
     if isinstance(step.action, Exec):
         yield from ("exec", limit_ms)
-        yield from (escape_word(word.replace(_PID_REFERENCE, str(pid))) for word in step.action.command)
+        yield from (escape_word(word.replace(PID_REFERENCE, str(pid))) for word in step.action.command)
     else:
         yield from ("http", limit_ms, str(step.action.port), escape_word(step.action.host or "-"))
         yield escape_word(_write_request(step.action))

@@ -11,11 +11,9 @@ from typing import Any
 from warmstart.core.errors import InputError, ManifestError, input_errors_as
 from warmstart.core.yaml_document import Document, Problem, shown
 from warmstart.recipe.init.kustomize import generate
-from warmstart.recipe.load import STDIN, read_input
 from warmstart.recipe.pods import Block, PodContainer, find_containers, mapping_at, read_manifest
+from warmstart.recipe.reading import MANIFEST_SUFFIXES, STDIN, is_recipe, list_files, read_input
 
-_SUFFIXES = (".yaml", ".yml", ".json")
-_RECIPE_API = "warmstart/"
 # Files of a directory that hold no objects of a cluster: they describe how to make or to run them.
 _NO_OBJECTS = ("kustomization.yaml", "kustomization.yml", "skaffold.yaml", "Chart.yaml", "values.yaml", "Chart.lock")
 _KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
@@ -121,7 +119,7 @@ def _read_input(path: Path) -> Inputs:
         others = _list_files(path.parent) if file is not None and path.is_file() else []
         hint = f"`warmstart init {shown(str(path.parent))}` reads the other files too" if len(others) > 1 else ""
         objects = tuple(_objects(_read(path, name), file))
-        if any(map(_is_recipe, objects)):
+        if any(is_recipe(one.value) for one in objects):
             raise InputError(f"{name} is a recipe already", hint="run `warmstart build`, or name a manifest")
         return Inputs(name, objects, hint=hint)
 
@@ -145,7 +143,7 @@ def _read_directory(path: Path) -> Inputs:
     objects, failures = [], []
     for file in [*files, *(path / name for name in _KUSTOMIZATIONS if (path / name).is_file())]:
         try:
-            objects += [one for one in _objects(_read(file, str(file)), file) if not _is_recipe(one)]
+            objects += [one for one in _objects(_read(file, str(file)), file) if not is_recipe(one.value)]
         except InputError as error:
             failures.append(error)
     if failures and not any(one.containers for one in objects):
@@ -161,11 +159,7 @@ def _read_directory(path: Path) -> Inputs:
 
 
 def _list_files(directory: Path) -> list[Path]:
-    try:
-        found = sorted(file for file in directory.iterdir() if file.suffix in _SUFFIXES and file.is_file())
-    except OSError as error:
-        raise InputError(f"cannot read {str(directory)!r}: {error.strerror}") from error
-    return [file for file in found if file.name not in _NO_OBJECTS]
+    return [file for file in list_files(directory, MANIFEST_SUFFIXES) if file.name not in _NO_OBJECTS]
 
 
 def _read(path: Path, name: str) -> list[Document]:
@@ -200,7 +194,3 @@ def _flatten(value: Any) -> Iterator[Block]:
             yield from _flatten(item)
     else:
         yield value
-
-
-def _is_recipe(one: InputObject) -> bool:
-    return str(one.value.get("apiVersion", "")).startswith(_RECIPE_API)
