@@ -35,14 +35,6 @@ CNI_PLUGINS = "/usr/lib/cni"
 CNI_WRAPPER = """#!/bin/sh
 exec nsenter --net=/proc/1/ns/net -- {plugins}/${{0##*/}} "$@"
 """
-# The kernel gives a bridge without an address of its own the lowest one of its ports. It then changes while another pod
-# comes or goes, and CRI-O's check of a new pod fails: "Bridge interface Mac doesn't match" (plugins/main/bridge in
-# https://github.com/containernetworking/plugins). So the bridge is made before the first pod, with an address.
-BRIDGE_WRAPPER = """#!/bin/sh
-enter() {{ nsenter --net=/proc/1/ns/net -- "$@"; }}
-[ "$CNI_COMMAND" != ADD ] || enter ip link add {bridge} address {address} type bridge 2>/dev/null
-exec nsenter --net=/proc/1/ns/net -- {plugins}/bridge "$@"
-"""
 
 # This CRI-O pulls no images: we copy them into its store. skopeo has applied the machine's own policy when it fetched
 # them; here they have other names, unknown to that policy. The file is in a home directory for CRI-O, because CRI-O
@@ -178,6 +170,7 @@ def run_crio(
         hint = "set WARMSTART_TMPDIR to a directory with a shorter path"
         raise HostError(f"CRI-O's socket path is too long: {crio.socket}", hint=hint)
     _write_files(crio, name, subnet, runtime, restore)
+    _make_bridge(session, name)
     command = [
         "env",
         f"HOME={crio.state}/home",
@@ -209,11 +202,9 @@ def _write_files(crio: Crio, name: str, subnet: str, runtime: str, restore: bool
     (state / POLICY_FILE).parent.mkdir(parents=True)
     (state / POLICY_FILE).write_text(json.dumps(POLICY))
     (state / "net.d" / "10-warmstart.conflist").write_text(json.dumps(_network(name, state, subnet)))
-    plain = CNI_WRAPPER.format(plugins=CNI_PLUGINS)
-    bridge = BRIDGE_WRAPPER.format(plugins=CNI_PLUGINS, bridge=_name_bridge(name), address=find_bridge_address(name))
-    for plugin, script in {"bridge": bridge, "host-local": plain, "loopback": plain}.items():
+    for plugin in ("bridge", "host-local", "loopback"):
         wrapper = state / "cni" / plugin
-        wrapper.write_text(script)
+        wrapper.write_text(CNI_WRAPPER.format(plugins=CNI_PLUGINS))
         wrapper.chmod(0o755)
 
 
@@ -226,6 +217,17 @@ def _network(name: str, state: Path, subnet: str) -> dict[str, object]:
     }
     bridge = {"type": "bridge", "bridge": _name_bridge(name), "isGateway": True, "hairpinMode": True, "ipam": ipam}
     return {"cniVersion": "1.0.0", "name": f"warmstart-{name}", "plugins": [bridge]}
+
+
+def _make_bridge(session: Session, name: str) -> None:
+    """Make a CRI-O's bridge, unless it is left of one before, with an address of its own.
+
+    Otherwise the kernel gives it the lowest address of its ports. That changes while another pod comes or goes, and
+    CRI-O's check of a new pod fails: "Bridge interface Mac doesn't match" (plugins/main/bridge in
+    https://github.com/containernetworking/plugins).
+    """
+    script = 'ip link show "$1" >/dev/null 2>&1 || exec ip link add "$1" address "$2" type bridge'
+    session.run(["sh", "-c", script, "sh", _name_bridge(name), find_bridge_address(name)], timeout_s=START_S)
 
 
 def _name_bridge(name: str) -> str:

@@ -41,6 +41,9 @@ class FakeSession:
         self.asked: list[str] = []
         self.host_network: bool | None = None
 
+    def run(self, command: Sequence[str], *, timeout_s: float) -> None:
+        """A bridge is made."""
+
     def background(
         self, command: Sequence[str], *, log_file: Path, host_network: bool
     ) -> AbstractContextManager[process.Running]:
