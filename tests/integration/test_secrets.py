@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import evaluator
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.pipeline import build_image
@@ -20,7 +21,6 @@ from warmstart.inspect.inspection import inspect_image
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Recipe, Secret
 
-TOP = Path(__file__).parents[2]
 IMAGE = "localhost/tests/secrets:1"
 VALUES = {
     "shop-db.password": "Vk9-environment-2f7Q",
@@ -59,20 +59,9 @@ def make(tree, cache, tmp_path):
 
 
 def load_server(path: Path) -> Recipe:
-    archive = TOP / "build/images/python.tar"
-    assert archive.exists(), "make images"
-    document = {
-        "apiVersion": "warmstart/v1alpha1",
-        "name": "secrets",
-        "container": {
-            "image": f"oci-archive:{archive}",
-            "command": ["python3", "-c", SERVER],
-            "ports": [{"containerPort": 8080}],
-            "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1, "failureThreshold": 30},
-        },
-        "image": {"name": IMAGE},
-        "restore": ["runtime", "self"],
-    }
+    assert (evaluator.IMAGES / "python.tar").exists(), "make images"
+    container = {"command": ["python3", "-c", SERVER]}
+    document = evaluator.make_document(IMAGE, container=container, restore=["runtime", "self"])
     path.write_text(json.dumps(document))
     recipe = load_recipe(path)
     env = (
@@ -124,11 +113,9 @@ http.server.HTTPServer(("", 8080), http.server.SimpleHTTPRequestHandler).serve_f
 
 def test_secrets_of_a_recipe_are_named_and_blanked(tree, cache, tmp_path):
     """One is a variable, one a file on a mount, which the image does not contain, and one was made up."""
-    document = {
-        "apiVersion": "warmstart/v1alpha1",
-        "name": "secrets",
-        "container": {
-            "image": f"oci-archive:{TOP / 'build/images/python.tar'}",
+    document = evaluator.make_document(
+        IMAGE,
+        container={
             "command": ["python3", "-c", MOUNTED],
             "workingDir": "/tmp",
             "env": [
@@ -136,20 +123,15 @@ def test_secrets_of_a_recipe_are_named_and_blanked(tree, cache, tmp_path):
                 for name, key in (("WRITTEN", "written"), ("RANDOM", "random"))
             ],
             "volumeMounts": [{"name": "binding", "mountPath": "/etc/shop-db", "readOnly": True}],
-            "ports": [{"containerPort": 8080}],
-            "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1, "failureThreshold": 30},
         },
-        "volumes": [
-            {"name": "binding", "secret": {"secretName": "shop-db", "items": [{"key": "kept", "path": "kept"}]}}
-        ],
-        "build": {
+        volumes=[{"name": "binding", "secret": {"secretName": "shop-db", "items": [{"key": "kept", "path": "kept"}]}}],
+        build={
             "secrets": {
                 "shop-db": {"written": VALUES["shop-db.written"], "kept": VALUES["shop-db.kept"], "random": None}
             }
         },
-        "image": {"name": IMAGE},
-        "restore": ["runtime"],
-    }
+        restore=["runtime"],
+    )
     (tmp_path / "recipe.yaml").write_text(json.dumps(document))
     recipe, progress = load_recipe(tmp_path / "recipe.yaml"), Progress(SilentListener())
     built = build_image(recipe, BuildOptions(cache, Output(Transport.OCI, tmp_path / "image")), progress)

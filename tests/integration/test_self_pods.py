@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 
 import pytest
-from support.evaluator import PORT, ask, make_recipe, path_of, with_container
+from support.evaluator import PORT, RESTRICTED, ask, make_recipe, path_of, with_container
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.pipeline import build_image
@@ -27,7 +27,6 @@ from warmstart.recipe.model import (
     HttpGet,
     Recipe,
     Restorer,
-    SecurityContext,
     Step,
     Volume,
     VolumeFile,
@@ -40,13 +39,6 @@ pytestmark = pytest.mark.node
 NAME = "localhost/tests/pods:1"
 SECRET = "of the build alone"
 GROUP = 4321
-USER = SecurityContext(
-    run_as_user=1000,
-    run_as_group=1000,
-    capabilities_drop=("ALL",),
-    read_only_root_filesystem=True,
-    allow_privilege_escalation=False,
-)
 # A log, a changed file and a mapped one; a Secret inside of the volume.
 BEGIN = """
 import mmap
@@ -83,7 +75,7 @@ def make() -> Recipe:
         recipe,
         env=tuple(VARIABLES.items()),
         volume_mounts=find_mounts(SECRET),
-        security_context=USER,
+        security_context=RESTRICTED,
         fs_group=GROUP,
     )
     steps = (Step(Exec(("python3", "-c", STEP))), Step(HttpGet(PORT, path_of(ASK))))

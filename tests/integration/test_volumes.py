@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.evaluator import ask, make_recipe, path_of, with_container
+from support.evaluator import RESTRICTED, ask, make_recipe, path_of, with_container
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.pipeline import build_image
@@ -41,13 +41,6 @@ MOUNTS = (
     VolumeMount(CONF, "/etc/one.yaml", sub_path="app.yaml"),
 )
 GROUP = 4321
-CONTEXT = SecurityContext(
-    run_as_user=1000,
-    run_as_group=1000,
-    capabilities_drop=("ALL",),
-    read_only_root_filesystem=True,
-    allow_privilege_escalation=False,
-)
 PRIVILEGED = SecurityContext(run_as_user=1000, run_as_group=1000, privileged=True, read_only_root_filesystem=True)
 LOOK = {
     "open('/tmp/written', 'w').write('x')": "1",
@@ -67,7 +60,7 @@ LOOK = {
 }
 
 
-def make(context: SecurityContext = CONTEXT) -> Recipe:
+def make(context: SecurityContext = RESTRICTED) -> Recipe:
     warmup = [{"httpGet": {"path": path_of(expression), "port": 8080}} for expression in LOOK]
     recipe = make_recipe(NAME, warmup=warmup, restore=["runtime"])
     return with_container(recipe, volume_mounts=MOUNTS, security_context=context, fs_group=GROUP)
@@ -95,7 +88,7 @@ def restored(open_node, layout, recipe: Recipe) -> Iterator[CriContainer]:
                 yield running
 
 
-@pytest.mark.parametrize("context", [CONTEXT, PRIVILEGED], ids=["restricted", "privileged"])
+@pytest.mark.parametrize("context", [RESTRICTED, PRIVILEGED], ids=["restricted", "privileged"])
 def test_a_restored_container_has_the_volumes_of_its_own_pod(open_node, cache, tmp_path, context):
     if context.privileged and not has_all_capabilities():
         pytest.skip("root lacks capabilities here, and the runtime cannot give them to a container")

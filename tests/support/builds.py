@@ -113,10 +113,10 @@ def build(
     return build_image(load_recipe(recipe), options, steps), steps
 
 
-def get(container: CriContainer, path: str) -> tuple[int, str]:
+def get(container: CriContainer, path: str, timeout_s: float = 5) -> tuple[int, str]:
     """Return the status and the body of the server's response."""
-    with container.connect(PORT, None, 5) as connection:
-        connection.settimeout(5)
+    with container.connect(PORT, None, timeout_s) as connection:
+        connection.settimeout(timeout_s)
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
         answer = b""
         while part := connection.recv(65536):

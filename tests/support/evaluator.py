@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from support.builds import PORT, get
+
 from warmstart.engine.cri import CriContainer
 from warmstart.recipe.load import parse_recipe
-from warmstart.recipe.model import Recipe
+from warmstart.recipe.model import Recipe, SecurityContext
 
-PORT = 8080
 # Python's own module keeps no connection open.
 SERVER = """
 import glob, http.server, os, socket, sys, urllib.parse
@@ -34,6 +35,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 %s
 http.server.HTTPServer(('0.0.0.0', 8080), Handler).serve_forever()
 """
+#: As little as a pod under the restricted standard has, on a read-only root.
+RESTRICTED = SecurityContext(
+    run_as_user=1000,
+    run_as_group=1000,
+    capabilities_drop=("ALL",),
+    read_only_root_filesystem=True,
+    allow_privilege_escalation=False,
+)
 #: The images that `make images` builds.
 IMAGES = Path(__file__).parents[2] / "build/images"
 
@@ -76,12 +85,6 @@ def path_of(expression: str) -> str:
 
 def ask(container: CriContainer, expression: str) -> str:
     """Evaluate an expression in the application."""
-    with container.connect(PORT, None, 10) as connection:
-        connection.settimeout(10)
-        connection.sendall(f"GET {path_of(expression)} HTTP/1.0\r\n\r\n".encode())
-        answer = b""
-        while part := connection.recv(65536):
-            answer += part
-    head, _, body = answer.decode().partition("\r\n\r\n")
-    assert head.split()[1] == "200", body
+    status, body = get(container, path_of(expression), timeout_s=10)
+    assert status == 200, body
     return body
