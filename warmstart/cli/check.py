@@ -10,7 +10,8 @@ from warmstart.build.base import find_source
 from warmstart.build.batch import find_exit_code
 from warmstart.cli.context import Shell
 from warmstart.cli.terminal import safe, show_error
-from warmstart.cli.views.check import describe_recipe, make_check_document, make_failure_document
+from warmstart.cli.views.check import describe_recipe, make_check_document
+from warmstart.cli.views.error import make_failure_document
 from warmstart.core.errors import WarmstartError
 from warmstart.core.privileges import Privilege
 from warmstart.recipe.load import load_recipe
@@ -63,7 +64,7 @@ def _show(shell: Shell, path: Path, found: Recipe | WarmstartError) -> None:
         line = f"{path}: failed ({found.kind}, code {found.exit_code})"
     else:
         for warning in found.warnings:
-            shell.err.print(f"[yellow]warning:[/yellow] {safe(warning)}", highlight=False, soft_wrap=True)
+            shell.progress().warn(warning)
         line = f"{path}: ok: {describe_recipe(found)}"
     shell.out.print(safe(line), highlight=False, soft_wrap=True)
 

@@ -16,7 +16,15 @@ from typing import Any
 from warmstart.core.errors import InputError
 from warmstart.core.yaml_document import Document, KeyPath, Problem, shown, walk
 from warmstart.recipe.objects import FoundContainer, Objects, ServiceObject, find_path, read_file
-from warmstart.recipe.pods import Block, PodContainer, SeveralContainersError, choose_container, list_at, mapping_at
+from warmstart.recipe.pods import (
+    Block,
+    PodContainer,
+    SeveralContainersError,
+    choose_container,
+    list_at,
+    list_claims,
+    mapping_at,
+)
 from warmstart.recipe.schema import IGNORED, REFUSED, schema_at
 from warmstart.recipe.sources import list_names
 
@@ -302,11 +310,7 @@ def _guess_probe(one: PodContainer, services: Sequence[ServiceObject]) -> Block 
 
 def _list_volumes(one: PodContainer) -> list[Any]:
     """The pod's volumes, and those that a StatefulSet makes for each pod."""
-    claims = [
-        {"name": name, "persistentVolumeClaim": {"claimName": name}}
-        for claim in list_at(one.manifest, "spec", "volumeClaimTemplates")
-        if isinstance(name := mapping_at(claim, "metadata").get("name"), str)
-    ]
+    claims = list_claims(one.manifest)
     made = [claim["name"] for claim in claims]
     own = [
         block for block in list_at(one.pod, "volumes") if not (isinstance(block, dict) and block.get("name") in made)

@@ -95,6 +95,15 @@ def blocks_at(value: Any, *keys: str) -> list[Block]:
     return [item for item in list_at(value, *keys) if isinstance(item, dict)]
 
 
+def list_claims(manifest: Block) -> list[Block]:
+    """Return the volumes that a StatefulSet makes for each pod, in the words of a pod."""
+    return [
+        {"name": name, "persistentVolumeClaim": {"claimName": name}}
+        for claim in blocks_at(manifest, "spec", "volumeClaimTemplates")
+        if isinstance(name := mapping_at(claim, "metadata").get("name"), str)
+    ]
+
+
 def list_others(pod: Block, container: Block) -> list[str]:
     """Return the names of the other containers of a pod, with init containers."""
     blocks = [*blocks_at(pod, "initContainers"), *blocks_at(pod, "containers")]

@@ -10,7 +10,7 @@ from warmstart.build.batch import Outcome, Status
 from warmstart.build.existing import ExistingImage
 from warmstart.build.result import BuildResult, make_document
 from warmstart.build.verify import Restore
-from warmstart.cli.views.error import make_error_document
+from warmstart.cli.views.error import make_failure_document
 from warmstart.core.progress import Progress
 from warmstart.core.text import Section, format_bytes, format_seconds
 
@@ -67,7 +67,7 @@ def make_outcomes_section(outcomes: Sequence[Outcome[BuildResult | ExistingImage
 def make_outcome_document(outcome: Outcome[BuildResult | ExistingImage]) -> Mapping[str, Any]:
     """Return the document of one of several builds: its recipe, and its result as for a single build, or its error."""
     if outcome.error:
-        return {"recipe": outcome.label, "status": "failed", "error": make_error_document(outcome.error)}
+        return make_failure_document(outcome.label, outcome.error)
     if outcome.result is None:
         return {"recipe": outcome.label, "status": "stopped"}
     return {"recipe": outcome.label, **make_build_document(outcome.result, outcome.progress)}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from warmstart.cli.views.error import make_error_document
-from warmstart.core.errors import WarmstartError
 from warmstart.probe.readiness import find_limit_s
 from warmstart.recipe.model import Recipe, is_late
 
@@ -47,11 +45,6 @@ def make_check_document(path: str, recipe: Recipe) -> Mapping[str, Any]:
         "secrets": [{"name": one.name, "given": one.given} for one in recipe.secrets],
         "warnings": list(recipe.warnings),
     }
-
-
-def make_failure_document(path: str, error: WarmstartError) -> Mapping[str, Any]:
-    """Return the document of a recipe that is wrong."""
-    return {"recipe": path, "status": "failed", "error": make_error_document(error)}
 
 
 def _name(what: str, names: Iterable[str]) -> str:

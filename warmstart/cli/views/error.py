@@ -17,3 +17,8 @@ def make_error_document(error: WarmstartError) -> Mapping[str, Any]:
         "hint": error.hint,
         "exitCode": error.exit_code,
     }
+
+
+def make_failure_document(recipe: str, error: WarmstartError) -> Mapping[str, Any]:
+    """Return the document of a recipe that is wrong, or whose build failed."""
+    return {"recipe": recipe, "status": "failed", "error": make_error_document(error)}

@@ -27,6 +27,7 @@ from warmstart.recipe.pods import (
     SeveralContainersError,
     blocks_at,
     choose_container,
+    list_claims,
     manifest_error,
     mapping_at,
 )
@@ -202,14 +203,9 @@ def _volumes(chosen: PodContainer, draft: Draft) -> list[Any]:
     mounted = {
         str(mount.get("name")) for block in (draft.container, *draft.init) for mount in blocks_at(block, "volumeMounts")
     }
-    claims = [
-        {"name": name, "persistentVolumeClaim": {"claimName": name}}
-        for claim in blocks_at(chosen.manifest, "spec", "volumeClaimTemplates")
-        if isinstance(name := mapping_at(claim, "metadata").get("name"), str)
-    ]
     volumes = [
         volume if len(volume) > 1 else {**volume, "emptyDir": {}}
-        for volume in [*claims, *blocks_at(chosen.pod, "volumes")]
+        for volume in [*list_claims(chosen.manifest), *blocks_at(chosen.pod, "volumes")]
         if str(volume.get("name")) in mounted
     ]
     names = {str(volume.get("name")) for volume in volumes}
