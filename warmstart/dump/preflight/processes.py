@@ -16,6 +16,7 @@ from warmstart.dump.proc.container import (
     GONE,
     Container,
     Process,
+    find_descendants,
     is_running,
     open_below_root,
     read_process,
@@ -52,7 +53,11 @@ def find_in_processes(container: Container) -> Iterator[Finding]:
 def _check_other_processes(container: Container) -> Iterator[Finding]:
     """Check for outside processes repeatedly, to ignore short-lived commands."""
     proc = container.proc
-    others = list(find_other_processes(proc, read_processes(proc), container.processes))
+    # The tree of this very moment: the application may have started a process since.
+    processes = read_processes(proc)
+    if container.first.pid not in processes:
+        return
+    others = list(find_other_processes(proc, processes, find_descendants(processes, container.first.pid)))
     for _ in range(_OTHER_PROCESS_CHECKS):
         if not others:
             return

@@ -63,4 +63,8 @@ def _read(proc: Path, pid: int) -> _Settings:
 
 
 def _read_number(path: Path) -> int:
-    return int(path.read_text() or "0", 16)
+    """Read a hexadecimal number; ProcessLookupError if the process is ending and has no memory (the file is empty)."""
+    text = path.read_text()
+    if not text:
+        raise ProcessLookupError(path)
+    return int(text, 16)

@@ -192,7 +192,7 @@ def read_tree(proc: Path, first_pid: int) -> tuple[Process, ...]:
     processes = read_processes(proc)
     if first_pid not in processes:
         raise ProcessLookupError(first_pid)
-    return _find_descendants(processes, first_pid)
+    return find_descendants(processes, first_pid)
 
 
 def read_process(proc: Path, pid: int) -> Process:
@@ -261,7 +261,12 @@ def read_processes(proc: Path) -> dict[int, Process]:
     return found
 
 
-def _find_descendants(processes: Mapping[int, Process], first_pid: int) -> tuple[Process, ...]:
+def find_descendants(processes: Mapping[int, Process], first_pid: int) -> tuple[Process, ...]:
+    """Return a process and its descendants, parents first.
+
+    Raises:
+        KeyError: it is not among the processes.
+    """
     children: dict[int, list[Process]] = {}
     for process in processes.values():
         children.setdefault(process.parent_pid, []).append(process)
