@@ -40,7 +40,7 @@ from warmstart.image.annotations import (
     write_provenance,
 )
 from warmstart.image.buildah import Buildah, WorkingContainer
-from warmstart.image.compose import Layer, Run, add_layers, compose_image, link_layers, pack_file
+from warmstart.image.compose import Layer, Run, compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.manifest import find_host_platform
 from warmstart.image.selfrestore.manifest_lines import describe_steps, describe_variables
@@ -134,22 +134,6 @@ def pack_launched(
     if dump.memory_file:
         layers.append(pack_file(dump.memory_file, MEMORY, layout, (identity.user, identity.group), compression))
     return [*layers, launched.changes, pack_checkpoint(launched.directory, layout, compression)]
-
-
-def make_cold_image(
-    context: BuildContext, launched: SelfCheckpoint, base: BaseImage, layout: Path, programs: Layer
-) -> Path:
-    """Make an image that starts cold as the image in `layout` will: without memory and dump, which are not used then.
-
-    Returns:
-        Its layout.
-    """
-    cold = context.workspace / "cold"
-    layers = [programs, launched.changes]
-    link_layers(layers, layout, cold)
-    annotations = {CREATED: datetime.now(UTC).isoformat(timespec="seconds")}
-    add_layers(base.layout, cold, layers, launched.run, annotations, context.recipe.labels)
-    return cold
 
 
 def make_layout(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -65,7 +65,11 @@ def start_container(
 
 
 def warm_up(
-    context: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer, inner_pid: int = 1
+    context: BuildContext,
+    engine: LocalEngine,
+    running: CriContainer | LauncherContainer,
+    inner_pid: int = 1,
+    on_ready: Callable[[], object] = lambda: None,
 ) -> WarmState:
     """Bring a started container into the state to be checkpointed.
 
@@ -74,10 +78,12 @@ def warm_up(
         engine: where it runs.
         running: the container.
         inner_pid: the application, as numbered in the container.
+        on_ready: called before the warm-up.
     """
     recipe, progress = context.recipe, context.progress
     with progress.step("ready"):
         cold_s = await_ready(running, recipe.container)
+    on_ready()
     with progress.step("warm up"):
         run_steps(
             running, recipe.warmup, pid=inner_pid, on_progress=lambda p: progress.note(f"{p.done} of {p.step.repeat}")

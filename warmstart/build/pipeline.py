@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from warmstart.build.assemble import (
@@ -15,7 +14,6 @@ from warmstart.build.assemble import (
     describe,
     edit_dump,
     edit_launched,
-    make_cold_image,
     make_layout,
     open_container,
     pack_launched,
@@ -23,18 +21,17 @@ from warmstart.build.assemble import (
 )
 from warmstart.build.base import BaseImage, fetch_base, find_source, share_layers
 from warmstart.build.beside import ALONE
-from warmstart.build.checkpoint import restore_and_checkpoint, run_and_checkpoint, run_and_dump
-from warmstart.build.cold_start import IMAGE as COLD_IMAGE
-from warmstart.build.cold_start import observe_cold_start
-from warmstart.build.container import SelfRefusedError, import_image, open_engine
+from warmstart.build.checkpoint import find_image_run, restore_and_checkpoint, run_and_checkpoint, run_and_dump
+from warmstart.build.container import SelfRefusedError, import_image, open_engine, refusing_self
 from warmstart.build.context import BuildContext, BuildOptions, open_context
+from warmstart.build.early_cold_start import EarlyColdStart
 from warmstart.build.key import find_inputs
 from warmstart.build.publish import check_output, describe_output, publish_image
 from warmstart.build.result import BuildCandidate, BuildResult, SelfCheckpoint, make_document
 from warmstart.build.secrets import check_report, search_secrets
 from warmstart.build.services import Companions, open_companions
 from warmstart.build.verify import SUBNET as VERIFY_SUBNET
-from warmstart.build.verify import Restore, Subject, check_content, open_plain_engine, verify_image
+from warmstart.build.verify import Restore, Subject, check_content, verify_image
 from warmstart.core.errors import CheckpointError, PreflightError, WarmstartError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Transport
@@ -47,7 +44,9 @@ from warmstart.engine.local import (
 )
 from warmstart.image.compose import Layer, add_layers
 from warmstart.image.layout import read_image
+from warmstart.image.selfrestore.manifest_lines import check_steps
 from warmstart.image.selfrestore.pack import MEMORY_OF_RUNTIME, pack_programs
+from warmstart.node.launcher import ensure_launcher
 from warmstart.recipe.load import with_restorers
 from warmstart.recipe.model import Recipe, Restorer
 from warmstart.recipe.privileges import require_recipe_privileges
@@ -136,18 +135,20 @@ def make_self_restoring(
     with contextlib.ExitStack() as services:
         host = engine if engine.shared else None
         context = replace(context, beside=services.enter_context(companions.run(host)))
-        launched = run_and_dump(context, engine, base, layout)
-        if Restorer.RUNTIME not in restorers:
-            services.close()
+        with refusing_self(context.recipe):
+            check_steps(context.recipe.after_restore)
+        files = ensure_launcher(context.options.cache, context.progress.note)
         with context.progress.step("image"):
-            programs = pack_programs(launched.programs.directory, layout)
-            cold_layout = make_cold_image(context, launched, base, layout, programs)
-        cold = None
-        # With services, it begins with the new ones of the verification.
-        if not engine.shared and context.beside == ALONE:
-            opener = partial(open_plain_engine, engine, restorers)
-            cold = undo.enter_context(observe_cold_start(opener, COLD_IMAGE, context.recipe.container, cold_layout))
-        dump = edit_launched(context, launched)
+            programs = pack_programs(files.directory, layout)
+        with contextlib.ExitStack() as failed:
+            run = find_image_run(context.recipe, base)
+            early = EarlyColdStart(context, engine, base, layout, programs, run, failed)
+            launched = run_and_dump(context, engine, base, layout, files, early.begin)
+            if Restorer.RUNTIME not in restorers:
+                services.close()
+            cold = early.settle(launched)
+            dump = edit_launched(context, launched)
+            undo.push(failed.pop_all())
         provenance = describe(context, engine, launched.warm, dump)
         with context.progress.step("image"):
             layers = pack_launched(launched, dump, layout, programs, context.recipe.compression)

@@ -24,7 +24,6 @@ from warmstart.image.compose import Layer, Run
 from warmstart.image.layout import Image
 from warmstart.image.secrets.record import FoundSecret, make_record
 from warmstart.image.selfrestore.pack import Identity, read_manifest
-from warmstart.node.launcher import LauncherPrograms
 from warmstart.recipe.model import Restorer
 
 
@@ -69,17 +68,17 @@ class SelfCheckpoint:
 
     Attributes:
         directory: the dump and its manifest, which no container can access.
-        programs: the launcher and its CRIU.
         run: command of the image.
         changes: layer with the application's changes to its root filesystem.
+        untouched: whether there are none, except those that the runtime makes in each container.
         warm: the application.
         environment: variables of the image and the recipe at the build.
     """
 
     directory: Path
-    programs: LauncherPrograms
     run: Run
     changes: Layer
+    untouched: bool
     warm: WarmState
     environment: Mapping[str, str] = field(default_factory=dict)
 
