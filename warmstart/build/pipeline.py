@@ -65,7 +65,6 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
     binds = [*find_binds(source), *(host.binds if host else ())]
     with open_context(recipe, options, progress, binds=binds, with_launcher=Restorer.SELF in recipe.restore) as context:
         warn_of_volumes(context, host)
-        context = replace(context, inputs=find_inputs(recipe, options, host.version if host else ""))
         base = fetch_base(context, source)
         with (
             share_layers(context, base) as stores,
@@ -73,6 +72,8 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
             open_engine(context, host, stores) as engine,
             contextlib.ExitStack() as undo,
         ):
+            inputs = find_inputs(recipe, options, host.version if host else "")
+            context = replace(context, inputs=replace(inputs, images=companions.digests))
             candidate = make_candidate(context, engine, base, companions, undo)
             own = None if engine.shared else engine
             return verify_and_publish(context, candidate, base, stores, own, companions)
