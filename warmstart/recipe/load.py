@@ -58,18 +58,23 @@ def load_recipe(
     return replace(recipe, source=None if path == STDIN else path)
 
 
-def parse_recipe(text: str, name: str) -> Recipe:
-    """The recipe in a text, such as the one that an image carries; `name` stands for it in messages.
+def parse_recipe(text: str, name: str, *, secrets: Sequence[str] = ()) -> Recipe:
+    """The recipe in a text, such as the one that an image carries.
 
     It must be complete in itself. One of an earlier version that does not name its restorers means the runtime.
 
+    Args:
+        text: the recipe.
+        name: stands for it in messages.
+        secrets: files with values of Secrets, as NAME.KEY=FILE.
+
     Raises:
-        RecipeError: the recipe is wrong.
+        RecipeError: the recipe is wrong, or a file cannot be read.
     """
     document = read_document(text.encode(), name)
     if isinstance(document.value, dict):
         document.value.setdefault("restore", [str(Restorer.RUNTIME)])
-    return _make(document, name, None, ())
+    return _make(document, name, None, secrets)
 
 
 def find_mistakes(text: str, directory: Path) -> list[str]:

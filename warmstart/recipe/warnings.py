@@ -12,13 +12,19 @@ from warmstart.recipe.sources import Sources
 from warmstart.recipe.variables import list_references
 
 _GENEROUS_S = 120
+_OPTION = "--secret "
 _PROBABLY = "is probably a secret ({}), and everyone who can pull the image can read it"
 
 
 def list_warnings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[str]:
-    """Yield the warnings about a recipe and its document, each with its place."""
+    """Yield the warnings about a recipe and its document, each with its place, and about options."""
     for path, message in _findings(document, recipe, sources):
-        yield ": ".join(part for part in (document.place(path).label, dotted(path), message) if part)
+        yield f"{document.place(path).label}: {dotted(path)}: {message}" if path else message
+
+
+def list_unused_options(recipe: Recipe) -> list[str]:
+    """Return the warnings of a recipe about values on the command line that nothing uses."""
+    return [warning for warning in recipe.warnings if warning.startswith(_OPTION)]
 
 
 def list_impatient_probes(container: Container) -> Iterator[str]:
@@ -44,7 +50,7 @@ def _findings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[
         if path:
             yield path, "nothing in the recipe uses it"
         else:
-            yield (), f"--secret {shown(name)}: nothing in the recipe uses it"
+            yield (), f"{_OPTION}{shown(name)}: nothing in the recipe uses it"
 
 
 def _suspects(document: Document) -> Iterator[tuple[KeyPath, str]]:

@@ -324,7 +324,7 @@ def test_what_nothing_uses_is_warned_of() -> None:
     assert set(recipe.warnings) == {
         "recipe.yaml:7: build.secrets.db.password: nothing in the recipe uses it",
         "recipe.yaml:7: build.fields.status.podIP: nothing in the recipe uses it",
-        "recipe.yaml:1: --secret x.y: nothing in the recipe uses it",
+        "--secret x.y: nothing in the recipe uses it",
     }
 
 
