@@ -8,7 +8,7 @@ from pathlib import Path
 
 from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.services import open_companions
-from warmstart.build.verify import SUBNET, Restore, Subject, check_content, verify_image
+from warmstart.build.verify import SUBNET, Restore, Subject, check_content, find_hook_limit_s, verify_image
 from warmstart.build.warm_image import Decide, list_made_up, make_absolute, pull_warm_image
 from warmstart.core.errors import VerifyError
 from warmstart.core.progress import Progress
@@ -58,7 +58,15 @@ def verify_source(
             check_content(layout, image.name)
             # Some values of the build, such as those that it made up, are not in the image.
             container = replace(recipe.container, env=(*recipe.container.env, WARN))
-            subject = Subject(layout, image.name, container, image.provenance.identity, recipe.restore, beside=beside)
+            subject = Subject(
+                layout,
+                image.name,
+                container,
+                image.provenance.identity,
+                recipe.restore,
+                beside=beside,
+                hook_limit_s=find_hook_limit_s(recipe, recipe.restore),
+            )
             with start_engine(session, "verify", subnet=SUBNET) as engine:
                 engine.import_image(layout, image.name, progress.note)
                 try:
