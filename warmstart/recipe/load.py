@@ -13,6 +13,7 @@ from warmstart.core.errors import RecipeError, input_errors_as
 from warmstart.core.yaml_document import Document, KeyPath, Problem, read_document, summarize
 from warmstart.recipe.beside import arrange
 from warmstart.recipe.checks import find_problems
+from warmstart.recipe.command_line import settle_command_line
 from warmstart.recipe.complete import complete_document
 from warmstart.recipe.construct import make_recipe
 from warmstart.recipe.model import Recipe, Restorer
@@ -108,7 +109,7 @@ def _make(document: Document, name: str, directory: Path | None, secrets: Sequen
 
     files = read_secret_files(secrets, find_secret_names(value))
     sources = Sources(value["name"], objects, value.get("build", {}), files, report)
-    recipe = make_recipe(value, sources, report)
+    recipe = settle_command_line(make_recipe(value, sources, report), warnings.append, report)
     if problems:
         raise recipe_error(name, sorted(problems, key=lambda one: one.place.order), sources.missing.stanza())
     recipe = _settle_restorers(recipe, warnings)

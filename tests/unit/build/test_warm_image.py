@@ -36,24 +36,23 @@ def make(container: dict[str, Any], secrets: tuple[str, ...] = (), **more: Any) 
 
 
 @pytest.mark.parametrize(
-    ("container", "more", "where"),
+    ("container", "where"),
     [
-        ({"env": [PASSWORD]}, {}, "PASSWORD"),
-        ({"env": [PASSWORD, {"name": "URL", "value": "db://user:$(PASSWORD)@postgres"}]}, {}, "PASSWORD, URL"),
-        ({"env": [PASSWORD], "args": ["--password=$(PASSWORD)"]}, {"late": ["PASSWORD"]}, "args"),
+        ({"env": [PASSWORD]}, "PASSWORD"),
+        ({"env": [PASSWORD, {"name": "URL", "value": "db://user:$(PASSWORD)@postgres"}]}, "PASSWORD, URL"),
+        ({"env": [PASSWORD], "args": ["--password=$(PASSWORD)"]}, "PASSWORD, args"),
     ],
 )
-def test_a_frozen_secret_that_new_services_would_not_accept_is_required(container, more, where, tmp_path):
-    restore = {"restore": ["runtime"]} if not more else {"restore": ["runtime", "self"]}
+def test_a_frozen_secret_that_new_services_would_not_accept_is_required(container, where, tmp_path):
     with pytest.raises(RecipeError) as caught:
-        require_secrets(make(container, **restore, **more), "app:warm")
+        require_secrets(make(container), "app:warm")
     error = caught.value
     assert error.brief == "app:warm needs the build's value of db.password"
     assert error.details[0] == f"db.password: kept in {where}, and postgres would get a new value"
     assert error.hint.startswith("add --secret db.password=FILE, or --recipe")
     file = tmp_path / "password"
     file.write_bytes(b"s3cret-of-the-build")
-    recipe = make(container, (f"db.password={file}",), **restore, **more)
+    recipe = make(container, (f"db.password={file}",))
     require_secrets(recipe, "app:warm")
     assert list_made_up(recipe) == []
     assert dict(recipe.services[0].container.env) == {"PASSWORD": "s3cret-of-the-build"}
