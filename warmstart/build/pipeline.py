@@ -27,7 +27,7 @@ from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.early_cold_start import EarlyColdStart
 from warmstart.build.key import find_inputs
 from warmstart.build.publish import check_output, describe_output, publish_image
-from warmstart.build.result import BuildCandidate, BuildResult, SelfCheckpoint, make_document
+from warmstart.build.result import BuildCandidate, BuildResult, EditedDump, SelfCheckpoint, make_document
 from warmstart.build.secrets import check_report, search_secrets
 from warmstart.build.services import Companions, open_companions
 from warmstart.build.verify import SUBNET as VERIFY_SUBNET
@@ -41,6 +41,7 @@ from warmstart.engine.local import (
     find_host_runtime,
     start_engine,
 )
+from warmstart.image.annotations import Provenance
 from warmstart.image.compose import Layer, add_layers
 from warmstart.image.layout import read_image
 from warmstart.image.selfrestore.manifest_lines import check_steps
@@ -157,11 +158,9 @@ def make_self_restoring(
             cold = early.settle(launched)
             dump = edit_launched(context, launched)
             undo.push(failed.pop_all())
-        provenance = describe(context, engine, launched.warm, dump)
         with context.progress.step("image"):
             layers = pack_launched(launched, dump, layout, programs, context.recipe.compression)
-            annotations = annotate(context, base, launched.warm, provenance)
-            add_layers(base.layout, layout, layers, launched.run, annotations, context.recipe.labels)
+            provenance = write_image(context, engine, base, launched, dump, layers)
         candidate = BuildCandidate(layout, launched.warm, dump, provenance, cold)
         if Restorer.RUNTIME not in restorers:
             return candidate
@@ -176,10 +175,27 @@ def make_self_restoring(
             return candidate
         # Without the name of a checkpoint, and with a recipe that says so.
         context = replace(context, recipe=with_restorers(context.recipe, [Restorer.SELF]))
-        provenance = describe(context, engine, launched.warm, dump)
-        annotations = annotate(context, base, launched.warm, provenance)
-        add_layers(base.layout, layout, layers, launched.run, annotations, context.recipe.labels)
+        provenance = write_image(context, engine, base, launched, dump, layers)
         return replace(candidate, provenance=provenance, restorers=context.recipe.restore)
+
+
+def write_image(
+    context: BuildContext,
+    engine: LocalEngine,
+    base: BaseImage,
+    launched: SelfCheckpoint,
+    dump: EditedDump,
+    layers: Sequence[Layer],
+) -> Provenance:
+    """Write the manifest and the config of an image that restores itself, whose layers are packed already.
+
+    Returns:
+        Its provenance, which has the context's recipe.
+    """
+    provenance = describe(context, engine, launched.warm, dump)
+    annotations = annotate(context, base, launched.warm, provenance)
+    add_layers(base.layout, context.workspace / "layout", layers, launched.run, annotations, context.recipe.labels)
+    return provenance
 
 
 def add_checkpoint(

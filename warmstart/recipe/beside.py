@@ -16,6 +16,7 @@ from typing import Any
 from warmstart.core.errors import InputError
 from warmstart.core.yaml_document import Document, KeyPath, Problem, shown, walk
 from warmstart.recipe.objects import FoundContainer, Objects, ServiceObject, find_path, read_file
+from warmstart.recipe.patience import make_patient
 from warmstart.recipe.pods import (
     Block,
     PodContainer,
@@ -42,7 +43,6 @@ _NAMESPACE = "default"
 _OF_CONTAINERS = ("runAsUser", "runAsGroup", "runAsNonRoot", "supplementalGroups", "seccompProfile", "appArmorProfile")
 # A service runs under the runtime's own.
 _PROFILES = frozenset({"seccompProfile", "appArmorProfile"})
-_TRIES = 120
 # Types of a hostPath.
 _DIRECTORIES = (None, "", "Directory", "DirectoryOrCreate")
 
@@ -275,7 +275,7 @@ def _make_container(one: PodContainer, services: Sequence[ServiceObject]) -> Blo
     if not probes:
         probe = one.block.get("livenessProbe") or _guess_probe(one, services)
         probes = {"readinessProbe": probe} if probe else {}
-    return container | {key: _make_patient(probe) for key, probe in probes.items()}
+    return container | {key: make_patient(probe) if isinstance(probe, dict) else probe for key, probe in probes.items()}
 
 
 def _find_context(one: PodContainer) -> Block:
@@ -289,16 +289,6 @@ def _find_context(one: PodContainer) -> Block:
         and key not in _PROFILES
         and known[key].get("$ref") not in (IGNORED, REFUSED)
     }
-
-
-def _make_patient(probe: Any) -> Any:
-    """Return a probe that begins at once and gives up late: nobody is served meanwhile."""
-    if not isinstance(probe, dict):
-        return probe
-    tries = probe.get("failureThreshold")
-    patient = max(tries, _TRIES) if isinstance(tries, int) else _TRIES
-    left = {key: value for key, value in probe.items() if key not in ("initialDelaySeconds", "successThreshold")}
-    return {**left, "periodSeconds": 1, "failureThreshold": patient}
 
 
 def _guess_probe(one: PodContainer, services: Sequence[ServiceObject]) -> Block | None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from warmstart.core.yaml_document import Document, KeyPath, dotted, shown
 from warmstart.recipe.checks import list_containers
 from warmstart.recipe.model import Container, Recipe, VolumeKind
+from warmstart.recipe.patience import PATIENCE_S
 from warmstart.recipe.secret_names import find_suspects, secret_reason
 from warmstart.recipe.sources import Sources
 from warmstart.recipe.variables import list_references
 
-_GENEROUS_S = 120
 _OPTION = "--secret "
 _PROBABLY = "is probably a secret ({}), and everyone who can pull the image can read it"
 
@@ -34,9 +34,9 @@ def list_impatient_probes(container: Container) -> Iterator[str]:
         key: probe.initial_delay_s + probe.period_s * probe.failure_threshold for key, probe in probes.items() if probe
     }
     limit_s = sum(found.values())
-    if limit_s < _GENEROUS_S:
+    if limit_s < PATIENCE_S:
         message = f"the build gives up if the container is not ready after {limit_s} s"
-        yield f"container.{list(found)[-1]}: {message}: set periodSeconds: 1 and failureThreshold: {_GENEROUS_S}"
+        yield f"container.{list(found)[-1]}: {message}: set periodSeconds: 1 and failureThreshold: {PATIENCE_S}"
 
 
 def _findings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[tuple[KeyPath, str]]:
