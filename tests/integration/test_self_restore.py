@@ -125,15 +125,31 @@ def read_cold_reason(running: CriContainer) -> str | None:
     return next((line for line in running.log_tail(20) if line.startswith("warmstart: cold start: ")), None)
 
 
+def run_hook(running: CriContainer) -> tuple[int, str]:
+    """Run a pod's hook, and return the number of its requests to the application, and what it said before a time."""
+    before = int(str(read_state(running)["requests"]))
+    result = running.exec(["/.warmstart/launcher", "steps"], timeout_s=10)
+    assert result.exit_code == 0, result.stderr
+    # The last request is the one for the state.
+    return int(str(read_state(running)["requests"])) - before - 1, result.stderr.rpartition(" in ")[0]
+
+
 def test_one_image_is_restored_by_the_runtime_and_by_itself(make, start):
-    layout, container = make("runtime", "self", container={"securityContext": RESTRICTED})
+    steps = [{"signal": "SIGCONT"}, {"httpGet": {"path": "/ready", "port": 8080}}]
+    layout, container = make("runtime", "self", container={"securityContext": RESTRICTED}, afterRestore=steps)
     with start(layout, container, restore=True) as running:
         assert running.restored
         assert_warm(running)
+        # Its memory is that of the dump, before any step.
+        assert run_hook(running) == (1, "warmstart: after-restore steps")
     with start(layout, container, restore=False) as running:
         assert not running.restored
         read_launcher_ms(running)
         assert_warm(running)
+        assert run_hook(running) == (0, "")
+    with start(layout, replace(container, env=(*container.env, ("WARMSTART", "off")))) as running:
+        wait_until_it_answers(running)
+        assert run_hook(running) == (0, "")
     facts = inspect_target(str(layout)).image
     assert facts is not None
     assert facts.restorers == ("CRI-O", "itself")

@@ -14,6 +14,7 @@ from warmstart import __version__
 from warmstart.build.base import BaseImage
 from warmstart.build.container import refusing_self
 from warmstart.build.context import BuildContext
+from warmstart.build.literals import find_command_line
 from warmstart.build.result import EditedDump, RuntimeCheckpoint, SelfCheckpoint, WarmState
 from warmstart.dump.archive.archive import Archive, extract_archive
 from warmstart.dump.criu.contents import sum_pages_bytes
@@ -173,7 +174,7 @@ def make_layout(
             f"oci:{addition}",
             annotations=annotations,
             labels=recipe.labels,
-            cmd=recipe.container.command + recipe.container.args or None,
+            cmd=find_command_line(recipe) or None,
         )
         if dump.memory_file:
             name = f"{DIRECTORY}/{dump.memory_file.name}"

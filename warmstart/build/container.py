@@ -141,11 +141,9 @@ def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriCo
             volumes=recipe.container.volume_mounts,
             # Where only the runtime could not, that is found later, and the image restores itself.
             by_runtime=not launched or (Restorer.RUNTIME in recipe.restore and not recipe.restore_is_default),
+            launched=launched,
         )
         refused = check_launched(engine.proc, running.pid, recipe.container.volume_mounts) if launched else ()
-        if launched:
-            # Its parent is the launcher, in its own namespaces.
-            findings = tuple(finding for finding in findings if finding.code != "sysv-shm-host-ipc")
         errors = [finding for finding in (*findings, *refused) if finding.is_error]
         if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:
             break

@@ -33,15 +33,18 @@ from warmstart.engine.local import LocalEngine, start_engine
 from warmstart.image.cache.blobs import BlobCache
 from warmstart.image.mount_points import check_opened
 from warmstart.image.open import open_image
+from warmstart.image.selfrestore.pack import HOOK
 from warmstart.node.crio import PAUSE_IMAGE
 from warmstart.probe.readiness import first_probe, wait_first_success
-from warmstart.recipe.model import Container, Restorer
+from warmstart.recipe.model import Container, Recipe, Restorer, Step
 
 # The bridge of a CRI-O outlives it, so each has addresses of its own.
 SUBNET = "10.89.0.0/24"
 SELF_SUBNET = "10.89.1.0/24"
 RESTORES = 2
 LIMIT_S = 60.0
+# In addition to the time limits of its steps.
+HOOK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Subject:
         restorers: who must restore it.
         restrictions: of the dumped threads; none may be lost.
         beside: the company of the container.
+        hook_limit_s: time limit of the hook with which a pod does the steps after a restore by the runtime; 0 for none.
     """
 
     layout: Path
@@ -89,6 +93,14 @@ class Subject:
     restorers: Sequence[Restorer] = (Restorer.RUNTIME,)
     restrictions: Mapping[int, Restrictions] = field(default_factory=dict)
     beside: Beside = ALONE
+    hook_limit_s: float = 0.0
+
+
+def find_hook_limit_s(recipe: Recipe, restorers: Sequence[Restorer]) -> float:
+    """Return the time limit of the hook for an image; 0 if it has no steps, or no launcher that could do them."""
+    if not recipe.after_restore or Restorer.SELF not in restorers:
+        return 0.0
+    return HOOK_S + sum(step.timeout_s for step in recipe.after_restore if isinstance(step, Step))
 
 
 def verify_image(
@@ -191,6 +203,8 @@ class _Pod:
     def _restore(self, name: str) -> Restore:
         try:
             with self.subject.beside.start(self.engine, self.container, self.subject.name, name) as running:
+                if self.restorer is Restorer.RUNTIME and self.subject.hook_limit_s:
+                    run_hook(running, self.subject.hook_limit_s)
                 wait_first_success(running, first_probe(self.container), limit_s=LIMIT_S)
                 first_success_s = time.monotonic() - running.requested_at
                 launcher_ms = self._check_restorer(running)
@@ -222,6 +236,21 @@ class _Pod:
         if lost := find_lost(self.subject.restrictions, restrictions, exact=exact):
             brief = f"the restored process has fewer restrictions than before the checkpoint: {lost[0]}"
             raise VerifyError(brief, details=lost[1:])
+
+
+def run_hook(running: CriContainer, limit_s: float) -> None:
+    """Do the steps after a restore by the runtime as the pod's hook does.
+
+    Raises:
+        AppError: a step failed.
+    """
+    try:
+        result = running.exec(HOOK, limit_s)
+    except TimeoutError as error:
+        raise AppError(f"the steps after the restore took longer than {limit_s:g} s") from error
+    if result.exit_code:
+        lines = result.stderr.splitlines() or [f"the hook ended with exit status {result.exit_code}"]
+        raise AppError(lines[0].removeprefix("warmstart: "), details=lines[1:])
 
 
 def read_identities(proc: Path, pid: int) -> set[str]:

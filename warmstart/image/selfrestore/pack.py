@@ -32,6 +32,8 @@ PROGRAMS = f"{CREATED_BY}launcher"
 BUILD_LAUNCHER = "/launcher"
 BUILD_ROOT = "/container"
 ENTRYPOINT = (LAUNCHER, "start", "--")
+#: The command of a pod's postStart that does the steps after a restore by the runtime, and nothing after other starts.
+HOOK = (LAUNCHER, "steps")
 # Directories that the launcher saves in `seed` and puts back at a restore.
 SEEDED = ("tmp", "var/tmp", "run")
 
