@@ -26,6 +26,7 @@ from warmstart.dump.edit.listeners import find_listeners
 from warmstart.dump.edit.memory import choose_all, map_memory
 from warmstart.dump.edit.parents import clear_parent_death_signals
 from warmstart.dump.edit.sockets import clear_owners, close_sockets
+from warmstart.dump.edit.timers import restart_timers
 from warmstart.dump.preflight.check import raise_on_errors
 from warmstart.dump.preflight.filters import check_filters
 from warmstart.engine.local import LocalEngine
@@ -92,6 +93,7 @@ def edit_images(context: BuildContext, directory: Path, warm: WarmState, name: s
     pages_bytes = sum_pages_bytes(directory)
     sockets = close_sockets(directory, established=context.recipe.close_tcp)
     clear_parent_death_signals(directory)
+    restart_timers(directory)
     policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(warm.programs), Mapped.NONE: choose_none}
     choose = policies[context.recipe.mapped]
     memory = map_memory(directory, memory_file, path_in_image=f"/{name}", choose=choose)
