@@ -29,6 +29,7 @@ from warmstart.dump.edit.sockets import clear_owners, close_sockets
 from warmstart.dump.edit.timers import restart_timers
 from warmstart.dump.preflight.check import raise_on_errors
 from warmstart.dump.preflight.filters import check_filters
+from warmstart.dump.state.document import write_state
 from warmstart.engine.local import LocalEngine
 from warmstart.image.annotations import (
     BASE_DIGEST,
@@ -37,6 +38,7 @@ from warmstart.image.annotations import (
     CPU,
     CREATED,
     PREFIX,
+    STATE,
     Provenance,
     write_provenance,
 )
@@ -123,6 +125,7 @@ def annotate(context: BuildContext, base: BaseImage, warm: WarmState, provenance
         BASE_NAME: base.source.label,
         BASE_DIGEST: base.digest,
         PREFIX + CPU: " ".join(warm.cpu_features),
+        **({PREFIX + STATE: write_state(warm.state)} if warm.state else {}),
         **write_provenance(provenance),
     }
 

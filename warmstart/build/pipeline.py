@@ -257,8 +257,9 @@ def verify(
         recipe.container,
         warm.identity,
         candidate.restorers or recipe.restore,
-        warm.restrictions,
+        warm.state,
         context.beside,
+        context.options.force,
     )
     with context.progress.step("verify"), contextlib.ExitStack() as ended:
         check_content(subject.layout, subject.name, context.blobs)

@@ -12,8 +12,10 @@ from warmstart.build.verify import SUBNET, Restore, Subject, check_content, veri
 from warmstart.core.errors import ImageError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Source
+from warmstart.dump.state.document import parse_state
+from warmstart.dump.state.model import KernelState
 from warmstart.engine.local import find_access, find_binds, start_engine
-from warmstart.image.annotations import read_provenance
+from warmstart.image.annotations import PREFIX, STATE, read_provenance
 from warmstart.image.layout import read_image
 from warmstart.image.manifest import check_platform
 from warmstart.image.registry.credentials import RegistryAccess
@@ -74,7 +76,9 @@ def verify_source(
             check_content(layout, name)
             # The values of the build's secrets are not in the image.
             container = replace(recipe.container, env=(*recipe.container.env, WARN))
-            subject = Subject(layout, name, container, provenance.identity, recipe.restore, beside=beside)
+            record = image.manifest.annotations.get(PREFIX + STATE)
+            state = parse_state(record) if record else KernelState()
+            subject = Subject(layout, name, container, provenance.identity, recipe.restore, state, beside)
             with start_engine(session, "verify", subnet=SUBNET) as engine:
                 engine.import_image(layout, name, progress.note)
                 return verify_image(subject, engine, progress)
