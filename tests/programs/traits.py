@@ -78,7 +78,11 @@ def make_timers() -> None:
 def make_sockets(*, decisive: bool) -> None:
     tcp, udp = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     six, local = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    options = [(tcp, TCP_OPTIONS), (udp, UDP_OPTIONS + DECISIVE * decisive), (six, IPV6_OPTIONS + DECISIVE_IPV6 * decisive)]
+    options = [
+        (tcp, TCP_OPTIONS),
+        (udp, UDP_OPTIONS + DECISIVE * decisive),
+        (six, IPV6_OPTIONS + DECISIVE_IPV6 * decisive),
+    ]
     for each, values in options:
         for value in values:
             each.setsockopt(*value)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 PROGRAM = Path(__file__).parents[1] / "programs/traits.py"
 
+#: A subject of each kind.
+SUBJECTS = ("thread 1", "process 1", "descriptor 1 1", "network")
 #: Facts that the service has set, with their values: of any of its threads, of its process, and by descriptor.
 THREAD = {
     "nice": "7",

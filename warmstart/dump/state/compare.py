@@ -98,7 +98,7 @@ def _is_same(before: KernelState, after: KernelState, subject: str) -> bool:
 def _without_closed(value: str, subject: str, before: KernelState, after: KernelState) -> str:
     """Remove the watched descriptors that are not open any more: the application closes connections."""
     pid = int(subject.split()[1])
-    numbers = (number for number in value.split(",") if number)
+    numbers = (number for number in value.split(",") if number.isdecimal())
     return ",".join(each for each in numbers if _is_same(before, after, name_descriptor(pid, int(each))))
 
 
@@ -109,13 +109,20 @@ def _compare(before: KernelState, after: KernelState, *, exact: bool) -> Iterato
         new = after.subjects[subject]
         for fact, value in old.items():
             rule = find_rule(subject, fact)
-            if fact == WATCHED:
-                value = _without_closed(value, subject, before, after)
             if rule is None or (fact not in new and not rule.absent_is_none) or _is_excused(fact, new):
                 continue
-            is_lost = rule.exact if exact and rule.exact else rule.is_lost
-            if is_lost(value, new.get(fact, "")):
+            if fact == WATCHED:
+                value = _without_closed(value, subject, before, after)
+            if _is_lost(rule, value, new.get(fact, ""), exact=exact):
                 yield Difference(subject, fact, _label(before, subject), value, new.get(fact, ""), rule)
+
+
+def _is_lost(rule: Rule, old: str, new: str, *, exact: bool) -> bool:
+    is_lost = rule.exact if exact and rule.exact else rule.is_lost
+    try:
+        return is_lost(old, new)
+    except ValueError:  # not a number: an image may claim anything
+        return old != new
 
 
 def _is_excused(fact: str, new: Facts) -> bool:

@@ -7,17 +7,19 @@ It is a list of groups of subjects that have all facts in common, since most thr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from warmstart.core.errors import ImageError
 from warmstart.core.untrusted_json import JsonError, parse_json
-from warmstart.dump.state.model import Facts, KernelState
+from warmstart.dump.state.model import IDENTITY, Facts, KernelState
 
 VERSION = 1
 #: The document is an annotation of the image's manifest. Subjects beyond this size are left out.
 MAX_BYTES = 64 << 10
 _MAX_TEXT = 4096
+_SUBJECT = re.compile(r"network|(process|thread) [0-9]{1,10}|descriptor [0-9]{1,10} [0-9]{1,10}")
 
 
 def write_state(state: KernelState) -> str:
@@ -63,7 +65,10 @@ def parse_state(text: str) -> KernelState:
 
 def _parse_group(group: Mapping[str, Any]) -> list[tuple[str, Facts]]:
     facts = {_check(name): _check(value) for name, value in group["facts"].items()}
-    return [(_check(subject), facts) for subject in group["of"]]
+    for subject in group["of"]:
+        if not _SUBJECT.fullmatch(_check(subject)) or (subject.startswith("descriptor") and IDENTITY not in facts):
+            raise ValueError(f"{subject[:80]!r} is no subject")
+    return [(subject, facts) for subject in group["of"]]
 
 
 def _check(value: object) -> str:

@@ -148,6 +148,17 @@ def test_text_of_the_application_cannot_control_the_terminal():
     assert "\x1b" not in line
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_an_image_may_claim_anything(exact):
+    facts = dict.fromkeys(
+        [*THREAD, "SigIgn", "SigCgt", "coredump_filter", "timers", "locks", "watched descriptors"], "x²"
+    )
+    claimed = state(thread_1=facts, process_1=facts, descriptor_1_1={**facts, "is": "a"})
+    assert lost(claimed, claimed, exact) == ()
+    real = state(thread_1=THREAD, process_1=THREAD, descriptor_1_1={"is": "a", "locks": ""})
+    assert lost(claimed, real, exact) != ()
+
+
 def test_only_what_two_looks_show_is_confirmed():
     before, after = state(thread_100=THREAD), state(thread_100={**THREAD, "Groups": "7", "SigBlk": "1"})
     first = find_differences(before, after, exact=False)

@@ -44,6 +44,8 @@ def test_descriptors_are_left_out_of_a_record_that_is_too_large():
         ('{"version": 1, "groups": [7]}', "is not understood"),
         ('{"version": 1, "groups": [{"of": ["a"], "facts": {"b": 1}}]}', "is not understood"),
         ('{"version": 1, "groups": [{"of": [1], "facts": {}}]}', "is not understood"),
+        ('{"version": 1, "groups": [{"of": ["thread a"], "facts": {}}]}', "is not understood"),
+        ('{"version": 1, "groups": [{"of": ["descriptor 1 2"], "facts": {}}]}', "is not understood"),
         (json.dumps({"version": 1, "groups": [{"of": ["a"], "facts": {"b": "c" * 5000}}]}), "is not understood"),
         ('{"version": 1, "version": 1}', "more than once"),
         ("[" * 60000, "nested too deeply"),

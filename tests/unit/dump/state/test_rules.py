@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support.traits import SUBJECTS
 
 from warmstart.dump.state.model import IDENTITY, NAME
 from warmstart.dump.state.read import read_state
@@ -15,7 +16,7 @@ from warmstart.dump.state.sockets import list_options
 
 
 def is_known(name: str) -> bool:
-    compared = any(find_rule(subject, name) for subject in ("thread 1", "process 1", "descriptor 1 1", "network"))
+    compared = any(find_rule(subject, name) for subject in SUBJECTS)
     return compared or name in SILENT or name.startswith(tuple(SILENT_PREFIXES))
 
 
@@ -40,14 +41,11 @@ def test_each_option_is_known():
 
 
 def test_nothing_is_both_compared_and_silent():
-    subjects = ("thread 1", "process 1", "descriptor 1 1", "network")
-    assert [name for name in SILENT for subject in subjects if find_rule(subject, name)] == []
+    assert [name for name in SILENT for subject in SUBJECTS if find_rule(subject, name)] == []
     assert {IDENTITY, NAME} <= SILENT.keys()
 
 
 def test_each_rule_has_a_fix():
     names = [*list_options(), "Uid", "Umask", "locks", "groups", "Cpus_allowed_list", "limit open files", "SigCgt"]
-    rules = [
-        find_rule(subject, name) for subject in ("thread 1", "process 1", "descriptor 1 1", "network") for name in names
-    ]
+    rules = [find_rule(subject, name) for subject in SUBJECTS for name in names]
     assert {rule.code for rule in rules if rule} <= FIXES.keys()
