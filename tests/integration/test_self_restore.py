@@ -18,7 +18,7 @@ from warmstart.build.publish import Output
 from warmstart.build.verify import read_launcher_ms
 from warmstart.core.errors import PreflightError
 from warmstart.core.reference import Transport
-from warmstart.dump.proc.restrictions import read_restrictions
+from warmstart.dump.state import read as kernel
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import start_engine
 from warmstart.image.layout import read_image
@@ -164,10 +164,12 @@ def test_a_filter_of_the_applications_own_survives_by_each_restorer(make, start)
             assert_warm(running)
             assert get(running, "/denied") == (200, str(errno.EACCES))
             proc = running.engine.proc
-            threads = read_restrictions(proc, running.pid)
-            server = next(each for each in threads.values() if each.name == "server")
+            threads = [
+                facts for name, facts in kernel.read_state(proc, running.pid).subjects.items() if "thread" in name
+            ]
+            server = next(each for each in threads if each["name"] == "server")
             # CRI-O's, the launcher's, its own.
-            assert (server.filters, server.no_new_privs) == (3, True)
+            assert (server["Seccomp_filters"], server["NoNewPrivs"]) == ("3", "1")
 
 
 def test_a_filter_that_would_not_let_a_restore_end_is_refused(make):

@@ -27,8 +27,10 @@ from warmstart.dump.edit.listeners import find_listeners
 from warmstart.dump.edit.memory import choose_all, map_memory
 from warmstart.dump.edit.parents import clear_parent_death_signals
 from warmstart.dump.edit.sockets import clear_owners, close_sockets
+from warmstart.dump.edit.timers import restart_timers
 from warmstart.dump.preflight.check import raise_on_errors
 from warmstart.dump.preflight.filters import check_filters
+from warmstart.dump.state.document import write_state
 from warmstart.engine.local import LocalEngine
 from warmstart.image.annotations import (
     BASE_DIGEST,
@@ -37,6 +39,7 @@ from warmstart.image.annotations import (
     CPU,
     CREATED,
     PREFIX,
+    STATE,
     Provenance,
     write_provenance,
 )
@@ -93,6 +96,7 @@ def edit_images(context: BuildContext, directory: Path, warm: WarmState, name: s
     pages_bytes = sum_pages_bytes(directory)
     sockets = close_sockets(directory, established=context.recipe.close_tcp)
     clear_parent_death_signals(directory)
+    restart_timers(directory)
     policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(warm.programs), Mapped.NONE: choose_none}
     choose = policies[context.recipe.mapped]
     memory = map_memory(directory, memory_file, path_in_image=f"/{name}", choose=choose)
@@ -122,6 +126,7 @@ def annotate(context: BuildContext, base: BaseImage, warm: WarmState, provenance
         BASE_NAME: base.source.label,
         BASE_DIGEST: base.digest,
         PREFIX + CPU: " ".join(warm.cpu_features),
+        **({PREFIX + STATE: write_state(warm.state)} if warm.state else {}),
         **write_provenance(provenance),
     }
 

@@ -16,6 +16,7 @@ from warmstart.build.container import (
     warm_up,
 )
 from warmstart.build.context import BuildContext
+from warmstart.build.kernel_state import settle
 from warmstart.build.launched import (
     LauncherDirectories,
     await_application,
@@ -60,6 +61,7 @@ def run_and_checkpoint(
         has_tmp = has_directory(engine.proc, running.pid, "/tmp")  # noqa: S108  (of the container)
         with context.progress.step("checkpoint"):
             checkpoint(context, engine, running, archive)
+            warm = replace(warm, state=settle(warm.state, engine.proc, running.pid))
         on_dumped(running)
     return RuntimeCheckpoint(archive, warm, has_tmp)
 
@@ -108,6 +110,7 @@ def run_and_dump(
         warm = warm_up(context, engine, launched, launched.inner_pid, on_ready)
         with context.progress.step("checkpoint"):
             launched.dump(context.options.checkpoint_timeout_s)
+            warm = replace(warm, state=settle(warm.state, engine.proc, launched.pid))
             changes = launched.take_out(directory)
             untouched = changes_no_files(changes)
             layer = pack_changes(changes, layout, context.recipe.compression)

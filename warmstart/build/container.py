@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from warmstart.build.context import BuildContext
+from warmstart.build.kernel_state import read_before
 from warmstart.build.launched import LauncherContainer
 from warmstart.build.result import WarmState
 from warmstart.core.cpu import read_features
@@ -20,7 +21,6 @@ from warmstart.dump.edit.programs import read_programs
 from warmstart.dump.preflight.check import check_processes, raise_on_errors
 from warmstart.dump.preflight.self import check_launched
 from warmstart.dump.proc.container import open_below_root
-from warmstart.dump.proc.restrictions import read_restrictions
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
@@ -92,9 +92,10 @@ def warm_up(
         context.beside.check()
     with progress.step("preflight"):
         check_before_dump(context, engine, running)
+        state = read_before(engine.proc, running.pid, force=context.options.force)
         identity = read_identity(engine.proc, running.pid)
         programs = read_programs(engine.proc, running.pid)
-        return WarmState(identity, cold_s, programs, read_features(), read_restrictions(engine.proc, running.pid))
+        return WarmState(identity, cold_s, programs, read_features(), state)
 
 
 def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, container: Container) -> None:

@@ -282,9 +282,10 @@ def verify(
         recipe.container,
         warm.identity,
         restorers,
-        warm.restrictions,
+        warm.state,
         context.beside,
         find_hook_limit_s(recipe, restorers),
+        force=context.options.force,
     )
     with context.progress.step("verify"), contextlib.ExitStack() as ended:
         check_content(subject.layout, subject.name, context.blobs)

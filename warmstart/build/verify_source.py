@@ -64,7 +64,8 @@ def verify_source(
                 container,
                 image.provenance.identity,
                 recipe.restore,
-                beside=beside,
+                image.state,
+                beside,
                 hook_limit_s=find_hook_limit_s(recipe, recipe.restore),
             )
             with start_engine(session, "verify", subnet=SUBNET) as engine:

@@ -9,8 +9,10 @@ from pathlib import Path
 from warmstart.core.errors import ImageError, RecipeError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Source
+from warmstart.dump.state.document import parse_state
+from warmstart.dump.state.model import KernelState
 from warmstart.engine.local import find_access
-from warmstart.image.annotations import Provenance, read_provenance
+from warmstart.image.annotations import PREFIX, STATE, Provenance, read_provenance
 from warmstart.image.layout import read_image
 from warmstart.image.manifest import check_platform
 from warmstart.image.registry.credentials import RegistryAccess
@@ -35,6 +37,7 @@ class WarmImage:
         provenance: how it was built.
         recipe: the recipe to run it by.
         restorers: who restores it, by its own recipe.
+        state: the kernel state before its checkpoint; empty if the image has none.
     """
 
     source: Source
@@ -42,6 +45,7 @@ class WarmImage:
     provenance: Provenance
     recipe: Recipe
     restorers: tuple[Restorer, ...]
+    state: KernelState
 
     @property
     def name(self) -> str:
@@ -92,7 +96,9 @@ def pull_warm_image(
     for warning in list_unused_options(recipe):
         progress.warn(warning)
     require_secrets(recipe, str(source))
-    return WarmImage(source, layout, provenance, recipe, claimed.restore)
+    record = image.manifest.annotations.get(PREFIX + STATE)
+    state = parse_state(record) if record else KernelState()
+    return WarmImage(source, layout, provenance, recipe, claimed.restore, state)
 
 
 def require_secrets(recipe: Recipe, name: str) -> None:
