@@ -101,7 +101,7 @@ def addresses(cluster, cache) -> Iterator[dict[Service, dict[str, str]]]:
         pods.append(make_pod(f"{one.user}-postgres", f"{cluster.registry}/postgres:1.0", *env, probe=probe))
     cluster.apply(*pods)
     cluster.kubectl("wait", "pod", "-l", "part=database", "--for=condition=Ready", "--timeout=60s", timeout_s=70)
-    found = {pod["metadata"]["name"]: cluster.read("pod", pod["metadata"]["name"])["status"]["podIP"] for pod in pods}
+    found = {pod["metadata"]["name"]: cluster.read("pods", pod["metadata"]["name"])["status"]["podIP"] for pod in pods}
     yield {one: {"postgres": found[f"{one.user}-postgres"], "redis": found["redis"]} for one in (PYTHON, NODE)}
     cluster.kubectl("delete", "deployment", PYTHON.user, NODE.user, "--ignore-not-found")
     cluster.kubectl("delete", "pod", "--all", "--grace-period=1")
@@ -121,7 +121,7 @@ def test_replicas_are_restored_and_serve_with_the_clusters_database(user, cluste
     done = user.call("deploy", image, "--from", manifest, "--apply", *access)
     assert done.code == 0, done.err
     wait_for_rollout(cluster, f"deployment/{service.user}")
-    pods = cluster.read("pods", "-l", f"app={service.user}")["items"]
+    pods = cluster.read("pods", selector=f"app={service.user}")["items"]
     first, second = (
         Replica(cluster, pod["metadata"]["name"], pod["spec"]["nodeName"], pod["status"]["podIP"]) for pod in pods
     )
@@ -142,7 +142,7 @@ def test_replicas_are_restored_and_serve_with_the_clusters_database(user, cluste
 
 def check_cold_start(cluster, service: Service) -> None:
     """Check that a pod with another value of a frozen variable starts cold, and says the variable's name."""
-    pod = cluster.read("deployment", service.user)["spec"]["template"]["spec"]
+    pod = cluster.read("deployments", service.user)["spec"]["template"]["spec"]
     alias = next(one for one in pod["hostAliases"] if one["hostnames"] == ["redis"])
     alias["hostnames"].append("hidden-cache")
     variable = next(one for one in pod["containers"][0]["env"] if one["name"] == "REDIS_HOST")
