@@ -6,6 +6,7 @@ files are created one by one in open directories without following links, and ch
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tarfile
@@ -23,6 +24,8 @@ from warmstart.image.base_names import find_names
 _MODE_BITS = 0o1777
 _KINDS = (tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE)
 _ATTRIBUTE = "SCHILY.xattr."
+# Errors for names, targets of links and numbers that no file system takes; None is tarfile's own, for an early end.
+_OF_STREAM = (errno.EINVAL, errno.ENAMETOOLONG, errno.ENOENT, None)
 _NOT_KEPT = tuple(f"{_ATTRIBUTE}{name}" for name in ("trusted.", "security."))
 
 
@@ -67,8 +70,12 @@ def unpack(
             for name in _find_removed(base, {one: present[one] for one in listed}, left_out):
                 target.addfile(_make_mark(name))
             return bool(target.getmembers())
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         _refuse(f"its tar is broken: {error}")
+    except OSError as error:
+        if error.errno not in _OF_STREAM:
+            raise
+        _refuse(f"its tar is broken: {error.strerror or error}")
 
 
 def _list_members(tar: tarfile.TarFile, limits: Limits) -> Iterator[tarfile.TarInfo]:

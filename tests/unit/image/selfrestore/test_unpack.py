@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import random
 import stat
 import tarfile
 from dataclasses import replace
@@ -129,6 +130,39 @@ def test_a_hostile_stream_is_refused(run, members, why):
 def test_too_many_files_are_refused(run):
     with pytest.raises(CheckpointError, match="more than 2 files"):
         run(*(member(f"changes/{number}") for number in range(3)), limits=replace(DEFAULT_LIMITS, members=2))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"type": b"2", "linkname": "x" * 5000}, {"type": b"2", "linkname": ""}, {"pax_headers": {"mtime": "1e300"}}],
+)
+def test_numbers_and_links_that_no_file_can_have_are_refused(run, fields):
+    with pytest.raises(CheckpointError, match="its tar is broken"):
+        run(member("state/a", **fields))
+
+
+def test_a_damaged_stream_is_read_or_refused(tmp_path, base):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in (*STATE, "changes/etc/", "changes/etc/" + "n" * 150, "kept/etc/passwd"):
+            info, _ = member(name, pax_headers={"SCHILY.xattr.user.a": "b"})
+            tar.addfile(info)
+    chance, refused = random.Random(1), 0
+    for number in range(300):
+        data = bytearray(content.getvalue())
+        start = chance.randrange(len(data) // 512) * 512
+        for _ in range(3):
+            data[start + chance.randrange(512)] = chance.choice(b"\0 019/.x\xff")
+        if chance.random() < 0.7:
+            data[start + 148 : start + 156] = b"%06o\0 " % tarfile.calc_chksums(bytes(data[start : start + 512]))[0]
+        stream, into = tmp_path / "stream.tar", tmp_path / str(number)
+        stream.write_bytes(data)
+        into.mkdir()
+        try:
+            unpack(stream, into / "state", into / "changes.tar", base, LEFT_OUT)
+        except CheckpointError:
+            refused += 1
+    assert 20 < refused < 300
 
 
 @pytest.mark.parametrize("cut", [100, 700])
