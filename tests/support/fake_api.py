@@ -76,7 +76,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Stream:
-    """The frames of a WebSocket, as pairs of a channel number and data; sent once it has read `reads` bytes of stdin."""
+    """The frames of a WebSocket, as pairs of a channel number and data, sent after `reads` bytes of standard input."""
 
     frames: Sequence[tuple[int, bytes]]
     reads: int = 0
