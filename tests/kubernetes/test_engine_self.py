@@ -76,7 +76,7 @@ def services(user, cluster, recipe) -> Iterator[dict[str, str]]:
         cluster.apply(describe(service["name"], containers=[container]))
     for name in names:
         user.wait_ready(name)
-    yield {name: cluster.read("pod", name)["status"]["podIP"] for name in names}
+    yield {name: cluster.read("pods", name)["status"]["podIP"] for name in names}
     cluster.kubectl("delete", "secret/guestbook-db", *(f"pod/{name}" for name in [*names, "guestbook"]), "--now")
 
 
@@ -97,7 +97,7 @@ def test_a_pod_goes_on_from_the_image_with_the_clusters_services(user, cluster, 
     cluster.apply(describe("guestbook", **pod))
     user.wait_ready("guestbook")
     state = user.read_state("guestbook")
-    made = datetime.fromisoformat(cluster.read("pod", "guestbook")["metadata"]["creationTimestamp"])
+    made = datetime.fromisoformat(cluster.read("pods", "guestbook")["metadata"]["creationTimestamp"])
     assert datetime.fromisoformat(state["startedAt"]) < made
     # Those of the build had other numbers.
     assert (state["entries"], state["visits"]) == (0, 1)
