@@ -145,6 +145,7 @@ static int run(struct start *start)
 	container = leave_container();
 	if (spend_pids(FIRST_PID - 1) < 0)
 		fail("cannot fork: %s", strerror(errno));
+	mark_start();
 	start_clocks();
 	app = fork();
 	if (!app)
