@@ -80,6 +80,8 @@ def _find_problems(recipe: Recipe, kind: Transport) -> Iterator[str]:
             " push it to a registry that the cluster can pull from"
         )
     yield from _find_self(recipe)
+    if recipe.container.settled:
+        yield "build.settled: the activity of a pod is not visible here; give container.readinessProbe, and delete it"
     if recipe.services:
         names = ", ".join(service.name for service in recipe.services)
         yield f"build.services: run {names} in the cluster yourself, set `tcp: close`, and delete build.services"
