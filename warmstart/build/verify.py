@@ -11,7 +11,6 @@ the cache, where they lie by the digests of their content; the name of an image 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,7 @@
 """Read the activity of a container: its processor time, and the TCP ports that it listens on.
 
-Both are kept by the kernel: /proc/PID/net/tcp of the pod's network namespace, and the files of its cgroup, cpuacct.usage
-(nanoseconds) in cgroup v1 and cpu.stat in v2. A container can write to neither.
+Both are kept by the kernel: /proc/PID/net/tcp of the pod's network namespace, and the files of its cgroup,
+cpuacct.usage (nanoseconds) in cgroup v1 and cpu.stat in v2. A container can write to neither.
 """
 
 from __future__ import annotations

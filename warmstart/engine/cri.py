@@ -25,8 +25,8 @@ from warmstart.core.errors import CheckpointError, EngineError
 from warmstart.core.network import connect_in
 from warmstart.core.undo import undoing
 from warmstart.dump.criu.log import find_errors
-from warmstart.engine.cri_messages import Host, container_config, log_message, pod_config
 from warmstart.engine.activity import read_activity
+from warmstart.engine.cri_messages import Host, container_config, log_message, pod_config
 from warmstart.engine.target import Activity, ExecResult, State
 from warmstart.engine.volumes import MemoryMounts, PodVolumes, open_volumes
 from warmstart.recipe.model import Container, Mount

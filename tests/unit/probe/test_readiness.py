@@ -301,8 +301,8 @@ class WorkingTarget(ScriptedTarget):
         pass
 
 
-def settle(target, clock, settled=Settled(quiet_s=2), limit_s=60.0):
-    return wait_first_success(target, settled, limit_s=limit_s, clock=clock)
+def settle(target, clock, settled=None, limit_s=60.0):
+    return wait_first_success(target, settled or Settled(quiet_s=2), limit_s=limit_s, clock=clock)
 
 
 def test_a_container_settles_when_it_has_nothing_left_to_do(clock):

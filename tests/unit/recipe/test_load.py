@@ -431,8 +431,8 @@ BAD = {
         changed("  readinessProbe:\n" + PROBE, ""),
         [
             "recipe.yaml:3: container: has no probe that says when it is ready to be checkpointed: add one, such as "
-            "readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, failureThreshold: 120}; for a container "
-            "without a port, add `settled: {}` to build"
+            "readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, failureThreshold: 120}; for a "
+            "container without a port, add `settled: {}` to build"
         ],
     ),
     "a probe and settled": (
