@@ -142,7 +142,7 @@ def restore_and_checkpoint(
     with contextlib.ExitStack() as undo:
         with context.progress.step("restore"):
             running = undo.enter_context(context.beside.start(engine, container, image, context.recipe.name))
-            wait_first_success(running, restored_probe(container), limit_s=find_limit_s(container))
+            wait_first_success(running, restored_probe(container, connect=False), limit_s=find_limit_s(container))
             read_launcher_ms(running)
         with context.progress.step("second preflight"):
             check_before_dump(context, engine, running)

@@ -252,11 +252,17 @@ def first_probe(container: Container) -> Probe | Settled:
     return probe
 
 
-def restored_probe(container: Container) -> Probe | Settled:
-    """Return the sign of the end of a restore: as for a cold start, but a container settles sooner, with its ports."""
-    if container.settled is None:
+def restored_probe(container: Container, *, connect: bool = True) -> Probe | Settled:
+    """Return the sign of the end of a restore: as for a cold start, but a container settles sooner, with its ports.
+
+    `connect`: whether to connect to these ports. A connection that the application does not accept prevents a
+    checkpoint.
+    """
+    settled = container.settled
+    if settled is None:
         return first_probe(container)
-    return replace(container.settled, quiet_s=min(container.settled.quiet_s, _RESTORED_QUIET_S))
+    ports = settled.ports if connect else None
+    return replace(settled, quiet_s=min(settled.quiet_s, _RESTORED_QUIET_S), ports=ports)
 
 
 def find_limit_s(container: Container) -> float:

@@ -357,4 +357,5 @@ def test_signs_of_a_cold_start_and_of_a_restore():
     container = Container("image", settled=Settled(quiet_s=7, timeout_s=40, ports=(9000,)))
     assert first_probe(container) == Settled(quiet_s=7, timeout_s=40)
     assert restored_probe(container) == Settled(quiet_s=1, timeout_s=40, ports=(9000,))
+    assert restored_probe(container, connect=False) == Settled(quiet_s=1, timeout_s=40)
     assert find_limit_s(container) == 40
