@@ -95,7 +95,15 @@ def warm_up(
         state = read_before(engine.proc, running.pid, force=context.options.force)
         identity = read_identity(engine.proc, running.pid)
         programs = read_programs(engine.proc, running.pid)
-        return WarmState(identity, cold_s, programs, read_features(), state)
+        return WarmState(identity, cold_s, programs, read_features(), state, _find_ports(running, recipe))
+
+
+def _find_ports(running: CriContainer | LauncherContainer, recipe: Recipe) -> tuple[int, ...]:
+    """Return the ports that a restored container must listen on, if it has no probe."""
+    if recipe.container.settled is None:
+        return ()
+    activity = running.activity()
+    return tuple(sorted(activity.ports | activity.inner_ports))
 
 
 def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, container: Container) -> None:
@@ -116,8 +124,8 @@ def await_ready(running: CriContainer | LauncherContainer, container: Container)
         Seconds from the request to create the container until its probe first succeeded. The probe's own period is
         too coarse for that, so the first success is awaited separately.
     """
-    wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
-    cold_s = time.monotonic() - running.requested_at
+    first = wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
+    cold_s = first.at - running.requested_at
     wait_ready(running, container.startup_probe, container.readiness_probe, started=running.started_at)
     return cold_s
 

@@ -151,6 +151,8 @@ def check_recipe(recipe: Recipe, kinds: Mapping[str, Transport]) -> None:
 
 
 def _find_problems(recipe: Recipe, kinds: Mapping[str, Transport]) -> Iterator[str]:
+    if recipe.container.settled:
+        yield "build.settled: the activity of a pod is not visible here; give container.readinessProbe, and delete it"
     document = json.loads(recipe.document)
     blocks: list[tuple[KeyPath, Container, Block]] = [(("container",), recipe.container, document["container"])]
     for index, service in enumerate(recipe.services):
