@@ -65,14 +65,16 @@ static bool is_readable(const char *path)
 	return !access(path, R_OK);
 }
 
-/* The classes and modules of the agents are there in a cold start too, as they were in the build. */
+/* The classes and modules of the agents are there in a cold start too, as they were in the build. An agent of a JVM slows
+ * its start down, and only a call of org.crac's checkpointRestore() misses its classes; the build has left a mark then. */
 void add_hooks_to_environment(void)
 {
-	bool has_java = is_readable(HOOKS "/agent.jar"), has_python = is_readable(HOOKS "/python"),
+	bool has_java = is_readable(HOOKS "/java-asks"), has_python = is_readable(HOOKS "/python"),
 	     has_node = is_readable(HOOKS "/node/hooks.cjs");
 
 	if (has_java)
-		extend("JAVA_TOOL_OPTIONS", "%s %s", "-javaagent:" HOOKS "/agent.jar");
+		extend("JAVA_TOOL_OPTIONS", "%s %s",
+		       "-Xbootclasspath/a:" HOOKS "/agent.jar -Dorg.crac.Core.Compat=warmstart.crac");
 	if (has_python)
 		extend("PYTHONPATH", "%2$s:%1$s", HOOKS "/python");
 	if (has_node)

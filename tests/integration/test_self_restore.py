@@ -14,8 +14,8 @@ import pytest
 from support.builds import build, get, read_state, write_recipe
 
 from warmstart.build.context import BuildOptions
-from warmstart.build.publish import Output
 from warmstart.build.launcher_report import read_launcher_times
+from warmstart.build.publish import Output
 from warmstart.core.errors import PreflightError
 from warmstart.core.reference import Transport
 from warmstart.dump.state import read as kernel

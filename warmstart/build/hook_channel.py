@@ -41,11 +41,13 @@ class HookProcess:
         pid: its number in the container.
         runtime: name and version of its runtime, as it says itself; printable.
         before_s: seconds that its hooks before the checkpoint took.
+        asked: whether it has asked for the checkpoint.
     """
 
     pid: int
     runtime: str
     before_s: float
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,10 @@ class HookChannel:
 
     Attributes:
         runtimes: the runtimes of the processes that have registered, by their numbers in the container.
-        is_ready: whether the application has asked for its checkpoint.
     """
 
     runtimes: dict[int, str] = field(default_factory=dict)
-    is_ready: bool = False
+    _asking: set[int] = field(default_factory=set)
     _done: dict[int, float] = field(default_factory=dict)
     _failure: _Failure | None = None
     _rest: bytes = b""
@@ -95,7 +96,7 @@ class HookChannel:
     def announced(self) -> bool:
         """Read the answers; return whether the application has asked for its checkpoint."""
         self._read()
-        return self.is_ready
+        return bool(self._asking)
 
     def request(
         self, list_pids: Callable[[], Collection[int]], check: Callable[[], object], limit_s: float
@@ -121,7 +122,8 @@ class HookChannel:
         finally:
             if writer >= 0:
                 os.close(writer)
-        return tuple(HookProcess(pid, self.runtimes[pid], seconds) for pid, seconds in sorted(self._done.items()))
+        done = sorted(self._done.items())
+        return tuple(HookProcess(pid, self.runtimes[pid], seconds, pid in self._asking) for pid, seconds in done)
 
     def require(self, runtimes: Collection[Runtime], pids: Collection[int]) -> None:
         """Check that each of these runtimes has a process that registered and still runs.
@@ -200,8 +202,8 @@ class HookChannel:
         if event == "registered" and len(self.runtimes) < _MOST_PROCESSES:
             self.runtimes[pid] = _text(answer.get("runtime"))
             self._done.pop(pid, None)
-        elif event == "ready":
-            self.is_ready = True
+        elif event == "ready" and pid in self.runtimes:
+            self._asking.add(pid)
         elif event == "checkpoint" and pid in self.runtimes:
             self._done[pid] = _seconds(answer.get("seconds"))
         elif event == "failed" and self._failure is None:

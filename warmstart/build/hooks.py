@@ -21,6 +21,7 @@ from warmstart.image.hooks import (
     find_runtimes,
     pack_agents,
     pack_fifos,
+    pack_java_mark,
 )
 from warmstart.image.layout import read_image
 from warmstart.image.manifest import Config
@@ -85,6 +86,8 @@ class BuildHooks:
         """Put the layers for the published image into a layout: none if nobody uses the agents."""
         layers = [self.agents] if self.runtimes or processes else []
         link_layers(layers, self.layout, layout)
+        if any(one.asked and one.runtime.startswith(Runtime.JAVA) for one in processes):
+            layers.append(pack_java_mark(layout))
         return layers
 
     def add_waiting(self, base: Path, layout: Path, into: Path, layers: Sequence[Layer], run: Run) -> Path:

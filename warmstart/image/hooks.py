@@ -70,6 +70,16 @@ def pack_agents(files: Mapping[str, Path], layout: Path) -> Layer:
     return writer.finish()
 
 
+def pack_java_mark(layout: Path) -> Layer:
+    """Make the layer with the mark of an application in Java that asks for its checkpoint; launcher/src/hooks.c."""
+    writer = LayerWriter(layout, f"{CREATED_BY}hooks of Java")
+    with open_tree(writer) as tar:
+        tar.make_directory(DIRECTORY)
+        tar.make_directory(HOOKS)
+        tar.make_empty(f"{HOOKS}/java-asks")
+    return writer.finish()
+
+
 def pack_fifos(names: Sequence[str], layout: Path) -> Layer:
     """Make a layer with FIFOs of the hooks, for a container that the published image does not have."""
     writer = LayerWriter(layout, f"{CREATED_BY}hooks of the build")
