@@ -70,15 +70,11 @@ class HooksDirectory:
         """Wake the agents that wait for a restore: there is none."""
         self._wake("restored")
 
-    def restore(self, pid: int) -> None:
+    def restore(self, pid: int, after_s: float = 0) -> None:
         """Take the FIFOs away, and make the kernel begin the process's system calls again, as after a restore."""
         for name in ("checkpoint", "restored"):
             (self.path / name).unlink()
-        os.kill(pid, signal.SIGSTOP)
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            while ") T " not in (task / "stat").read_text():
-                time.sleep(0.001)
-        os.kill(pid, signal.SIGCONT)
+        freeze(pid, after_s)
 
     def _wake(self, name: str) -> None:
         end = time.monotonic() + WAIT_S
@@ -90,6 +86,16 @@ class HooksDirectory:
                 return
             time.sleep(0.01)
         raise AssertionError(f"nobody waits in open({name})")
+
+
+def freeze(pid: int, duration_s: float) -> None:
+    """Stop all threads of a process for some time: a system call that is interrupted begins again."""
+    os.kill(pid, signal.SIGSTOP)
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        while ") T " not in (task / "stat").read_text():
+            time.sleep(0.001)
+    time.sleep(duration_s)
+    os.kill(pid, signal.SIGCONT)
 
 
 class Jvm:

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.java_agent import HooksDirectory, Jvm, run_java
+from support.java_agent import HooksDirectory, Jvm, freeze, run_java
 
 pytestmark = pytest.mark.linux
 
@@ -136,3 +136,82 @@ def test_cold_start(directory: bool, agent: Path, programs: Path, tmp_path: Path
     with run_java(["-cp", programs, "Callbacks", "ask"], agent, tmp_path if directory else None) as jvm:
         assert jvm.rest() == ["asking", "returned", "running", "threads 0"]
     assert not list(tmp_path.iterdir())
+
+
+OPENED = [
+    f"--add-opens=java.base/{name}=ALL-UNNAMED"
+    for name in ("java.lang", "java.net", "java.security", "java.util", "java.util.concurrent", "sun.security.provider")
+]
+AWAY_S = 2.0
+# Each state that must differ after a restore, and differ between two pods.
+STALE = {
+    "Random",
+    "Random.nextGaussian",
+    "Math.random",
+    "SplittableRandom",
+    "SHA1PRNG",
+    "DRBG",
+    "new SHA1PRNG",
+    "ThreadLocalRandom",
+    "new Random",
+    "new SplittableRandom",
+    "new ThreadLocalRandom",
+    "InetAddress",
+    "InetAddress.getLocalHost",
+}
+
+
+def ask(jvm: Jvm, question: str) -> str:
+    jvm.tell(question)
+    return jvm.line()
+
+
+def compare(jvm: Jvm) -> tuple[set[str], set[str]]:
+    """Return which state is the same as before, and which is other."""
+    jvm.tell("compare")
+    lines = [line.split(" ", 1) for line in read_until(jvm, "compared")[:-1]]
+    same, other = ({name for kind, name in lines if kind == wanted} for wanted in ("same", "other"))
+    return same, other
+
+
+def test_without_hooks_state_is_that_of_the_build(agent: Path, programs: Path, tmp_path: Path) -> None:
+    with run_java([*OPENED, "-cp", programs, "OwnState"], agent, tmp_path) as jvm:
+        assert jvm.line() == "running"
+        assert ask(jvm, "remember") == "remembered"
+        ask(jvm, "ticks")
+        freeze(jvm.pid, AWAY_S)
+        rate, _, wrapped, timer, _ = map(int, ask(jvm, "ticks").split())
+        assert min(rate, wrapped, timer) > 150, "tasks catch up"
+        same, _ = compare(jvm)
+        assert same == {*STALE, "Random(42)", "UUID"}
+
+
+def test_own_hooks(agent: Path, programs: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "hooks"
+    directory.mkdir()
+    hooks = HooksDirectory(directory)
+    variables = {"OLD": "build", "KEPT": "build", "GONE": "build", "WARMSTART_HOOKS_LATE": "OLD,NEW,GONE,TZ"}
+    with run_java([*OPENED, "-cp", programs, "OwnState"], agent, directory, variables) as jvm:
+        assert jvm.line() == "running"
+        hooks.message("registered")
+        assert ask(jvm, "remember") == "remembered"
+        hooks.request_checkpoint()
+        hooks.message("checkpoint")
+        ask(jvm, "ticks")
+        assert ask(jvm, "ticks") == "0 0 0 0 0", "nothing is due at the moment of the restore"
+        (tmp_path / "env").write_bytes(b"OLD=pod\0KEPT=pod\0NEW=a=b\0TZ=Asia/Tokyo\0")
+        hooks.restore(jvm.pid, AWAY_S)
+        hooks.message("restored")
+        rate, delay, wrapped, timer, once = map(int, ask(jvm, "ticks").split())
+        assert 1 < max(rate, wrapped, timer) < 100, "tasks do not catch up"
+        assert delay > 1
+        assert once == 0
+        same, other = compare(jvm)
+        assert same == {"Random(42)"}
+        assert other == {*STALE, "UUID"}
+        assert ask(jvm, "OLD") == "OLD=pod pod"
+        assert ask(jvm, "NEW") == "NEW=a=b a=b"
+        assert ask(jvm, "KEPT") == "KEPT=build build"
+        assert ask(jvm, "GONE") == "GONE=null null"
+        assert ask(jvm, "zone") == "Asia/Tokyo"
+    hooks.close()

@@ -18,8 +18,30 @@ public final class Core {
 
     private Core() {}
 
+    /**
+     * Returns the context that applications register with.
+     *
+     * @throws UnsupportedOperationException if the JDK has CRaC itself: org.crac then takes the JDK's
+     */
     public static Context<Resource> getGlobalContext() {
+        if (jdkCore() != null) {
+            throw new UnsupportedOperationException("this JDK has CRaC itself");
+        }
         return GLOBAL;
+    }
+
+    /** Returns the context that the agent notifies, whoever serves the applications. */
+    public static Context<Resource> ownContext() {
+        return GLOBAL;
+    }
+
+    /** Returns the class that serves org.crac in a JDK that has CRaC, or null. */
+    public static Class<?> jdkCore() {
+        try {
+            return Class.forName("jdk.crac.Core", false, null);
+        } catch (ClassNotFoundException e) {
+            return null;
+        }
     }
 
     public static void checkpointRestore() throws CheckpointException, RestoreException {

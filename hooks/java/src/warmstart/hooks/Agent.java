@@ -15,7 +15,7 @@ public final class Agent {
         if (Double.parseDouble(System.getProperty("java.class.version")) < OLDEST) {
             return;
         }
-        if (!hasOwnProvider() && System.getProperty(PROVIDER) == null) {
+        if (System.getProperty(PROVIDER) == null) {
             System.setProperty(PROVIDER, "warmstart.crac");
         }
         String directory = System.getenv("WARMSTART_HOOKS");
@@ -23,16 +23,6 @@ public final class Agent {
             Class.forName("warmstart.hooks.Hooks")
                     .getMethod("start", File.class, Instrumentation.class)
                     .invoke(null, new File(directory), instrumentation);
-        }
-    }
-
-    /** Says whether the JDK has CRaC itself: then applications register with it. */
-    private static boolean hasOwnProvider() {
-        try {
-            Class.forName("jdk.crac.Core", false, null);
-            return true;
-        } catch (ClassNotFoundException e) {
-            return false;
         }
     }
 }

@@ -16,20 +16,23 @@ public final class Hooks implements Runnable {
     private static final double DEFAULT_LIMIT_S = 30;
 
     private final Fifos fifos;
+    private final OwnHooks own;
     private final double limitS;
-    private final Context<Resource> callbacks = Core.getGlobalContext();
+    private final Context<Resource> callbacks = Core.ownContext();
     private volatile Cycle cycle = new Cycle();
 
-    private Hooks(Fifos fifos, double limitS) {
-        this.fifos = fifos;
+    private Hooks(File directory, Instrumentation instrumentation, double limitS) {
+        this.fifos = new Fifos(directory);
+        this.own = new OwnHooks(directory, instrumentation);
         this.limitS = limitS;
     }
 
     /** Registers this process with the build. */
     public static void start(File directory, Instrumentation instrumentation) {
-        Hooks hooks = new Hooks(new Fifos(directory), limit(System.getenv(LIMIT)));
+        Hooks hooks = new Hooks(directory, instrumentation, limit(System.getenv(LIMIT)));
         hooks.fifos.reply(new Message("registered").with("runtime", "java " + Runtime.version()));
         Core.serve(hooks::checkpointRestore);
+        hooks.own.register();
         Thread thread = new Thread(null, hooks, "warmstart-hooks");
         thread.setDaemon(true);
         thread.start();
@@ -60,6 +63,7 @@ public final class Hooks implements Runnable {
                 }
                 cycle = new Cycle();
             }
+            own.close();
         } catch (InterruptedException e) {
             Log.line("hooks: interrupted");
         }
