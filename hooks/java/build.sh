@@ -42,14 +42,17 @@ mkdir -p classes/META-INF/licenses
 sed -e '/^package/,$d' -e 's|^// \{0,1\}||' license/org/crac/Core.java > classes/META-INF/licenses/org.crac.txt
 grep -q 'Redistributions in binary form' classes/META-INF/licenses/org.crac.txt
 
+# Without the tables of lines, and with few classes to load: the jar is in every image, and read at every start.
+compile() { javac -Xlint:all,-options -Werror -g:none -XDstringConcat=inline "$@"; }
 # The entry is for Java 8, so that an older JVM starts it and it can step aside.
-javac -Xlint:all,-options -Werror -g:source,lines --release 8 -d classes "$here/src/warmstart/hooks/Agent.java"
-javac -Xlint:all,-options -Werror -g:source,lines --release 11 -cp classes -d classes \
+compile --release 8 -d classes "$here/src/warmstart/hooks/Agent.java"
+compile --release 11 -cp classes -d classes \
     $(find "$here/src" -name '*.java' ! -name Agent.java)
 # A class that the agent adds to the JDK's own; it is data until then.
-javac -Xlint:all,-options -Werror -g:source,lines -source 11 -target 11 \
+compile -source 11 -target 11 \
     --patch-module "java.base=$here/java.base" -d java.base "$here/java.base/java/util/WarmstartInstances.java"
 cp java.base/java/util/WarmstartInstances.class classes/warmstart/hooks/WarmstartInstances.bin
 
 printf '%s\n' 'Premain-Class: warmstart.hooks.Agent' 'Can-Retransform-Classes: true' > manifest
-jar --create --file "$out/agent.jar" --manifest manifest --date "$date" -C classes .
+(cd classes && find org warmstart META-INF -type f ! -name package-info.class | LC_ALL=C sort > ../files)
+(cd classes && jar --create --file "$out/agent.jar" --manifest ../manifest --date "$date" @../files)

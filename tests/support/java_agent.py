@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import time
@@ -156,6 +155,12 @@ def run_java(
         process.communicate()
 
 
-def find_java() -> str | None:
-    """Return the compiler of Java, if this machine has one."""
-    return shutil.which("javac")
+def find_jvms() -> dict[str, str]:
+    """Return the program java of each Java version on this machine, by its version."""
+    jvms = {}
+    for java in sorted(Path("/usr/lib/jvm").glob("*/bin/java")):
+        release = (java.parents[1] / "release").read_text() if (java.parents[1] / "release").exists() else ""
+        for line in release.splitlines():
+            if line.startswith("JAVA_VERSION="):
+                jvms[line.split('"')[1].split(".")[0]] = str(java)
+    return jvms

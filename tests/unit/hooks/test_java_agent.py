@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.java_agent import HooksDirectory, Jvm, freeze, run_java
+from support.java_agent import HooksDirectory, Jvm, find_jvms, freeze, run_java
 
 pytestmark = pytest.mark.linux
 
@@ -186,12 +186,13 @@ def test_without_hooks_state_is_that_of_the_build(agent: Path, programs: Path, t
         assert same == {*STALE, "Random(42)", "UUID"}
 
 
-def test_own_hooks(agent: Path, programs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("java", find_jvms().values(), ids=find_jvms().keys())
+def test_own_hooks(java: str, agent: Path, programs: Path, tmp_path: Path) -> None:
     directory = tmp_path / "hooks"
     directory.mkdir()
     hooks = HooksDirectory(directory)
     variables = {"OLD": "build", "KEPT": "build", "GONE": "build", "WARMSTART_HOOKS_LATE": "OLD,NEW,GONE,TZ"}
-    with run_java([*OPENED, "-cp", programs, "OwnState"], agent, directory, variables) as jvm:
+    with run_java([*OPENED, "-cp", programs, "OwnState"], agent, directory, variables, java) as jvm:
         assert jvm.line() == "running"
         hooks.message("registered")
         assert ask(jvm, "remember") == "remembered"

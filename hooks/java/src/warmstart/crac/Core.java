@@ -1,5 +1,7 @@
 package warmstart.crac;
 
+import java.util.List;
+
 /**
  * The provider that org.crac loads by the name of its package (system property org.crac.Core.Compat).
  *
@@ -33,6 +35,11 @@ public final class Core {
     /** Returns the context that the agent notifies, whoever serves the applications. */
     public static Context<Resource> ownContext() {
         return GLOBAL;
+    }
+
+    /** Returns the living resources in the order of their registration. */
+    public static List<Resource> resources() {
+        return GLOBAL.living();
     }
 
     /** Returns the class that serves org.crac in a JDK that has CRaC, or null. */

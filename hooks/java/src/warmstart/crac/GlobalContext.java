@@ -67,7 +67,7 @@ final class GlobalContext extends Context<Resource> {
         }
     }
 
-    private List<Resource> living() {
+    List<Resource> living() {
         List<Resource> living = new ArrayList<>();
         synchronized (registered) {
             for (WeakReference<Resource> reference : registered) {

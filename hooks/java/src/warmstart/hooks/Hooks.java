@@ -71,7 +71,7 @@ public final class Hooks implements Runnable {
 
     /** Returns whether nothing failed. */
     private boolean runCycle() throws InterruptedException {
-        PhaseException before = runPhase("beforeCheckpoint", "checkpoint", () -> callbacks.beforeCheckpoint(null));
+        PhaseException before = runPhase("beforeCheckpoint", "checkpoint", this::beforeCheckpoint);
         if (before != null && before.getCause() == null) {
             // It hangs: what it holds is not ready to be notified of a restore.
             cycle.end(before, null);
@@ -86,6 +86,11 @@ public final class Hooks implements Runnable {
         }
         cycle.end(before, after);
         return before == null && after == null;
+    }
+
+    private void beforeCheckpoint() throws warmstart.crac.CheckpointException {
+        own.prepare();
+        callbacks.beforeCheckpoint(null);
     }
 
     /** Runs a phase, and reports it; returns its failure. */

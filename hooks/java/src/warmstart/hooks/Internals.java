@@ -3,6 +3,7 @@ package warmstart.hooks;
 import java.lang.instrument.Instrumentation;
 import java.lang.reflect.AccessibleObject;
 import java.lang.reflect.Field;
+import java.lang.reflect.Method;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.Set;
@@ -43,6 +44,34 @@ final class Internals {
     /** Returns the value of a static field of a class. */
     static Object getStatic(Class<?> owner, String name) throws ReflectiveOperationException {
         return field(owner, name).get(null);
+    }
+
+    /** Calls a public method, by its name and the types of its arguments. */
+    static Object call(Object object, String name, Object... arguments) throws ReflectiveOperationException {
+        for (Method method : object.getClass().getMethods()) {
+            if (method.getName().equals(name) && takes(method, arguments)) {
+                return accessible(method).invoke(object, arguments);
+            }
+        }
+        throw new NoSuchMethodException(object.getClass().getName() + "." + name);
+    }
+
+    static boolean hasMethod(Object object, String name) {
+        for (Method method : object.getClass().getMethods()) {
+            if (method.getName().equals(name)) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    private static boolean takes(Method method, Object[] arguments) {
+        Class<?>[] types = method.getParameterTypes();
+        boolean fits = types.length == arguments.length;
+        for (int i = 0; fits && i < types.length; i++) {
+            fits = types[i].isInstance(arguments[i]) || types[i].isPrimitive() && !(arguments[i] instanceof String);
+        }
+        return fits;
     }
 
     static <T extends AccessibleObject> T accessible(T member) {

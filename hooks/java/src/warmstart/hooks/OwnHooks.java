@@ -24,6 +24,7 @@ final class OwnHooks {
     private final File directory;
     private final Instrumentation instrumentation;
     private Instances instances;
+    private SpringPools pools;
 
     OwnHooks(File directory, Instrumentation instrumentation) {
         this.directory = directory;
@@ -48,8 +49,16 @@ final class OwnHooks {
         add("random generators", () -> new Randomness(instances(), instrumentation));
         add("timers", () -> new Schedules(instances()));
         add("flags of the JVM", HeapLimit::new);
+        add("Spring's connection pools", () -> pools = new SpringPools());
         if (Core.jdkCore() != null) {
             add("the JDK's own CRaC", () -> new JdkContext(Core.jdkCore()));
+        }
+    }
+
+    /** Does what must be done before the application's own callbacks. */
+    void prepare() {
+        if (pools != null) {
+            pools.find();
         }
     }
 
