@@ -1,5 +1,6 @@
 package warmstart.hooks;
 
+import java.lang.ref.Reference;
 import java.lang.ref.WeakReference;
 import java.lang.reflect.InvocationHandler;
 import java.lang.reflect.Proxy;
@@ -79,16 +80,33 @@ final class SpringContext {
         return names;
     }
 
-    /** Makes the properties of `configtree:` be read from their files again. */
-    void readFilesAgain() throws ReflectiveOperationException {
+    /** Makes variables of the environment and files of `configtree:` be read again: Spring Boot keeps their values. */
+    void readAgain() throws ReflectiveOperationException {
         for (Object source : sources()) {
-            if (source.getClass().getSimpleName().equals("ConfigTreePropertySource")) {
+            String type = source.getClass().getSimpleName();
+            if (type.equals("ConfigTreePropertySource")) {
                 for (Object file : ((Map<?, ?>) Internals.get(source, "propertyFiles")).values()) {
-                    Object content = Internals.get(file, "cachedContent");
-                    if (content != null) {
-                        Internals.field(content.getClass(), "content").set(content, null);
-                    }
+                    forgetContent(Internals.get(file, "cachedContent"));
                 }
+            } else if (type.equals("ConfigurationPropertySourcesPropertySource")) {
+                for (Object adapted : (Iterable<?>) Internals.call(source, "getSource")) {
+                    forgetValues(adapted);
+                }
+            }
+        }
+    }
+
+    private static void forgetContent(Object content) throws ReflectiveOperationException {
+        if (content != null) {
+            Internals.field(content.getClass(), "content").set(content, null);
+        }
+    }
+
+    private static void forgetValues(Object adapted) throws ReflectiveOperationException {
+        if (adapted.getClass().getSimpleName().equals("SpringIterableConfigurationPropertySource")) {
+            Object values = Internals.get(Internals.get(adapted, "cache"), "value");
+            if (values != null) {
+                ((Reference<?>) values).clear();
             }
         }
     }

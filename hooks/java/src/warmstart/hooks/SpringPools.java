@@ -61,7 +61,7 @@ final class SpringPools implements Resource {
     @Override
     public void afterRestore(Context<? extends Resource> context) throws Exception {
         for (SpringContext spring : contexts) {
-            spring.readFilesAgain();
+            spring.readAgain();
         }
         for (HikariPool pool : pools) {
             pool.bindAgain();
