@@ -155,7 +155,7 @@ def restore_and_checkpoint(
     with contextlib.ExitStack() as undo:
         with context.progress.step("restore"):
             running = undo.enter_context(context.beside.start(engine, container, image, context.recipe.name))
-            # After hooks, which may have stopped its server, an application only answers in the image that is published.
+            # Hooks may have stopped its server, which starts again only in the image that is published.
             if not launched.warm.hooks:
                 wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
             read_launcher_times(running)
