@@ -190,7 +190,7 @@ def test_without_hooks_state_is_that_of_the_build(agent: Path, programs: Path, t
 def test_own_hooks(java: str, agent: Path, programs: Path, tmp_path: Path) -> None:
     directory = tmp_path / "hooks"
     directory.mkdir()
-    hooks = HooksDirectory(directory)
+    java_hooks = HooksDirectory(directory)
     variables = {"OLD": "build", "KEPT": "build", "GONE": "build", "WARMSTART_HOOKS_LATE": "OLD,NEW,GONE,TZ"}
     with run_java([*OPENED, "-cp", programs, "OwnState"], agent, directory, variables, java) as jvm:
         assert jvm.line() == "running"
