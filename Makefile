@@ -15,8 +15,10 @@ BUILD_IMAGES = $(WARMSTART) -v node run --bind $(IMAGE_CACHE) -- \
 	env IMAGE_CACHE=$(IMAGE_CACHE) recipes/build-image.sh
 
 FUZZ_SECONDS ?= 60
-# Test processes side by side. Builds wait for their applications half of the time.
-JOBS ?= 2
+# Test processes side by side: two for each processor, at most 8. Builds wait for their applications most of the time.
+JOBS ?= $(shell jobs=$$((2 * $$(getconf _NPROCESSORS_ONLN))); echo $$((jobs < 8 ? jobs : 8)))
+# The same on clusters: each has one of its own.
+CLUSTERS ?= 3
 
 .PHONY: help demo check test lint unit fuzz integration kubernetes vm slow bench launcher cluster images tools lock clean
 
@@ -49,10 +51,10 @@ fuzz: $(VENV)/ready ## Mutated inputs for each reader of untrusted input (FUZZ_S
 	PYTHONPATH=tests $(BIN)/python -m fuzz.run $(FUZZ_SECONDS)
 
 integration: $(VENV)/ready tools images ## Integration tests and launcher tests, on the embedded node
-	$(BIN)/pytest tests/integration tests/launcher -m "not slow" -n $(JOBS) --dist loadfile
+	$(BIN)/pytest tests/integration tests/launcher -m "not slow" -n $(JOBS) --dist worksteal
 
 kubernetes: $(VENV)/ready tools images ## Tests on a Kubernetes cluster (the first run compiles Kubernetes: some minutes)
-	$(BIN)/pytest tests/kubernetes -m "not slow" -n $(JOBS) --dist loadfile
+	$(BIN)/pytest tests/kubernetes -m "not slow" -n $(CLUSTERS) --dist worksteal
 
 vm: $(VENV)/ready tools ## User scenarios on Debian 12 and 13, in virtual machines (minutes; much longer without KVM)
 	$(BIN)/pytest tests/vm

@@ -13,13 +13,27 @@
 
 static sigset_t before;
 
+static int block(const sigset_t *signals)
+{
+	sigprocmask(SIG_BLOCK, signals, &before);
+	return signalfd(-1, signals, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
 int block_signals(void)
 {
 	sigset_t all;
 
 	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, &before);
-	return signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+	return block(&all);
+}
+
+int block_child_signal(void)
+{
+	sigset_t only;
+
+	sigemptyset(&only);
+	sigaddset(&only, SIGCHLD);
+	return block(&only);
 }
 
 void unblock_signals(void)

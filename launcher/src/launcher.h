@@ -151,6 +151,7 @@ struct app_exit {
 	bool stop_requested; /* a signal to stop was forwarded before */
 };
 int block_signals(void); /* a signalfd; all signals are blocked from here */
+int block_child_signal(void); /* the same for SIGCHLD alone */
 void unblock_signals(void);
 int next_signal(int signals);
 bool is_stop_signal(int number);
@@ -213,5 +214,6 @@ int build_mode(const struct build_options *options, char **command);
 int exec_mode(const char *directory, char **command);
 int dump_mode(void);
 int start_mode(enum clocks clocks, char **command);
+int steps_mode(void);
 
 #endif

@@ -9,7 +9,8 @@ static const char usage[] = "usage: launcher start [--clocks node] -- COMMAND [A
 			    "       launcher build [--user USER[:GROUP]] [--groups GID,...] [--directory DIRECTORY]\n"
 			    "                      [--volume PATH]... -- COMMAND [ARGUMENT]...\n"
 			    "       launcher exec [--directory DIRECTORY] -- COMMAND [ARGUMENT]...\n"
-			    "       launcher dump\n";
+			    "       launcher dump\n"
+			    "       launcher steps\n";
 
 static int usage_error(void)
 {
@@ -60,6 +61,8 @@ int main(int count, char **arguments)
 
 	if (!strcmp(mode, "dump"))
 		return count == 2 ? dump_mode() : usage_error();
+	if (!strcmp(mode, "steps"))
+		return count == 2 ? steps_mode() : usage_error();
 	command = count > 1 ? parse_options(mode, arguments + 2, &options) : NULL;
 	if (!command)
 		return usage_error();

@@ -35,6 +35,9 @@ from warmstart.dump.edit.directories import clear_directory_modes
 from warmstart.dump.edit.listeners import find_listeners
 from warmstart.dump.edit.memory import map_memory
 from warmstart.dump.edit.sockets import clear_owners, close_sockets
+from warmstart.dump.state.compare import describe, find_differences
+from warmstart.dump.state.document import parse_state
+from warmstart.dump.state.model import KernelState
 from warmstart.image.layout import Image, read_image, write_archive
 from warmstart.image.manifest import (
     INDEX_TYPES,
@@ -248,7 +251,19 @@ def document_seeds() -> list[bytes]:
     manifest = {"schemaVersion": 2, "config": blob, "layers": [blob], "annotations": ANNOTATIONS, "subject": blob}
     index = {"schemaVersion": 2, "manifests": [{**blob, "platform": {"os": "linux", "architecture": "amd64"}}]}
     report = {"image": "a", "restores": [{"firstSuccessSeconds": 1.0}]}
-    return [bytes([kind]) + json.dumps(one).encode() for kind, one in enumerate((config, manifest, index, report))]
+    facts = {"is": "a", "CapEff": "1", "Seccomp_filters": "1", "SigCgt": "1", "locks": "a", "watched descriptors": "1"}
+    subjects = ["thread 1", "process 1", "descriptor 1 1", "network"]
+    state = {"version": 1, "groups": [{"of": subjects, "facts": facts}], "leftOut": 0}
+    kinds = {0: config, 1: manifest, 2: index, 3: report, 5: state}
+    return [bytes([kind]) + json.dumps(one).encode() for kind, one in kinds.items()]
+
+
+def describe_state(text: bytes) -> None:
+    """Compare the state in an image with one that has lost all of it, as `verify` does."""
+    state = parse_state(text.decode(errors="replace"))
+    after = KernelState({subject: dict.fromkeys(facts, "") for subject, facts in state.subjects.items()})
+    describe(find_differences(state, after, exact=True))
+    state.agree(after)
 
 
 @target(document_seeds)
@@ -262,6 +277,7 @@ def documents(data: bytes) -> None:
         lambda: [parse_index(text, kind) for kind in INDEX_TYPES],
         lambda: parse_report(text),
         lambda: parse_record(text.decode(errors="replace")),
+        lambda: describe_state(text),
     )
     readers[(data[0] if data else 0) % len(readers)]()
 

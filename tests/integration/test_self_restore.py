@@ -18,7 +18,7 @@ from warmstart.build.publish import Output
 from warmstart.build.verify import read_launcher_ms
 from warmstart.core.errors import PreflightError
 from warmstart.core.reference import Transport
-from warmstart.dump.proc.restrictions import read_restrictions
+from warmstart.dump.state import read as kernel
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import start_engine
 from warmstart.image.layout import read_image
@@ -125,15 +125,31 @@ def read_cold_reason(running: CriContainer) -> str | None:
     return next((line for line in running.log_tail(20) if line.startswith("warmstart: cold start: ")), None)
 
 
+def run_hook(running: CriContainer) -> tuple[int, str]:
+    """Run a pod's hook, and return the number of its requests to the application, and what it said before a time."""
+    before = int(str(read_state(running)["requests"]))
+    result = running.exec(["/.warmstart/launcher", "steps"], timeout_s=10)
+    assert result.exit_code == 0, result.stderr
+    # The last request is the one for the state.
+    return int(str(read_state(running)["requests"])) - before - 1, result.stderr.rpartition(" in ")[0]
+
+
 def test_one_image_is_restored_by_the_runtime_and_by_itself(make, start):
-    layout, container = make("runtime", "self", container={"securityContext": RESTRICTED})
+    steps = [{"signal": "SIGCONT"}, {"httpGet": {"path": "/ready", "port": 8080}}]
+    layout, container = make("runtime", "self", container={"securityContext": RESTRICTED}, afterRestore=steps)
     with start(layout, container, restore=True) as running:
         assert running.restored
         assert_warm(running)
+        # Its memory is that of the dump, before any step.
+        assert run_hook(running) == (1, "warmstart: after-restore steps")
     with start(layout, container, restore=False) as running:
         assert not running.restored
         read_launcher_ms(running)
         assert_warm(running)
+        assert run_hook(running) == (0, "")
+    with start(layout, replace(container, env=(*container.env, ("WARMSTART", "off")))) as running:
+        wait_until_it_answers(running)
+        assert run_hook(running) == (0, "")
     facts = inspect_target(str(layout)).image
     assert facts is not None
     assert facts.restorers == ("CRI-O", "itself")
@@ -148,10 +164,12 @@ def test_a_filter_of_the_applications_own_survives_by_each_restorer(make, start)
             assert_warm(running)
             assert get(running, "/denied") == (200, str(errno.EACCES))
             proc = running.engine.proc
-            threads = read_restrictions(proc, running.pid)
-            server = next(each for each in threads.values() if each.name == "server")
+            threads = [
+                facts for name, facts in kernel.read_state(proc, running.pid).subjects.items() if "thread" in name
+            ]
+            server = next(each for each in threads if each["name"] == "server")
             # CRI-O's, the launcher's, its own.
-            assert (server.filters, server.no_new_privs) == (3, True)
+            assert (server["Seccomp_filters"], server["NoNewPrivs"]) == ("3", "1")
 
 
 def test_a_filter_that_would_not_let_a_restore_end_is_refused(make):

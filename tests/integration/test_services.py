@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ from warmstart.bench.run import bench_recipe
 from warmstart.build import services
 from warmstart.build.beside import ServiceError
 from warmstart.build.context import BuildOptions
+from warmstart.build.existing import find_existing
 from warmstart.build.pipeline import build_image
 from warmstart.build.publish import Output
 from warmstart.build.result import BuildResult
 from warmstart.build.verify_source import verify_source
 from warmstart.core import workspace
-from warmstart.core.errors import AppError, EngineError, ImageError
+from warmstart.core.errors import AppError, EngineError, ImageError, RecipeError
 from warmstart.core.privileges import parse_privilege
 from warmstart.core.progress import Progress, ProgressListener, SilentListener
 from warmstart.core.reference import Source, Transport
@@ -38,7 +40,6 @@ NAME = "localhost/tests/services:1"
 # It does not start without Redis, keeps a connection to it, and connects again when that is closed.
 BEGIN = """
 def ask_redis(*words):
-    global db
     for attempt in range(2):
         try:
             db.sendall((' '.join(words) + '\\r\\n').encode())
@@ -46,10 +47,17 @@ def ask_redis(*words):
                 return answer.decode().strip()
         except OSError:
             pass
-        db = socket.create_connection(('redis.shop.svc', 6379), 5)
+        connect('redis.shop.svc')
     raise OSError('no answer')
 
-db = socket.create_connection(('redis', 6379), 5)
+def connect(host):
+    global db
+    db = socket.create_connection((host, 6379), 5)
+    if 'REDIS_PASSWORD' in os.environ:
+        db.sendall(f'AUTH {os.environ["REDIS_PASSWORD"]}\\r\\n'.encode())
+        assert db.recv(1000) == b'+OK\\r\\n'
+
+connect('redis')
 assert ask_redis('SET', 'made-by', 'build') == '+OK'
 """
 REDIS = {
@@ -134,12 +142,25 @@ def build(cache, tmp_path, space) -> Callable[..., BuildResult]:
 
 def test_an_image_copes_with_other_services_than_those_of_its_build(build, cache, tmp_path, space):
     dumped = {"name": "dumped", "mountPath": "/dumped"}
+    # The restored application keeps the password of the build's Redis.
+    password = {"valueFrom": {"secretKeyRef": {"name": "redis", "key": "password"}}}
+    locked = {
+        "args": ["redis-server", "--requirepass", "$(REDISCLI_AUTH)"],
+        "env": [{"name": "REDISCLI_AUTH", **password}],
+    }
     recipe = make(
         POSTGRES,
-        REDIS,
+        {**REDIS, "container": {**REDIS["container"], **locked}},
         begin=BEGIN + 'assert "CREATE DATABASE shop" in open("/dumped/all").read()\n',
-        build={"init": [{"container": "migrate"}, {"container": "dump"}]},
-        container={"volumeMounts": [dumped], "readinessProbe": PROBE},
+        build={
+            "init": [{"container": "migrate"}, {"container": "dump"}],
+            "secrets": {"db": {"password": None}, "redis": {"password": "only-the-build-knows"}},
+        },
+        container={
+            "env": [{"name": "REDIS_PASSWORD", **password}],
+            "volumeMounts": [dumped],
+            "readinessProbe": PROBE,
+        },
         volumes=[{"name": "dumped", "emptyDir": {}}],
         initContainers=[
             run_client("migrate", "createdb shop"),
@@ -153,11 +174,16 @@ def test_an_image_copes_with_other_services_than_those_of_its_build(build, cache
     built = build(recipe)
     assert [restore.restorer for restore in built.restores] == [Restorer.RUNTIME] * 2
     assert space.find_leaks() == []
-    # Again, with nothing but the image.
+    # The images of services are part of its key.
+    assert find_existing(recipe, BuildOptions(cache, Output(Transport.OCI, tmp_path / "out"))) is not None
+    # Again, with nothing but the image and the password.
     source = Source(Transport.OCI, path=tmp_path / "out")
     allowed = [parse_privilege(f"image={one['container']['image']}") for one in (POSTGRES, REDIS)]
-    restores = verify_source(source, cache, DEFAULT_ACCESS, Progress(SilentListener()), decide=trust(allowed))
-    assert len(restores) == 2
+    verify = partial(verify_source, source, cache, DEFAULT_ACCESS, Progress(SilentListener()), decide=trust(allowed))
+    with pytest.raises(RecipeError, match=r"needs the build's value of redis\.password"):
+        verify()
+    (tmp_path / "password").write_text("only-the-build-knows")
+    assert len(verify(secrets=[f"redis.password={tmp_path / 'password'}"])) == 2
 
 
 def test_an_image_that_restores_itself_copes_too(build, space):

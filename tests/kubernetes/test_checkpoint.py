@@ -92,7 +92,7 @@ class Answer:
 def steady_load(user, pod) -> Iterator[list[Answer]]:
     """Send requests to a server during the block. Errors of requests are raised at its end."""
     answers: list[Answer] = []
-    address, node, done = user.cluster.read("pod", pod)["status"]["podIP"], user.cluster.nodes[0], threading.Event()
+    address, node, done = user.cluster.read("pods", pod)["status"]["podIP"], user.cluster.nodes[0], threading.Event()
 
     def ask() -> None:
         while not done.wait(PERIOD_S):

@@ -56,7 +56,7 @@ def fail(cluster, *words: str, **options) -> str:
 
 
 def test_a_node_says_what_it_is(cluster):
-    information = cluster.read("node", "node-1")["status"]["nodeInfo"]
+    information = cluster.read("nodes", "node-1")["status"]["nodeInfo"]
     assert information["kubeletVersion"] == "v1.36.3"
     assert information["containerRuntimeVersion"] == "cri-o://1.36.3"
 
@@ -71,15 +71,15 @@ def test_a_pod_answers_and_logs_and_executes(cluster, pod):
 def test_a_pod_with_guaranteed_resources_runs(cluster, base_image):
     limits = {"resources": {"limits": {"cpu": "100m", "memory": "64Mi"}}}
     with run_pod(cluster, "guaranteed", base_image, limits) as pod:
-        assert cluster.read("pod", pod.name)["status"]["qosClass"] == "Guaranteed"
+        assert cluster.read("pods", pod.name)["status"]["qosClass"] == "Guaranteed"
 
 
 def test_a_pod_reaches_the_api_server_as_its_service_account(cluster, base_image):
     cluster.kubectl("create", "serviceaccount", "caller")
     spec = {"automountServiceAccountToken": True, "serviceAccountName": "caller"}
     with run_pod(cluster, "caller", base_image, **spec) as pod:
-        volume = cluster.read("pod", pod.name)["spec"]["volumes"][0]["name"]
-        uid = cluster.read("pod", pod.name)["metadata"]["uid"]
+        volume = cluster.read("pods", pod.name)["spec"]["volumes"][0]["name"]
+        uid = cluster.read("pods", pod.name)["metadata"]["uid"]
         secret = Path("var/lib/kubelet/pods") / uid / "volumes/kubernetes.io~projected" / volume
         files = cluster.nodes[0].session.root / secret
         context = ssl.create_default_context(cadata=(files / "ca.crt").read_text())
@@ -143,7 +143,7 @@ def test_a_restored_container_that_ends_is_restored_again(cluster, warm_image):
         cluster.kubectl("wait", "pod/killed", "--for=condition=Ready", "--timeout=60s", timeout_s=70)
         assert pod.read_state()["id"] == before
         # The kubelet lets it be: it was not restarted for a reason of its own.
-        assert cluster.read("pod", pod.name)["status"]["containerStatuses"][0]["restartCount"] == 1
+        assert cluster.read("pods", pod.name)["status"]["containerStatuses"][0]["restartCount"] == 1
 
 
 def test_a_warm_image_is_restored_on_a_node_that_knows_nothing(cluster, warm_image):

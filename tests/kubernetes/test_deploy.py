@@ -102,7 +102,7 @@ def roll_out(cluster, what: str) -> None:
 
 
 def read_pods(cluster, label: str) -> list[Pod]:
-    found = cluster.read("pods", f"--selector={label}")["items"]
+    found = cluster.read("pods", selector=label)["items"]
     alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
     return [Pod(cluster, p["metadata"]["name"], p["metadata"]["uid"], p["status"]["podIP"]) for p in alive]
 
@@ -116,7 +116,7 @@ def check_restored(cluster, label: str, count: int, restarts: int = 0) -> None:
     assert all(state["requests"] >= WARMUPS for state in states)
     for pod in pods:
         assert cluster.kubectl("logs", pod.name, "--container=server") == ""
-        (status,) = cluster.read("pod", pod.name)["status"]["containerStatuses"]
+        (status,) = cluster.read("pods", pod.name)["status"]["containerStatuses"]
         assert status["ready"]
         # Of several restores at the same moment CRI-O fails some, and the kubelet tries again.
         assert count > 1 or status["restartCount"] == restarts
@@ -131,7 +131,7 @@ def test_a_deployment_scales_rolls_and_heals_and_every_pod_is_restored(cluster, 
     cluster.kubectl("scale", "deployment/server", "--replicas=4")
     roll_out(cluster, "deployment/server")
     check_restored(cluster, label, 4)
-    endpoints = cluster.read("endpointslices", "--selector=kubernetes.io/service-name=server")["items"]
+    endpoints = cluster.read("endpointslices", selector="kubernetes.io/service-name=server")["items"]
     assert sum(len(each["endpoints"]) for each in endpoints) == 4
 
     before = {pod.name for pod in read_pods(cluster, label)}
@@ -169,7 +169,7 @@ def test_a_manifest_that_was_changed_to_match(cluster, image, base_image, deploy
     roll_out(cluster, "deployment/mine")
     (pod,) = read_pods(cluster, "app=mine")
     assert pod.read_state()["requests"] >= WARMUPS
-    read = cluster.read("pod", pod.name)
+    read = cluster.read("pods", pod.name)
     assert {one["name"]: one["restartCount"] for one in read["status"]["containerStatuses"]} == {"web": 0, "beside": 0}
     web, beside = read["spec"]["containers"]
     assert web["securityContext"]["runAsUser"] == 1000
@@ -320,7 +320,7 @@ def test_pulled_ahead_by_a_node_that_does_not_run_it(cluster, image, idle_image,
         names = {pod["spec"]["nodeName"] for pod in cluster.read("pods")["items"]}
         assert names == {"node-1", node.name}
         for pod in read_pods(cluster, "app.kubernetes.io/name=server-pre-pull"):
-            (container,) = cluster.read("pod", pod.name)["status"]["containerStatuses"]
+            (container,) = cluster.read("pods", pod.name)["status"]["containerStatuses"]
             assert container["image"] == idle_image
         events = cluster.kubectl("get", "events", "--field-selector=reason=Pulled", "--output=jsonpath={..message}")
         assert f'Successfully pulled image "{image}"' in events
@@ -336,7 +336,7 @@ def test_fields_of_others_are_not_taken_over_unasked(cluster, image, deploy, cle
         deploy(image, "--apply")
     assert "--force-conflicts" in refused.value.hint
     deploy(image, "--apply", "--force-conflicts")
-    assert cluster.read("deployment", "server")["spec"]["replicas"] == 1
+    assert cluster.read("deployments", "server")["spec"]["replicas"] == 1
 
 
 def test_a_kind_that_the_cluster_does_not_know(image, deploy, tmp_path):

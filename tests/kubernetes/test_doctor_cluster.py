@@ -57,7 +57,7 @@ def doctor(cluster, monkeypatch, capsys) -> Callable[..., list[dict]]:
             restored = False
         found = json.loads(capsys.readouterr().out)
         assert restored == all(each["restoredBy"] for each in found)
-        assert cluster.read("pods", "--selector=app.kubernetes.io/managed-by=warmstart")["items"] == []
+        assert cluster.read("pods", selector="app.kubernetes.io/managed-by=warmstart")["items"] == []
         return found
 
     return run

@@ -65,7 +65,7 @@ def call(helm: Helm, image: str, registry: str, *words: str) -> subprocess.Compl
 
 
 def check_restored(cluster, count: int) -> None:
-    found = cluster.read("pods", "--selector=app.kubernetes.io/name=web")["items"]
+    found = cluster.read("pods", selector="app.kubernetes.io/name=web")["items"]
     pods = [Pod(cluster, p["metadata"]["name"], p["metadata"]["uid"], p["status"]["podIP"]) for p in found]
     states = [pod.read_state() for pod in pods]
     assert len(pods) == count

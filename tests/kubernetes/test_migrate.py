@@ -71,7 +71,7 @@ def assert_goes_on(user, pod, before):
 
 
 def node_of(cluster, pod):
-    return cluster.read("pod", pod)["spec"]["nodeName"]
+    return cluster.read("pods", pod)["spec"]["nodeName"]
 
 
 def test_a_pod_is_saved_goes_on_and_is_restored(user, call, cluster, second_node, image):
@@ -221,7 +221,7 @@ def test_open_connections_are_closed_in_what_is_restored(
 
 def connect(cluster, pod):
     """Return a connection to a server that waits for a request."""
-    address = cluster.read("pod", pod)["status"]["podIP"]
+    address = cluster.read("pods", pod)["status"]["podIP"]
     return connect_in(cluster.nodes[0].session.network, (address, PORT), 5)
 
 
@@ -254,7 +254,7 @@ def test_a_deployments_pod_moves_and_the_deployment_keeps_it(user, call, cluster
         new = moved["restored"]["pod"]
         assert set(user.list_pods("app=fleet")) == {new, other}
         assert_goes_on(user, new, before)
-        [owner] = cluster.read("pod", new)["metadata"]["ownerReferences"]
+        [owner] = cluster.read("pods", new)["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["controller"]) == ("ReplicaSet", True)
     finally:
         cluster.kubectl("delete", "deployment", "fleet")

@@ -505,3 +505,46 @@ def test_a_dump_takes_a_build(place):
     done = subprocess.run([place.launcher, "dump"], capture_output=True, text=True, check=False)
     assert done.returncode == 70
     assert "manifest (written by build): No such file or directory" in done.stderr
+
+
+# The steps after a restore by a runtime, done by a hook of the pod
+
+
+def run_hook(place, said: Path, *options: str, step: Step) -> str:
+    """Run the hook next to a launcher with these options, the first process of a PID namespace; return its output."""
+    program = place.directory / "launcher"
+    shutil.copy(place.launcher, program)
+    place.write_manifest(ECHO, step=describe(step), pid=NOBODY)
+    place.write_criu(f"{program} steps 2>{said}; echo status $? >>{said}; exit 1")
+    start = [program, "start", *options, "--", *ECHO]
+    command = ["unshare", "--pid", "--fork", "--mount-proc", *map(str, start)]
+    subprocess.run(command, capture_output=True, timeout=20, check=False)
+    return said.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace needs root")
+@pytest.mark.parametrize(
+    ("options", "script", "done", "said"),
+    [
+        (["--clocks", "node"], "echo >>{marker}", True, r"warmstart: after-restore steps in \d+ ms\nstatus 0\n"),
+        (
+            ["--clocks", "node"],
+            "echo >>{marker}; exit 3",
+            True,
+            r"warmstart: after-restore step 1 \(exec sh\) failed: exit status 3\nstatus 70\n",
+        ),
+        # The launcher that restores the application does them itself.
+        ([], "echo >>{marker}", False, r"status 0\n"),
+    ],
+)
+def test_a_hook_does_the_steps_only_if_a_runtime_has_restored(place, tmp_path, options, script, done, said):
+    marker = tmp_path / "marker"
+    step = Step(Exec(("sh", "-c", script.format(marker=marker))))
+    assert re.fullmatch(said, run_hook(place, tmp_path / "said", *options, step=step))
+    assert marker.exists() == done
+
+
+def test_a_hook_does_nothing_after_a_cold_start(place):
+    done = subprocess.run([place.launcher, "steps"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert subprocess.run([place.launcher, "steps", "--"], capture_output=True, check=False).returncode == 64

@@ -112,18 +112,18 @@ class User:
 
     def read_state(self, name: str) -> dict[str, Any]:
         """Return the random id of the server and the number of its requests."""
-        address = self.cluster.read("pod", name)["status"]["podIP"]
+        address = self.cluster.read("pods", name)["status"]["podIP"]
         state: dict[str, Any] = json.loads(self.cluster.nodes[0].http_get(address, PORT, "/state")[1])
         return state
 
     def hold(self, name: str) -> AbstractContextManager[Hold]:
         """Delay the checkpoints of a pod on the first node."""
-        [state] = self.cluster.read("pod", name)["status"]["containerStatuses"]
+        [state] = self.cluster.read("pods", name)["status"]["containerStatuses"]
         return hold_checkpoint(self.cluster.nodes[0], state["containerID"].partition("://")[2])
 
     def list_pods(self, selector: str = "", namespace: str = "default") -> list[str]:
         """List the names of pods, including terminating ones."""
-        items = self.cluster.read("pods", "-n", namespace, *(["-l", selector] if selector else []))["items"]
+        items = self.cluster.read("pods", namespace=namespace, selector=selector)["items"]
         return [item["metadata"]["name"] for item in items]
 
     def wait_no_helpers(self) -> None:

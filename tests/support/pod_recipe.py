@@ -14,7 +14,8 @@ container:
     - {name: E, valueFrom: {fileKeyRef: {volumeName: v, path: a, key: b}}}
     - {name: F, value: $(A)}
   volumeMounts: [{name: v, mountPath: /v, subPathExpr: $(A)/b}, {name: w, mountPath: /w/, readOnly: true}]
-  securityContext: {capabilities: {drop: [all]}, seccompProfile: {type: RuntimeDefault}}
+  securityContext: {capabilities: {drop: [all]}, seccompProfile: {type: RuntimeDefault}, \
+    appArmorProfile: {type: RuntimeDefault}}
   readinessProbe: {grpc: {port: 1}}
 volumes:
   - {name: v, emptyDir: {medium: Memory, sizeLimit: 1Mi}}

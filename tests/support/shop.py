@@ -75,7 +75,7 @@ class Replica:
 
     def read_status(self) -> dict[str, Any]:
         """Return the status of the shop's container."""
-        found = self.cluster.read("pod", self.name)["status"]["containerStatuses"]
+        found = self.cluster.read("pods", self.name)["status"]["containerStatuses"]
         [status] = [one for one in found if one["name"] == "shop"]
         assert isinstance(status, dict)
         return status
@@ -124,7 +124,7 @@ def run_services(cluster: Cluster, manifests: Path) -> dict[str, str]:
         cluster.kubectl("apply", "-f", manifests / f"{name}.yaml")
     for name in ("postgres", "redis"):
         wait_for_rollout(cluster, f"statefulset/{name}")
-    return {name: cluster.read("pod", f"{name}-0")["status"]["podIP"] for name in ("postgres", "redis")}
+    return {name: cluster.read("pods", f"{name}-0")["status"]["podIP"] for name in ("postgres", "redis")}
 
 
 def _describe(kind: str, name: str, **fields: object) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def wait_for_rollout(cluster: Cluster, what: str) -> None:
 
 def read_replicas(cluster: Cluster) -> list[Replica]:
     """Return the shop's pods."""
-    found = cluster.read("pods", "-l", "app=shop")["items"]
+    found = cluster.read("pods", selector="app=shop")["items"]
     return [
         Replica(cluster, pod["metadata"]["name"], pod["spec"]["nodeName"], pod["status"]["podIP"])
         for pod in found

@@ -13,10 +13,12 @@ from pathlib import Path
 import click
 import pytest
 from ruamel.yaml import YAML
+from support import traits
 
 from warmstart.cli.main import cli
 from warmstart.core import errors
 from warmstart.core.errors import WarmstartError
+from warmstart.dump.state.rules import CERTAIN, FIXES, find_rule
 from warmstart.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -203,6 +205,32 @@ def test_each_preflight_code_has_its_cure():
     documented = {SPAN.match(row[0])[1] for row in rows_of(section) if SPAN.match(row[0])}
     assert len(documented) > 30
     assert documented == preflight_codes()
+
+
+def test_each_code_of_lost_state_has_its_cure():
+    text = PAGES["docs/troubleshooting.md"].read_text()
+    section = text.partition("\n## Not everything is restored")[2].partition("\n## ")[0]
+    assert {SPAN.match(row[0])[1] for row in rows_of(section) if SPAN.match(row[0])} == FIXES.keys()
+
+
+def test_what_survives_is_as_measured():
+    """The losses are those of tests/integration/test_kernel_state.py."""
+    text = PAGES["docs/what-survives.md"].read_text().partition("\n## Not compared")[0]
+    rows = [row for row in rows_of(text) if len(row) == 4 and row[1] in ("kept", "lost")]
+    told = {name: row[1:] for row in rows for name in row[0].split(", ")}
+    set_facts = {*traits.THREAD, *traits.PROCESS, *traits.DECISIVE, "locks", "Cpus_allowed_list", *traits.LOST}
+    set_facts |= {name for facts in traits.DESCRIPTORS.values() for name in facts}
+    measured = {}
+    for fact in set_facts:
+        rule = next(rule for subject in traits.SUBJECTS if (rule := find_rule(subject, fact)))
+        by_runtime = "lost" if fact in traits.LOST | traits.LOST_BY_RUNTIME else "kept"
+        by_self = "lost" if fact in traits.LOST | traits.LOST_BY_SELF else "kept"
+        measured[rule.title] = (by_runtime, by_self, rule.severity)
+    found = {title: (told[title][0], told[title][1].split(",")[0], told[title][2].split(",")[0]) for title in measured}
+    assert found == measured
+    early = {title for title, (*_, cost) in told.items() if cost.endswith("before the checkpoint")}
+    certain = {rule.title for subject in traits.SUBJECTS for fact in CERTAIN if (rule := find_rule(subject, fact))}
+    assert early == certain
 
 
 def test_variables_are_the_real_ones():

@@ -28,21 +28,18 @@ from warmstart.build.container import open_engine
 from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.result import EditedDump, RuntimeCheckpoint
 from warmstart.build.services import open_companions
-from warmstart.build.verify_source import Decide
+from warmstart.build.warm_image import Decide, WarmImage, make_absolute, pull_warm_image
 from warmstart.core.errors import ImageError, RecipeError, WarmstartError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Source, parse_reference
 from warmstart.engine.cri import CriContainer
-from warmstart.engine.local import LocalEngine, find_access, find_binds, start_engine
-from warmstart.image.annotations import read_provenance
+from warmstart.engine.local import LocalEngine, find_binds, start_engine
 from warmstart.image.compose import take_apart
 from warmstart.image.layout import read_image
 from warmstart.image.selfrestore.pack import ENTRYPOINT
-from warmstart.image.skopeo import copy_image
 from warmstart.node.open import open_node
 from warmstart.node.session import Session
 from warmstart.probe.readiness import first_probe
-from warmstart.recipe.load import parse_recipe
 from warmstart.recipe.model import HttpGet, Mapped, Recipe, Restorer
 from warmstart.recipe.privileges import require_recipe_privileges
 
@@ -99,23 +96,27 @@ def bench_recipe(recipe: Recipe, options: BuildOptions, load: Load, progress: Pr
                 return measure(session, replace(subject, beside=beside), load, progress)
 
 
-def bench_source(source: Source, options: BuildOptions, load: Load, progress: Progress, *, decide: Decide) -> Bench:
+def bench_source(
+    source: Source,
+    options: BuildOptions,
+    load: Load,
+    progress: Progress,
+    *,
+    decide: Decide,
+    secrets: Sequence[str] = (),
+) -> Bench:
     """Compare restores of an image built by warmstart with cold starts of its base image.
 
     Raises:
         ImageError: the image does not exist, or warmstart did not make it.
-        PrivilegeError: the image requests more than the user allows; see `decide` of `verify_source`.
+        PrivilegeError: the image requests more than the user allows.
+        RecipeError: the value of a secret is missing, or its file cannot be read.
         WarmstartError: a step failed, or one of the ways of starting never succeeded.
     """
-    if source.path is not None:
-        # The node's programs do not run in the current directory.
-        source = replace(source, path=source.path.absolute())
+    source = make_absolute(source)
     with open_session(source, options, progress) as session:
-        layout = session.workspace / "layout"
-        access = find_access(session, source, options.access)
-        with progress.step("pull"):
-            copy_image(session, str(source), f"oci:{layout}", access=access, on_line=progress.note)
-        subject = find_subject(source, layout, decide)
+        image = pull_warm_image(session, source, options.access, progress, decide=decide, secrets=secrets)
+        subject = find_subject(image)
         context = BuildContext(subject.recipe, options, progress, session)
         with open_companions(context) as companions, companions.run() as beside:
             return measure(session, replace(subject, beside=beside), load, progress)
@@ -176,28 +177,22 @@ def find_request(recipe: Recipe) -> HttpGet:
     )
 
 
-def find_subject(source: Source, layout: Path, decide: Decide) -> Subject:
-    """Return the subject of an image built by warmstart, given its `layout`.
+def find_subject(image: WarmImage) -> Subject:
+    """Return the subject of an image built by warmstart.
 
     Raises:
-        ImageError: warmstart did not make the image, or the runtime does not restore it.
+        ImageError: the runtime does not restore it.
     """
-    provenance = read_provenance(read_image(layout).manifest.annotations)
-    if provenance is None:
-        raise ImageError(f"{source} was not built by warmstart: it has no build record")
-    recipe = parse_recipe(provenance.recipe, f"the recipe in {source}")
-    if Restorer.RUNTIME not in recipe.restore:
+    source, layout, provenance = image.source, image.layout, image.provenance
+    if Restorer.RUNTIME not in image.restorers:
         hint = "run `warmstart bench` with the recipe instead: the runtime then restores its checkpoint"
         raise ImageError(f"cannot measure {source}: it only restores itself", hint=hint)
-    recipe = decide(layout, source, recipe)
     base = layout.with_name("base")
     take_apart(layout, base, ENTRYPOINT)
     edits = json.loads(provenance.edits)
-    # The checkpoint names its own image.
-    name = str(source.reference or recipe.image)
-    restored = Way(MAPPED if edits["mappedBytes"] else PLAIN, name, provenance.identity)
+    restored = Way(MAPPED if edits["mappedBytes"] else PLAIN, image.name, provenance.identity)
     candidates = [Candidate(Way(COLD, f"{IMAGE}:{COLD}"), base), Candidate(restored, layout)]
-    return Subject(str(source), recipe, candidates, edits["dumpedBytes"])
+    return Subject(str(source), image.recipe, candidates, edits["dumpedBytes"])
 
 
 def measure(session: Session, subject: Subject, load: Load, progress: Progress) -> Bench:

@@ -14,6 +14,7 @@ from warmstart import __version__
 from warmstart.build.base import BaseImage
 from warmstart.build.container import refusing_self
 from warmstart.build.context import BuildContext
+from warmstart.build.literals import find_command_line
 from warmstart.build.result import EditedDump, RuntimeCheckpoint, SelfCheckpoint, WarmState
 from warmstart.dump.archive.archive import Archive, extract_archive
 from warmstart.dump.criu.contents import sum_pages_bytes
@@ -26,8 +27,10 @@ from warmstart.dump.edit.listeners import find_listeners
 from warmstart.dump.edit.memory import choose_all, map_memory
 from warmstart.dump.edit.parents import clear_parent_death_signals
 from warmstart.dump.edit.sockets import clear_owners, close_sockets
+from warmstart.dump.edit.timers import restart_timers
 from warmstart.dump.preflight.check import raise_on_errors
 from warmstart.dump.preflight.filters import check_filters
+from warmstart.dump.state.document import write_state
 from warmstart.engine.local import LocalEngine
 from warmstart.image.annotations import (
     BASE_DIGEST,
@@ -36,11 +39,12 @@ from warmstart.image.annotations import (
     CPU,
     CREATED,
     PREFIX,
+    STATE,
     Provenance,
     write_provenance,
 )
 from warmstart.image.buildah import Buildah, WorkingContainer
-from warmstart.image.compose import Layer, Run, add_layers, compose_image, link_layers, pack_file
+from warmstart.image.compose import Layer, Run, compose_image, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.manifest import find_host_platform
 from warmstart.image.selfrestore.manifest_lines import describe_steps, describe_variables
@@ -92,6 +96,7 @@ def edit_images(context: BuildContext, directory: Path, warm: WarmState, name: s
     pages_bytes = sum_pages_bytes(directory)
     sockets = close_sockets(directory, established=context.recipe.close_tcp)
     clear_parent_death_signals(directory)
+    restart_timers(directory)
     policies = {Mapped.ALL: choose_all, Mapped.AUTO: choose_safe(warm.programs), Mapped.NONE: choose_none}
     choose = policies[context.recipe.mapped]
     memory = map_memory(directory, memory_file, path_in_image=f"/{name}", choose=choose)
@@ -121,6 +126,7 @@ def annotate(context: BuildContext, base: BaseImage, warm: WarmState, provenance
         BASE_NAME: base.source.label,
         BASE_DIGEST: base.digest,
         PREFIX + CPU: " ".join(warm.cpu_features),
+        **({PREFIX + STATE: write_state(warm.state)} if warm.state else {}),
         **write_provenance(provenance),
     }
 
@@ -134,22 +140,6 @@ def pack_launched(
     if dump.memory_file:
         layers.append(pack_file(dump.memory_file, MEMORY, layout, (identity.user, identity.group), compression))
     return [*layers, launched.changes, pack_checkpoint(launched.directory, layout, compression)]
-
-
-def make_cold_image(
-    context: BuildContext, launched: SelfCheckpoint, base: BaseImage, layout: Path, programs: Layer
-) -> Path:
-    """Make an image that starts cold as the image in `layout` will: without memory and dump, which are not used then.
-
-    Returns:
-        Its layout.
-    """
-    cold = context.workspace / "cold"
-    layers = [programs, launched.changes]
-    link_layers(layers, layout, cold)
-    annotations = {CREATED: datetime.now(UTC).isoformat(timespec="seconds")}
-    add_layers(base.layout, cold, layers, launched.run, annotations, context.recipe.labels)
-    return cold
 
 
 def make_layout(
@@ -189,7 +179,7 @@ def make_layout(
             f"oci:{addition}",
             annotations=annotations,
             labels=recipe.labels,
-            cmd=recipe.container.command + recipe.container.args or None,
+            cmd=find_command_line(recipe) or None,
         )
         if dump.memory_file:
             name = f"{DIRECTORY}/{dump.memory_file.name}"

@@ -12,11 +12,11 @@ from warmstart.build.container import (
     check_before_dump,
     check_user,
     has_directory,
-    refusing_self,
     start_container,
     warm_up,
 )
 from warmstart.build.context import BuildContext
+from warmstart.build.kernel_state import settle
 from warmstart.build.launched import (
     LauncherDirectories,
     await_application,
@@ -30,11 +30,12 @@ from warmstart.build.result import RuntimeCheckpoint, SelfCheckpoint
 from warmstart.dump.edit.programs import Program
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine
+from warmstart.image.compose import Run
 from warmstart.image.layout import read_image
-from warmstart.image.selfrestore.manifest_lines import check_steps
-from warmstart.image.selfrestore.pack import ENTRYPOINT, MEMORY, find_run, pack_changes
-from warmstart.node.launcher import ensure_launcher
+from warmstart.image.selfrestore.pack import ENTRYPOINT, MEMORY, changes_no_files, find_run, pack_changes
+from warmstart.node.launcher import LauncherPrograms
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
+from warmstart.recipe.model import Recipe
 
 
 def run_and_checkpoint(
@@ -60,6 +61,7 @@ def run_and_checkpoint(
         has_tmp = has_directory(engine.proc, running.pid, "/tmp")  # noqa: S108  (of the container)
         with context.progress.step("checkpoint"):
             checkpoint(context, engine, running, archive)
+            warm = replace(warm, state=settle(warm.state, engine.proc, running.pid))
         on_dumped(running)
     return RuntimeCheckpoint(archive, warm, has_tmp)
 
@@ -76,15 +78,25 @@ def checkpoint(context: BuildContext, engine: LocalEngine, running: CriContainer
         running.checkpoint(archive, context.options.checkpoint_timeout_s)
 
 
-def run_and_dump(context: BuildContext, engine: LocalEngine, base: BaseImage, layout: Path) -> SelfCheckpoint:
+def run_and_dump(
+    context: BuildContext,
+    engine: LocalEngine,
+    base: BaseImage,
+    layout: Path,
+    programs: LauncherPrograms,
+    on_ready: Callable[[], object] = lambda: None,
+) -> SelfCheckpoint:
     """Start the container under the launcher, warm it up, and have the launcher dump the application.
 
-    The files that the application changed are gone with the container: they become a layer in `layout`.
+    Args:
+        context: of the build.
+        engine: where it runs.
+        base: its image.
+        layout: gets a layer with the files that the application changed, which are gone with the container.
+        programs: the launcher and its CRIU.
+        on_ready: called before the warm-up.
     """
     container, config = context.recipe.container, read_image(base.layout).config
-    with refusing_self(context.recipe):
-        check_steps(context.recipe.after_restore)
-    programs = ensure_launcher(context.options.cache, context.progress.note)
     directories = LauncherDirectories(context.workspace / "launcher", context.workspace / "launcher-state")
     make_directories(directories, programs)
     directory = context.workspace / "launched"
@@ -95,13 +107,20 @@ def run_and_dump(context: BuildContext, engine: LocalEngine, base: BaseImage, la
             )
             launched = await_application(running, directories, find_working_dir(container, config))
             check_user(engine, launched, container)
-        warm = warm_up(context, engine, launched, launched.inner_pid)
+        warm = warm_up(context, engine, launched, launched.inner_pid, on_ready)
         with context.progress.step("checkpoint"):
             launched.dump(context.options.checkpoint_timeout_s)
-            changes = pack_changes(launched.take_out(directory), layout, context.recipe.compression)
+            warm = replace(warm, state=settle(warm.state, engine.proc, launched.pid))
+            changes = launched.take_out(directory)
+            untouched = changes_no_files(changes)
+            layer = pack_changes(changes, layout, context.recipe.compression)
     environment = dict((*config.env, *container.env))
-    run = find_run(container, config, find_literals(context.recipe))
-    return SelfCheckpoint(directory, programs, run, changes, warm, environment)
+    return SelfCheckpoint(directory, find_image_run(context.recipe, base), layer, untouched, warm, environment)
+
+
+def find_image_run(recipe: Recipe, base: BaseImage) -> Run:
+    """Return how an image that restores itself is started."""
+    return find_run(recipe.container, read_image(base.layout).config, find_literals(recipe))
 
 
 def restore_and_checkpoint(

@@ -57,8 +57,7 @@ class ColdStart:
         self._error: BaseException | None = None
         self._ended = contextlib.ExitStack()
         self._opened = threading.Event()
-        self._thread = threading.Thread(target=self._observe, args=[open_engine], daemon=True)
-        self._thread.start()
+        self._thread = self._begin(open_engine)
 
     def engine(self) -> LocalEngine:
         """Wait for the engine, and return it.
@@ -85,14 +84,33 @@ class ColdStart:
         if self._error is not None:
             raise self._error
 
+    def repeat(self, layout: Path) -> None:
+        """Forget this start, and begin one of the image in another layout, in the same engine.
+
+        Raises:
+            WarmstartError: the engine could not be opened.
+        """
+        engine = self.engine()
+        self._stop()
+        self._layout, self._running, self._error, self._cancelled = layout, None, None, False
+        self._thread = self._begin(lambda: contextlib.nullcontext(engine))
+
     def end(self) -> None:
         """End the container and the engine, and wait until they are gone."""
+        self._stop()
+        self._ended.close()
+
+    def _begin(self, open_engine: OpenEngine) -> threading.Thread:
+        thread = threading.Thread(target=self._observe, args=[open_engine], daemon=True)
+        thread.start()
+        return thread
+
+    def _stop(self) -> None:
         self._cancelled = True
         if self._thread.is_alive() and self._running is not None:
             with contextlib.suppress(WarmstartError):
                 self._running.engine.kill_container(self._running.container_id)
         self._thread.join()
-        self._ended.close()
 
     def _observe(self, open_engine: OpenEngine) -> None:
         try:

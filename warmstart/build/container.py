@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from warmstart.build.context import BuildContext
+from warmstart.build.kernel_state import read_before
 from warmstart.build.launched import LauncherContainer
 from warmstart.build.result import WarmState
 from warmstart.core.cpu import read_features
@@ -20,7 +21,6 @@ from warmstart.dump.edit.programs import read_programs
 from warmstart.dump.preflight.check import check_processes, raise_on_errors
 from warmstart.dump.preflight.self import check_launched
 from warmstart.dump.proc.container import open_below_root
-from warmstart.dump.proc.restrictions import read_restrictions
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
@@ -65,7 +65,11 @@ def start_container(
 
 
 def warm_up(
-    context: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer, inner_pid: int = 1
+    context: BuildContext,
+    engine: LocalEngine,
+    running: CriContainer | LauncherContainer,
+    inner_pid: int = 1,
+    on_ready: Callable[[], object] = lambda: None,
 ) -> WarmState:
     """Bring a started container into the state to be checkpointed.
 
@@ -74,10 +78,12 @@ def warm_up(
         engine: where it runs.
         running: the container.
         inner_pid: the application, as numbered in the container.
+        on_ready: called before the warm-up.
     """
     recipe, progress = context.recipe, context.progress
     with progress.step("ready"):
         cold_s = await_ready(running, recipe.container)
+    on_ready()
     with progress.step("warm up"):
         run_steps(
             running, recipe.warmup, pid=inner_pid, on_progress=lambda p: progress.note(f"{p.done} of {p.step.repeat}")
@@ -86,9 +92,10 @@ def warm_up(
         context.beside.check()
     with progress.step("preflight"):
         check_before_dump(context, engine, running)
+        state = read_before(engine.proc, running.pid, force=context.options.force)
         identity = read_identity(engine.proc, running.pid)
         programs = read_programs(engine.proc, running.pid)
-        return WarmState(identity, cold_s, programs, read_features(), read_restrictions(engine.proc, running.pid))
+        return WarmState(identity, cold_s, programs, read_features(), state)
 
 
 def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, container: Container) -> None:
@@ -135,11 +142,9 @@ def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriCo
             volumes=recipe.container.volume_mounts,
             # Where only the runtime could not, that is found later, and the image restores itself.
             by_runtime=not launched or (Restorer.RUNTIME in recipe.restore and not recipe.restore_is_default),
+            launched=launched,
         )
         refused = check_launched(engine.proc, running.pid, recipe.container.volume_mounts) if launched else ()
-        if launched:
-            # Its parent is the launcher, in its own namespaces.
-            findings = tuple(finding for finding in findings if finding.code != "sysv-shm-host-ipc")
         errors = [finding for finding in (*findings, *refused) if finding.is_error]
         if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:
             break

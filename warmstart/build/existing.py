@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from warmstart.build.base import find_source
@@ -82,12 +82,16 @@ def find_existing(recipe: Recipe, options: BuildOptions) -> ExistingImage | None
 
 
 def _find_key(recipe: Recipe, options: BuildOptions) -> str:
-    """Return the key of a build that would start now; empty if the base image's digest is not known without a node."""
-    digest = find_source_digest(find_source(recipe), access=options.access)
-    if digest is None:
-        return ""
+    """Return the key of a build that would start now; empty if the digest of an image is not known without a node."""
+    containers = {one.container.image: one.container for one in recipe.companions}
+    digests: list[str] = []
+    for container in (recipe.container, *containers.values()):
+        digest = find_source_digest(find_source(recipe, container), access=options.access)
+        if digest is None:
+            return ""
+        digests.append(digest)
     version = find_host_runtime(options.runtime_endpoint).version if options.runtime_endpoint else ""
-    return find_inputs(recipe, options, version).key(digest)
+    return replace(find_inputs(recipe, options, version), images=tuple(digests[1:])).key(digests[0])
 
 
 def _read_target(name: Reference, output: Output, access: RegistryAccess) -> Manifest | None:

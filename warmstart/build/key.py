@@ -37,6 +37,8 @@ _CODE = (".py", ".json", ".lock", ".c")
 class BuildInputs:
     """Everything that decides the result of a build, except the base image.
 
+    `images` is known once the images of services and init containers have been found.
+
     Attributes:
         recipe: the recipe as JSON with sorted keys, after `--set` and `--tag`.
         version: version of warmstart.
@@ -49,6 +51,7 @@ class BuildInputs:
         allowed: privileges granted to the recipe, sorted.
         force: whether preflight errors are ignored.
         secrets: digest of the values of Secrets that the user gave; empty if there are none.
+        images: digests of the images of services and init containers, each image once, in the order of the recipe.
     """
 
     recipe: str
@@ -62,6 +65,7 @@ class BuildInputs:
     allowed: tuple[str, ...]
     force: bool
     secrets: str = ""
+    images: tuple[str, ...] = ()
 
     def key(self, base_digest: str) -> str:
         """Return the key of a build from this base image, as `sha256:HEX`."""

@@ -1,4 +1,4 @@
-"""Variables that the image of a recipe may contain: those with a literal value.
+"""Parts of a recipe that its image may contain: variables with a literal value, and a command line without secrets.
 
 A pod that leaves them out behaves as the build did. Values from Secrets, ConfigMaps and fields of the pod belong to the
 pod, and are not part of the image.
@@ -28,6 +28,21 @@ def find_literals(recipe: Recipe) -> tuple[tuple[str, str], ...]:
         literal[entry["name"]] = is_literal
     return tuple(
         (name, value) for name, value in recipe.container.env if literal.get(name) and not _has_secret(recipe, value)
+    )
+
+
+def find_command_line(recipe: Recipe) -> tuple[str, ...]:
+    """Return the recipe's command and arguments, words with the value of a secret as they are written: with references.
+
+    A runtime that restores the image uses none of it, and a pod that starts it cold has a command line of its own.
+    """
+    container = recipe.container
+    document = json.loads(recipe.document or "{}").get("container", {})
+    written = [*document.get("command", ()), *document.get("args", ())]
+    words = (*container.command, *container.args)
+    return tuple(
+        written[index] if _has_secret(recipe, word) and index < len(written) else word
+        for index, word in enumerate(words)
     )
 
 

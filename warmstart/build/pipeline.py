@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from warmstart.build.assemble import (
@@ -15,7 +14,6 @@ from warmstart.build.assemble import (
     describe,
     edit_dump,
     edit_launched,
-    make_cold_image,
     make_layout,
     open_container,
     pack_launched,
@@ -23,33 +21,34 @@ from warmstart.build.assemble import (
 )
 from warmstart.build.base import BaseImage, fetch_base, find_source, share_layers
 from warmstart.build.beside import ALONE
-from warmstart.build.checkpoint import restore_and_checkpoint, run_and_checkpoint, run_and_dump
-from warmstart.build.cold_start import IMAGE as COLD_IMAGE
-from warmstart.build.cold_start import observe_cold_start
-from warmstart.build.container import SelfRefusedError, import_image, open_engine
+from warmstart.build.checkpoint import find_image_run, restore_and_checkpoint, run_and_checkpoint, run_and_dump
+from warmstart.build.container import SelfRefusedError, import_image, open_engine, refusing_self
 from warmstart.build.context import BuildContext, BuildOptions, open_context
+from warmstart.build.early_cold_start import EarlyColdStart
 from warmstart.build.key import find_inputs
 from warmstart.build.publish import check_output, describe_output, publish_image
-from warmstart.build.result import BuildCandidate, BuildResult, SelfCheckpoint, make_document
+from warmstart.build.result import BuildCandidate, BuildResult, EditedDump, SelfCheckpoint, make_document
 from warmstart.build.secrets import check_report, search_secrets
 from warmstart.build.services import Companions, open_companions
 from warmstart.build.verify import SUBNET as VERIFY_SUBNET
-from warmstart.build.verify import Restore, Subject, check_content, open_plain_engine, verify_image
+from warmstart.build.verify import Restore, Subject, check_content, find_hook_limit_s, verify_image
 from warmstart.core.errors import CheckpointError, PreflightError, WarmstartError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Transport
 from warmstart.engine.local import (
-    HostRuntime,
     LocalEngine,
     find_binds,
     find_host_runtime,
     start_engine,
 )
+from warmstart.image.annotations import Provenance
 from warmstart.image.compose import Layer, add_layers
 from warmstart.image.layout import read_image
+from warmstart.image.selfrestore.manifest_lines import check_steps
 from warmstart.image.selfrestore.pack import MEMORY_OF_RUNTIME, pack_programs
+from warmstart.node.launcher import ensure_launcher
 from warmstart.recipe.load import with_restorers
-from warmstart.recipe.model import Recipe, Restorer
+from warmstart.recipe.model import Container, Recipe, Restorer
 from warmstart.recipe.privileges import require_recipe_privileges
 
 
@@ -65,8 +64,8 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
     host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
     binds = [*find_binds(source), *(host.binds if host else ())]
     with open_context(recipe, options, progress, binds=binds, with_launcher=Restorer.SELF in recipe.restore) as context:
-        warn_of_volumes(context, host)
-        context = replace(context, inputs=find_inputs(recipe, options, host.version if host else ""))
+        for warning in list_volume_warnings(recipe) if host else ():
+            progress.warn(warning)
         base = fetch_base(context, source)
         with (
             share_layers(context, base) as stores,
@@ -74,6 +73,8 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
             open_engine(context, host, stores) as engine,
             contextlib.ExitStack() as undo,
         ):
+            inputs = find_inputs(recipe, options, host.version if host else "")
+            context = replace(context, inputs=replace(inputs, images=companions.digests))
             candidate = make_candidate(context, engine, base, companions, undo)
             own = None if engine.shared else engine
             return verify_and_publish(context, candidate, base, stores, own, companions)
@@ -104,11 +105,18 @@ def first_of(error: WarmstartError) -> str:
     return next(iter(error.details), error.brief)
 
 
-def warn_of_volumes(context: BuildContext, host: HostRuntime | None) -> None:
-    """Warn of volumes in memory if the build runs on the host's runtime."""
-    in_memory = {mount.volume.name for mount in context.recipe.container.volume_mounts if mount.volume.in_memory}
-    for name in sorted(in_memory) if host else ():
-        context.progress.warn(f"the volume {name} is on the disk during the build, on the host's runtime")
+def list_volume_warnings(recipe: Recipe) -> list[str]:
+    """Return a warning for each volume in memory, which a build on the host's runtime has on the disk."""
+    pod = [recipe.container, *(one.container for one in recipe.init)]
+    names = [name for container in pod for name in _list_in_memory(container)]
+    names += [f"{name} of the service {one.name}" for one in recipe.services for name in _list_in_memory(one.container)]
+    return [
+        f"the volume {name} is on the disk during the build, on the host's runtime" for name in dict.fromkeys(names)
+    ]
+
+
+def _list_in_memory(container: Container) -> list[str]:
+    return [mount.volume.name for mount in container.volume_mounts if mount.volume.in_memory]
 
 
 def make_restored(
@@ -136,23 +144,23 @@ def make_self_restoring(
     with contextlib.ExitStack() as services:
         host = engine if engine.shared else None
         context = replace(context, beside=services.enter_context(companions.run(host)))
-        launched = run_and_dump(context, engine, base, layout)
-        if Restorer.RUNTIME not in restorers:
-            services.close()
+        with refusing_self(context.recipe):
+            check_steps(context.recipe.after_restore)
+        files = ensure_launcher(context.options.cache, context.progress.note)
         with context.progress.step("image"):
-            programs = pack_programs(launched.programs.directory, layout)
-            cold_layout = make_cold_image(context, launched, base, layout, programs)
-        cold = None
-        # With services, it begins with the new ones of the verification.
-        if not engine.shared and context.beside == ALONE:
-            opener = partial(open_plain_engine, engine, restorers)
-            cold = undo.enter_context(observe_cold_start(opener, COLD_IMAGE, context.recipe.container, cold_layout))
-        dump = edit_launched(context, launched)
-        provenance = describe(context, engine, launched.warm, dump)
+            programs = pack_programs(files.directory, layout)
+        with contextlib.ExitStack() as failed:
+            run = find_image_run(context.recipe, base)
+            early = EarlyColdStart(context, engine, base, layout, programs, run, failed)
+            launched = run_and_dump(context, engine, base, layout, files, early.begin)
+            if Restorer.RUNTIME not in restorers:
+                services.close()
+            cold = early.settle(launched)
+            dump = edit_launched(context, launched)
+            undo.push(failed.pop_all())
         with context.progress.step("image"):
             layers = pack_launched(launched, dump, layout, programs, context.recipe.compression)
-            annotations = annotate(context, base, launched.warm, provenance)
-            add_layers(base.layout, layout, layers, launched.run, annotations, context.recipe.labels)
+            provenance = write_image(context, engine, base, launched, dump, layers)
         candidate = BuildCandidate(layout, launched.warm, dump, provenance, cold)
         if Restorer.RUNTIME not in restorers:
             return candidate
@@ -167,10 +175,27 @@ def make_self_restoring(
             return candidate
         # Without the name of a checkpoint, and with a recipe that says so.
         context = replace(context, recipe=with_restorers(context.recipe, [Restorer.SELF]))
-        provenance = describe(context, engine, launched.warm, dump)
-        annotations = annotate(context, base, launched.warm, provenance)
-        add_layers(base.layout, layout, layers, launched.run, annotations, context.recipe.labels)
+        provenance = write_image(context, engine, base, launched, dump, layers)
         return replace(candidate, provenance=provenance, restorers=context.recipe.restore)
+
+
+def write_image(
+    context: BuildContext,
+    engine: LocalEngine,
+    base: BaseImage,
+    launched: SelfCheckpoint,
+    dump: EditedDump,
+    layers: Sequence[Layer],
+) -> Provenance:
+    """Write the manifest and the config of an image that restores itself, whose layers are packed already.
+
+    Returns:
+        Its provenance, which has the context's recipe.
+    """
+    provenance = describe(context, engine, launched.warm, dump)
+    annotations = annotate(context, base, launched.warm, provenance)
+    add_layers(base.layout, context.workspace / "layout", layers, launched.run, annotations, context.recipe.labels)
+    return provenance
 
 
 def add_checkpoint(
@@ -250,14 +275,17 @@ def verify(
 ) -> tuple[Restore, ...]:
     """Restore a new image; arguments as for `verify_and_publish`."""
     recipe, warm = context.recipe, candidate.warm
+    restorers = candidate.restorers or recipe.restore
     subject = Subject(
         candidate.layout,
         str(recipe.image),
         recipe.container,
         warm.identity,
-        candidate.restorers or recipe.restore,
-        warm.restrictions,
+        restorers,
+        warm.state,
         context.beside,
+        find_hook_limit_s(recipe, restorers),
+        force=context.options.force,
     )
     with context.progress.step("verify"), contextlib.ExitStack() as ended:
         check_content(subject.layout, subject.name, context.blobs)

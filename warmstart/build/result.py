@@ -18,13 +18,12 @@ from warmstart.core.progress import Progress
 from warmstart.dump.archive.metadata import load_json
 from warmstart.dump.edit.memory import MappedMemory
 from warmstart.dump.edit.programs import Programs
-from warmstart.dump.proc.restrictions import Restrictions
+from warmstart.dump.state.model import KernelState
 from warmstart.image.annotations import Provenance
 from warmstart.image.compose import Layer, Run
 from warmstart.image.layout import Image
 from warmstart.image.secrets.record import FoundSecret, make_record
 from warmstart.image.selfrestore.pack import Identity, read_manifest
-from warmstart.node.launcher import LauncherPrograms
 from warmstart.recipe.model import Restorer
 
 
@@ -37,15 +36,14 @@ class WarmState:
         cold_s: seconds from the request to create the container until its probe first succeeded.
         programs: programs of its processes.
         cpu_features: features of its processor, from `warmstart.core.cpu.FEATURES`.
-        restrictions: restrictions of its threads, by their number in the container; see
-            `warmstart.dump.proc.restrictions`.
+        state: its kernel state before the checkpoint.
     """
 
     identity: str
     cold_s: float
     programs: Programs
     cpu_features: tuple[str, ...]
-    restrictions: Mapping[int, Restrictions] = field(default_factory=dict)
+    state: KernelState = field(default_factory=KernelState)
 
 
 @dataclass(frozen=True)
@@ -69,17 +67,17 @@ class SelfCheckpoint:
 
     Attributes:
         directory: the dump and its manifest, which no container can access.
-        programs: the launcher and its CRIU.
         run: command of the image.
         changes: layer with the application's changes to its root filesystem.
+        untouched: whether there are none, except those that the runtime makes in each container.
         warm: the application.
         environment: variables of the image and the recipe at the build.
     """
 
     directory: Path
-    programs: LauncherPrograms
     run: Run
     changes: Layer
+    untouched: bool
     warm: WarmState
     environment: Mapping[str, str] = field(default_factory=dict)
 

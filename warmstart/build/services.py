@@ -48,16 +48,11 @@ def open_companions(context: BuildContext) -> Iterator[Companions]:
     """
     images: dict[str, BaseImage] = {}
     with contextlib.ExitStack() as ended:
-        for one in list_companions(context.recipe):
+        for one in context.recipe.companions:
             if one.container.image not in images:
                 images[one.container.image] = _fetch(context, one, len(images))
         stores = [store for image in images.values() for store in ended.enter_context(share_layers(context, image))]
         yield Companions(context, images, tuple(dict.fromkeys(stores)), ended)
-
-
-def list_companions(recipe: Recipe) -> tuple[Service | InitContainer, ...]:
-    """Return the services and init containers of a recipe."""
-    return (*recipe.services, *recipe.init)
 
 
 class Companions:
@@ -76,6 +71,11 @@ class Companions:
         self._ended = ended
         self._own: LocalEngine | None = None
         self._own_names: Mapping[str, str] = {}
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Digests of the manifests of their images, each image once."""
+        return tuple(image.digest for image in self._images.values())
 
     @contextlib.contextmanager
     def run(self, host: LocalEngine | None = None) -> Iterator[Beside]:

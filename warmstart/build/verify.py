@@ -12,7 +12,7 @@ the cache, where they lie by the digests of their content; the name of an image 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,27 +21,31 @@ from tempfile import TemporaryDirectory
 
 from warmstart.build.beside import ALONE, Beside
 from warmstart.build.cold_start import ColdStart, observe_cold_start
+from warmstart.build.kernel_state import Differences, find_losses, judge_losses
 from warmstart.build.launcher_report import read_launcher_ms
 from warmstart.core.errors import AppError, EngineError, VerifyError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Source, Transport
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.proc.container import list_children
-from warmstart.dump.proc.restrictions import Restrictions, find_lost, read_restrictions
+from warmstart.dump.state.model import KernelState
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, start_engine
 from warmstart.image.cache.blobs import BlobCache
 from warmstart.image.mount_points import check_opened
 from warmstart.image.open import open_image
+from warmstart.image.selfrestore.pack import HOOK
 from warmstart.node.crio import PAUSE_IMAGE
 from warmstart.probe.readiness import first_probe, wait_first_success
-from warmstart.recipe.model import Container, Restorer
+from warmstart.recipe.model import Container, Recipe, Restorer, Step
 
 # The bridge of a CRI-O outlives it, so each has addresses of its own.
 SUBNET = "10.89.0.0/24"
 SELF_SUBNET = "10.89.1.0/24"
 RESTORES = 2
 LIMIT_S = 60.0
+# In addition to the time limits of its steps.
+HOOK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,10 @@ class Subject:
         container: what the pod asks for; it has at least one probe.
         identity: of the dumped process; see `warmstart.dump.criu.fingerprint`.
         restorers: who must restore it.
-        restrictions: of the dumped threads; none may be lost.
+        state: kernel state of the application before the checkpoint.
         beside: the company of the container.
+        hook_limit_s: time limit of the hook with which a pod does the steps after a restore by the runtime; 0 for none.
+        force: whether to accept an application that is restored with a changed state, if it is not less restricted.
     """
 
     layout: Path
@@ -87,8 +93,17 @@ class Subject:
     container: Container
     identity: str
     restorers: Sequence[Restorer] = (Restorer.RUNTIME,)
-    restrictions: Mapping[int, Restrictions] = field(default_factory=dict)
+    state: KernelState = field(default_factory=KernelState)
     beside: Beside = ALONE
+    hook_limit_s: float = 0.0
+    force: bool = False
+
+
+def find_hook_limit_s(recipe: Recipe, restorers: Sequence[Restorer]) -> float:
+    """Return the time limit of the hook for an image; 0 if it has no steps, or no launcher that could do them."""
+    if not recipe.after_restore or Restorer.SELF not in restorers:
+        return 0.0
+    return HOOK_S + sum(step.timeout_s for step in recipe.after_restore if isinstance(step, Step))
 
 
 def verify_image(
@@ -182,25 +197,31 @@ class _Pod:
     restorer: Restorer
 
     def restore(self, progress: Progress) -> list[Restore]:
-        restores = []
+        restores, losses = [], []
         for number in range(RESTORES):
             progress.note(f"restore {number + 1} of {RESTORES}")
-            restores.append(self._restore(f"verify-{number}"))
+            restore, lost = self._restore(f"verify-{number}")
+            restores.append(restore)
+            losses.append(lost)
+        who = "the runtime" if self.restorer is Restorer.RUNTIME else "the launcher"
+        judge_losses(losses, who, progress, force=self.subject.force)
         return restores
 
-    def _restore(self, name: str) -> Restore:
+    def _restore(self, name: str) -> tuple[Restore, Differences]:
         try:
             with self.subject.beside.start(self.engine, self.container, self.subject.name, name) as running:
+                if self.restorer is Restorer.RUNTIME and self.subject.hook_limit_s:
+                    run_hook(running, self.subject.hook_limit_s)
                 wait_first_success(running, first_probe(self.container), limit_s=LIMIT_S)
                 first_success_s = time.monotonic() - running.requested_at
                 launcher_ms = self._check_restorer(running)
-                self._check_process(running)
+                losses = self._check_process(running)
         except (AppError, EngineError) as error:
             brief = f"the image did not restore: {error.brief}"
             hint = "nothing was published; run again with --keep to inspect it, and see docs/troubleshooting.md"
             raise VerifyError(brief, details=error.details, hint=hint) from error
         runtime_s = running.started_at - running.requested_at
-        return Restore(running.address, runtime_s, first_success_s, self.restorer, launcher_ms)
+        return Restore(running.address, runtime_s, first_success_s, self.restorer, launcher_ms), losses
 
     def _check_restorer(self, running: CriContainer) -> int | None:
         """Return the launcher's milliseconds; None if the runtime restored."""
@@ -210,18 +231,32 @@ class _Pod:
             raise VerifyError("the runtime started the image cold instead of restoring it")
         return None
 
-    def _check_process(self, running: CriContainer) -> None:
+    def _check_process(self, running: CriContainer) -> Differences:
+        """Check that it is the dumped process, and return the losses of its state."""
         proc, pid = self.engine.proc, running.pid
         try:
-            found, restrictions = read_identities(proc, pid), read_restrictions(proc, pid)
+            found = read_identities(proc, pid)
+            losses = find_losses(self.subject.state, proc, pid, exact=self.restorer is Restorer.RUNTIME)
         except OSError as error:
             raise VerifyError("the restored process ended right after its first answer") from error
         if self.subject.identity not in found:
             raise VerifyError("the running process is not the dumped one: the application was started anew")
-        exact = self.restorer is Restorer.RUNTIME
-        if lost := find_lost(self.subject.restrictions, restrictions, exact=exact):
-            brief = f"the restored process has fewer restrictions than before the checkpoint: {lost[0]}"
-            raise VerifyError(brief, details=lost[1:])
+        return losses
+
+
+def run_hook(running: CriContainer, limit_s: float) -> None:
+    """Do the steps after a restore by the runtime as the pod's hook does.
+
+    Raises:
+        AppError: a step failed.
+    """
+    try:
+        result = running.exec(HOOK, limit_s)
+    except TimeoutError as error:
+        raise AppError(f"the steps after the restore took longer than {limit_s:g} s") from error
+    if result.exit_code:
+        lines = result.stderr.splitlines() or [f"the hook ended with exit status {result.exit_code}"]
+        raise AppError(lines[0].removeprefix("warmstart: "), details=lines[1:])
 
 
 def read_identities(proc: Path, pid: int) -> set[str]:

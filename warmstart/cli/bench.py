@@ -88,11 +88,9 @@ def bench(
         raise found.mismatch("a recipe or an image")
     elif overrides:
         raise click.UsageError(f"--set needs a recipe, and {target} is {found.kind}")
-    elif secrets and own is None:
-        raise click.UsageError("--secret needs a recipe")
     else:
         decide = trust(allowed, None if own is None else load_recipe(own, secrets=secrets))
-        result = bench_source(found.source, options, load, progress, decide=decide)
+        result = bench_source(found.source, options, load, progress, decide=decide, secrets=secrets)
     if html is not None:
         write_page(html, result)
     if as_json:

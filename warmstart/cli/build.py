@@ -196,11 +196,14 @@ def verify(
 
     IMAGE is restored twice on an empty node, each time under another address.
     """
-    if secrets and own is None:
-        raise click.UsageError("--secret needs --recipe")
-    decide = trust(allowed, None if own is None else load_recipe(own, secrets=secrets))
     restores = verify_source(
-        read_image_target(image), shell.cache, access, shell.progress(), Network(network), decide=decide
+        read_image_target(image),
+        shell.cache,
+        access,
+        shell.progress(),
+        Network(network),
+        decide=trust(allowed, None if own is None else load_recipe(own, secrets=secrets)),
+        secrets=secrets,
     )
     if as_json:
         shell.print_json([asdict(restore) for restore in restores])

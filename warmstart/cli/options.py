@@ -24,7 +24,7 @@ secret_option = click.option(
     "secrets",
     multiple=True,
     metavar="NAME.KEY=FILE",
-    help="Read a Secret's value for the recipe from FILE.",
+    help="Read the build's value of a Secret from FILE.",
 )
 
 recipe_option = click.option(

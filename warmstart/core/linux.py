@@ -36,6 +36,9 @@ PR_SET_PDEATHSIG = 1
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 SYS_OPENAT2 = 437  # of all architectures
+SYS_PIDFD_GETFD = 438  # of all architectures
+SYS_IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
+IOPRIO_WHO_PROCESS = 1
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -174,3 +177,22 @@ def open_by_handle(directory: int, handle_type: int, handle: bytes, flags: int) 
 def set_parent_death_signal(number: int) -> None:
     """Have the kernel send this process signal `number` when the thread that created it ends."""
     _raise_if_failed(_load_libc().prctl(PR_SET_PDEATHSIG, number, 0, 0, 0))
+
+
+def copy_descriptor(pidfd: int, number: int) -> int:
+    """Return a copy of a descriptor of another process; see pidfd_getfd(2) (Linux 5.6).
+
+    Args:
+        pidfd: refers to the process.
+        number: the descriptor there.
+    """
+    result = _load_libc().syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
+    _raise_if_failed(result, prefix="pidfd_getfd: ")
+    return int(result)
+
+
+def read_io_priority(pid: int) -> int:
+    """Return the I/O priority of a process, its class in the bits from 13 on; see ioprio_get(2)."""
+    result = _load_libc().syscall(SYS_IOPRIO_GET[os.uname().machine], IOPRIO_WHO_PROCESS, pid)
+    _raise_if_failed(result, prefix="ioprio_get: ")
+    return int(result)

@@ -23,6 +23,9 @@ POD_NOTE = "pod"
 #: Below PREFIX: the secrets of the build that the image holds, by name and place (`warmstart.image.secrets.record`);
 #: only if the build had secrets.
 SECRETS = "secrets"
+#: Below PREFIX: the kernel state of the application before the checkpoint (`warmstart.dump.state.document`); only if it
+#: was known.
+STATE = "state"
 
 
 @dataclass(frozen=True)

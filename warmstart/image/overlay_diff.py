@@ -8,11 +8,12 @@ https://github.com/opencontainers/image-spec.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from warmstart.core.errors import ImageError
 from warmstart.core.mountinfo import parse_mountinfo, unescape
@@ -87,6 +88,26 @@ def add_changes(tar: TreeTar, changes: Changes, left_out: Collection[str]) -> in
             if entry.kind == stat.S_IFDIR and _is_opaque(entry, name):
                 tar.make_empty(f"{name}/.wh..wh..opq")
     return size
+
+
+def changes_nothing(changes: Changes, left_out: Collection[str]) -> bool:
+    """Tell whether there are no changes but those that the runtime makes in each container of the image.
+
+    These are directories on the way to its mount points, and the link `etc/mtab` (server/container_create.go of CRI-O).
+    Arguments as for `add_changes`.
+    """
+    parents = {str(parent) for mount in changes.mounts for parent in PurePosixPath(mount).parents}
+    with open_entry(changes.upper) as upper:
+        found = walk(upper, "", {*changes.mounts, *left_out})
+        return all(_is_by_runtime(entry, name, parents) for entry, name in found)
+
+
+def _is_by_runtime(entry: Entry, name: str, parents: Collection[str]) -> bool:
+    if entry.kind == stat.S_IFLNK:
+        return name == "etc/mtab" and os.readlink("", dir_fd=entry.fd) == "/proc/mounts"
+    status = entry.status
+    is_plain = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o755, 0, 0)
+    return entry.kind == stat.S_IFDIR and is_plain and name in parents and not _is_opaque(entry, name)
 
 
 def _is_opaque(directory: Entry, name: str) -> bool:

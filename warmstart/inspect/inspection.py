@@ -32,12 +32,15 @@ from warmstart.dump.archive.metadata import Mount, User
 from warmstart.dump.archive.outline import extract_outline, extract_spooled, spool_outline
 from warmstart.dump.criu.contents import Process, Socket, read_inventory, read_processes, read_sockets, sum_pages_bytes
 from warmstart.dump.criu.credentials import Credentials, read_credentials
+from warmstart.dump.state.document import parse_state
+from warmstart.dump.state.model import KernelState
 from warmstart.image.annotations import (
     BASE_DIGEST,
     BASE_NAME,
     CREATED,
     PREFIX,
     SECRETS,
+    STATE,
     Provenance,
     read_provenance,
 )
@@ -103,6 +106,7 @@ class ImageFacts:
         notes: warmstart's other annotations, without their prefix.
         layers: from the lowest.
         secrets: secrets of the build that it is recorded to hold; None if its build searched for none.
+        state: the kernel state of the application before the checkpoint; empty if not recorded.
     """
 
     digest: str
@@ -115,6 +119,7 @@ class ImageFacts:
     notes: Mapping[str, str]
     layers: tuple[Layer, ...]
     secrets: tuple[FoundSecret, ...] | None = None
+    state: KernelState = field(default_factory=KernelState)
 
     @property
     def size_bytes(self) -> int:
@@ -322,7 +327,7 @@ def _describe_image(image: Image, name: str) -> ImageFacts:
             hint="these are lost when an image is converted to Docker's format",
         )
     provenance = read_provenance(annotations)
-    known = {PREFIX + SECRETS, *(PREFIX + attribute.name for attribute in fields(Provenance))}
+    known = {PREFIX + SECRETS, PREFIX + STATE, *(PREFIX + attribute.name for attribute in fields(Provenance))}
     return ImageFacts(
         digest=image.manifest.digest,
         platform=image.config.platform,
@@ -338,6 +343,7 @@ def _describe_image(image: Image, name: str) -> ImageFacts:
         },
         layers=_describe_layers(image),
         secrets=parse_record(annotations[PREFIX + SECRETS]) if PREFIX + SECRETS in annotations else None,
+        state=parse_state(annotations[PREFIX + STATE]) if PREFIX + STATE in annotations else KernelState(),
     )
 
 

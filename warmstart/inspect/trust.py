@@ -88,7 +88,7 @@ def list_recipe_privileges(recipe: Recipe) -> list[Privilege]:
         if context.privileged:
             found.append(Privilege(Kind.PRIVILEGED, why=f"{path} of {where} says it"))
     # Those in a registry are as public as the image itself.
-    beside = {one.container.image for one in recipe.services} | {one.container.image for one in recipe.init}
+    beside = {one.container.image for one in recipe.companions}
     local = sorted(name for name in beside if parse_source(name).kind is not Transport.REGISTRY)
     found += [Privilege(Kind.IMAGE, name, f"a service of {where} runs this image of the machine") for name in local]
     hosts = dict.fromkeys(getattr(probe.action, "host", None) for probe in _list_probes(recipe))

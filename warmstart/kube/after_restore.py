@@ -1,8 +1,7 @@
 """The recipe's steps after a restore as a pod's `lifecycle.postStart`, for a runtime, which runs no steps itself. Pure.
 
-Only for images that nothing but the runtime restores. An image that also restores itself has its steps run by the
-launcher, before readiness: a postStart would run them a second time, and after a cold start of an application that does
-not answer yet, the kubelet would end the container because of it.
+If the image can restore itself too, its launcher knows the steps, and whether it has done them: the hook asks it. Then
+nothing is done twice, or after a cold start.
 """
 
 from __future__ import annotations
@@ -12,12 +11,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from warmstart.core.errors import ManifestError
+from warmstart.image.selfrestore.pack import HOOK
 from warmstart.kube.settings import BuildInfo, Setting
 from warmstart.recipe.model import PID_REFERENCE
-from warmstart.recipe.pods import Block, mapping_at
+from warmstart.recipe.pods import Block, list_at, mapping_at
 
 _KEYS = ("lifecycle", "postStart")
 _REASON = "the recipe's afterRestore; the kubelet runs it after a cold start, too, and ends the container if it fails"
+_REASON_OF_HOOK = (
+    "the recipe's afterRestore if the runtime restores; it does nothing if the image restores itself or starts cold"
+)
 # As a runtime starts it, the application is the first process.
 _PID = "1"
 _INSTEAD = "write a lifecycle.postStart of your own into the manifest, or set `restore: [self]`"
@@ -29,29 +32,30 @@ def list_after_restore_changes(build: BuildInfo, container: Mapping[str, Any]) -
     Raises:
         ManifestError: a pod's hook cannot do the steps.
     """
-    if build.after_restore and not build.by_itself and not mapping_at(dict(container), *_KEYS):
-        yield Setting(_KEYS, make_post_start(build), _REASON)
+    if build.after_restore and build.by_runtime and not mapping_at(dict(container), *_KEYS):
+        yield Setting(_KEYS, make_post_start(build), _REASON_OF_HOOK if build.by_itself else _REASON)
 
 
 def list_after_restore_warnings(build: BuildInfo, container: Mapping[str, Any]) -> Iterator[str]:
-    """Describe steps that nobody runs, a sentence each."""
-    if not build.after_restore or not build.by_runtime:
+    """Describe steps that the pod's own hook must do, a sentence each."""
+    own = mapping_at(dict(container), *_KEYS)
+    if not build.after_restore or not build.by_runtime or not own:
         return
-    if mapping_at(dict(container), *_KEYS):
+    if not build.by_itself:
         yield "lifecycle.postStart: kept; it must also do the recipe's afterRestore, because the runtime does not"
-    elif build.by_itself:
-        yield (
-            "afterRestore: only the launcher runs these steps; a runtime that restores the image does not. "
-            "Where it matters, build with `restore: [runtime]` or `restore: [self]`"
-        )
+    elif " ".join(HOOK) not in " ".join(map(str, list_at(own, "exec", "command"))):
+        command = " ".join(HOOK)
+        yield f"lifecycle.postStart: kept; it must also run `{command}`, because the runtime does no afterRestore"
 
 
 def make_post_start(build: BuildInfo) -> Block:
-    """Return the hook: a request as it is, and commands and signals as one command.
+    """Return the hook: the launcher's, if the image has it; a request as it is; commands and signals as one command.
 
     Raises:
         ManifestError: a hook cannot do the steps.
     """
+    if build.by_itself:
+        return {"exec": {"command": [*HOOK]}}
     steps = [dict(step) for step in build.after_restore]
     if len(steps) == 1 and "httpGet" in steps[0]:
         return {"httpGet": _make_request(steps[0]["httpGet"])}

@@ -12,7 +12,6 @@ from typing import Any
 
 from warmstart.core.errors import ManifestError
 from warmstart.core.yaml_document import Document, KeyPath, shown
-from warmstart.kube.after_restore import list_after_restore_warnings
 from warmstart.kube.environment import (
     CONFIG_MAP,
     SECRET,
@@ -242,7 +241,6 @@ def list_new_warnings(build: BuildInfo, manifests: Sequence[Block]) -> Iterator[
     for one in (found for manifest in manifests for found in find_containers(manifest)):
         frozen = compare_frozen(build, one, manifests)
         yield from list_frozen_warnings(build, replace(frozen, missing=()), ())
-        yield from list_after_restore_warnings(build, one.block if build.by_itself else {})
 
 
 _ANSWERS = {

@@ -95,8 +95,9 @@ def _list_privileges(build: BuildInfo, pod: Block, container: Block) -> Iterator
     for key, default in _PRIVILEGES.items():
         if key in context and key not in had and context[key] != default:
             yield f"securityContext.{key}: a restored process has it as in the build, and the recipe does not say it"
-    if mapping_at(context, "seccompProfile").get("type") in ("Unconfined", "Localhost"):
-        yield "securityContext.seccompProfile: a restored process keeps the filter of the build, the runtime's default"
+    for key, kind in (("seccompProfile", "filter"), ("appArmorProfile", "profile")):
+        if mapping_at(context, key).get("type") in ("Unconfined", "Localhost"):
+            yield f"securityContext.{key}: a restored process keeps the {kind} of the build, the runtime's default"
 
 
 def _say_groups(build: BuildInfo) -> str:

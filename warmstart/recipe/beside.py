@@ -16,6 +16,7 @@ from typing import Any
 from warmstart.core.errors import InputError
 from warmstart.core.yaml_document import Document, KeyPath, Problem, shown, walk
 from warmstart.recipe.objects import FoundContainer, Objects, ServiceObject, find_path, read_file
+from warmstart.recipe.patience import make_patient
 from warmstart.recipe.pods import (
     Block,
     PodContainer,
@@ -24,6 +25,7 @@ from warmstart.recipe.pods import (
     list_at,
     list_claims,
     mapping_at,
+    merge_contexts,
 )
 from warmstart.recipe.schema import IGNORED, REFUSED, schema_at
 from warmstart.recipe.sources import list_names
@@ -38,8 +40,9 @@ _USELESS = frozenset({"lifecycle", "stdin", "stdinOnce", "tty", "terminationMess
 _HOST_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _NAMESPACE = "default"
 # Of the pod's security context.
-_OF_CONTAINERS = ("runAsUser", "runAsGroup", "runAsNonRoot", "supplementalGroups", "seccompProfile")
-_TRIES = 120
+_OF_CONTAINERS = ("runAsUser", "runAsGroup", "runAsNonRoot", "supplementalGroups", "seccompProfile", "appArmorProfile")
+# A service runs under the runtime's own.
+_PROFILES = frozenset({"seccompProfile", "appArmorProfile"})
 # Types of a hostPath.
 _DIRECTORIES = (None, "", "Directory", "DirectoryOrCreate")
 
@@ -264,7 +267,7 @@ def _make_container(one: PodContainer, services: Sequence[ServiceObject]) -> Blo
         key: value for key, value in one.block.items() if key in known and key not in _USELESS and value is not None
     }
     container = {key: value for key, value in container.items() if known[key].get("$ref") not in (IGNORED, REFUSED)}
-    if context := _merge_contexts(one):
+    if context := _find_context(one):
         container["securityContext"] = context
     else:
         container.pop("securityContext", None)
@@ -272,27 +275,20 @@ def _make_container(one: PodContainer, services: Sequence[ServiceObject]) -> Blo
     if not probes:
         probe = one.block.get("livenessProbe") or _guess_probe(one, services)
         probes = {"readinessProbe": probe} if probe else {}
-    return container | {key: _make_patient(probe) for key, probe in probes.items()}
+    return container | {key: make_patient(probe) if isinstance(probe, dict) else probe for key, probe in probes.items()}
 
 
-def _merge_contexts(one: PodContainer) -> Block:
-    """The container's security context, completed with the pod's as Kubernetes does."""
-    own, pod = mapping_at(one.block, "securityContext"), mapping_at(one.pod, "securityContext")
+def _find_context(one: PodContainer) -> Block:
+    """The part of a container's security context that a service has."""
     known = (schema_at((*_CONTAINER, "securityContext")) or {})["properties"]
-    merged = {key: value for key, value in {**pod, **own}.items() if value is not None and key != "seccompProfile"}
     return {
-        key: value for key, value in merged.items() if key in known and known[key].get("$ref") not in (IGNORED, REFUSED)
+        key: value
+        for key, value in merge_contexts(one.pod, one.block).items()
+        if value is not None
+        and key in known
+        and key not in _PROFILES
+        and known[key].get("$ref") not in (IGNORED, REFUSED)
     }
-
-
-def _make_patient(probe: Any) -> Any:
-    """Return a probe that begins at once and gives up late: nobody is served meanwhile."""
-    if not isinstance(probe, dict):
-        return probe
-    tries = probe.get("failureThreshold")
-    patient = max(tries, _TRIES) if isinstance(tries, int) else _TRIES
-    left = {key: value for key, value in probe.items() if key not in ("initialDelaySeconds", "successThreshold")}
-    return {**left, "periodSeconds": 1, "failureThreshold": patient}
 
 
 def _guess_probe(one: PodContainer, services: Sequence[ServiceObject]) -> Block | None:

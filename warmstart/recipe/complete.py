@@ -79,7 +79,7 @@ def _blank(value: Any, secrets: list[Secret], path: KeyPath, found: list[str]) -
         return value
     is_binary = "binaryData" in path
     data = base64.b64decode(value) if is_binary else value.encode()
-    held = next((one for one in secrets if _holds(data, one.value)), None)
+    held = next((one for one in secrets if holds(data, one.value)), None)
     if held is None:
         return value
     found.append(f"{dotted(path)} has the value of the secret {held.name}: it is left out of the recipe in the image")
@@ -92,5 +92,6 @@ def _is_value(path: KeyPath) -> bool:
     return any(key in _VALUES for key in path) and path[-1] not in _STRUCTURE
 
 
-def _holds(data: bytes, secret: bytes) -> bool:
+def holds(data: bytes, secret: bytes) -> bool:
+    """Tell whether a text has the value of a secret; a short value counts only if it is all of the text."""
     return data == secret or (len(secret) >= _SHORTEST_PART and secret in data)

@@ -13,6 +13,7 @@ from warmstart.core.errors import RecipeError, input_errors_as
 from warmstart.core.yaml_document import Document, KeyPath, Problem, read_document, summarize
 from warmstart.recipe.beside import arrange
 from warmstart.recipe.checks import find_problems
+from warmstart.recipe.command_line import settle_command_line
 from warmstart.recipe.complete import complete_document
 from warmstart.recipe.construct import make_recipe
 from warmstart.recipe.model import Recipe, Restorer
@@ -58,18 +59,23 @@ def load_recipe(
     return replace(recipe, source=None if path == STDIN else path)
 
 
-def parse_recipe(text: str, name: str) -> Recipe:
-    """The recipe in a text, such as the one that an image carries; `name` stands for it in messages.
+def parse_recipe(text: str, name: str, *, secrets: Sequence[str] = ()) -> Recipe:
+    """The recipe in a text, such as the one that an image carries.
 
     It must be complete in itself. One of an earlier version that does not name its restorers means the runtime.
 
+    Args:
+        text: the recipe.
+        name: stands for it in messages.
+        secrets: files with values of Secrets, as NAME.KEY=FILE.
+
     Raises:
-        RecipeError: the recipe is wrong.
+        RecipeError: the recipe is wrong, or a file cannot be read.
     """
     document = read_document(text.encode(), name)
     if isinstance(document.value, dict):
         document.value.setdefault("restore", [str(Restorer.RUNTIME)])
-    return _make(document, name, None, ())
+    return _make(document, name, None, secrets)
 
 
 def find_mistakes(text: str, directory: Path) -> list[str]:
@@ -103,7 +109,7 @@ def _make(document: Document, name: str, directory: Path | None, secrets: Sequen
 
     files = read_secret_files(secrets, find_secret_names(value))
     sources = Sources(value["name"], objects, value.get("build", {}), files, report)
-    recipe = make_recipe(value, sources, report)
+    recipe = settle_command_line(make_recipe(value, sources, report), warnings.append, report)
     if problems:
         raise recipe_error(name, sorted(problems, key=lambda one: one.place.order), sources.missing.stanza())
     recipe = _settle_restorers(recipe, warnings)

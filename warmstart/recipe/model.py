@@ -335,6 +335,11 @@ class Recipe:
     labels: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
+    @property
+    def companions(self) -> tuple[Service | InitContainer, ...]:
+        """The containers that a build runs in addition: services and init containers."""
+        return (*self.services, *self.init)
+
 
 def is_late(name: str, late: Collection[str]) -> bool:
     """Tell whether a variable is among the late ones."""

@@ -18,6 +18,9 @@ _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _WITH_DATA = ("Secret", "ConfigMap")
 _DATA = ("data", "stringData", "binaryData")
 
+#: Of a pod's security context, the words that concern the pod alone.
+OF_POD = ("fsGroup", "fsGroupChangePolicy")
+
 #: Where an object has the specification of a pod: workloads, CronJobs, PodTemplates, Pods.
 POD_SPECS = (
     ("spec", "template", "spec"),
@@ -93,6 +96,13 @@ def list_at(value: Any, *keys: str) -> list[Any]:
 def blocks_at(value: Any, *keys: str) -> list[Block]:
     """The mappings in the list at this path; none if there is no list."""
     return [item for item in list_at(value, *keys) if isinstance(item, dict)]
+
+
+def merge_contexts(pod: Block, container: Block) -> Block:
+    """Return a container's security context, completed with the words of its pod's that concern containers."""
+    of_pod = mapping_at(pod, "securityContext")
+    rest = {key: value for key, value in of_pod.items() if key not in OF_POD}
+    return {**rest, **mapping_at(container, "securityContext")}
 
 
 def list_claims(manifest: Block) -> list[Block]:

@@ -7,18 +7,24 @@ from collections.abc import Iterator
 from warmstart.core.yaml_document import Document, KeyPath, dotted, shown
 from warmstart.recipe.checks import list_containers
 from warmstart.recipe.model import Container, Recipe, VolumeKind
+from warmstart.recipe.patience import PATIENCE_S
 from warmstart.recipe.secret_names import find_suspects, secret_reason
 from warmstart.recipe.sources import Sources
 from warmstart.recipe.variables import list_references
 
-_GENEROUS_S = 120
+_OPTION = "--secret "
 _PROBABLY = "is probably a secret ({}), and everyone who can pull the image can read it"
 
 
 def list_warnings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[str]:
-    """Yield the warnings about a recipe and its document, each with its place."""
+    """Yield the warnings about a recipe and its document, each with its place, and about options."""
     for path, message in _findings(document, recipe, sources):
-        yield ": ".join(part for part in (document.place(path).label, dotted(path), message) if part)
+        yield f"{document.place(path).label}: {dotted(path)}: {message}" if path else message
+
+
+def list_unused_options(recipe: Recipe) -> list[str]:
+    """Return the warnings of a recipe about values on the command line that nothing uses."""
+    return [warning for warning in recipe.warnings if warning.startswith(_OPTION)]
 
 
 def list_impatient_probes(container: Container) -> Iterator[str]:
@@ -28,9 +34,9 @@ def list_impatient_probes(container: Container) -> Iterator[str]:
         key: probe.initial_delay_s + probe.period_s * probe.failure_threshold for key, probe in probes.items() if probe
     }
     limit_s = sum(found.values())
-    if limit_s < _GENEROUS_S:
+    if limit_s < PATIENCE_S:
         message = f"the build gives up if the container is not ready after {limit_s} s"
-        yield f"container.{list(found)[-1]}: {message}: set periodSeconds: 1 and failureThreshold: {_GENEROUS_S}"
+        yield f"container.{list(found)[-1]}: {message}: set periodSeconds: 1 and failureThreshold: {PATIENCE_S}"
 
 
 def _findings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[tuple[KeyPath, str]]:
@@ -44,7 +50,7 @@ def _findings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[
         if path:
             yield path, "nothing in the recipe uses it"
         else:
-            yield (), f"--secret {shown(name)}: nothing in the recipe uses it"
+            yield (), f"{_OPTION}{shown(name)}: nothing in the recipe uses it"
 
 
 def _suspects(document: Document) -> Iterator[tuple[KeyPath, str]]:

@@ -73,7 +73,7 @@ def run_pod(
     cluster.apply(describe_pod(name, image, container, **({} if "nodeName" in spec else first), **spec))
     try:
         _wait_until_ready(cluster, name)
-        pod = cluster.read("pod", name)
+        pod = cluster.read("pods", name)
         yield Pod(cluster, name, pod["metadata"]["uid"], pod["status"]["podIP"])
     finally:
         cluster.kubectl("delete", "pod", name, "--grace-period=1")

@@ -138,7 +138,6 @@ def test_what_does_not_close_by_itself_is_not_waited_for(monkeypatch):
     ("default", "own", "refused", "kind", "by_runtime"),
     [
         (True, [], ["another-user"], SelfRefusedError, False),
-        (True, ["sysv-shm-host-ipc"], ["sysv-shm-self"], SelfRefusedError, False),
         (False, [], ["another-user"], PreflightError, True),
         (True, ["io-uring"], ["another-user"], PreflightError, False),
     ],
@@ -146,8 +145,8 @@ def test_what_does_not_close_by_itself_is_not_waited_for(monkeypatch):
 def test_a_restorer_is_refused_alone_if_the_recipe_names_none(monkeypatch, default, own, refused, kind, by_runtime):
     asked: list[object] = []
 
-    def check_processes(*_: object, by_runtime: bool, **__: object) -> list[Finding]:
-        asked.append(by_runtime)
+    def check_processes(*_: object, by_runtime: bool, launched: bool, **__: object) -> list[Finding]:
+        asked.append((by_runtime, launched))
         return [finding(code) for code in own]
 
     monkeypatch.setattr(build, "check_processes", check_processes)
@@ -158,7 +157,7 @@ def test_a_restorer_is_refused_alone_if_the_recipe_names_none(monkeypatch, defau
     with pytest.raises(PreflightError) as caught:
         check_before_dump(context, make_engine(Path("/proc")), launched)
     assert type(caught.value) is kind
-    assert asked == [by_runtime]
+    assert asked == [(by_runtime, True)]
 
 
 def test_a_recipe_that_needs_self_does_not_go_on_without(monkeypatch):

@@ -34,12 +34,13 @@ def make_base(path: Path, content: bytes = b"x") -> Path:
     return path
 
 
-def make_recipe(directory: Path, image: str, name: object = NAME) -> Recipe:
+def make_recipe(directory: Path, image: str, name: object = NAME, **more: object) -> Recipe:
     document = {
         "apiVersion": "warmstart/v1alpha1",
         "name": "app",
         "container": {"image": image, "readinessProbe": {"httpGet": {"port": 8080}}},
         "image": {"name": str(name)},
+        **more,
     }
     (directory / "recipe.yaml").write_text(json.dumps(document))
     return load_recipe(directory / "recipe.yaml")
@@ -56,21 +57,26 @@ def options(request, tmp_path) -> BuildOptions:
     return BuildOptions(tmp_path / "cache", Output(request.param, tmp_path / "out"))
 
 
-def make_image(directory: Path, recipe: Recipe, options: BuildOptions, base_digest: str) -> Path:
+def make_image(
+    directory: Path, recipe: Recipe, options: BuildOptions, base_digest: str, images: tuple[str, ...] = ()
+) -> Path:
     """An image with the key of a build, as a layout."""
     make_layout(directory, tar_of(entry("checkpoint", b"y" * 5000)), annotations={})
-    key = find_inputs(recipe, options).key(base_digest)
+    key = replace(find_inputs(recipe, options), images=images).key(base_digest)
     edit_annotations(directory, lambda annotations: annotations.update({PREFIX + BUILD_KEY: key}))
     return directory
 
 
 @pytest.fixture
 def publish(tmp_path) -> Callable[[Recipe, BuildOptions], str]:
-    """Put an image with the right key into a layout or an archive, and return its digest."""
+    """Put an image with the right key into a layout or an archive, and return its digest.
 
-    def put(recipe: Recipe, options: BuildOptions) -> str:
-        base = read_image(tmp_path / "base").manifest.digest
-        layout = make_image(tmp_path / f"made-{uuid4().hex}", recipe, options, base)
+    The digests of the images of services, in layouts of these names, are part of the key.
+    """
+
+    def put(recipe: Recipe, options: BuildOptions, *names: str) -> str:
+        base, *images = (read_image(tmp_path / name).manifest.digest for name in ("base", *names))
+        layout = make_image(tmp_path / f"made-{uuid4().hex}", recipe, options, base, tuple(images))
         write = write_layout if options.output.kind is Transport.OCI else write_archive
         write(layout, read_image(layout), options.output.path, name=str(recipe.image))
         return read_image(layout).manifest.digest
@@ -96,6 +102,37 @@ def test_another_recipe_is_another_build(recipe, options, publish, tmp_path):
 def test_another_base_image_is_another_build(recipe, options, publish, tmp_path):
     publish(recipe, options)
     edit_annotations(tmp_path / "base", lambda annotations: annotations.update(changed="yes"))
+    assert find_existing(recipe, options) is None
+
+
+@pytest.mark.parametrize("changed", ["database", "tool"])
+def test_another_image_of_a_service_or_an_init_container_is_another_build(options, publish, tmp_path, changed):
+    for name in ("base", "database", "tool"):
+        make_base(tmp_path / name, name.encode())
+    service = {"container": {"image": "oci:database", "readinessProbe": {"tcpSocket": {"port": 1}}}}
+    recipe = make_recipe(
+        tmp_path,
+        "oci:base",
+        build={
+            "services": [{"name": "a", **service}, {"name": "b", **service}],
+            "init": [{"container": "migrate"}],
+        },
+        initContainers=[{"name": "migrate", "image": "oci:tool"}],
+    )
+    digest = publish(recipe, options, "database", "tool")
+    found = find_existing(recipe, options)
+    assert found is not None
+    assert found.digest == digest
+    edit_annotations(tmp_path / changed, lambda annotations: annotations.update(changed="yes"))
+    assert find_existing(recipe, options) is None
+
+
+@pytest.mark.parametrize("image", ["oci:nowhere", "docker-daemon:database:1"])
+def test_an_image_of_a_service_that_cannot_be_read_is_left_to_the_build(options, publish, tmp_path, image):
+    make_base(tmp_path / "base")
+    service = {"container": {"image": image, "readinessProbe": {"tcpSocket": {"port": 1}}}}
+    recipe = make_recipe(tmp_path, "oci:base", build={"services": [{"name": "a", **service}]})
+    publish(recipe, options)
     assert find_existing(recipe, options) is None
 
 

@@ -38,6 +38,7 @@ CHANGED: dict[str, object] = {
     "network": "outside",
     "allowed": ("privileged",),
     "force": True,
+    "images": (BASE,),
 }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from warmstart.build.literals import find_literals
+from warmstart.build.literals import find_command_line, find_literals
 from warmstart.core.reference import parse_reference
 from warmstart.recipe.model import Container, Recipe, Secret
 
@@ -63,3 +64,12 @@ def test_without_a_document_there_are_none():
 def test_a_long_value_takes_no_square_of_its_length():
     value = "$(" * 300_000
     assert dict(find_literals(make([{"name": "A", "value": value}], {"A": value}))) == {"A": value}
+
+
+def test_a_command_line_has_references_in_place_of_secrets():
+    recipe = make([], {}, Secret("db.password", b"of-the-build"))
+    container = Container("base", command=("app", "--mode=fast"), args=("--password=of-the-build", "last"))
+    words = {"command": ["app", "--mode=$(MODE)"], "args": ["--password=$(PASSWORD)", "last"]}
+    recipe = replace(recipe, container=container, document=json.dumps({"container": words}))
+    assert find_command_line(recipe) == ("app", "--mode=fast", "--password=$(PASSWORD)", "last")
+    assert find_command_line(replace(recipe, secrets=())) == container.command + container.args

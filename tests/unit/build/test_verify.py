@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import pytest
 from support.checkpoint_archive import entry, tar_of
 from support.checkpoint_image import checkpoint, make_layout
 
-from warmstart.build import cold_start, launcher_report, verify
+from warmstart.build import cold_start, kernel_state, launcher_report, verify
 from warmstart.build.base import check_base
 from warmstart.build.verify import Restore, Subject, check_content, verify_image
 from warmstart.build.verify_source import verify_source
@@ -21,7 +22,8 @@ from warmstart.cli.context import default_cache
 from warmstart.core.errors import EngineError, ImageError, VerifyError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source
-from warmstart.dump.proc.restrictions import Restrictions, read_restrictions
+from warmstart.dump.state.model import KernelState
+from warmstart.dump.state.read import read_state
 from warmstart.image.cache.blobs import BlobCache
 from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.layout import CheckedReader, open_blob, read_image
@@ -100,6 +102,7 @@ def test_each_layer_without_a_checkpoint_is_read_once(tmp_path, monkeypatch, bas
 # What counts as a restore
 
 
+NOTHING = KernelState()
 PROBE = Probe(TcpSocket(8080))
 CONTAINER = Container(image="base", readiness_probe=PROBE)
 
@@ -161,7 +164,9 @@ def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
         *,
         found: str | OSError = "identity",
         restorers: Sequence[Restorer] = (Restorer.RUNTIME,),
-        restrictions: Mapping[int, Restrictions] | None = None,
+        state: KernelState = NOTHING,
+        force: bool = False,
+        progress: Progress | None = None,
     ) -> tuple[Restore, ...]:
         engine = FakeEngine(cri, tmp_path)
 
@@ -178,8 +183,9 @@ def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
         monkeypatch.setattr(verify, "read_identity", read_identity)
         for module in (verify, cold_start):
             monkeypatch.setattr(module, "wait_first_success", lambda *_, **__: None)
-        subject = Subject(tmp_path, "app:1", CONTAINER, "identity", restorers, restrictions or {})
-        return verify_image(subject, engine, Progress(SilentListener()))
+        subject = Subject(tmp_path, "app:1", CONTAINER, "identity", restorers, state, force=force)
+        progress = progress or Progress(SilentListener())
+        return verify_image(subject, engine, progress)
 
     return run
 
@@ -207,16 +213,47 @@ def test_a_process_that_ends_at_once_is_no_restore(restore):
         restore(FakeCri(), found=ProcessLookupError(3, "No such process"))
 
 
-def test_a_process_that_has_lost_a_restriction_is_refused(restore):
-    """The fake's container is process 1 of this machine."""
-    here = read_restrictions(Path("/proc"), 1)
-    # Only the first: others on this machine may end in between.
-    number = min(here)
-    assert restore(FakeCri(), restrictions={number: here[number]})
-    with pytest.raises(
-        VerifyError, match=rf"fewer restrictions than before the checkpoint: .* \({number}\): user ids 0 .*, were 77"
-    ):
-        restore(FakeCri(), restrictions={number: replace(here[number], users=(77,) * 4)})
+@pytest.fixture
+def first_thread() -> KernelState:
+    """Return the state of the first thread of process 1 of this machine, which is the fake's container."""
+    return KernelState({"thread 1": read_state(Path("/proc"), 1).subjects["thread 1"]})
+
+
+def change(state: KernelState, **facts: str) -> KernelState:
+    return KernelState({subject: {**before, **facts} for subject, before in state.subjects.items()})
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_process_that_has_lost_a_restriction_is_refused(restore, first_thread, force):
+    assert restore(FakeCri(), state=first_thread, force=force)
+    with pytest.raises(VerifyError, match="the runtime does not restore everything") as caught:
+        restore(FakeCri(), state=change(first_thread, Uid="77 77 77 77"), force=force)
+    (line,) = caught.value.details
+    assert re.search(r"\(1\): user ids 0 .*, was 77 .*\[lost-restriction\]$", line)
+
+
+def test_what_the_application_may_notice_is_a_warning(restore, first_thread):
+    progress = Progress(SilentListener())
+    restore(FakeCri(), state=change(first_thread, nice="-20"), progress=progress)
+    (warning,) = progress.warnings
+    assert warning.startswith("the runtime does not restore everything: ")
+    assert "nice value 0, was -20" in warning
+
+
+def test_a_process_that_changes_by_itself_has_lost_nothing(restore, first_thread, monkeypatch):
+    """Each look but the first shows it as it was."""
+    looks = iter([change(first_thread, Groups="7")])
+    monkeypatch.setattr(kernel_state, "read_state", lambda *_: next(looks, first_thread))
+    progress = Progress(SilentListener())
+    restore(FakeCri(), state=first_thread, progress=progress)
+    assert progress.warnings == []
+
+
+def test_what_only_one_restore_shows_is_not_the_restorers_fault(restore, first_thread, monkeypatch):
+    changed = change(first_thread, Groups="7")
+    looks = iter([changed, changed])
+    monkeypatch.setattr(kernel_state, "read_state", lambda *_: next(looks, first_thread))
+    assert restore(FakeCri(), state=first_thread)
 
 
 def test_a_refusal_is_told_with_its_reasons(restore):

@@ -28,7 +28,7 @@ from warmstart.build.verify import Restore
 from warmstart.cli import main as cli
 from warmstart.cli.terminal import TerminalListener
 from warmstart.core import errors
-from warmstart.core.errors import EngineError, HostError, WarmstartError
+from warmstart.core.errors import EngineError, HostError, ImageError, WarmstartError
 from warmstart.core.reference import Transport
 from warmstart.image.manifest import Config, Platform
 from warmstart.image.registry.credentials import RegistryAccess
@@ -132,8 +132,6 @@ def test_the_version(warmstart):
         (["build", "r.yaml", "--nonsense"], "No such option"),
         (["build", "r.yaml", "--checkpoint-timeout", "soon"], "Invalid value for '--checkpoint-timeout'"),
         (["build", "r.yaml", "--checkpoint-timeout", "0"], "Invalid value for '--checkpoint-timeout'"),
-        (["verify", "image", "--secret", "db.password=file"], "--secret needs --recipe"),
-        (["bench", "image", "--secret", "db.password=file"], "--secret needs a recipe"),
         (["completion", "tcsh"], "Invalid value for 'SHELL'"),
         (["init"], "give an IMAGE, manifests, or KIND/NAME"),
         (["init", "image", "--from", "file"], "give an IMAGE, manifests, or KIND/NAME"),
@@ -522,6 +520,20 @@ def test_a_verification_as_json(warmstart, monkeypatch):
     assert result.err == "warning: careful\n"
     expected = {"address": "10.89.0.3", "runtime_s": 1.5, "first_success_s": 2.5}
     assert json.loads(result.out)[1] == {**expected, "restorer": "runtime", "launcher_ms": None}
+
+
+def test_secrets_of_an_image_reach_its_verification_and_its_measurement(warmstart, monkeypatch):
+    given: list[object] = []
+
+    def run(*_: object, secrets: object, **__: object) -> object:
+        given.append(secrets)
+        raise ImageError("enough")
+
+    monkeypatch.setattr("warmstart.cli.build.verify_source", run)
+    monkeypatch.setattr("warmstart.cli.bench.bench_source", run)
+    for command in ("verify", "bench"):
+        assert warmstart(command, "app:1", "--secret", "db.password=file").status == ImageError.exit_code
+    assert given == [("db.password=file",)] * 2
 
 
 def test_steps_are_shown_where_it_is_asked_for(warmstart, monkeypatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from warmstart.core.errors import ImageError
-from warmstart.image.overlay_diff import Changes, add_changes, find_changes
+from warmstart.image.overlay_diff import Changes, add_changes, changes_nothing, find_changes
 from warmstart.image.tree_tar import TreeTar
 
 pytestmark = pytest.mark.linux
@@ -147,3 +147,42 @@ def test_links_in_the_upper_directory_lead_nowhere(overlay, tmp_path):
         "link": tarfile.SYMTYPE,
         "directory": tarfile.SYMTYPE,
     }
+
+
+MOUNTS = frozenset({"etc/hosts", "srv/data/config"})
+
+
+@needs_root
+def test_a_container_that_only_the_runtime_changed_is_unchanged(overlay):
+    changes = Changes(overlay / "upper", MOUNTS)
+    assert changes_nothing(changes, ["tmp"])
+    root = mount(overlay)
+    for name in ("etc", "srv/data/config", "tmp/file"):
+        (root / name).mkdir(parents=True)
+    (root / "etc/hosts").touch()
+    (root / "etc/mtab").symlink_to("/proc/mounts")
+    assert changes_nothing(changes, ["tmp"])
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: (root / "file").touch(),
+        lambda root: (root / "directory").mkdir(),
+        lambda root: (root / "etc/hosts.new").touch(),
+        lambda root: (root / "lower").unlink(),
+        lambda root: (root / "etc").chmod(0o700),
+        lambda root: os.chown(root / "etc", 1000, 0),
+        lambda root: (root / "etc/mtab").symlink_to("/etc/other"),
+        lambda root: (root / "mtab").symlink_to("/proc/mounts"),
+        lambda root: ((root / "srv").rmdir(), (root / "srv").mkdir()),
+    ],
+)
+def test_any_change_of_the_application_is_one(overlay, change):
+    (overlay / "lower/lower").touch()
+    (overlay / "lower/srv").mkdir()
+    root = mount(overlay)
+    (root / "etc").mkdir()
+    change(root)
+    assert not changes_nothing(Changes(overlay / "upper", MOUNTS), ["tmp"])

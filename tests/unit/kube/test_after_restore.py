@@ -84,13 +84,30 @@ def test_a_pod_keeps_a_hook_of_its_own() -> None:
     assert change.keys == ("lifecycle", "postStart")
 
 
-def test_what_the_launcher_does_is_not_done_twice() -> None:
-    for restorers in (("self",), ("runtime", "self")):
-        build = after(SIGNAL, restorers=restorers)
-        assert not any("lifecycle" in one.keys for one in find_changes(build, {}, {"name": "shop"}))
-        assert "lifecycle" not in make_manifests(build, "shop")[0]["spec"]["template"]["spec"]["containers"][0]
-        said = [one for one in list_warnings(build, {}, {"name": "shop"}) if one.startswith("afterRestore")]
-        assert len(said) == ("runtime" in restorers)
+@pytest.mark.parametrize("steps", [(SIGNAL,), (REQUEST, SIGNAL), ({"httpGet": {"port": 80, "method": "POST"}},)])
+def test_the_hook_of_an_image_with_a_launcher_leaves_it_to_the_launcher(steps) -> None:
+    build = after(*steps, restorers=("runtime", "self"))
+    hook = {"exec": {"command": ["/.warmstart/launcher", "steps"]}}
+    (change,) = [one for one in find_changes(build, {}, {"name": "shop"}) if one.keys[0] == "lifecycle"]
+    assert (change.keys, change.value) == (("lifecycle", "postStart"), hook)
+    container = make_manifests(build, "shop")[0]["spec"]["template"]["spec"]["containers"][0]
+    assert container["lifecycle"] == {"postStart": hook}
+    assert not any("afterRestore" in one for one in list_warnings(build, {}, container))
+
+
+def test_a_hook_of_the_pod_must_ask_the_launcher() -> None:
+    build = after(SIGNAL, restorers=("runtime", "self"))
+    own = {"name": "shop", "lifecycle": {"postStart": {"exec": {"command": ["mine"]}}}}
+    assert any("it must also run `/.warmstart/launcher steps`" in one for one in list_warnings(build, {}, own))
+    both = {"postStart": {"exec": {"command": ["sh", "-c", "mine && /.warmstart/launcher steps"]}}}
+    assert not any("postStart" in one for one in list_warnings(build, {}, {"name": "shop", "lifecycle": both}))
+
+
+def test_an_image_that_only_restores_itself_needs_no_hook() -> None:
+    build = after(SIGNAL, restorers=("self",))
+    assert not any("lifecycle" in one.keys for one in find_changes(build, {}, {"name": "shop"}))
+    assert "lifecycle" not in make_manifests(build, "shop")[0]["spec"]["template"]["spec"]["containers"][0]
+    assert not any("Restore" in one or "postStart" in one for one in list_warnings(build, {}, {"name": "shop"}))
 
 
 def test_what_is_made_anew_has_the_hook() -> None:

@@ -268,8 +268,6 @@ def test_a_new_pod_is_compared_too() -> None:
     build = make_build(*env, literal("A", "1"), late=("LATE",), after_restore=({"signal": "SIGHUP"},))
     said = list(list_new_warnings(build, make_manifests(build, "shop")))
     assert [one.rpartition(": ")[2] for one in said] == ["PASSWORD", "MODE"]
-    both = replace(build, restorers=("runtime", "self"))
-    assert any(one.startswith("afterRestore") for one in list_new_warnings(both, make_manifests(both, "shop")))
     plain = make_build(literal("A", "1"), args=["x"])
     assert list(list_new_warnings(plain, make_manifests(plain, "shop"))) == []
 

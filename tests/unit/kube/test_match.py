@@ -126,6 +126,7 @@ def test_an_image_that_restores_itself_keeps_its_entrypoint() -> None:
         ({}, {"securityContext": {**CONTAINER["securityContext"], "readOnlyRootFilesystem": True}}, "readOnly"),
         ({"securityContext": {**POD["securityContext"], "fsGroup": 77}}, {}, "77"),
         ({"securityContext": {**POD["securityContext"], "seccompProfile": {"type": "Unconfined"}}}, {}, "seccomp"),
+        ({"securityContext": {**POD["securityContext"], "appArmorProfile": {"type": "Localhost"}}}, {}, "appArmor"),
         ({}, {"resources": {"limits": {"memory": "512Mi", "cpu": 1, "nvidia.com/gpu": 1}}}, "resources.limits"),
         ({}, {"readinessProbe": {"tcpSocket": {"port": 1}}}, "after 10 s"),
         ({}, {"startupProbe": {"tcpSocket": {"port": 1}, "periodSeconds": 20}}, "after 20 s"),

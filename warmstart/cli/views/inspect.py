@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 import socket
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
@@ -38,6 +39,8 @@ _PROTOCOLS = {
     socket.IPPROTO_UDPLITE: "UDP-Lite",
     socket.IPPROTO_MPTCP: "MPTCP",
 }
+# Kinds of subjects of the kernel state, and the end of their plural.
+_KINDS = {"process": "es", "thread": "s", "descriptor": "s"}
 # Limits of the tables.
 _LISTED = 10
 _DIGEST_CHARS = len("sha256:") + 12
@@ -132,6 +135,7 @@ def _list_image(name: str, image: ImageFacts, *, show_env: bool) -> list[tuple[s
         ("size", f"{format_bytes(image.size_bytes)} compressed, in {len(image.layers)} layers"),
         ("added", f"{format_bytes(added_bytes)} to the base image" if added_bytes is not None else ""),
         ("secrets", _tell_secrets(image)),
+        ("kernel state", _count_subjects(image)),
         *_list_notes(image, show_env=show_env).items(),
     ]
     return [(field, value) for field, value in rows if value]
@@ -154,6 +158,13 @@ def _tell_secrets(image: ImageFacts) -> str:
     if image.secrets is None:
         return ""
     return ", ".join(map(str, image.secrets)) or "none of those of its build"
+
+
+def _count_subjects(image: ImageFacts) -> str:
+    """Count the subjects of the kernel state, by kind; empty if it was not recorded."""
+    kinds = Counter(subject.partition(" ")[0] for subject in image.state.subjects)
+    counts = (f"{kinds[kind]} {kind}{'' if kinds[kind] == 1 else plural}" for kind, plural in _KINDS.items())
+    return f"of {', '.join(counts)}: in the output of --json" if image.state else ""
 
 
 def _list_layer(layer: Layer) -> tuple[str, ...]:
@@ -285,6 +296,7 @@ def _image_document(image: ImageFacts, *, show_env: bool) -> dict[str, Any]:
         "provenance": image.provenance and _provenance_document(image.provenance, show_env=show_env),
         "notes": _list_notes(image, show_env=show_env),
         "secrets": None if image.secrets is None else make_record(image.secrets),
+        "kernelState": {subject: dict(facts) for subject, facts in image.state.subjects.items()},
         "sizeBytes": image.size_bytes,
         "addedBytes": image.added_bytes,
         "layers": [

@@ -86,6 +86,7 @@ class FileType(IntEnum):
 
     REGULAR = 1
     INET_SOCKET = 4
+    TIMER = 17
 
 
 @dataclass(frozen=True)

@@ -180,11 +180,19 @@ message unix_socket {
     optional file_permissions file_perms = 13;
     optional bool deleted = 15;
 }
+message timer {
+    required uint64 ticks = 5;
+    required uint64 vsec = 7;
+    required uint64 vnsec = 8;
+    required uint64 isec = 9;
+    required uint64 insec = 10;
+}
 message file {
     required uint32 type = 1;
     required uint32 id = 2;
     optional regular_file reg = 3;
     optional inet_socket isk = 4;
+    optional timer tfd = 12;
     optional unix_socket usk = 16;
 }
 message descriptor {

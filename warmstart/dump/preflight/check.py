@@ -37,6 +37,7 @@ def check_processes(
     close_tcp: bool = False,
     volumes: Sequence[VolumeMount] = (),
     by_runtime: bool = True,
+    launched: bool = False,
 ) -> tuple[Finding, ...]:
     """Check a container's first process and its descendants, the processes that CRIU dumps.
 
@@ -49,6 +50,7 @@ def check_processes(
         close_tcp: whether connections are closed in the dump instead of refused.
         volumes: the volumes of the container.
         by_runtime: whether the runtime is to restore it.
+        launched: whether its parent is the launcher, which is in the container's own namespaces.
 
     Returns:
         Findings, errors first.
@@ -60,6 +62,8 @@ def check_processes(
     with reading(proc, init_pid):
         container = read_container(proc, init_pid)
         container = replace(container, volumes=find_mount_points(container, volumes))
+        if launched:
+            container = replace(container, parent_ipc="")
         if container.first.is_zombie and container.first.threads <= 1:
             raise ProcessLookupError(init_pid)
         addresses = [ip_address(each) for each in pod_ips]

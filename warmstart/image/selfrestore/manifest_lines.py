@@ -81,10 +81,9 @@ def describe_steps(steps: Sequence[Step | Signal], pid: int) -> list[str]:
     """Describe the steps after a restore, in order.
 
     Args:
-        steps: the steps.
+        steps: the steps, which have passed `check_steps`.
         pid: number of the application in its container, for commands that refer to it.
     """
-    check_steps(steps)
     return [f"step {' '.join(_describe_step(step, pid))}" for step in steps]
 
 

@@ -17,7 +17,7 @@ from warmstart.core.partial import replace_file
 from warmstart.dump.edit.listeners import Listener
 from warmstart.image.compose import CREATED_BY, Layer, LayerWriter, Run
 from warmstart.image.manifest import Config
-from warmstart.image.overlay_diff import Changes, add_changes
+from warmstart.image.overlay_diff import Changes, add_changes, changes_nothing
 from warmstart.image.tree_tar import TreeTar, open_entry, open_tree
 from warmstart.recipe.model import Compression, Container
 
@@ -32,6 +32,8 @@ PROGRAMS = f"{CREATED_BY}launcher"
 BUILD_LAUNCHER = "/launcher"
 BUILD_ROOT = "/container"
 ENTRYPOINT = (LAUNCHER, "start", "--")
+#: The command of a pod's postStart that does the steps after a restore by the runtime, and nothing after other starts.
+HOOK = (LAUNCHER, "steps")
 # Directories that the launcher saves in `seed` and puts back at a restore.
 SEEDED = ("tmp", "var/tmp", "run")
 
@@ -171,6 +173,11 @@ def pack_changes(changes: Changes | None, layout: Path, compression: Compression
         if changes is not None:
             add_changes(tar, changes, [DIRECTORY, *SEEDED])
     return writer.finish()
+
+
+def changes_no_files(changes: Changes | None) -> bool:
+    """Tell whether `pack_changes` would find nothing that an application changed; all its processes must have ended."""
+    return changes is None or changes_nothing(changes, [DIRECTORY, *SEEDED])
 
 
 def pack_checkpoint(directory: Path, layout: Path, compression: Compression = Compression.FAST) -> Layer:

@@ -22,6 +22,7 @@ from warmstart.recipe.init.text import Proposal, propose
 from warmstart.recipe.init.waiting import only_waits, words_of
 from warmstart.recipe.load import find_mistakes
 from warmstart.recipe.pods import (
+    OF_POD,
     Block,
     PodContainer,
     SeveralContainersError,
@@ -30,6 +31,7 @@ from warmstart.recipe.pods import (
     list_claims,
     manifest_error,
     mapping_at,
+    merge_contexts,
 )
 from warmstart.recipe.secret_names import find_suspects
 
@@ -44,8 +46,6 @@ _ACCOUNT_NOTE = (
     "automountServiceAccountToken: set it to false in the pod, since the build has no such mount and the restored "
     "container would not see it"
 )
-# Of the pod's security context, the words that a recipe has for the pod too.
-_OF_POD = ("fsGroup", "fsGroupChangePolicy")
 _NODE_SETTINGS = re.compile(r"\bsysctl\b|/proc/sys/|/sys/kernel|\bmodprobe\b|\bulimit\b")
 _NETWORK = re.compile(
     r"https?://|\bgit\s+clone\b|\baws\b|\bgsutil\b|\bgcloud\b|\bvault\b|\bpip3? install\b|\bapk add\b"
@@ -112,7 +112,7 @@ def propose_recipe(inputs: Inputs, options: InitOptions) -> Proposal:
         else find_hints(chosen, inputs, options.exposed),
         liveness=chosen.block.get("livenessProbe"),
         terse=inputs.from_server,
-        pod_context={key: mapping_at(chosen.pod, "securityContext").get(key) for key in _OF_POD},
+        pod_context={key: mapping_at(chosen.pod, "securityContext").get(key) for key in OF_POD},
     )
     for problem in owner.problems:
         label = ".".join(map(str, problem.path[-1:]))
@@ -143,12 +143,9 @@ def _choose(found: Sequence[PodContainer], wanted: str | None, inputs: Inputs) -
 
 
 def _security_context(pod: Block, container: Block) -> Any:
-    """A container's own security context, completed with the pod's as Kubernetes does."""
+    """A container's security context with its pod's words; one that is no mapping stays, so that it is reported."""
     own = container.get("securityContext") or {}
-    if not isinstance(own, dict):
-        return own
-    rest = {key: value for key, value in mapping_at(pod, "securityContext").items() if key not in _OF_POD}
-    return {**rest, **own}
+    return merge_contexts(pod, container) if isinstance(own, dict) else own
 
 
 def _knative_port(container: Block) -> int:

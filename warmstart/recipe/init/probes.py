@@ -9,10 +9,9 @@ from typing import Any
 
 from warmstart.core.yaml_document import plain_value, shown
 from warmstart.recipe.init.inputs import Inputs
+from warmstart.recipe.patience import PATIENCE_S, make_patient
 from warmstart.recipe.pods import Block, PodContainer, blocks_at, mapping_at
 
-#: A build waits at least this long, in seconds, and asks every second.
-PATIENCE_S = 120
 PROBES = ("readinessProbe", "startupProbe")
 ACTIONS = ("httpGet", "tcpSocket", "grpc", "exec")
 _OFTEN = (
@@ -92,29 +91,15 @@ def plan_probes(container: Block, liveness: Any, hints: Hints) -> ProbePlan:
         notes.append("It has no readiness probe; its liveness probe is used instead.")
     given = [key for key in PROBES if isinstance(container.get(key), dict)]
     for key in given:
-        container[key] = _patient(container[key])
+        container[key] = make_patient(container[key])
     if given:
         return ProbePlan((*notes, _OFTEN))
     if (best := hints.best) is None:
         places = ", nor ".join(hints.places)
         return ProbePlan((_UNKNOWN.format(places=places),), _EXAMPLE)
     where, port = best
-    container["readinessProbe"] = _patient({"tcpSocket": {"port": port}})
+    container["readinessProbe"] = make_patient({"tcpSocket": {"port": port}})
     return ProbePlan((f"No probe: port {port} is a guess from {where}.", _OPEN_PORT, _OFTEN))
-
-
-def _patient(probe: Block) -> Block:
-    """Return the probe, asked every second for a long time; at least as long as a pod would be given."""
-    numbers = {"initialDelaySeconds": 0, "periodSeconds": 10, "failureThreshold": 3}
-    delay, period, failures = (_number(probe.get(key), default) for key, default in numbers.items())
-    kept = {key: value for key, value in probe.items() if key not in numbers}
-    kept.pop("terminationGracePeriodSeconds", None)
-    limit = min(max(PATIENCE_S, delay + period * failures), 3600)
-    return {**kept, "periodSeconds": 1, "failureThreshold": limit}
-
-
-def _number(value: Any, default: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else default
 
 
 def is_tcp(port: Block) -> bool:

@@ -15,8 +15,9 @@ from warmstart.recipe.init.hosts import HostUse
 from warmstart.recipe.init.inputs import Inputs
 from warmstart.recipe.init.kinds import ServiceKind, kind_of_container
 from warmstart.recipe.init.needs import Use, relative
-from warmstart.recipe.init.probes import PATIENCE_S, PROBES, is_tcp, list_target_ports, service_ports, target_port
+from warmstart.recipe.init.probes import PROBES, is_tcp, list_target_ports, service_ports, target_port
 from warmstart.recipe.init.services import FoundService, Needed, entry_of, inline_of, kind_of, uses_of
+from warmstart.recipe.patience import PATIENCE_S
 from warmstart.recipe.pods import Block, blocks_at, mapping_at
 
 # Variables of an application that hold the parts of its account at a database.

@@ -484,6 +484,8 @@ def test_system_v_memory_of_the_host(start: Callable[..., Started]) -> None:
     (finding,) = check(container)
     assert finding.code == "sysv-shm-host-ipc"
     assert "hostIPC" in finding.fix
+    # The launcher is in the namespaces of its container.
+    assert check(container, launched=True) == ()
 
 
 def test_a_unix_socket_from_outside(start: Callable[..., Started]) -> None:

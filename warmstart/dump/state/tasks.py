@@ -1,0 +1,156 @@
+"""Read the facts about processes and threads. Source: proc(5), `Documentation/filesystems/proc.rst` of the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+
+from warmstart.core.linux import read_io_priority
+from warmstart.dump.state.model import NAME, Facts
+
+#: Fields of /proc/PID/task/TID/status that are compared as they are.
+THREAD_FIELDS = (
+    "Uid",
+    "Gid",
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "NoNewPrivs",
+    "Seccomp",
+    "Seccomp_filters",
+    "Speculation_Store_Bypass",
+    "SpeculationIndirectBranch",
+    "Cpus_allowed_list",
+    "Mems_allowed_list",
+    "SigBlk",
+    "x86_Thread_features",
+    "x86_Thread_features_locked",
+)
+#: The same of /proc/PID/status, for those that all threads share.
+PROCESS_FIELDS = ("Umask", "SigIgn", "SigCgt", "THP_enabled", "untag_mask")
+#: Files of /proc/PID that hold one value.
+PROCESS_FILES = ("oom_score_adj", "personality", "coredump_filter")
+#: Flags of mappings (VmFlags in /proc/PID/smaps) that a process asks for with madvise(2), mlock(2) and mprotect(2).
+MAPPING_FLAGS = {
+    "lo": "locked",
+    "dc": "not inherited by fork",
+    "wf": "wiped on fork",
+    "dd": "not in core dumps",
+    "hg": "huge pages",
+    "nh": "no huge pages",
+    "mg": "mergeable",
+    "ss": "shadow stack",
+    "sl": "sealed",
+}
+#: Flags of mappings that the kernel made: no expansion, I/O, page frames.
+_KERNELS = {"de", "io", "pf"}
+POLICIES = {"0": "other", "1": "fifo", "2": "round robin", "3": "batch", "5": "idle", "6": "deadline", "7": "ext"}
+
+_LIMIT = re.compile(r"(Max [a-z -]+?) {2,}(\S+) +(\S+)", re.MULTILINE)
+_FLAGS = re.compile(r"^VmFlags:(.*)", re.MULTILINE)
+_TIMER = re.compile(r"^ID: (\d+)\nsignal: (\d+)/.*\nnotify: (\w+)/(\w+)\.\d+\nClockID: (-?\d+)", re.MULTILINE)
+
+
+def read_text(path: str) -> str:
+    """Read a small file of /proc."""
+    with open(path, errors="replace") as file:  # noqa: PTH123  (pathlib doubles the time of a snapshot)
+        return file.read()
+
+
+def read_link(path: str) -> str:
+    """Read a link of /proc, of which the target need not be a path."""
+    return os.fsencode(os.readlink(path)).decode(errors="replace")  # noqa: PTH115
+
+
+def read_status(directory: str) -> dict[str, str]:
+    """Read the fields of a status file."""
+    lines = read_text(f"{directory}/status").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def read_thread(proc: str, pid: int, number: int, level: int) -> tuple[int, Facts]:
+    """Read a thread.
+
+    Args:
+        proc: a procfs.
+        pid: its process in that procfs.
+        number: the thread in that procfs.
+        level: depth of the container's PID namespace below that of the procfs.
+
+    Returns:
+        Its number in the container, and its facts.
+    """
+    directory = f"{proc}/{pid}/task/{number}"
+    status = read_status(directory)
+    facts = {NAME: status["Name"]}
+    facts |= {name: status[name].replace("\t", " ") for name in THREAD_FIELDS if name in status}
+    # Some runtimes list the effective group among the supplementary ones.
+    groups = {*map(int, status.get("Groups", "").split()), int(status["Gid"].split()[1])}
+    facts["Groups"] = " ".join(map(str, sorted(groups)))
+    fields = _read_stat(directory)
+    facts |= {"nice": fields[16], "policy": POLICIES.get(fields[38], fields[38]), "real-time priority": fields[37]}
+    with contextlib.suppress(OSError):
+        facts["timer slack"] = read_text(f"{proc}/{number}/timerslack_ns").strip()
+    return int(status["NSpid"].split()[level]), facts
+
+
+def read_process(proc: str, pid: int, root: str) -> Facts:
+    """Read the facts that all threads of a process share.
+
+    Args:
+        proc: a procfs.
+        pid: the process in that procfs.
+        root: root directory of the container's first process; paths are relative to it.
+    """
+    directory = f"{proc}/{pid}"
+    status = read_status(directory)
+    facts = {NAME: status["Name"]}
+    facts |= {name: status[name] for name in PROCESS_FIELDS if name in status}
+    facts |= {"session": status["NSsid"].split()[-1], "process group": status["NSpgid"].split()[-1]}
+    facts["terminal"] = "none" if _read_stat(directory)[4] == "0" else "yes"
+    for name in PROCESS_FILES:
+        facts[name] = read_text(f"{directory}/{name}").strip()
+    facts |= dict(_read_paths(directory, root.rstrip("/")))
+    for name, soft, hard in _LIMIT.findall(read_text(f"{directory}/limits")):
+        facts[f"limit {name.removeprefix('Max ')}"] = f"{soft} {hard}"
+    with contextlib.suppress(OSError):  # a kernel without POSIX timers
+        facts["timers"] = ",".join(" ".join(found) for found in _TIMER.findall(read_text(f"{directory}/timers")))
+    facts |= _read_mappings(directory)
+    user, group = status["Uid"].split()[1], status["Gid"].split()[1]
+    if (user, group) != ("0", "0"):
+        owner = os.stat(directory)  # noqa: PTH116
+        facts["dumpable"] = "yes" if (str(owner.st_uid), str(owner.st_gid)) == (user, group) else "no"
+    return facts
+
+
+def read_priority(own_pid: int) -> Facts:
+    """Read the I/O priority of a process.
+
+    Args:
+        own_pid: the process in this process's PID namespace.
+    """
+    with contextlib.suppress(OSError):
+        return {"I/O priority": str(read_io_priority(own_pid))}
+    return {}
+
+
+def _read_stat(directory: str) -> list[str]:
+    """Read the fields of a stat file from the third on, which has index 0."""
+    return read_text(f"{directory}/stat").rpartition(")")[2].split()
+
+
+def _read_paths(directory: str, root: str) -> Iterator[tuple[str, str]]:
+    for name in ("cwd", "root"):
+        path = read_link(f"{directory}/{name}")
+        yield name, path.removeprefix(root) or "/" if root and path.startswith(root) else path
+
+
+def _read_mappings(directory: str) -> Facts:
+    """Tell which flags any mapping has, except the kernel's own. Sizes change while the application runs."""
+    mappings = map(str.split, _FLAGS.findall(read_text(f"{directory}/smaps")))
+    found = {flag for flags in mappings if not _KERNELS.intersection(flags) for flag in flags}
+    return {f"mappings {name}": "yes" for flag, name in MAPPING_FLAGS.items() if flag in found}
