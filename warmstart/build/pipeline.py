@@ -22,7 +22,7 @@ from warmstart.build.assemble import (
 from warmstart.build.base import BaseImage, fetch_base, find_source, share_layers
 from warmstart.build.beside import ALONE
 from warmstart.build.checkpoint import find_image_run, restore_and_checkpoint, run_and_checkpoint, run_and_dump
-from warmstart.build.container import SelfRefusedError, import_image, open_engine, refusing_self
+from warmstart.build.container import SelfRefusedError, import_image, open_engine, refusing_self, with_hooks
 from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.early_cold_start import EarlyColdStart
 from warmstart.build.key import find_inputs
@@ -67,6 +67,7 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
         for warning in list_volume_warnings(recipe) if host else ():
             progress.warn(warning)
         base = fetch_base(context, source)
+        context = with_hooks(context, base.layout)
         with (
             share_layers(context, base) as stores,
             open_companions(context) as companions,
@@ -159,7 +160,7 @@ def make_self_restoring(
             dump = edit_launched(context, launched)
             undo.push(failed.pop_all())
         with context.progress.step("image"):
-            layers = pack_launched(launched, dump, layout, programs, context.recipe.compression)
+            layers = pack_launched(context, launched, dump, layout, programs)
             provenance = write_image(context, engine, base, launched, dump, layers)
         candidate = BuildCandidate(layout, launched.warm, dump, provenance, cold)
         if Restorer.RUNTIME not in restorers:
@@ -212,12 +213,27 @@ def add_checkpoint(
     """
     with context.progress.step("import"):
         # Its layers stay in the store until the complete image has been imported, which needs them too.
-        image = import_image(context, engine, candidate.layout, candidate.obsolete)
+        layout = make_intermediate(context, base, launched, layers, candidate)
+        image = import_image(context, engine, layout, candidate.obsolete)
     dumped = restore_and_checkpoint(context, engine, launched, image)
     archive = read_archive(context, dumped.archive)
     with open_container(context.session, context.workspace) as container:
         dump = edit_dump(context, dumped, archive, MEMORY_OF_RUNTIME)
         make_layout(context, container, dumped, archive, dump, base, candidate.provenance, layers, launched.run)
+
+
+def make_intermediate(
+    context: BuildContext,
+    base: BaseImage,
+    launched: SelfCheckpoint,
+    layers: Sequence[Layer],
+    candidate: BuildCandidate,
+) -> Path:
+    """Return the layout of the image that restores itself before its second checkpoint, in which agents wait on."""
+    if not context.hooks or not launched.warm.hooks:
+        return candidate.layout
+    into = context.workspace / "intermediate"
+    return context.hooks.add_waiting(base.layout, candidate.layout, into, layers, launched.run)
 
 
 def verify_and_publish(
@@ -253,6 +269,7 @@ def verify_and_publish(
         base,
         candidate.provenance,
         secrets,
+        candidate.warm.hooks,
     )
     report = make_document(built, context.progress)
     check_report(context.recipe, base, report)

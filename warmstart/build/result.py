@@ -12,6 +12,8 @@ from typing import Any
 
 from warmstart.build.base import BaseImage
 from warmstart.build.cold_start import ColdStart
+from warmstart.build.hook_channel import HookProcess
+from warmstart.build.hooks import document_hooks
 from warmstart.build.verify import Restore
 from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.core.progress import Progress
@@ -37,6 +39,7 @@ class WarmState:
         programs: programs of its processes.
         cpu_features: features of its processor, from `warmstart.core.cpu.FEATURES`.
         state: its kernel state before the checkpoint.
+        hooks: processes that have done hooks before the checkpoint, and have others after a restore.
     """
 
     identity: str
@@ -44,6 +47,7 @@ class WarmState:
     programs: Programs
     cpu_features: tuple[str, ...]
     state: KernelState = field(default_factory=KernelState)
+    hooks: tuple[HookProcess, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,7 @@ class BuildResult:
         base: its base image.
         provenance: its provenance.
         secrets: the secrets of the build that it holds.
+        hooks: as in `WarmState`.
     """
 
     name: str
@@ -166,6 +171,7 @@ class BuildResult:
     base: BaseImage
     provenance: Provenance
     secrets: tuple[FoundSecret, ...] = ()
+    hooks: tuple[HookProcess, ...] = ()
 
     @property
     def added_bytes(self) -> int:
@@ -182,6 +188,7 @@ def make_document(result: BuildResult, progress: Progress) -> Mapping[str, Any]:
         "destination": result.destination,
         "verified": datetime.now(UTC).isoformat(timespec="seconds"),
         "coldStartSeconds": result.cold_s,
+        **({"hooks": document_hooks(result.hooks)} if result.hooks else {}),
         "restores": [
             {
                 "address": restore.address,
@@ -189,6 +196,7 @@ def make_document(result: BuildResult, progress: Progress) -> Mapping[str, Any]:
                 "firstSuccessSeconds": restore.first_success_s,
                 "restorer": restore.restorer,
                 **({} if restore.launcher_ms is None else {"launcherMilliseconds": restore.launcher_ms}),
+                **({} if restore.hooks_ms is None else {"hooksMilliseconds": restore.hooks_ms}),
             }
             for restore in result.restores
         ],

@@ -19,7 +19,7 @@ from warmstart.core.yaml_document import dotted, walk
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.settings import BuildInfo
 from warmstart.recipe.complete import BLANKED
-from warmstart.recipe.model import OnDifference, Recipe, Restorer, Signal, Volume, VolumeKind, VolumeMount
+from warmstart.recipe.model import Hooks, OnDifference, Recipe, Restorer, Signal, Volume, VolumeKind, VolumeMount
 from warmstart.recipe.pods import Block, blocks_at
 
 # Of all values of a Secret together (`MaxSecretSize` in pkg/apis/core/types.go of kubernetes/kubernetes).
@@ -80,6 +80,8 @@ def _find_problems(recipe: Recipe, kind: Transport) -> Iterator[str]:
             " push it to a registry that the cluster can pull from"
         )
     yield from _find_self(recipe)
+    if not isinstance(recipe.hooks, Hooks):
+        yield "hooks: only a build on this machine calls them: delete hooks"
     if recipe.services:
         names = ", ".join(service.name for service in recipe.services)
         yield f"build.services: run {names} in the cluster yourself, set `tcp: close`, and delete build.services"

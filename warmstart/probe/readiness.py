@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,18 +82,25 @@ def wait_ready(
     return wait.readiness()
 
 
-def wait_first_success(target: Target, probe: Probe, *, limit_s: float, interval_s: float = 0.01) -> Readiness:
+def wait_first_success(
+    target: Target,
+    probe: Probe,
+    *,
+    limit_s: float,
+    interval_s: float = 0.01,
+    announced: Callable[[], bool] = lambda: False,
+) -> Readiness:
     """Measure how long it takes until a probe succeeds for the first time, to about `interval_s`.
 
     For measuring cold starts and restores, where the probe's own period is too coarse. Only the probe's action and
     timeout count. A connection to a container during its restore may hang, so it is soon dropped and opened
-    again.
+    again. The wait also ends when `announced` returns true.
 
     Raises:
         AppError: the container exited, or the probe did not succeed within `limit_s`.
     """
     wait = _Wait(target, time, time.monotonic())
-    while not wait.attempt("readiness", probe, connect_s=_RESTORING_CONNECT_S):
+    while not announced() and not wait.attempt("readiness", probe, connect_s=_RESTORING_CONNECT_S):
         if wait.elapsed_s() >= limit_s:
             raise wait.give_up(f"within {limit_s:g} s", "check the last probe result and the container's log")
         wait.sleep_until(wait.now() + interval_s)

@@ -29,59 +29,59 @@ def test_jar(agent: Path) -> None:
     assert int.from_bytes(entry[6:8]) == 52, "Java 8 cannot load the entry"
 
 
-def test_life_cycle(agent: Path, programs: Path, hooks: HooksDirectory) -> None:
-    with run_java(["-cp", programs, "Callbacks"], agent, hooks.path) as jvm:
-        registered = hooks.message("registered")
+def test_life_cycle(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    with run_java(["-cp", programs, "Callbacks"], agent, java_hooks.path) as jvm:
+        registered = java_hooks.message("registered")
         assert registered["pid"] == jvm.pid
         assert registered["runtime"].startswith("java ")
         assert read_until(jvm, "running") == ["running"]
-        hooks.request_checkpoint()
-        assert 0 <= hooks.message("checkpoint")["seconds"] < 60
+        java_hooks.request_checkpoint()
+        assert 0 <= java_hooks.message("checkpoint")["seconds"] < 60
         assert read_until(jvm, "before a") == ["before b", "before n1", "before n2", "before a"]
-        assert not any(str(hooks.path) in str(fd.readlink()) for fd in Path(f"/proc/{jvm.pid}/fd").iterdir())
-        hooks.restore(jvm.pid)
-        assert 0 <= hooks.message("restored")["seconds"] < 60
+        assert not any(str(java_hooks.path) in str(fd.readlink()) for fd in Path(f"/proc/{jvm.pid}/fd").iterdir())
+        java_hooks.restore(jvm.pid)
+        assert 0 <= java_hooks.message("restored")["seconds"] < 60
         assert read_until(jvm, "after b") == ["after a", "after n1", "after n2", "after b"]
         assert jvm.rest() == ["threads 0"]
-    assert hooks.silent()
+    assert java_hooks.silent()
 
 
-def test_application_with_its_own_org_crac(agent: Path, programs: Path, hooks: HooksDirectory) -> None:
-    with run_java(["-cp", programs, "WebApplication", agent, programs], agent, hooks.path) as jvm:
-        hooks.message("registered")
+def test_application_with_its_own_org_crac(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    with run_java(["-cp", programs, "WebApplication", agent, programs], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
         assert read_until(jvm, "running") == ["own true", "running"]
-        hooks.request_checkpoint()
-        hooks.message("checkpoint")
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
         assert read_until(jvm, "before a") == ["before b", "before n1", "before n2", "before a"]
 
 
-def test_given_up_and_tried_again(agent: Path, programs: Path, hooks: HooksDirectory) -> None:
-    with run_java(["-cp", programs, "Callbacks", "a.after=throw"], agent, hooks.path) as jvm:
-        hooks.message("registered")
+def test_given_up_and_tried_again(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    with run_java(["-cp", programs, "Callbacks", "a.after=throw"], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
         read_until(jvm, "running")
         for _ in range(2):
-            hooks.request_checkpoint()
-            hooks.message("checkpoint")
-            hooks.give_up()
-            assert hooks.message("failed")["phase"] == "afterRestore"
+            java_hooks.request_checkpoint()
+            java_hooks.message("checkpoint")
+            java_hooks.give_up()
+            assert java_hooks.message("failed")["phase"] == "afterRestore"
             read_until(jvm, "after b")
         assert jvm.rest() == ["threads 1"]
 
 
-def test_refusal(agent: Path, programs: Path, hooks: HooksDirectory) -> None:
+def test_refusal(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
     refusing = ["n1.before=throw", "b.before=throw", "ask"]
-    with run_java(["-cp", programs, "Callbacks", *refusing], agent, hooks.path) as jvm:
-        hooks.message("registered")
-        hooks.message("ready")
-        hooks.request_checkpoint()
-        failed = hooks.message("failed")
+    with run_java(["-cp", programs, "Callbacks", *refusing], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
+        java_hooks.message("ready")
+        java_hooks.request_checkpoint()
+        failed = java_hooks.message("failed")
         assert failed["phase"] == "beforeCheckpoint"
         assert failed["error"] == (
             'java.lang.IllegalStateException: b is "busy"ä\n (in Callbacks$Printing.beforeCheckpoint); '
             'java.lang.IllegalStateException: n1 is "busy"ä\n (in Callbacks$Printing.beforeCheckpoint)'
         )
         # All are notified, and told at once that the checkpoint is over.
-        hooks.message("restored")
+        java_hooks.message("restored")
         assert read_until(jvm, "running") == [
             "asking",
             *["before b", "before n1", "before n2", "before a"],
@@ -92,15 +92,15 @@ def test_refusal(agent: Path, programs: Path, hooks: HooksDirectory) -> None:
         ]
 
 
-def test_application_asks(agent: Path, programs: Path, hooks: HooksDirectory) -> None:
-    with run_java(["-cp", programs, "Callbacks", "ask"], agent, hooks.path) as jvm:
-        hooks.message("registered")
-        hooks.message("ready")
-        hooks.request_checkpoint()
-        hooks.message("checkpoint")
+def test_application_asks(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    with run_java(["-cp", programs, "Callbacks", "ask"], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
+        java_hooks.message("ready")
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
         assert read_until(jvm, "before a")[-1] == "before a"
-        hooks.restore(jvm.pid)
-        hooks.message("restored")
+        java_hooks.restore(jvm.pid)
+        java_hooks.message("restored")
         assert read_until(jvm, "running")[-2:] == ["returned", "running"]
 
 
@@ -112,16 +112,16 @@ def test_application_asks(agent: Path, programs: Path, hooks: HooksDirectory) ->
     ],
 )
 def test_failure_after_restore_ends_the_process(
-    misbehaving: str, error: str, agent: Path, programs: Path, hooks: HooksDirectory
+    misbehaving: str, error: str, agent: Path, programs: Path, java_hooks: HooksDirectory
 ) -> None:
     limit = {"WARMSTART_HOOKS_LIMIT": "0.5" if "hang" in misbehaving else "30"}
-    with run_java(["-cp", programs, "Callbacks", misbehaving], agent, hooks.path, limit) as jvm:
-        hooks.message("registered")
+    with run_java(["-cp", programs, "Callbacks", misbehaving], agent, java_hooks.path, limit) as jvm:
+        java_hooks.message("registered")
         read_until(jvm, "running")
-        hooks.request_checkpoint()
-        hooks.message("checkpoint")
-        hooks.restore(jvm.pid)
-        failed = hooks.message("failed")
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        java_hooks.restore(jvm.pid)
+        failed = java_hooks.message("failed")
         assert failed["phase"] == "afterRestore"
         assert error in failed["error"]
         [line] = [line for line in jvm.rest() if line.startswith("warmstart")]
@@ -130,13 +130,13 @@ def test_failure_after_restore_ends_the_process(
         assert jvm.process.returncode == 70
 
 
-def test_callback_that_hangs_before(agent: Path, programs: Path, hooks: HooksDirectory) -> None:
+def test_callback_that_hangs_before(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
     arguments = ["-cp", programs, "Callbacks", "n2.before=hang"]
-    with run_java(arguments, agent, hooks.path, {"WARMSTART_HOOKS_LIMIT": "0.5"}) as jvm:
-        hooks.message("registered")
+    with run_java(arguments, agent, java_hooks.path, {"WARMSTART_HOOKS_LIMIT": "0.5"}) as jvm:
+        java_hooks.message("registered")
         read_until(jvm, "running")
-        hooks.request_checkpoint()
-        failed = hooks.message("failed")
+        java_hooks.request_checkpoint()
+        failed = java_hooks.message("failed")
         assert failed["phase"] == "beforeCheckpoint"
         assert "called by Callbacks$Nested.beforeCheckpoint" in failed["error"]
         assert jvm.process.poll() is None
@@ -148,7 +148,7 @@ def test_cold_start_without_an_agent(agent: Path, programs: Path) -> None:
         assert jvm.rest() == ["asking", "returned", "running", "threads 0"]
 
 
-def test_jdk_with_crac_of_its_own(agent: Path, programs: Path, hooks: HooksDirectory, tmp_path: Path) -> None:
+def test_jdk_with_crac_of_its_own(agent: Path, programs: Path, java_hooks: HooksDirectory, tmp_path: Path) -> None:
     """The JDK's provider serves the application, and the agent notifies it."""
     for source in PROVIDER.glob("*.java"):
         text = source.read_text().replace("package warmstart.crac", "package jdk.crac")
@@ -157,14 +157,14 @@ def test_jdk_with_crac_of_its_own(agent: Path, programs: Path, hooks: HooksDirec
     module = ["-source", "11", "-target", "11", "--patch-module", f"java.base={tmp_path}", "-d", patched]
     subprocess.run(["javac", "-Xlint:-options", *module, *tmp_path.glob("*.java")], check=True)
     options = ["--patch-module", f"java.base={patched}", "--add-exports=java.base/jdk.crac=ALL-UNNAMED"]
-    with run_java([*options, "-cp", programs, "Callbacks"], agent, hooks.path) as jvm:
-        hooks.message("registered")
+    with run_java([*options, "-cp", programs, "Callbacks"], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
         assert read_until(jvm, "running") == ["running"]
-        hooks.request_checkpoint()
-        hooks.message("checkpoint")
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
         assert read_until(jvm, "before a") == ["before b", "before n1", "before n2", "before a"]
-        hooks.restore(jvm.pid)
-        hooks.message("restored")
+        java_hooks.restore(jvm.pid)
+        java_hooks.message("restored")
         assert read_until(jvm, "after b") == ["after a", "after n1", "after n2", "after b"]
 
 
@@ -227,19 +227,19 @@ def test_without_hooks_state_is_that_of_the_build(agent: Path, programs: Path, t
 def test_own_hooks(java: str, agent: Path, programs: Path, tmp_path: Path) -> None:
     directory = tmp_path / "hooks"
     directory.mkdir()
-    hooks = HooksDirectory(directory)
+    java_hooks = HooksDirectory(directory)
     variables = {"OLD": "build", "KEPT": "build", "GONE": "build", "WARMSTART_HOOKS_LATE": "OLD,NEW,GONE,TZ"}
     with run_java([*OPENED, "-cp", programs, "OwnState"], agent, directory, variables, java) as jvm:
         assert jvm.line() == "running"
-        hooks.message("registered")
+        java_hooks.message("registered")
         assert ask(jvm, "remember") == "remembered"
-        hooks.request_checkpoint()
-        hooks.message("checkpoint")
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
         ask(jvm, "ticks")
         assert ask(jvm, "ticks") == "0 0 0 0 0", "nothing is due at the moment of the restore"
         (tmp_path / "env").write_bytes(b"OLD=pod\0KEPT=pod\0NEW=a=b\0TZ=Asia/Tokyo\0")
-        hooks.restore(jvm.pid, AWAY_S)
-        hooks.message("restored")
+        java_hooks.restore(jvm.pid, AWAY_S)
+        java_hooks.message("restored")
         rate, delay, wrapped, timer, once = map(int, ask(jvm, "ticks").split())
         assert 1 < max(rate, wrapped, timer) < 100, "tasks do not catch up"
         assert delay > 1
@@ -252,4 +252,4 @@ def test_own_hooks(java: str, agent: Path, programs: Path, tmp_path: Path) -> No
         assert ask(jvm, "KEPT") == "KEPT=build build"
         assert ask(jvm, "GONE") == "GONE=null null"
         assert ask(jvm, "zone") == "Asia/Tokyo"
-    hooks.close()
+    java_hooks.close()
