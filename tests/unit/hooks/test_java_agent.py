@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
-from support.java_agent import HooksDirectory, Jvm, find_jvms, freeze, run_java
+from support.java_agent import TOP, HooksDirectory, Jvm, find_jvms, freeze, run_java
 
 pytestmark = pytest.mark.linux
+PROVIDER = TOP / "hooks/java/src/warmstart/crac"
 
 
 def read_until(jvm: Jvm, last: str) -> list[str]:
@@ -42,6 +44,15 @@ def test_life_cycle(agent: Path, programs: Path, java_hooks: HooksDirectory) -> 
         assert read_until(jvm, "after b") == ["after a", "after n1", "after n2", "after b"]
         assert jvm.rest() == ["threads 0"]
     assert java_hooks.silent()
+
+
+def test_application_with_its_own_org_crac(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    with run_java(["-cp", programs, "WebApplication", agent, programs], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
+        assert read_until(jvm, "running") == ["own true", "running"]
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        assert read_until(jvm, "before a") == ["before b", "before n1", "before n2", "before a"]
 
 
 def test_given_up_and_tried_again(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
@@ -129,6 +140,32 @@ def test_callback_that_hangs_before(agent: Path, programs: Path, java_hooks: Hoo
         assert failed["phase"] == "beforeCheckpoint"
         assert "called by Callbacks$Nested.beforeCheckpoint" in failed["error"]
         assert jvm.process.poll() is None
+
+
+def test_cold_start_without_an_agent(agent: Path, programs: Path) -> None:
+    options = [f"-Xbootclasspath/a:{agent}", "-Dorg.crac.Core.Compat=warmstart.crac"]
+    with run_java([*options, "-cp", programs, "Callbacks", "ask"], None, None) as jvm:
+        assert jvm.rest() == ["asking", "returned", "running", "threads 0"]
+
+
+def test_jdk_with_crac_of_its_own(agent: Path, programs: Path, java_hooks: HooksDirectory, tmp_path: Path) -> None:
+    """The JDK's provider serves the application, and the agent notifies it."""
+    for source in PROVIDER.glob("*.java"):
+        text = source.read_text().replace("package warmstart.crac", "package jdk.crac")
+        (tmp_path / source.name).write_text(text.replace("jdkCore() != null", "false"))
+    patched = tmp_path / "patched"
+    module = ["-source", "11", "-target", "11", "--patch-module", f"java.base={tmp_path}", "-d", patched]
+    subprocess.run(["javac", "-Xlint:-options", *module, *tmp_path.glob("*.java")], check=True)
+    options = ["--patch-module", f"java.base={patched}", "--add-exports=java.base/jdk.crac=ALL-UNNAMED"]
+    with run_java([*options, "-cp", programs, "Callbacks"], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
+        assert read_until(jvm, "running") == ["running"]
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        assert read_until(jvm, "before a") == ["before b", "before n1", "before n2", "before a"]
+        java_hooks.restore(jvm.pid)
+        java_hooks.message("restored")
+        assert read_until(jvm, "after b") == ["after a", "after n1", "after n2", "after b"]
 
 
 @pytest.mark.parametrize("directory", [True, False])
