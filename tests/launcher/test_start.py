@@ -336,7 +336,7 @@ def test_a_server_that_says_nothing_or_nonsense_fails_a_step(place):
     assert "failed: the answer is not HTTP" in nonsense.stderr
 
 
-INSIDE, OUTSIDE = (f"launcher-{os.getpid()}-{name}" for name in ("inside", "outside"))
+INSIDE, OUTSIDE = (f"warmstart-{os.getpid()}-{name}" for name in ("inside", "outside"))
 ADDRESSES = {INSIDE: ("10.99.0.1/24", "fd99::1/64"), OUTSIDE: ("10.99.0.2/24", "fd99::2/64")}
 CLIENT = """
 import socket, sys
