@@ -6,9 +6,12 @@ own. Its threads are not those of `threading`, so nothing counts them or waits f
 
 import _signal
 import _thread
+import json
 import os
 import sys
 import time
+
+from . import phases
 
 _EXIT_FAILED = 70
 _MAX_ERROR_CHARACTERS = 600  # a line of 4096 bytes is written at once, with every character escaped
@@ -31,12 +34,10 @@ def start(directory):
 
 
 def _start():
-    _thread.start_new_thread(_register, ())
-
-
-def _register():
+    # Until the checkpoint, the thread does nothing that takes a lock: a process may be forked at any moment, and
+    # would never see the lock released.
     _reply("registered", runtime="python " + sys.version.split()[0])
-    _await_checkpoint()
+    _thread.start_new_thread(_await_checkpoint, ())
 
 
 def _await_checkpoint():
@@ -63,8 +64,6 @@ def _await_restore(previous_thread, answer):
 
 def _answer(event, phase):
     """Do what belongs to a phase, and return the line that answers the build."""
-    from . import phases  # only now: a program that starts does not wait for it
-
     started = time.monotonic()
     error = phases.run(phase, _initial_environ, float(os.environ.get("WARMSTART_HOOKS_LIMIT") or 30))
     if error:
@@ -86,8 +85,6 @@ def _wait_for(name):
 
 
 def _reply(event, **values):
-    import json
-
     line = json.dumps({"pid": os.getpid(), "event": event, **values}) + "\n"
     try:
         reply = os.open(os.path.join(_directory, "reply"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -47,9 +47,7 @@ class _Run:
                 if hasattr(result, "__await__"):
                     _await(result)
             except BaseException as error:
-                import traceback
-
-                traceback.print_exc()
+                sys.excepthook(type(error), error, error.__traceback__)
                 self.add_error(error, callback)
         self.done.release()
 

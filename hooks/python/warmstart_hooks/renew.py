@@ -70,30 +70,24 @@ def _renew_environ(initial):
             os.environ.pop(name, None)
 
 
-def _entropy():
-    # Not os.urandom: the C library may keep random bytes in memory, which are the same in all replicas.
-    with open("/dev/urandom", "rb", buffering=0) as file:
-        return file.read(_ENTROPY_BYTES)
-
-
 def _renew_random():
     random = sys.modules.get("random")
     if random is not None:
-        random.seed(_entropy())
+        random.seed(os.urandom(_ENTROPY_BYTES))
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
-        numpy_random.seed([int.from_bytes(_entropy()[:4], "little") for _ in range(8)])
+        numpy_random.seed([int.from_bytes(os.urandom(4), "little") for _ in range(8)])
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "manual_seed"):
-        torch.manual_seed(int.from_bytes(_entropy()[:8], "little", signed=True))
+        torch.manual_seed(int.from_bytes(os.urandom(8), "little", signed=True))
 
 
 def _renew_openssl():
     ssl = sys.modules.get("_ssl")
     if ssl is not None:
-        ssl.RAND_add(_entropy(), 0.0)
+        ssl.RAND_add(os.urandom(_ENTROPY_BYTES), 0.0)
     for rand_add in _openssl_rand_add:
-        rand_add(_entropy(), _ENTROPY_BYTES, 0.0)
+        rand_add(os.urandom(_ENTROPY_BYTES), _ENTROPY_BYTES, 0.0)
 
 
 def _renew_uuid():
