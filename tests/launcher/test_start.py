@@ -480,6 +480,8 @@ def test_a_command_that_cannot_be_run_ends_as_in_a_shell(place, command, status)
         ["exec", "--clocks", "node", "--", "true"],
         ["exec"],
         ["dump", "x"],
+        ["pack", "x"],
+        ["show", "x"],
         ["build"],
     ],
 )
@@ -501,8 +503,9 @@ def test_a_command_in_a_build_takes_a_build(place):
     assert "(written by build)" in done.stderr
 
 
-def test_a_dump_takes_a_build(place):
-    done = subprocess.run([place.launcher, "dump"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("mode", ["dump", "pack"])
+def test_a_dump_takes_a_build(place, mode):
+    done = subprocess.run([place.launcher, mode], capture_output=True, text=True, check=False)
     assert done.returncode == 70
     assert "manifest (written by build): No such file or directory" in done.stderr
 
