@@ -11,7 +11,7 @@ import re
 import sys
 
 from warmstart.core.workspace import open_workspace
-from warmstart.node import launcher, programs, tree
+from warmstart.node import hooks, launcher, programs, tree
 from warmstart.node.cache import bootstrap
 from warmstart.node.packages import LOCK_FILE, Package, find_architecture
 
@@ -26,6 +26,7 @@ def main() -> int:
         tree.LOCK_NAME: tree.CONTENTS.packages,
         programs.LOCK_NAME: tree.CONTENTS.build_packages,
         launcher.LOCK_NAME: (launcher.find_sources() / "build-packages").read_text().split(),
+        hooks.LOCK_NAME: hooks.list_packages(),
     }
     sections = read_others(LOCK_FILE.read_text())
     with open_workspace("lock") as workspace:

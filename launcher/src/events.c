@@ -65,7 +65,7 @@ bool is_stop_signal(int number)
 }
 
 /* Reap ended children. Return whether the application is one of them; if it is not our child, report SIGKILL. */
-static bool reap(pid_t app, int *status)
+bool reap(pid_t app, int *status)
 {
 	bool over = false;
 	int each;

@@ -13,6 +13,7 @@
 #define CRIU WARMSTART_DIR "/criu"
 #define CHECKPOINT WARMSTART_DIR "/checkpoint"
 #define MANIFEST WARMSTART_DIR "/manifest"
+#define HOOKS WARMSTART_DIR "/hooks"
 
 /* Paths in a build after the first process has left the container's mount namespace: see mount_namespaces.c. */
 #define STATE "/state"
@@ -93,6 +94,10 @@ struct listener {
 	uint64_t inode; /* in the checkpoint */
 	int fd;		/* or -1 */
 };
+struct hook {
+	pid_t pid;
+	bool is_done;
+};
 struct manifest {
 	const char **arguments; /* escaped */
 	size_t argument_count;
@@ -116,6 +121,9 @@ struct manifest {
 	size_t volume_count;
 	struct step *steps;
 	size_t step_count;
+	struct hook *hooks; /* processes that answer after a restore */
+	size_t hook_count;
+	uint64_t hooks_limit_ms;
 	int environment; /* descriptor passed to the application by CRIU, see environment.c */
 	bool complete;
 };
@@ -154,6 +162,7 @@ int block_signals(void); /* a signalfd; all signals are blocked from here */
 int block_child_signal(void); /* the same for SIGCHLD alone */
 void unblock_signals(void);
 int next_signal(int signals);
+bool reap(pid_t app, int *status);
 bool is_stop_signal(int number);
 void forward_signals(pid_t app, int signals, struct app_exit *end);
 struct app_exit supervise(pid_t app, int signals, struct copy *copies, size_t count);
@@ -203,6 +212,18 @@ enum steps_end run_steps(const struct manifest *manifest, int signals, struct ap
 void end_application(pid_t app, int signals);
 bool request(const struct step *step, struct reason *reason);
 unsigned parse_status(const char *line);
+
+/* hooks.c: agents of runtimes in the application. */
+struct reply {
+	pid_t pid;
+	const char *event, *error;
+};
+bool parse_reply(char *line, struct reply *reply);
+void keep_replies(void);
+bool open_replies(const struct manifest *manifest, int *replies, struct reason *reason);
+void add_hooks_to_environment(void);
+enum steps_end await_hooks(struct manifest *manifest, int replies, int signals, struct app_exit *end,
+			   struct reason *reason);
 
 /* build.c: also used by exec. */
 void set_home(const char *home);

@@ -101,6 +101,21 @@ static bool parse_steps(char *words, struct manifest *manifest)
 	return true;
 }
 
+static bool parse_hooks(char *words, struct manifest *manifest)
+{
+	uint64_t number;
+
+	if (!parse_number(next_word(&words), UINT32_MAX, &manifest->hooks_limit_ms))
+		return false;
+	for (char *word; (word = next_word(&words));) {
+		if (!parse_number(word, MAX_PID, &number) || !number)
+			return false;
+		manifest->hooks = grow(manifest->hooks, manifest->hook_count, sizeof *manifest->hooks);
+		manifest->hooks[manifest->hook_count++] = (struct hook){.pid = number};
+	}
+	return true;
+}
+
 static bool parse_word(char *word, const char ***words, size_t *count)
 {
 	return unescape(word) && *word && (add_text(words, count, word), true);
@@ -126,6 +141,8 @@ static bool parse_words(const char *key, char *value, struct manifest *m, bool *
 		return parse_word(value, &m->late, &m->late_count);
 	if (!strcmp(key, "volume"))
 		return parse_word(value, &m->volumes, &m->volume_count);
+	if (!strcmp(key, "hooks"))
+		return parse_hooks(value, m);
 	if (!strcmp(key, "step"))
 		return parse_steps(value, m);
 	if (!strcmp(key, "salt"))

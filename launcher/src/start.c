@@ -155,6 +155,7 @@ static _Noreturn void start_cold(char **command, const struct reason *reason)
 	say("cold start: %s (%u ms)", reason->text, elapsed_ms());
 	prctl(PR_SET_CHILD_SUBREAPER, 0);
 	unblock_signals();
+	add_hooks_to_environment();
 	execvp(*command, command);
 	say("%s: %s", *command, strerror(errno));
 	exit(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE);
@@ -183,20 +184,25 @@ static _Noreturn void end_after_failure(struct manifest *manifest, int signals, 
 	exit(EXIT_FAILED);
 }
 
-/* Do the steps after the restore, and log both. Return whether the application has ended. If it is being stopped, it
+/* With the hooks of the application done, do the steps after the restore, and log all. Return whether the application has ended. If it is being stopped, it
  * does not matter whether all steps are done. */
-static bool complete(struct manifest *manifest, int signals, const struct reason *warning, struct app_exit *end)
+static bool complete(struct manifest *manifest, int signals, unsigned restored_ms, const struct reason *warning,
+		     struct app_exit *end)
 {
-	unsigned restored_ms = elapsed_ms();
+	unsigned hooks_ms = elapsed_ms() - restored_ms;
+	char hooks[40] = "";
 	struct reason reason;
 	enum steps_end ended = run_steps(manifest, signals, end, &reason);
 
+	if (manifest->hook_count)
+		snprintf(hooks, sizeof hooks, ", hooks in %u ms", hooks_ms);
 	if (ended == STEPS_FAILED && !end->stop_requested)
 		end_after_failure(manifest, signals, &reason, restored_ms);
 	if (ended == STEPS_DONE && has_awaited_steps(manifest))
-		say("restored in %u ms, after-restore steps in %u ms", restored_ms, elapsed_ms() - restored_ms);
+		say("restored in %u ms%s, after-restore steps in %u ms", restored_ms, hooks,
+		    elapsed_ms() - restored_ms - hooks_ms);
 	else
-		say("restored in %u ms", restored_ms);
+		say("restored in %u ms%s", restored_ms, hooks);
 	if (*warning->text)
 		say("warning: %s, and the restored application does not see it", warning->text);
 	tell_new_variables(manifest, environ);
@@ -204,13 +210,26 @@ static bool complete(struct manifest *manifest, int signals, const struct reason
 	return ended == STEPS_APP_ENDED;
 }
 
+/* After hooks that failed, nobody has been served yet: the application can still start cold. */
+static _Noreturn void give_up(struct manifest *manifest, char **command, const struct app_exit *end,
+			      const struct reason *reason)
+{
+	kill_descendants();
+	stop_listening(manifest);
+	if (end->stop_requested)
+		exit(EXIT_FAILED);
+	start_cold(command, reason);
+}
+
 int start_mode(enum clocks clocks, char **command)
 {
 	uint64_t restored_ns;
+	unsigned restored_ms;
 	struct manifest manifest;
 	struct reason reason, warning;
 	struct app_exit end = {0};
-	int signals;
+	enum steps_end hooks;
+	int signals, replies;
 
 	start_ns = clock_ns(CLOCK_MONOTONIC);
 	signals = block_signals();
@@ -219,8 +238,10 @@ int start_mode(enum clocks clocks, char **command)
 		start_cold(command, &reason);
 	/* With the node's clocks, a runtime takes a checkpoint next, and does the steps after its own restores. */
 	if (clocks == CLOCKS_OF_NODE)
-		manifest.step_count = 0;
-	listen_early(&manifest, has_awaited_steps(&manifest));
+		manifest.step_count = manifest.hook_count = 0;
+	if (!open_replies(&manifest, &replies, &reason))
+		start_cold(command, &reason);
+	listen_early(&manifest, manifest.hook_count || has_awaited_steps(&manifest));
 	put_back_files();
 	/* Keep this container's environment out of a runtime's checkpoint. */
 	manifest.environment = clocks == CLOCKS_OF_NODE ? empty_environment() : environment_file(environ);
@@ -230,7 +251,14 @@ int start_mode(enum clocks clocks, char **command)
 	}
 
 	restored_ns = clock_ns(CLOCK_MONOTONIC);
-	if (!complete(&manifest, signals, &warning, &end)) {
+	restored_ms = elapsed_ms();
+	hooks = await_hooks(&manifest, replies, signals, &end, &reason);
+	close(replies);
+	if (hooks == STEPS_FAILED)
+		give_up(&manifest, command, &end, &reason);
+	if (hooks == STEPS_APP_ENDED)
+		stop_listening(&manifest);
+	else if (!complete(&manifest, signals, restored_ms, &warning, &end)) {
 		bool stop_requested = end.stop_requested;
 
 		end = supervise(manifest.pid, signals, NULL, 0);

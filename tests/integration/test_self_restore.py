@@ -14,8 +14,8 @@ import pytest
 from support.builds import build, get, read_state, write_recipe
 
 from warmstart.build.context import BuildOptions
+from warmstart.build.launcher_report import read_launcher_times
 from warmstart.build.publish import Output
-from warmstart.build.verify import read_launcher_ms
 from warmstart.core.errors import PreflightError
 from warmstart.core.reference import Transport
 from warmstart.dump.state import read as kernel
@@ -100,7 +100,7 @@ def assert_warm(running: CriContainer) -> None:
 def test_an_image_restores_itself_where_the_runtime_does_not(make, start, context):
     layout, container = make("self", container={"securityContext": context})
     with start(layout, container) as running:
-        assert read_launcher_ms(running) < 5000
+        assert read_launcher_times(running).restore_ms < 5000
         assert_warm(running)
         assert not running.restored
     with start(layout, replace(container, env=(*container.env, ("WARMSTART", "off")))) as running:
@@ -144,7 +144,7 @@ def test_one_image_is_restored_by_the_runtime_and_by_itself(make, start):
         assert run_hook(running) == (1, "warmstart: after-restore steps")
     with start(layout, container, restore=False) as running:
         assert not running.restored
-        read_launcher_ms(running)
+        read_launcher_times(running)
         assert_warm(running)
         assert run_hook(running) == (0, "")
     with start(layout, replace(container, env=(*container.env, ("WARMSTART", "off")))) as running:

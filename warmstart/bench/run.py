@@ -24,7 +24,7 @@ from warmstart.build import assemble
 from warmstart.build.base import BaseImage, fetch_base, find_source
 from warmstart.build.beside import ALONE, Beside
 from warmstart.build.checkpoint import run_and_checkpoint
-from warmstart.build.container import open_engine
+from warmstart.build.container import open_engine, with_hooks
 from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.result import EditedDump, RuntimeCheckpoint
 from warmstart.build.services import open_companions
@@ -140,6 +140,7 @@ def open_session(source: Source, options: BuildOptions, progress: Progress) -> I
 def make_images(context: BuildContext, source: Source, load: Load, action: HttpGet | None) -> Subject:
     """Run and checkpoint a recipe's container, time requests to it, and make images from this one checkpoint."""
     recipe, base = context.recipe, fetch_base(context, source)
+    context = with_hooks(context, base.layout)
     batches: list[tuple[float, ...]] = []
 
     def time_batches(running: CriContainer) -> None:

@@ -50,7 +50,7 @@ from warmstart.image.manifest import find_host_platform
 from warmstart.image.selfrestore.manifest_lines import describe_steps, describe_variables
 from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, pack_checkpoint, update_manifest
 from warmstart.node.session import Session
-from warmstart.recipe.model import Compression, Mapped
+from warmstart.recipe.model import Mapped
 
 
 def read_archive(context: BuildContext, file: Path) -> Archive:
@@ -86,6 +86,7 @@ def edit_launched(context: BuildContext, launched: SelfCheckpoint) -> EditedDump
             os.chown(path, identity.user, identity.group, follow_symlinks=False)
         lines = describe_variables(launched.environment, recipe.late, recipe.on_difference)
         lines += describe_steps(recipe.after_restore, identity.pid)
+        lines += context.hooks.describe(launched.warm.hooks, recipe.container) if context.hooks else []
         update_manifest(launched.directory, dump.memory_file, find_listeners(directory), lines)
     return dump
 
@@ -131,12 +132,17 @@ def annotate(context: BuildContext, base: BaseImage, warm: WarmState, provenance
     }
 
 
+def link_agents(context: BuildContext, warm: WarmState, layout: Path) -> list[Layer]:
+    """Return the layer of the agents for hooks, put into a layout; none if the application has no hooks."""
+    return context.hooks.link_agents(layout, warm.hooks) if context.hooks else []
+
+
 def pack_launched(
-    launched: SelfCheckpoint, dump: EditedDump, layout: Path, programs: Layer, compression: Compression
+    context: BuildContext, launched: SelfCheckpoint, dump: EditedDump, layout: Path, programs: Layer
 ) -> list[Layer]:
     """Make the layers of an image that restores itself, lowest first."""
-    identity = launched.identity
-    layers = [programs]
+    identity, compression = launched.identity, context.recipe.compression
+    layers = [programs, *link_agents(context, launched.warm, layout)]
     if dump.memory_file:
         layers.append(pack_file(dump.memory_file, MEMORY, layout, (identity.user, identity.group), compression))
     return [*layers, launched.changes, pack_checkpoint(launched.directory, layout, compression)]
@@ -173,7 +179,8 @@ def make_layout(
         prepare_checkpoint(archive, str(recipe.image))
         if not dumped.has_tmp and recipe.container.security_context.read_only_root_filesystem:
             add_tmp(archive.root)
-        owner, layers = (archive.spec.user.uid, archive.spec.user.gid), list(below)
+        owner = (archive.spec.user.uid, archive.spec.user.gid)
+        layers = list(below) or link_agents(context, dumped.warm, layout)
         committed = container.commit(
             archive.root,
             f"oci:{addition}",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from warmstart.core.errors import AppError, EngineError
-from warmstart.engine.cri import CriContainer
+from warmstart.engine.cri import CriContainer, OnCreated
 from warmstart.engine.cri_messages import Host
 from warmstart.engine.local import LocalEngine
 from warmstart.engine.target import State, Target
@@ -61,7 +61,14 @@ class Beside:
     cancelled: Callable[[], bool] = lambda: False
 
     @contextlib.contextmanager
-    def start(self, engine: LocalEngine, container: Container, image: str, name: str) -> Iterator[CriContainer]:
+    def start(
+        self,
+        engine: LocalEngine,
+        container: Container,
+        image: str,
+        name: str,
+        on_created: OnCreated = lambda _: None,
+    ) -> Iterator[CriContainer]:
         """Run a container in this company, for the length of a `with` block; arguments as for `CriEngine.start`.
 
         Raises:
@@ -73,7 +80,9 @@ class Beside:
             for init in self.init:
                 self.run_init(init, volumes)
             with self.explaining():
-                opener = engine.cri.start(container, image, name, hosts=self.hosts, volumes=volumes)
+                opener = engine.cri.start(
+                    container, image, name, hosts=self.hosts, volumes=volumes, on_created=on_created
+                )
                 running = ended.enter_context(opener)
                 yield replace(running, watch=self.check) if self.services else running
 

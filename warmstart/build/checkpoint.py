@@ -16,6 +16,7 @@ from warmstart.build.container import (
     warm_up,
 )
 from warmstart.build.context import BuildContext
+from warmstart.build.hook_channel import HookChannel
 from warmstart.build.kernel_state import settle
 from warmstart.build.launched import (
     LauncherDirectories,
@@ -24,7 +25,7 @@ from warmstart.build.launched import (
     make_directories,
     wrap_container,
 )
-from warmstart.build.launcher_report import read_launcher_ms
+from warmstart.build.launcher_report import read_launcher_times
 from warmstart.build.literals import find_literals
 from warmstart.build.result import RuntimeCheckpoint, SelfCheckpoint
 from warmstart.dump.edit.programs import Program
@@ -55,9 +56,18 @@ def run_and_checkpoint(
     archive = context.workspace / "checkpoint.tar"
     with contextlib.ExitStack() as undo:
         with context.progress.step("start"):
-            running = start_container(context, engine, base.layout, context.recipe.container, undo)
+            channel = undo.enter_context(contextlib.closing(HookChannel()))
+            running = start_container(
+                context,
+                engine,
+                base.layout,
+                context.recipe.container,
+                undo,
+                # Before its first instruction, so that no answer is lost.
+                on_created=lambda created: channel.attach(engine.proc, created.pid) if context.hooks else None,
+            )
             check_user(engine, running, context.recipe.container)
-        warm = warm_up(context, engine, running)
+        warm = warm_up(context, engine, running, channel)
         has_tmp = has_directory(engine.proc, running.pid, "/tmp")  # noqa: S108  (of the container)
         with context.progress.step("checkpoint"):
             checkpoint(context, engine, running, archive)
@@ -106,8 +116,11 @@ def run_and_dump(
                 context, engine, base.layout, wrap_container(container, config, directories), undo
             )
             launched = await_application(running, directories, find_working_dir(container, config))
+            channel = undo.enter_context(contextlib.closing(HookChannel()))
+            if context.hooks:
+                channel.attach(engine.proc, launched.pid)
             check_user(engine, launched, container)
-        warm = warm_up(context, engine, launched, launched.inner_pid, on_ready)
+        warm = warm_up(context, engine, launched, channel, launched.inner_pid, on_ready)
         with context.progress.step("checkpoint"):
             launched.dump(context.options.checkpoint_timeout_s)
             warm = replace(warm, state=settle(warm.state, engine.proc, launched.pid))
@@ -142,8 +155,10 @@ def restore_and_checkpoint(
     with contextlib.ExitStack() as undo:
         with context.progress.step("restore"):
             running = undo.enter_context(context.beside.start(engine, container, image, context.recipe.name))
-            wait_first_success(running, restored_probe(container, connect=False), limit_s=find_limit_s(container))
-            read_launcher_ms(running)
+            # Hooks may have stopped its server, which starts again only in the image that is published.
+            if not launched.warm.hooks:
+                wait_first_success(running, restored_probe(container, connect=False), limit_s=find_limit_s(container))
+            read_launcher_times(running)
         with context.progress.step("second preflight"):
             check_before_dump(context, engine, running)
         has_tmp = has_directory(engine.proc, running.pid, "/tmp")  # noqa: S108  (of the container)

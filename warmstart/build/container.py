@@ -6,10 +6,13 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from warmstart.build.context import BuildContext
+from warmstart.build.hook_channel import HookChannel, HookProcess
+from warmstart.build.hooks import prepare_hooks
 from warmstart.build.kernel_state import read_before
 from warmstart.build.launched import LauncherContainer
 from warmstart.build.result import WarmState
@@ -20,9 +23,10 @@ from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.edit.programs import read_programs
 from warmstart.dump.preflight.check import check_processes, raise_on_errors
 from warmstart.dump.preflight.self import check_launched
-from warmstart.dump.proc.container import open_below_root
-from warmstart.engine.cri import CriContainer
+from warmstart.dump.proc.container import GONE, open_below_root
+from warmstart.engine.cri import CriContainer, OnCreated
 from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
+from warmstart.probe.diagnosis import describe_end, read_log_end
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
 from warmstart.probe.warmup import run_steps
 from warmstart.recipe.model import Container, Recipe, Restorer
@@ -48,6 +52,13 @@ def open_engine(context: BuildContext, host: HostRuntime | None, stores: Sequenc
         yield engine
 
 
+def with_hooks(context: BuildContext, base: Path) -> BuildContext:
+    """Add the agents for the recipe's hooks to the context; arguments and errors as for `prepare_hooks`."""
+    cache = context.options.cache
+    hooks = prepare_hooks(context.recipe, base, context.workspace, cache, context.blobs, context.progress)
+    return replace(context, hooks=hooks)
+
+
 def import_image(context: BuildContext, engine: LocalEngine, layout: Path, undo: contextlib.ExitStack) -> str:
     """Import the image in a layout into the engine's store, and return its name there; `undo` removes it."""
     image = f"localhost/warmstart/{layout.name}:{context.workspace.name}"
@@ -57,17 +68,34 @@ def import_image(context: BuildContext, engine: LocalEngine, layout: Path, undo:
 
 
 def start_container(
-    context: BuildContext, engine: LocalEngine, layout: Path, container: Container, undo: contextlib.ExitStack
+    context: BuildContext,
+    engine: LocalEngine,
+    layout: Path,
+    container: Container,
+    undo: contextlib.ExitStack,
+    on_created: OnCreated = lambda _: None,
 ) -> CriContainer:
-    """Start a container of the image in a layout; `undo` ends it and removes the image from the engine's store."""
+    """Start a container of a base image, with the agents of the hooks if the recipe has any.
+
+    Args:
+        context: of the build.
+        engine: where it runs.
+        layout: the base image.
+        container: the recipe's container, or the launcher's around it.
+        undo: ends it, and removes the image from the engine's store.
+        on_created: called with the container before its command starts.
+    """
+    if context.hooks:
+        layout, container = context.hooks.layout, context.hooks.prepare(container)
     image = import_image(context, engine, layout, undo)
-    return undo.enter_context(context.beside.start(engine, container, image, context.recipe.name))
+    return undo.enter_context(context.beside.start(engine, container, image, context.recipe.name, on_created))
 
 
 def warm_up(
     context: BuildContext,
     engine: LocalEngine,
     running: CriContainer | LauncherContainer,
+    channel: HookChannel,
     inner_pid: int = 1,
     on_ready: Callable[[], object] = lambda: None,
 ) -> WarmState:
@@ -77,12 +105,13 @@ def warm_up(
         context: of the build.
         engine: where it runs.
         running: the container.
+        channel: attached to the container if the recipe has hooks.
         inner_pid: the application, as numbered in the container.
         on_ready: called before the warm-up.
     """
     recipe, progress = context.recipe, context.progress
     with progress.step("ready"):
-        cold_s = await_ready(running, recipe.container)
+        cold_s = await_ready(running, recipe.container, channel.announced if context.hooks else lambda: False)
     on_ready()
     with progress.step("warm up"):
         run_steps(
@@ -90,12 +119,15 @@ def warm_up(
         )
         run_steps(running, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
         context.beside.check()
+    # Hooks may close its sockets until the restore.
+    ports = _find_ports(running, recipe)
+    hooks = run_hooks(context, engine, running, channel)
     with progress.step("preflight"):
         check_before_dump(context, engine, running)
         state = read_before(engine.proc, running.pid, force=context.options.force)
         identity = read_identity(engine.proc, running.pid)
         programs = read_programs(engine.proc, running.pid)
-        return WarmState(identity, cold_s, programs, read_features(), state, _find_ports(running, recipe))
+        return WarmState(identity, cold_s, programs, read_features(), state, ports, hooks)
 
 
 def _find_ports(running: CriContainer | LauncherContainer, recipe: Recipe) -> tuple[int, ...]:
@@ -104,6 +136,39 @@ def _find_ports(running: CriContainer | LauncherContainer, recipe: Recipe) -> tu
         return ()
     activity = running.activity()
     return tuple(sorted(activity.ports | activity.inner_ports))
+
+
+def run_hooks(
+    context: BuildContext, engine: LocalEngine, running: CriContainer | LauncherContainer, channel: HookChannel
+) -> tuple[HookProcess, ...]:
+    """Have the application's hooks before the checkpoint called, and return the processes that have some.
+
+    Raises:
+        AppError: a hook failed or did not end, or the container has ended.
+    """
+    if context.hooks is None:
+        return ()
+
+    def check() -> None:
+        if (state := running.state()).exited:
+            brief = f"the container exited during its beforeCheckpoint hooks: {describe_end(state)}"
+            raise AppError(brief, details=read_log_end(running))
+
+    with context.progress.step("hooks"), explaining_by_log(running):
+        return context.hooks.request_checkpoint(channel, context.recipe.container, engine.proc, running.pid, check)
+
+
+@contextlib.contextmanager
+def explaining_by_log(running: CriContainer | LauncherContainer) -> Iterator[None]:
+    """Add the end of the container's log to an error of the application that has no details."""
+    try:
+        yield
+    except AppError as error:
+        error.details = error.details or tuple(read_log_end(running))
+        raise
+    except GONE:
+        brief = "the application ended during its beforeCheckpoint hooks"
+        raise AppError(brief, details=read_log_end(running)) from None
 
 
 def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, container: Container) -> None:
@@ -117,16 +182,24 @@ def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, c
         raise AppError(brief, hint="set runAsUser, or use an image with a user other than root")
 
 
-def await_ready(running: CriContainer | LauncherContainer, container: Container) -> float:
-    """Wait as the kubelet would.
+def await_ready(
+    running: CriContainer | LauncherContainer, container: Container, announced: Callable[[], bool] = lambda: False
+) -> float:
+    """Wait as the kubelet would, or until the application asks for its checkpoint.
+
+    Args:
+        running: the container.
+        container: the recipe's container.
+        announced: whether the application has asked for its checkpoint, which stands for the probes.
 
     Returns:
         Seconds from the request to create the container until its probe first succeeded. The probe's own period is
         too coarse for that, so the first success is awaited separately.
     """
-    first = wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
+    first = wait_first_success(running, first_probe(container), limit_s=find_limit_s(container), announced=announced)
     cold_s = first.at - running.requested_at
-    wait_ready(running, container.startup_probe, container.readiness_probe, started=running.started_at)
+    if not announced():
+        wait_ready(running, container.startup_probe, container.readiness_probe, started=running.started_at)
     return cold_s
 
 

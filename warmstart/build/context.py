@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.build.beside import ALONE, Beside
+from warmstart.build.hooks import BuildHooks
 from warmstart.build.key import BuildInputs
 from warmstart.build.publish import REGISTRY, Output
 from warmstart.core.privileges import Privilege
@@ -63,6 +64,7 @@ class BuildContext:
         layers: cached layers of base images; None to unpack all.
         beside: the company of the container.
         inputs: they become the key of the build, an annotation of the image; without them, it has none.
+        hooks: agents in the container that call the application's hooks; None if the recipe has none.
     """
 
     recipe: Recipe
@@ -73,6 +75,7 @@ class BuildContext:
     layers: LayerCache | None = None
     beside: Beside = ALONE
     inputs: BuildInputs | None = None
+    hooks: BuildHooks | None = None
 
     @property
     def workspace(self) -> Path:

@@ -17,6 +17,7 @@ from warmstart.build.base import BaseImage
 from warmstart.build.beside import ALONE
 from warmstart.build.cold_start import IMAGE, ColdStart, observe_cold_start
 from warmstart.build.context import BuildContext
+from warmstart.build.hook_channel import HookProcess
 from warmstart.build.result import SelfCheckpoint
 from warmstart.build.verify import open_plain_engine
 from warmstart.engine.local import LocalEngine
@@ -63,9 +64,10 @@ class EarlyColdStart:
         Returns:
             The cold start. None if it must wait for new services, or for an engine of its own.
         """
-        if not self._has_own_engine or (self._cold and launched.untouched):
+        hooks = launched.warm.hooks
+        if not self._has_own_engine or (self._cold and launched.untouched and not any(one.asked for one in hooks)):
             return self._cold
-        layout = self._make_image("cold-changed", [launched.changes])
+        layout = self._make_image("cold-changed", [launched.changes], hooks)
         if self._cold:
             self._cold.repeat(layout)
         else:
@@ -81,11 +83,12 @@ class EarlyColdStart:
         opener = partial(open_plain_engine, self._engine, recipe.restore)
         return self._undo.enter_context(observe_cold_start(opener, IMAGE, recipe.container, layout))
 
-    def _make_image(self, name: str, changes: Sequence[Layer]) -> Path:
+    def _make_image(self, name: str, changes: Sequence[Layer], hooks: Sequence[HookProcess] = ()) -> Path:
         """Make an image without memory and dump; return its layout."""
         context, layers = self._context, [self._programs, *changes]
         cold, annotations = context.workspace / name, {CREATED: datetime.now(UTC).isoformat(timespec="seconds")}
         with context.progress.step("image"):
             link_layers(layers, self._layout, cold)
+            layers[1:1] = context.hooks.link_agents(cold, hooks) if context.hooks else []
             add_layers(self._base.layout, cold, layers, self._run, annotations, context.recipe.labels)
         return cold

@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING
 import warmstart
 from warmstart.core.cpu import read_features
 from warmstart.core.linux import require_linux
+from warmstart.node.hooks import hooks_key
 from warmstart.node.launcher import launcher_path
 from warmstart.node.tree import tree_path
-from warmstart.recipe.model import Recipe, Restorer
+from warmstart.recipe.model import Hooks, Recipe, Restorer
 
 if TYPE_CHECKING:
     from warmstart.build.context import BuildOptions
 
 # Increase it when the meaning of the other inputs changes.
 _FORMAT = 1
-# A wheel has the launcher's sources below the package, a checkout beside it; the launcher has a key of its own.
-_LAUNCHER = "launcher"
+# A wheel has these below the package, a checkout beside it; they have keys of their own.
+_SOURCES = ("launcher", "hooks")
 # 32 MiB and a tenth of a second, as RFC 7914 recommends for logins.
 _SCRYPT_COST = 1 << 15
 _CODE = (".py", ".json", ".lock", ".c")
@@ -50,6 +51,7 @@ class BuildInputs:
         network: network of the containers.
         allowed: privileges granted to the recipe, sorted.
         force: whether preflight errors are ignored.
+        hooks: digest of the agents for hooks; empty if the recipe has none.
         secrets: digest of the values of Secrets that the user gave; empty if there are none.
         images: digests of the images of services and init containers, each image once, in the order of the recipe.
     """
@@ -64,6 +66,7 @@ class BuildInputs:
     network: str
     allowed: tuple[str, ...]
     force: bool
+    hooks: str = ""
     secrets: str = ""
     images: tuple[str, ...] = ()
 
@@ -97,6 +100,7 @@ def find_inputs(recipe: Recipe, options: BuildOptions, runtime_version: str = ""
         network=str(options.network),
         allowed=tuple(sorted(map(str, options.allowed))),
         force=options.force,
+        hooks=hooks_key() if recipe.hooks is not Hooks.NONE else "",
         secrets=digest_secrets(recipe),
     )
 
@@ -124,7 +128,7 @@ def digest_code() -> str:
     package, found = Path(warmstart.__file__).parent, hashlib.sha256()
     for file in sorted(package.rglob("*")):
         name = file.relative_to(package)
-        if name.suffix in _CODE and name.parts[0] != _LAUNCHER:
+        if name.suffix in _CODE and name.parts[0] not in _SOURCES:
             content = file.read_bytes()
             found.update(f"{name}\0{len(content)}\0".encode())
             found.update(content)

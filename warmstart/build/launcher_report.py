@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from warmstart.core.errors import VerifyError
 from warmstart.engine.cri import CriContainer
@@ -13,15 +14,28 @@ LOG_S = 5.0
 SHOWN_LINES = 10
 
 
-def read_launcher_ms(running: CriContainer) -> int:
-    """Return how long the restore took by the launcher's own clock.
+@dataclass(frozen=True)
+class LauncherTimes:
+    """Milliseconds by the launcher's own clock.
+
+    Attributes:
+        restore_ms: of the restore.
+        hooks_ms: of the application's hooks after it; None if it has none.
+    """
+
+    restore_ms: int
+    hooks_ms: int | None
+
+
+def read_launcher_times(running: CriContainer) -> LauncherTimes:
+    """Return how long the restore took.
 
     Raises:
         VerifyError: it started the application cold, or logged nothing.
     """
     report = _await_report(running)
     if match := RESTORED.match(report):
-        return int(match[1])
+        return LauncherTimes(int(match["restore"]), int(match["hooks"]) if match["hooks"] else None)
     if match := STEP_FAILED.match(report):
         raise VerifyError(f"the image restored itself, but {match[1]}", details=running.log_tail(SHOWN_LINES))
     raise VerifyError(

@@ -23,7 +23,7 @@ from warmstart.build.base import BaseImage, fetch_base, find_source, share_layer
 from warmstart.build.beside import ALONE
 from warmstart.build.checkpoint import find_image_run, restore_and_checkpoint, run_and_checkpoint, run_and_dump
 from warmstart.build.cold_start import ColdStart
-from warmstart.build.container import SelfRefusedError, import_image, open_engine, refusing_self
+from warmstart.build.container import SelfRefusedError, import_image, open_engine, refusing_self, with_hooks
 from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.early_cold_start import EarlyColdStart
 from warmstart.build.key import find_inputs
@@ -68,6 +68,7 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
         for warning in list_volume_warnings(recipe) if host else ():
             progress.warn(warning)
         base = fetch_base(context, source)
+        context = with_hooks(context, base.layout)
         with (
             share_layers(context, base) as stores,
             open_companions(context) as companions,
@@ -198,7 +199,7 @@ def complete_self_restoring(
     """
     layout, launched = context.workspace / "layout", parts.launched
     with context.progress.step("image"):
-        layers = pack_launched(launched, parts.dump, layout, parts.programs, context.recipe.compression)
+        layers = pack_launched(context, launched, parts.dump, layout, parts.programs)
         provenance = write_image(context, base, parts, layers)
     candidate = BuildCandidate(layout, launched.warm, parts.dump, provenance, parts.cold)
     if Restorer.RUNTIME not in context.recipe.restore:
@@ -244,12 +245,27 @@ def add_checkpoint(
     """
     with context.progress.step("import"):
         # Its layers stay in the store until the complete image has been imported, which needs them too.
-        image = import_image(context, engine, candidate.layout, candidate.obsolete)
+        layout = make_intermediate(context, base, launched, layers, candidate)
+        image = import_image(context, engine, layout, candidate.obsolete)
     dumped = restore_and_checkpoint(context, engine, launched, image)
     archive = read_archive(context, dumped.archive)
     with open_container(context.session, context.workspace) as container:
         dump = edit_dump(context, dumped, archive, MEMORY_OF_RUNTIME)
         make_layout(context, container, dumped, archive, dump, base, candidate.provenance, layers, launched.run)
+
+
+def make_intermediate(
+    context: BuildContext,
+    base: BaseImage,
+    launched: SelfCheckpoint,
+    layers: Sequence[Layer],
+    candidate: BuildCandidate,
+) -> Path:
+    """Return the layout of the image that restores itself before its second checkpoint, in which agents wait on."""
+    if not context.hooks or not launched.warm.hooks:
+        return candidate.layout
+    into = context.workspace / "intermediate"
+    return context.hooks.add_waiting(base.layout, candidate.layout, into, layers, launched.run)
 
 
 def verify_and_publish(
@@ -285,6 +301,7 @@ def verify_and_publish(
         base,
         candidate.provenance,
         secrets,
+        candidate.warm.hooks,
     )
     report = make_document(built, context.progress)
     check_report(context.recipe, base, report)

@@ -12,6 +12,8 @@ from typing import Any
 
 from warmstart.build.base import BaseImage
 from warmstart.build.cold_start import ColdStart
+from warmstart.build.hook_channel import HookProcess
+from warmstart.build.hooks import document_hooks
 from warmstart.build.verify import Restore
 from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.core.progress import Progress
@@ -38,6 +40,7 @@ class WarmState:
         cpu_features: features of its processor, from `warmstart.core.cpu.FEATURES`.
         state: its kernel state before the checkpoint.
         ports: TCP ports that it listens on, if the recipe has no probe.
+        hooks: processes that have done hooks before the checkpoint, and have others after a restore.
     """
 
     identity: str
@@ -46,6 +49,7 @@ class WarmState:
     cpu_features: tuple[str, ...]
     state: KernelState = field(default_factory=KernelState)
     ports: tuple[int, ...] = ()
+    hooks: tuple[HookProcess, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ class BuildResult:
         base: its base image.
         provenance: its provenance.
         secrets: the secrets of the build that it holds.
+        hooks: as in `WarmState`.
     """
 
     name: str
@@ -168,6 +173,7 @@ class BuildResult:
     base: BaseImage
     provenance: Provenance
     secrets: tuple[FoundSecret, ...] = ()
+    hooks: tuple[HookProcess, ...] = ()
 
     @property
     def added_bytes(self) -> int:
@@ -184,6 +190,7 @@ def make_document(result: BuildResult, progress: Progress) -> Mapping[str, Any]:
         "destination": result.destination,
         "verified": datetime.now(UTC).isoformat(timespec="seconds"),
         "coldStartSeconds": result.cold_s,
+        **({"hooks": document_hooks(result.hooks)} if result.hooks else {}),
         "restores": [
             {
                 "address": restore.address,
@@ -191,6 +198,7 @@ def make_document(result: BuildResult, progress: Progress) -> Mapping[str, Any]:
                 "firstSuccessSeconds": restore.first_success_s,
                 "restorer": restore.restorer,
                 **({} if restore.launcher_ms is None else {"launcherMilliseconds": restore.launcher_ms}),
+                **({} if restore.hooks_ms is None else {"hooksMilliseconds": restore.hooks_ms}),
             }
             for restore in result.restores
         ],

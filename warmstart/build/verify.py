@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from warmstart.build.beside import ALONE, Beside
 from warmstart.build.cold_start import ColdStart, observe_cold_start
 from warmstart.build.kernel_state import Differences, find_losses, judge_losses
-from warmstart.build.launcher_report import read_launcher_ms
+from warmstart.build.launcher_report import LauncherTimes, read_launcher_times
 from warmstart.core.errors import AppError, EngineError, VerifyError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Source, Transport
@@ -57,6 +57,7 @@ class Restore:
         first_success_s: seconds from the same moment until the readiness probe first succeeded.
         restorer: who restored.
         launcher_ms: milliseconds that the launcher took, by its own clock; None if the runtime restored.
+        hooks_ms: the same of the application's hooks after it; None if it has none.
     """
 
     address: str
@@ -64,6 +65,7 @@ class Restore:
     first_success_s: float
     restorer: Restorer = Restorer.RUNTIME
     launcher_ms: int | None = None
+    hooks_ms: int | None = None
 
     @property
     def how(self) -> str:
@@ -213,19 +215,22 @@ class _Pod:
                     run_hook(running, self.subject.hook_limit_s)
                 ready = wait_first_success(running, restored_probe(self.container), limit_s=LIMIT_S)
                 first_success_s = ready.at - running.requested_at
-                launcher_ms = self._check_restorer(running)
+                times = self._check_restorer(running)
                 losses = self._check_process(running)
         except (AppError, EngineError) as error:
             brief = f"the image did not restore: {error.brief}"
             hint = "nothing was published; run again with --keep to inspect it, and see docs/troubleshooting.md"
             raise VerifyError(brief, details=error.details, hint=hint) from error
         runtime_s = running.started_at - running.requested_at
-        return Restore(running.address, runtime_s, first_success_s, self.restorer, launcher_ms), losses
+        restored = Restore(running.address, runtime_s, first_success_s, self.restorer)
+        if times:
+            restored = replace(restored, launcher_ms=times.restore_ms, hooks_ms=times.hooks_ms)
+        return restored, losses
 
-    def _check_restorer(self, running: CriContainer) -> int | None:
-        """Return the launcher's milliseconds; None if the runtime restored."""
+    def _check_restorer(self, running: CriContainer) -> LauncherTimes | None:
+        """Return the launcher's times; None if the runtime restored."""
         if self.restorer is Restorer.SELF:
-            return read_launcher_ms(running)
+            return read_launcher_times(running)
         if not running.restored:
             raise VerifyError("the runtime started the image cold instead of restoring it")
         return None

@@ -12,7 +12,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,7 @@ class CriEngine:
         *,
         hosts: Sequence[Host] = (),
         volumes: PodVolumes | None = None,
+        on_created: OnCreated = lambda _: None,
     ) -> Iterator[CriContainer]:
         """Run a container in a pod of its own for the length of a `with` block; a checkpoint image is restored.
 
@@ -128,6 +129,7 @@ class CriEngine:
             name: name of the pod and the container.
             hosts: other hosts that it knows by name.
             volumes: the pod's volumes if it has them already; new ones if None.
+            on_created: called with the container before its command starts.
 
         Raises:
             EngineError: the runtime refused, or a volume cannot be made.
@@ -136,7 +138,7 @@ class CriEngine:
             mounts = (volumes or ended.enter_context(self.open_volumes())).mount(container)
             privileged = container.security_context.privileged
             pod = ended.enter_context(self.open_pod(name, privileged=privileged))
-            yield pod.start(container, image, hosts=hosts, volumes=mounts)
+            yield pod.start(container, image, hosts=hosts, volumes=mounts, on_created=on_created)
 
     @contextlib.contextmanager
     def open_pod(self, name: str, *, privileged: bool = False) -> Iterator[CriPod]:
@@ -214,9 +216,17 @@ class CriPod:
     requested_at: float
 
     def start(
-        self, container: Container, image: str, *, hosts: Sequence[Host] = (), volumes: Sequence[Mount] = ()
+        self,
+        container: Container,
+        image: str,
+        *,
+        hosts: Sequence[Host] = (),
+        volumes: Sequence[Mount] = (),
+        on_created: OnCreated = lambda _: None,
     ) -> CriContainer:
         """Start the container of the pod, which ends with it; arguments as for `container_config`.
+
+        `on_created` is called with the container before its command starts.
 
         Raises:
             EngineError: the runtime refused.
@@ -228,13 +238,14 @@ class CriPod:
         create = cri.CreateContainerRequest(pod_sandbox_id=self.sandbox_id, config=config, sandbox_config=self.config)
         container_id = _call("create the container", runtime.CreateContainer, create, CREATE_S).container_id
         created_at = time.monotonic()
+        log_file = directory / config.log_path
+        created = CriContainer(
+            self.engine, container_id, self.address, log_file, self.requested_at, requested_at, created_at, created_at
+        )
+        on_created(created)
         start = cri.StartContainerRequest(container_id=container_id)
         _call("start the container", runtime.StartContainer, start, CREATE_S)
-        started_at = time.monotonic()
-        log_file = directory / config.log_path
-        return CriContainer(
-            self.engine, container_id, self.address, log_file, self.requested_at, requested_at, created_at, started_at
-        )
+        return replace(created, started_at=time.monotonic())
 
 
 @dataclass(frozen=True)
@@ -352,6 +363,9 @@ class CriContainer:
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = json.loads(self._status(verbose=True).info["info"])
         return info
+
+
+OnCreated = Callable[[CriContainer], object]
 
 
 def _call(task: str, method: Any, request: Any, timeout_s: float) -> Any:

@@ -161,7 +161,7 @@ def add_layers(
     base: Path,
     layout: Path,
     layers: Sequence[Layer],
-    run: Run,
+    run: Run | None,
     annotations: Mapping[str, str],
     labels: Mapping[str, str],
 ) -> Image:
@@ -171,7 +171,7 @@ def add_layers(
         base: the layout of the base image.
         layout: where to make the image; holds the blobs of `layers` already.
         layers: layers on top.
-        run: its entrypoint, command and user.
+        run: its entrypoint, command and user; the base image's when None.
         annotations: of the manifest; CREATED is one.
         labels: added to those of the base image.
 

@@ -110,6 +110,12 @@ class TreeTar:
         entry.mode = 0o644
         self._tar.addfile(entry)
 
+    def make_fifo(self, name: str) -> None:
+        """Add a FIFO owned by root that everybody can read and write, without a time."""
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.mode = tarfile.FIFOTYPE, 0o666
+        self._tar.addfile(entry)
+
     def copy_program(self, path: Path, name: str) -> None:
         """Add a file with its content and executable bit only."""
         entry = tarfile.TarInfo(name)

@@ -11,24 +11,20 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmstart.core.workspace import open_workspace
 from warmstart.node.cache import (
     SUITE,
     Notify,
-    as_host_error,
-    bootstrap,
     create_directory,
     ensure_directory,
     find_newer,
     find_newest,
     key_of,
 )
+from warmstart.node.compiler import Compilation, compile_sources, find_packaged
 from warmstart.node.packages import find_locked
-from warmstart.node.record import RECORD, make_record, write_record
-from warmstart.node.session import enter
+from warmstart.node.record import RECORD
 from warmstart.node.trust import MANIFEST, check_cache, check_quickly
 
-BUILD_S = 1800.0
 LOCK_NAME = "launcher"
 
 
@@ -55,10 +51,8 @@ class LauncherPrograms:
 
 
 def find_sources() -> Path:
-    """Return the directory of the sources: in the package, or next to it in a checkout."""
-    package = Path(__file__).parents[1]
-    installed = package / "launcher"
-    return installed if installed.is_dir() else package.parent / "launcher"
+    """Return the directory of the sources."""
+    return find_packaged("launcher")
 
 
 def ensure_launcher(cache: Path, progress: Notify) -> LauncherPrograms:
@@ -102,16 +96,8 @@ def update_launcher(cache: Path, progress: Notify) -> None:
             _build_launcher(criu, new, progress)
 
 
-@dataclass(frozen=True)
-class Build:
-    """A program, and the path of its build script in the sources."""
-
-    name: str
-    script: str
-
-
-BUILD_CRIU = Build("launcher's CRIU", "criu/build.sh")
-BUILD_LAUNCHER = Build("launcher", "build.sh")
+BUILD_CRIU = ("launcher's CRIU", "criu/build.sh")
+BUILD_LAUNCHER = ("launcher", "build.sh")
 
 
 def _find_paths(cache: Path) -> tuple[Path, Path]:
@@ -134,18 +120,9 @@ def _find_key(sources: Path, part: Path) -> str:
     return key_of(contents, SUITE, locked, os.uname().machine)
 
 
-def _build(build: Build, new: Path, progress: Notify) -> None:
+def _build(program: tuple[str, str], new: Path, progress: Notify) -> None:
+    """Build a program, given its name and the path of its build script in the sources."""
+    name, script = program
     sources = find_sources()
     packages = (sources / "build-packages").read_text().split()
-    with open_workspace("launcher") as workspace:
-        progress(f"tools: installing a compiler for the {build.name}")
-        compiler, inner = workspace / "compiler", workspace / "work"
-        installed = bootstrap(compiler, SUITE, packages, progress)
-        inner.mkdir()
-        shutil.copytree(sources, inner / "launcher")
-        progress(f"tools: compiling the {build.name} (some minutes)")
-        with enter(compiler, inner) as session, as_host_error(f"compile the {build.name}: the compiler"):
-            script = inner / "launcher" / build.script
-            session.run([script, inner / "out"], cwd=str(inner), timeout_s=BUILD_S, host_network=True)
-        shutil.copytree(inner / "out", new, dirs_exist_ok=True)
-        write_record(new, make_record(LOCK_NAME, installed, {build.name: ""}))
+    compile_sources(Compilation(name, sources, script, packages, LOCK_NAME), new, progress)

@@ -32,6 +32,7 @@ from warmstart.node.cache import (
     lock_cache,
     require_mmdebstrap,
 )
+from warmstart.node.hooks import find_compiled
 from warmstart.node.launcher import find_launcher, update_launcher
 from warmstart.node.packages import find_architecture, find_locked
 from warmstart.node.programs import SHIM, GoProgram, Program, Shim, ensure_programs, find_program
@@ -177,6 +178,7 @@ def read_records(cache: Path) -> list[tuple[Path, Record]]:
     if not tree_path(cache).is_dir():
         raise HostError("the tools have not been made yet", hint="warmstart node setup")
     found = [tree_path(cache), *(find_newest(path) for path in _program_paths(cache)), *find_launcher(cache)]
+    found += find_compiled(cache)
     return [(path, read_record(path)) for path in found if path.is_dir()]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -90,31 +90,38 @@ def wait_ready(
 
 
 def wait_first_success(
-    target: Target, probe: Probe | Settled, *, limit_s: float, interval_s: float = 0.01, clock: Clock = time
+    target: Target,
+    probe: Probe | Settled,
+    *,
+    limit_s: float,
+    interval_s: float = 0.01,
+    clock: Clock = time,
+    announced: Callable[[], bool] = lambda: False,
 ) -> Readiness:
     """Measure how long it takes until a probe succeeds for the first time, to about `interval_s`.
 
     For measuring cold starts and restores, where the probe's own period is too coarse. Only the probe's action and
     timeout count. A connection to a container during its restore may hang, so it is soon dropped and opened
-    again. A container that has settled was ready when its quiet time began.
+    again. A container that has settled was ready when its quiet time began. The wait also ends when `announced` returns
+    true.
 
     Raises:
         AppError: the container exited, or the probe did not succeed, or it did not settle, within `limit_s`.
     """
     wait = _Wait(target, clock, clock.monotonic())
     if isinstance(probe, Settled):
-        return _await_settled(wait, probe, limit_s)
-    while not wait.attempt("readiness", probe, connect_s=_RESTORING_CONNECT_S):
+        return _await_settled(wait, probe, limit_s, announced)
+    while not announced() and not wait.attempt("readiness", probe, connect_s=_RESTORING_CONNECT_S):
         if wait.elapsed_s() >= limit_s:
             raise wait.give_up(f"within {limit_s:g} s", "check the last probe result and the container's log")
         wait.sleep_until(wait.now() + interval_s)
     return wait.readiness()
 
 
-def _await_settled(wait: _Wait, settled: Settled, limit_s: float) -> Readiness:
+def _await_settled(wait: _Wait, settled: Settled, limit_s: float, announced: Callable[[], bool]) -> Readiness:
     settling = Settling(settled.quiet_s)
     wait.check_runs()
-    while True:
+    while not announced():
         activity = wait.look()
         since = settling.add(wait.now(), activity)
         refused = wait.find_refused(settled.ports or (), activity) if since is not None else None
@@ -128,6 +135,7 @@ def _await_settled(wait: _Wait, settled: Settled, limit_s: float) -> Readiness:
             )
             raise wait.give_up_settling(f"within {limit_s:g} s: {why}", hint)
         wait.sleep_until(wait.now() + _SAMPLE_S)
+    return wait.readiness()
 
 
 def _await_probe(wait: _Wait, kind: str, probe: Probe) -> None:

@@ -12,12 +12,14 @@ from warmstart.core.reference import parse_reference
 from warmstart.core.yaml_document import KeyPath, shown
 from warmstart.recipe.checks import needs_self
 from warmstart.recipe.model import (
+    DEFAULT_HOOKS,
     EVERY,
     Action,
     Compression,
     Container,
     Exec,
     Grpc,
+    Hooks,
     HttpGet,
     InitContainer,
     Mapped,
@@ -27,6 +29,7 @@ from warmstart.recipe.model import (
     Recipe,
     Resources,
     Restorer,
+    Runtime,
     SecurityContext,
     Service,
     Settled,
@@ -77,6 +80,7 @@ def make_recipe(document: Block, sources: Sources, report: Report) -> Recipe:
         restore=tuple(map(Restorer, document.get("restore", RESTORERS))),
         restore_is_default="restore" not in document,
         needs_self=needs_self(document),
+        hooks=_hooks(document.get("hooks", DEFAULT_HOOKS)),
         services=services,
         init=init,
         late=late,
@@ -100,6 +104,10 @@ def _check_late(late: Sequence[str], block: Block, container: Container, report:
             report(
                 ("late", index), f"expected a variable of container.env or envFrom, got {shown(name)}; it has: {names}"
             )
+
+
+def _hooks(value: str | list[str]) -> Hooks | tuple[Runtime, ...]:
+    return Hooks(value) if isinstance(value, str) else tuple(map(Runtime, value))
 
 
 def _after_restore(blocks: Any, scope: _Scope) -> tuple[Step | Signal, ...]:

@@ -36,6 +36,25 @@ class OnDifference(StrEnum):
     WARN = "warn"
 
 
+class Runtime(StrEnum):
+    """A runtime of a language whose hooks can be called."""
+
+    JAVA = "java"
+    PYTHON = "python"
+    NODE = "node"
+
+
+class Hooks(StrEnum):
+    """Whose hooks are called, if the recipe does not list runtimes."""
+
+    AUTO = "auto"
+    NONE = "none"
+
+
+#: The hooks of a recipe that does not say; the schema has it too.
+DEFAULT_HOOKS = Hooks.NONE
+
+
 class VolumeKind(StrEnum):
     """A volume as a build makes it: empty, with files, or empty in place of a lasting one."""
 
@@ -323,7 +342,8 @@ class Recipe:
     `image` is the name of the image to make. `close_tcp`: whether connections that are open at the
     checkpoint are closed in the restored container, instead of failing the build. `services` and `init` run
     beside and before the container, in this order. `late` names the variables that the application reads again after a
-    restore; all other variables of `container.env` are frozen. `secrets` are the values of the build's secrets.
+    restore; all other variables of `container.env` are frozen. `hooks` are the runtimes that must have
+    hooks, or whether to look for some. `secrets` are the values of the build's secrets.
     `source` is the file it was read from, if any; relative paths in the recipe start at its directory. `document` is
     the recipe as JSON, with all overrides, complete in itself, and without the values of secrets. `restore_is_default`:
     whether the recipe does not name its restorers, so that a build may go on with one of them. `needs_self`: whether
@@ -346,6 +366,7 @@ class Recipe:
     late: tuple[str, ...] = ()
     on_difference: OnDifference = OnDifference.COLD
     after_restore: tuple[Step | Signal, ...] = ()
+    hooks: Hooks | tuple[Runtime, ...] = DEFAULT_HOOKS
     secrets: tuple[Secret, ...] = ()
     source: Path | None = None
     document: str = ""

@@ -89,7 +89,9 @@ def _list_restores(name: str, restores: Sequence[Restore]) -> Iterator[tuple[str
         return
     value = f"{format_seconds(median(restore.first_success_s for restore in restores))} (median of {len(restores)}"
     took = [restore.launcher_ms for restore in restores if restore.launcher_ms is not None]
-    yield name, value + (f"; of it the launcher {median(took):.0f} ms)" if took else ")")
+    hooks = [restore.hooks_ms for restore in restores if restore.hooks_ms is not None]
+    value += f"; of it the launcher {median(took):.0f} ms" if took else ""
+    yield name, value + (f", hooks {median(hooks):.0f} ms)" if hooks else ")")
 
 
 def _own_cost(progress: Progress) -> str:

@@ -41,7 +41,10 @@ SEEDED = ("tmp", "var/tmp", "run")
 
 
 # The launcher's log lines after its decision (launcher/src/start.c).
-RESTORED = re.compile(r"warmstart: restored in (\d+) ms(?:, after-restore steps in (\d+) ms)?$")
+RESTORED = re.compile(
+    r"warmstart: restored in (?P<restore>\d+) ms"
+    r"(?:, hooks in (?P<hooks>\d+) ms)?(?:, after-restore steps in (?P<steps>\d+) ms)?$"
+)
 STEP_FAILED = re.compile(r"warmstart: restored in \d+ ms, but (.*)$")
 COLD_START = re.compile(r"warmstart: cold start: (.*) \(\d+ ms\)$")
 

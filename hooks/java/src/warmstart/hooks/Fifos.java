@@ -1,0 +1,67 @@
+package warmstart.hooks;
+
+import java.io.File;
+import java.io.FileInputStream;
+import java.io.FileNotFoundException;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.StandardOpenOption;
+
+/** The three FIFOs of the protocol. None is open while nothing happens. */
+final class Fifos {
+
+    private static final int RETRY_MS = 100;
+
+    private final File checkpoint;
+    private final File restored;
+    private final File reply;
+
+    Fifos(File directory) {
+        checkpoint = new File(directory, "checkpoint");
+        restored = new File(directory, "restored");
+        reply = new File(directory, "reply");
+    }
+
+    /** Waits until the checkpoint is requested; returns false if nothing takes checkpoints here. */
+    boolean awaitCheckpoint() throws InterruptedException {
+        return awaitWriter(checkpoint);
+    }
+
+    /** Waits until the process was restored (returns false), or the checkpoint was given up (true). */
+    boolean awaitRestored() throws InterruptedException {
+        return awaitWriter(restored);
+    }
+
+    /** Waits until something opens the FIFO for writing; returns false if the FIFO does not exist. */
+    private static boolean awaitWriter(File fifo) throws InterruptedException {
+        while (true) {
+            try {
+                // This blocks in open(2), which the kernel begins anew after a restore.
+                new FileInputStream(fifo).close();
+                return true;
+            } catch (FileNotFoundException e) {
+                if (!fifo.exists()) {
+                    return false;
+                }
+                Log.line(fifo + " cannot be opened: " + e.getMessage());
+            } catch (IOException e) {
+                Log.line(fifo + " cannot be closed: " + e.getMessage());
+            }
+            Thread.sleep(RETRY_MS);
+        }
+    }
+
+    /** Sends a message. It is lost if nobody reads. */
+    void reply(Message message) {
+        ByteBuffer line = ByteBuffer.wrap(message.line().getBytes(StandardCharsets.US_ASCII));
+        // Opened for reading too, so that this does not wait for a reader.
+        try (FileChannel channel =
+                FileChannel.open(reply.toPath(), StandardOpenOption.READ, StandardOpenOption.WRITE)) {
+            channel.write(line);
+        } catch (IOException e) {
+            Log.line("reply to the build failed: " + e);
+        }
+    }
+}

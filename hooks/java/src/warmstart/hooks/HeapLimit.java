@@ -1,0 +1,97 @@
+package warmstart.hooks;
+
+import com.sun.management.HotSpotDiagnosticMXBean;
+import com.sun.management.VMOption;
+import java.io.IOException;
+import java.lang.management.ManagementFactory;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Objects;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import warmstart.crac.Context;
+import warmstart.crac.Resource;
+
+/**
+ * Sets the flags that a running JVM lets be set: SoftMaxHeapSize, where the pod has less memory than the build had, and
+ * those that the pod's own JAVA_TOOL_OPTIONS gives (G1PeriodicGCInterval, for example). Nothing is loaded if neither
+ * differs.
+ */
+final class HeapLimit implements Resource {
+
+    private static final String OPTIONS = "JAVA_TOOL_OPTIONS";
+    private static final Pattern FLAG = Pattern.compile("-XX:(?:([+-])(\\w+)|(\\w+)=(\\S+))");
+    private static final Path[] LIMITS = {
+        Path.of("/sys/fs/cgroup/memory.max"), Path.of("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+    };
+
+    private long memory;
+    private String options;
+
+    @Override
+    public void beforeCheckpoint(Context<? extends Resource> context) {
+        memory = memoryLimit();
+        options = System.getenv(OPTIONS);
+    }
+
+    @Override
+    public void afterRestore(Context<? extends Resource> context) {
+        long limit = memoryLimit();
+        String given = System.getenv(OPTIONS);
+        try {
+            if (limit < memory) {
+                shrink((double) limit / memory);
+            }
+            if (given != null && !Objects.equals(options, given)) {
+                setFlags(given);
+            }
+        } catch (RuntimeException | LinkageError e) {
+            Log.line("the JVM's flags stay as they are: " + e); // the JDK may lack jdk.management
+        }
+    }
+
+    private static void shrink(double ratio) {
+        long heap = Runtime.getRuntime().maxMemory();
+        set("SoftMaxHeapSize", String.valueOf((long) (heap * ratio)));
+    }
+
+    private static void setFlags(String options) {
+        Matcher flag = FLAG.matcher(options);
+        while (flag.find()) {
+            if (flag.group(1) == null) {
+                set(flag.group(3), bytes(flag.group(4)));
+            } else {
+                set(flag.group(2), String.valueOf(flag.group(1).equals("+")));
+            }
+        }
+    }
+
+    private static void set(String name, String value) {
+        HotSpotDiagnosticMXBean flags = ManagementFactory.getPlatformMXBean(HotSpotDiagnosticMXBean.class);
+        try {
+            VMOption option = flags.getVMOption(name);
+            if (option.isWriteable() && !option.getValue().equals(value)) {
+                flags.setVMOption(name, value);
+            }
+        } catch (IllegalArgumentException e) {
+            Log.line("the JVM's flag " + name + " stays as it is: " + e.getMessage());
+        }
+    }
+
+    /** Returns 512m as the number that it stands for. */
+    private static String bytes(String value) {
+        int shift = " kmgt".indexOf(Character.toLowerCase(value.charAt(value.length() - 1))) * 10;
+        return shift <= 0 ? value : String.valueOf(Long.parseLong(value.substring(0, value.length() - 1)) << shift);
+    }
+
+    private static long memoryLimit() {
+        for (Path file : LIMITS) {
+            try {
+                return Long.parseLong(Files.readString(file).strip());
+            } catch (IOException | NumberFormatException e) {
+                // Another version of cgroups, or "max".
+            }
+        }
+        return Long.MAX_VALUE;
+    }
+}

@@ -1,0 +1,78 @@
+package warmstart.hooks;
+
+import java.io.IOException;
+import java.io.InputStream;
+import java.lang.instrument.ClassFileTransformer;
+import java.lang.instrument.Instrumentation;
+import java.lang.instrument.UnmodifiableClassException;
+import java.lang.invoke.MethodHandles;
+import java.lang.reflect.Method;
+import java.security.ProtectionDomain;
+import java.security.SecureRandom;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import java.util.Set;
+import java.util.SplittableRandom;
+import java.util.Timer;
+import java.util.concurrent.ScheduledThreadPoolExecutor;
+
+/**
+ * Finds the objects of some classes of the JDK. Nothing else can without a native agent: their constructors report them
+ * to a weak list from the start of the JVM to the restore; after it, a call of an empty method is left of it.
+ */
+final class Instances implements ClassFileTransformer {
+
+    // The descriptors of the constructors; those of a Random with a seed are not meant to draw anything else.
+    private static final Map<Class<?>, String> REPORTING = Map.of(
+            Random.class, "()V",
+            SplittableRandom.class, "()V",
+            SecureRandom.class, "",
+            ScheduledThreadPoolExecutor.class, "",
+            Timer.class, "");
+
+    private final Method living;
+    private final Method close;
+
+    Instances(Instrumentation instrumentation)
+            throws IOException, ReflectiveOperationException, UnmodifiableClassException {
+        Class<?> list = define();
+        living = list.getMethod("living");
+        close = list.getMethod("close");
+        instrumentation.addTransformer(this, true);
+        instrumentation.retransformClasses(REPORTING.keySet().toArray(new Class<?>[0]));
+        instrumentation.removeTransformer(this);
+    }
+
+    /** Returns the living objects of a class, if they were made since the JVM's start. */
+    <T> List<T> of(Class<T> type) throws ReflectiveOperationException {
+        List<T> found = new ArrayList<>();
+        for (Object instance : (Set<?>) living.invoke(null)) {
+            if (type.isInstance(instance)) {
+                found.add(type.cast(instance));
+            }
+        }
+        return found;
+    }
+
+    /** Ends it. */
+    void close() throws ReflectiveOperationException {
+        close.invoke(null);
+    }
+
+    @Override
+    public byte[] transform(
+            ClassLoader loader, String name, Class<?> redefined, ProtectionDomain domain, byte[] classFile) {
+        String descriptor = redefined == null ? null : REPORTING.get(redefined);
+        return descriptor == null ? null : new ConstructorPatch(classFile, descriptor).apply();
+    }
+
+    /** Defines the list in java.util: java.base can call nothing outside of itself. */
+    private static Class<?> define() throws IOException, IllegalAccessException {
+        try (InputStream resource = Instances.class.getResourceAsStream("WarmstartInstances.bin")) {
+            return MethodHandles.privateLookupIn(Random.class, MethodHandles.lookup())
+                    .defineClass(resource.readAllBytes());
+        }
+    }
+}

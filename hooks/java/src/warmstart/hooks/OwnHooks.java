@@ -1,0 +1,93 @@
+package warmstart.hooks;
+
+import java.io.File;
+import java.lang.instrument.Instrumentation;
+import java.util.ArrayList;
+import java.util.List;
+import warmstart.crac.Core;
+import warmstart.crac.Resource;
+
+/**
+ * The agent's own resources. They are registered before those of the application, so they are the first after the
+ * restore, and the last before the checkpoint.
+ */
+final class OwnHooks {
+
+    /** Makes a resource. */
+    private interface Maker {
+        Resource make() throws Exception;
+    }
+
+    // The context's references are weak.
+    private static final List<Resource> KEPT = new ArrayList<>();
+
+    private final File directory;
+    private final Instrumentation instrumentation;
+    private Instances instances;
+    private SpringPools pools;
+
+    OwnHooks(File directory, Instrumentation instrumentation) {
+        this.directory = directory;
+        this.instrumentation = instrumentation;
+    }
+
+    void register() {
+        Internals.open(
+                instrumentation,
+                Object.class,
+                "java.lang",
+                "java.net",
+                "java.security",
+                "java.util",
+                "java.util.concurrent",
+                "sun.security.provider");
+        String late = System.getenv("WARMSTART_HOOKS_LATE");
+        if (late != null && !late.isEmpty()) {
+            add("the environment", () -> new PodEnvironment(new File(directory.getParentFile(), "env"), late));
+        }
+        add("addresses of names", NameCache::new);
+        add("random generators", () -> new Randomness(instances(), instrumentation));
+        add("timers", () -> new Schedules(instances()));
+        add("flags of the JVM", HeapLimit::new);
+        add("Spring's connection pools", () -> pools = new SpringPools());
+        if (Core.jdkCore() != null) {
+            add("the JDK's own CRaC", () -> new JdkContext(Core.jdkCore()));
+        }
+    }
+
+    /** Does what must be done before the application's own callbacks. */
+    void prepare() {
+        if (pools != null) {
+            pools.find();
+        }
+    }
+
+    /** Ends what serves the next checkpoint. */
+    void close() {
+        try {
+            if (instances != null) {
+                instances.close();
+            }
+        } catch (ReflectiveOperationException e) {
+            Log.line("hooks: " + e);
+        }
+    }
+
+    private Instances instances() throws Exception {
+        if (instances == null) {
+            instances = new Instances(instrumentation);
+        }
+        return instances;
+    }
+
+    /** Registers a resource; without it, a JDK of another kind is a reason for a line in the build's log. */
+    private static void add(String subject, Maker maker) {
+        try {
+            Resource resource = maker.make();
+            KEPT.add(resource);
+            Core.ownContext().register(resource);
+        } catch (Exception | LinkageError e) {
+            Log.line("hooks leave " + subject + " as they are on Java " + Runtime.version() + ": " + e);
+        }
+    }
+}

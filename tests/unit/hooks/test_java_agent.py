@@ -1,0 +1,255 @@
+"""The agent's protocol and org.crac's callbacks, in JVMs whose restore the test plays."""
+
+from __future__ import annotations
+
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+from support.java_agent import TOP, HooksDirectory, Jvm, find_jvms, freeze, run_java
+
+pytestmark = pytest.mark.linux
+PROVIDER = TOP / "hooks/java/src/warmstart/crac"
+
+
+def read_until(jvm: Jvm, last: str) -> list[str]:
+    lines = []
+    while not lines or lines[-1] != last:
+        lines.append(jvm.line())
+        assert lines[-1] or jvm.process.poll() is None, lines
+    return lines
+
+
+def test_jar(agent: Path) -> None:
+    assert agent.stat().st_size <= 60_000
+    with zipfile.ZipFile(agent) as jar:
+        assert "Redistributions in binary form must reproduce" in jar.read("META-INF/licenses/org.crac.txt").decode()
+        entry = jar.read("warmstart/hooks/Agent.class")
+    assert int.from_bytes(entry[6:8]) == 52, "Java 8 cannot load the entry"
+
+
+def test_life_cycle(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    with run_java(["-cp", programs, "Callbacks"], agent, java_hooks.path) as jvm:
+        registered = java_hooks.message("registered")
+        assert registered["pid"] == jvm.pid
+        assert registered["runtime"].startswith("java ")
+        assert read_until(jvm, "running") == ["running"]
+        java_hooks.request_checkpoint()
+        assert 0 <= java_hooks.message("checkpoint")["seconds"] < 60
+        assert read_until(jvm, "before a") == ["before b", "before n1", "before n2", "before a"]
+        assert not any(str(java_hooks.path) in str(fd.readlink()) for fd in Path(f"/proc/{jvm.pid}/fd").iterdir())
+        java_hooks.restore(jvm.pid)
+        assert 0 <= java_hooks.message("restored")["seconds"] < 60
+        assert read_until(jvm, "after b") == ["after a", "after n1", "after n2", "after b"]
+        assert jvm.rest() == ["threads 0"]
+    assert java_hooks.silent()
+
+
+def test_application_with_its_own_org_crac(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    with run_java(["-cp", programs, "WebApplication", agent, programs], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
+        assert read_until(jvm, "running") == ["own true", "running"]
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        assert read_until(jvm, "before a") == ["before b", "before n1", "before n2", "before a"]
+
+
+def test_given_up_and_tried_again(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    with run_java(["-cp", programs, "Callbacks", "a.after=throw"], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
+        read_until(jvm, "running")
+        for _ in range(2):
+            java_hooks.request_checkpoint()
+            java_hooks.message("checkpoint")
+            java_hooks.give_up()
+            assert java_hooks.message("failed")["phase"] == "afterRestore"
+            read_until(jvm, "after b")
+        assert jvm.rest() == ["threads 1"]
+
+
+def test_refusal(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    refusing = ["n1.before=throw", "b.before=throw", "ask"]
+    with run_java(["-cp", programs, "Callbacks", *refusing], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
+        java_hooks.message("ready")
+        java_hooks.request_checkpoint()
+        failed = java_hooks.message("failed")
+        assert failed["phase"] == "beforeCheckpoint"
+        assert failed["error"] == (
+            'java.lang.IllegalStateException: b is "busy"ä\n (in Callbacks$Printing.beforeCheckpoint); '
+            'java.lang.IllegalStateException: n1 is "busy"ä\n (in Callbacks$Printing.beforeCheckpoint)'
+        )
+        # All are notified, and told at once that the checkpoint is over.
+        java_hooks.message("restored")
+        assert read_until(jvm, "running") == [
+            "asking",
+            *["before b", "before n1", "before n2", "before a"],
+            *["after a", "after n1", "after n2", "after b"],
+            "org.crac.CheckpointException",
+            *["suppressed java.lang.IllegalStateException"] * 2,
+            "running",
+        ]
+
+
+def test_application_asks(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    with run_java(["-cp", programs, "Callbacks", "ask"], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
+        java_hooks.message("ready")
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        assert read_until(jvm, "before a")[-1] == "before a"
+        java_hooks.restore(jvm.pid)
+        java_hooks.message("restored")
+        assert read_until(jvm, "running")[-2:] == ["returned", "running"]
+
+
+@pytest.mark.parametrize(
+    ("misbehaving", "error"),
+    [
+        ("b.after=throw", "IllegalStateException: b is"),
+        ("b.after=hang", "afterRestore is not done after 0.5 s: at java.lang.Thread.sleep"),
+    ],
+)
+def test_failure_after_restore_ends_the_process(
+    misbehaving: str, error: str, agent: Path, programs: Path, java_hooks: HooksDirectory
+) -> None:
+    limit = {"WARMSTART_HOOKS_LIMIT": "0.5" if "hang" in misbehaving else "30"}
+    with run_java(["-cp", programs, "Callbacks", misbehaving], agent, java_hooks.path, limit) as jvm:
+        java_hooks.message("registered")
+        read_until(jvm, "running")
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        java_hooks.restore(jvm.pid)
+        failed = java_hooks.message("failed")
+        assert failed["phase"] == "afterRestore"
+        assert error in failed["error"]
+        [line] = [line for line in jvm.rest() if line.startswith("warmstart")]
+        assert line.startswith("warmstart: after-restore hook failed: ")
+        assert error in line
+        assert jvm.process.returncode == 70
+
+
+def test_callback_that_hangs_before(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    arguments = ["-cp", programs, "Callbacks", "n2.before=hang"]
+    with run_java(arguments, agent, java_hooks.path, {"WARMSTART_HOOKS_LIMIT": "0.5"}) as jvm:
+        java_hooks.message("registered")
+        read_until(jvm, "running")
+        java_hooks.request_checkpoint()
+        failed = java_hooks.message("failed")
+        assert failed["phase"] == "beforeCheckpoint"
+        assert "called by Callbacks$Nested.beforeCheckpoint" in failed["error"]
+        assert jvm.process.poll() is None
+
+
+def test_cold_start_without_an_agent(agent: Path, programs: Path) -> None:
+    options = [f"-Xbootclasspath/a:{agent}", "-Dorg.crac.Core.Compat=warmstart.crac"]
+    with run_java([*options, "-cp", programs, "Callbacks", "ask"], None, None) as jvm:
+        assert jvm.rest() == ["asking", "returned", "running", "threads 0"]
+
+
+def test_jdk_with_crac_of_its_own(agent: Path, programs: Path, java_hooks: HooksDirectory, tmp_path: Path) -> None:
+    """The JDK's provider serves the application, and the agent notifies it."""
+    for source in PROVIDER.glob("*.java"):
+        text = source.read_text().replace("package warmstart.crac", "package jdk.crac")
+        (tmp_path / source.name).write_text(text.replace("jdkCore() != null", "false"))
+    patched = tmp_path / "patched"
+    module = ["-source", "11", "-target", "11", "--patch-module", f"java.base={tmp_path}", "-d", patched]
+    subprocess.run(["javac", "-Xlint:-options", *module, *tmp_path.glob("*.java")], check=True)
+    options = ["--patch-module", f"java.base={patched}", "--add-exports=java.base/jdk.crac=ALL-UNNAMED"]
+    with run_java([*options, "-cp", programs, "Callbacks"], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
+        assert read_until(jvm, "running") == ["running"]
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        assert read_until(jvm, "before a") == ["before b", "before n1", "before n2", "before a"]
+        java_hooks.restore(jvm.pid)
+        java_hooks.message("restored")
+        assert read_until(jvm, "after b") == ["after a", "after n1", "after n2", "after b"]
+
+
+@pytest.mark.parametrize("directory", [True, False])
+def test_cold_start(directory: bool, agent: Path, programs: Path, tmp_path: Path) -> None:
+    with run_java(["-cp", programs, "Callbacks", "ask"], agent, tmp_path if directory else None) as jvm:
+        assert jvm.rest() == ["asking", "returned", "running", "threads 0"]
+    assert not list(tmp_path.iterdir())
+
+
+OPENED = [
+    f"--add-opens=java.base/{name}=ALL-UNNAMED"
+    for name in ("java.lang", "java.net", "java.security", "java.util", "java.util.concurrent", "sun.security.provider")
+]
+AWAY_S = 2.0
+# Each state that must differ after a restore, and differ between two pods.
+STALE = {
+    "Random",
+    "Random.nextGaussian",
+    "Math.random",
+    "SplittableRandom",
+    "SHA1PRNG",
+    "DRBG",
+    "new SHA1PRNG",
+    "ThreadLocalRandom",
+    "new Random",
+    "new SplittableRandom",
+    "new ThreadLocalRandom",
+    "InetAddress",
+    "InetAddress.getLocalHost",
+}
+
+
+def ask(jvm: Jvm, question: str) -> str:
+    jvm.tell(question)
+    return jvm.line()
+
+
+def compare(jvm: Jvm) -> tuple[set[str], set[str]]:
+    """Return which state is the same as before, and which is other."""
+    jvm.tell("compare")
+    lines = [line.split(" ", 1) for line in read_until(jvm, "compared")[:-1]]
+    same, other = ({name for kind, name in lines if kind == wanted} for wanted in ("same", "other"))
+    return same, other
+
+
+def test_without_hooks_state_is_that_of_the_build(agent: Path, programs: Path, tmp_path: Path) -> None:
+    with run_java([*OPENED, "-cp", programs, "OwnState"], agent, tmp_path) as jvm:
+        assert jvm.line() == "running"
+        assert ask(jvm, "remember") == "remembered"
+        ask(jvm, "ticks")
+        freeze(jvm.pid, AWAY_S)
+        rate, _, wrapped, timer, _ = map(int, ask(jvm, "ticks").split())
+        assert min(rate, wrapped, timer) > 150, "tasks catch up"
+        same, _ = compare(jvm)
+        assert same == {*STALE, "Random(42)", "UUID"}
+
+
+@pytest.mark.parametrize("java", find_jvms().values(), ids=find_jvms().keys())
+def test_own_hooks(java: str, agent: Path, programs: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "hooks"
+    directory.mkdir()
+    java_hooks = HooksDirectory(directory)
+    variables = {"OLD": "build", "KEPT": "build", "GONE": "build", "WARMSTART_HOOKS_LATE": "OLD,NEW,GONE,TZ"}
+    with run_java([*OPENED, "-cp", programs, "OwnState"], agent, directory, variables, java) as jvm:
+        assert jvm.line() == "running"
+        java_hooks.message("registered")
+        assert ask(jvm, "remember") == "remembered"
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        ask(jvm, "ticks")
+        assert ask(jvm, "ticks") == "0 0 0 0 0", "nothing is due at the moment of the restore"
+        (tmp_path / "env").write_bytes(b"OLD=pod\0KEPT=pod\0NEW=a=b\0TZ=Asia/Tokyo\0")
+        java_hooks.restore(jvm.pid, AWAY_S)
+        java_hooks.message("restored")
+        rate, delay, wrapped, timer, once = map(int, ask(jvm, "ticks").split())
+        assert 1 < max(rate, wrapped, timer) < 100, "tasks do not catch up"
+        assert delay > 1
+        assert once == 0
+        same, other = compare(jvm)
+        assert same == {"Random(42)"}
+        assert other == {*STALE, "UUID"}
+        assert ask(jvm, "OLD") == "OLD=pod pod"
+        assert ask(jvm, "NEW") == "NEW=a=b a=b"
+        assert ask(jvm, "KEPT") == "KEPT=build build"
+        assert ask(jvm, "GONE") == "GONE=null null"
+        assert ask(jvm, "zone") == "Asia/Tokyo"
+    java_hooks.close()
