@@ -17,7 +17,7 @@ from warmstart.build.container import open_engine
 from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.result import BuildCandidate
 from warmstart.build.services import open_companions
-from warmstart.build.verify import read_identities, read_launcher_ms
+from warmstart.build.verify import read_identities, read_launcher_times
 from warmstart.core.errors import VerifyError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import parse_reference
@@ -56,7 +56,7 @@ class Starts:
             wait_first_success(running, first_probe(self.container), limit_s=find_limit_s(self.container))
             self.seconds.append(time.monotonic() - running.requested_at)
             if self.restorer is Restorer.SELF:
-                self.launcher_ms.append(read_launcher_ms(running))
+                self.launcher_ms.append(read_launcher_times(running).restore_ms)
             self._check(engine, running)
 
     def _check(self, engine: LocalEngine, running: CriContainer) -> None:

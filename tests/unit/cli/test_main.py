@@ -370,7 +370,8 @@ spec:
 
 
 def test_reasons_why_a_recipe_cannot_be_built_are_on_standard_error(warmstart, tmp_path):
-    (tmp_path / "app.yaml").write_text("kind: Pod\nspec: {containers: [{name: app, image: '${IMAGE}'}]}\n")
+    pod = "{spec: {containers: [{name: app, image: '${IMAGE}'}]}}"
+    (tmp_path / "app.yaml").write_text(f"kind: Job\nspec: {{template: {pod}}}\n")
     result = warmstart("init", tmp_path / "app.yaml")
     assert (result.status, result.out[:10]) == (0, "# A recipe")
     assert "to do: name the base image in container.image" in result.err
@@ -519,7 +520,7 @@ def test_a_verification_as_json(warmstart, monkeypatch):
     result = warmstart("verify", "app:1", "--json", "--plain-http", "localhost:5000")
     assert result.err == "warning: careful\n"
     expected = {"address": "10.89.0.3", "runtime_s": 1.5, "first_success_s": 2.5}
-    assert json.loads(result.out)[1] == {**expected, "restorer": "runtime", "launcher_ms": None}
+    assert json.loads(result.out)[1] == {**expected, "restorer": "runtime", "launcher_ms": None, "hooks_ms": None}
 
 
 def test_secrets_of_an_image_reach_its_verification_and_its_measurement(warmstart, monkeypatch):
