@@ -95,7 +95,7 @@ def write(text: str) -> None:
 
 def measure(command: Command, case: Case) -> float:
     """Build once in a directory of its own; return seconds."""
-    with tempfile.TemporaryDirectory(dir=RECIPE.parent, prefix=".own-cost-") as directory:
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="own-cost-") as directory:
         recipe = Path(directory) / "recipe.yaml"
         text = RECIPE.read_text().replace(RESTORE, f"restore: {case.restore}")
         recipe.write_text(text.replace("archive:../..", f"archive:{TOP}"))

@@ -146,6 +146,7 @@ static int run(struct start *start)
 	keep_replies();
 	if (spend_pids(FIRST_PID - 1) < 0)
 		fail("cannot fork: %s", strerror(errno));
+	mark_start();
 	start_clocks();
 	app = fork();
 	if (!app)

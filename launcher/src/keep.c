@@ -204,6 +204,12 @@ static bool is_kept_always(const char *path)
 	return false;
 }
 
+/* Whether a directory is not part of the changes to the root file system. */
+bool is_left_out(const char *path)
+{
+	return is_kept_always(path) || !strcmp(path, ".warmstart");
+}
+
 static bool is_other_mount(const char *path)
 {
 	return !is_kept_always(path) && strcmp(path, "dev") && strncmp(path, "proc", 4) && strncmp(path, "sys", 3);

@@ -185,8 +185,15 @@ bool restore(const struct manifest *manifest, enum clocks clocks, int signals, s
 /* keep.c, seed.c: the application's temporary files. */
 const char *parse_tmpfs(char *line); /* the mount point if it is a tmpfs, or NULL */
 void keep_files(const struct manifest *manifest);
+bool is_left_out(const char *path);
 void put_back_files(void);
 void remove_files(void);
+
+/* tar.c: a tar on standard output. */
+struct stat;
+void tar_add(int fd, const char *name, const struct stat *status);
+void tar_add_name(const char *name);
+void tar_end(void);
 
 /* environment.c: descriptors of files with the environment. */
 int environment_file(char **environment);
@@ -222,6 +229,9 @@ enum steps_end await_hooks(struct manifest *manifest, int replies, int signals, 
 void set_home(const char *home);
 void drop_privileges(const struct identity *identity);
 
+/* pack.c: also used by build. */
+void mark_start(void);
+
 /* deny.c: the seccomp filter of a build. */
 void deny_unrestorable_calls(void);
 
@@ -233,7 +243,9 @@ struct build_options {
 };
 int build_mode(const struct build_options *options, char **command);
 int exec_mode(const char *directory, char **command);
+int show_mode(void);
 int dump_mode(void);
+int pack_mode(void);
 int start_mode(enum clocks clocks, char **command);
 int steps_mode(void);
 

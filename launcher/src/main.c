@@ -9,7 +9,7 @@ static const char usage[] = "usage: launcher start [--clocks node] -- COMMAND [A
 			    "       launcher build [--user USER[:GROUP]] [--groups GID,...] [--directory DIRECTORY]\n"
 			    "                      [--volume PATH]... -- COMMAND [ARGUMENT]...\n"
 			    "       launcher exec [--directory DIRECTORY] -- COMMAND [ARGUMENT]...\n"
-			    "       launcher dump\n"
+			    "       launcher show | dump | pack\n"
 			    "       launcher steps\n";
 
 static int usage_error(void)
@@ -59,10 +59,14 @@ int main(int count, char **arguments)
 	struct options options = {{"", "", "/", NULL, 0}, CLOCKS_OF_CHECKPOINT};
 	char **command;
 
-	if (!strcmp(mode, "dump"))
-		return count == 2 ? dump_mode() : usage_error();
-	if (!strcmp(mode, "steps"))
-		return count == 2 ? steps_mode() : usage_error();
+	if (!strcmp(mode, "show") && count == 2)
+		return show_mode();
+	if (!strcmp(mode, "dump") && count == 2)
+		return dump_mode();
+	if (!strcmp(mode, "pack") && count == 2)
+		return pack_mode();
+	if (!strcmp(mode, "steps") && count == 2)
+		return steps_mode();
 	command = count > 1 ? parse_options(mode, arguments + 2, &options) : NULL;
 	if (!command)
 		return usage_error();

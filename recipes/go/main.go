@@ -182,8 +182,22 @@ func main() {
 		<-stop.Done()
 		server.Shutdown(context.Background())
 	}()
+	serveHooks(beforeCheckpoint, afterRestore)
 	log.Print("listening on ", server.Addr)
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		log.Fatal(err)
 	}
+}
+
+// beforeCheckpoint closes connections that are kept for the next request: their other end will not be there.
+func beforeCheckpoint() error {
+	http.DefaultClient.CloseIdleConnections()
+	return nil
+}
+
+// afterRestore tells where the process is now.
+func afterRestore() error {
+	name, err := os.Hostname()
+	log.Print("restored on ", name)
+	return err
 }

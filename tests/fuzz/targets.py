@@ -54,8 +54,10 @@ from warmstart.image.mount_points import Links, check_image
 from warmstart.image.open import OpenedImage
 from warmstart.image.registry.client import read_manifest, read_reports
 from warmstart.image.secrets.record import parse_record
+from warmstart.image.selfrestore.claim import claim_state
 from warmstart.image.selfrestore.inspect import unpack_launched
 from warmstart.image.selfrestore.pack import read_manifest as read_launcher_manifest
+from warmstart.image.selfrestore.unpack import unpack
 from warmstart.inspect.inspection import inspect_target
 from warmstart.kube.client import Cluster
 from warmstart.kube.patch import patch_manifest
@@ -121,6 +123,25 @@ def archive(data: bytes) -> None:
         attempt(
             lambda: extract_archive(place / "a.tar", place / "whole"),
             lambda: extract_outline(place / "a.tar", place / "outline"),
+        )
+
+
+def make_packed() -> bytes:
+    names = ["state/manifest", "state/started", "state/checkpoint/core-100.img", "kept/etc/passwd"]
+    state = [entry(name, type=tarfile.DIRTYPE) for name in ("state/checkpoint", "changes/etc")]
+    file = entry("changes/etc/a", b"x", pax_headers={"SCHILY.xattr.user.a": "b"})
+    link = entry("changes/b", type=tarfile.LNKTYPE, linkname="changes/etc/a")
+    return tar_of(*state, *map(entry, names), file, link)
+
+
+@target(lambda: [make_packed()])
+def packed(data: bytes) -> None:
+    """The stream of `launcher pack`."""
+    with scratch() as place:
+        (place / "stream.tar").write_bytes(mend(data))
+        attempt(
+            lambda: unpack(place / "stream.tar", place / "state", place / "changes.tar", place / "base", ["tmp"]),
+            lambda: claim_state(place / "state", place / "claimed"),
         )
 
 

@@ -187,18 +187,54 @@ def test_a_step_that_fails_ends_the_build(build):
     assert "404" in done.err
 
 
-def test_what_the_cluster_cannot_do_is_said_at_once(build, user, tmp_path):
-    done = build(restore=["self"])
-    assert done.code == 3
-    assert "supports only the restorer runtime" in done.err
-    service = {"name": "db", "container": {"image": user.base, "readinessProbe": {"tcpSocket": {"port": 8080}}}}
-    done = build(build={"services": [service]})
-    assert done.code == 3
-    assert "build.services: run db in the cluster yourself" in done.err
+def test_an_image_that_is_in_no_registry_is_refused_at_once(user, tmp_path):
     local = write_recipe(tmp_path / "local.yaml", "localhost/tests/base:1", "registry.example.com/built:1")
     done = user.call("build", local, "--engine", "kubernetes")
     assert done.code == 3
     assert "is not in a registry" in done.err
+
+
+@pytest.fixture
+def baseline(cluster):
+    """Let the default namespace admit only pods of the baseline standard."""
+    label = "pod-security.kubernetes.io/enforce"
+    cluster.kubectl("label", "namespace", "default", f"{label}=baseline")
+    yield
+    cluster.kubectl("label", "namespace", "default", f"{label}-")
+
+
+def test_a_namespace_that_does_not_admit_the_launcher_leaves_the_runtime(build, baseline):
+    done = build(restore=["self"])
+    assert done.code == 13
+    assert "the namespace default does not admit the launcher's privileges" in done.err
+    assert "pod-security.kubernetes.io/enforce: privileged, or set `restore: [runtime]`" in done.err
+    built = build("--json", restore=None).result
+    assert {restore["restorer"] for restore in built["restores"]} == {"runtime"}
+    (warning,) = [one for one in built["warnings"] if "only the runtime restores it" in one]
+    assert "does not admit" in warning
+
+
+def describe_service(user, **env):
+    variables = [{"name": name, "value": value} for name, value in env.items()]
+    probe = {"tcpSocket": {"port": 8080}}
+    container = {"image": user.base, "env": variables, "ports": [{"containerPort": 8080}], "readinessProbe": probe}
+    return {"name": "db", "container": container}
+
+
+def test_services_and_init_containers_that_fail_are_shown(build, user):
+    done = build(build={"services": [describe_service(user, EXIT_MS="300")]})
+    assert done.code == 6
+    assert "the service db did not start: the container ended with exit code 7 before it was ready" in done.err
+    assert "giving up, as I was told" in done.err
+    words = {
+        "build": {"services": [describe_service(user)], "init": [{"container": "migrate"}]},
+        "initContainers": [{"name": "migrate", "image": user.base, "env": [{"name": "EXIT_MS", "value": "1"}]}],
+    }
+    done = build(restore=["self"], **words)
+    assert done.code == 6
+    assert "the init container migrate failed with exit code 7" in done.err
+    assert "giving up, as I was told" in done.err
+    assert "the end of the log of the service db:" in done.err
 
 
 def test_the_right_that_is_missing_is_named(user, cluster, tmp_path):
@@ -218,3 +254,9 @@ def test_the_right_that_is_missing_is_named(user, cluster, tmp_path):
 def test_an_interruption_leaves_nothing(build, signal, step, code):
     done = build(interrupt=(signal, step, 0.1), warmup=[{**STATE, "repeat": WARMUPS}])
     assert done.code == code, json.dumps(done.err)
+
+
+def test_an_interruption_leaves_neither_services_nor_the_launcher(build, user):
+    words = {"restore": ["self"], "build": {"services": [describe_service(user)]}}
+    done = build(interrupt=("SIGINT", "start", 0.4), **words)
+    assert done.code == 130, json.dumps(done.err)

@@ -25,11 +25,11 @@ BUILD_PASSWORD = "opens-only-the-database-of-the-build"
 
 @dataclass(frozen=True)
 class Service:
-    """A recipe, the user of its database, who restores it, and a request that writes something: path and body."""
+    """A recipe, the user of its database, changes to it, and a request that writes something: path and body."""
 
     name: str
     user: str
-    restorer: str
+    changes: tuple[str, ...]
     write: tuple[str, str]
 
     @property
@@ -41,8 +41,19 @@ class Service:
         return f"{self.user}-db"
 
 
-PYTHON = Service("python-postgres", "guestbook", "runtime", ("/entries", '{"name": "Ada", "text": "by the first"}'))
-NODE = Service("node-postgres", "links", "self", ("/links", '{"url": "https://example.com/one"}'))
+# The runtime restores it, and the pod's hook does the step.
+PYTHON = Service(
+    "python-postgres",
+    "guestbook",
+    (
+        "restore[0]=runtime",
+        "restore[1]=self",
+        "afterRestore[0].httpGet.path=/state",
+        "afterRestore[0].httpGet.port=8080",
+    ),
+    ("/entries", '{"name": "Ada", "text": "by the first"}'),
+)
+NODE = Service("node-postgres", "links", ("restore[0]=self",), ("/links", '{"url": "https://example.com/one"}'))
 
 
 def make_deployment(service: Service, registry: str, addresses: dict[str, str]) -> dict[str, Any]:
@@ -101,7 +112,7 @@ def addresses(cluster, cache) -> Iterator[dict[Service, dict[str, str]]]:
         pods.append(make_pod(f"{one.user}-postgres", f"{cluster.registry}/postgres:1.0", *env, probe=probe))
     cluster.apply(*pods)
     cluster.kubectl("wait", "pod", "-l", "part=database", "--for=condition=Ready", "--timeout=60s", timeout_s=70)
-    found = {pod["metadata"]["name"]: cluster.read("pod", pod["metadata"]["name"])["status"]["podIP"] for pod in pods}
+    found = {pod["metadata"]["name"]: cluster.read("pods", pod["metadata"]["name"])["status"]["podIP"] for pod in pods}
     yield {one: {"postgres": found[f"{one.user}-postgres"], "redis": found["redis"]} for one in (PYTHON, NODE)}
     cluster.kubectl("delete", "deployment", PYTHON.user, NODE.user, "--ignore-not-found")
     cluster.kubectl("delete", "pod", "--all", "--grace-period=1")
@@ -113,20 +124,21 @@ def test_replicas_are_restored_and_serve_with_the_clusters_database(user, cluste
     password, manifest = tmp_path / "password", tmp_path / "deployment.yaml"
     password.write_text(BUILD_PASSWORD)
     image, access = f"{cluster.registry}/{service.name}:1.0-warm", ["--plain-http", cluster.registry]
-    settings = ["--tag", image, "--set", f"restore[0]={service.restorer}"]
+    settings = ["--tag", image, *(word for change in service.changes for word in ("--set", change))]
     line = ["build", service.recipe, *settings, "--secret", f"{service.secret}.password={password}", *access, "--json"]
-    assert {one["restorer"] for one in user.call(*line).result["restores"]} == {service.restorer}
+    assert user.call(*line).result["status"] == "built"
 
     manifest.write_text(write_yaml(make_deployment(service, cluster.registry, addresses[service])))
     done = user.call("deploy", image, "--from", manifest, "--apply", *access)
     assert done.code == 0, done.err
     wait_for_rollout(cluster, f"deployment/{service.user}")
-    pods = cluster.read("pods", "-l", f"app={service.user}")["items"]
+    pods = cluster.read("pods", selector=f"app={service.user}")["items"]
     first, second = (
         Replica(cluster, pod["metadata"]["name"], pod["spec"]["nodeName"], pod["status"]["podIP"]) for pod in pods
     )
     # Both go on from the build's process, which is older than the pods.
-    begun = {replica.call("GET", "/state").json["startedAt"] for replica in (first, second)}
+    states = [replica.call("GET", "/state").json for replica in (first, second)]
+    begun = {state["startedAt"] for state in states}
     assert len(begun) == 1
     assert begun.pop() < min(pod["metadata"]["creationTimestamp"] for pod in pods)
     assert all(pod["status"]["containerStatuses"][0]["restartCount"] == 0 for pod in pods)
@@ -134,6 +146,8 @@ def test_replicas_are_restored_and_serve_with_the_clusters_database(user, cluste
     path, body = service.write
     written = first.call("POST", path, body, {"Content-Type": "application/json"}).json
     if service is PYTHON:
+        # One visit for each replica's step.
+        assert [state["visits"] for state in states] == [3, 4]
         assert second.call("GET", "/entries").json == [written]
     else:
         assert second.call("GET", f"/to/{written['code']}").status == 302
@@ -142,7 +156,7 @@ def test_replicas_are_restored_and_serve_with_the_clusters_database(user, cluste
 
 def check_cold_start(cluster, service: Service) -> None:
     """Check that a pod with another value of a frozen variable starts cold, and says the variable's name."""
-    pod = cluster.read("deployment", service.user)["spec"]["template"]["spec"]
+    pod = cluster.read("deployments", service.user)["spec"]["template"]["spec"]
     alias = next(one for one in pod["hostAliases"] if one["hostnames"] == ["redis"])
     alias["hostnames"].append("hidden-cache")
     variable = next(one for one in pod["containers"][0]["env"] if one["name"] == "REDIS_HOST")

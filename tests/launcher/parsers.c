@@ -1,6 +1,6 @@
 /* The launcher's parsers, for tests and for fuzzing.
  *
- *   parsers manifest|user|parent|tmpfs|log < INPUT    print the result of this parser
+ *   parsers manifest|user|parent|tmpfs|log|reply < INPUT    print the result of this parser
  *   parsers fuzz COUNT < INPUT                        run COUNT mutations through all parsers
  *   parsers fuzz COUNT SEED FILE < INPUT              run other mutations, and save one that fails as FILE
  *   parsers again < FILE                              run it again
@@ -63,6 +63,8 @@ static void parse_as_manifest(char *text)
 			printf("volume %s\n", m.volumes[i]);
 		for (size_t i = 0; i < m.step_count; i++)
 			print_step(&m.steps[i]);
+		for (size_t i = 0; i < m.hook_count; i++)
+			printf("hook %d limit %ju\n", m.hooks[i].pid, (uintmax_t)m.hooks_limit_ms);
 		printf("salt %02x...%02x warns %d\n", m.salt[0], m.salt[15], m.warns);
 		print_identity(&m.identity);
 		printf("pid %d pipes %ju %ju clocks %ju %ju complete %d\n", m.pid, (uintmax_t)m.stdout_inode,
@@ -78,6 +80,7 @@ static void parse_as_manifest(char *text)
 	for (size_t i = 0; i < m.step_count; i++)
 		free(m.steps[i].words);
 	free(m.steps);
+	free(m.hooks);
 	free(m.identity.groups);
 }
 
@@ -126,6 +129,16 @@ static void parse_as_log(char *text)
 	printf("%s\n", log.error);
 }
 
+static void parse_as_reply(char *text)
+{
+	struct reply reply;
+
+	if (parse_reply(text, &reply))
+		printf("%d <%s> <%s>\n", reply.pid, reply.event, reply.error);
+	else
+		printf("none\n");
+}
+
 static void parse_as_status(char *text)
 {
 	printf("%u\n", parse_status(text));
@@ -171,7 +184,7 @@ static const struct {
 	{"manifest", parse_as_manifest}, {"user", parse_as_user}, {"parent", parse_as_parent},
 	{"tmpfs", parse_as_tmpfs},	 {"log", parse_as_log},	  {"status", parse_as_status},
 	{"sha256", hash},		 {"variables", parse_as_variables},
-	{"times", compare_times},
+	{"times", compare_times},	 {"reply", parse_as_reply},
 };
 #define COUNT (sizeof parsers / sizeof *parsers)
 

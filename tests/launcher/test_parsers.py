@@ -36,6 +36,7 @@ step signal 12
 step exec 30000 /bin/refresh two\\x20words \\
 step http 1500 8080 - GET\\x20/\\x20HTTP/1.1\\x0d\\x0a\\x0d\\x0a
 step http 1500 8080 other.host GET
+hooks 30000 100 112
 end
 """
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nbroken\napp:x:1000:1001:,,,:/home/app:/bin/sh\n7:x:1007:1007::/seven:/bin/sh\n"
@@ -64,7 +65,9 @@ def test_reads_a_whole_manifest(parse):
     ]
     assert lines[16].startswith("step signal 0 limit 1500 host own port 8080 request <GET / HTTP/1.1")
     assert "step signal 0 limit 1500 host other.host port 8080 request <GET>" in lines
-    assert lines[-3:] == [
+    assert lines[-5:] == [
+        "hook 100 limit 30000",
+        "hook 112 limit 30000",
         "salt 00...0f warns 1",
         "user 1000 group 1001 groups 5 2000 home ",
         "pid 100 pipes 4711 4712 clocks 12000000000 12000000001 complete 1",
@@ -84,7 +87,7 @@ def test_reads_a_whole_manifest(parse):
         ("tcp4 80", "tcp4 65536", "line 12 of the manifest is invalid"),
         ("80 4096 17", "80 4096", "line 12 of the manifest is invalid"),
         ("80 4096 17", "80 4096 17 18", "line 12 of the manifest is invalid"),
-        ("end\n", "end\nend\n", "line 30 of the manifest is invalid"),
+        ("end\n", "end\nend\n", "line 31 of the manifest is invalid"),
         ("difference warn", "difference perhaps", "line 18 of the manifest is invalid"),
         ("salt 00", "salt 0", "line 19 of the manifest is invalid"),
         ("salt 00", "salt 0G", "line 19 of the manifest is invalid"),
@@ -283,3 +286,26 @@ def test_an_end_is_right_after_a_restore_only_by_the_same_clock(parse, since, no
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "fuzz/corpus/launcher").glob("*")), ids=str)
 def test_what_was_found_once(parse, path):
     parse("again", text=path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('{"pid": 12, "event": "restored", "seconds": 0.045}', "12 <restored> <>"),
+        (' { "event":"failed" ,"error":"a \\"b\\" \\u00fc\\u20ac","pid":7,"x":null} ', '7 <failed> <a "b" ü€>'),
+        ('{"pid": 12}', "none"),
+        ('{"event": "restored"}', "none"),
+        ('{"pid": 0, "event": "restored"}', "none"),
+        ('{"pid": "12", "event": "restored"}', "12 <restored> <>"),
+        ('{"pid": 99999999999, "event": "restored"}', "none"),
+        ('{"pid": 12, "event": "restored"', "none"),
+        ('{"pid": 12, "event": "restored"} more', "none"),
+        ('{"pid": 12, "event": "restored\\', "none"),
+        ('{"pid": 12, "event": "restored\\u12"}', "none"),
+        ('{"pid": 12, "event": {"a": 1}}', "none"),
+        ("[]", "none"),
+        ("", "none"),
+    ],
+)
+def test_reads_the_answers_of_agents(parse, line, found):
+    assert parse("reply", text=line) == f"{found}\n"

@@ -14,6 +14,7 @@ import signal
 import socket
 import stat
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -592,6 +593,56 @@ def test_commands_in_a_build_start_where_they_are_told_to(machine):
         (app,) = find_processes(machine, "app")
         assert (app / "cwd").readlink() == Path("/made/for/it")
         assert machine.launch(container, "exec", "--directory", "/proc/1/root", "--", "/app", check=False).returncode
+
+
+LONG = "x" * 120
+
+
+def pack(machine: Machine, container: Container) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Yield the members of the tar that the launcher writes, with their contents."""
+    file = machine.session.workspace / "container-pack.tar"
+    with machine.session.background(["runc", "exec", container.name, "/launcher", "pack"], log_file=file) as process:
+        assert process.wait(60) == 0, file.read_bytes()[-500:]
+    with tarfile.open(file) as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            yield member, content.read() if content else b""
+
+
+def test_everything_that_an_image_needs_is_packed(machine):
+    for name in ("old", "rest", "same", "sub/deep/file"):
+        (machine.root / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (machine.root / "data" / name).write_text("before")
+    other = {"destination": "/data/mount", "type": "tmpfs", "source": "tmpfs"}
+    with machine.building("/app", "files", volumes=[other]) as container:
+        assert machine.launch(container, "show").stdout == (machine.state / "manifest").read_text()
+        assert "is not dumped" in machine.launch(container, "pack", check=False).stderr
+        data = machine.root / "data"
+        (data / LONG).write_bytes(b"new" * 100_000)
+        os.link(data / LONG, data / "hard")
+        os.chown(data / LONG, 3_000_000, 7)
+        os.setxattr(data / LONG, "user.mark", b"a\nb=\xff")
+        (data / "link").symlink_to("/" + LONG)
+        (data / "sub/deep/file").write_text("after")
+        os.utime(data / "sub/deep/file", (1, 1))
+        (data / "old").unlink()
+        machine.launch(container, "dump")
+        packed = {member.name: (member, content) for member, content in pack(machine, container)}
+    names = set(packed)
+    assert {"state/manifest", "state/started", "state/dump.log", "state/checkpoint/inventory.img"} <= names
+    assert [name for name in names if name.startswith("state/seed/tmp/")]
+    assert {name for name in names if "/data" in name} == {
+        *(f"changes/data{name}" for name in ("", f"/{LONG}", "/hard", "/link", "/sub/deep/file")),
+        *(f"kept/data/{name}" for name in ("rest", "same", "sub", "mount")),
+    }
+    assert packed["changes/data/sub/deep/file"][1] == b"after"
+    first, second = sorted((packed[f"changes/data/{name}"][0] for name in (LONG, "hard")), key=tarfile.TarInfo.islnk)
+    assert (first.uid, first.gid, first.size) == (3_000_000, 7, 300_000)
+    assert packed[first.name][1] == b"new" * 100_000
+    assert first.pax_headers["SCHILY.xattr.user.mark"].encode("utf-8", "surrogateescape") == b"a\nb=\xff"
+    assert second.linkname == first.name
+    assert packed["changes/data/link"][0].linkname == "/" + LONG
+    assert not [name for name in names if re.match("(changes|kept)/(proc|sys|tmp|dev)/", name)]
 
 
 def test_a_process_that_is_not_below_the_application_is_refused(machine):

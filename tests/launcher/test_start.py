@@ -336,7 +336,7 @@ def test_a_server_that_says_nothing_or_nonsense_fails_a_step(place):
     assert "failed: the answer is not HTTP" in nonsense.stderr
 
 
-INSIDE, OUTSIDE = (f"launcher-{os.getpid()}-{name}" for name in ("inside", "outside"))
+INSIDE, OUTSIDE = (f"warmstart-{os.getpid()}-{name}" for name in ("inside", "outside"))
 ADDRESSES = {INSIDE: ("10.99.0.1/24", "fd99::1/64"), OUTSIDE: ("10.99.0.2/24", "fd99::2/64")}
 CLIENT = """
 import socket, sys
@@ -480,6 +480,8 @@ def test_a_command_that_cannot_be_run_ends_as_in_a_shell(place, command, status)
         ["exec", "--clocks", "node", "--", "true"],
         ["exec"],
         ["dump", "x"],
+        ["pack", "x"],
+        ["show", "x"],
         ["build"],
     ],
 )
@@ -501,8 +503,9 @@ def test_a_command_in_a_build_takes_a_build(place):
     assert "(written by build)" in done.stderr
 
 
-def test_a_dump_takes_a_build(place):
-    done = subprocess.run([place.launcher, "dump"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("mode", ["dump", "pack"])
+def test_a_dump_takes_a_build(place, mode):
+    done = subprocess.run([place.launcher, mode], capture_output=True, text=True, check=False)
     assert done.returncode == 70
     assert "manifest (written by build): No such file or directory" in done.stderr
 
@@ -548,3 +551,59 @@ def test_a_hook_does_nothing_after_a_cold_start(place):
     done = subprocess.run([place.launcher, "steps"], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert subprocess.run([place.launcher, "steps", "--"], capture_output=True, check=False).returncode == 64
+
+
+def restore_with_hooks(place, pid: int, script: str, command: tuple[str, ...] = ECHO, **env: str):
+    """Restore an application that is gone, but a child of which is there, with a process that has hooks."""
+    (place.directory / "hooks").mkdir()
+    os.mkfifo(place.directory / "hooks/reply")
+    place.write_manifest(command, hooks=f"3000 {pid}", pid=NOBODY)
+    place.write_criu(f"reply() {{ printf '%s\\n' \"$1\" >{place.directory}/hooks/reply; }}\n{script}\nsleep 2 & exit 0")
+    return place.start(*command, env={"GREETING": "hello", **env})
+
+
+def test_hooks_after_a_restore_are_awaited(place):
+    answer = '{"pid": 1, "event": "restored", "seconds": 0.3}'
+    done = restore_with_hooks(place, 1, f"(reply 'no answer'; sleep 0.3; reply '{answer}') &")
+    found = RESTORED.match(done.stderr.splitlines()[0])
+    assert found, done.stderr
+    assert int(found["hooks"]) >= 250
+
+
+def test_a_process_that_has_ended_need_not_answer(place):
+    found = RESTORED.match(restore_with_hooks(place, int(NOBODY), "").stderr.splitlines()[0])
+    assert found
+    assert int(found["hooks"]) < 250
+
+
+def test_a_hook_that_fails_after_a_restore_leads_to_a_cold_start(place):
+    answer = '{"pid": 1, "event": "failed", "phase": "afterRestore", "error": "x.Y: no\\nline"}'
+    done = restore_with_hooks(place, 1, f"reply '{answer}' &")
+    assert_cold(done, "after-restore hook of process 1 failed: x.Y: no\\x0aline")
+
+
+def test_without_the_fifo_of_the_hooks_the_start_is_cold(place):
+    place.write_manifest(ECHO, hooks="3000 1")
+    reason = f"cannot open {place.directory}/hooks/reply: No such file or directory"
+    assert_cold(place.start(*ECHO, env={"GREETING": "hello"}), reason)
+
+
+def test_a_cold_start_has_the_modules_of_the_agents(place):
+    hooks = place.directory / "hooks"
+    for name in ("python/sitecustomize.py", "node/hooks.cjs", "agent.jar", "java-asks"):
+        (hooks / name).parent.mkdir(parents=True, exist_ok=True)
+        (hooks / name).touch()
+    names = ("WARMSTART_HOOKS", "PYTHONPATH", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS")
+    command = ("sh", "-c", "; ".join(f'echo "${name}"' for name in names))
+    java = f"-Xbootclasspath/a:{hooks}/agent.jar -Dorg.crac.Core.Compat=warmstart.crac"
+    expected = [str(hooks), f"{hooks}/python", f"--require {hooks}/node/hooks.cjs", java]
+    assert place.start(*command).stdout.splitlines() == expected
+    own = {"PYTHONPATH": "/opt", "NODE_OPTIONS": "--no-warnings", "JAVA_TOOL_OPTIONS": "-Xmx1g"}
+    expected = [str(hooks), f"{hooks}/python:/opt", f"--no-warnings {expected[2]}", f"-Xmx1g {java}"]
+    assert place.start(*command, env=own).stdout.splitlines() == expected
+    (hooks / "java-asks").unlink()
+    assert place.start(*command, env=own).stdout.splitlines()[3] == "-Xmx1g", "a Java agent slows a cold start down"
+
+
+def test_a_cold_start_without_agents_has_the_environment_of_the_pod(place):
+    assert place.start("sh", "-c", 'echo "$WARMSTART_HOOKS$PYTHONPATH$NODE_OPTIONS"').stdout == "\n"

@@ -100,8 +100,8 @@ def write_recipe(
         "image": {"name": name},
         **more,
     }
-    # JSON is YAML.
-    path.write_text(json.dumps(document))
+    # JSON is YAML. A field that is None is left out.
+    path.write_text(json.dumps({key: value for key, value in document.items() if value is not None}))
     return path
 
 

@@ -75,7 +75,8 @@ class User:
             "KUBECONFIG": str(kubeconfig or self.cluster.kubeconfig),
             "WARMSTART_CACHE": str(self.cache),
             "WARMSTART_HELPER_IMAGE": helper or self.helper,
-            "PYTHONPATH": str(Path(__file__).parents[1]),
+            # This checkout, whatever is installed.
+            "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parents[2]))),
         }
         done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, env=environment, check=False)
         return Done(done.returncode, done.stdout, done.stderr)

@@ -76,17 +76,19 @@ class Reply:
 
 @dataclass(frozen=True)
 class Stream:
-    """The frames of a WebSocket, as pairs of a channel number and data."""
+    """The frames of a WebSocket, as pairs of a channel number and data, sent after `reads` bytes of standard input."""
 
     frames: Sequence[tuple[int, bytes]]
+    reads: int = 0
 
 
 @dataclass
 class FakeApi:
     """Replies by METHOD PATH, without the query (a function gets the query), and the recorded requests."""
 
-    answers: dict[str, Reply | Stream | Callable[[str], Reply]]
+    answers: dict[str, Reply | Stream | Callable[[str], Reply | Stream]]
     seen: list[str] = field(default_factory=list)
+    stdin: bytearray = field(default_factory=bytearray)
     bodies: list[Any] = field(default_factory=list)
 
 
@@ -101,10 +103,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.api.seen.append(f"{self.command} {self.path}")
         self.api.bodies.append(json.loads(body) if body else None)
         answer = self.api.answers.get(f"{self.command} {url.path}", Reply({"message": "not here"}, 404))
+        if callable(answer):
+            answer = answer(url.query)
         if isinstance(answer, Stream):
             self.stream(answer)
         else:
-            self.reply(answer if isinstance(answer, Reply) else answer(url.query))
+            self.reply(answer)
 
     do_GET = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815
 
@@ -129,11 +133,26 @@ class _Handler(BaseHTTPRequestHandler):
         }.items():
             self.send_header(name, value)
         self.end_headers()
+        read = 0
+        while read < answer.reads:
+            read += self.read_stdin()
         for channel, data in answer.frames:
             piece = bytes([channel]) + data
             self.wfile.write(struct.pack(">BBQ", 0x82, 127, len(piece)) + piece)
         self.wfile.write(b"\x88\x00")
         self.close_connection = True
+
+    def read_stdin(self) -> int:
+        """Read a frame of standard input, and return its number of bytes."""
+        _, length = self.rfile.read(2)
+        length &= 0x7F
+        if length == 126:
+            (length,) = struct.unpack(">H", self.rfile.read(2))
+        mask, data = self.rfile.read(4), self.rfile.read(length)
+        plain = bytes(byte ^ mask[place % 4] for place, byte in enumerate(data))
+        assert plain[0] == 0
+        self.api.stdin += plain[1:]
+        return length - 1
 
     def log_message(self, *_: object) -> None:
         pass

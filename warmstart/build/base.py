@@ -42,15 +42,18 @@ class BaseImage:
 
 
 def find_source(recipe: Recipe, container: Container | None = None) -> Source:
-    """Return the source of a container's image, the recipe's own by default; a relative path starts at its directory.
+    """Return the source of a container's image, the recipe's own by default.
+
+    A relative path starts at the recipe's directory, or the current one if the recipe is from no file.
 
     Raises:
         ImageReferenceError: the name of the image is invalid.
     """
     source = parse_source((container or recipe.container).image)
-    if source.path is None or recipe.source is None:
+    if source.path is None:
         return source
-    return Source(source.kind, path=recipe.source.parent.absolute() / source.path, image=source.image)
+    start = recipe.source.parent if recipe.source else Path()
+    return Source(source.kind, path=start.absolute() / source.path, image=source.image)
 
 
 def fetch_base(context: BuildContext, source: Source) -> BaseImage:

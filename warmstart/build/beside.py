@@ -31,7 +31,7 @@ class RunningService:
     """A service that is ready: its name, and its container."""
 
     name: str
-    running: CriContainer
+    running: Target
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Beside:
             volumes = ended.enter_context(engine.cri.open_volumes()) if self.init else None
             for init in self.init:
                 self.run_init(init, volumes)
-            with self._explaining():
+            with self.explaining():
                 opener = engine.cri.start(
                     container, image, name, hosts=self.hosts, volumes=volumes, on_created=on_created
                 )
@@ -127,7 +127,7 @@ class Beside:
                 raise ServiceError(brief, details=read_log_end(service.running), hint=hint)
 
     @contextlib.contextmanager
-    def _explaining(self) -> Iterator[None]:
+    def explaining(self) -> Iterator[None]:
         """Explain an error of the application by its services: one that has ended, or the ends of their logs."""
         try:
             yield

@@ -31,6 +31,7 @@ from warmstart.image.selfrestore.pack import (
     ENTRYPOINT,
     LAUNCHER,
     find_run,
+    find_user,
     read_manifest,
 )
 from warmstart.node.launcher import LauncherPrograms
@@ -129,10 +130,7 @@ class LauncherContainer:
         except TimeoutError as error:
             hint = "allow more time with --checkpoint-timeout"
             raise CheckpointError(f"the checkpoint took longer than {timeout_s:g} s", hint=hint) from error
-        if result.exit_code:
-            lines = [line.removeprefix("warmstart: ") for line in result.stderr.splitlines()]
-            first = lines[0] if lines else f"exit status {result.exit_code}"
-            raise CheckpointError(f"the launcher could not dump the application: {first}", details=lines[1:])
+        check_dumped(result.exit_code, result.stderr)
 
     def take_out(self, into: Path) -> Changes | None:
         """End the container, and only then take over the launcher's files.
@@ -153,6 +151,23 @@ class LauncherContainer:
         end_container(self.container, first_pid)
         claim_state(self.directories.state, into)
         return changes
+
+
+def check_dumped(exit_code: int, stderr: str, task: str = "dump the application") -> None:
+    """Check the end of the launcher's `dump`.
+
+    Args:
+        exit_code: its exit code.
+        stderr: its standard error.
+        task: the launcher's task, for the message.
+
+    Raises:
+        CheckpointError: it failed.
+    """
+    if exit_code:
+        lines = [line.removeprefix("warmstart: ") for line in stderr.splitlines()]
+        first = lines[0] if lines else f"exit status {exit_code}"
+        raise CheckpointError(f"the launcher could not {task}: {first}", details=lines[1:])
 
 
 def end_container(container: CriContainer, first_pid: int) -> None:
@@ -224,12 +239,7 @@ def wrap_container(container: Container, config: Config, directories: LauncherDi
         config: config of the base image.
         directories: the launcher's directories; see `make_directories`.
     """
-    run, context, groups = find_run(container, config), container.security_context, list_groups(container)
-    options = ["--directory", find_working_dir(container, config)]
-    options += ["--user", run.user] if run.user else []
-    options += ["--groups", ",".join(map(str, groups))] if groups else []
-    for path in find_empty_directories(container):
-        options += ["--volume", path]
+    run, context, options = find_run(container, config), container.security_context, list_options(container, config)
     return replace(
         container,
         command=(LAUNCHER, "build", *options, "--", *run.entrypoint[len(ENTRYPOINT) :], *run.cmd),
@@ -251,6 +261,17 @@ def wrap_container(container: Container, config: Config, directories: LauncherDi
             unconfined=True,
         ),
     )
+
+
+def list_options(container: Container, config: Config) -> list[str]:
+    """Return the options of the launcher's `build` for a recipe's container on a base image with this config."""
+    user, groups = find_user(container, config), list_groups(container)
+    options = ["--directory", find_working_dir(container, config)]
+    options += ["--user", user] if user else []
+    options += ["--groups", ",".join(map(str, groups))] if groups else []
+    for path in find_empty_directories(container):
+        options += ["--volume", path]
+    return options
 
 
 def await_application(container: CriContainer, directories: LauncherDirectories, working_dir: str) -> LauncherContainer:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmstart.build.assemble import (
@@ -22,6 +22,7 @@ from warmstart.build.assemble import (
 from warmstart.build.base import BaseImage, fetch_base, find_source, share_layers
 from warmstart.build.beside import ALONE
 from warmstart.build.checkpoint import find_image_run, restore_and_checkpoint, run_and_checkpoint, run_and_dump
+from warmstart.build.cold_start import ColdStart
 from warmstart.build.container import SelfRefusedError, import_image, open_engine, refusing_self, with_hooks
 from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.early_cold_start import EarlyColdStart
@@ -141,7 +142,7 @@ def make_self_restoring(
 
     Its cold start begins as soon as that is possible, and goes on in the background until `undo` is closed.
     """
-    layout, restorers = context.workspace / "layout", context.recipe.restore
+    layout = context.workspace / "layout"
     with contextlib.ExitStack() as services:
         host = engine if engine.shared else None
         context = replace(context, beside=services.enter_context(companions.run(host)))
@@ -154,46 +155,75 @@ def make_self_restoring(
             run = find_image_run(context.recipe, base)
             early = EarlyColdStart(context, engine, base, layout, programs, run, failed)
             launched = run_and_dump(context, engine, base, layout, files, early.begin)
-            if Restorer.RUNTIME not in restorers:
+            if Restorer.RUNTIME not in context.recipe.restore:
                 services.close()
             cold = early.settle(launched)
             dump = edit_launched(context, launched)
             undo.push(failed.pop_all())
-        with context.progress.step("image"):
-            layers = pack_launched(context, launched, dump, layout, programs)
-            provenance = write_image(context, engine, base, launched, dump, layers)
-        candidate = BuildCandidate(layout, launched.warm, dump, provenance, cold)
-        if Restorer.RUNTIME not in restorers:
-            return candidate
-        undo.push(candidate.obsolete)
-        try:
-            add_checkpoint(context, engine, base, launched, layers, candidate)
-        except (PreflightError, CheckpointError) as refused:
-            if not context.recipe.restore_is_default:
-                raise
-            context.progress.warn(f"the runtime will not restore the image, it restores itself: {first_of(refused)}")
-        else:
-            return candidate
-        # Without the name of a checkpoint, and with a recipe that says so.
-        context = replace(context, recipe=with_restorers(context.recipe, [Restorer.SELF]))
-        provenance = write_image(context, engine, base, launched, dump, layers)
-        return replace(candidate, provenance=provenance, restorers=context.recipe.restore)
+        parts = LaunchedParts(launched, dump, programs, lambda now: describe(now, engine, launched.warm, dump), cold)
+        return complete_self_restoring(context, engine, base, parts, undo)
 
 
-def write_image(
-    context: BuildContext,
-    engine: LocalEngine,
-    base: BaseImage,
-    launched: SelfCheckpoint,
-    dump: EditedDump,
-    layers: Sequence[Layer],
-) -> Provenance:
+@dataclass(frozen=True)
+class LaunchedParts:
+    """What an image that restores itself is made of.
+
+    Attributes:
+        launched: the launcher's dump.
+        dump: the same, edited.
+        programs: the layer of the launcher.
+        describer: describes how an image with the recipe of a context was built.
+        cold: its cold start, if that is being observed already.
+    """
+
+    launched: SelfCheckpoint
+    dump: EditedDump
+    programs: Layer
+    describer: Callable[[BuildContext], Provenance]
+    cold: ColdStart | None = None
+
+
+def complete_self_restoring(
+    context: BuildContext, engine: LocalEngine, base: BaseImage, parts: LaunchedParts, undo: contextlib.ExitStack
+) -> BuildCandidate:
+    """Put an image together that restores itself, and add a checkpoint for the runtime if the recipe asks for both.
+
+    Args:
+        context: of the build, with the services that the restored application reaches.
+        engine: restores the image for the runtime's checkpoint.
+        base: the base image.
+        parts: the parts of the image; the layer of changed files is in its layout.
+        undo: removes images from the engine's store.
+    """
+    layout, launched = context.workspace / "layout", parts.launched
+    with context.progress.step("image"):
+        layers = pack_launched(context, launched, parts.dump, layout, parts.programs)
+        provenance = write_image(context, base, parts, layers)
+    candidate = BuildCandidate(layout, launched.warm, parts.dump, provenance, parts.cold)
+    if Restorer.RUNTIME not in context.recipe.restore:
+        return candidate
+    undo.push(candidate.obsolete)
+    try:
+        add_checkpoint(context, engine, base, launched, layers, candidate)
+    except (PreflightError, CheckpointError) as refused:
+        if not context.recipe.restore_is_default:
+            raise
+        context.progress.warn(f"the runtime will not restore the image, it restores itself: {first_of(refused)}")
+    else:
+        return candidate
+    # Without the name of a checkpoint, and with a recipe that says so.
+    context = replace(context, recipe=with_restorers(context.recipe, [Restorer.SELF]))
+    provenance = write_image(context, base, parts, layers)
+    return replace(candidate, provenance=provenance, restorers=context.recipe.restore)
+
+
+def write_image(context: BuildContext, base: BaseImage, parts: LaunchedParts, layers: Sequence[Layer]) -> Provenance:
     """Write the manifest and the config of an image that restores itself, whose layers are packed already.
 
     Returns:
         Its provenance, which has the context's recipe.
     """
-    provenance = describe(context, engine, launched.warm, dump)
+    launched, provenance = parts.launched, parts.describer(context)
     annotations = annotate(context, base, launched.warm, provenance)
     add_layers(base.layout, context.workspace / "layout", layers, launched.run, annotations, context.recipe.labels)
     return provenance

@@ -77,6 +77,11 @@ class Companions:
         """Digests of the manifests of their images, each image once."""
         return tuple(image.digest for image in self._images.values())
 
+    @property
+    def images(self) -> Mapping[str, BaseImage]:
+        """The images, by their names in the recipe."""
+        return self._images
+
     @contextlib.contextmanager
     def run(self, host: LocalEngine | None = None) -> Iterator[Beside]:
         """Run new services, and the init containers after them, for the length of a `with` block.

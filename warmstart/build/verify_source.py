@@ -79,6 +79,8 @@ def verify_source(
 def _find_hint(recipe: Recipe) -> str:
     """Return what may help an image that does not restore."""
     hint = "see docs/troubleshooting.md"
+    if given := [one.name for one in recipe.secrets if one.given]:
+        hint = f"check that the build had the given values of {', '.join(given)}; {hint}"
     if made_up := list_made_up(recipe):
         options = " ".join(f"--secret {name}=FILE" for name in made_up)
         hint = f"if the application keeps secrets of its build in memory, give their values with {options}; {hint}"

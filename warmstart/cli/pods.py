@@ -79,7 +79,8 @@ def helper_options(function: Callable[..., Any]) -> Callable[..., Any]:
             default=DEFAULT_IMAGE,
             show_default=True,
             envvar="WARMSTART_HELPER_IMAGE",
-            help="Image of the helper pod that reads the checkpoint; needs cat, stat, rm and sleep.",
+            help="Image of the helper pod that reads the checkpoint; needs cat, stat, rm and sleep, for `build` also"
+            " sh, chmod, mkdir and head.",
         ),
         click.option(
             "--helper-namespace",

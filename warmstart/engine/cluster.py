@@ -9,7 +9,7 @@ import contextlib
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ from warmstart.kube.pods import MANAGED_BY, Pod
 # If a build is killed, the cluster ends its pod after this time.
 LIFE_S = 6 * 3600
 PULL_S = 900.0
+# Of each init container.
+INIT_S = 1800.0
+LOG_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,14 @@ class KubernetesContainer:
         pod: the pod when its container started.
         name: name of the container.
         started_at: `time.monotonic()` when the API server first reported it as running.
+        watch: called while it is observed; raises an error for anything that the container cannot do without.
     """
 
     cluster: Cluster
     pod: Pod
     name: str
     started_at: float
+    watch: Callable[[], object] = lambda: None
 
     @property
     def address(self) -> str:
@@ -61,6 +66,7 @@ class KubernetesContainer:
 
     def state(self) -> State:
         """See `Target.state`."""
+        self.watch()
         pod = self.cluster.get_pod(self.pod.namespace, self.pod.name)
         container = pod.find_container(self.name)
         if container.exit_code is None:
@@ -77,8 +83,13 @@ class KubernetesContainer:
         Raises:
             AppError: the container ended, or was not ready in time.
         """
+
+        def is_settled(now: Pod) -> bool:
+            self.watch()
+            return now.ready or now.stuck
+
         try:
-            pod = self.cluster.wait_pod(self.pod, lambda now: now.ready or now.stuck, limit_s)
+            pod = self.cluster.wait_pod(self.pod, is_settled, limit_s)
         except PodTimeoutError as late:
             details = [*late.pod.explain(), *self.log_tail(10)]
             raise AppError(f"the pod was not ready within {limit_s:g} s", details=details) from late
@@ -109,7 +120,10 @@ def make_build_pod(spec: Mapping[str, Any], name: str, namespace: str) -> dict[s
 
 @contextlib.contextmanager
 def start_pod(
-    cluster: Cluster, manifest: Mapping[str, Any], secret: Mapping[str, str] | None = None
+    cluster: Cluster,
+    manifest: Mapping[str, Any],
+    secret: Mapping[str, str] | None = None,
+    on_poll: Callable[[Pod], object] = lambda _: None,
 ) -> Iterator[KubernetesContainer]:
     """Create a pod with one container, wait until it runs, and delete it at the end of the `with` block.
 
@@ -117,31 +131,53 @@ def start_pod(
         cluster: the cluster.
         manifest: of the pod.
         secret: the data of a Secret that has the pod's name, and goes with it; none if empty.
+        on_poll: called with the pod while its start is awaited.
 
     Raises:
         RefusedError: the user may not create it, or the Secret.
+        AppError: an init container failed.
         ClusterError: it does not start.
     """
     namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+    limit_s = PULL_S + INIT_S * len(manifest["spec"].get("initContainers", ()))
+
+    def has_started(now: Pod) -> bool:
+        on_poll(now)
+        return _has_started(now)
+
     with undoing(lambda: cluster.delete_pod(namespace, name)):
         pod = cluster.create_pod(manifest)
         if secret:
             cluster.create_secret(pod, secret)
         try:
-            pod = cluster.wait_pod(pod, _has_started, PULL_S)
+            pod = cluster.wait_pod(pod, has_started, limit_s)
         except PodTimeoutError as late:
-            brief = f"the pod {name} did not start within {PULL_S:g} s"
+            brief = f"the pod {name} did not start within {limit_s:g} s"
             raise ClusterError(brief, details=late.pod.explain()) from late
         started_at = time.monotonic()
         container = pod.containers[0]
         if not container.running and container.exit_code is None:
+            _check_init(cluster, pod)
             raise ClusterError(f"the pod {name} does not start", details=pod.explain())
         yield KubernetesContainer(cluster, pod, container.name, started_at)
 
 
+def _check_init(cluster: Cluster, pod: Pod) -> None:
+    """Report an init container that failed; raises AppError."""
+    for one in pod.init_containers:
+        if one.exit_code:
+            lines = cluster.log_tail(pod, one.name, LOG_LINES)
+            details = ["the end of its log:", *(f"  {line}" for line in lines)] if lines else ["its log is empty"]
+            hint = "leave it out of build.init if the build does not need it"
+            brief = f"the init container {one.name} failed with exit code {one.exit_code}"
+            raise AppError(brief, details=details, hint=hint)
+
+
 def _has_started(pod: Pod) -> bool:
     """Tell whether the container of a pod runs, or never will."""
-    container = pod.containers[0]
     # The pod is older than its Secret: the kubelet tries again.
-    early = container.why.startswith("CreateContainerConfigError") and f'"{pod.name}" not found' in container.why
-    return container.running or (pod.stuck and not early)
+    early = any(
+        one.why.startswith("CreateContainerConfigError") and f'"{pod.name}" not found' in one.why
+        for one in (*pod.init_containers, *pod.containers)
+    )
+    return pod.containers[0].running or (pod.stuck and not early)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.core.reference import Source, Transport
-from warmstart.dump.archive.archive import ROOTFS_DIFF, Archive
 from warmstart.dump.archive.tar_stream import StreamedTar
 from warmstart.dump.archive.tarball import Kind, Member, walk_layer
 from warmstart.dump.criu import protos
@@ -31,21 +30,22 @@ _MOST_OF_ALL_FILES = 8 << 30
 _MOST_OF_AN_ENVIRONMENT = 1 << 20
 
 
-def find_programs(archive: Archive, layout: Path) -> dict[str, Program]:
+def find_programs(checkpoint: Path, changes: Path | None, layout: Path) -> dict[str, Program]:
     """Return programs by their path in the container, as `read_programs` does.
 
     Args:
-        archive: the unpacked checkpoint archive.
+        checkpoint: directory of the dump.
+        changes: tar of the files that the container changed; None if there are none.
         layout: layout of the container's image.
 
     Raises:
         ArchiveError: the dump cannot be parsed.
         ImageError: the image is broken.
     """
-    users = _find_users(archive.checkpoint_dir)
+    users = _find_users(checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         files = _Files(set(users), Path(scratch))
-        for tar in _list_tars(archive, layout):
+        for tar in _list_tars(changes, layout):
             if files.is_complete:
                 break
             with tar as content:
@@ -83,11 +83,10 @@ def _read_environment(directory: Path, pid: int) -> bytes:
     return read_memory(directory, pid, mm.mm_env_start, size) or b""
 
 
-def _list_tars(archive: Archive, layout: Path) -> Iterator[contextlib.AbstractContextManager[Readable]]:
+def _list_tars(changes: Path | None, layout: Path) -> Iterator[contextlib.AbstractContextManager[Readable]]:
     """Yield the container's changed files, then the layers from the top: the first match is the file it executed."""
-    diff = archive.find(ROOTFS_DIFF)
-    if diff is not None:
-        yield diff.open("rb")
+    if changes is not None:
+        yield changes.open("rb")
     with open_image(Source(Transport.OCI, path=layout)) as opened:
         for layer in reversed(opened.image.manifest.layers):
             yield opened.open_layer(layer)

@@ -43,7 +43,8 @@ RUNTIME_S = 120.0
 ANSWER_S = 10.0
 _KUBECONFIG = "~/.kube/config"
 _IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_STDOUT, _STDERR, _ERROR = 1, 2, 3
+_STDIN, _STDOUT, _STDERR, _ERROR = 0, 1, 2, 3
+_PIECE_BYTES = 1 << 15
 _STDERR_LIMIT_BYTES = 1 << 16
 _STATUS_LIMIT_BYTES = 1 << 16
 _MESSAGE_LIMIT_BYTES = 32 << 20
@@ -243,16 +244,18 @@ class Cluster:
         command: Sequence[str],
         *,
         write: Callable[[bytes], object],
+        stdin: bytes | None = None,
         timeout_s: float = math.inf,
         silence_s: float = math.inf,
     ) -> ExecEnd:
-        """Run a command in a container to its end, with nothing on its standard input.
+        """Run a command in a container to its end.
 
         Args:
             pod: the pod.
             container: the name of its container.
             command: the program and its arguments.
             write: gets its standard output, piece by piece.
+            stdin: its standard input, which does not end: the command has to know how many bytes it is to read.
             timeout_s: time limit for all of it.
             silence_s: time limit for silence.
 
@@ -264,11 +267,13 @@ class Cluster:
         from warmstart.kube import package
 
         words = [("command", word) for word in command]
-        query = [*words, ("container", container), ("stdout", "true"), ("stderr", "true")]
+        streams = ("stdin", "stdout", "stderr") if stdin else ("stdout", "stderr")
+        query = [*words, ("container", container), *((stream, "true") for stream in streams)]
         what = f"run {command[0]} in the pod {pod.namespace}/{pod.name}"
         deadline = time.monotonic() + timeout_s
         wire = self._open_socket(f"{_pod_path(pod.namespace, pod.name)}/exec", query, what)
         try:
+            _write_stdin(wire, stdin or b"", what)
             stderr, status = _read_streams(_read_frames(wire, deadline, silence_s), write, what)
         finally:
             # Without a time limit it would wait three seconds for an answer that may never come.
@@ -419,6 +424,18 @@ def _quote(name: str) -> str:
     if name in ("", ".", ".."):
         raise ClusterError(f"{name!r} is no name of an object")
     return quote(name, safe="")
+
+
+def _write_stdin(wire: WebSocket, data: bytes, what: str) -> None:
+    """Send a command's standard input."""
+    from warmstart.kube import package
+
+    wire.settimeout(CALL_S)
+    try:
+        for start in range(0, len(data), _PIECE_BYTES):
+            wire.send_binary(bytes([_STDIN]) + data[start : start + _PIECE_BYTES])
+    except (package.websocket.WebSocketException, OSError) as error:
+        raise ClusterError(f"could not {what}: the connection broke: {error}") from error
 
 
 def _read_streams(

@@ -50,7 +50,8 @@ class ContainerState:
 class Pod:
     """A pod at one moment; `manifest` is the API server's full object.
 
-    `node` and the addresses are empty until it has them. `deleting`: its deletion was requested.
+    `node` and the addresses are empty until it has them. `deleting`: its deletion was requested. `init_containers` run
+    before its `containers`.
     """
 
     namespace: str
@@ -64,6 +65,7 @@ class Pod:
     deleting: bool
     containers: tuple[ContainerState, ...]
     manifest: Mapping[str, Any]
+    init_containers: tuple[ContainerState, ...] = ()
 
     def find_container(self, name: str | None) -> ContainerState:
         """Return a container by name; without a name, kubectl's default.
@@ -99,8 +101,13 @@ class Pod:
     @property
     def stuck(self) -> bool:
         """Whether it has ended, or one of its containers cannot start."""
-        hopeless = ("ErrImage", "ImagePull", "InvalidImage", "CreateContainer", "CrashLoop", "RunContainer")
-        return self.phase in ("Failed", "Succeeded") or any(one.why.startswith(hopeless) for one in self.containers)
+        hopeless = ("ErrImage", "ImagePull", "InvalidImage", "CreateContainer", "RunContainer")
+        return (
+            self.phase in ("Failed", "Succeeded")
+            or any(one.why.startswith((*hopeless, "CrashLoop")) for one in self.containers)
+            # An init container that fails may only be early, and is tried again.
+            or any(one.why.startswith(hopeless) for one in self.init_containers)
+        )
 
     def explain(self) -> list[str]:
         """Return reasons from its status why it is not ready."""
@@ -116,6 +123,11 @@ class Pod:
         return [
             *filter(None, refusal),
             *said,
+            *(
+                f"init container {one.name}: {one.why}"
+                for one in self.init_containers
+                if one.why and one.exit_code != 0
+            ),
             *(f"container {one.name}: {one.why}" for one in self.containers if one.why),
         ]
 
@@ -131,14 +143,12 @@ def parse_pod(answer: Answer) -> Pod:
     metadata, spec, status = answer.at("metadata"), answer.at("spec"), answer.at("status")
     _check_metadata(metadata)
     _check_spec(spec)
-    states = {state.at("name").text(): state for state in status.at("containerStatuses").items()}
     conditions = {one.at("type").text(): one.at("status").text() for one in status.at("conditions").items()}
     for text in (
         *(one.at("message") for one in status.at("conditions").items()),
         *map(status.at, ("reason", "message")),
     ):
         text.text("")
-    none = Answer({}, answer.source, "status.containerStatuses")
     return Pod(
         namespace=metadata.at("namespace").name(),
         name=metadata.at("name").name(),
@@ -149,10 +159,9 @@ def parse_pod(answer: Answer) -> Pod:
         phase=status.at("phase").text(""),
         ready=conditions.get("Ready") == "True",
         deleting=metadata.at("deletionTimestamp").value is not None,
-        containers=tuple(
-            _parse_container(one, states.get(one.at("name").text(), none)) for one in spec.at("containers").items()
-        ),
+        containers=_parse_containers(spec.at("containers"), status.at("containerStatuses")),
         manifest=answer.members(),
+        init_containers=_parse_containers(spec.at("initContainers"), status.at("initContainerStatuses")),
     )
 
 
@@ -182,6 +191,12 @@ def _check_spec(spec: Answer) -> None:
     for term in required.at("nodeSelectorTerms").items():
         for rule in term.at("matchFields").items():
             rule.at("key").text()
+
+
+def _parse_containers(specs: Answer, statuses: Answer) -> tuple[ContainerState, ...]:
+    states = {state.at("name").text(): state for state in statuses.items()}
+    none = Answer({}, statuses.source, statuses.path)
+    return tuple(_parse_container(one, states.get(one.at("name").text(), none)) for one in specs.items())
 
 
 def _parse_container(spec: Answer, state: Answer) -> ContainerState:

@@ -8,32 +8,60 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from urllib.parse import quote
 
 from warmstart import __version__
-from warmstart.build.assemble import edit_dump, make_layout, open_container, read_archive
+from warmstart.build.assemble import describe as describe_local
+from warmstart.build.assemble import edit_dump, edit_launched, make_layout, open_container, read_archive
 from warmstart.build.base import BaseImage, fetch_base, find_source, share_layers
+from warmstart.build.beside import ALONE
+from warmstart.build.checkpoint import find_image_run
+from warmstart.build.container import SelfRefusedError, open_engine, refusing_self
 from warmstart.build.context import BuildContext, BuildOptions, open_context
-from warmstart.build.pipeline import verify_and_publish
+from warmstart.build.early_cold_start import EarlyColdStart
+from warmstart.build.pipeline import LaunchedParts, complete_self_restoring, first_of, verify_and_publish
 from warmstart.build.publish import check_output
-from warmstart.build.result import BuildCandidate, BuildResult, EditedDump, RuntimeCheckpoint, WarmState
+from warmstart.build.result import (
+    BuildCandidate,
+    BuildResult,
+    EditedDump,
+    RuntimeCheckpoint,
+    SelfCheckpoint,
+    WarmState,
+)
+from warmstart.build.services import Companions, open_companions
 from warmstart.core.cpu import find_features
 from warmstart.core.errors import PreflightError
 from warmstart.core.progress import Progress
-from warmstart.dump.archive.archive import DUMP_LOG, Archive
+from warmstart.dump.archive.archive import DUMP_LOG, ROOTFS_DIFF
 from warmstart.dump.criu.contents import Socket, TcpState, read_sockets
 from warmstart.dump.criu.fingerprint import find_identity
 from warmstart.dump.criu.log import find_version
-from warmstart.engine.cluster import make_build_pod, make_pod_name, start_pod
+from warmstart.engine.cluster import KubernetesContainer, make_build_pod, make_pod_name, start_pod
+from warmstart.engine.local import LocalEngine
+from warmstart.engine.target import Target
 from warmstart.image.annotations import Provenance
+from warmstart.image.compose import pack_layer
 from warmstart.image.executables import find_programs
+from warmstart.image.layout import read_image
+from warmstart.image.selfrestore.claim import claim_state
+from warmstart.image.selfrestore.manifest_lines import check_steps
+from warmstart.image.selfrestore.pack import CHANGES, DIRECTORY, SEEDED, pack_programs
+from warmstart.image.selfrestore.unpack import unpack
 from warmstart.kube.client import Cluster
 from warmstart.kube.helper import open_helper
-from warmstart.pods.build_pod import check_recipe, make_build_spec
+from warmstart.kube.pods import Pod
+from warmstart.node.launcher import LauncherPrograms, ensure_launcher
+from warmstart.pods.build_pod import BuildPod, check_recipe, make_build_spec
 from warmstart.pods.checkpoint import CLOSING_S, CheckpointOptions, FetchedCheckpoint, take_with
+from warmstart.pods.launched import Delivery, PodSecurityError, await_application, explaining_refusal, wrap_spec
+from warmstart.pods.services import run_services
 from warmstart.probe.readiness import find_limit_s
 from warmstart.probe.warmup import run_steps
 from warmstart.recipe.load import with_restorers
@@ -79,43 +107,176 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
     """
     require_recipe_privileges(recipe, options.allowed)
     source = find_source(recipe)
-    if recipe.restore_is_default and not recipe.needs_self:
-        recipe = with_restorers(recipe, (Restorer.RUNTIME,))
-    check_recipe(recipe, source.kind)
+    containers = [recipe.container, *(one.container for one in recipe.companions)]
+    check_recipe(recipe, {one.image: find_source(recipe, one).kind for one in containers})
     check_output(recipe.image, options.output, access=options.access)
-    with open_context(recipe, options, progress) as context:
+    by_itself = Restorer.SELF in recipe.restore
+    with open_context(recipe, options, progress, with_launcher=by_itself) as context:
         base = fetch_base(context, source)
-        with share_layers(context, base) as stores:
-            return verify_and_publish(context, make_restored(context, place, base), base, stores)
+        with (
+            share_layers(context, base) as stores,
+            open_companions(context) as companions,
+            contextlib.ExitStack() as undo,
+        ):
+            engine = undo.enter_context(open_engine(context, None, stores)) if by_itself else None
+            candidate = make_candidate(context, place, base, engine, companions, undo)
+            return verify_and_publish(context, candidate, base, stores, engine, companions)
 
 
-def make_restored(context: BuildContext, place: ClusterTarget, base: BaseImage) -> BuildCandidate:
+def make_candidate(
+    context: BuildContext,
+    place: ClusterTarget,
+    base: BaseImage,
+    engine: LocalEngine | None,
+    companions: Companions,
+    undo: contextlib.ExitStack,
+) -> BuildCandidate:
+    """Make an image for the recipe's restorers, or for the runtime alone if the recipe leaves that open.
+
+    Args:
+        context: of the build.
+        place: where the pod runs.
+        base: the base image.
+        engine: restores an image that restores itself; only for such a recipe.
+        companions: the recipe's services and init containers.
+        undo: as for `complete_self_restoring`.
+    """
+    recipe = context.recipe
+    if engine is not None:
+        try:
+            return make_self_restoring(context, place, base, engine, companions, undo)
+        except (SelfRefusedError, PodSecurityError) as refused:
+            if not recipe.restore_is_default or recipe.needs_self:
+                raise
+            context.progress.warn(
+                f"the image will not restore itself, only the runtime restores it: {first_of(refused)}"
+            )
+            shutil.rmtree(context.workspace / "layout", ignore_errors=True)
+            context = replace(context, recipe=with_restorers(recipe, [Restorer.RUNTIME]))
+    candidate = make_restored(context, place, base, companions)
+    return replace(candidate, restorers=context.recipe.restore)
+
+
+def make_restored(
+    context: BuildContext, place: ClusterTarget, base: BaseImage, companions: Companions
+) -> BuildCandidate:
     """Make an image that the runtime restores."""
-    ran = run_and_checkpoint(context, place, base)
+    images = name_images(context, base, companions)
+    with run_services(context, place.cluster, images) as beside:
+        ran = run_and_checkpoint(replace(context, beside=beside), place, images)
     archive = read_archive(context, ran.taken.archive)
-    warm = learn(context, archive, base, ran)
+    warm = learn(context, archive.checkpoint_dir, archive.find(ROOTFS_DIFF), base, ran.cold_s, ran.cpu_features)
     dumped = RuntimeCheckpoint(ran.taken.archive, warm, has_tmp=False)
     with open_container(context.session, context.workspace) as container:
         dump = edit_dump(context, dumped, archive)
-        provenance = describe(context, place.cluster, ran.taken.pod.node, archive, warm, dump)
+        provenance = describe(context, place.cluster, ran.taken.pod.node, archive.find(DUMP_LOG), warm, dump)
         layout = make_layout(context, container, dumped, archive, dump, base, provenance)
     return BuildCandidate(layout, warm, dump, provenance)
 
 
-def run_and_checkpoint(context: BuildContext, place: ClusterTarget, base: BaseImage) -> PodRun:
-    """Run the pod, bring it to the state it is to be restored in, and fetch its checkpoint."""
-    recipe, progress = context.recipe, context.progress
-    name = make_pod_name(recipe.name)
-    made = make_build_spec(recipe, pin(base), name)
-    manifest = make_build_pod(made.spec, name, place.cluster.namespace)
+def make_self_restoring(
+    context: BuildContext,
+    place: ClusterTarget,
+    base: BaseImage,
+    engine: LocalEngine,
+    companions: Companions,
+    undo: contextlib.ExitStack,
+) -> BuildCandidate:
+    """Make an image that restores itself, and that the runtime can restore too if the recipe asks for both.
+
+    The runtime's checkpoint is that of this machine: of the image when it has restored itself here.
+    """
+    layout, recipe = context.workspace / "layout", context.recipe
+    with refusing_self(recipe):
+        check_steps(recipe.after_restore)
+    files = ensure_launcher(context.options.cache, context.progress.note)
+    with context.progress.step("image"):
+        programs = pack_programs(files.directory, layout)
+    images = name_images(context, base, companions)
+    with run_services(context, place.cluster, images) as beside:
+        launched, node = run_and_dump(replace(context, beside=beside), place, base, files, images)
+    with contextlib.ExitStack() as failed:
+        early = EarlyColdStart(context, engine, base, layout, programs, launched.run, failed)
+        # With services, it begins with the new ones of the verification.
+        cold = None if recipe.companions else early.settle(launched)
+        dump = edit_launched(context, launched)
+        undo.push(failed.pop_all())
+
+    def describer(now: BuildContext) -> Provenance:
+        if Restorer.RUNTIME in now.recipe.restore:
+            return describe_local(now, engine, launched.warm, dump)
+        log = launched.directory / DUMP_LOG
+        return describe(now, place.cluster, node, log if log.exists() else None, launched.warm, dump)
+
+    by_runtime = Restorer.RUNTIME in recipe.restore
+    parts = LaunchedParts(launched, dump, programs, describer, cold)
+    with companions.run() if by_runtime else contextlib.nullcontext(ALONE) as beside:
+        return complete_self_restoring(replace(context, beside=beside), engine, base, parts, undo)
+
+
+def name_images(context: BuildContext, base: BaseImage, companions: Companions) -> dict[str, str]:
+    """Return the names of the recipe's images for the cluster, with their digests, by their names in the recipe."""
+    images = {context.recipe.container.image: base, **companions.images}
+    return {name: pin(image) for name, image in images.items()}
+
+
+def run_and_dump(
+    context: BuildContext, place: ClusterTarget, base: BaseImage, files: LauncherPrograms, images: Mapping[str, str]
+) -> tuple[SelfCheckpoint, str]:
+    """Run the pod under the launcher, bring it to the state it is to be restored in, and fetch the launcher's dump.
+
+    Args:
+        context: of the build.
+        place: where the pod runs.
+        base: the base image.
+        files: the launcher and its CRIU.
+        images: names of the images for the cluster, by those in the recipe.
+
+    Returns:
+        The dump, and the name of the node.
+    """
+    recipe, progress, config = context.recipe, context.progress, read_image(base.layout).config
+    made = make_build_spec(recipe, make_pod_name(recipe.name), images, context.beside.hosts)
+    delivery, stream = Delivery(place.cluster, files), context.workspace / "launched.tar"
     with contextlib.ExitStack() as pod:
-        with progress.step("start"):
-            running = pod.enter_context(start_pod(place.cluster, manifest, made.secret))
-        with progress.step("ready"):
-            cold_s = running.await_ready(find_limit_s(recipe.container))
-        with progress.step("warm up"):
-            run_steps(running, recipe.warmup, on_progress=lambda p: progress.note(f"{p.done} of {p.step.repeat}"))
-            run_steps(running, recipe.before_checkpoint, field="beforeCheckpoint")
+        with context.beside.explaining():
+            wrapped = wrap_spec(made, recipe, config, place.checkpoint.errand.image)
+            with explaining_refusal(place.cluster.namespace):
+                running = pod.enter_context(start(context, place.cluster, wrapped, delivery))
+            launched = await_application(running, recipe, config)
+            cold_s = warm_up(context, running, launched, launched.identity.pid)
+        time.sleep(CLOSING_S)
+        with progress.step("checkpoint"):
+            launched.dump(context.options.checkpoint_timeout_s)
+        with progress.step("fetch"):
+            launched.fetch(stream)
+    directory, changes = context.workspace / "launched", context.workspace / "changes.tar"
+    with progress.step("read checkpoint"):
+        changed = unpack(stream, context.workspace / "launcher-state", changes, base.layout, [DIRECTORY, *SEEDED])
+        stream.unlink()
+        claim_state(context.workspace / "launcher-state", directory)
+        with changes.open("rb") as tar:
+            layer = pack_layer(tar, context.workspace / "layout", CHANGES, recipe.compression)
+    warm = learn(context, directory / "checkpoint", changes, base, cold_s, delivery.cpu_features)
+    environment = dict((*config.env, *recipe.container.env))
+    checkpoint = SelfCheckpoint(directory, find_image_run(recipe, base), layer, not changed, warm, environment)
+    return checkpoint, running.pod.node
+
+
+def run_and_checkpoint(context: BuildContext, place: ClusterTarget, images: Mapping[str, str]) -> PodRun:
+    """Run the pod, bring it to the state it is to be restored in, and fetch its checkpoint.
+
+    Args:
+        context: of the build.
+        place: where the pod runs.
+        images: names of the images for the cluster, by those in the recipe.
+    """
+    recipe, progress = context.recipe, context.progress
+    made = make_build_spec(recipe, make_pod_name(recipe.name), images, context.beside.hosts)
+    with contextlib.ExitStack() as pod:
+        with context.beside.explaining():
+            running = pod.enter_context(start(context, place.cluster, made))
+            cold_s = warm_up(context, running)
         # Connections of the warm-up may still be closing.
         time.sleep(CLOSING_S)
         how = replace(place.checkpoint, timeout_s=context.options.checkpoint_timeout_s)
@@ -126,27 +287,86 @@ def run_and_checkpoint(context: BuildContext, place: ClusterTarget, base: BaseIm
         return PodRun(take_with(helper, running.pod, container, archive, how, progress), cold_s, cpu_features)
 
 
+@contextlib.contextmanager
+def start(
+    context: BuildContext, cluster: Cluster, made: BuildPod, on_poll: Callable[[Pod], object] = lambda _: None
+) -> Iterator[KubernetesContainer]:
+    """Run the pod of a build for the length of a `with` block; `on_poll` is as for `start_pod`."""
+    check = context.beside.check
+
+    def poll(now: Pod) -> None:
+        check()
+        on_poll(now)
+
+    manifest = make_build_pod(made.spec, made.name, cluster.namespace)
+    with contextlib.ExitStack() as pod:
+        with context.progress.step("start"):
+            running = pod.enter_context(start_pod(cluster, manifest, made.secret, poll))
+        yield replace(running, watch=check)
+
+
+def warm_up(
+    context: BuildContext, running: KubernetesContainer, target: Target | None = None, inner_pid: int = 1
+) -> float:
+    """Bring the container to the state it is to be restored in.
+
+    Args:
+        context: of the build.
+        running: the container.
+        target: runs the steps; the container itself if None.
+        inner_pid: the application, as numbered in the container.
+
+    Returns:
+        Seconds until it was ready, as coarse as the period of its probe.
+    """
+    recipe, progress, target = context.recipe, context.progress, target or running
+    with progress.step("ready"):
+        cold_s = running.await_ready(find_limit_s(recipe.container))
+    with progress.step("warm up"):
+        run_steps(
+            target, recipe.warmup, pid=inner_pid, on_progress=lambda p: progress.note(f"{p.done} of {p.step.repeat}")
+        )
+        run_steps(target, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
+        context.beside.check()
+    return cold_s
+
+
 def pin(base: BaseImage) -> str:
     """Return the name of the base image with its digest."""
     assert base.source.reference is not None
     return str(replace(base.source.reference, tag=None, digest=base.digest))
 
 
-def learn(context: BuildContext, archive: Archive, base: BaseImage, ran: PodRun) -> WarmState:
+def learn(
+    context: BuildContext,
+    checkpoint: Path,
+    changes: Path | None,
+    base: BaseImage,
+    cold_s: float,
+    cpu_features: tuple[str, ...],
+) -> WarmState:
     """Examine the dump and the image instead of the running container.
+
+    Args:
+        context: of the build.
+        checkpoint: directory of the dump.
+        changes: tar of the files that the container changed; None if there are none.
+        base: the base image.
+        cold_s: see `WarmState`.
+        cpu_features: see `WarmState`.
 
     Raises:
         PreflightError: connections were open, and the recipe does not allow to close them.
     """
     with context.progress.step("preflight"):
-        connected = [one for one in read_sockets(archive.checkpoint_dir) if is_connected(one)]
+        connected = [one for one in read_sockets(checkpoint) if is_connected(one)]
         if connected and not context.recipe.close_tcp and not context.options.force:
             details = [f"{one.source} to {one.destination}" for one in connected]
             brief = f"{len(connected)} connections were open at the checkpoint"
             hint = "close them before the checkpoint, or set `tcp: close` in the recipe"
             raise PreflightError(brief, details=details, hint=hint)
-        identity, programs = find_identity(archive.checkpoint_dir), find_programs(archive, base.layout)
-        return WarmState(identity, ran.cold_s, programs, ran.cpu_features)
+        programs = find_programs(checkpoint, changes, base.layout)
+        return WarmState(find_identity(checkpoint), cold_s, programs, cpu_features)
 
 
 def is_connected(one: Socket) -> bool:
@@ -155,11 +375,10 @@ def is_connected(one: Socket) -> bool:
 
 
 def describe(
-    context: BuildContext, cluster: Cluster, node_name: str, archive: Archive, warm: WarmState, dump: EditedDump
+    context: BuildContext, cluster: Cluster, node_name: str, log: Path | None, warm: WarmState, dump: EditedDump
 ) -> Provenance:
-    """Return the provenance for the image."""
+    """Return the provenance for the image; `log` is that of the dump."""
     node = cluster.request("GET", f"/api/v1/nodes/{quote(node_name, safe='')}").at("status", "nodeInfo")
-    log = archive.find(DUMP_LOG)
     return Provenance(
         version=__version__,
         criu=(log and find_version(log.read_text(errors="replace"))) or "that of the node",

@@ -23,8 +23,8 @@ def test_a_relative_path_starts_at_the_recipes_directory(tmp_path, monkeypatch):
     source = find_source(make_recipe("oci-archive:../base.tar", Path("recipes/app/recipe.yaml")))
     assert source.path == tmp_path / "recipes/app/../base.tar"
     assert find_source(make_recipe("oci-archive:/base.tar", Path("recipe.yaml"))).path == Path("/base.tar")
-    # A recipe from standard input is nowhere.
-    assert find_source(make_recipe("oci-archive:base.tar")).path == Path("base.tar")
+    # A recipe from standard input, or in an image: the node's programs do not run in the current directory.
+    assert find_source(make_recipe("oci-archive:base.tar")).path == tmp_path / "base.tar"
 
 
 def test_a_name_in_a_registry_has_no_path(tmp_path):

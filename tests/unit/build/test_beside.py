@@ -58,6 +58,7 @@ class FakeEngine:
 
     @contextmanager
     def start(self, container: Container, image: str, name: str, **options: object) -> Iterator[FakeRunning]:
+        options.pop("on_created", None)
         if self.refusal:
             raise self.refusal
         self.events.append(name)

@@ -69,7 +69,9 @@ def test_a_container_is_awaited_as_long_as_the_kubelet_would(monkeypatch):
     startup = Probe(TcpSocket(80), initial_delay_s=5, period_s=2, failure_threshold=30)
     readiness = Probe(TcpSocket(80), period_s=10, failure_threshold=3)
     awaited: list[tuple[object, ...]] = []
-    monkeypatch.setattr(build, "wait_first_success", lambda _, probe, limit_s: awaited.append((probe, limit_s)))
+    monkeypatch.setattr(
+        build, "wait_first_success", lambda _, probe, limit_s, announced: awaited.append((probe, limit_s))
+    )
     monkeypatch.setattr(build, "wait_ready", lambda _, *probes, started: awaited.append((*probes, started)))
     container = make_recipe(readiness_probe=readiness, startup_probe=startup).container
     assert await_ready(make_running(requested_at=0.0, started_at=1.0), container) > 0

@@ -86,6 +86,7 @@ def make(monkeypatch, tmp_path) -> Iterator[Callable[..., EarlyColdStart]]:
                 recipe=SimpleNamespace(container=CONTAINER, restore=(Restorer.SELF,), labels={}),
                 options=SimpleNamespace(network=network),
                 beside=beside,
+                hooks=None,
                 workspace=tmp_path,
                 progress=Progress(SilentListener()),
             )
@@ -105,7 +106,7 @@ def open_same(engine: FakeEngine, restorers: object) -> Iterator[FakeEngine]:
 
 
 def launched(*, untouched: bool) -> Any:
-    return SimpleNamespace(changes=make_layer("changes"), untouched=untouched)
+    return SimpleNamespace(changes=make_layer("changes"), untouched=untouched, warm=SimpleNamespace(hooks=()))
 
 
 def wait(cold: ColdStart | None) -> None:

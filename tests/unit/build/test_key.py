@@ -38,6 +38,7 @@ CHANGED: dict[str, object] = {
     "network": "outside",
     "allowed": ("privileged",),
     "force": True,
+    "hooks": "0123456789ab",
     "images": (BASE,),
 }
 

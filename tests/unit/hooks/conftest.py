@@ -1,4 +1,4 @@
-"""Fixtures of the tests of agents: real interpreters, the FIFOs of a build, and Java's agent, compiled once."""
+"""Java's agent, and the programs that run with it: compiled once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.hooks import Hooks
 from support.java_agent import HooksDirectory, build_agent, compile_java
 
 PROGRAMS = Path(__file__).with_name("java")
@@ -31,17 +30,3 @@ def java_hooks(tmp_path: Path) -> Iterator[HooksDirectory]:
     directory = HooksDirectory(tmp_path)
     yield directory
     directory.close()
-
-
-@pytest.fixture
-def hooks(tmp_path) -> Iterator[Hooks]:
-    """Return the directory of a build's hooks."""
-    opened = Hooks(tmp_path / "hooks")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="session")
-def gcc() -> str:
-    """Return the compiler."""
-    return shutil.which("gcc") or pytest.skip("no gcc")

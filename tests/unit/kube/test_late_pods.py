@@ -64,6 +64,7 @@ def test_a_pod_that_is_not_removed_at_once_is_tried_again_and_named(monkeypatch,
 
 def test_a_build_pod_that_does_not_start_is_removed(monkeypatch):
     monkeypatch.setattr(engine, "PULL_S", 0)
+    monkeypatch.setattr(engine, "INIT_S", 0)
     with late_pod() as (cluster, api):
         with pytest.raises(ClusterError, match="the pod app did not start within 0 s"), engine.start_pod(cluster, POD):
             pass

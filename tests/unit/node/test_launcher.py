@@ -12,7 +12,7 @@ import pytest
 from warmstart.core.errors import HostError
 from warmstart.core.process import ProgramError
 from warmstart.node import cache as making
-from warmstart.node import launcher
+from warmstart.node import compiler, launcher
 from warmstart.node.cache import lock_cache
 from warmstart.node.launcher import ensure_launcher, find_launcher, find_sources, update_launcher
 from warmstart.node.trust import find_damage
@@ -28,7 +28,7 @@ class FakeNode:
 
     def run(self, command: Sequence[str | Path], *, timeout_s: float, cwd: str, host_network: bool) -> None:
         assert host_network
-        assert (Path(cwd) / "launcher/src/main.c").exists()
+        assert (Path(cwd) / "sources/src/main.c").exists()
         if FakeNode.error:
             raise FakeNode.error
         FakeNode.built += 1
@@ -54,7 +54,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.delenv("WARMSTART_DEBIAN_MIRROR", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(making, "ISOLATED", ())
-    monkeypatch.setattr(launcher, "enter", enter)
+    monkeypatch.setattr(compiler, "enter", enter)
     monkeypatch.setattr(FakeNode, "error", None)
     monkeypatch.setattr(FakeNode, "built", 0)
     return tmp_path / "cache"

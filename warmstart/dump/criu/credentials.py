@@ -7,7 +7,7 @@ include/uapi/linux.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ _SETS = {
 }
 _IDS = ("uid", "euid", "suid", "fsuid")
 _FILTERED = 2
+_TSYNC = 1  # SECCOMP_FILTER_FLAG_TSYNC
 
 
 @dataclass(frozen=True)
@@ -67,38 +68,54 @@ def read_credentials(directory: Path) -> dict[int, tuple[Credentials, ...]]:
         ArchiveError: a file is missing or not understood.
     """
     path = directory / "pstree.img"
-    previous = _read_filters(directory)
+    filters = _read_filters(directory)
     found = {}
     for entry in read_image(path):
         process = decode(path, entry, protos.Process)
         threads = dict.fromkeys((process.pid, *process.threads))
         cores = [_read_core(directory / f"core-{thread}.img") for thread in threads]
         alive = has_memory(directory, process.pid) or len(threads) > 1
-        found[process.pid] = tuple(_describe(core, previous) for core in cores if alive or core.HasField("thread_core"))
+        described = [_describe(core, filters) for core in cores if alive or core.HasField("thread_core")]
+        found[process.pid] = _synchronize(described, cores[0], filters)
     return found
+
+
+def _synchronize(threads: Sequence[Credentials], first: Any, filters: Sequence[Any]) -> tuple[Credentials, ...]:
+    """Give threads without a filter those of the first thread, if the kernel installs its last one in all of them.
+
+    If all threads have the same filters, CRIU writes those of the first only (`try_use_tsync` in criu/seccomp.c).
+    """
+    _, last = _find_filter(first)
+    if last < len(filters) and filters[last].flags & _TSYNC:
+        return tuple(each if each.filters else replace(each, filters=threads[0].filters) for each in threads)
+    return tuple(threads)
 
 
 def _read_core(path: Path) -> Any:
     return decode(path, read_only_entry(path), protos.Core)
 
 
-def _read_filters(directory: Path) -> list[int | None]:
-    """Return, for each filter of the dump, the one that was installed before it."""
+def _read_filters(directory: Path) -> list[Any]:
+    """Return the filters of the dump; each refers to the one that was installed before it."""
     path = directory / "seccomp.img"
     if not path.exists():
         return []
-    filters = [one for entry in read_image(path) for one in decode(path, entry, protos.Seccomp).seccomp_filters]
-    return [one.prev if one.HasField("prev") else None for one in filters]
+    return [one for entry in read_image(path) for one in decode(path, entry, protos.Seccomp).seccomp_filters]
 
 
-def _describe(core: Any, previous: Sequence[int | None]) -> Credentials:
+def _find_filter(core: Any) -> tuple[int, int]:
+    """Return the seccomp mode of a thread and the position of its last filter. Older dumps have both in the task."""
+    thread = core.thread_core
+    mode = thread.seccomp_mode or core.tc.old_seccomp_mode
+    return mode, thread.seccomp_filter if thread.HasField("seccomp_mode") else core.tc.old_seccomp_filter
+
+
+def _describe(core: Any, filters: Sequence[Any]) -> Credentials:
     creds, thread = core.thread_core.creds, core.thread_core
     sets = {name: _name_bits(getattr(creds, field)) for name, field in _SETS.items()}
     if not thread.HasField("creds"):
         sets = dict.fromkeys(_SETS, CAPABILITIES)
-    # Older dumps store the filter in the task.
-    mode = thread.seccomp_mode or core.tc.old_seccomp_mode
-    last = thread.seccomp_filter if thread.HasField("seccomp_mode") else core.tc.old_seccomp_filter
+    mode, last = _find_filter(core)
     return Credentials(
         uid=creds.uid,
         gid=creds.gid,
@@ -106,7 +123,7 @@ def _describe(core: Any, previous: Sequence[int | None]) -> Credentials:
         root=any(getattr(creds, name) == 0 for name in _IDS),
         capabilities=tuple(sets.items()),
         no_new_privs=bool(creds.no_new_privs),
-        filters=_count(last, previous) if mode == _FILTERED else 0,
+        filters=_count(last, filters) if mode == _FILTERED else 0,
         lsm=creds.lsm_profile.decode(errors="replace"),
     )
 
@@ -118,10 +135,10 @@ def _name_bits(words: Sequence[int]) -> tuple[str, ...]:
     return (*names, *(f"CAP_{number}" for number in range(len(CAPABILITIES), bits.bit_length()) if bits >> number & 1))
 
 
-def _count(last: int, previous: Sequence[int | None]) -> int:
+def _count(last: int, filters: Sequence[Any]) -> int:
     seen: set[int] = set()
     at: int | None = last
-    while at is not None and at < len(previous) and at not in seen:
+    while at is not None and at < len(filters) and at not in seen:
         seen.add(at)
-        at = previous[at]
+        at = filters[at].prev if filters[at].HasField("prev") else None
     return len(seen)

@@ -74,7 +74,7 @@ def check_processes(
             *find_in_watches(container),
         ]
         findings = (
-            *find_in_processes(container),
+            *find_in_processes(container, by_runtime=by_runtime),
             *find_in_restrictions(container),
             *deduplicate(of_resources),
         )

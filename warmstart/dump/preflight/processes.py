@@ -31,8 +31,13 @@ _OTHER_PROCESS_CHECKS = 5
 _RECHECK_S = 0.05
 
 
-def find_in_processes(container: Container) -> Iterator[Finding]:
-    """Check the container's processes themselves."""
+def find_in_processes(container: Container, *, by_runtime: bool = True) -> Iterator[Finding]:
+    """Check the container's processes themselves.
+
+    Args:
+        container: the container.
+        by_runtime: whether the runtime is to restore it.
+    """
     for process in container.processes:
         try:
             if process.is_zombie:
@@ -43,6 +48,8 @@ def find_in_processes(container: Container) -> Iterator[Finding]:
             if container.resources.keys() >= {process.pid, container.first.pid}:
                 yield from _check_namespaces(container, process)
                 yield from _check_shared_memory(container, process)
+                if by_runtime:
+                    yield from _check_timers(container, process)
         except GONE:
             continue
     yield from _check_roots(container)
@@ -155,6 +162,18 @@ def _check_shared_memory(container: Container, process: Process) -> Iterator[Fin
             process,
             "It uses System V shared memory in the host's IPC namespace. This memory is not dumped.",
             "Run the container without hostIPC.",
+        )
+
+
+def _check_timers(container: Container, process: Process) -> Iterator[Finding]:
+    """Check like `encode_notify_thread_id` in criu/timer.c: the container's PID namespace is not the runtime's."""
+    timers = (container.proc / str(process.pid) / "timers").read_text().splitlines()
+    if f"notify: signal/tid.{process.pid}" in timers:
+        yield error(
+            "timer-of-main-thread",
+            process,
+            "A POSIX timer notifies its main thread by number (SIGEV_THREAD_ID), and the runtime cannot dump it.",
+            "Let it notify the process (SIGEV_SIGNAL) or another thread, or restore with the launcher only (self).",
         )
 
 

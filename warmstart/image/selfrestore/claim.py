@@ -22,6 +22,7 @@ from warmstart.dump.archive.tarball import quoted
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._-]*\.img")
 _KINDS = {
     "manifest": stat.S_IFREG,
+    "started": stat.S_IFREG,
     "dump.log": stat.S_IFREG,
     "env": stat.S_IFLNK,
     "checkpoint": stat.S_IFDIR,

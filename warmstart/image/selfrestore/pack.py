@@ -28,6 +28,8 @@ MEMORY_OF_RUNTIME = f"{DIRECTORY}/memory-runtime"
 LAUNCHER = f"/{DIRECTORY}/launcher"
 #: What made the layer of the launcher, in the history of an image.
 PROGRAMS = f"{CREATED_BY}launcher"
+#: The same of the layer of an application's changed files.
+CHANGES = f"{CREATED_BY}changed files"
 # Paths of the launcher and of the root filesystem in a build container: see launcher/src/mount_namespaces.c.
 BUILD_LAUNCHER = "/launcher"
 BUILD_ROOT = "/container"
@@ -98,15 +100,24 @@ def read_manifest(directory: Path) -> Identity:
     Raises:
         CheckpointError: the launcher has not written it.
     """
+    try:
+        text = _read_text(directory / "manifest")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read the launcher's manifest: {error}") from error
+    return parse_manifest(text)
+
+
+def parse_manifest(text: str) -> Identity:
+    """Parse the launcher's manifest; errors as in `read_manifest`."""
     fields: dict[str, list[str]] = {}
     try:
-        for line in _read_text(directory / "manifest").splitlines():
+        for line in text.splitlines():
             key, _, value = line.partition(" ")
             fields.setdefault(key, []).append(value)
         (user,), (group,), (groups,), (pid,) = (fields[key] for key in ("user", "group", "groups", "pid"))
         arguments = tuple(fields["argument"])
         return Identity(int(user), int(group), tuple(map(int, groups.split())), int(pid), arguments)
-    except (OSError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise CheckpointError(f"cannot read the launcher's manifest: {error}") from error
 
 
@@ -171,7 +182,7 @@ def pack_changes(changes: Changes | None, layout: Path, compression: Compression
     Raises:
         ImageError: a file cannot be put in a layer.
     """
-    writer = LayerWriter(layout, f"{CREATED_BY}changed files", compression)
+    writer = LayerWriter(layout, CHANGES, compression)
     with open_tree(writer) as tar:
         if changes is not None:
             add_changes(tar, changes, [DIRECTORY, *SEEDED])

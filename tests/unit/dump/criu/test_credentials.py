@@ -100,6 +100,19 @@ def test_every_thread_counts(dump: Path) -> None:
     assert [dict(thread.capabilities)["effective"] for thread in read_credentials(dump)[17]] == [(), ("SYS_ADMIN",)]
 
 
+@pytest.mark.parametrize(("flags", "expected"), [(1, [2, 2]), (0, [2, 0])])
+def test_a_filter_for_all_threads_is_written_once(dump: Path, flags: int, expected: list[int]) -> None:
+    seccomp = protos.Seccomp()
+    seccomp.seccomp_filters.add(filter=b"12345678")
+    seccomp.seccomp_filters.add(filter=b"12345678", prev=0, flags=flags)
+    write(dump / "seccomp.img", SECCOMP_MAGICS, seccomp)
+    data = protos.Process(pid=17, ppid=0, threads=[17, 99]).SerializeToString()
+    (dump / "pstree.img").write_bytes(real_dump()["pstree.img"][:8] + struct.pack("<I", len(data)) + data)
+    write_thread(dump, 17, seccomp_mode=2, seccomp_filter=1)
+    write_thread(dump, 99)
+    assert [thread.filters for thread in read_credentials(dump)[17]] == expected
+
+
 def test_credentials_that_are_missing_are_all(dump: Path) -> None:
     """CRIU does not change the thread's capabilities then."""
     core = protos.Core()

@@ -574,6 +574,26 @@ def test_a_process_that_was_started_meanwhile_is_no_stranger(start: Callable[...
     assert [finding.code for finding in find_in_processes(before)] == []
 
 
+def make_timer(thread: str) -> str:
+    """Return a program with a POSIX timer that notifies a thread by its number (SIGEV_THREAD_ID)."""
+    return (
+        f"event = struct.pack('Qiii44x', 0, 40, 4, {thread}); timer = ctypes.c_void_p()\n"
+        "def make(): assert libc.timer_create(1, event, ctypes.byref(timer)) == 0\n"
+    )
+
+
+def test_a_timer_of_the_main_thread_is_refused_only_by_the_runtime(start: Callable[..., Started]) -> None:
+    container = start(make_timer("threading.get_native_id()") + "make()")
+    (finding,) = check(container)
+    assert (finding.code, finding.severity) == ("timer-of-main-thread", Severity.ERROR)
+    assert check(container, by_runtime=False) == ()
+
+
+def test_a_timer_of_another_thread_restores(start: Callable[..., Started]) -> None:
+    program = "keep(lambda: (number.append(threading.get_native_id()), time.sleep(600)))\ntime.sleep(0.1)\n"
+    assert check(start("number = []\n" + program + make_timer("number[0]") + "make()")) == ()
+
+
 def test_an_application_below_the_launcher_gives_no_finding(start: Callable[..., Started]) -> None:
     container = start(LAUNCHER)
     application = int((PROC / f"{container.pid}/task/{container.pid}/children").read_text())

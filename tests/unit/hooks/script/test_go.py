@@ -1,0 +1,55 @@
+"""The protocol in Go, as recipes/go implements it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+
+import pytest
+from support.hooks import SOURCES
+
+MAIN = """
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+func main() {
+	after := func() error {
+		if os.Getenv("FAILS") != "" {
+			return errors.New("no pool")
+		}
+		fmt.Println("after")
+		return nil
+	}
+	serveHooks(func() error { fmt.Println("before"); return nil }, after)
+	time.Sleep(3 * time.Second)
+}
+"""
+
+
+@pytest.mark.linux
+@pytest.mark.skipif(shutil.which("go") is None, reason="no go")
+def test_gos_hooks_are_called(hooks, tmp_path):
+    for name in ("hooks.go", "go.mod"):
+        shutil.copy(SOURCES.parent / "recipes/go" / name, tmp_path)
+    (tmp_path / "main.go").write_text(MAIN)
+    subprocess.run(["go", "build", "-o", "app", "."], cwd=tmp_path, check=True)
+    for fails in ("", "yes"):
+        program = hooks.start([tmp_path / "app"], {"FAILS": fails})
+        assert hooks.events(1) == [{"pid": program.pid, "event": "registered", "runtime": "go"}]
+        time.sleep(0.1)
+        assert hooks.request_checkpoint()[0]["event"] == "checkpoint"
+        if not fails:
+            time.sleep(0.1)
+            assert hooks.give_up()[0]["event"] == "restored"
+            assert program.communicate(timeout=30) == ("before\nafter\n", "")
+    hooks.move_elsewhere(program.pid)
+    assert hooks.events(1)[0]["error"] == "no pool"
+    _, errors = program.communicate(timeout=30)
+    assert (program.returncode, errors) == (70, "warmstart: after-restore hook failed: no pool\n")

@@ -1,0 +1,304 @@
+"""The pod of a build for an image that restores itself: the launcher starts the application, and dumps it.
+
+Nobody looks into the node. An init container gets the launcher's programs through the API server, into a volume that
+the application cannot see, and the launcher writes out the dump and the changed files when it has stopped the
+application. The launcher needs privileges that the application does not get; launcher/README.md lists them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from warmstart.build.launched import CAPABILITIES, LOG_LINES, START_S, check_dumped, find_working_dir, list_options
+from warmstart.core.cpu import find_features
+from warmstart.core.disk_space import reporting_full_disk
+from warmstart.core.errors import AppError, CheckpointError, ClusterError
+from warmstart.dump.archive.archive import DEFAULT_LIMITS
+from warmstart.engine.cluster import KubernetesContainer
+from warmstart.engine.target import ExecResult, State
+from warmstart.image.manifest import Config
+from warmstart.image.selfrestore.pack import (
+    BUILD_LAUNCHER,
+    BUILD_ROOT,
+    DIRECTORY,
+    LAUNCHER,
+    Identity,
+    find_run,
+    parse_manifest,
+)
+from warmstart.kube.client import Cluster, Head
+from warmstart.kube.pods import Pod
+from warmstart.node.launcher import LauncherPrograms
+from warmstart.pods.build_pod import BuildPod
+from warmstart.recipe.model import Recipe
+from warmstart.recipe.pods import Block, mapping_at
+
+#: The name of the init container and of its volume.
+NAME = "warmstart-launcher"
+_HOME = f"/{NAME}"
+_PROGRAMS, _STATE, _READY = f"{_HOME}/programs", f"{_HOME}/state", f"{_HOME}/ready"
+# With an fsGroup, the volume would give its group to everything in it.
+_AWAIT = f"""\
+set -e
+chmod g-s {_HOME}
+mkdir {_STATE} {_PROGRAMS} {_PROGRAMS}/state {_PROGRAMS}/proc {_PROGRAMS}{BUILD_ROOT}
+chmod 700 {_STATE}
+until [ -e {_READY} ]; do sleep 0.1; done
+"""
+COPY_S = 120.0
+CALL_S = 30.0
+SILENCE_S = 60.0
+# Not of the application while it is dumped, and useless in a pod that is not restarted.
+_DROPPED = ("lifecycle", "livenessProbe", "args")
+_PROBES = ("startupProbe", "readinessProbe")
+
+
+def wrap_spec(made: BuildPod, recipe: Recipe, config: Config, helper_image: str) -> BuildPod:
+    """Return a build's pod with the launcher as its command.
+
+    Args:
+        made: the pod of the recipe.
+        recipe: the recipe.
+        config: config of the base image.
+        helper_image: image of the init container, with `sh`, `chmod`, `mkdir`, `sleep`, `head` and `cat`.
+    """
+    (container,) = made.spec["containers"]
+    wrapped = {key: value for key, value in container.items() if key not in _DROPPED}
+    options = [_escape(word) for word in list_options(recipe.container, config)]
+    wrapped["command"] = [LAUNCHER, "build", *options, "--", *_list_command(recipe, config)]
+    wrapped["workingDir"] = "/"
+    for key in _PROBES:
+        if "exec" in mapping_at(wrapped, key):
+            command = wrap_command(wrapped[key]["exec"]["command"], find_working_dir(recipe.container, config))
+            wrapped[key] = {**wrapped[key], "exec": {"command": command}}
+    wrapped["securityContext"] = {
+        **mapping_at(container, "securityContext"),
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "runAsNonRoot": False,
+        "allowPrivilegeEscalation": True,
+        "capabilities": {"add": list(CAPABILITIES), "drop": ["ALL"]},
+        "seccompProfile": {"type": "Unconfined"},
+        "appArmorProfile": {"type": "Unconfined"},
+    }
+    wrapped["volumeMounts"] = [
+        *container.get("volumeMounts", []),
+        {"name": NAME, "mountPath": f"/{DIRECTORY}", "subPath": "programs", "readOnly": True},
+        {"name": NAME, "mountPath": f"/{DIRECTORY}/state", "subPath": "state"},
+    ]
+    spec = {
+        **made.spec,
+        "initContainers": [_make_init(helper_image), *made.spec.get("initContainers", [])],
+        "containers": [wrapped],
+        "volumes": [*made.spec.get("volumes", []), {"name": NAME, "emptyDir": {}}],
+    }
+    return replace(made, spec=spec)
+
+
+def wrap_command(command: Sequence[str], working_dir: str) -> list[str]:
+    """Return a command that the launcher runs as the application's user."""
+    return [BUILD_LAUNCHER, "exec", "--directory", working_dir, "--", *command]
+
+
+def _list_command(recipe: Recipe, config: Config) -> list[str]:
+    """Return the application's command, with the references to variables as written in the recipe."""
+    find_run(recipe.container, config)
+    block = json.loads(recipe.document)["container"]
+    own = block.get("command") or [_escape(word) for word in config.entrypoint]
+    return [*own, *(block.get("args") or ([] if block.get("command") else [_escape(word) for word in config.cmd]))]
+
+
+def _escape(word: str) -> str:
+    """Return a word that the kubelet reads as it is."""
+    return word.replace("$", "$$")
+
+
+def _make_init(image: str) -> Block:
+    return {
+        "name": NAME,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sh", "-c", _AWAIT],
+        "securityContext": {
+            "runAsUser": 0,
+            "runAsNonRoot": False,
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": NAME, "mountPath": _HOME}],
+    }
+
+
+@dataclass
+class Delivery:
+    """Gives the launcher's programs to the init container of a pod, once it runs.
+
+    Attributes:
+        cpu_features: of the pod's node, as in `WarmState`; empty before.
+    """
+
+    cluster: Cluster
+    programs: LauncherPrograms
+    cpu_features: tuple[str, ...] = ()
+    _is_done: bool = field(default=False, init=False)
+
+    def __call__(self, pod: Pod) -> None:
+        """Do it if the pod is that far.
+
+        Raises:
+            ClusterError: a command failed, most likely because the image lacks a program.
+        """
+        if self._is_done or not any(one.name == NAME and one.running for one in pod.init_containers):
+            return
+        self.cpu_features = find_features(self._run(pod, ["cat", "/proc/cpuinfo"]))
+        for program in (self.programs.launcher, self.programs.criu):
+            content, path = program.read_bytes(), f"{_PROGRAMS}/{program.name}"
+            self._run(pod, ["sh", "-c", f"head -c {len(content)} > {path} && chmod 755 {path}"], content)
+        self._run(pod, ["sh", "-c", f": > {_READY}"])
+        self._is_done = True
+
+    def _run(self, pod: Pod, command: Sequence[str], stdin: bytes | None = None) -> str:
+        said = Head()
+        try:
+            end = self.cluster.exec(pod, NAME, command, write=said.write, stdin=stdin, timeout_s=COPY_S)
+        except TimeoutError as late:
+            raise ClusterError(f"the launcher did not arrive in the pod {pod.name} within {COPY_S:g} s") from late
+        if end.exit_code:
+            brief = f"{command[0]} failed in the init container {NAME}, with exit code {end.exit_code}"
+            hint = "its image must have sh, chmod, mkdir, sleep, head and cat; name another one with --helper-image"
+            raise ClusterError(brief, details=end.stderr.splitlines()[-5:], hint=hint)
+        return said.data.decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class LaunchedPod:
+    """A pod with the launcher as its first process; a `Target` for the warm-up.
+
+    Attributes:
+        container: its container.
+        working_dir: working directory of its commands.
+        identity: of the application.
+    """
+
+    container: KubernetesContainer
+    working_dir: str
+    identity: Identity
+
+    @property
+    def address(self) -> str:
+        """See `Target.address`."""
+        return self.container.address
+
+    def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
+        """See `Target.connect`."""
+        return self.container.connect(port, host, timeout_s)
+
+    def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
+        """See `Target.exec`; the command runs as the application's user."""
+        return self.container.exec(wrap_command(command, self.working_dir), timeout_s)
+
+    def state(self) -> State:
+        """See `Target.state`."""
+        return self.container.state()
+
+    def log_tail(self, lines: int) -> list[str]:
+        """See `Target.log_tail`."""
+        return self.container.log_tail(lines)
+
+    def dump(self, timeout_s: float) -> None:
+        """Have the launcher dump the application, and leave it stopped.
+
+        Raises:
+            CheckpointError: CRIU failed or took too long.
+        """
+        try:
+            result = self.container.exec([BUILD_LAUNCHER, "dump"], timeout_s)
+        except TimeoutError as error:
+            hint = "allow more time with --checkpoint-timeout"
+            raise CheckpointError(f"the checkpoint took longer than {timeout_s:g} s", hint=hint) from error
+        check_dumped(result.exit_code, result.stderr)
+
+    def fetch(self, file: Path) -> None:
+        """Write the dump and the changed files to a new file; see `warmstart.image.selfrestore.unpack`.
+
+        Raises:
+            CheckpointError: the launcher could not read them, or they are too large.
+            ClusterError: the connection broke.
+        """
+        running, done = self.container, 0
+        with reporting_full_disk(file, "make room there"), file.open("xb") as out:
+
+            def write(data: bytes) -> None:
+                nonlocal done
+                done += len(data)
+                if done > DEFAULT_LIMITS.total_bytes:
+                    raise CheckpointError(f"the dump has more than {DEFAULT_LIMITS.total_bytes} bytes")
+                out.write(data)
+
+            words = [BUILD_LAUNCHER, "pack"]
+            try:
+                end = running.cluster.exec(running.pod, running.name, words, write=write, silence_s=SILENCE_S)
+            except TimeoutError as late:
+                raise ClusterError(f"the pod {running.pod.name} sends no more of the dump") from late
+        check_dumped(end.exit_code, end.stderr, "read the changed files")
+
+
+def await_application(running: KubernetesContainer, recipe: Recipe, config: Config) -> LaunchedPod:
+    """Wait until the launcher has started the application.
+
+    Raises:
+        AppError: the launcher could not start it, or it is root and must not be.
+    """
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(CheckpointError, ClusterError, TimeoutError):
+            result = running.exec([BUILD_LAUNCHER, "show"], CALL_S)
+            if not result.exit_code:
+                identity = parse_manifest(result.stdout)
+                check_user(identity, recipe)
+                return LaunchedPod(running, find_working_dir(recipe.container, config), identity)
+        if running.state().exited:
+            break
+        time.sleep(0.2)
+    raise AppError("the launcher could not start the application", details=running.log_tail(LOG_LINES))
+
+
+def check_user(identity: Identity, recipe: Recipe) -> None:
+    """Enforce runAsNonRoot: for the kubelet, it is the launcher that runs, as root.
+
+    Raises:
+        AppError: the application runs as root.
+    """
+    if recipe.container.security_context.run_as_non_root and identity.user == 0:
+        brief = "container.securityContext.runAsNonRoot is set, but the image's user is root"
+        raise AppError(brief, hint="set runAsUser, or use an image with a user other than root")
+
+
+@contextlib.contextmanager
+def explaining_refusal(namespace: str) -> Iterator[None]:
+    """Explain a namespace that does not admit the launcher's privileges."""
+    try:
+        yield
+    except ClusterError as error:
+        if "violates PodSecurity" in error.brief:
+            raise PodSecurityError(namespace, error) from error
+        raise
+
+
+class PodSecurityError(ClusterError):
+    """The namespace does not admit the pod of the launcher."""
+
+    def __init__(self, namespace: str, refusal: ClusterError) -> None:
+        brief = f"the namespace {namespace} does not admit the launcher's privileges: {refusal.brief}"
+        hint = (
+            f"build in a namespace with pod-security.kubernetes.io/enforce: privileged, or set `restore: [runtime]`;"
+            f" kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=privileged admits them"
+        )
+        super().__init__(brief, details=refusal.details, hint=hint)
