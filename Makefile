@@ -17,8 +17,8 @@ BUILD_IMAGES = $(WARMSTART) -v node run --bind $(IMAGE_CACHE) -- \
 FUZZ_SECONDS ?= 60
 # Test processes side by side: two for each processor, at most 8. Builds wait for their applications most of the time.
 JOBS ?= $(shell jobs=$$((2 * $$(getconf _NPROCESSORS_ONLN))); echo $$((jobs < 8 ? jobs : 8)))
-# The same on clusters: each has one of its own.
-CLUSTERS ?= 3
+# Each has a cluster of its own, and runs whole files: their fixtures are builds.
+CLUSTERS ?= 2
 
 .PHONY: help demo check test lint unit fuzz integration kubernetes vm slow bench launcher cluster images tools lock clean
 
@@ -54,7 +54,7 @@ integration: $(VENV)/ready tools images ## Integration tests and launcher tests,
 	$(BIN)/pytest tests/integration tests/launcher -m "not slow" -n $(JOBS) --dist worksteal
 
 kubernetes: $(VENV)/ready tools images ## Tests on a Kubernetes cluster (the first run compiles Kubernetes: some minutes)
-	$(BIN)/pytest tests/kubernetes -m "not slow" -n $(CLUSTERS) --dist worksteal
+	$(BIN)/pytest tests/kubernetes -m "not slow" -n $(CLUSTERS) --dist loadfile
 
 vm: $(VENV)/ready tools ## User scenarios on Debian 12 and 13, in virtual machines (minutes; much longer without KVM)
 	$(BIN)/pytest tests/vm

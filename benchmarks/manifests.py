@@ -32,10 +32,11 @@ from warmstart.recipe.load import load_recipe
 from warmstart.recipe.pods import PodContainer, mapping_at
 
 SUFFIXES = (".yaml", ".yml")
+TEMPLATE = "the image is a template, or the manifest is a patch"
 MISSING_SERVICE = "a service that is not there"
 # Parts of the reasons that `init` and the check give, and their names here. The first that fits counts.
 REASONS = (
-    ("name of the base image", ("name the base image", "looks like a placeholder")),
+    (TEMPLATE, ("name the base image", "looks like a placeholder")),
     ("no probe and no port", ("there is no probe", "has no probe")),
     (MISSING_SERVICE, ("it refers to the service",)),
     ("a service with mapped ports", ("maps port",)),
@@ -128,6 +129,10 @@ def show(answers: list[Answer]) -> None:
     """Print the share that can be built, and the reasons for the others."""
     built = sum(not one.reasons for one in answers)
     sys.stdout.write(f"{built} of {len(answers)} can be built as they are ({built / max(1, len(answers)):.0%})\n")
+    whole = [one for one in answers if TEMPLATE not in one.kinds]
+    sys.stdout.write(
+        f"{built} of {len(whole)} whose image is neither a template nor missing ({built / max(1, len(whole)):.0%})\n"
+    )
     proposed = sum(one.is_proposed for one in answers)
     sys.stdout.write(f"{proposed} more with the services that `init` proposes in a comment\n")
     for kind, count in Counter(kind for one in answers for kind in one.kinds).most_common():

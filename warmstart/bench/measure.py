@@ -18,14 +18,13 @@ from pathlib import Path
 from warmstart.build.beside import ALONE, Beside
 from warmstart.build.verify import read_identities
 from warmstart.core.errors import AppError, VerifyError, WarmstartError
-from warmstart.core.mountinfo import read_mountinfo
 from warmstart.dump.proc.container import GONE, read_namespace
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine
-from warmstart.node.cgroup import find_hierarchies
+from warmstart.node.cgroup import read_cgroup_file
 from warmstart.probe.limit import TimeLimit
 from warmstart.probe.perform import describe, perform
-from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
+from warmstart.probe.readiness import find_limit_s, first_probe, restored_probe, wait_first_success
 from warmstart.recipe.model import Container, HttpGet
 
 REQUEST_S = 30.0
@@ -145,8 +144,7 @@ def measure_start(
         VerifyError: the container should have been restored and was not, or the reverse.
     """
     with beside.start(engine, container, way.image, name) as running:
-        _await(running, container)
-        ready = time.monotonic()
+        ready = _await(running, container, way)
         _check_way(engine, running, way)
         return Start(
             sandbox_s=running.requested_at - running.pod_requested_at,
@@ -224,8 +222,7 @@ def _start_replica(
         with contextlib.ExitStack() as stack:
             try:
                 running = stack.enter_context(beside.start(engine, container, way.image, f"{name}-{attempt}"))
-                _await(running, container)
-                ready = time.monotonic()
+                ready = _await(running, container, way)
                 _check_way(engine, running, way)
             except WarmstartError as error:
                 failures.append(error.brief)
@@ -279,8 +276,10 @@ def read_available_bytes() -> int:
     return next(int(line.split()[1]) * KIB for line in lines if line.startswith("MemAvailable:"))
 
 
-def _await(running: CriContainer, container: Container) -> None:
-    wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
+def _await(running: CriContainer, container: Container, way: Way) -> float:
+    """Wait until a container is ready, and return the clock's reading when it was."""
+    probe = restored_probe(container) if way.identity else first_probe(container)
+    return wait_first_success(running, probe, limit_s=find_limit_s(container)).at
 
 
 def _check_way(engine: LocalEngine, running: CriContainer, way: Way) -> None:
@@ -304,9 +303,5 @@ def _list_namespace(proc: Path, first_pid: int) -> list[int]:
 
 
 def _read_cgroup_bytes(proc: Path, pid: int) -> int:
-    membership = (proc / str(pid) / "cgroup").read_text()
-    for hierarchy in find_hierarchies(read_mountinfo(Path("/proc/self/mountinfo")), membership):
-        for name in ("memory.current", "memory.usage_in_bytes"):
-            if (hierarchy.own / name).is_file():
-                return int((hierarchy.own / name).read_text())
-    return 0
+    names = ("memory.current", "memory.usage_in_bytes")
+    return next((int(text) for name in names if (text := read_cgroup_file(proc / str(pid), name))), 0)

@@ -40,7 +40,8 @@ from warmstart.image.selfrestore.pack import ENTRYPOINT
 from warmstart.node.open import open_node
 from warmstart.node.session import Session
 from warmstart.probe.readiness import first_probe
-from warmstart.recipe.model import HttpGet, Mapped, Recipe, Restorer
+from warmstart.recipe.load import with_ports
+from warmstart.recipe.model import HttpGet, Mapped, Probe, Recipe, Restorer
 from warmstart.recipe.privileges import require_recipe_privileges
 
 SUBNET = "10.90.0.0/24"
@@ -157,6 +158,7 @@ def make_images(context: BuildContext, source: Source, load: Load, action: HttpG
                 candidates.append(mapped)
         if len(candidates) == 2:
             notes.append(f"no memory is mapped: {', '.join(_find_reasons(dump))}")
+    recipe = with_ports(recipe, dumped.warm.ports)
     return Subject(
         recipe.name, recipe, candidates, dump.pages_bytes, tuple(batches), tuple(notes), archive=dumped.archive
     )
@@ -168,8 +170,9 @@ def find_request(recipe: Recipe) -> HttpGet:
     Raises:
         RecipeError: the recipe has no HTTP request.
     """
-    actions = [*(step.action for step in recipe.warmup), first_probe(recipe.container).action]
-    for action in actions:
+    probe = first_probe(recipe.container)
+    last = [probe.action] if isinstance(probe, Probe) else []
+    for action in [*(step.action for step in recipe.warmup), *last]:
         if isinstance(action, HttpGet):
             return action
     raise RecipeError(

@@ -35,7 +35,7 @@ from warmstart.image.compose import Run
 from warmstart.image.layout import read_image
 from warmstart.image.selfrestore.pack import ENTRYPOINT, MEMORY, changes_no_files, find_run, pack_changes
 from warmstart.node.launcher import LauncherPrograms
-from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
+from warmstart.probe.readiness import find_limit_s, restored_probe, wait_first_success
 from warmstart.recipe.model import Recipe
 
 
@@ -157,7 +157,7 @@ def restore_and_checkpoint(
             running = undo.enter_context(context.beside.start(engine, container, image, context.recipe.name))
             # Hooks may have stopped its server, which starts again only in the image that is published.
             if not launched.warm.hooks:
-                wait_first_success(running, first_probe(container), limit_s=find_limit_s(container))
+                wait_first_success(running, restored_probe(container, connect=False), limit_s=find_limit_s(container))
             read_launcher_times(running)
         with context.progress.step("second preflight"):
             check_before_dump(context, engine, running)

@@ -119,13 +119,23 @@ def warm_up(
         )
         run_steps(running, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
         context.beside.check()
+    # Hooks may close its sockets until the restore.
+    ports = _find_ports(running, recipe)
     hooks = run_hooks(context, engine, running, channel)
     with progress.step("preflight"):
         check_before_dump(context, engine, running)
         state = read_before(engine.proc, running.pid, force=context.options.force)
         identity = read_identity(engine.proc, running.pid)
         programs = read_programs(engine.proc, running.pid)
-        return WarmState(identity, cold_s, programs, read_features(), state, hooks)
+        return WarmState(identity, cold_s, programs, read_features(), state, ports, hooks)
+
+
+def _find_ports(running: CriContainer | LauncherContainer, recipe: Recipe) -> tuple[int, ...]:
+    """Return the ports that a restored container must listen on, if it has no probe."""
+    if recipe.container.settled is None:
+        return ()
+    activity = running.activity()
+    return tuple(sorted(activity.ports | activity.inner_ports))
 
 
 def run_hooks(
@@ -186,8 +196,8 @@ def await_ready(
         Seconds from the request to create the container until its probe first succeeded. The probe's own period is
         too coarse for that, so the first success is awaited separately.
     """
-    wait_first_success(running, first_probe(container), limit_s=find_limit_s(container), announced=announced)
-    cold_s = time.monotonic() - running.requested_at
+    first = wait_first_success(running, first_probe(container), limit_s=find_limit_s(container), announced=announced)
+    cold_s = first.at - running.requested_at
     if not announced():
         wait_ready(running, container.startup_probe, container.readiness_probe, started=running.started_at)
     return cold_s

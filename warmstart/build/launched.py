@@ -19,7 +19,7 @@ from warmstart.core.errors import AppError, CheckpointError, EngineError
 from warmstart.core.mountinfo import read_mountinfo
 from warmstart.dump.proc.container import GONE, list_children, read_namespace, read_process
 from warmstart.engine.cri import CriContainer
-from warmstart.engine.target import ExecResult, State
+from warmstart.engine.target import Activity, ExecResult, State
 from warmstart.engine.volumes import list_groups
 from warmstart.image.manifest import Config
 from warmstart.image.overlay_diff import Changes, find_changes
@@ -114,6 +114,10 @@ class LauncherContainer:
     def state(self) -> State:
         """See `Target.state`."""
         return self.container.state()
+
+    def activity(self) -> Activity:
+        """See `Target.activity`."""
+        return self.container.activity()
 
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""

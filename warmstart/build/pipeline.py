@@ -48,7 +48,7 @@ from warmstart.image.layout import read_image
 from warmstart.image.selfrestore.manifest_lines import check_steps
 from warmstart.image.selfrestore.pack import MEMORY_OF_RUNTIME, pack_programs
 from warmstart.node.launcher import ensure_launcher
-from warmstart.recipe.load import with_restorers
+from warmstart.recipe.load import with_ports, with_restorers
 from warmstart.recipe.model import Container, Recipe, Restorer
 from warmstart.recipe.privileges import require_recipe_privileges
 
@@ -127,6 +127,7 @@ def make_restored(
     """Make an image that the runtime restores."""
     with companions.run(engine if engine.shared else None) as beside:
         dumped = run_and_checkpoint(replace(context, beside=beside), engine, base)
+    context = replace(context, recipe=with_ports(context.recipe, dumped.warm.ports))
     archive = read_archive(context, dumped.archive)
     with open_container(context.session, context.workspace) as container:
         dump = edit_dump(context, dumped, archive)
@@ -155,6 +156,7 @@ def make_self_restoring(
             run = find_image_run(context.recipe, base)
             early = EarlyColdStart(context, engine, base, layout, programs, run, failed)
             launched = run_and_dump(context, engine, base, layout, files, early.begin)
+            context = replace(context, recipe=with_ports(context.recipe, launched.warm.ports))
             if Restorer.RUNTIME not in context.recipe.restore:
                 services.close()
             cold = early.settle(launched)
@@ -321,7 +323,8 @@ def verify(
     context: BuildContext, candidate: BuildCandidate, stores: Sequence[Path], engine: LocalEngine | None
 ) -> tuple[Restore, ...]:
     """Restore a new image; arguments as for `verify_and_publish`."""
-    recipe, warm = context.recipe, candidate.warm
+    warm = candidate.warm
+    recipe = with_ports(context.recipe, warm.ports)
     restorers = candidate.restorers or recipe.restore
     subject = Subject(
         candidate.layout,

@@ -39,6 +39,7 @@ class WarmState:
         programs: programs of its processes.
         cpu_features: features of its processor, from `warmstart.core.cpu.FEATURES`.
         state: its kernel state before the checkpoint.
+        ports: TCP ports that it listens on, if the recipe has no probe.
         hooks: processes that have done hooks before the checkpoint, and have others after a restore.
     """
 
@@ -47,6 +48,7 @@ class WarmState:
     programs: Programs
     cpu_features: tuple[str, ...]
     state: KernelState = field(default_factory=KernelState)
+    ports: tuple[int, ...] = ()
     hooks: tuple[HookProcess, ...] = ()
 
 

@@ -11,7 +11,6 @@ the cache, where they lie by the digests of their content; the name of an image 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -36,7 +35,7 @@ from warmstart.image.mount_points import check_opened
 from warmstart.image.open import open_image
 from warmstart.image.selfrestore.pack import HOOK
 from warmstart.node.crio import PAUSE_IMAGE
-from warmstart.probe.readiness import first_probe, wait_first_success
+from warmstart.probe.readiness import restored_probe, wait_first_success
 from warmstart.recipe.model import Container, Recipe, Restorer, Step
 
 # The bridge of a CRI-O outlives it, so each has addresses of its own.
@@ -214,8 +213,8 @@ class _Pod:
             with self.subject.beside.start(self.engine, self.container, self.subject.name, name) as running:
                 if self.restorer is Restorer.RUNTIME and self.subject.hook_limit_s:
                     run_hook(running, self.subject.hook_limit_s)
-                wait_first_success(running, first_probe(self.container), limit_s=LIMIT_S)
-                first_success_s = time.monotonic() - running.requested_at
+                ready = wait_first_success(running, restored_probe(self.container), limit_s=LIMIT_S)
+                first_success_s = ready.at - running.requested_at
                 times = self._check_restorer(running)
                 losses = self._check_process(running)
         except (AppError, EngineError) as error:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warmstart.core.errors import AppError, ClusterError
+from warmstart.core.errors import AppError, ClusterError, EngineError
 from warmstart.core.undo import undoing
-from warmstart.engine.target import ExecResult, State
+from warmstart.engine.target import Activity, ExecResult, State
 from warmstart.kube.client import Cluster, Head, PodTimeoutError
 from warmstart.kube.pods import MANAGED_BY, Pod
 
@@ -72,6 +72,10 @@ class KubernetesContainer:
         if container.exit_code is None:
             return State()
         return State(container.exit_code, container.why.partition(":")[0])
+
+    def activity(self) -> Activity:
+        """See `Target.activity`; it is not visible from outside of the node."""
+        raise EngineError(f"the activity of the pod {self.pod.name} cannot be read through the API server")
 
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""

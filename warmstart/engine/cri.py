@@ -25,8 +25,9 @@ from warmstart.core.errors import CheckpointError, EngineError
 from warmstart.core.network import connect_in
 from warmstart.core.undo import undoing
 from warmstart.dump.criu.log import find_errors
+from warmstart.engine.activity import read_activity
 from warmstart.engine.cri_messages import Host, container_config, log_message, pod_config
-from warmstart.engine.target import ExecResult, State
+from warmstart.engine.target import Activity, ExecResult, State
 from warmstart.engine.volumes import MemoryMounts, PodVolumes, open_volumes
 from warmstart.recipe.model import Container, Mount
 
@@ -305,6 +306,10 @@ class CriContainer:
         if status.state == cri.CONTAINER_EXITED:
             return State(status.exit_code, status.reason)
         return State()
+
+    def activity(self) -> Activity:
+        """See `Target.activity`."""
+        return read_activity(self.engine.proc, self.pid)
 
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""

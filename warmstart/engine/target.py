@@ -35,6 +35,21 @@ class State:
         return self.exit_code is not None
 
 
+@dataclass(frozen=True)
+class Activity:
+    """The activity of a container since its start.
+
+    Attributes:
+        cpu_s: processor time of all its processes, in seconds, including those that have ended.
+        ports: TCP ports that it listens on, on all interfaces or the pod's own.
+        inner_ports: TCP ports that it listens on at a loopback interface only.
+    """
+
+    cpu_s: float
+    ports: frozenset[int] = frozenset()
+    inner_ports: frozenset[int] = frozenset()
+
+
 class Target(Protocol):
     """A started container for probes and warm-up steps; thread-safe."""
 
@@ -70,6 +85,14 @@ class Target(Protocol):
 
     def state(self) -> State:
         """Return the container's state; cheap enough for several calls a second."""
+        ...
+
+    def activity(self) -> Activity:
+        """Return the container's activity; cheap enough for several calls a second.
+
+        Raises:
+            EngineError: it cannot be read; also if the container has ended.
+        """
         ...
 
     def log_tail(self, lines: int) -> list[str]:

@@ -92,6 +92,19 @@ class Cgroup:
             _remove_tree(directory, deadline)
 
 
+def read_cgroup_file(process: Path, name: str) -> str | None:
+    """Return the text of a file of the cgroup of a process, given its directory in /proc; None if there is none.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: the process has ended.
+    """
+    membership = (process / "cgroup").read_text(errors="replace")
+    for hierarchy in find_hierarchies(read_mountinfo(Path("/proc/self/mountinfo")), membership):
+        if (hierarchy.own / name).is_file():
+            return (hierarchy.own / name).read_text()
+    return None
+
+
 def find_hierarchies(mountinfo: str, membership: str) -> tuple[Hierarchy, ...]:
     """Select the hierarchies to use, from the texts of /proc/self/mountinfo and /proc/self/cgroup.
 

@@ -151,6 +151,8 @@ def check_recipe(recipe: Recipe, kinds: Mapping[str, Transport]) -> None:
 
 
 def _find_problems(recipe: Recipe, kinds: Mapping[str, Transport]) -> Iterator[str]:
+    if recipe.container.settled:
+        yield "build.settled: the activity of a pod is not visible here; give container.readinessProbe, and delete it"
     if not isinstance(recipe.hooks, Hooks):
         yield "hooks: only a build on this machine calls them: delete hooks"
     document = json.loads(recipe.document)

@@ -21,7 +21,7 @@ from warmstart.core.disk_space import reporting_full_disk
 from warmstart.core.errors import AppError, CheckpointError, ClusterError
 from warmstart.dump.archive.archive import DEFAULT_LIMITS
 from warmstart.engine.cluster import KubernetesContainer
-from warmstart.engine.target import ExecResult, State
+from warmstart.engine.target import Activity, ExecResult, State
 from warmstart.image.manifest import Config
 from warmstart.image.selfrestore.pack import (
     BUILD_LAUNCHER,
@@ -207,6 +207,10 @@ class LaunchedPod:
     def state(self) -> State:
         """See `Target.state`."""
         return self.container.state()
+
+    def activity(self) -> Activity:
+        """See `Target.activity`."""
+        return self.container.activity()
 
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""

@@ -14,9 +14,16 @@ from warmstart.core.errors import ImageReferenceError
 from warmstart.core.quantity import parse_quantity
 from warmstart.core.reference import parse_reference
 from warmstart.core.yaml_document import Document, KeyPath, Problem, dotted
+from warmstart.recipe.pods import mapping_at
 from warmstart.recipe.schema import recipe_schema, validate
 
 Finding = tuple[KeyPath, str]
+
+PROBES = ("readinessProbe", "startupProbe")
+_NO_PROBE = (
+    "has no probe that says when it is ready to be checkpointed: add one, such as readinessProbe: {httpGet: {path: /, "
+    "port: 8080}, periodSeconds: 1, failureThreshold: 120}; for a container without a port, add `settled: {}` to build"
+)
 
 #: Path of the values of secrets in a recipe.
 SECRETS = ("build", "secrets")
@@ -26,9 +33,21 @@ def find_problems(document: Document) -> list[Problem]:
     """Return all problems of a recipe, in its own order."""
     problems, recipe = validate(document)
     problems += document.problems
+    problems += [Problem(document.place(path), path, message) for path, message in _signs_of_readiness(document.value)]
     problems += [Problem(document.place(path), path, message) for path, message in _findings(recipe)]
     problems = [_hide_secret(problem) for problem in problems]
     return sorted(dict.fromkeys(problems), key=lambda problem: problem.place.order)
+
+
+def _signs_of_readiness(recipe: Any) -> Iterator[Finding]:
+    """Require a sign of readiness, and one only. A faulty probe counts: it has a message of its own."""
+    container = mapping_at(recipe, "container")
+    probes = [key for key in PROBES if key in container]
+    is_settled = "settled" in mapping_at(recipe, "build")
+    if container and not probes and not is_settled:
+        yield ("container",), _NO_PROBE
+    if probes and is_settled:
+        yield ("build", "settled"), f"expected nothing, because container.{probes[0]} is given: delete one"
 
 
 def _hide_secret(problem: Problem) -> Problem:

@@ -32,6 +32,7 @@ from warmstart.recipe.model import (
     Runtime,
     SecurityContext,
     Service,
+    Settled,
     Signal,
     Step,
     TcpSocket,
@@ -55,7 +56,9 @@ def make_recipe(document: Block, sources: Sources, report: Report) -> Recipe:
     pod = _Pod(document, (), sources, report)
     build = document.get("build", {})
     services = tuple(_service(block, index, sources, report) for index, block in enumerate(build.get("services", [])))
-    container = pod.container(document["container"], ("container",))
+    container = replace(
+        pod.container(document["container"], ("container",)), settled=_settled(document.get("build", {}).get("settled"))
+    )
     scope = pod.scope
     init = tuple(
         InitContainer(block["name"], pod.container(block, ("initContainers", index)))
@@ -84,6 +87,13 @@ def make_recipe(document: Block, sources: Sources, report: Report) -> Recipe:
         on_difference=OnDifference(document.get("onDifference", OnDifference.COLD)),
         secrets=sources.secrets(),
     )
+
+
+def _settled(block: Block | None) -> Settled | None:
+    if block is None:
+        return None
+    ports = tuple(block["ports"]) if "ports" in block else None
+    return Settled(ports=ports, **_given(block, quiet_s="quietSeconds", timeout_s="timeoutSeconds"))
 
 
 def _check_late(late: Sequence[str], block: Block, container: Container, report: Report) -> None:

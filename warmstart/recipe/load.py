@@ -95,6 +95,20 @@ def with_restorers(recipe: Recipe, restorers: Sequence[Restorer]) -> Recipe:
     return replace(recipe, restore=tuple(restorers), document=document)
 
 
+def with_ports(recipe: Recipe, ports: Sequence[int]) -> Recipe:
+    """Return a recipe that says, in its document too, on which ports a restored container listens.
+
+    A recipe with a probe is returned as it is.
+    """
+    settled = recipe.container.settled
+    if settled is None:
+        return recipe
+    document = json.loads(recipe.document)
+    document["build"]["settled"]["ports"] = list(ports)
+    container = replace(recipe.container, settled=replace(settled, ports=tuple(ports)))
+    return replace(recipe, container=container, document=json.dumps(document))
+
+
 def _make(document: Document, name: str, directory: Path | None, secrets: Sequence[str]) -> Recipe:
     """Check a document and make the recipe."""
     objects = read_objects(_list_entries(document.value), directory, name)

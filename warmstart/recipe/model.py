@@ -143,6 +143,21 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """The sign of readiness of a container without a probe: it runs, and has nothing left to do.
+
+    Attributes:
+        quiet_s: seconds for which it must use next to no processor time, and keep its listening TCP ports.
+        timeout_s: seconds from its start until the build gives up.
+        ports: TCP ports that a restored container must listen on: those of the build. None before it.
+    """
+
+    quiet_s: float = 5
+    timeout_s: int = 300
+    ports: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Step:
     """A step of the warm-up, before the checkpoint or after a restore: an action, done `repeat` times.
 
@@ -253,7 +268,8 @@ class Container:
 
     No recipe can ask for `mounts`; the engine adds them. `fs_group` is the pod's. Empty `command` and `args` mean
     the image's own Entrypoint and Cmd, as in Kubernetes. References `$(NAME)` have been replaced, and `$$` is `$`,
-    in `command`, `args`, `env` and every Exec: double each `$` again for a pod's manifest.
+    in `command`, `args`, `env` and every Exec: double each `$` again for a pod's manifest. `settled` takes the place of
+    the probes if there is none.
     """
 
     image: str
@@ -266,6 +282,7 @@ class Container:
     security_context: SecurityContext = SecurityContext()
     readiness_probe: Probe | None = None
     startup_probe: Probe | None = None
+    settled: Settled | None = None
     mounts: tuple[Mount, ...] = ()
     volume_mounts: tuple[VolumeMount, ...] = ()
     fs_group: int | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import secrets
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,12 @@ Report = Callable[[KeyPath, str], None]
 
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 24
+# Libraries refuse short keys: 512 bits for signatures with HS512, also if they read the text as base64, 6 bits in a
+# character; a cipher takes 256 bits exactly.
+_LENGTHS = (
+    (re.compile(r"jwt|signing|hmac|secret[-_.]?key(?:[-_.]?base)?|app[-_.]?key|session", re.IGNORECASE), 88),
+    (re.compile(r"aes|encrypt|cipher", re.IGNORECASE), 32),
+)
 _MOST_NAMES = 20
 # A pod's own; those of its status are on the container's loopback interface, where every build has one.
 _FIELDS = {
@@ -230,7 +237,8 @@ class Sources:
 
     def _value(self, name: str, key: str) -> bytes:
         if (name, key) not in self._values:
-            made = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH)).encode()
+            length = next((length for words, length in _LENGTHS if words.search(key)), _LENGTH)
+            made = "".join(secrets.choice(_ALPHABET) for _ in range(length)).encode()
             self._values[name, key] = self._given.get((name, key), made)
         return self._values[name, key]
 

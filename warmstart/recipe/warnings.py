@@ -34,7 +34,7 @@ def list_impatient_probes(container: Container) -> Iterator[str]:
         key: probe.initial_delay_s + probe.period_s * probe.failure_threshold for key, probe in probes.items() if probe
     }
     limit_s = sum(found.values())
-    if limit_s < PATIENCE_S:
+    if found and limit_s < PATIENCE_S:
         message = f"the build gives up if the container is not ready after {limit_s} s"
         yield f"container.{list(found)[-1]}: {message}: set periodSeconds: 1 and failureThreshold: {PATIENCE_S}"
 

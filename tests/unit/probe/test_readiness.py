@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -7,9 +8,9 @@ import time
 import pytest
 
 from warmstart.core.errors import AppError, EngineError
-from warmstart.engine.target import ExecResult, State
-from warmstart.probe.readiness import wait_first_success, wait_ready
-from warmstart.recipe.model import Exec, HttpGet, Probe, TcpSocket
+from warmstart.engine.target import Activity, ExecResult, State
+from warmstart.probe.readiness import find_limit_s, first_probe, restored_probe, wait_first_success, wait_ready
+from warmstart.recipe.model import Container, Exec, HttpGet, Probe, Settled, TcpSocket
 
 STARTUP = Exec(("started",))
 READINESS = Exec(("ready",))
@@ -271,3 +272,90 @@ def test_the_end_of_the_container_ends_the_measuring(local_target, unused_port):
         wait_first_success(local_target, Probe(TcpSocket(unused_port)), limit_s=60)
     timer.join()
     assert caught.value.details[1:] == ("the end of its log:", "  Killed")
+
+
+class WorkingTarget(ScriptedTarget):
+    """A container that works for some seconds, then rests; `listens` tells when it begins to listen on which port."""
+
+    def __init__(self, clock, busy_s, listens=()) -> None:
+        super().__init__(clock)
+        self.busy_s = busy_s
+        self.idle_share = 0.01
+        self.listens = dict(listens)
+        self.accepting = True
+
+    def activity(self):
+        if self.current.exited:
+            raise EngineError("cannot read the container's activity: gone")
+        now = self._clock.seconds - 1000
+        busy = min(now, self.busy_s)
+        ports = frozenset(port for port, since in self.listens.items() if now >= since)
+        return Activity(busy * 0.9 + (now - busy) * self.idle_share, ports)
+
+    def connect(self, port, host, timeout_s):
+        if not self.accepting:
+            raise ConnectionRefusedError(111, "Connection refused")
+        return contextlib.closing(self)
+
+    def close(self):
+        pass
+
+
+def settle(target, clock, settled=None, limit_s=60.0):
+    return wait_first_success(target, settled or Settled(quiet_s=2), limit_s=limit_s, clock=clock)
+
+
+def test_a_container_settles_when_it_has_nothing_left_to_do(clock):
+    readiness = settle(WorkingTarget(clock, busy_s=3), clock)
+    assert 2.8 <= readiness.elapsed_s <= 3.2
+    assert readiness.at == 1000 + readiness.elapsed_s
+    assert clock.seconds >= 1000 + 3 + 1.8
+
+
+def test_a_port_that_opens_late_begins_the_quiet_time_anew(clock):
+    readiness = settle(WorkingTarget(clock, busy_s=1, listens={8080: 2.5}), clock)
+    assert 2.5 <= readiness.elapsed_s <= 2.8
+
+
+def test_a_container_that_never_rests_does_not_settle(clock):
+    target = WorkingTarget(clock, busy_s=1000)
+    with pytest.raises(AppError, match=r"did not settle within 60 s: in its last 2\.\d s it used 90% of a") as caught:
+        settle(target, clock)
+    assert "readinessProbe" in caught.value.hint
+    assert caught.value.details[-1].endswith("line 99")
+
+
+def test_a_container_that_ends_does_not_settle(clock):
+    target = WorkingTarget(clock, busy_s=1000)
+    clock.at(1, lambda: setattr(target, "current", State(0, "Completed")))
+    with pytest.raises(AppError, match="exited after 1"):
+        settle(target, clock)
+
+
+def test_a_container_that_sleeps_a_little_between_bursts_does_not_settle(clock):
+    target = WorkingTarget(clock, busy_s=0)
+    target.idle_share = 0.06
+    with pytest.raises(AppError, match="used 6% of a processor"):
+        settle(target, clock)
+
+
+def test_a_restored_container_must_listen_on_the_ports_of_the_build(clock):
+    target = WorkingTarget(clock, busy_s=0)
+    with pytest.raises(AppError, match="nobody accepts connections on port 9000"):
+        settle(target, clock, Settled(quiet_s=1, ports=(9000,)))
+
+
+def test_a_restored_container_must_accept_connections(clock):
+    target = WorkingTarget(clock, busy_s=0, listens={9000: 0})
+    assert settle(target, clock, Settled(quiet_s=1, ports=(9000,))).elapsed_s == 0
+    target.accepting = False
+    with pytest.raises(AppError, match="nobody accepts connections on port 9000"):
+        settle(target, clock, Settled(quiet_s=1, ports=(9000,)))
+
+
+def test_signs_of_a_cold_start_and_of_a_restore():
+    container = Container("image", settled=Settled(quiet_s=7, timeout_s=40, ports=(9000,)))
+    assert first_probe(container) == Settled(quiet_s=7, timeout_s=40)
+    assert restored_probe(container) == Settled(quiet_s=1, timeout_s=40, ports=(9000,))
+    assert restored_probe(container, connect=False) == Settled(quiet_s=1, timeout_s=40)
+    assert find_limit_s(container) == 40

@@ -13,7 +13,7 @@ from warmstart.recipe.init.image import ImageConfig, init_from_image
 from warmstart.recipe.init.inputs import read_inputs
 from warmstart.recipe.init.manifest import InitOptions, init_from_manifest, propose_recipe
 from warmstart.recipe.load import load_recipe
-from warmstart.recipe.model import HttpGet, Port, Probe, Recipe, Resources, SecurityContext, TcpSocket
+from warmstart.recipe.model import HttpGet, Port, Probe, Recipe, Resources, SecurityContext, Settled, TcpSocket
 from warmstart.recipe.pods import SeveralContainersError
 
 DEPLOYMENT = """\
@@ -334,8 +334,8 @@ def test_a_port_is_looked_for_in_the_image_last(tmp_path: Path) -> None:
 def test_no_port_is_made_up(tmp_path: Path, ports: tuple[str, ...] | None, read: bool) -> None:
     inputs = read_inputs(manifest(tmp_path, pod("{name: a, image: b}")))
     text = propose_recipe(inputs, InitOptions(exposed=lambda _: ports)).text
-    assert "#   readinessProbe:\n" in text
-    assert "readinessProbe" not in read_document(text, "recipe").value["container"]
+    assert "it has used next to no processor time for 5 s" in comments(text)
+    assert loaded(tmp_path, text).container.settled == Settled(quiet_s=5)
     assert ("ExposedPorts" in text) == read
 
 
@@ -482,12 +482,8 @@ def test_standard_input_needs_no_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert [(service.name, service.container.image) for service in recipe.services] == [("redis", "redis:8-alpine")]
 
 
-def test_a_stanza_for_a_missing_service_is_right_when_uncommented(tmp_path: Path) -> None:
-    text = init_from_manifest(Path(__file__).parent / "manifests" / "service-python.yaml")
-    start = text.index("# build:\n")
-    stanza = text[start : text.index("\n\n", start)]
-    whole = text.replace(stanza, "\n".join(line[2:] for line in stanza.splitlines()))
-    recipe = loaded(tmp_path, whole)
+def test_missing_services_are_proposed_with_the_account_of_the_application(tmp_path: Path) -> None:
+    recipe = loaded(tmp_path, init_from_manifest(Path(__file__).parent / "manifests" / "service-python.yaml"))
     assert [service.name for service in recipe.services] == ["db", "rabbitmq"]
     assert dict(recipe.services[0].container.env)["POSTGRES_PASSWORD"] == "polls"
 
@@ -515,3 +511,77 @@ def test_a_broken_file_of_a_directory_is_left_out_if_there_are_others(tmp_path: 
         init_from_manifest(tmp_path)
     (tmp_path / "b.yaml").write_text(pod("{name: a, image: b, ports: [{containerPort: 80}]}"))
     assert f"- left out: {tmp_path}/a.yaml is not valid YAML: " in comments(init_from_manifest(tmp_path))
+
+
+ACCOUNT = "{name: DB_PASSWORD, value: p}, {name: DB_NAME, value: shop}"
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        (
+            "{name: DB_HOST, value: mysql}, {name: DB_USER, value: shop}, " + ACCOUNT,
+            {"MYSQL_ROOT_PASSWORD": "p", "MYSQL_DATABASE": "shop", "MYSQL_USER": "shop", "MYSQL_PASSWORD": "p"},
+        ),
+        (
+            "{name: DB_HOST, value: mysql}, {name: DB_USER, value: root}, " + ACCOUNT,
+            {"MYSQL_ROOT_PASSWORD": "p", "MYSQL_DATABASE": "shop"},
+        ),
+        ("{name: REDIS_HOST, value: redis}", {}),
+    ],
+)
+def test_a_proposed_service_has_the_account_of_the_application(
+    tmp_path: Path, env: str, expected: dict[str, str]
+) -> None:
+    container = f"{{name: a, image: a:1, ports: [{{containerPort: 80}}], env: [{env}]}}"
+    made = propose_recipe(read_inputs(manifest(tmp_path, pod(container))), InitOptions())
+    assert made.to_do == ()
+    (service,) = loaded(tmp_path, made.text).services
+    assert dict(service.container.env) == expected
+    assert any(note.startswith("proposed, since ") for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        "{name: REDIS_URL, value: 'rediss://redis:6379'}",
+        "{name: REDIS_URL, value: 'redis://redis:6380'}",
+        "{name: REDIS_HOST, value: redis}, {name: REDIS_PASSWORD, value: p}",
+        "{name: AMQP_URL, value: 'amqp://shop:p@rabbitmq:5672'}",
+        "{name: DATABASE_URL, value: 'postgres://$(USER_OF_DB):p@db/shop'}",
+        "{name: DB_HOST, value: db}",
+    ],
+)
+def test_a_service_that_its_image_would_not_serve_is_left_to_the_user(tmp_path: Path, env: str) -> None:
+    container = f"{{name: a, image: a:1, ports: [{{containerPort: 80}}], env: [{env}]}}"
+    made = propose_recipe(read_inputs(manifest(tmp_path, pod(container))), InitOptions())
+    (reason,) = made.to_do
+    assert reason.startswith("it refers to the service ")
+    assert loaded(tmp_path, made.text).services == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ("env: [{name: SERVER_PORT, value: '9001'}]", "the variable SERVER_PORT"),
+        ("env: [{name: ASPNETCORE_URLS, value: 'http://+:9001'}]", "the variable ASPNETCORE_URLS"),
+        ("args: ['--server.port=9001']", "the command"),
+        ("args: [--port, '9001']", "the command"),
+        ("command: [gunicorn, -b, '0.0.0.0:9001', shop]", "the command"),
+        ("command: [uvicorn, 'shop:app', --port, '9001']", "the command"),
+        ("command: [python, manage.py, runserver, '0.0.0.0:9001']", "the command"),
+        ("command: [sh, -c, 'exec java -Dserver.port=9001 -jar shop.jar']", "the command"),
+    ],
+)
+def test_a_port_is_found_in_variables_and_commands(tmp_path: Path, words: str, where: str) -> None:
+    text = init_from_manifest(manifest(tmp_path, pod(f"{{name: a, image: a:1, {words}}}")))
+    assert f"No probe: port 9001 is a guess from {where}." in comments(text)
+    probe = loaded(tmp_path, text).container.readiness_probe
+    assert probe is not None
+    assert probe.action == TcpSocket(9001)
+
+
+@pytest.mark.parametrize("words", ["env: [{name: DB_PORT, value: '5432'}]", "args: [-p, '9001']"])
+def test_a_port_of_something_else_is_none_of_the_container(tmp_path: Path, words: str) -> None:
+    text = init_from_manifest(manifest(tmp_path, pod(f"{{name: a, image: a:1, {words}}}")))
+    assert loaded(tmp_path, text).container.readiness_probe is None

@@ -10,7 +10,7 @@ import pytest
 
 from warmstart.core.errors import RecipeError
 from warmstart.core.reference import parse_reference
-from warmstart.recipe.load import load_recipe
+from warmstart.recipe.load import load_recipe, parse_recipe, with_ports
 from warmstart.recipe.model import (
     Compression,
     Container,
@@ -23,6 +23,7 @@ from warmstart.recipe.model import (
     Resources,
     Restorer,
     SecurityContext,
+    Settled,
     Step,
     TcpSocket,
 )
@@ -430,8 +431,17 @@ BAD = {
         changed("  readinessProbe:\n" + PROBE, ""),
         [
             "recipe.yaml:3: container: has no probe that says when it is ready to be checkpointed: add one, such as "
-            "readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, failureThreshold: 120}"
+            "readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, failureThreshold: 120}; for a "
+            "container without a port, add `settled: {}` to build"
         ],
+    ),
+    "a probe and settled": (
+        BASE + "build: {settled: {}}\n",
+        ["recipe.yaml:13: build.settled: expected nothing, because container.readinessProbe is given: delete one"],
+    ),
+    "settled too soon": (
+        changed("  readinessProbe:\n" + PROBE, "") + "build: {settled: {quietSeconds: 0}}\n",
+        ["recipe.yaml:11: build.settled.quietSeconds: expected an integer from 1 to 600, got 0"],
     ),
     "two actions": (
         changed(PROBE, PROBE + "    tcpSocket: {port: http}\n"),
@@ -772,3 +782,14 @@ def test_names_of_images(name: str, made: str) -> None:
 def test_what_is_no_name_of_an_image(name: str) -> None:
     lines = details(changed("registry.example.com/team/java-app:1.0-warm", f'"{name}"'))
     assert [line.partition(": image.name: ")[2].partition(", got")[0] for line in lines] == [IMAGE_NAME]
+
+
+def test_a_container_without_a_probe_settles(tmp_path: Path) -> None:
+    text = changed("  readinessProbe:\n" + PROBE, "") + "build: {settled: {quietSeconds: 3}}\n"
+    recipe = load(text)
+    assert recipe.container.settled == Settled(quiet_s=3, timeout_s=300)
+    known = with_ports(recipe, [9000, 9100])
+    assert known.container.settled == Settled(quiet_s=3, timeout_s=300, ports=(9000, 9100))
+    again = parse_recipe(known.document, "image")
+    assert again.container.settled == known.container.settled
+    assert with_ports(load(BASE), [9000]) == load(BASE)

@@ -20,6 +20,8 @@ Address = IPv4Address | IPv6Address
 
 _INET_TABLES = ("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6")
 
+# include/net/tcp_states.h
+_TCP_LISTEN = 10
 # include/uapi/linux/{netlink,sock_diag,unix_diag}.h
 _NETLINK_SOCK_DIAG = 4
 _NLM_F_REQUEST_DUMP = 0x301
@@ -96,6 +98,12 @@ def read_socket_tables(process: Path) -> SocketTables:
         unix_peers=_read_unix_peers(process / "ns/net"),
         netlink={int(words[9]): int(words[4]) for words in _read_rows(net / "netlink")},
     )
+
+
+def list_listening(process: Path) -> set[Endpoint]:
+    """List the local ends of the TCP sockets that listen in a process's network namespace; errors as above."""
+    net = process / "net"
+    return {each.local for table in ("tcp", "tcp6") for each in _read_inet(net / table) if each.state == _TCP_LISTEN}
 
 
 def _read_rows(table: Path) -> Iterator[list[str]]:

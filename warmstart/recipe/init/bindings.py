@@ -15,7 +15,8 @@ from warmstart.recipe.init.inputs import Inputs
 from warmstart.recipe.init.kinds import ServiceKind, is_kind, kind_of_container, kind_of_use, parted
 from warmstart.recipe.init.needs import Use, secret_keys
 from warmstart.recipe.init.probes import list_target_ports
-from warmstart.recipe.init.services import FoundService, list_variables
+from warmstart.recipe.init.services import FoundService
+from warmstart.recipe.init.variables import list_variables
 from warmstart.recipe.init.waiting import words_of
 from warmstart.recipe.pods import Block, blocks_at, mapping_at
 

@@ -43,6 +43,7 @@ class Draft:
         to_do: reasons why the recipe cannot be built, or will not start, as it stands.
         stanzas: examples in YAML for these reasons.
         notes: parts that are left out, and other remarks.
+        settles: whether the application is expected to run on; see `plan_probes`.
         terse: whether values that are defaults are left out.
     """
 
@@ -61,6 +62,7 @@ class Draft:
     to_do: list[str] = field(default_factory=list)
     stanzas: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    settles: bool = False
     terse: bool = False
 
 
@@ -97,14 +99,17 @@ def check_draft(draft: Draft) -> CheckedDraft:
     liveness, hints = draft.liveness, draft.hints
     while True:
         container = dict(recipe["container"])
-        plan = plan_probes(container, _tidied(liveness, _READINESS), hints)
+        plan = plan_probes(container, _tidied(liveness, _READINESS), hints, settles=draft.settles)
+        settled = {"build": {**recipe.get("build", {}), "settled": plan.settled}} if plan.settled else {}
         complete = {
             **recipe,
+            **settled,
             "container": {**container, **({"readinessProbe": _UNKNOWN_PROBE} if plan.example else {})},
         }
         problems = find_problems(Document(complete, {(): Place("", 0)}))
         if not problems:
-            whole = {**recipe, "container": _tidied(container, ("container",))}
+            whole = {**recipe, "container": _tidied(container, ("container",)), **settled}
+            whole["image"] = whole.pop("image")
             return CheckedDraft(whole, plan, tuple(_grouped(found)), unnamed)
         culprits = _left_out(complete, problems, draft)
         found += [(_label(complete, problem.path), problem.message) for problem in problems]

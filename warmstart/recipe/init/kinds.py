@@ -19,6 +19,8 @@ class ServiceKind:
         port: its usual port.
         image: an image for a stand-in; empty if there is no obvious one.
         env: the variables that this image needs.
+        login: the variables for a user besides root, and the password.
+        fixed: variables with values that do not depend on the application; `{host}` stands for the service's name.
         check: the command that tells whether it is ready; an open port tells it if there is none.
     """
 
@@ -29,6 +31,8 @@ class ServiceKind:
     image: str = ""
     env: tuple[tuple[str, str], ...] = ()
     check: tuple[str, ...] = ()
+    login: tuple[str, ...] = ()
+    fixed: tuple[tuple[str, str], ...] = ()
 
 
 KINDS = (
@@ -42,11 +46,13 @@ KINDS = (
         "MySQL", r"mysql|percona", ("mysql", "mysql2"), 3306, "docker.io/library/mysql:8.4",
         (("MYSQL_ROOT_PASSWORD", "PASSWORD"), ("MYSQL_DATABASE", "DATABASE")),
         ("mysqladmin", "ping", "-h", "127.0.0.1"),
+        ("MYSQL_USER", "MYSQL_PASSWORD"),
     ),
     ServiceKind(
         "MariaDB", r"maria", ("mariadb",), 3306, "docker.io/library/mariadb:11",
         (("MARIADB_ROOT_PASSWORD", "PASSWORD"), ("MARIADB_DATABASE", "DATABASE")),
         ("healthcheck.sh", "--connect"),
+        ("MARIADB_USER", "MARIADB_PASSWORD"),
     ),
     ServiceKind("SQL Server", r"mssql|sql-?server|sqldata|azure-sql", ("sqlserver", "mssql"), 1433),
     ServiceKind("Oracle", r"oracle", ("oracle",), 1521),
@@ -59,9 +65,24 @@ KINDS = (
         "RabbitMQ", r"rabbit|amqp", ("amqp", "amqps"), 5672, "docker.io/library/rabbitmq:4", (),
         ("rabbitmq-diagnostics", "-q", "check_port_listener", "5672"),
     ),
-    ServiceKind("Kafka", r"kafka|redpanda", ("kafka",), 9092, "docker.io/apache/kafka:4.1.0"),
+    ServiceKind(
+        "Kafka", r"kafka|redpanda", ("kafka",), 9092, "docker.io/apache/kafka:4.1.0",
+        fixed=(
+            ("KAFKA_NODE_ID", "1"),
+            ("KAFKA_PROCESS_ROLES", "broker,controller"),
+            ("KAFKA_LISTENERS", "PLAINTEXT://:9092,CONTROLLER://:9093"),
+            ("KAFKA_ADVERTISED_LISTENERS", "PLAINTEXT://{host}:9092"),
+            ("KAFKA_CONTROLLER_LISTENER_NAMES", "CONTROLLER"),
+            ("KAFKA_LISTENER_SECURITY_PROTOCOL_MAP", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT"),
+            ("KAFKA_CONTROLLER_QUORUM_VOTERS", "1@127.0.0.1:9093"),
+            ("KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR", "1"),
+        ),
+    ),
     ServiceKind("ZooKeeper", r"zookeeper|\bzk\b", ("zookeeper", "zk"), 2181, "docker.io/library/zookeeper:3.9"),
-    ServiceKind("Elasticsearch", r"elastic|opensearch", (), 9200),
+    ServiceKind(
+        "Elasticsearch", r"elastic|opensearch", (), 9200, "docker.io/library/elasticsearch:8.19.0",
+        fixed=(("discovery.type", "single-node"), ("xpack.security.enabled", "false")),
+    ),
     ServiceKind("Memcached", r"memcache", ("memcached",), 11211, "docker.io/library/memcached:1.6"),
     ServiceKind("NATS", r"\bnats\b", ("nats",), 4222, "docker.io/library/nats:2"),
     ServiceKind("Cassandra", r"cassandra|scylla", ("cassandra",), 9042, "docker.io/library/cassandra:5"),

@@ -50,6 +50,8 @@ _NODE_SETTINGS = re.compile(r"\bsysctl\b|/proc/sys/|/sys/kernel|\bmodprobe\b|\bu
 _NETWORK = re.compile(
     r"https?://|\bgit\s+clone\b|\baws\b|\bgsutil\b|\bgcloud\b|\bvault\b|\bpip3? install\b|\bapk add\b"
 )
+# Pods that end by themselves: a build cannot wait until they rest.
+_ENDING = ("Job", "CronJob")
 _KNATIVE = "serving.knative.dev/"
 _TOKEN_VOLUME = re.compile(r"kube-api-access-[a-z0-9]{5}")
 
@@ -112,6 +114,7 @@ def propose_recipe(inputs: Inputs, options: InitOptions) -> Proposal:
         else find_hints(chosen, inputs, options.exposed),
         liveness=chosen.block.get("livenessProbe"),
         terse=inputs.from_server,
+        settles=chosen.kind not in _ENDING,
         pod_context={key: mapping_at(chosen.pod, "securityContext").get(key) for key in OF_POD},
     )
     for problem in owner.problems:
@@ -218,7 +221,7 @@ def _volumes(chosen: PodContainer, draft: Draft) -> list[Any]:
 def _plan_stand_ins(draft: Draft, chosen: PodContainer, inputs: Inputs, directory: Path) -> None:
     needed = find_needed(chosen, blocks_at(chosen.pod, "initContainers"), inputs)
     uses = [use for block in (draft.container, *draft.init) for use in list_uses(block, draft.volumes)]
-    services = plan_services(needed, uses, inputs, directory)
+    services = plan_services(needed, uses, inputs, directory, draft.container)
     supplies = supply(uses, services.uses, services.bindings, inputs, directory)
     draft.build = {
         key: value
@@ -230,7 +233,7 @@ def _plan_stand_ins(draft: Draft, chosen: PodContainer, inputs: Inputs, director
         if value
     }
     draft.to_do += [*supplies.to_do, *services.to_do, *_file_keys(draft.container)]
-    if inputs.hint and (supplies.absent or services.missing):
+    if inputs.hint and (supplies.absent or services.missing or services.has_proposed):
         draft.notes.append(f"only {inputs.name} was read; {inputs.hint}")
     draft.notes += [*supplies.notes, *services.notes, *note_services(needed)]
     draft.stanzas += services.stanzas_for(draft.container)

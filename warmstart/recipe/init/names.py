@@ -24,7 +24,8 @@ _PUBLIC = re.compile(
     r"|registry\.(?:access\.)?redhat\.(?:com|io)|container-registry\.oracle\.com|dhi\.io"
 )
 _PLACEHOLDER = re.compile(
-    r"placeholder|replace[-_]?(?:me|this)|change[-_]?me|your[-_]|my[-_]?registry|todo|x{3,}|<.*>", re.IGNORECASE
+    r"placeholder|replace[-_]?(?:me|this)|change[-_]?me|your[-_]|my[-_]?registry|(?:^|[/:])todo(?:$|[/:])|x{3,}|<.*>",
+    re.IGNORECASE,
 )
 
 

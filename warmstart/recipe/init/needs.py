@@ -25,6 +25,23 @@ _MEANINGFUL = re.compile(
     r"|type|provider|issuer|crt|cert|pem|jks|p12|pfx|json|ya?ml|properties|conf|config|ini|toml|env|keystore|truststore|key-?file)$"
 )
 _ACCOUNT = re.compile(r"(?:^|[^a-z])(?:(?:db-?)?user(?:-?name)?|database|db-?name|db|schema)$")
+# Keys whose random value would be refused too, and whose form their names tell.
+_FORMS = (
+    (re.compile(r"(?:^|-)(?:enabled?|disabled|debug|secure|use-(?:ssl|tls))$"), "false"),
+    (
+        re.compile(r"(?:^|-)(?:expir(?:y|es|ation)(?:-(?:in|time|ms|seconds|minutes|days))?|ttl|timeout(?:-ms)?)$"),
+        "3600",
+    ),
+    (re.compile(r"sentry.*-dsn$"), "https://key@stand-in.invalid/1"),
+    (re.compile(r"(?:smtp|mail).*-port$"), "587"),
+    (re.compile(r"(?:smtp|mail).*-(?:host|hostname|server)$"), "stand-in.invalid"),
+    (
+        re.compile(
+            r"(?:^|-)(?:issuer-ur[il]|(?:callback|redirect|webhook|client|frontend|public|base|app|site|api)-ur[il])$"
+        ),
+        "https://stand-in.invalid",
+    ),
+)
 _TLS = "kubernetes.io/tls"
 
 
@@ -194,6 +211,7 @@ def _note_unfit(name: str, own: Sequence[Use], of_services: Sequence[Use], suppl
     Parts of an account at a service may be, if the service has them from the same Secret.
     """
     uses = [use for use in own if use.kind == "Secret" and use.name == name]
+    _give_forms(name, uses, supplies)
     shared = {use.key for use in of_services if use.kind == "Secret" and use.name == name}
     made_up = [key for key, value in supplies.secrets.get(name, {}).items() if value is None]
     keys = [key for key in made_up if any(use.key in (None, key) for use in uses)]
@@ -210,6 +228,24 @@ def _note_unfit(name: str, own: Sequence[Use], of_services: Sequence[Use], suppl
         supplies.notes.append(
             f"{names} of Secret/{shown(name)} will be random: if a service of the build expects another value, give it "
             f"in build.secrets.{shown(name)}"
+        )
+
+
+def _give_forms(name: str, uses: Sequence[Use], supplies: Supplies) -> None:
+    """Give a stand-in to each key whose name tells the form of its value, such as a switch or a public address."""
+    keys = supplies.secrets.get(name, {})
+    given = []
+    for key in [key for key, value in keys.items() if value is None]:
+        of_key = [use for use in uses if use.key in (None, key) and not use.as_file]
+        names = [parted(text) for text in (key, *(use.place for use in of_key if use.key == key))]
+        form = next((form for words, form in _FORMS if any(words.search(text) for text in names)), None)
+        if of_key and form is not None:
+            keys[key] = form
+            given.append(key)
+    if given:
+        supplies.notes.append(
+            f"{', '.join(map(shown, given))} of Secret/{shown(name)}: the build has a stand-in of the right form; if "
+            f"the application needs more at its start, give it in build.secrets.{shown(name)}"
         )
 
 

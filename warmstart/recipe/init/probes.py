@@ -9,6 +9,7 @@ from typing import Any
 
 from warmstart.core.yaml_document import plain_value, shown
 from warmstart.recipe.init.inputs import Inputs
+from warmstart.recipe.init.ports import find_named_ports
 from warmstart.recipe.patience import PATIENCE_S, make_patient
 from warmstart.recipe.pods import Block, PodContainer, blocks_at, mapping_at
 
@@ -25,6 +26,12 @@ _UNKNOWN = (
     "TODO: no probe, and no port to guess one from: neither {places} names one. Say how a build sees that the "
     "application is ready:"
 )
+_SETTLES = (
+    "No probe, and no port to guess one from: neither {places} names one. So the build takes the application as ready "
+    "once it has settled (build.settled): it has used next to no processor time for {quiet_s} s, and still runs. If it "
+    "only waits then, give a readinessProbe, such as exec: {{command: [test, -f, /tmp/ready]}}, in place of it."
+)
+_SETTLED = {"quietSeconds": 5}
 _EXAMPLE = (
     "readinessProbe:",
     "  httpGet: {path: /, port: PORT}      # or tcpSocket: {port: PORT}; a worker without a port: a command that",
@@ -44,10 +51,12 @@ class ProbePlan:
     Attributes:
         notes: comments on the probes.
         example: lines of YAML to complete if there is no probe; they become a comment.
+        settled: value of `build.settled`, which takes the place of a probe; None if there is one.
     """
 
     notes: tuple[str, ...]
     example: tuple[str, ...] = ()
+    settled: Block | None = None
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,10 @@ class Hints:
 
 def find_hints(chosen: PodContainer, inputs: Inputs, exposed: ExposedPorts | None) -> Hints:
     """Look for a TCP port of a container: in its ports, in the Services of its pod, and in its image."""
-    places = ["its containerPorts", "a Service"]
+    places = ["its containerPorts", "a Service", "a variable", "its command"]
     found = [("containerPorts", port["containerPort"]) for port in blocks_at(chosen.block, "ports") if is_tcp(port)]
     found += [(f"targetPort of Service/{shown(name)}", port) for name, port in _service_ports(chosen, inputs)]
+    found += find_named_ports(chosen, inputs)
     image = chosen.block.get("image")
     if not found and exposed is not None and isinstance(image, str):
         ports = exposed(image)
@@ -83,8 +93,11 @@ def exposed_hints(ports: Iterable[str]) -> Hints:
     )
 
 
-def plan_probes(container: Block, liveness: Any, hints: Hints) -> ProbePlan:
-    """Make a container's probes fit for a build, or give it one. Changes `container`."""
+def plan_probes(container: Block, liveness: Any, hints: Hints, *, settles: bool = False) -> ProbePlan:
+    """Make a container's probes fit for a build, or give it one. Changes `container`.
+
+    `settles`: whether a container without a port is expected to run on, so that it can be awaited until it rests.
+    """
     notes: list[str] = []
     if not any(key in container for key in PROBES) and isinstance(liveness, dict):
         container["readinessProbe"] = liveness
@@ -96,6 +109,9 @@ def plan_probes(container: Block, liveness: Any, hints: Hints) -> ProbePlan:
         return ProbePlan((*notes, _OFTEN))
     if (best := hints.best) is None:
         places = ", nor ".join(hints.places)
+        if settles:
+            note = _SETTLES.format(places=places, quiet_s=_SETTLED["quietSeconds"])
+            return ProbePlan((note,), settled=dict(_SETTLED))
         return ProbePlan((_UNKNOWN.format(places=places),), _EXAMPLE)
     where, port = best
     container["readinessProbe"] = make_patient({"tcpSocket": {"port": port}})

@@ -13,8 +13,8 @@ from warmstart.core.yaml_writing import write_yaml
 from warmstart.recipe.init.bindings import bind, find_wanted
 from warmstart.recipe.init.hosts import HostUse
 from warmstart.recipe.init.inputs import Inputs
-from warmstart.recipe.init.kinds import ServiceKind, kind_of_container
-from warmstart.recipe.init.needs import Use, relative
+from warmstart.recipe.init.kinds import ServiceKind, kind_of_container, kind_of_use
+from warmstart.recipe.init.needs import Use, list_uses, relative
 from warmstart.recipe.init.probes import PROBES, is_tcp, list_target_ports, service_ports, target_port
 from warmstart.recipe.init.services import FoundService, Needed, entry_of, inline_of, kind_of, uses_of
 from warmstart.recipe.patience import PATIENCE_S
@@ -30,6 +30,7 @@ _URL = re.compile(
     r"://(?:(?P<user>[^\s:/@]{1,100})(?::(?P<password>[^\s/@]{1,100}))?@)?(?P<host>[\w.-]+)(?::[0-9]+)?"
     r"(?:/(?P<database>[\w-]+))?"
 )
+_HOST_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?")
 _LOCAL_NAME = re.compile(r"[a-z0-9]+(?:-+[a-z0-9]+)*")
 
 
@@ -43,6 +44,7 @@ class ServicePlan:
         uses: the references of their containers to ConfigMaps and Secrets.
         missing: services that the input does not have, with their kinds.
         bindings: values of Secrets that describe a service, by the Secret's name and key.
+        has_proposed: whether some of the entries are proposed, because the input does not have them.
         to_do: reasons why the application will not start without more services.
         notes: other remarks.
     """
@@ -52,6 +54,7 @@ class ServicePlan:
     uses: list[Use] = field(default_factory=list)
     missing: list[tuple[str, list[HostUse], ServiceKind | None]] = field(default_factory=list)
     bindings: dict[str, dict[str, str]] = field(default_factory=dict)
+    has_proposed: bool = False
     to_do: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -60,10 +63,10 @@ class ServicePlan:
         return [_stanza(host, uses, kind, container) for host, uses, kind in self.missing]
 
 
-def plan_services(needed: Needed, own: Sequence[Use], inputs: Inputs, directory: Path) -> ServicePlan:
-    """Write the entries for the services of the input, and find those that are missing.
+def plan_services(needed: Needed, own: Sequence[Use], inputs: Inputs, directory: Path, container: Block) -> ServicePlan:
+    """Write the entries for the services of the input, and propose those that are missing.
 
-    `own` are the references of the pod's containers that run in the build.
+    `own` are the references of the pod's containers that run in the build, `container` is the one to checkpoint.
     """
     plan, kinds = ServicePlan(), dict[str, ServiceKind]()
     for found in needed.found:
@@ -85,15 +88,38 @@ def plan_services(needed: Needed, own: Sequence[Use], inputs: Inputs, directory:
             kinds[wanted.host] = wanted.kind
             for name, values in wanted.values.items():
                 plan.bindings[name] = {**plan.bindings.get(name, {}), **values}
+    _plan_missing(needed, kinds, plan, inputs, container)
+    return plan
+
+
+def _plan_missing(
+    needed: Needed, kinds: dict[str, ServiceKind], plan: ServicePlan, inputs: Inputs, container: Block
+) -> None:
+    """Propose a service for each missing host whose kind and account are known; the others are to do."""
     for host, uses in needed.missing.items():
         kind = kinds.get(host) or _kind_of_all(uses)
+        proposed = _propose(host, uses, kind, container)
+        if (
+            kind
+            and "TODO" not in str(proposed)
+            and _is_plain(host, uses, kind, container)
+            and not _is_taken(proposed, plan)
+        ):
+            plan.entries.append(proposed)
+            plan.has_proposed = True
+            plan.uses += list_uses(proposed["container"], ())
+            plan.notes.append(
+                f"proposed, since {inputs.name} has no workload for it: the service {shown(host)} ({kind.name}), in "
+                f"{_places(uses)}, as {proposed['container']['image']} with the account in build.services; change it "
+                "if yours is another"
+            )
+            continue
         plan.missing.append((host, uses, kind))
         about = f" ({kind.name})" if kind else ""
         plan.to_do.append(
             f"it refers to the service {shown(host)}{about} in {_places(uses)}, and {inputs.name} has no workload for "
             "it. Without it the application probably does not start. Add it to build.services, as below"
         )
-    return plan
 
 
 def _kind_of_all(uses: Sequence[HostUse]) -> ServiceKind | None:
@@ -154,8 +180,35 @@ def note_services(needed: Needed) -> Iterator[str]:
         )
 
 
+def _is_plain(host: str, uses: list[HostUse], kind: ServiceKind, container: Block) -> bool:
+    """Tell whether the image of a kind serves these uses: at its own port, without TLS, and with its account."""
+    if not kind.env and _has_account(host, kind, container):
+        return False
+    ports = {use.port for use in uses if use.port}
+    encrypted = {use.scheme for use in uses} & {"rediss", "amqps", "ldaps"}
+    return ports <= {kind.port} and not encrypted and bool(_HOST_NAME.fullmatch(host))
+
+
+def _has_account(host: str, kind: ServiceKind, container: Block) -> bool:
+    """Tell whether the application has a password for a service whose image makes no account from variables."""
+    if _account_in_urls(host, container).get("PASSWORD", "guest") != "guest":
+        return True
+    names = [str(item.get("name")) for item in blocks_at(container, "env")]
+    return any(_ACCOUNT["PASSWORD"].search(name) and kind_of_use("", None, "", name) is kind for name in names)
+
+
+def _is_taken(proposed: Block, plan: ServicePlan) -> bool:
+    return any(entry["name"] == proposed["name"] for entry in plan.entries)
+
+
 def _stanza(host: str, uses: list[HostUse], kind: ServiceKind | None, container: Block) -> str:
     """Return an item of `build.services` to complete, indented as below that key."""
+    lines = write_yaml({"services": [_propose(host, uses, kind, container)]}).splitlines()[1:]
+    return "".join(f"  {line}\n" for line in lines)
+
+
+def _propose(host: str, uses: list[HostUse], kind: ServiceKind | None, container: Block) -> Block:
+    """Return an item of `build.services`; parts that nothing tells are TODO."""
     name = host.partition(".")[0]
     port = next((use.port for use in uses if use.port), kind.port if kind else 0)
     service: Block = {"name": name if _LOCAL_NAME.fullmatch(name) else "service"}
@@ -164,12 +217,16 @@ def _stanza(host: str, uses: list[HostUse], kind: ServiceKind | None, container:
     block: Block = {"image": kind.image if kind and kind.image else "TODO"}
     if kind and kind.env:
         block["env"] = [_variable(variable, part, host, container) for variable, part in kind.env]
+        user = _variable(kind.login[0], "USER", host, container) if kind.login else {}
+        if user and "TODO" not in str(user) and user.get("value") != "root":
+            block["env"] += [user, _variable(kind.login[1], "PASSWORD", host, container)]
+    if kind and kind.fixed:
+        block["env"] = [{"name": name, "value": value.format(host=host)} for name, value in kind.fixed]
     check: Block = (
         {"exec": {"command": list(kind.check)}} if kind and kind.check else {"tcpSocket": {"port": port or "TODO"}}
     )
     block["readinessProbe"] = {**check, "periodSeconds": 1, "failureThreshold": PATIENCE_S}
-    lines = write_yaml({"services": [{**service, "container": block}]}).splitlines()[1:]
-    return "".join(f"  {line}\n" for line in lines)
+    return {**service, "container": block}
 
 
 def _variable(name: str, part: str, host: str, container: Block) -> Block:
@@ -183,7 +240,7 @@ def _variable(name: str, part: str, host: str, container: Block) -> Block:
         if isinstance(item.get("value"), str):
             return {"name": name, "value": item["value"]}
     known = _account_in_urls(host, container).get(part)
-    return {"name": name, "value": known or f"TODO the application's {part.lower()}"}
+    return {"name": name, "value": known if known and "$" not in known else f"TODO the application's {part.lower()}"}
 
 
 def _account_in_urls(host: str, container: Block) -> dict[str, str]:

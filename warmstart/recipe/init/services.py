@@ -14,6 +14,7 @@ from warmstart.recipe.init.inputs import InputObject, Inputs
 from warmstart.recipe.init.kinds import ServiceKind, is_kind, kind_of_container, kind_of_use, parted
 from warmstart.recipe.init.needs import Use, list_uses, relative, secret_keys
 from warmstart.recipe.init.probes import is_selected
+from warmstart.recipe.init.variables import list_variables
 from warmstart.recipe.init.waiting import only_waits, words_of
 from warmstart.recipe.objects import Objects
 from warmstart.recipe.pods import Block, PodContainer, blocks_at, mapping_at
@@ -225,22 +226,6 @@ def _texts(container: PodContainer, inits: Sequence[Block], inputs: Inputs) -> I
         yield Text("command", expand(script, own), place, waited=waited)
         for name, value in list_variables(block, inputs):
             yield Text("variable", expand(value, own), place, name, waited=waited)
-
-
-def list_variables(container: Block, inputs: Inputs) -> Iterator[tuple[str, str]]:
-    """Yield the variables of a container whose values are in the manifest or in a ConfigMap of the input."""
-    for item in blocks_at(container, "envFrom"):
-        found = inputs.find("ConfigMap", str(mapping_at(item, "configMapRef").get("name")))
-        prefix = item.get("prefix") if isinstance(item.get("prefix"), str) else ""
-        for key, value in mapping_at(found.value, "data").items() if found else ():
-            if isinstance(value, str):
-                yield f"{prefix}{key}", value
-    for item in blocks_at(container, "env"):
-        reference = mapping_at(item, "valueFrom", "configMapKeyRef")
-        found = inputs.find("ConfigMap", str(reference.get("name"))) if reference else None
-        value = mapping_at(found.value, "data").get(str(reference.get("key"))) if found else item.get("value")
-        if isinstance(item.get("name"), str) and isinstance(value, str):
-            yield item["name"], value
 
 
 def entry_of(found: FoundService, inputs: Inputs, directory: Path) -> Block:
