@@ -36,6 +36,7 @@ public class Draws implements Resource {
                 .scheduleAtFixedRate(TICKS::incrementAndGet, 0, 10, TimeUnit.MILLISECONDS);
         HttpServer server = HttpServer.create(new InetSocketAddress(8080), 0);
         server.createContext("/", exchange -> {
+            exchange.getResponseHeaders().set("Connection", "close");
             byte[] body = draw().getBytes(StandardCharsets.UTF_8);
             exchange.sendResponseHeaders(200, body.length);
             exchange.getResponseBody().write(body);

@@ -253,3 +253,22 @@ def test_own_hooks(java: str, agent: Path, programs: Path, tmp_path: Path) -> No
         assert ask(jvm, "GONE") == "GONE=null null"
         assert ask(jvm, "zone") == "Asia/Tokyo"
     java_hooks.close()
+
+
+@pytest.mark.parametrize("content", [None, b""], ids=["absent", "empty"])
+def test_restore_without_an_environment(content: bytes | None, agent: Path, programs: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "hooks"
+    directory.mkdir()
+    java_hooks = HooksDirectory(directory)
+    if content is not None:
+        (tmp_path / "env").write_bytes(content)
+    variables = {"OLD": "build", "WARMSTART_HOOKS_LATE": "OLD"}
+    with run_java([*OPENED, "-cp", programs, "OwnState"], agent, directory, variables) as jvm:
+        assert jvm.line() == "running"
+        java_hooks.message("registered")
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        java_hooks.restore(jvm.pid)
+        java_hooks.message("restored")
+        assert ask(jvm, "OLD") == "OLD=build build"
+    java_hooks.close()

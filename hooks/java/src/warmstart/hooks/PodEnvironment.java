@@ -30,7 +30,7 @@ final class PodEnvironment implements Resource {
     /**
      * Prepares it.
      *
-     * @param file NAME=VALUE and a NUL for each variable of the pod; absent if the restore gave no environment
+     * @param file NAME=VALUE and a NUL for each variable of the pod; absent or empty if the restore gave no environment
      * @param late names separated by commas, or "*"
      */
     @SuppressWarnings("unchecked")
@@ -45,10 +45,10 @@ final class PodEnvironment implements Resource {
 
     @Override
     public void afterRestore(Context<? extends Resource> context) throws IOException {
-        if (!file.exists()) {
+        Map<String, String> pod = file.exists() ? read() : Map.of();
+        if (pod.isEmpty()) {
             return;
         }
-        Map<String, String> pod = read();
         Set<String> names = late;
         if (late.contains(ALL)) {
             names = new HashSet<>(variables.keySet());
