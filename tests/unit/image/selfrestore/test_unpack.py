@@ -127,6 +127,13 @@ def test_a_hostile_stream_is_refused(run, members, why):
         run(*members)
 
 
+def test_a_sparse_file_is_refused(run):
+    """A few bytes of the stream would become a terabyte here."""
+    sparse = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 40), "GNU.sparse.numblocks": "1"}
+    with pytest.raises(CheckpointError, match="is a sparse file"):
+        run(member("changes/big", b"x", pax_headers=sparse))
+
+
 def test_too_many_files_are_refused(run):
     with pytest.raises(CheckpointError, match="more than 2 files"):
         run(*(member(f"changes/{number}") for number in range(3)), limits=replace(DEFAULT_LIMITS, members=2))
