@@ -138,7 +138,7 @@ def test_the_first_client_from_outside_is_served_after_the_steps(built):
         assert time.monotonic() - started > 1
         match = RESTORED.match(find_line(running, RESTORED))
         assert match is not None
-        assert int(match[2]) >= 1500
+        assert int(match["steps"]) >= 1500
 
 
 def test_files_in_use_on_an_emptydir_are_put_back_and_others_are_the_pods(built):
