@@ -1,6 +1,6 @@
 """Whether the shop's connections survive many restores in a cluster, with hooks and another database than the build's.
 
-    PYTHONPATH=tests benchmarks/hooks_on_cluster.py [--restores N] [--restorer self|runtime]
+    PYTHONPATH=tests benchmarks/hooks_on_cluster.py [--restores N] [--replicas N] [--restorer self|runtime]
 
 The recipe has `hooks: [java]` and `tcp: refuse`, and no `afterRestore`: only the hooks renew the pool. The pods have
 another JDBC URL, user and password. If the image restores itself, the URL is a variable; a runtime keeps the build's
@@ -53,7 +53,7 @@ BUILD_URL = "jdbc:postgresql://postgres:5432/shop"
 # The pods know no host `postgres`.
 HOST, CLIENT = "orders-db", "pod"
 POD_URL = f"jdbc:postgresql://{HOST}:5432/shop?ApplicationName={CLIENT}"
-REPLICAS, REQUESTS = 4, 25
+REQUESTS = 25
 PATHS = ("/products?q=oak", "/state", "/cart", "/products/7")
 HOOKS = re.compile(r"^warmstart: restored in \d+ ms, hooks in (\d+) ms", re.MULTILINE)
 COLD = ":: Spring Boot ::"
@@ -117,7 +117,7 @@ def run_database(cluster: Cluster, example: Path) -> list[Block]:
     return [{"ip": addresses[service], "hostnames": [name]} for service, name in names.items()]
 
 
-def deploy_shop(user: User, example: Path, image: str, restorer: Restorer, hosts: list[Block]) -> None:
+def deploy_shop(user: User, example: Path, image: str, restorer: Restorer, hosts: list[Block], replicas: int) -> None:
     """Migrate the database once, and deploy the shop alone."""
     file = example / "k8s/shop.yaml"
     manifests: list[Block] = [document.value for document in read_documents(file.read_bytes(), "shop")]
@@ -132,7 +132,7 @@ def deploy_shop(user: User, example: Path, image: str, restorer: Restorer, hosts
     shop["readinessProbe"]["periodSeconds"] = 1
     if restorer is Restorer.RUNTIME:
         shop["env"].append({"name": "SPRING_CONFIG_IMPORT", "value": f"configtree:{MOUNTED}/"})
-    manifests[-1]["spec"]["replicas"] = REPLICAS
+    manifests[-1]["spec"]["replicas"] = replicas
     file.write_text(write_yaml(*manifests))
     line = ["deploy", image, "--from", file, "--apply", "--accept-frozen=*", "--plain-http", user.cluster.registry]
     done = user.call(*line)
@@ -168,22 +168,22 @@ def examine(replica: Replica) -> Restored:
     return Restored(COLD in log, int(hooks[1]) if hooks else None, is_first_right, failed, stale, log)
 
 
-def restore_often(cluster: Cluster, count: int, progress: Progress) -> tuple[list[Restored], int]:
+def restore_often(cluster: Cluster, count: int, replicas: int, progress: Progress) -> tuple[list[Restored], int]:
     """Delete all replicas again and again, and return what the new ones did, and other clients of the database."""
     known: set[str] = set()
     found: list[Restored] = []
     others = 0
-    with ThreadPoolExecutor(REPLICAS) as pool:
+    with ThreadPoolExecutor(replicas) as pool:
         while len(found) < count:
             begin, running = time.monotonic(), []
-            while len(running) < REPLICAS:
+            while len(running) < replicas:
                 running += [pool.submit(examine, replica) for replica in find_ready(cluster, known)]
                 if time.monotonic() > begin + START_S:
-                    raise WarmstartError(f"{len(running)} of {REPLICAS} replicas were ready in time")
+                    raise WarmstartError(f"{len(running)} of {replicas} replicas were ready in time")
                 time.sleep(0.05)
             found += [one.result() for one in running]
             others += count_others(cluster)
-            progress.note(f"{len(found)} restores, the last {REPLICAS} in {time.monotonic() - begin:.1f} s")
+            progress.note(f"{len(found)} restores, the last {replicas} in {time.monotonic() - begin:.1f} s")
             if len(found) < count:
                 cluster.kubectl("delete", "pods", "--selector=app=shop", "--wait=false")
     return found, others
@@ -216,9 +216,10 @@ def list_results(restorer: Restorer, found: list[Restored], others: int, server:
 
 @click.command()
 @click.option("--restores", type=click.IntRange(1), default=50, show_default=True, help="How many at least.")
+@click.option("--replicas", type=click.IntRange(1), default=4, show_default=True, help="Restored at once.")
 @click.option("--restorer", type=click.Choice([str(one) for one in Restorer]), default="self", show_default=True)
 @cache_option
-def main(restores: int, restorer: str, cache_dir: Path) -> None:
+def main(restores: int, replicas: int, restorer: str, cache_dir: Path) -> None:
     """Build, deploy and restore the shop, and print what became of its connections."""
     console, cache, by = Console(), cache_dir.absolute(), Restorer(restorer)
     progress = Progress(TerminalListener(console, verbose=True))
@@ -234,9 +235,9 @@ def main(restores: int, restorer: str, cache_dir: Path) -> None:
         console.print(f"closed sockets: {built['edits']['closedSockets']}, hooks: {built['hooks']}")
         console.print(*built["warnings"], f"restores: {built['restores']}", sep="\n")
         with progress.step("deploy"):
-            deploy_shop(user, example, built["image"], by, run_database(cluster, example))
+            deploy_shop(user, example, built["image"], by, run_database(cluster, example), replicas)
         with progress.step("restores"):
-            found, others = restore_often(cluster, restores, progress)
+            found, others = restore_often(cluster, restores, replicas, progress)
         log = cluster.kubectl("logs", "postgres-0").splitlines()
         server = [line for line in log if STALE_SERVER.search(line)]
         odd = [one.log for one in found if one.cold or one.failed or one.stale or not one.is_first_right]
