@@ -192,7 +192,7 @@ def restore_often(cluster: Cluster, count: int, replicas: int, progress: Progres
 def count_others(cluster: Cluster) -> int:
     """Return how many of the database's clients are there as another user, or by another URL, than the pods have."""
     words = ["psql", f"--username={POD.user}", "--dbname=shop", "-tA", "-F,", "-c", CLIENTS]
-    clients = cluster.kubectl("exec", "postgres-0", "--", *words).split()
+    clients = cluster.kubectl("exec", "postgres-0", "--", *words).splitlines()
     return sum(client != f"{POD.user},{CLIENT}" for client in clients)
 
 
