@@ -14,8 +14,9 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from warmstart.core.errors import HostError
@@ -206,7 +207,8 @@ def sweep_cgroups() -> None:
                     if _holds_living(directory):
                         continue
                     Cgroup(((hierarchy, directory),)).thaw()
-                    _remove_tree(directory, time.monotonic() + SWEEP_S)
+                    # Whoever was about to lock it makes another one of the same name when it is gone.
+                    _remove_tree(directory, time.monotonic() + SWEEP_S, partial(_is_still, directory, descriptor))
                 finally:
                     os.close(descriptor)
 
@@ -299,13 +301,21 @@ def _read_names(path: Path) -> set[str]:
     return set(path.read_text().split())
 
 
-def _remove_tree(top: Path, deadline: float) -> None:
-    while top.exists():
+def _is_still(directory: Path, descriptor: int) -> bool:
+    """Tell whether a path still leads to an open directory."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(directory.stat(), os.fstat(descriptor))
+    return False
+
+
+def _remove_tree(top: Path, deadline: float, is_there: Callable[[], bool] | None = None) -> None:
+    is_there = is_there or top.exists
+    while is_there():
         for directory, _, _ in os.walk(top, topdown=False):
             # EBUSY while the kernel is still reaping its processes; retried below.
             with contextlib.suppress(OSError):
                 Path(directory).rmdir()
         if time.monotonic() > deadline:
             return
-        if top.exists():
+        if is_there():
             time.sleep(0.02)

@@ -411,6 +411,27 @@ def test_a_cgroup_of_another_name_is_not_touched(name, called):
             place.rmdir()
 
 
+def test_a_sweep_removes_only_the_one_that_it_has_locked(workspace_name, monkeypatch):
+    """When one of the same name takes its place, the sweep leaves it alone."""
+
+    holds_living = cgroup._holds_living
+
+    def replace_it(directory: Path) -> bool:
+        if directory.name == workspace_name:
+            directory.rmdir()
+            directory.mkdir()
+        return holds_living(directory)
+
+    _, directory = find_cgroup(workspace_name).directories[0]
+    directory.mkdir()
+    try:
+        monkeypatch.setattr(cgroup, "_holds_living", replace_it)
+        sweep_cgroups()
+        assert directory.is_dir()
+    finally:
+        directory.rmdir()
+
+
 def test_who_makes_one_while_others_sweep_has_it(workspace_name):
     ended = threading.Event()
 
