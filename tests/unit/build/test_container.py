@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from warmstart.build.launched import LauncherContainer
 from warmstart.core.errors import AppError, PreflightError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.dump.preflight.finding import Finding, Severity
+from warmstart.probe.readiness import Readiness
 from warmstart.recipe.model import Container, Probe, Recipe, Restorer, SecurityContext, TcpSocket
 
 
@@ -69,9 +71,12 @@ def test_a_container_is_awaited_as_long_as_the_kubelet_would(monkeypatch):
     startup = Probe(TcpSocket(80), initial_delay_s=5, period_s=2, failure_threshold=30)
     readiness = Probe(TcpSocket(80), period_s=10, failure_threshold=3)
     awaited: list[tuple[object, ...]] = []
-    monkeypatch.setattr(
-        build, "wait_first_success", lambda _, probe, limit_s, announced: awaited.append((probe, limit_s))
-    )
+
+    def wait_first_success(_: object, probe: object, limit_s: float, announced: object) -> Readiness:
+        awaited.append((probe, limit_s))
+        return Readiness(1.0, 1, at=time.monotonic())
+
+    monkeypatch.setattr(build, "wait_first_success", wait_first_success)
     monkeypatch.setattr(build, "wait_ready", lambda _, *probes, started: awaited.append((*probes, started)))
     container = make_recipe(readiness_probe=readiness, startup_probe=startup).container
     assert await_ready(make_running(requested_at=0.0, started_at=1.0), container) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from warmstart.image.layout import CheckedReader, open_blob, read_image
 from warmstart.image.manifest import Descriptor
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.node.tree import tree_path
+from warmstart.probe.readiness import Readiness
 from warmstart.recipe.model import Container, Probe, Restorer, TcpSocket
 
 
@@ -182,7 +184,7 @@ def restore(monkeypatch, tmp_path) -> Callable[..., tuple[Restore, ...]]:
         monkeypatch.setattr(verify, "start_engine", start_engine)
         monkeypatch.setattr(verify, "read_identity", read_identity)
         for module in (verify, cold_start):
-            monkeypatch.setattr(module, "wait_first_success", lambda *_, **__: None)
+            monkeypatch.setattr(module, "wait_first_success", lambda *_, **__: Readiness(0.5, 1, at=time.monotonic()))
         subject = Subject(tmp_path, "app:1", CONTAINER, "identity", restorers, state, force=force)
         progress = progress or Progress(SilentListener())
         return verify_image(subject, engine, progress)
