@@ -7,7 +7,6 @@ import os
 import platform
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from warmstart import __version__
@@ -37,10 +36,10 @@ from warmstart.image.annotations import (
     BASE_NAME,
     BUILD_KEY,
     CPU,
-    CREATED,
     PREFIX,
     STATE,
     Provenance,
+    created_now,
     write_provenance,
 )
 from warmstart.image.buildah import Buildah, WorkingContainer
@@ -123,7 +122,7 @@ def annotate(context: BuildContext, base: BaseImage, warm: WarmState, provenance
     """Return the annotations that are common to both restorers."""
     return {
         **({PREFIX + BUILD_KEY: context.inputs.key(base.digest)} if context.inputs else {}),
-        CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
+        **created_now(),
         BASE_NAME: base.source.label,
         BASE_DIGEST: base.digest,
         PREFIX + CPU: " ".join(warm.cpu_features),

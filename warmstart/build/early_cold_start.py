@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from warmstart.build.hook_channel import HookProcess
 from warmstart.build.result import SelfCheckpoint
 from warmstart.build.verify import open_plain_engine
 from warmstart.engine.local import LocalEngine
-from warmstart.image.annotations import CREATED
+from warmstart.image.annotations import created_now
 from warmstart.image.compose import Layer, Run, add_layers, link_layers
 from warmstart.node.network import Network
 
@@ -86,9 +85,9 @@ class EarlyColdStart:
     def _make_image(self, name: str, changes: Sequence[Layer], hooks: Sequence[HookProcess] = ()) -> Path:
         """Make an image without memory and dump; return its layout."""
         context, layers = self._context, [self._programs, *changes]
-        cold, annotations = context.workspace / name, {CREATED: datetime.now(UTC).isoformat(timespec="seconds")}
+        cold = context.workspace / name
         with context.progress.step("image"):
             link_layers(layers, self._layout, cold)
             layers[1:1] = context.hooks.link_agents(cold, hooks) if context.hooks else []
-            add_layers(self._base.layout, cold, layers, self._run, annotations, context.recipe.labels)
+            add_layers(self._base.layout, cold, layers, self._run, created_now(), context.recipe.labels)
         return cold

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from warmstart.build.hook_channel import HookChannel, HookProcess
 from warmstart.core.progress import Progress
 from warmstart.dump.proc.container import read_tree
-from warmstart.image.annotations import CREATED
+from warmstart.image.annotations import created_now
 from warmstart.image.cache.blobs import BlobCache
 from warmstart.image.compose import Layer, Run, add_layers, link_layers
 from warmstart.image.hooks import (
@@ -102,7 +101,7 @@ class BuildHooks:
         """
         link_layers(layers, layout, into)
         link_layers([self.waiting], self.layout, into)
-        add_layers(base, into, [*layers, self.waiting], run, _created_now(), {})
+        add_layers(base, into, [*layers, self.waiting], run, created_now(), {})
         return into
 
 
@@ -129,14 +128,10 @@ def prepare_hooks(
         runtimes, layout = required or find_runtimes(base, blobs), workspace / "hooks"
         agents = pack_agents(find_agents(runtimes, cache, progress.note), layout)
         fifos, waiting = pack_fifos([CHECKPOINT, RESTORED], layout), pack_fifos([RESTORED], layout)
-        add_layers(base, layout, [agents, fifos], None, _created_now(), {})
+        add_layers(base, layout, [agents, fifos], None, created_now(), {})
     return BuildHooks(runtimes, required, recipe.late, layout, agents, waiting, read_image(base).config)
 
 
 def document_hooks(processes: Iterable[HookProcess]) -> list[Mapping[str, object]]:
     """Return the processes for the build report."""
     return [{"pid": one.pid, "runtime": one.runtime, "beforeCheckpointSeconds": one.before_s} for one in processes]
-
-
-def _created_now() -> dict[str, str]:
-    return {CREATED: datetime.now(UTC).isoformat(timespec="seconds")}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 
 CREATED = "org.opencontainers.image.created"
 BASE_NAME = "org.opencontainers.image.base.name"
@@ -26,6 +27,11 @@ SECRETS = "secrets"
 #: Below PREFIX: the kernel state of the application before the checkpoint (`warmstart.dump.state.document`); only if it
 #: was known.
 STATE = "state"
+
+
+def created_now() -> dict[str, str]:
+    """Return the annotation with the time of creation, which is now."""
+    return {CREATED: datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 @dataclass(frozen=True)

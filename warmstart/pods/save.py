@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from warmstart.dump.archive.metadata import load_json
 from warmstart.dump.edit.cgroups import move_to_cgroup_v2
 from warmstart.dump.edit.sockets import close_sockets
 from warmstart.engine.local import find_access
-from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, POD_NOTE, PREFIX
+from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, POD_NOTE, PREFIX, created_now
 from warmstart.image.compose import compose_image, remove_checkpoint
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import Image, read_image, write_index
@@ -257,7 +256,7 @@ def make_layout(
     layout, addition = bench.directory / "layout", bench.directory / "addition"
     annotations = {
         CHECKPOINT_NAME: taken.container.name,
-        CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
+        **created_now(),
         BASE_NAME: str(bench.source.reference),
         BASE_DIGEST: bench.digest,
         VERSION: __version__,
