@@ -10,9 +10,7 @@ from warmstart.core.reference import Source, Transport
 from warmstart.dump.archive.tar_stream import StreamedTar
 from warmstart.dump.archive.tarball import Kind, Member, walk_layer
 from warmstart.image.open import open_image
-
-_REMOVED = ".wh."
-_OPAQUE = ".wh..wh..opq"
+from warmstart.image.whiteouts import OPAQUE, WHITEOUT
 
 
 def find_names(layout: Path, directories: Set[str]) -> dict[str, set[str]]:
@@ -40,10 +38,10 @@ def _add_layer(names: dict[str, set[str]], tar: StreamedTar) -> None:
     added: dict[str, set[str]] = {directory: set() for directory in names}
     for member in walk_layer(tar):
         path = PurePosixPath(member.name)
-        if path.name == _OPAQUE:
+        if path.name == OPAQUE:
             _clear(names, _text(path.parent))
-        elif path.name.startswith(_REMOVED):
-            removed = path.name.removeprefix(_REMOVED)
+        elif path.name.startswith(WHITEOUT):
+            removed = path.name.removeprefix(WHITEOUT)
             if (parent := _text(path.parent)) in names:
                 names[parent].discard(removed)
             _clear(names, f"{parent}/{removed}".lstrip("/"))

@@ -31,6 +31,7 @@ from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.manifest import Descriptor
 from warmstart.image.open import OpenedImage
 from warmstart.image.selfrestore.pack import DIRECTORY
+from warmstart.image.whiteouts import OPAQUE, WHITEOUT
 
 #: The destinations that CRI-O and the kubelet mount in every container, and those of warmstart.
 STANDARD_MOUNTS = (
@@ -60,7 +61,6 @@ _MOST_NODES = 500_000
 _MOST_STEPS = 50_000_000
 # Layers of real images have fewer members; longer lists are not kept.
 _MOST_KEPT = 200_000
-_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 _Path = tuple[str, ...]
 
@@ -105,7 +105,7 @@ class Links:
         """
         *parents, name = _split(member.name) or [""]
         path = (*self._follow(parents, member.name), name)
-        if not name or name.startswith(_WHITEOUT):
+        if not name or name.startswith(WHITEOUT):
             return path
         target = member.link if member.kind is Kind.SYMLINK else None
         if member.kind is Kind.HARDLINK:  # to a symbolic link, it is another one
@@ -152,10 +152,10 @@ class Links:
                 return
             node = node.below[parent]
             node.target = None
-        if name == _OPAQUE:
+        if name == OPAQUE:
             node.below.clear()
-        elif name.startswith(_WHITEOUT):
-            node.below.pop(name.removeprefix(_WHITEOUT), None)
+        elif name.startswith(WHITEOUT):
+            node.below.pop(name.removeprefix(WHITEOUT), None)
         elif kind is not Kind.DIRECTORY:
             node.below.pop(name, None)
         elif name in node.below:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from warmstart.core.errors import ImageError
 from warmstart.core.mountinfo import parse_mountinfo, unescape
 from warmstart.image.tree_tar import Entry, TreeTar, open_entry, walk
+from warmstart.image.whiteouts import OPAQUE, mark_removed
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _OPAQUE = "trusted.overlay.opaque"
@@ -79,14 +80,13 @@ def add_changes(tar: TreeTar, changes: Changes, left_out: Collection[str]) -> in
     size = 0
     with open_entry(changes.upper) as upper:
         for entry, name in walk(upper, "", skipped):
-            parent, _, last = name.rpartition("/")
             if entry.kind == stat.S_IFCHR and entry.status.st_rdev == 0:
-                tar.make_empty(f"{parent}/.wh.{last}".lstrip("/"))
+                tar.make_empty(mark_removed(name))
                 continue
             tar.add(entry, name)
             size += entry.status.st_size if entry.kind == stat.S_IFREG else 0
             if entry.kind == stat.S_IFDIR and _is_opaque(entry, name):
-                tar.make_empty(f"{name}/.wh..wh..opq")
+                tar.make_empty(f"{name}/{OPAQUE}")
     return size
 
 

@@ -20,6 +20,7 @@ from warmstart.core.errors import CheckpointError
 from warmstart.dump.archive.archive import DEFAULT_LIMITS, Limits
 from warmstart.dump.archive.tarball import MAX_COMPONENT_BYTES, quoted
 from warmstart.image.base_names import find_names
+from warmstart.image.whiteouts import mark_removed
 
 _MODE_BITS = 0o1777
 _KINDS = (tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE)
@@ -174,8 +175,7 @@ def _find_removed(base: Path, present: Mapping[str, Set[str]], left_out: Sequenc
 
 def _make_mark(name: str) -> tarfile.TarInfo:
     """Return the mark of a removed file in a layer."""
-    parent, _, last = name.rpartition("/")
-    mark = tarfile.TarInfo(f"{parent}/.wh.{last}".lstrip("/"))
+    mark = tarfile.TarInfo(mark_removed(name))
     mark.mode = 0o644
     return mark
 
