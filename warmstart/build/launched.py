@@ -14,12 +14,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from warmstart.core.errors import AppError, CheckpointError, EngineError
 from warmstart.core.mountinfo import read_mountinfo
 from warmstart.dump.proc.container import GONE, list_children, read_namespace, read_process
 from warmstart.engine.cri import CriContainer
-from warmstart.engine.target import Activity, ExecResult, State
+from warmstart.engine.target import Activity, ExecResult, State, Target
 from warmstart.engine.volumes import list_groups
 from warmstart.image.manifest import Config
 from warmstart.image.overlay_diff import Changes, find_changes
@@ -69,38 +70,24 @@ class LauncherDirectories:
     state: Path
 
 
-@dataclass(frozen=True)
-class LauncherContainer:
+_Inner = TypeVar("_Inner", bound=Target)
+
+
+class LaunchedTarget(Generic[_Inner]):
     """A container with the launcher as its first process; a `Target` for probes and warm-up.
 
     Attributes:
         container: the container.
-        directories: the launcher's directories.
         working_dir: working directory of its commands.
-        pid: PID of the application in the engine's `proc`.
-        inner_pid: PID of the application in the container.
     """
 
-    container: CriContainer
-    directories: LauncherDirectories
+    container: _Inner
     working_dir: str
-    pid: int
-    inner_pid: int
 
     @property
     def address(self) -> str:
         """See `Target.address`."""
         return self.container.address
-
-    @property
-    def requested_at(self) -> float:
-        """See `CriContainer.requested_at`."""
-        return self.container.requested_at
-
-    @property
-    def started_at(self) -> float:
-        """See `CriContainer.started_at`."""
-        return self.container.started_at
 
     def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
         """See `Target.connect`."""
@@ -108,8 +95,7 @@ class LauncherContainer:
 
     def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
         """See `Target.exec`; the command runs as the application's user."""
-        wrapper = [BUILD_LAUNCHER, "exec", "--directory", self.working_dir, "--"]
-        return self.container.exec([*wrapper, *command], timeout_s)
+        return self.container.exec(wrap_command(command, self.working_dir), timeout_s)
 
     def state(self) -> State:
         """See `Target.state`."""
@@ -136,6 +122,35 @@ class LauncherContainer:
             raise CheckpointError(f"the checkpoint took longer than {timeout_s:g} s", hint=hint) from error
         check_dumped(result.exit_code, result.stderr)
 
+
+@dataclass(frozen=True)
+class LauncherContainer(LaunchedTarget[CriContainer]):
+    """See `LaunchedTarget`; on an engine of this machine.
+
+    Attributes:
+        container: the container.
+        directories: the launcher's directories.
+        working_dir: working directory of its commands.
+        pid: PID of the application in the engine's `proc`.
+        inner_pid: PID of the application in the container.
+    """
+
+    container: CriContainer
+    directories: LauncherDirectories
+    working_dir: str
+    pid: int
+    inner_pid: int
+
+    @property
+    def requested_at(self) -> float:
+        """See `CriContainer.requested_at`."""
+        return self.container.requested_at
+
+    @property
+    def started_at(self) -> float:
+        """See `CriContainer.started_at`."""
+        return self.container.started_at
+
     def take_out(self, into: Path) -> Changes | None:
         """End the container, and only then take over the launcher's files.
 
@@ -155,6 +170,11 @@ class LauncherContainer:
         end_container(self.container, first_pid)
         claim_state(self.directories.state, into)
         return changes
+
+
+def wrap_command(command: Sequence[str], working_dir: str) -> list[str]:
+    """Return a command that the launcher runs as the application's user."""
+    return [BUILD_LAUNCHER, "exec", "--directory", working_dir, "--", *command]
 
 
 def check_dumped(exit_code: int, stderr: str, task: str = "dump the application") -> None:

@@ -93,13 +93,16 @@ def make_candidate(
         try:
             return make_self_restoring(context, engine, base, companions, undo)
         except SelfRefusedError as refused:
-            context.progress.warn(
-                f"the image will not restore itself, only the runtime restores it: {first_of(refused)}"
-            )
-            shutil.rmtree(context.workspace / "layout", ignore_errors=True)
-            context = replace(context, recipe=with_restorers(context.recipe, [Restorer.RUNTIME]))
+            context = without_self(context, refused)
     candidate = make_restored(context, engine, base, companions)
     return replace(candidate, restorers=context.recipe.restore)
+
+
+def without_self(context: BuildContext, refused: WarmstartError) -> BuildContext:
+    """Begin the image anew for the runtime alone, and warn of the reason; return the context of that."""
+    context.progress.warn(f"the image will not restore itself, only the runtime restores it: {first_of(refused)}")
+    shutil.rmtree(context.workspace / "layout", ignore_errors=True)
+    return replace(context, recipe=with_restorers(context.recipe, [Restorer.RUNTIME]))
 
 
 def first_of(error: WarmstartError) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from warmstart.build.checkpoint import find_image_run
 from warmstart.build.container import SelfRefusedError, open_engine, refusing_self
 from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.early_cold_start import EarlyColdStart
-from warmstart.build.pipeline import LaunchedParts, complete_self_restoring, first_of, verify_and_publish
+from warmstart.build.pipeline import LaunchedParts, complete_self_restoring, verify_and_publish, without_self
 from warmstart.build.publish import check_output
 from warmstart.build.result import (
     BuildCandidate,
@@ -64,7 +63,6 @@ from warmstart.pods.launched import Delivery, PodSecurityError, await_applicatio
 from warmstart.pods.services import run_services
 from warmstart.probe.readiness import find_limit_s
 from warmstart.probe.warmup import run_steps
-from warmstart.recipe.load import with_restorers
 from warmstart.recipe.model import Recipe, Restorer
 from warmstart.recipe.privileges import require_recipe_privileges
 
@@ -148,11 +146,7 @@ def make_candidate(
         except (SelfRefusedError, PodSecurityError) as refused:
             if not recipe.restore_is_default or recipe.needs_self:
                 raise
-            context.progress.warn(
-                f"the image will not restore itself, only the runtime restores it: {first_of(refused)}"
-            )
-            shutil.rmtree(context.workspace / "layout", ignore_errors=True)
-            context = replace(context, recipe=with_restorers(recipe, [Restorer.RUNTIME]))
+            context = without_self(context, refused)
     candidate = make_restored(context, place, base, companions)
     return replace(candidate, restorers=context.recipe.restore)
 

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from warmstart.build.launched import CAPABILITIES, LOG_LINES, START_S, check_dumped, find_working_dir, list_options
+from warmstart.build.launched import (
+    CAPABILITIES,
+    LOG_LINES,
+    START_S,
+    LaunchedTarget,
+    check_dumped,
+    find_working_dir,
+    list_options,
+    wrap_command,
+)
 from warmstart.core.cpu import find_features
 from warmstart.core.disk_space import reporting_full_disk
 from warmstart.core.errors import AppError, CheckpointError, ClusterError
 from warmstart.dump.archive.archive import DEFAULT_LIMITS
 from warmstart.engine.cluster import KubernetesContainer
-from warmstart.engine.target import Activity, ExecResult, State
 from warmstart.image.manifest import Config
 from warmstart.image.selfrestore.pack import (
     BUILD_LAUNCHER,
@@ -101,11 +108,6 @@ def wrap_spec(made: BuildPod, recipe: Recipe, config: Config, helper_image: str)
     return replace(made, spec=spec)
 
 
-def wrap_command(command: Sequence[str], working_dir: str) -> list[str]:
-    """Return a command that the launcher runs as the application's user."""
-    return [BUILD_LAUNCHER, "exec", "--directory", working_dir, "--", *command]
-
-
 def _list_command(recipe: Recipe, config: Config) -> list[str]:
     """Return the application's command, with the references to variables as written in the recipe."""
     find_run(recipe.container, config)
@@ -178,8 +180,8 @@ class Delivery:
 
 
 @dataclass(frozen=True)
-class LaunchedPod:
-    """A pod with the launcher as its first process; a `Target` for the warm-up.
+class LaunchedPod(LaunchedTarget[KubernetesContainer]):
+    """See `LaunchedTarget`; a pod.
 
     Attributes:
         container: its container.
@@ -190,44 +192,6 @@ class LaunchedPod:
     container: KubernetesContainer
     working_dir: str
     identity: Identity
-
-    @property
-    def address(self) -> str:
-        """See `Target.address`."""
-        return self.container.address
-
-    def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
-        """See `Target.connect`."""
-        return self.container.connect(port, host, timeout_s)
-
-    def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
-        """See `Target.exec`; the command runs as the application's user."""
-        return self.container.exec(wrap_command(command, self.working_dir), timeout_s)
-
-    def state(self) -> State:
-        """See `Target.state`."""
-        return self.container.state()
-
-    def activity(self) -> Activity:
-        """See `Target.activity`."""
-        return self.container.activity()
-
-    def log_tail(self, lines: int) -> list[str]:
-        """See `Target.log_tail`."""
-        return self.container.log_tail(lines)
-
-    def dump(self, timeout_s: float) -> None:
-        """Have the launcher dump the application, and leave it stopped.
-
-        Raises:
-            CheckpointError: CRIU failed or took too long.
-        """
-        try:
-            result = self.container.exec([BUILD_LAUNCHER, "dump"], timeout_s)
-        except TimeoutError as error:
-            hint = "allow more time with --checkpoint-timeout"
-            raise CheckpointError(f"the checkpoint took longer than {timeout_s:g} s", hint=hint) from error
-        check_dumped(result.exit_code, result.stderr)
 
     def fetch(self, file: Path) -> None:
         """Write the dump and the changed files to a new file; see `warmstart.image.selfrestore.unpack`.
