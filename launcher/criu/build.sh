@@ -1,6 +1,6 @@
 #!/bin/sh
-# Build a static criu with the patch in this directory. Next to it, write everything that its license (GPL-2.0) requires
-# in a copy to `source`: the source as in Debian, the patch, and this script.
+# Build a static criu with the patches in this directory. Next to it, write everything that its license (GPL-2.0) requires
+# in a copy to `source`: the source as in Debian, the patches, and this script.
 #
 #   build.sh OUTPUT_DIRECTORY
 #
@@ -29,14 +29,15 @@ apt update
 # Without Debian's own changes: they concern packaging only.
 apt source --tar-only criu
 source=criu_$version.orig.tar.xz
-[ -e "$source" ] || { echo "Debian has another criu than $version, which the patch is for:" criu_*; exit 1; }
+[ -e "$source" ] || { echo "Debian has another criu than $version, which the patches are for:" criu_*; exit 1; }
 echo "$sha256  $source" | sha256sum --check --quiet
 
 mkdir criu
 tar -x -f "$source" -C criu --strip-components=1
 patch -d criu -p1 < "$here/restore-without-capabilities.patch"
+patch -d criu -p1 < "$here/keep-more-state.patch"
 # The Makefiles add GMONLDOPT only when they link the program. -static anywhere else would also change the build of the
 # code that criu injects into other processes.
 make -C criu GMONLDOPT=-static criu
 strip -o "$out/criu" criu/criu/criu
-cp "$source" "$here/restore-without-capabilities.patch" "$here/build.sh" "$out/source/"
+cp "$source" "$here"/*.patch "$here/build.sh" "$out/source/"

@@ -29,6 +29,7 @@ struct start {
 	char **command;
 	const char *directory;
 	struct identity identity;
+	uint64_t capabilities;
 	const char **volumes; /* without links */
 	size_t volume_count;
 };
@@ -75,11 +76,13 @@ void set_home(const char *home)
 	setenv("HOME", home, 1);
 }
 
-void drop_privileges(const struct identity *identity)
+/* Keep some capabilities if the identity is root's. Others have none, but programs with file capabilities do not start
+ * if those are missing in the bounding set. With no_new_privs they start, and gain nothing. */
+void drop_privileges(const struct identity *identity, uint64_t kept)
 {
-	if (!drop_bounding_set())
+	if (!limit_bounding_set(kept))
 		fail("cannot drop capabilities (needs CAP_SETPCAP): %s", strerror(errno));
-	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	clear_inheritable_capabilities();
 	become(identity);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		fail("cannot set no_new_privs: %s", strerror(errno));
@@ -93,12 +96,15 @@ static _Noreturn void exec_application(struct start *start, int container, int o
 
 	enter_container(container);
 	hide_launcher();
+	stand_in_for_init();
 	enter_directory(start->directory);
 	/* Open it in the container's mount namespace: CRIU identifies open files by their mounts. */
 	null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	setsid();
 	set_home(identity->home);
-	drop_privileges(identity);
+	drop_privileges(identity, start->capabilities);
+	/* As for the first process of a container, which it would be: daemons below it remain its descendants. */
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	deny_unrestorable_calls();
 	unblock_signals();
 	dup2(out, STDOUT_FILENO);
@@ -116,7 +122,7 @@ static void record(struct start *start, pid_t pid, int out, int err)
 	if (fd < 0)
 		fail("cannot write " STATE "/manifest: %s", strerror(errno));
 	fchmod(fd, 0644);
-	write_command(fd, start->command, &start->identity, pid, inode(out), inode(err));
+	write_command(fd, start->command, &start->identity, start->capabilities, pid, inode(out), inode(err));
 	write_volumes(fd, start->volumes, start->volume_count);
 	close(fd);
 }
@@ -179,7 +185,8 @@ static void resolve_volumes(const struct build_options *options, struct start *s
 int build_mode(const struct build_options *options, char **command)
 {
 	char *passwd = read_file("/etc/passwd"), *group = read_file("/etc/group"), none[] = "";
-	struct start start = {.command = command, .directory = options->directory};
+	struct start start = {
+		.command = command, .directory = options->directory, .capabilities = options->capabilities};
 	struct reason reason;
 
 	if (!resolve_user(options->user, passwd ? passwd : none, group ? group : none, &start.identity, &reason))

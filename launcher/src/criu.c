@@ -1,8 +1,7 @@
-/* Restore: run CRIU, read its log, limit its time, and set the clocks of the restored processes. */
+/* Restore: run CRIU, read its log, and limit its time. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,10 +13,6 @@
 
 #include "launcher.h"
 
-#ifndef CLONE_NEWTIME
-#define CLONE_NEWTIME 0x80
-#endif
-
 #define MS 1000000ull
 /* Abort a restore after this time. The time per byte allows for a slow disk. */
 #define LIMIT_NS (5000 * MS)
@@ -27,8 +22,6 @@
 
 /* Name of the file in the dump. CRIU compares it without the leading slash. See warmstart/dump/edit/environment.py. */
 #define ENVIRONMENT_NAME ".warmstart/environment"
-
-enum { NO_CLOCKS = 99 };
 
 bool read_log(struct criu_log *log, const char *bytes, size_t count)
 {
@@ -47,58 +40,6 @@ bool read_log(struct criu_log *log, const char *bytes, size_t count)
 			snprintf(log->error, sizeof log->error, "%s", message + strlen("): "));
 	}
 	return *log->error;
-}
-
-static bool write_text(const char *path, const char *format, unsigned long number)
-{
-	char text[64];
-	int fd = open(path, O_WRONLY | O_CLOEXEC), length = snprintf(text, sizeof text, format, number, number);
-	bool written = fd >= 0 && write(fd, text, length) == length;
-
-	close(fd);
-	return written;
-}
-
-/* Enter a user namespace that maps our own ids, to be allowed to create a time namespace. */
-static bool enter_user_namespace(const struct manifest *manifest)
-{
-	unsigned user = geteuid(), group = getegid();
-
-	/* A user namespace does not map supplementary groups, so they would all look the same. */
-	for (size_t i = 0; i < manifest->identity.group_count; i++)
-		if (manifest->identity.groups[i] != group)
-			return false;
-	return !unshare(CLONE_NEWUSER) && write_text("/proc/self/uid_map", "%lu %lu 1", user) &&
-	       write_text("/proc/self/setgroups", "deny", 0) && write_text("/proc/self/gid_map", "%lu %lu 1", group);
-}
-
-static bool write_offset(int fd, const char *clock, uint64_t then_ns, uint64_t now_ns)
-{
-	int64_t offset = then_ns - now_ns, seconds = offset / 1000000000, rest = offset % 1000000000;
-
-	if (rest < 0) {
-		rest += 1000000000;
-		seconds--;
-	}
-	return dprintf(fd, "%s %jd %jd\n", clock, (intmax_t)seconds, (intmax_t)rest) > 0;
-}
-
-/* Let the clocks of our children continue from the checkpoint, if the kernel allows it. See time_namespaces(7). */
-static bool set_clocks(const struct manifest *manifest)
-{
-	bool written;
-	int fd;
-
-	if (unshare(CLONE_NEWTIME) < 0) {
-		if (!enter_user_namespace(manifest) || unshare(CLONE_NEWTIME) < 0)
-			return false;
-		drop_bounding_set(); /* a new user namespace has a full one, even if its creator's is empty */
-	}
-	fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
-	written = fd >= 0 && write_offset(fd, "monotonic", manifest->monotonic_ns, clock_ns(CLOCK_MONOTONIC)) &&
-		  write_offset(fd, "boottime", manifest->boottime_ns, clock_ns(CLOCK_BOOTTIME));
-	close(fd);
-	return written;
 }
 
 struct arguments {
@@ -154,21 +95,6 @@ static _Noreturn void run_criu(const struct manifest *manifest, int log)
 	_exit(EXIT_NOT_EXECUTABLE);
 }
 
-static int run_within_clocks(const struct manifest *manifest, int log)
-{
-	int status;
-	pid_t pid;
-
-	if (!set_clocks(manifest))
-		return NO_CLOCKS;
-	pid = fork(); /* a time namespace applies to children only */
-	if (!pid)
-		run_criu(manifest, log);
-	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
-		return EXIT_FAILED;
-	return WEXITSTATUS(status);
-}
-
 static _Noreturn void run_with_clocks_of_node(const struct manifest *manifest, int log)
 {
 	if (clock_ns(CLOCK_MONOTONIC) >= manifest->monotonic_ns)
@@ -188,7 +114,7 @@ static _Noreturn void run_restorer(const struct manifest *manifest, enum clocks 
 		run_with_clocks_of_node(manifest, log);
 	pid = fork();
 	if (!pid)
-		_exit(run_within_clocks(manifest, log));
+		_exit(run_within_clocks(manifest, run_criu, log));
 	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
 		_exit(EXIT_FAILED);
 	if (WEXITSTATUS(status) != NO_CLOCKS)
@@ -247,7 +173,7 @@ static bool watch(pid_t restorer, int log_fd, int signals, uint64_t limit, struc
 	return set_reason(reason, "CRIU failed without an error message");
 }
 
-bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason)
+static bool run(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason)
 {
 	int pipes[2];
 	bool restored;
@@ -266,7 +192,13 @@ bool restore(const struct manifest *manifest, enum clocks clocks, int signals, s
 	}
 	restored = watch(restorer, pipes[0], signals, limit_ns(manifest), reason);
 	close(pipes[0]);
-	if (!restored)
-		kill_descendants();
 	return restored;
+}
+
+bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason)
+{
+	if (run(manifest, clocks, signals, reason))
+		return true;
+	kill_descendants();
+	return false;
 }

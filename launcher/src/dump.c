@@ -71,30 +71,6 @@ static int make_directory(const struct identity *identity)
 	return fd;
 }
 
-/* Make all permitted capabilities inheritable and ambient, so that they survive the change of user and the exec. The C
- * library does not declare the structures of capget(2). */
-static void keep_capabilities(void)
-{
-	struct {
-		uint32_t version;
-		int pid;
-	} header = {.version = 0x20080522};
-	struct {
-		uint32_t effective, permitted, inheritable;
-	} data[2];
-
-	if (syscall(SYS_capget, &header, data) < 0)
-		fail("capget: %s", strerror(errno));
-	for (int i = 0; i < 2; i++)
-		data[i].effective = data[i].inheritable = data[i].permitted;
-	if (syscall(SYS_capset, &header, data) < 0)
-		fail("capset: %s", strerror(errno));
-	for (int number = 0; prctl(PR_CAPBSET_READ, number) >= 0; number++)
-		if (data[number / 32].permitted >> number % 32 & 1 &&
-		    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0) < 0)
-			fail("cannot keep capability %d: %s", number, strerror(errno));
-}
-
 /* CRIU trusts /proc. An application that runs as root controls its root directory, but not the mounts in it. */
 static void check_proc(const char *images, int directory)
 {

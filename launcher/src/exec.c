@@ -23,7 +23,7 @@ int exec_mode(const char *directory, char **command)
 	snprintf(user, sizeof user, "%u", manifest.identity.user);
 	if (resolve_user(user, passwd ? passwd : none, none, &named, &reason))
 		set_home(named.home);
-	drop_privileges(&manifest.identity);
+	drop_privileges(&manifest.identity, manifest.capabilities);
 	execvp(*command, command);
 	say("%s: %s", *command, strerror(errno));
 	return errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;

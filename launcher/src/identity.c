@@ -8,7 +8,6 @@
 #include <grp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "launcher.h"
@@ -152,15 +151,6 @@ void become(const struct identity *identity)
 	if (setgroups(identity->group_count, identity->groups) < 0 || setresgid(group, group, group) < 0 ||
 	    setresuid(user, user, user) < 0)
 		fail("cannot become user %u (needs CAP_SETUID and CAP_SETGID): %s", user, strerror(errno));
-}
-
-/* Empty the bounding set, so that no exec can gain a capability, not even as root. */
-bool drop_bounding_set(void)
-{
-	for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++)
-		if (prctl(PR_CAPBSET_DROP, capability) < 0)
-			return false;
-	return true;
 }
 
 static bool is_subset(const struct identity *small, const struct identity *large)

@@ -18,9 +18,16 @@
 
 #define MAX_BYTES (256ll << 20)
 #define MAX_LEVELS 100
+enum { CHOWN = 0 }; /* a capability */
 
 static const struct identity *owner;
+static bool keeps_all; /* files of all owners: root may give them back */
 static off_t kept_bytes;
+
+static bool is_owned(const struct stat *status)
+{
+	return keeps_all || status->st_uid == owner->user;
+}
 
 static void copy_owner(int to, const char *name, const struct stat *status)
 {
@@ -71,6 +78,19 @@ static void keep_link(int from, int to, const char *name, const struct stat *sta
 		copy_owner(to, name, status);
 }
 
+/* Its content is in the dump. */
+static void keep_fifo(int to, const char *name, const struct stat *status)
+{
+	if (mkfifoat(to, name, 0600) < 0) {
+		if (errno == EEXIST) /* kept already, by another path of the same mount */
+			return;
+		fail("cannot keep the FIFO %s: %s", name, strerror(errno));
+	}
+	if (fchmodat(to, name, status->st_mode & 07777, 0) < 0)
+		fail("cannot keep the FIFO %s: %s", name, strerror(errno));
+	copy_owner(to, name, status);
+}
+
 static void keep_all(int from, int to, const char *path, int level);
 
 /* Keep a directory if the application owns it or something in it is kept. Only at level 0 may it be a mount point. */
@@ -97,7 +117,7 @@ static void keep_directory(int from, int to, const char *name, const char *path,
 	keep_all(source, target, inner, level);
 	close(target);
 	copy_owner(to, name, &status);
-	if (status.st_uid != owner->user)
+	if (!is_owned(&status))
 		unlinkat(to, name, AT_REMOVEDIR);
 }
 
@@ -110,12 +130,14 @@ static void keep_one(int from, int to, const char *name, const char *path, int l
 		return;
 	if (S_ISDIR(status.st_mode))
 		keep_directory(from, to, name, path, level + 1);
-	else if (status.st_uid != owner->user)
+	else if (!is_owned(&status))
 		return;
 	else if (S_ISREG(status.st_mode))
 		keep_file(from, to, name, path);
 	else if (S_ISLNK(status.st_mode))
 		keep_link(from, to, name, &status);
+	else if (S_ISFIFO(status.st_mode))
+		keep_fifo(to, name, &status);
 }
 
 /* Closes `from`. */
@@ -229,6 +251,7 @@ void keep_files(const struct manifest *manifest)
 	char *mounts = read_file("/proc/self/mountinfo");
 
 	owner = &manifest->identity;
+	keeps_all = !owner->user && manifest->capabilities & 1 << CHOWN;
 	if (mkdir(STATE "/seed", 0755) < 0)
 		fail("cannot make " STATE "/seed: %s", strerror(errno));
 	seed = open(STATE "/seed", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

@@ -14,6 +14,8 @@
 #define CHECKPOINT WARMSTART_DIR "/checkpoint"
 #define MANIFEST WARMSTART_DIR "/manifest"
 #define HOOKS WARMSTART_DIR "/hooks"
+#define REMOVED WARMSTART_DIR "/remove"
+#define READ_AHEAD WARMSTART_DIR "/read-ahead"
 
 /* Paths in a build after the first process has left the container's mount namespace: see mount_namespaces.c. */
 #define STATE "/state"
@@ -56,8 +58,14 @@ bool resolve_user(const char *user, char *passwd, char *group, struct identity *
 bool add_groups(const char *list, struct identity *identity);
 void current_identity(struct identity *identity);
 void become(const struct identity *identity);
-bool drop_bounding_set(void);
 bool same_groups(const struct identity *a, const struct identity *b);
+
+/* capabilities.c: sets of capabilities, as bits. */
+uint64_t own_capabilities(void);
+bool limit_bounding_set(uint64_t kept);
+void clear_inheritable_capabilities(void);
+void keep_capabilities(void);
+const char *name_capabilities(uint64_t set); /* valid until the next call */
 
 /* cpu.c: processor features that compiled code may check, by name. */
 extern const char *const cpu_feature_names[];
@@ -94,6 +102,12 @@ struct listener {
 	uint64_t inode; /* in the checkpoint */
 	int fd;		/* or -1 */
 };
+struct locked {
+	const char *path;
+	bool is_open; /* for its owner, until lock_files() */
+	mode_t mode;
+	int fd;
+};
 struct hook {
 	pid_t pid;
 	bool is_done;
@@ -102,6 +116,8 @@ struct manifest {
 	const char **arguments; /* escaped */
 	size_t argument_count;
 	struct identity identity;
+	uint64_t capabilities; /* bounding set of the application */
+	uint64_t needs;	       /* capabilities without which it cannot be restored */
 	pid_t pid;
 	uint64_t stdout_inode, stderr_inode;
 	struct image_file *files;
@@ -111,6 +127,7 @@ struct manifest {
 	const char **cpu;
 	size_t cpu_count;
 	uint64_t monotonic_ns, boottime_ns;
+	uint64_t expires_s; /* since the epoch; 0 for never */
 	unsigned char salt[SALT_BYTES];
 	struct frozen *frozen; /* variables that must not differ */
 	size_t frozen_count;
@@ -119,6 +136,8 @@ struct manifest {
 	bool warns; /* of a frozen variable that differs, instead of a cold start */
 	const char **volumes; /* paths of writable volumes in the build */
 	size_t volume_count;
+	struct locked *locked; /* files that their owner must not open as the application has them open */
+	size_t locked_count;
 	struct step *steps;
 	size_t step_count;
 	struct hook *hooks; /* processes that answer after a restore */
@@ -128,7 +147,8 @@ struct manifest {
 	bool complete;
 };
 bool parse_manifest(char *text, struct manifest *manifest, struct reason *reason);
-void write_command(int fd, char **command, const struct identity *identity, pid_t pid, uint64_t out, uint64_t err);
+void write_command(int fd, char **command, const struct identity *identity, uint64_t capabilities, pid_t pid, uint64_t out,
+		   uint64_t err);
 void write_volumes(int fd, const char **volumes, size_t count);
 bool write_checkpoint(int fd, const char *directory, uint64_t monotonic_ns, uint64_t boottime_ns,
 		      struct reason *reason);
@@ -138,6 +158,7 @@ int leave_container(void);	      /* moves to a new namespace and returns the con
 int open_container(void);	      /* opens the container's namespace, which the first process keeps open */
 void enter_container(int namespace); /* also enters its root directory, and closes the descriptor */
 void hide_launcher(void);	      /* from all processes in this namespace */
+void stand_in_for_init(void);
 void enter_directory(const char *directory);
 enum { NO_OTHER_MOUNTS = 1, NO_MAGIC_LINKS = 2, NO_LINKS = 4 }; /* see openat2(2) */
 int open_beneath(int directory, const char *path, int flags, uint64_t resolve);
@@ -168,6 +189,14 @@ void forward_signals(pid_t app, int signals, struct app_exit *end);
 struct app_exit supervise(pid_t app, int signals, struct copy *copies, size_t count);
 int exit_like(int status);
 
+/* read_ahead.c: the files that a restore reads. */
+struct range {
+	char *path;
+	uint64_t start, size; /* in bytes */
+};
+bool parse_range(char *line, struct range *range);
+void read_ahead(const struct manifest *manifest);
+
 /* listen.c: the application's listening sockets. */
 void listen_early(struct manifest *manifest, bool hold_back);
 void stop_listening(struct manifest *manifest);
@@ -182,12 +211,20 @@ bool read_log(struct criu_log *log, const char *bytes, size_t count); /* true on
 enum clocks { CLOCKS_OF_CHECKPOINT, CLOCKS_OF_NODE };
 bool restore(const struct manifest *manifest, enum clocks clocks, int signals, struct reason *reason);
 
+/* clocks.c: the clocks of the checkpoint. */
+enum { NO_CLOCKS = 99 };
+typedef void restorer(const struct manifest *manifest, int log); /* does not return */
+int run_within_clocks(const struct manifest *manifest, restorer *run, int log); /* its exit status, or NO_CLOCKS */
+
 /* keep.c, seed.c: the application's temporary files. */
 const char *parse_tmpfs(char *line); /* the mount point if it is a tmpfs, or NULL */
 void keep_files(const struct manifest *manifest);
 bool is_left_out(const char *path);
 void put_back_files(void);
+void unlock_files(struct manifest *manifest);
+void lock_files(struct manifest *manifest);
 void remove_files(void);
+void remove_leftovers(void);
 
 /* tar.c: a tar on standard output. */
 struct stat;
@@ -225,9 +262,12 @@ void add_hooks_to_environment(void);
 enum steps_end await_hooks(struct manifest *manifest, int replies, int signals, struct app_exit *end,
 			   struct reason *reason);
 
+/* start.c: also used by read_ahead.c. */
+uint64_t memory_limit(void); /* of the container, in bytes; UINT64_MAX for none */
+
 /* build.c: also used by exec. */
 void set_home(const char *home);
-void drop_privileges(const struct identity *identity);
+void drop_privileges(const struct identity *identity, uint64_t kept);
 
 /* pack.c: also used by build. */
 void mark_start(void);
@@ -238,6 +278,7 @@ void deny_unrestorable_calls(void);
 /* The modes. */
 struct build_options {
 	const char *user, *groups, *directory;
+	uint64_t capabilities; /* that the application may have */
 	const char **volumes; /* mount points that the application may write to */
 	size_t volume_count;
 };

@@ -6,8 +6,8 @@
 #include "launcher.h"
 
 static const char usage[] = "usage: launcher start [--clocks node] -- COMMAND [ARGUMENT]...\n"
-			    "       launcher build [--user USER[:GROUP]] [--groups GID,...] [--directory DIRECTORY]\n"
-			    "                      [--volume PATH]... -- COMMAND [ARGUMENT]...\n"
+			    "       launcher build [--user USER[:GROUP]] [--groups GID,...] [--capabilities SET]\n"
+			    "                      [--directory DIRECTORY] [--volume PATH]... -- COMMAND [ARGUMENT]...\n"
 			    "       launcher exec [--directory DIRECTORY] -- COMMAND [ARGUMENT]...\n"
 			    "       launcher show | dump | pack\n"
 			    "       launcher steps\n";
@@ -41,6 +41,10 @@ static char **parse_options(const char *mode, char **words, struct options *opti
 			options->build.user = words[1];
 		else if (is_build && !strcmp(*words, "--groups"))
 			options->build.groups = words[1];
+		else if (is_build && !strcmp(*words, "--capabilities")) {
+			if (!parse_number(words[1], UINT64_MAX, &options->build.capabilities))
+				return NULL;
+		}
 		else if (is_build && !strcmp(*words, "--volume"))
 			add_volume(&options->build, words[1]);
 		else if ((is_build || is_exec) && !strcmp(*words, "--directory"))
@@ -56,7 +60,7 @@ static char **parse_options(const char *mode, char **words, struct options *opti
 int main(int count, char **arguments)
 {
 	const char *mode = count > 1 ? arguments[1] : "";
-	struct options options = {{"", "", "/", NULL, 0}, CLOCKS_OF_CHECKPOINT};
+	struct options options = {{"", "", "/", 0, NULL, 0}, CLOCKS_OF_CHECKPOINT};
 	char **command;
 
 	if (!strcmp(mode, "show") && count == 2)

@@ -17,6 +17,8 @@
 #include "launcher.h"
 
 #define VERSION "1"
+/* The last second of the year 9999. */
+#define MAX_TIME 253402300799ull
 
 static bool parse_numbers(char *words, struct identity *identity)
 {
@@ -116,6 +118,15 @@ static bool parse_hooks(char *words, struct manifest *manifest)
 	return true;
 }
 
+static bool parse_locked(char *path, struct manifest *manifest)
+{
+	if (!unescape(path) || *path != '/')
+		return false;
+	manifest->locked = grow(manifest->locked, manifest->locked_count, sizeof *manifest->locked);
+	manifest->locked[manifest->locked_count++] = (struct locked){.path = path, .fd = -1};
+	return true;
+}
+
 static bool parse_word(char *word, const char ***words, size_t *count)
 {
 	return unescape(word) && *word && (add_text(words, count, word), true);
@@ -141,6 +152,8 @@ static bool parse_words(const char *key, char *value, struct manifest *m, bool *
 		return parse_word(value, &m->late, &m->late_count);
 	if (!strcmp(key, "volume"))
 		return parse_word(value, &m->volumes, &m->volume_count);
+	if (!strcmp(key, "locked"))
+		return parse_locked(value, m);
 	if (!strcmp(key, "hooks"))
 		return parse_hooks(value, m);
 	if (!strcmp(key, "step"))
@@ -164,6 +177,10 @@ static bool parse_line(const char *key, char *value, struct manifest *m)
 		return is_id && (m->identity.user = number, true);
 	if (!strcmp(key, "group"))
 		return is_id && (m->identity.group = number, true);
+	if (!strcmp(key, "capabilities"))
+		return is_number && (m->capabilities = number, true);
+	if (!strcmp(key, "needs"))
+		return is_number && (m->needs = number, true);
 	if (!strcmp(key, "pid"))
 		return is_number && number && number <= MAX_PID && (m->pid = number, true);
 	if (!strcmp(key, "stdout"))
@@ -172,6 +189,8 @@ static bool parse_line(const char *key, char *value, struct manifest *m)
 		return is_number && (m->stderr_inode = number, true);
 	if (!strcmp(key, "monotonic"))
 		return is_number && (m->monotonic_ns = number, true);
+	if (!strcmp(key, "expires"))
+		return is_number && number <= MAX_TIME && (m->expires_s = number, true);
 	if (!strcmp(key, "boottime"))
 		return is_number && (m->boottime_ns = number, true);
 	return !strcmp(key, "end") && (m->complete = true);
@@ -194,7 +213,8 @@ bool parse_manifest(char *text, struct manifest *manifest, struct reason *reason
 	return true;
 }
 
-void write_command(int fd, char **command, const struct identity *identity, pid_t pid, uint64_t out, uint64_t err)
+void write_command(int fd, char **command, const struct identity *identity, uint64_t capabilities, pid_t pid, uint64_t out,
+		   uint64_t err)
 {
 	dprintf(fd, "warmstart " VERSION "\n");
 	for (; *command; command++)
@@ -202,7 +222,8 @@ void write_command(int fd, char **command, const struct identity *identity, pid_
 	dprintf(fd, "user %u\ngroup %u\ngroups", identity->user, identity->group);
 	for (size_t i = 0; i < identity->group_count; i++)
 		dprintf(fd, " %u", identity->groups[i]);
-	dprintf(fd, "\npid %d\nstdout %ju\nstderr %ju\n", pid, (uintmax_t)out, (uintmax_t)err);
+	dprintf(fd, "\ncapabilities %ju\npid %d\nstdout %ju\nstderr %ju\n", (uintmax_t)capabilities, pid, (uintmax_t)out,
+		(uintmax_t)err);
 }
 
 void write_volumes(int fd, const char **volumes, size_t count)

@@ -80,6 +80,23 @@ void hide_launcher(void)
 		fail("cannot unmount " WARMSTART_DIR " from the container: %s", strerror(errno));
 }
 
+/* The application would be the first process of its container, and programs write logs to /proc/1/fd/1. Here, the first
+ * process is the launcher, whose descriptors they may not open. So let theirs stand in for them. */
+void stand_in_for_init(void)
+{
+	static const char directory[] = "/proc/1/fd";
+	char path[32], target[48];
+
+	if (mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=0755") < 0)
+		fail("cannot mount a file system on %s (needs CAP_SYS_ADMIN): %s", directory, strerror(errno));
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+		snprintf(path, sizeof path, "%s/%d", directory, fd);
+		snprintf(target, sizeof target, "/proc/%d/fd/%d", getpid(), fd);
+		if (symlink(target, path) < 0)
+			fail("%s: %s", path, strerror(errno));
+	}
+}
+
 int open_beneath(int directory, const char *path, int flags, uint64_t resolve)
 {
 	struct {

@@ -24,8 +24,11 @@
 static char **created; /* paths that were put back, parents before children */
 static size_t created_count;
 
-static void copy_mode(const char *path, const struct stat *status)
+/* The owner first: a change of owner clears bits of the mode. */
+static void copy_owner_and_mode(const char *path, const struct stat *status)
 {
+	if (!geteuid() && lchown(path, status->st_uid, status->st_gid) < 0)
+		return;
 	if (!S_ISLNK(status->st_mode))
 		chmod(path, status->st_mode & 07777);
 }
@@ -61,6 +64,8 @@ static bool copy(const char *from, const char *to, const struct stat *status)
 {
 	if (S_ISDIR(status->st_mode))
 		return !mkdir(to, 0700);
+	if (S_ISFIFO(status->st_mode))
+		return !mkfifo(to, 0600);
 	if (S_ISREG(status->st_mode))
 		return copy_bytes(from, to, status->st_size);
 	return S_ISLNK(status->st_mode) && copy_link(from, to);
@@ -81,7 +86,7 @@ static int put_back(const char *path, const struct stat *status, int type, struc
 	(void)type;
 	(void)position;
 	if (*target && copy(path, target, status)) {
-		copy_mode(target, status);
+		copy_owner_and_mode(target, status);
 		record_created(target);
 	}
 	return 0;
@@ -92,9 +97,61 @@ void put_back_files(void)
 	nftw(SEED, put_back, OPEN_DIRECTORIES, FTW_PHYS);
 }
 
+/* A file that the application opened and only then made unreadable or read-only, such as a lock file with mode 0400,
+ * cannot be opened again without privileges. Its owner may change the mode meanwhile. The modes to go back to are kept. */
+void unlock_files(struct manifest *manifest)
+{
+	for (size_t i = 0; i < manifest->locked_count; i++) {
+		struct locked *locked = &manifest->locked[i];
+		struct stat status;
+		int fd = open(locked->path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		char path[64];
+
+		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+		locked->is_open = fd >= 0 && !fstat(fd, &status) && S_ISREG(status.st_mode) &&
+				  status.st_uid == geteuid() && !chmod(path, (status.st_mode & 07777) | 0600);
+		locked->mode = locked->is_open ? status.st_mode & 07777 : 0;
+		locked->fd = fd;
+	}
+}
+
+void lock_files(struct manifest *manifest)
+{
+	for (size_t i = 0; i < manifest->locked_count; i++) {
+		struct locked *locked = &manifest->locked[i];
+		char path[64];
+
+		snprintf(path, sizeof path, "/proc/self/fd/%d", locked->fd);
+		if (locked->is_open)
+			chmod(path, locked->mode);
+		close(locked->fd);
+	}
+}
+
 /* Remove the files that put_back_files() created, before a cold start. */
 void remove_files(void)
 {
 	while (created_count > 0)
 		remove(created[--created_count]);
+}
+
+static int remove_one(const char *path, const struct stat *status, int type, struct FTW *position)
+{
+	(void)status;
+	(void)type;
+	(void)position;
+	if (remove(path) < 0)
+		say("cannot remove %s before the cold start: %s", path, strerror(errno));
+	return 0;
+}
+
+/* Remove what the recipe names: files that the application has left in the image, and that would keep it from starting.
+ * The file has a path in each line, in which bytes other than printable ASCII are escaped. */
+void remove_leftovers(void)
+{
+	char *text = read_file(REMOVED);
+
+	for (char *path; text && (path = next_line(&text));)
+		if (unescape(path) && *path == '/')
+			nftw(path, remove_one, OPEN_DIRECTORIES, FTW_PHYS | FTW_DEPTH);
 }

@@ -47,6 +47,18 @@ static bool has_checkpoint(struct manifest *manifest, struct reason *reason)
 	return true;
 }
 
+/* The clock of the node counts, as for certificates. */
+static bool is_fresh(const struct manifest *manifest, struct reason *reason)
+{
+	time_t expires_s = manifest->expires_s;
+	char moment[sizeof "9999-12-31T23:59:59Z"];
+
+	if (!expires_s || time(NULL) < expires_s)
+		return true;
+	strftime(moment, sizeof moment, "%FT%TZ", gmtime(&expires_s));
+	return set_reason(reason, "the image expired at %s: it is older than its maxAge", moment);
+}
+
 static bool is_same_command(const struct manifest *manifest, char **command, struct reason *reason)
 {
 	size_t i = 0;
@@ -69,6 +81,17 @@ static bool is_same_identity(const struct manifest *manifest, struct reason *rea
 		return set_reason(reason, "gid is %u, the checkpoint was made as %u", own.group, manifest->identity.group);
 	if (!same_groups(&own, &manifest->identity))
 		return set_reason(reason, "the supplementary groups differ from the checkpoint's");
+	return true;
+}
+
+/* If processes of several users are to be restored, the launcher must be able to become them, and to signal them. */
+static bool has_capabilities(const struct manifest *manifest, struct reason *reason)
+{
+	uint64_t missing = manifest->needs & ~own_capabilities();
+
+	if (missing)
+		return set_reason(reason, "the container lacks capabilities that the restore needs: %s",
+				  name_capabilities(missing));
 	return true;
 }
 
@@ -101,7 +124,7 @@ static bool has_cpu(const struct manifest *manifest, struct reason *reason)
 	return true;
 }
 
-static uint64_t memory_limit(void)
+uint64_t memory_limit(void)
 {
 	char *text = read_file("/sys/fs/cgroup/memory.max"), *end;
 	uint64_t limit;
@@ -144,14 +167,17 @@ static bool has_same_variables(const struct manifest *manifest, struct reason *r
 /* Cheap checks come first. */
 static bool may_restore(struct manifest *manifest, char **command, struct reason *reason, struct reason *warning)
 {
-	return is_enabled(reason) && has_checkpoint(manifest, reason) && is_same_command(manifest, command, reason) &&
-	       is_same_identity(manifest, reason) && has_files(manifest, reason) && has_memory(manifest, reason) &&
+	return is_enabled(reason) && has_checkpoint(manifest, reason) && is_fresh(manifest, reason) &&
+	       is_same_command(manifest, command, reason) &&
+	       is_same_identity(manifest, reason) && has_capabilities(manifest, reason) && has_files(manifest, reason) &&
+	       has_memory(manifest, reason) &&
 	       has_cpu(manifest, reason) && has_same_variables(manifest, reason, warning);
 }
 
 static _Noreturn void start_cold(char **command, const struct reason *reason)
 {
 	remove_files();
+	remove_leftovers();
 	say("cold start: %s (%u ms)", reason->text, elapsed_ms());
 	prctl(PR_SET_CHILD_SUBREAPER, 0);
 	unblock_signals();
@@ -225,6 +251,7 @@ int start_mode(enum clocks clocks, char **command)
 {
 	uint64_t restored_ns;
 	unsigned restored_ms;
+	bool restored;
 	struct manifest manifest;
 	struct reason reason, warning;
 	struct app_exit end = {0};
@@ -241,11 +268,17 @@ int start_mode(enum clocks clocks, char **command)
 		manifest.step_count = manifest.hook_count = 0;
 	if (!open_replies(&manifest, &replies, &reason))
 		start_cold(command, &reason);
+	/* A runtime is to take a checkpoint of the application alone. */
+	if (clocks == CLOCKS_OF_CHECKPOINT)
+		read_ahead(&manifest);
 	listen_early(&manifest, manifest.hook_count || has_awaited_steps(&manifest));
 	put_back_files();
+	unlock_files(&manifest);
 	/* Keep this container's environment out of a runtime's checkpoint. */
 	manifest.environment = clocks == CLOCKS_OF_NODE ? empty_environment() : environment_file(environ);
-	if (!restore(&manifest, clocks, signals, &reason)) {
+	restored = restore(&manifest, clocks, signals, &reason);
+	lock_files(&manifest);
+	if (!restored) {
 		stop_listening(&manifest);
 		start_cold(command, &reason);
 	}
