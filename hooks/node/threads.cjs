@@ -4,7 +4,7 @@
 'use strict';
 
 const { BroadcastChannel, threadId } = require('node:worker_threads');
-const { closeIdleSockets } = require('./sockets.cjs');
+const { closePools, openPools } = require('./pools.cjs');
 const { prepareThread, renewThread, start: startRenewal } = require('./renew.cjs');
 
 const PHASES = ['beforeCheckpoint', 'afterRestore'];
@@ -80,9 +80,15 @@ async function run(phase) {
   }
   if (phase === 'beforeCheckpoint') {
     prepareThread();
-    await closeIdleSockets();
-  }
+    await runOwn(closePools);
+  } else await runOwn(openPools);
   return errors;
+}
+
+async function runOwn(step) {
+  running.add(step.name);
+  await step();
+  running.delete(step.name);
 }
 
 // Says which listeners a phase waits for.

@@ -1,9 +1,9 @@
-"""The two phases: the program's callbacks, and the state that is renewed without its help."""
+"""The two phases: the program's callbacks, its pools of connections, and the state that is renewed without its help."""
 
 import _thread
 import sys
 
-from . import renew
+from . import pools, renew
 
 
 def run(phase, initial_environ, limit_s):
@@ -20,17 +20,16 @@ def run(phase, initial_environ, limit_s):
     run_ = _Run(_callbacks(phase))
     if phase == "afterRestore":
         renew.renew(initial_environ)
-    if run_.callbacks:
-        _thread.start_new_thread(run_.call_all, ())
-        if not run_.done.acquire(timeout=limit_s):
-            run_.add_error(TimeoutError(f"not done within {limit_s:g} s"), run_.current)
+    _thread.start_new_thread(run_.call_all, ())
+    if not run_.done.acquire(timeout=limit_s):
+        run_.add_error(TimeoutError(f"not done within {limit_s:g} s"), run_.current)
     if phase == "beforeCheckpoint":
         renew.prepare()
     return run_.error()
 
 
 class _Run:
-    """Callbacks that are called, and their errors."""
+    """Callbacks that are called one after the other, and their errors."""
 
     def __init__(self, callbacks):
         self.callbacks = callbacks
@@ -40,16 +39,23 @@ class _Run:
         self.done.acquire()
 
     def call_all(self):
-        for callback, args, kwargs in self.callbacks:
-            self.current = callback
-            try:
-                result = callback(*args, **kwargs)
-                if hasattr(result, "__await__"):
-                    _await(result)
-            except BaseException as error:
-                sys.excepthook(type(error), error, error.__traceback__)
+        try:
+            for callback, args, kwargs in self.callbacks:
+                self.current = callback
+                self._call(callback, args, kwargs)
+        finally:
+            self.done.release()
+
+    def _call(self, callback, args, kwargs):
+        try:
+            result = callback(*args, **kwargs)
+            if hasattr(result, "__await__"):
+                _await(result)
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            # A pool of a future release may be unlike those that are known. Its connections stay open then.
+            if getattr(callback, "__module__", None) != pools.__name__:
                 self.add_error(error, callback)
-        self.done.release()
 
     def add_error(self, error, callback):
         self.errors.append((error, callback))
@@ -65,13 +71,14 @@ class _Run:
 
 
 def _callbacks(phase):
-    """Return the callbacks in the order in which AWS's package says that they are called."""
+    """Yield the program's callbacks, in the order in which AWS's package says that they are called, then our own."""
     registry = sys.modules.get("snapshot_restore_py")
-    if registry is None:
-        return []
     if phase == "beforeCheckpoint":
-        return list(registry.get_before_snapshot())[::-1]
-    return list(registry.get_after_restore())
+        yield from list(registry.get_before_snapshot())[::-1] if registry else ()
+        yield from pools.closers()
+    else:
+        yield from list(registry.get_after_restore()) if registry else ()
+        yield from pools.openers()
 
 
 def _name(callback):

@@ -3,6 +3,7 @@ package warmstart.hooks;
 import java.lang.reflect.Field;
 import java.util.IdentityHashMap;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.Delayed;
 import java.util.concurrent.RunnableScheduledFuture;
@@ -20,6 +21,8 @@ final class ExecutorQueue implements Schedules.Queue {
     private final ScheduledThreadPoolExecutor executor;
     private final BlockingQueue<Runnable> queue; // an application may override getQueue()
     private final ReentrantLock lock;
+    private final ReentrantLock mainLock;
+    private final Set<?> workers;
     private final Map<Object, Long> delays = new IdentityHashMap<>();
 
     @SuppressWarnings("unchecked")
@@ -27,6 +30,8 @@ final class ExecutorQueue implements Schedules.Queue {
         this.executor = executor;
         queue = (BlockingQueue<Runnable>) Internals.get(executor, "workQueue");
         lock = (ReentrantLock) Internals.get(queue, "lock");
+        mainLock = (ReentrantLock) Internals.get(executor, "mainLock");
+        workers = (Set<?>) Internals.get(executor, "workers");
     }
 
     /** Finds out whether the fields are there. */
@@ -54,6 +59,22 @@ final class ExecutorQueue implements Schedules.Queue {
             put(tasks);
         } finally {
             lock.unlock();
+        }
+        return isBusy();
+    }
+
+    /** Says whether a task is out of the queue: it runs, or a thread has taken it and is about to run it. */
+    private boolean isBusy() throws ReflectiveOperationException {
+        mainLock.lock();
+        try {
+            for (Object worker : workers) {
+                Thread thread = (Thread) Internals.get(worker, "thread");
+                if (thread.getState() == Thread.State.RUNNABLE || thread.getState() == Thread.State.BLOCKED) {
+                    return true;
+                }
+            }
+        } finally {
+            mainLock.unlock();
         }
         return executor.getActiveCount() > 0;
     }

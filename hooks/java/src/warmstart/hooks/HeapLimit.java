@@ -21,12 +21,28 @@ final class HeapLimit implements Resource {
 
     private static final String OPTIONS = "JAVA_TOOL_OPTIONS";
     private static final Pattern FLAG = Pattern.compile("-XX:(?:([+-])(\\w+)|(\\w+)=(\\S+))");
-    private static final Path[] LIMITS = {
-        Path.of("/sys/fs/cgroup/memory.max"), Path.of("/sys/fs/cgroup/memory/memory.limit_in_bytes")
-    };
+    private static final Pattern TOTAL = Pattern.compile("MemTotal: +(\\d+) kB");
+    private static final String[] LIMITS = {"memory.max", "memory/memory.limit_in_bytes"};
 
+    private final Path cgroups;
+    private final Path meminfo;
     private long memory;
     private String options;
+
+    HeapLimit() {
+        this(Path.of("/sys/fs/cgroup"), Path.of("/proc/meminfo"));
+    }
+
+    /**
+     * Prepares it.
+     *
+     * @param cgroups directory of the container's control group, of version 2, or of the controllers of version 1
+     * @param meminfo the machine's memory, which is less than a limit that nobody has set
+     */
+    HeapLimit(Path cgroups, Path meminfo) {
+        this.cgroups = cgroups;
+        this.meminfo = meminfo;
+    }
 
     @Override
     public void beforeCheckpoint(Context<? extends Resource> context) {
@@ -39,7 +55,7 @@ final class HeapLimit implements Resource {
         long limit = memoryLimit();
         String given = System.getenv(OPTIONS);
         try {
-            if (limit < memory) {
+            if (limit < memory && memory < Long.MAX_VALUE) {
                 shrink((double) limit / memory);
             }
             if (given != null && !Objects.equals(options, given)) {
@@ -84,14 +100,24 @@ final class HeapLimit implements Resource {
         return shift <= 0 ? value : String.valueOf(Long.parseLong(value.substring(0, value.length() - 1)) << shift);
     }
 
-    private static long memoryLimit() {
-        for (Path file : LIMITS) {
+    private long memoryLimit() {
+        long limit = Long.MAX_VALUE;
+        for (String name : LIMITS) {
             try {
-                return Long.parseLong(Files.readString(file).strip());
+                limit = Math.min(limit, Long.parseLong(Files.readString(cgroups.resolve(name)).strip()));
             } catch (IOException | NumberFormatException e) {
                 // Another version of cgroups, or "max".
             }
         }
-        return Long.MAX_VALUE;
+        return Math.min(limit, machineMemory());
+    }
+
+    private long machineMemory() {
+        try {
+            Matcher total = TOTAL.matcher(Files.readString(meminfo));
+            return total.find() ? Long.parseLong(total.group(1)) << 10 : Long.MAX_VALUE;
+        } catch (IOException e) {
+            return Long.MAX_VALUE;
+        }
     }
 }

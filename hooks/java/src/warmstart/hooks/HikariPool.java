@@ -4,14 +4,14 @@ import java.lang.reflect.Field;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
-import java.util.concurrent.TimeUnit;
+import java.util.concurrent.ThreadPoolExecutor;
 
 /** A HikariDataSource, through the methods that it offers for changes of a running pool. */
-final class HikariPool {
+final class HikariPool implements Pools.Pool {
+
+    static final String CLASS = "com/zaxxer/hikari/HikariDataSource";
 
     private static final String[] USUAL = {"spring.datasource.url", "spring.datasource.hikari.jdbc-url"};
-    private static final long PATIENCE_NS = TimeUnit.SECONDS.toNanos(3);
-    private static final long PAUSE_MS = 5;
     private static final long DO_NOT_WAIT = -1;
 
     private final SpringContext context;
@@ -19,10 +19,16 @@ final class HikariPool {
     private final String urlProperty;
     private Integer minimumIdle;
 
+    /**
+     * Prepares it.
+     *
+     * @param context with the properties of its connections, or null
+     * @param source the HikariDataSource
+     */
     HikariPool(SpringContext context, Object source) throws ReflectiveOperationException {
         this.context = context;
         this.source = source;
-        this.urlProperty = findUrlProperty(context, (String) Internals.call(source, "getJdbcUrl"));
+        this.urlProperty = context == null ? null : findUrlProperty(context, (String) Internals.call(source, "getJdbcUrl"));
     }
 
     /** Returns the property with this URL, or null: applications choose the names of their own data sources. */
@@ -41,34 +47,33 @@ final class HikariPool {
         return null;
     }
 
-    /** Keeps the pool from opening connections in place of those that are closed. */
-    void stopFilling() throws ReflectiveOperationException {
+    @Override
+    public void stopFilling() throws ReflectiveOperationException {
         if (pool() != null) {
             minimumIdle = (Integer) Internals.call(source, "getMinimumIdle");
             Internals.call(source, "setMinimumIdle", 0);
         }
     }
 
-    /** Closes all connections; one that is in use is closed when it comes back. */
-    void closeConnections() throws ReflectiveOperationException, InterruptedException {
+    @Override
+    public int closeIdle() throws ReflectiveOperationException {
         Object pool = pool();
         if (pool == null) {
-            return;
+            return 0;
         }
-        long end = System.nanoTime() + PATIENCE_NS;
         Internals.call(pool, "softEvictConnections");
-        while ((int) Internals.call(pool, "getTotalConnections") > 0 && System.nanoTime() < end) {
-            Thread.sleep(PAUSE_MS);
-            Internals.call(pool, "softEvictConnections");
-        }
-        int open = (int) Internals.call(pool, "getTotalConnections");
-        if (open > 0) {
-            Log.line("hooks: " + open + " connections of " + source + " are in use at the checkpoint");
-        }
+        ThreadPoolExecutor closing = (ThreadPoolExecutor) Internals.get(pool, "closeConnectionExecutor");
+        return (int) Internals.call(pool, "getTotalConnections") + closing.getQueue().size() + closing.getActiveCount();
+    }
+
+    @Override
+    public String toString() {
+        return source.toString();
     }
 
     /** Takes the URL, user name and password that the properties have now, and fills the pool as before. */
-    void bindAgain() throws ReflectiveOperationException {
+    @Override
+    public void fillAgain() throws ReflectiveOperationException {
         Object pool = pool();
         String url = urlProperty == null ? null : context.property(urlProperty);
         if (url != null) {

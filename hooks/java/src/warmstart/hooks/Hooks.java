@@ -19,6 +19,8 @@ public final class Hooks implements Runnable {
     private final OwnHooks own;
     private final double limitS;
     private final Context<Resource> callbacks = Core.ownContext();
+    // Made now, so that nothing of it is new after a restore.
+    private final Phase.Work afterRestore = () -> callbacks.afterRestore(null);
     private volatile Cycle cycle = new Cycle();
 
     private Hooks(File directory, Instrumentation instrumentation, double limitS) {
@@ -71,6 +73,7 @@ public final class Hooks implements Runnable {
 
     /** Returns whether nothing failed. */
     private boolean runCycle() throws InterruptedException {
+        rehearse();
         PhaseException before = runPhase("beforeCheckpoint", "checkpoint", this::beforeCheckpoint);
         if (before != null && before.getCause() == null) {
             // It hangs: what it holds is not ready to be notified of a restore.
@@ -79,13 +82,22 @@ public final class Hooks implements Runnable {
         }
         // A checkpoint that was refused is over at once, as org.crac's documentation has it.
         boolean givenUp = before != null || fifos.awaitRestored();
-        PhaseException after = runPhase("afterRestore", "restored", () -> callbacks.afterRestore(null));
+        PhaseException after = runPhase("afterRestore", "restored", afterRestore);
         if (after != null && !givenUp) {
             Log.line("after-restore hook failed: " + after.getMessage());
             Runtime.getRuntime().halt(BROKEN);
         }
         cycle.end(before, after);
         return before == null && after == null;
+    }
+
+    /** In the thread of a phase too, whose code is then loaded; but it takes nothing of the application's time. */
+    private void rehearse() throws InterruptedException {
+        try {
+            Phase.run("rehearsal", limitS, own::rehearse);
+        } catch (PhaseException e) {
+            Log.line("hooks: " + e.getMessage());
+        }
     }
 
     private void beforeCheckpoint() throws warmstart.crac.CheckpointException {

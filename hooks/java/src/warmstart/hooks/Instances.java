@@ -10,39 +10,42 @@ import java.lang.reflect.Method;
 import java.security.ProtectionDomain;
 import java.security.SecureRandom;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
 import java.util.Set;
 import java.util.SplittableRandom;
-import java.util.Timer;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 
 /**
- * Finds the objects of some classes of the JDK. Nothing else can without a native agent: their constructors report them
- * to a weak list from the start of the JVM to the restore; after it, a call of an empty method is left of it.
+ * Finds the objects of some classes of the JDK and of libraries. Nothing else can without a native agent: their
+ * constructors report them to a weak list from the start of the JVM to the restore; after it, a call of an empty method
+ * is left of it.
  */
 final class Instances implements ClassFileTransformer {
 
     // The descriptors of the constructors; those of a Random with a seed are not meant to draw anything else.
-    private static final Map<Class<?>, String> REPORTING = Map.of(
+    private static final Map<Class<?>, String> REPORTING = new HashMap<>(Map.of(
             Random.class, "()V",
             SplittableRandom.class, "()V",
             SecureRandom.class, "",
-            ScheduledThreadPoolExecutor.class, "",
-            Timer.class, "");
+            ScheduledThreadPoolExecutor.class, ""));
+    // Classes of libraries, also of copies in packages of other names.
+    private static final String[] LIBRARIES = {HikariPool.CLASS, OtherPool.AGROAL, OtherPool.TOMCAT, NettyQueue.CLASS};
 
+    private final Instrumentation instrumentation;
     private final Method living;
     private final Method close;
 
     Instances(Instrumentation instrumentation)
             throws IOException, ReflectiveOperationException, UnmodifiableClassException {
+        this.instrumentation = instrumentation;
         Class<?> list = define();
         living = list.getMethod("living");
         close = list.getMethod("close");
         instrumentation.addTransformer(this, true);
         instrumentation.retransformClasses(REPORTING.keySet().toArray(new Class<?>[0]));
-        instrumentation.removeTransformer(this);
     }
 
     /** Returns the living objects of a class, if they were made since the JVM's start. */
@@ -56,16 +59,44 @@ final class Instances implements ClassFileTransformer {
         return found;
     }
 
+    /** Returns the living objects of a library's class, by the end of its name, with slashes. */
+    List<Object> named(String name) throws ReflectiveOperationException {
+        List<Object> found = new ArrayList<>();
+        for (Object instance : (Set<?>) living.invoke(null)) {
+            Class<?> type = instance.getClass();
+            while (type != null && !type.getName().replace('.', '/').endsWith(name)) {
+                type = type.getSuperclass();
+            }
+            if (type != null) {
+                found.add(instance);
+            }
+        }
+        return found;
+    }
+
     /** Ends it. */
     void close() throws ReflectiveOperationException {
+        instrumentation.removeTransformer(this);
         close.invoke(null);
     }
 
     @Override
     public byte[] transform(
             ClassLoader loader, String name, Class<?> redefined, ProtectionDomain domain, byte[] classFile) {
-        String descriptor = redefined == null ? null : REPORTING.get(redefined);
+        String descriptor = REPORTING.get(redefined);
+        if (redefined == null && loader != null && isOfLibrary(name)) {
+            descriptor = "";
+        }
         return descriptor == null ? null : new ConstructorPatch(classFile, descriptor).apply();
+    }
+
+    private static boolean isOfLibrary(String name) {
+        for (int i = 0; name != null && i < LIBRARIES.length; i++) {
+            if (name.endsWith(LIBRARIES[i])) {
+                return true;
+            }
+        }
+        return false;
     }
 
     /** Defines the list in java.util: java.base can call nothing outside of itself. */

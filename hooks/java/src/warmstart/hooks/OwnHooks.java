@@ -18,13 +18,15 @@ final class OwnHooks {
         Resource make() throws Exception;
     }
 
-    // The context's references are weak.
-    private static final List<Resource> KEPT = new ArrayList<>();
+    private static final String KEEP = "WARMSTART_HOOKS_KEEP";
 
+    // The context's references are weak.
+    private final List<Resource> own = new ArrayList<>();
     private final File directory;
     private final Instrumentation instrumentation;
+    private final Pools pools = new Pools(this::instances);
+    private final SpringServers servers = new SpringServers("web-servers".equals(System.getenv(KEEP)));
     private Instances instances;
-    private SpringPools pools;
 
     OwnHooks(File directory, Instrumentation instrumentation) {
         this.directory = directory;
@@ -49,16 +51,45 @@ final class OwnHooks {
         add("random generators", () -> new Randomness(instances(), instrumentation));
         add("timers", () -> new Schedules(instances()));
         add("flags of the JVM", HeapLimit::new);
-        add("Spring's connection pools", () -> pools = new SpringPools());
+        add("connection pools", () -> pools);
+        add("Spring's web servers", () -> servers);
         if (Core.jdkCore() != null) {
             add("the JDK's own CRaC", () -> new JdkContext(Core.jdkCore()));
         }
     }
 
+    /**
+     * Does all once before the checkpoint. What runs for the first time loads classes and links them: after a restore, each
+     * pod would do that again. The application's own callbacks are not called for this.
+     */
+    void rehearse() {
+        List<Resource> rehearsed = new ArrayList<>(own);
+        rehearsed.removeIf(resource -> resource instanceof JdkContext);
+        prepare();
+        try {
+            for (int i = rehearsed.size() - 1; i >= 0; i--) {
+                rehearsed.get(i).beforeCheckpoint(null);
+            }
+            for (Resource resource : rehearsed) {
+                resource.afterRestore(null);
+            }
+            servers.rehearse();
+        } catch (Exception | LinkageError e) {
+            Log.line("hooks: not rehearsed: " + e);
+        }
+    }
+
     /** Does what must be done before the application's own callbacks. */
     void prepare() {
-        if (pools != null) {
+        try {
             pools.find();
+        } catch (Exception | LinkageError e) {
+            Log.line("hooks leave connection pools as they are: " + e);
+        }
+        try {
+            servers.hide();
+        } catch (ReflectiveOperationException | RuntimeException e) {
+            Log.line("hooks leave Spring's web servers as they are: " + e);
         }
     }
 
@@ -81,10 +112,10 @@ final class OwnHooks {
     }
 
     /** Registers a resource; without it, a JDK of another kind is a reason for a line in the build's log. */
-    private static void add(String subject, Maker maker) {
+    private void add(String subject, Maker maker) {
         try {
             Resource resource = maker.make();
-            KEPT.add(resource);
+            own.add(resource);
             Core.ownContext().register(resource);
         } catch (Exception | LinkageError e) {
             Log.line("hooks leave " + subject + " as they are on Java " + Runtime.version() + ": " + e);

@@ -2,7 +2,6 @@ package warmstart.hooks;
 
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Timer;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 import warmstart.crac.Context;
@@ -41,8 +40,15 @@ final class Schedules implements Resource {
         for (ScheduledThreadPoolExecutor executor : instances.of(ScheduledThreadPoolExecutor.class)) {
             parked.add(new ExecutorQueue(executor));
         }
-        for (Timer timer : instances.of(Timer.class)) {
-            parked.add(new TimerQueue(timer));
+        for (Thread thread : Threads.all()) {
+            if (TimerQueue.isTimer(thread)) {
+                parked.add(new TimerQueue(thread));
+            }
+        }
+        for (Object loop : instances.named(NettyQueue.CLASS)) {
+            if (NettyQueue.has(loop)) {
+                parked.add(new NettyQueue(loop));
+            }
         }
         long end = System.nanoTime() + PATIENCE_NS;
         while (park() && System.nanoTime() < end) {

@@ -4,12 +4,15 @@ import java.lang.reflect.Field;
 import java.lang.reflect.Method;
 import java.util.IdentityHashMap;
 import java.util.Map;
-import java.util.Timer;
 import java.util.TimerTask;
 
-/** The periodic tasks of a Timer. Others have a time of day, at which they run. */
+/**
+ * The periodic tasks of a Timer; others have a time of day, at which they run. They are found by the timer's thread, since
+ * a Timer that the application has forgotten goes on.
+ */
 final class TimerQueue implements Schedules.Queue {
 
+    private static final String THREAD = "java.util.TimerThread";
     private static final long FAR_MS = Long.MAX_VALUE >> 2;
 
     private final Object queue;
@@ -18,16 +21,21 @@ final class TimerQueue implements Schedules.Queue {
     private final Method heapify;
     private final Map<TimerTask, Long> delays = new IdentityHashMap<>();
 
-    TimerQueue(Timer timer) throws ReflectiveOperationException {
-        queue = Internals.get(timer, "queue");
+    TimerQueue(Thread thread) throws ReflectiveOperationException {
+        queue = Internals.get(thread, "queue");
         heapify = heapify(queue.getClass());
+    }
+
+    /** Says whether a thread is one of a Timer. */
+    static boolean isTimer(Thread thread) {
+        return thread.getClass().getName().equals(THREAD);
     }
 
     /** Finds out whether the fields are there. */
     static void check() throws ReflectiveOperationException {
         Internals.field(TimerTask.class, "nextExecutionTime");
         Internals.field(TimerTask.class, "period");
-        Class<?> queue = Internals.field(Timer.class, "queue").getType();
+        Class<?> queue = Internals.field(Class.forName(THREAD), "queue").getType();
         Internals.field(queue, "queue");
         heapify(queue);
     }
