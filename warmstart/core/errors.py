@@ -139,3 +139,17 @@ class PrivilegeError(WarmstartError):
         super().__init__(brief, details=details, hint=hint)
         # As `--allow` takes them.
         self.refused = tuple(refused)
+
+
+class SignatureError(WarmstartError):
+    """No trusted key signed an image, or a statement about it was changed."""
+
+    exit_code = 15
+    kind = "signature"
+
+
+class SecretError(ImageError):
+    """An image holds a secret that must not be published."""
+
+    exit_code = 16
+    kind = "secrets"

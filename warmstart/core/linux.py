@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import struct
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -37,8 +39,10 @@ SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 SYS_OPENAT2 = 437  # of all architectures
 SYS_PIDFD_GETFD = 438  # of all architectures
+SO_GET_FILTER, BPF_MAXINSNS, BPF_BYTES = 26, 4096, 8
 SYS_IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
 IOPRIO_WHO_PROCESS = 1
+SYS_SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -191,8 +195,51 @@ def copy_descriptor(pidfd: int, number: int) -> int:
     return int(result)
 
 
+def read_packet_filter(descriptor: int) -> bytes:
+    """Return the instructions of a socket's packet filter; none if it has none; see SO_GET_FILTER of Linux.
+
+    The length of this option counts instructions: Python would give the kernel too small a buffer.
+
+    Raises:
+        PermissionError: it is a program of eBPF.
+    """
+    words, length = (descriptor, socket.SOL_SOCKET, SO_GET_FILTER), ctypes.c_uint32(0)
+    _raise_if_failed(_load_libc().getsockopt(*words, None, ctypes.byref(length)), prefix="getsockopt: ")
+    if not length.value:
+        return b""
+    buffer, length = ctypes.create_string_buffer(BPF_MAXINSNS * BPF_BYTES), ctypes.c_uint32(BPF_MAXINSNS)
+    _raise_if_failed(_load_libc().getsockopt(*words, buffer, ctypes.byref(length)), prefix="getsockopt: ")
+    return buffer.raw[: length.value * BPF_BYTES]
+
+
 def read_io_priority(pid: int) -> int:
     """Return the I/O priority of a process, its class in the bits from 13 on; see ioprio_get(2)."""
     result = _load_libc().syscall(SYS_IOPRIO_GET[os.uname().machine], IOPRIO_WHO_PROCESS, pid)
     _raise_if_failed(result, prefix="ioprio_get: ")
     return int(result)
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """How a thread is scheduled, beyond its policy; see sched_getattr(2).
+
+    Attributes:
+        flags: such as SCHED_FLAG_RESET_ON_FORK.
+        slice_ns: the time that it runs without interruption, or the budget of a thread with deadlines.
+        deadline_ns: deadline and period of such a thread.
+        clamp: lowest and highest utilization that it claims to have.
+    """
+
+    flags: int
+    slice_ns: int
+    deadline_ns: tuple[int, int]
+    clamp: tuple[int, int]
+
+
+def read_scheduling(number: int) -> Scheduling:
+    """Return how a thread is scheduled."""
+    buffer = ctypes.create_string_buffer(56)
+    result = _load_libc().syscall(SYS_SCHED_GETATTR[os.uname().machine], number, buffer, len(buffer), 0)
+    _raise_if_failed(result, prefix="sched_getattr: ")
+    _, _, flags, _, _, runtime, deadline, period, lowest, highest = struct.unpack("=IIQiIQQQII", buffer.raw)
+    return Scheduling(flags, runtime, (deadline, period), (lowest, highest))

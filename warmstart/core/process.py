@@ -174,6 +174,39 @@ def background(
                 _terminate(running)
 
 
+@contextlib.contextmanager
+def answering(
+    argv: Sequence[str | Path], *, timeout_s: float, env: Mapping[str, str] | None = None
+) -> Iterator[list[str]]:
+    """Run a program for the length of a `with` block, and yield the lines that it writes before an empty one.
+
+    At the end of the block its standard input ends, and it must end soon.
+
+    Raises:
+        HostError: there is no such program, or it cannot be started.
+        ProgramError: it did not answer in time, or ended without an empty line.
+    """
+    words = _log(argv)
+    with _started(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        lines: list[str] = []
+        try:
+            for line in _read_lines(running.stdout, time.monotonic() + timeout_s):
+                if not line:
+                    break
+                lines.append(line)
+            else:
+                raise _failed(words, running.wait(), "")
+            yield lines
+        except TimeoutError as late:
+            raise _too_late(words, timeout_s, "") from late
+        finally:
+            running.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(END_S)
+
+
 def converse(
     argv: Sequence[str | Path],
     request: bytes,
