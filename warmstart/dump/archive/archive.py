@@ -268,6 +268,11 @@ def _select_members(tar: Span, all_members: Sequence[Member]) -> tuple[tuple[Mem
     return tuple(members), tuple(ignored)
 
 
+def is_of_checkpoint(name: str) -> bool:
+    """Whether a checkpoint archive has a file of this name."""
+    return _expected_kind(name) is Kind.FILE
+
+
 def _expected_kind(name: str) -> Kind | None:
     """Return the kind of member with this name in a checkpoint archive; None for unknown names."""
     if name in ("", CHECKPOINT_DIRECTORY):

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Iterator
 from collections.abc import Mapping as ReadOnlyDict
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
@@ -23,6 +24,8 @@ from warmstart.dump.criu import protos
 from warmstart.dump.criu.entries import Entry, decode, make_error, read_image, read_only_entry
 
 PAGE_SIZE = 4096
+# From <asm-generic/mman.h>.
+_MAP_GROWSDOWN = 0x100
 
 _IMAGE_VERSION = 2
 # The end of the address space with five-level page tables. The vsyscall page lies above it and is not in a dump.
@@ -34,6 +37,7 @@ MAX_RUNS = 1 << 20
 #: Maximum mappings of one process: twice the usual limit on hosts that raise the kernel's 65530 (vm.max_map_count).
 MAX_MAPPINGS = 1 << 19
 _MAX_PORT = 65535
+_DEAD = 2  # enum __compel_task_state in compel/include/uapi/task-state.h
 
 
 class TcpState(IntEnum):
@@ -149,6 +153,11 @@ class Mapping:
     file_offset: int
     advice: int
 
+    @property
+    def grows_down(self) -> bool:
+        """Whether it is a stack that the kernel enlarges (MAP_GROWSDOWN of mmap(2))."""
+        return bool(self.flags & _MAP_GROWSDOWN)
+
 
 @dataclass(frozen=True, slots=True)
 class PageRun:
@@ -255,6 +264,31 @@ def read_processes(directory: Path) -> tuple[Process, ...]:
     return tuple(_read_process(directory, message) for message in messages.values())
 
 
+def read_cores(directory: Path) -> dict[int, dict[int, Any]]:
+    """Read the threads of a dump as `protos.Core` messages, by process and thread, its first thread first.
+
+    Raises:
+        ArchiveError: a file is missing or not understood.
+    """
+    path = directory / "pstree.img"
+    processes = (decode(path, entry, protos.Process) for entry in read_image(path))
+    return {process.pid: dict(_read_threads(directory, process)) for process in processes}
+
+
+def _read_threads(directory: Path, process: Any) -> Iterator[tuple[int, Any]]:
+    """Yield the threads of a process. A zombie has one: CRIU lists another for it, with a random number."""
+    first = _read_core(directory / f"core-{process.pid}.img")
+    yield process.pid, first
+    if first.tc.task_state != _DEAD:
+        for number in dict.fromkeys(process.threads):
+            if number != process.pid:
+                yield number, _read_core(directory / f"core-{number}.img")
+
+
+def _read_core(path: Path) -> Any:
+    return decode(path, read_only_entry(path), protos.Core)
+
+
 def has_memory(directory: Path, pid: int) -> bool:
     """Whether a process has memory; a zombie has none."""
     return (directory / f"mm-{pid}.img").exists()
@@ -317,12 +351,24 @@ def read_pagemap(directory: Path, pid: int) -> Pagemap:
         ArchiveError: a file is missing or not understood, the runs are not in order, or the size of the pages file is
             not their sum.
     """
-    path = directory / f"pagemap-{pid}.img"
+    return _read_pagemap(directory / f"pagemap-{pid}.img")
+
+
+def read_shared_pagemaps(directory: Path) -> tuple[Pagemap, ...]:
+    """Read the pages of all shared memory in the dump. In place of addresses are offsets in it.
+
+    Raises:
+        ArchiveError: as for `read_pagemap`.
+    """
+    return tuple(map(_read_pagemap, sorted(directory.glob("pagemap-shmem-*.img"))))
+
+
+def _read_pagemap(path: Path) -> Pagemap:
     entries = read_image(path)
     head = next(entries, None)
     if head is None:
         raise ArchiveError(f"{path}: has no entries")
-    pages_file = directory / f"pages-{decode(path, head, protos.PagemapHead).pages_id}.img"
+    pages_file = path.parent / f"pages-{decode(path, head, protos.PagemapHead).pages_id}.img"
     runs: list[PageRun] = []
     address = offset = 0
     for entry in entries:

@@ -6,14 +6,14 @@ include/uapi/linux.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from warmstart.dump.criu import protos
-from warmstart.dump.criu.contents import has_memory
-from warmstart.dump.criu.entries import decode, read_image, read_only_entry
+from warmstart.dump.criu.contents import has_memory, read_cores
+from warmstart.dump.criu.entries import decode, read_image
 
 # In the order of their numbers.
 _NAMES = """
@@ -23,6 +23,13 @@ SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE A
 MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
 """
 CAPABILITIES = tuple(_NAMES.split())
+
+
+def number_capabilities(names: Iterable[str]) -> int:
+    """Return a set of capabilities as the kernel does: bit N is the capability with number N."""
+    return sum(1 << CAPABILITIES.index(name) for name in set(names))
+
+
 _SETS = {
     "effective": "cap_eff",
     "permitted": "cap_prm",
@@ -67,16 +74,13 @@ def read_credentials(directory: Path) -> dict[int, tuple[Credentials, ...]]:
     Raises:
         ArchiveError: a file is missing or not understood.
     """
-    path = directory / "pstree.img"
     filters = _read_filters(directory)
     found = {}
-    for entry in read_image(path):
-        process = decode(path, entry, protos.Process)
-        threads = dict.fromkeys((process.pid, *process.threads))
-        cores = [_read_core(directory / f"core-{thread}.img") for thread in threads]
-        alive = has_memory(directory, process.pid) or len(threads) > 1
-        described = [_describe(core, filters) for core in cores if alive or core.HasField("thread_core")]
-        found[process.pid] = _synchronize(described, cores[0], filters)
+    for pid, threads in read_cores(directory).items():
+        first, *others = threads.values()
+        alive = has_memory(directory, pid) or bool(others)
+        described = [_describe(core, filters) for core in (first, *others) if alive or core.HasField("thread_core")]
+        found[pid] = _synchronize(described, first, filters)
     return found
 
 
@@ -89,10 +93,6 @@ def _synchronize(threads: Sequence[Credentials], first: Any, filters: Sequence[A
     if last < len(filters) and filters[last].flags & _TSYNC:
         return tuple(each if each.filters else replace(each, filters=threads[0].filters) for each in threads)
     return tuple(threads)
-
-
-def _read_core(path: Path) -> Any:
-    return decode(path, read_only_entry(path), protos.Core)
 
 
 def _read_filters(directory: Path) -> list[Any]:

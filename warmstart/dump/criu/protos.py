@@ -51,6 +51,7 @@ message task_limits {
     repeated limit limits = 1;
 }
 message task {
+    optional uint32 task_state = 1;
     required bytes comm = 6;
     optional task_limits limits = 8;
     optional uint32 cg_set = 9;
@@ -90,7 +91,15 @@ message seccomp_filter {
 message seccomp {
     repeated seccomp_filter seccomp_filters = 1;
 }
+message x86_registers {
+    required uint64 sp = 20;
+    required uint64 fs_base = 22;
+}
+message x86_thread {
+    required x86_registers gpregs = 2;
+}
 message core {
+    optional x86_thread thread_info = 2;
     optional task tc = 3;
     optional thread_core thread_core = 5;
 }

@@ -17,6 +17,7 @@ those of the build.
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import tarfile
@@ -143,7 +144,11 @@ def _move_open_files(
 def _write_tmpfs(path: Path, files: _Contents) -> None:
     """Write files in their directories as a tar; CRIU unpacks it by tar(1) (`tmpfs_restore` in criu/filesystems.c)."""
     directories = {name.parent for name in files}
-    with tarfile.open(path, "w:gz", format=tarfile.GNU_FORMAT) as tar:
+    # Without the time of the edit, so that the same dump makes the same file.
+    with (
+        gzip.GzipFile(path, "wb", mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar,
+    ):
         for directory in (PurePosixPath(), *sorted(directories)):
             tar.addfile(_member(directory, tarfile.DIRTYPE, 0o755))
         for name, content in files.items():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from warmstart.core.errors import ArchiveError
-from warmstart.dump.criu.contents import PAGE_SIZE
+from warmstart.dump.criu.contents import PAGE_SIZE, Pagemap
 
 # Maximum held in memory at a time.
 CHUNK_BYTES = 1 << 20
@@ -76,30 +76,51 @@ def cut_all(extents: Iterable[Extent], addresses: Sequence[int]) -> Iterator[Ext
         yield from (extent.clip(start, end) for start, end in pairwise([extent.start, *inside, extent.end]))
 
 
+def list_resident(pagemap: Pagemap) -> list[Extent]:
+    """List the pages of a process that are in its pages file, with their offsets in it."""
+    return [Extent(run.start, run.end, run.offset) for run in pagemap.runs if run.offset is not None]
+
+
 def sum_sizes(extents: Iterable[Extent]) -> int:
     """Sum the sizes of all extents, in bytes."""
     return sum(extent.size for extent in extents)
 
 
-def find_data(file: int, extents: Iterable[Extent]) -> Iterator[Extent]:
+def find_data(
+    file: int, extents: Iterable[Extent], look: Callable[[Extent, memoryview], object] = lambda _extent, _content: None
+) -> Iterator[Extent]:
     """Find the parts that are not zero pages.
+
+    Args:
+        file: file descriptor.
+        extents: extents to search.
+        look: called with each piece of them that is read, and its content, which is gone after the call; reading all of
+            it twice takes as long again.
 
     Raises:
         ArchiveError: as for `read_extent`.
     """
+    # One buffer for all: the kernel would have to clear new memory for each piece.
+    buffer = bytearray(CHUNK_BYTES)
     for extent in extents:
-        begin = -1
+        begin = extent.start
         for part in extent.cut(CHUNK_BYTES):
-            chunk = read_extent(file, part)
-            for page in range(0, part.size, PAGE_SIZE):
-                is_zero = chunk[page : page + PAGE_SIZE] == _ZERO_PAGE
-                if is_zero and begin >= 0:
+            content = memoryview(buffer)[: part.size]
+            _read_into(file, part, content)
+            look(part, content)
+            for page in _find_zero_pages(buffer, content):
+                if begin < part.start + page:
                     yield extent.clip(begin, part.start + page)
-                    begin = -1
-                elif not is_zero and begin < 0:
-                    begin = part.start + page
-        if begin >= 0:
+                begin = part.start + page + PAGE_SIZE
+        if begin < extent.end:
             yield extent.clip(begin, extent.end)
+
+
+def _find_zero_pages(buffer: bytearray, content: memoryview) -> list[int]:
+    """Return the offsets of the zero pages in `content`, the first bytes of `buffer`."""
+    first_words = content.cast("Q")[:: PAGE_SIZE // 8].tolist()
+    offsets = (index * PAGE_SIZE for index, word in enumerate(first_words) if not word)
+    return [offset for offset in offsets if buffer.startswith(_ZERO_PAGE, offset)]
 
 
 def read_extent(file: int, extent: Extent) -> bytes:
@@ -121,21 +142,28 @@ def read_range(file: int, extents: Sequence[Extent], start: int, end: int) -> by
         ArchiveError: as for `read_extent`.
     """
     memory = bytearray(end - start)
-    view = memoryview(memory)
-    for extent in clip_all(extents, start, end):
-        part = view[extent.start - start : extent.end - start]
-        if os.preadv(file, [part], extent.offset) != extent.size:
-            raise _early_end(file, extent)
+    fill_range(file, extents, start, memoryview(memory))
     return memory
 
 
-def write_at(file: int, content: bytes | bytearray, offset: int) -> None:
-    """Write all the content; a single system call may write less if the disk is nearly full."""
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(file, view, offset)
-        view = view[written:]
-        offset += written
+def fill_range(file: int, extents: Sequence[Extent], start: int, target: memoryview) -> None:
+    """Read the address range from `start` that fills `target`, with zeros for the gaps between the extents.
+
+    Raises:
+        ArchiveError: as for `read_extent`.
+    """
+    at = 0
+    for extent in clip_all(extents, start, start + len(target)):
+        begin = extent.start - start
+        target[at:begin] = bytes(begin - at)
+        at = begin + extent.size
+        _read_into(file, extent, target[begin:at])
+    target[at:] = bytes(len(target) - at)
+
+
+def _read_into(file: int, extent: Extent, target: memoryview) -> None:
+    if os.preadv(file, [target], extent.offset) != extent.size:
+        raise _early_end(file, extent)
 
 
 def _early_end(file: int, extent: Extent) -> ArchiveError:

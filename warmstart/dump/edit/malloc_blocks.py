@@ -18,13 +18,14 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from warmstart.dump.criu.contents import PAGE_SIZE
-from warmstart.dump.edit.extents import CHUNK_BYTES, Extent, Range, clip_all, read_extent, read_range
+from warmstart.dump.edit.extents import Extent, Range, clip_all, read_range
 
 _WORD = 8
 _PAGE_WORDS = PAGE_SIZE // _WORD
 _IS_MMAPPED, _SIZE_FLAGS = 2, 7
 # For each value of a size's lowest byte, whether its flags are those of a large block.
 _MMAPPED = bytes(byte & _SIZE_FLAGS == _IS_MMAPPED for byte in range(256))
+_FIND_MMAPPED = re.compile(b"\1").finditer
 _USES_HUGE_PAGES = 1
 _HEADER_BYTES = 16
 # Possible offsets of a header in a page: the data after it is aligned to 16 bytes at the start of a block, or to a
@@ -37,40 +38,47 @@ _SINGLE = 63
 _UNUSED = 0xFFFFFFFF
 
 
-def find_blocks(file: int, data: Sequence[Extent], mapping: Range, resident: Sequence[Extent]) -> list[int]:
-    """Find the start addresses of the large blocks in a mapping, in order. There may be false positives.
+class BlockFinder:
+    """Finds the large blocks in a mapping, while its memory is read. There may be false positives.
 
     Args:
         file: file descriptor of the pages file.
-        data: resident extents of the mapping.
         mapping: range to search.
         resident: resident extents of the whole process.
-
-    Raises:
-        ArchiveError: as for `read_extent`.
     """
-    found = {
-        start
-        for extent in data
-        for part in extent.cut(CHUNK_BYTES)
-        for start, size in _find_in_part(file, part, resident)
-        if mapping.start <= start and start + size <= mapping.end
-    }
-    return sorted(found)
+
+    def __init__(self, file: int, mapping: Range, resident: Sequence[Extent]) -> None:
+        self._file = file
+        self._mapping = mapping
+        self._resident = resident
+        self._found: set[int] = set()
+
+    @property
+    def starts(self) -> list[int]:
+        """Start addresses of the blocks, in order."""
+        return sorted(self._found)
+
+    def look(self, part: Extent, content: memoryview) -> None:
+        """Search a part of the mapping, whole pages.
+
+        Raises:
+            ArchiveError: as for `read_extent`.
+        """
+        words = content.cast("Q")
+        for blocks in (
+            _find_of_glibc(content, words, part.start),
+            _find_of_musl(words, part.start, self._file, self._resident),
+        ):
+            for start, size in blocks:
+                if self._mapping.start <= start and start + size <= self._mapping.end:
+                    self._found.add(start)
 
 
-def _find_in_part(file: int, part: Extent, resident: Sequence[Extent]) -> Iterator[tuple[int, int]]:
-    content = read_extent(file, part)
-    words = memoryview(content).cast("Q")
-    yield from _find_of_glibc(content, words, part.start)
-    yield from _find_of_musl(words, part.start, file, resident)
-
-
-def _find_of_glibc(content: bytes, words: memoryview[int], address: int) -> Iterator[tuple[int, int]]:
+def _find_of_glibc(content: memoryview, words: memoryview[int], address: int) -> Iterator[tuple[int, int]]:
     for header in _HEADERS:
         first = header // _WORD
         # Of each page, the lowest byte of the size: all pages at once, for this is done to all of the memory.
-        for found in re.finditer(b"\1", content[header + _WORD :: PAGE_SIZE].translate(_MMAPPED)):
+        for found in _FIND_MMAPPED(bytes(content[header + _WORD :: PAGE_SIZE]).translate(_MMAPPED)):
             index = found.start()
             distance = words[first + index * _PAGE_WORDS] & ~_USES_HUGE_PAGES
             size = distance + (words[first + 1 + index * _PAGE_WORDS] & ~_SIZE_FLAGS)
@@ -82,11 +90,12 @@ def _find_of_glibc(content: bytes, words: memoryview[int], address: int) -> Iter
 def _find_of_musl(
     words: memoryview[int], address: int, file: int, resident: Sequence[Extent]
 ) -> Iterator[tuple[int, int]]:
-    pairs = zip(words[::_PAGE_WORDS].tolist(), words[1::_PAGE_WORDS].tolist(), strict=True)
+    pointers = words[::_PAGE_WORDS].tolist()
     lowest, highest = resident[0].start, resident[-1].end
-    for index, (meta, rest) in enumerate(pairs):
-        # Most pages are out of the question by then.
-        if rest & _UNUSED or meta % _WORD or not lowest <= meta < highest:
+    # Most pages are out of the question by then.
+    for index in [index for index, rest in enumerate(words[1::_PAGE_WORDS].tolist()) if not rest & _UNUSED]:
+        meta = pointers[index]
+        if meta % _WORD or not lowest <= meta < highest:
             continue
         if not clip_all(resident, meta, meta + 1):
             continue

@@ -1,4 +1,4 @@
-"""Move resident memory out of a dump into one file that the restored processes map.
+"""Move resident memory out of a dump into one file of the image that the restored processes map.
 
 CRIU reads the pages of a dump into fresh anonymous memory, so restore time grows with the heap, and every replica has
 its own copy. Here, runs of resident pages of private mappings become private mappings of a file in the image. The
@@ -28,7 +28,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from warmstart.core.errors import ArchiveError
 from warmstart.dump.criu import contents, protos
@@ -39,14 +39,15 @@ from warmstart.dump.edit.extents import (
     Extent,
     clip_all,
     cut_all,
+    fill_range,
     find_data,
     find_overlapping,
+    list_resident,
     read_extent,
     read_range,
     sum_sizes,
-    write_at,
 )
-from warmstart.dump.edit.malloc_blocks import find_blocks
+from warmstart.dump.edit.malloc_blocks import BlockFinder
 
 # Shorter runs stay in the dump. A restore copies them twice, out of the image and into memory; for a few pages that
 # costs as much as another mapping.
@@ -62,7 +63,6 @@ _MAX_GAP_BYTES = 16 << 10
 _COMPARED_BYTES = 64 << 10
 
 # From <asm-generic/mman.h> and <asm-generic/mman-common.h>.
-_MAP_GROWSDOWN = 0x100
 _MAP_LOCKED = 0x2000
 _MAP_HUGETLB = 0x40000
 _MADV_WIPEONFORK = 18
@@ -113,13 +113,11 @@ class MappedMemory:
     Attributes:
         path_in_image: path of the file for the restored processes.
         size_bytes: size of the file; 0 if nothing was moved and there is no file.
-        mode: type and permissions of the file. CRIU compares them, and the size, at a restore.
         processes: processes with memory, parents first.
     """
 
     path_in_image: str
     size_bytes: int
-    mode: int
     processes: tuple[MappedProcess, ...]
 
 
@@ -130,10 +128,11 @@ class _Plan:
     Attributes:
         resident: all resident pages, with offsets in the pages file.
         chosen: mappings that may be moved.
-        cuts: addresses that no piece may span, since realloc would enlarge it; see `find_blocks`.
+        cuts: addresses that no piece may span, since realloc would enlarge it; see `BlockFinder`.
         data: resident nonzero pages of the chosen mappings, with offsets in the pages file.
         pieces: ranges to map, with offsets in the memory file.
         shared: pieces that are memory of the parent.
+        stored: the other pieces.
     """
 
     process: Process
@@ -147,12 +146,51 @@ class _Plan:
     data: list[Extent] = field(default_factory=list)
     pieces: list[Extent] = field(default_factory=list)
     shared: list[Extent] = field(default_factory=list)
+    stored: list[Extent] = field(default_factory=list)
     left_bytes: Counter[str] = field(default_factory=Counter)
 
 
-def map_memory(
-    checkpoint_dir: Path, memory_file: Path, *, path_in_image: str, choose: Choose = choose_all
-) -> MappedMemory:
+class MemoryContent:
+    """The content of the memory file, to be read once. It remains available while the dump is edited.
+
+    Attributes:
+        size_bytes: size of the file.
+        mode: type and permissions of the file. CRIU compares them, and the size, at a restore.
+    """
+
+    def __init__(self, size_bytes: int, plans: Iterable[_Plan]) -> None:
+        self.size_bytes = size_bytes
+        self.mode = _FILE_MODE
+        self._files = ExitStack()
+        self._parts: list[tuple[BinaryIO, _Plan]] = []
+        for plan in plans:
+            if plan.stored:
+                # Open now: the file is about to be replaced.
+                self._parts.append((self._files.enter_context(plan.pages_file.open("rb")), plan))
+
+    def close(self) -> None:
+        """Close the files that it is read from."""
+        self._files.close()
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        """Yield it in pieces. Each is gone when the next is taken."""
+        at = 0
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        for pages, plan in self._parts:
+            for piece in plan.stored:
+                yield bytes(piece.offset - at)
+                at = piece.offset + piece.size
+                for part in piece.cut(CHUNK_BYTES):
+                    content = buffer[: part.size]
+                    fill_range(pages.fileno(), plan.data, part.start, content)
+                    yield content
+
+
+Store = Callable[[MemoryContent], object]
+"""Takes the content of the memory file, and reads and closes it, at once or later."""
+
+
+def map_memory(checkpoint_dir: Path, store: Store, *, path_in_image: str, choose: Choose = choose_all) -> MappedMemory:
     """Move resident private memory of all processes into one file, and make the dump map it.
 
     Stacks, kernel mappings, shared and locked memory, and short runs stay in the dump. Memory that a child still shares
@@ -161,7 +199,7 @@ def map_memory(
 
     Args:
         checkpoint_dir: the dump, edited in place.
-        memory_file: path of the new file.
+        store: gets the content of the file before the dump is edited; not called if nothing is moved.
         path_in_image: absolute path of the file in the container.
         choose: policy for the mappings that may be moved.
 
@@ -172,28 +210,22 @@ def map_memory(
     files = contents.read_files(checkpoint_dir)
     processes = contents.read_processes(checkpoint_dir)
     plans: dict[int, _Plan] = {}
+    size = 0
+    for process in processes:
+        if contents.has_memory(checkpoint_dir, process.pid):
+            plan = _plan_process(checkpoint_dir, process, files, choose)
+            _check_pages_file(plan, plans.values())
+            size = _choose_pieces(plan, plans.get(process.ppid), size)
+            plans[process.pid] = plan
+    file = _describe_file(checkpoint_dir, files, processes[0].pid, path_in_image, size)
+    if size:
+        store(MemoryContent(size, plans.values()))
     with ExitStack() as cleanup:
-        new_file = memory_file.with_name(f"{memory_file.name}.new")
-        cleanup.callback(new_file.unlink, missing_ok=True)
-        with new_file.open("x+b", buffering=0) as memory:
-            for process in processes:
-                if contents.has_memory(checkpoint_dir, process.pid):
-                    plan = _plan_process(checkpoint_dir, process, files, choose)
-                    _check_pages_file(plan, plans.values())
-                    _store_pieces(plan, plans.get(process.ppid), memory.fileno())
-                    plans[process.pid] = plan
-            size = os.fstat(memory.fileno()).st_size
-        file = _describe_file(checkpoint_dir, files, processes[0].pid, path_in_image, size)
         for plan in plans.values():
             cleanup.callback(_temporary_path(plan.pages_file).unlink, missing_ok=True)
             _write_pages(plan)
-        if size:
-            new_file.chmod(stat.S_IMODE(_FILE_MODE))
-            new_file.replace(memory_file)
-        else:
-            memory_file.unlink(missing_ok=True)
         _edit_dump(checkpoint_dir, plans.values(), file)
-    return MappedMemory(path_in_image, size, _FILE_MODE, tuple(_summarize(plan) for plan in plans.values()))
+    return MappedMemory(path_in_image, size, tuple(_summarize(plan) for plan in plans.values()))
 
 
 def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], choose: Choose) -> _Plan:
@@ -202,7 +234,7 @@ def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], c
     mm = decode(path, entry, protos.Mm)
     contents.check_mappings(path, entry, mm)
     pagemap = contents.read_pagemap(directory, process.pid)
-    resident = [Extent(run.start, run.end, run.offset) for run in pagemap.runs if run.offset is not None]
+    resident = list_resident(pagemap)
     if len(resident) < len(pagemap.runs):
         raise ArchiveError(
             f"{directory}: process {process.pid} has pages in an earlier dump",
@@ -221,9 +253,11 @@ def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], c
                 plan.left_bytes[reason] += sum_sizes(runs)
             else:
                 plan.chosen.append(mapping)
+                finder = BlockFinder(pages.fileno(), mapping, resident)
+                data = list(find_data(pages.fileno(), runs, finder.look))
                 # In a file mapping, a zero page differs from the file's content and must be kept.
-                data = runs if _is_file(mapping) else list(find_data(pages.fileno(), runs))
-                cuts = [start + PAGE_SIZE for start in find_blocks(pages.fileno(), data, mapping, resident)]
+                data = runs if _is_file(mapping) else data
+                cuts = [start + PAGE_SIZE for start in finder.starts]
                 plan.data += cut_all(data, cuts)
                 plan.cuts += cuts
     return plan
@@ -256,7 +290,7 @@ def _find_obstacle(mapping: contents.Mapping) -> str:
     """Return why a mapping cannot be moved under any policy; "" if it can."""
     kinds = (VmaStatus.REGULAR | VmaStatus.ANON_PRIVATE, VmaStatus.REGULAR | VmaStatus.FILE_PRIVATE)
     obstacles = {
-        "stack": mapping.flags & _MAP_GROWSDOWN,
+        "stack": mapping.grows_down,
         "not private memory": mapping.status & ~VmaStatus.HEAP not in kinds or not mapping.flags & mmap.MAP_PRIVATE,
         "not readable": not mapping.prot & mmap.PROT_READ,
         "locked or huge pages": mapping.flags & (_MAP_LOCKED | _MAP_HUGETLB),
@@ -270,8 +304,17 @@ def _is_file(mapping: contents.Mapping) -> bool:
     return bool(mapping.status & VmaStatus.FILE_PRIVATE)
 
 
-def _store_pieces(plan: _Plan, parent: _Plan | None, memory: int) -> None:
-    """Choose the addresses to map, and append their content to the memory file unless the parent's is the same."""
+def _choose_pieces(plan: _Plan, parent: _Plan | None, size: int) -> int:
+    """Choose the addresses to map, and where their content is in the memory file: with the parent's if it is the same.
+
+    Args:
+        plan: gets the pieces.
+        parent: the plan of the parent process, if it has one.
+        size: size of the memory file so far.
+
+    Returns:
+        The size of the memory file with the new pieces.
+    """
     barriers = [*plan.cuts, *(mapping.start for mapping in plan.chosen)]
     barriers += [vma.start for vma in plan.mm.vmas if vma.status & VmaStatus.GUARD]
     for mapping in filter(_is_file, plan.chosen):
@@ -282,18 +325,18 @@ def _store_pieces(plan: _Plan, parent: _Plan | None, memory: int) -> None:
     limit = max(0, MAX_MAPPINGS - len(plan.mm.vmas)) // (4 if parent else 2)
     spans = _find_spans(plan.data, barriers, limit)
     available = limit - len(spans)
-    with plan.pages_file.open("rb") as pages:
-        for start, end in spans:
-            shared = _find_shared(plan, parent, start, end, pages.fileno(), memory) if parent else []
-            if 2 * len(shared) > available:
-                shared = []
-            available -= 2 * len(shared)
-            plan.shared += shared
-            for piece in shared:
-                _store(plan, parent, start, piece.start, pages.fileno(), memory)
-                plan.pieces.append(piece)
-                start = piece.end
-            _store(plan, parent, start, end, pages.fileno(), memory)
+    for start, end in spans:
+        shared = _find_shared(plan, parent, start, end) if parent else []
+        if 2 * len(shared) > available:
+            shared = []
+        available -= 2 * len(shared)
+        plan.shared += shared
+        for piece in shared:
+            size = _add_pieces(plan, parent, start, piece.start, size)
+            plan.pieces.append(piece)
+            start = piece.end
+        size = _add_pieces(plan, parent, start, end, size)
+    return size
 
 
 def _find_spans(data: Sequence[Extent], barriers: Sequence[int], limit: int) -> list[tuple[int, int]]:
@@ -324,12 +367,16 @@ def _join(data: Iterable[Extent], barriers: Sequence[int], max_gap: int) -> list
     return [span for span in spans if span[1] - span[0] >= MIN_RUN_BYTES]
 
 
-def _find_shared(plan: _Plan, parent: _Plan, start: int, end: int, pages: int, memory: int) -> list[Extent]:
+def _find_shared(plan: _Plan, parent: _Plan, start: int, end: int) -> list[Extent]:
     """Find ranges with the same content in the parent at the same addresses, with offsets in the memory file."""
     found: list[Extent] = []
-    for piece in clip_all(parent.pieces, start, end):
-        for chunk in piece.cut(_COMPARED_BYTES):
-            if read_range(pages, plan.data, chunk.start, chunk.end) != read_extent(memory, chunk):
+    chunks = [chunk for piece in clip_all(parent.pieces, start, end) for chunk in piece.cut(_COMPARED_BYTES)]
+    if not chunks:
+        return []
+    with plan.pages_file.open("rb") as own, parent.pages_file.open("rb") as others:
+        for chunk in chunks:
+            content = read_range(own.fileno(), plan.data, chunk.start, chunk.end)
+            if content != read_range(others.fileno(), parent.data, chunk.start, chunk.end):
                 continue
             last = found[-1] if found else None
             if last and last.end == chunk.start and last.offset + last.size == chunk.offset:
@@ -339,8 +386,8 @@ def _find_shared(plan: _Plan, parent: _Plan, start: int, end: int, pages: int, m
     return [extent for extent in found if extent.size > _MAX_GAP_BYTES]
 
 
-def _store(plan: _Plan, parent: _Plan | None, start: int, end: int, pages: int, memory: int) -> None:
-    """Append the content of an address range to the memory file, as one piece or two.
+def _add_pieces(plan: _Plan, parent: _Plan | None, start: int, end: int, size: int) -> int:
+    """Append an address range to the memory file of this size, as one piece or two; return its new size.
 
     CRIU considers a mapping of a child inherited from its parent if both have the same addresses and the same file,
     whatever the offset (`check_cow_vmas` in criu/mem.c), and then restores the parent's content. So a piece with
@@ -352,17 +399,18 @@ def _store(plan: _Plan, parent: _Plan | None, start: int, end: int, pages: int, 
     if any((piece.start, piece.end) == (start, end) for piece in inherited):
         cuts.insert(1, start + (end - start) // PAGE_SIZE // 2 * PAGE_SIZE)
         if cuts[1] == start:
-            return  # a single page; it stays in the dump
+            return size  # a single page; it stays in the dump
     for begin, after in pairwise(cuts):
-        offset = os.fstat(memory).st_size
+        if begin == after:
+            continue
         last = plan.pieces[-1] if plan.pieces else None
-        if last and last.end == begin and last.offset + last.size == offset:
-            offset += PAGE_SIZE  # otherwise the kernel would merge the two mappings
-        piece = Extent(begin, after, offset)
-        for part in piece.cut(CHUNK_BYTES):
-            write_at(memory, read_range(pages, plan.data, part.start, part.end), part.offset)
-        if begin < after:
-            plan.pieces.append(piece)
+        if last and last.end == begin and last.offset + last.size == size:
+            size += PAGE_SIZE  # otherwise the kernel would merge the two mappings
+        piece = Extent(begin, after, size)
+        plan.pieces.append(piece)
+        plan.stored.append(piece)
+        size += piece.size
+    return size
 
 
 def _keep_resident(plan: _Plan) -> Iterator[tuple[int, Extent]]:

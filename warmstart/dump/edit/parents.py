@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.dump.criu import protos
+from warmstart.dump.criu.contents import read_cores
 from warmstart.dump.criu.entries import decode, edit_image, read_image
 
 
@@ -23,7 +24,8 @@ def clear_parent_death_signals(directory: Path) -> int:
     """
     path = directory / "pstree.img"
     processes = (decode(path, entry, protos.Process) for entry in read_image(path))
-    threads = [thread for process in processes if process.ppid == 0 for thread in process.threads]
+    firsts = {process.pid for process in processes if process.ppid == 0}
+    threads = [thread for pid, cores in read_cores(directory).items() if pid in firsts for thread in cores]
     return sum(edit_image(directory / f"core-{thread}.img", protos.Core, _clear_signal) for thread in threads)
 
 

@@ -8,6 +8,7 @@ https://github.com/golang/go.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import struct
@@ -84,8 +85,13 @@ def read_programs(proc: Path, init_pid: int) -> dict[str, Program]:
 
 def _add(found: dict[str, Program], name: str, path: Path, *, keeps: bool) -> None:
     if name not in found:
-        with contextlib.suppress(ValueError, struct.error):
+        try:
             found[name] = replace(read_program(path), go_keeps_no_zeros=keeps)
+        except (ValueError, struct.error):
+            pass
+        except OSError as problem:
+            if problem.errno != errno.ENXIO:  # such as the ring of asynchronous input and output, which has no content
+                raise
     elif not keeps:
         found[name] = replace(found[name], go_keeps_no_zeros=False)
 

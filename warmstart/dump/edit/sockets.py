@@ -12,6 +12,7 @@ content of its queues is lost.
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from warmstart.dump.criu import protos
 from warmstart.dump.criu.contents import FileType, Socket, TcpState, as_socket
 from warmstart.dump.criu.entries import Entry, decode, edit_image, read_image, read_only_entry, write_image
 
+_DATAGRAM = (socket.IPPROTO_UDP, socket.IPPROTO_UDPLITE)
 _SHUT_BOTH = 3  # sk_shutdown in images/sk-opts.proto
 _NETWORK_LOCK_SKIP = 2  # NETWORK_LOCK_METHOD in criu/include/cr_options.h
 
@@ -58,6 +60,40 @@ def close_sockets(directory: Path, *, established: bool) -> tuple[Socket, ...]:
     if not connections_left:
         _remove_connections(directory)
     return tuple(closed)
+
+
+def reconnect_datagrams(directory: Path) -> int:
+    """Restore connected UDP sockets under any address: the kernel chooses a new one as they are connected again.
+
+    CRIU binds a socket to its old address before it connects it (`open_inet_sk`). The address is usually not bound by
+    the application but chosen by connect(2). Connections within the loopback interface stay as they are.
+
+    Returns:
+        Number of changed sockets.
+
+    Raises:
+        ArchiveError: a file of the dump is missing or not understood.
+    """
+    path = directory / "files.img"
+    entries, changed = [], 0
+    for entry in read_image(path):
+        file = decode(path, entry, protos.File)
+        found = as_socket(path, entry, file.isk) if file.type == FileType.INET_SOCKET else None
+        if found is not None and _is_connected_datagram(found):
+            file.isk.src_addr[:] = [0] * len(file.isk.src_addr)
+            entry = entry.replaced_by(file)
+            changed += 1
+        entries.append(entry)
+    if changed:
+        write_image(path, entries)
+    return changed
+
+
+def _is_connected_datagram(found: Socket) -> bool:
+    if found.protocol not in _DATAGRAM or not found.destination.port:
+        return False
+    address = found.destination.address
+    return not (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def clear_owners(directory: Path) -> int:

@@ -69,13 +69,13 @@ def check_processes(
         addresses = [ip_address(each) for each in pod_ips]
         of_resources = [
             *find_in_sockets(container, addresses, close_tcp=close_tcp),
-            *find_in_files(container),
+            *find_in_files(container, by_runtime=by_runtime),
             *find_on_volumes(container, by_runtime=by_runtime),
             *find_in_watches(container),
         ]
         findings = (
             *find_in_processes(container, by_runtime=by_runtime),
-            *find_in_restrictions(container),
+            *find_in_restrictions(container, by_runtime=by_runtime),
             *deduplicate(of_resources),
         )
     return tuple(sorted(findings, key=lambda finding: not finding.is_error))

@@ -12,14 +12,17 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from warmstart.core.mountinfo import MountInfo
+from warmstart.dump.edit.sizes import FILES_OF_POD
 from warmstart.dump.preflight.finding import Finding, error, warning
 from warmstart.dump.proc.container import (
     GONE,
     Container,
     Link,
     Process,
+    closing_descriptor,
     is_below,
     open_below_root,
     read_descriptor_info,
@@ -27,16 +30,21 @@ from warmstart.dump.proc.container import (
 )
 
 GHOST_LIMIT_BYTES = 1 << 20  # DEFAULT_GHOST_LIMIT in criu/include/cr_options.h
-_BLOCK_BYTES = 512  # unit of st_blocks
+BLOCK_BYTES = 512  # unit of st_blocks
+HOLES_LIMIT_BYTES = 64 << 20
 
+_IN_SHM = "file-in-dev-shm"
+# What only the runtime cannot restore.
+_BY_RUNTIME = frozenset({_IN_SHM, "file-of-cgroup"})
 _SHM = "/dev/shm"  # noqa: S108  (the mount, not a directory for temporary files)
 # Files in the kernel's internal tmpfs mount, dumped with their contents (`is_memfd`, `is_anon_shmem_map`), the rings of
 # aio(7), and huge pages.
 _ANONYMOUS_FILES = ("/memfd:", "/dev/zero", "/SYSV", "/[aio]", "/anon_hugepage")
 # Mounted anew in every container and filled by the kernel: their files are not in an image.
-_KERNEL_FILE_SYSTEMS = frozenset(
-    {"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs", "debugfs", "tracefs", "securityfs"}
-)
+_CGROUPS = frozenset({"cgroup", "cgroup2"})
+_KERNEL_FILE_SYSTEMS = _CGROUPS | {
+    *("proc", "sysfs", "devpts", "mqueue", "devtmpfs", "debugfs", "tracefs", "securityfs"),
+}
 # Since 1.50, libuv creates a ring for each loop whatever its environment says (`uv__platform_loop_init` and
 # `uv__use_io_uring` in src/unix/linux.c of https://github.com/libuv/libuv), and works without one if denied.
 _NO_IO_URING = (
@@ -51,6 +59,16 @@ _KNOWN_ANON = {
     "[userfaultfd]": ("userfaultfd", "Switch off the library that handles page faults itself."),
 }
 
+_KEEP_SHM = (
+    "Close and delete it before the checkpoint, keep it elsewhere (PostgreSQL: dynamic_shared_memory_type=mmap), or "
+    "set `restore: [self]`: an image that restores itself keeps files in /dev/shm."
+)
+_MAX_NAMES = 5
+_PLAIN_FILE_SYSTEMS = frozenset({"overlay", "tmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs"})
+# The header of a database file: its first bytes, and the versions for writing and reading, 2 of which have a log in
+# place of a journal. Source: https://www.sqlite.org/fileformat2.html.
+_SQLITE, _SQLITE_VERSIONS, _WITH_JOURNAL = b"SQLite format 3\0", slice(18, 20), b"\1\1"
+
 _MEM_MAJOR = 1
 _MISC_MAJOR = 10
 _TUN_MINOR = 200
@@ -63,11 +81,26 @@ _LAST_CONSOLE = 63
 _GPU_DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri/")
 
 
-def find_in_files(container: Container) -> Iterator[Finding]:
-    """Check all descriptors except sockets, and all mapped files, of the container's processes."""
+def find_in_files(container: Container, *, by_runtime: bool = True) -> Iterator[Finding]:
+    """Check all descriptors except sockets, and all mapped files, of the container's processes.
+
+    Args:
+        container: the container.
+        by_runtime: whether the runtime is to restore it; the launcher keeps the files in /dev/shm.
+    """
+    found = list(_find_in_use(container))
+    yield from (each for each in found if by_runtime or each.code not in _BY_RUNTIME)
+    if by_runtime and not any(each.code == _IN_SHM for each in found):
+        yield from _check_shm(container)
+
+
+def _find_in_use(container: Container) -> Iterator[Finding]:
     for process, descriptor in container.each_descriptor():
         with contextlib.suppress(*GONE):
-            found = list(_check_descriptor(container, process, descriptor))
+            found = [
+                *_check_descriptor(container, process, descriptor),
+                *_check_database(container, process, descriptor),
+            ]
             yield from (each for each in found if descriptor.is_unchanged())
     for process, mapped in container.each_mapped_file():
         with contextlib.suppress(*GONE):
@@ -82,6 +115,52 @@ def _check_descriptor(container: Container, process: Process, descriptor: Link) 
         yield from _check_pipe(process, descriptor)
     elif target.startswith("/") and not target.startswith(_ANONYMOUS_FILES[0]):
         yield from _check_opened(container, process, descriptor)
+
+
+def _check_shm(container: Container) -> Iterator[Finding]:
+    """Check for files in /dev/shm that nobody has open, such as named shared memory between two uses."""
+    try:
+        with open_below_root(container.proc, container.first.pid, _SHM, os.O_RDONLY | os.O_DIRECTORY) as directory:
+            names = sorted(os.listdir(directory))  # noqa: PTH208  (a descriptor)
+    except PermissionError:
+        raise
+    except OSError:  # there is none, or planted links
+        return
+    if names:
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        what = f"There are files in {_SHM} ({', '.join(names[:_MAX_NAMES])}{more}), which is empty in a restored pod."
+        yield warning("file-in-dev-shm", container.first, what, _KEEP_SHM)
+
+
+def _check_database(container: Container, process: Process, descriptor: Link) -> Iterator[Finding]:
+    """Check for an SQLite database with a rollback journal.
+
+    Before it writes, SQLite compares the inode number of the path with that of the open file (`databaseIsUnmoved` in
+    src/pager.c of https://sqlite.org/src), and a restored file has another.
+    """
+    path, deleted = strip_deleted(descriptor.target)
+    if deleted or not path.startswith("/") or read_descriptor_info(descriptor).flags & os.O_ACCMODE != os.O_RDWR:
+        return
+    if _read_start(container, descriptor)[_SQLITE_VERSIONS] == _WITH_JOURNAL:
+        what = f"It has the SQLite database {path} open, and could only read it after a restore: the file is another."
+        fix = "Switch it to a write-ahead log (PRAGMA journal_mode=WAL), or close it before the checkpoint."
+        yield warning("sqlite-journal", process, what, fix)
+
+
+def _read_start(container: Container, descriptor: Link) -> bytes:
+    """Read the header of a database; empty if it is none.
+
+    A device or a file system of the container's own could keep its reader waiting, so these are not opened.
+    """
+    with closing_descriptor(os.open(descriptor.path, os.O_PATH | os.O_CLOEXEC)) as pinned:
+        own = Link(Path(f"/proc/self/fd/{pinned}"), "")
+        mount_id = read_descriptor_info(own).mount_id
+        kinds = {mount.kind for mount in container.mounts if mount.mount_id == mount_id}
+        if not stat.S_ISREG(os.fstat(pinned).st_mode) or not kinds or not kinds <= _PLAIN_FILE_SYSTEMS:
+            return b""
+        with closing_descriptor(os.open(own.path, os.O_RDONLY | os.O_CLOEXEC)) as opened:
+            start = os.pread(opened, _SQLITE_VERSIONS.stop, 0)
+    return start if start.startswith(_SQLITE) else b""
 
 
 def _check_anon(container: Container, process: Process, descriptor: Link) -> Iterator[Finding]:
@@ -166,6 +245,9 @@ def _check_file(
     container: Container, process: Process, target: str, mount: MountInfo, info: os.stat_result
 ) -> Iterator[Finding]:
     path, deleted = strip_deleted(target)
+    if mount.kind in _CGROUPS and stat.S_ISREG(info.st_mode):
+        what = f"It has {path} open, which the runtime restores as a file of another cgroup, or as an empty one."
+        yield warning("file-of-cgroup", process, what, "Close it before the checkpoint, or set `restore: [self]`.")
     if mount.kind in _KERNEL_FILE_SYSTEMS:
         return
     if deleted:
@@ -175,6 +257,8 @@ def _check_file(
         yield error("file-hidden", process, what, "Have the application open it again before the checkpoint.")
     elif stat.S_ISREG(info.st_mode) and mount.mount_point not in container.volumes:  # those are checked elsewhere
         yield from _check_location(process, path, mount.mount_point)
+        if mount.mount_point == "/":
+            yield from _check_holes(process, path, info)
 
 
 def _is_hidden(container: Container, process: Process, path: str, info: os.stat_result) -> bool:
@@ -194,7 +278,7 @@ def _is_hidden(container: Container, process: Process, path: str, info: os.stat_
 
 def _check_deleted(process: Process, path: str, info: os.stat_result) -> Iterator[Finding]:
     """Check a deleted file like `check_path_remap` and `dump_ghost_remap` in criu/files-reg.c."""
-    size_bytes = info.st_blocks * _BLOCK_BYTES
+    size_bytes = info.st_blocks * BLOCK_BYTES
     if info.st_nlink:  # by another name, or in a lower layer of the image
         what = f"Its file {path} has been deleted, or replaced, while it is in use and exists elsewhere."
         fix = "Leave the file where it is until the checkpoint has been taken, or restart what uses it before."
@@ -210,13 +294,25 @@ def _check_deleted(process: Process, path: str, info: os.stat_result) -> Iterato
 def _check_location(process: Process, path: str, mount_point: str) -> Iterator[Finding]:
     if is_below(path, _SHM):
         what = f"Its file {path} is in use, and a restored pod starts with an empty {_SHM}."
-        yield error(
-            "file-in-dev-shm", process, what, "Close and delete it before the checkpoint, or keep it elsewhere."
-        )
+        yield error("file-in-dev-shm", process, what, _KEEP_SHM)
+    elif mount_point in FILES_OF_POD:
+        return  # with any size
     elif mount_point != "/":
         what = f"Its file {path} is in use and lies on the volume {mount_point}, which is not part of the image."
         fix = "Give the restored pod a volume that holds this file in the same size, or keep it outside of volumes."
         yield warning("file-on-volume", process, what, fix)
+
+
+def _check_holes(process: Process, path: str, info: os.stat_result) -> Iterator[Finding]:
+    """Check for a large sparse file: runtimes and images have its holes as zeros, in each container."""
+    holes_bytes = info.st_size - info.st_blocks * BLOCK_BYTES
+    if holes_bytes > HOLES_LIMIT_BYTES:
+        what = (
+            f"Its file {path} has {holes_bytes >> 20} MiB of holes, which images cannot have: each restored container "
+            "would write them as zeros."
+        )
+        fix = "Create it after the restore, or with a smaller size (LMDB: map size), or keep it on a lasting volume."
+        yield error("sparse-file", process, what, fix)
 
 
 def _check_mapped(container: Container, process: Process, mapped: Link) -> Iterator[Finding]:

@@ -18,7 +18,8 @@ from typing import Any
 
 from warmstart.core.errors import ArchiveError
 from warmstart.dump.criu import protos
-from warmstart.dump.criu.entries import decode, read_image, read_only_entry
+from warmstart.dump.criu.contents import read_cores
+from warmstart.dump.criu.entries import decode, read_image
 from warmstart.dump.preflight.bpf import ALLOW, LOG, USER_NOTIFICATION, find_verdicts, list_return_values
 from warmstart.dump.preflight.finding import Finding, error
 
@@ -123,20 +124,9 @@ def _find_missing(task: _Task, at: int, architecture: _Architecture) -> Iterator
 
 def _read_tasks(directory: Path) -> Iterator[_Task]:
     filters = _read_filters(directory / "seccomp.img")
-    path = directory / "pstree.img"
-    for entry in read_image(path):
-        process = decode(path, entry, protos.Process)
-        # The main thread has the same number as its process.
-        threads = sorted(process.threads, key=lambda thread, pid=process.pid: thread != pid)  # type: ignore[misc]
-        cores = [_read_core(directory, thread) for thread in threads]
-        if cores:  # a zombie has no threads
-            name = cores[0].tc.comm.decode(errors="replace")
-            yield _Task(process.pid, name, tuple(_read_thread(directory, core, filters) for core in cores))
-
-
-def _read_core(directory: Path, thread: int) -> Any:
-    path = directory / f"core-{thread}.img"
-    return decode(path, read_only_entry(path), protos.Core)
+    for pid, cores in read_cores(directory).items():
+        name = cores[pid].tc.comm.decode(errors="replace")
+        yield _Task(pid, name, tuple(_read_thread(directory, core, filters) for core in cores.values()))
 
 
 def _read_filters(path: Path) -> Sequence[Any]:

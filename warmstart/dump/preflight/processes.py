@@ -7,9 +7,12 @@ locks (CRI-O passes `file-locks`), System V semaphores and message queues, neste
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from warmstart.dump.preflight.finding import Finding, error, warning
 from warmstart.dump.proc.container import (
@@ -19,6 +22,7 @@ from warmstart.dump.proc.container import (
     find_descendants,
     is_running,
     open_below_root,
+    read_descriptor_info,
     read_process,
     read_processes,
 )
@@ -26,9 +30,15 @@ from warmstart.dump.proc.other_processes import find_other_processes
 
 # `dump_task_ns_ids`; a second network namespace fails because runtimes set `empty-ns` (`dump_one_netns` in criu/net.c).
 _SINGLE_NAMESPACES = ("user", "pid", "ipc", "uts", "net", "cgroup", "time", "time_for_children")
+_MASTERS = ("/dev/ptmx", "/dev/pts/ptmx")
+_PTY_MAJORS = range(136, 144)
+_TERMINAL_FIELD = 4  # of /proc/PID/stat, after the name
 _UNINTERRUPTIBLE_CHECKS = 5
 _OTHER_PROCESS_CHECKS = 5
 _RECHECK_S = 0.05
+
+
+_NOTIFIED = re.compile(r"^notify: \w+/tid\.(\d+)$", re.MULTILINE)
 
 
 def find_in_processes(container: Container, *, by_runtime: bool = True) -> Iterator[Finding]:
@@ -48,10 +58,12 @@ def find_in_processes(container: Container, *, by_runtime: bool = True) -> Itera
             if container.resources.keys() >= {process.pid, container.first.pid}:
                 yield from _check_namespaces(container, process)
                 yield from _check_shared_memory(container, process)
-                if by_runtime:
-                    yield from _check_timers(container, process)
+                yield from _check_timers(container, process, by_runtime=by_runtime)
         except GONE:
             continue
+    yield from _check_shared_code(container)
+    if by_runtime:
+        yield from _check_terminals(container)
     yield from _check_roots(container)
     yield from _check_message_queues(container)
     yield from _check_other_processes(container)
@@ -165,16 +177,83 @@ def _check_shared_memory(container: Container, process: Process) -> Iterator[Fin
         )
 
 
-def _check_timers(container: Container, process: Process) -> Iterator[Finding]:
+def _check_shared_code(container: Container) -> Iterator[Finding]:
+    """Check like `get_exec_start` in criu/parasite-syscall.c: CRIU writes its code into the first executable mapping.
+
+    It does so by ptrace(2), and the kernel refuses to write to shared memory that the process itself cannot write to.
+    """
+    for process in container.processes:
+        if process.pid in container.resources and _begins_with_shared_code(container.proc, process.pid):
+            yield error(
+                "shared-code",
+                process,
+                "Its first executable mapping is shared memory, for example the buffer of a just-in-time compiler, and "
+                "CRIU cannot put its code there.",
+                "Switch the compiler off, or let it use private memory (PHP: opcache.jit=disable and "
+                "opcache.jit_buffer_size=0).",
+            )
+            return  # its children have the same mapping
+
+
+def _begins_with_shared_code(proc: Path, pid: int) -> bool:
+    try:
+        lines = (proc / str(pid) / "maps").read_text(errors="replace").splitlines()
+    except GONE:
+        return False
+    executable = [rights for rights in (line.split(maxsplit=2)[1] for line in lines) if "x" in rights]
+    return bool(executable) and "w" not in executable[0] and executable[0].endswith("s")
+
+
+def _check_timers(container: Container, process: Process, *, by_runtime: bool) -> Iterator[Finding]:
     """Check like `encode_notify_thread_id` in criu/timer.c: the container's PID namespace is not the runtime's."""
-    timers = (container.proc / str(process.pid) / "timers").read_text().splitlines()
-    if f"notify: signal/tid.{process.pid}" in timers:
+    directory = container.proc / str(process.pid)
+    notified = set(_NOTIFIED.findall((directory / "timers").read_text()))
+    if by_runtime and str(process.pid) in notified:
         yield error(
             "timer-of-main-thread",
             process,
             "A POSIX timer notifies its main thread by number (SIGEV_THREAD_ID), and the runtime cannot dump it.",
             "Let it notify the process (SIGEV_SIGNAL) or another thread, or restore with the launcher only (self).",
         )
+    if notified - {path.name for path in (directory / "task").iterdir()}:
+        yield error(
+            "timer-of-ended-thread",
+            process,
+            "A POSIX timer notifies a thread that has ended (SIGEV_THREAD_ID), so it cannot be made again.",
+            "Delete the timer (timer_delete) when the thread ends, or let the thread live on.",
+        )
+
+
+def _check_terminals(container: Container) -> Iterator[Finding]:
+    """Check like `tty_verify_ctty` in criu/tty.c, which takes one end of a pseudo-terminal for the other."""
+    masters: dict[str, Process] = {}
+    for process, descriptor in container.each_descriptor():
+        if descriptor.target in _MASTERS:
+            with contextlib.suppress(*GONE):
+                lines = read_descriptor_info(descriptor).lines
+                masters |= {line.split()[1]: process for line in lines if line.startswith("tty-index:")}
+    if not masters:
+        return
+    for process, descriptor in container.each_descriptor():
+        holder = masters.get(_find_terminal(container, process)) if descriptor.target == "/dev/tty" else None
+        if holder not in (None, process):
+            yield error(
+                "terminal",
+                process,
+                f"It has opened its pseudo-terminal as /dev/tty, and {holder.name} ({holder.pids[-1]}) has the other "
+                "end of it. The runtime cannot dump it.",
+                "Start the shell after the restore, or restore with the launcher only (self).",
+            )
+
+
+def _find_terminal(container: Container, process: Process) -> str:
+    """Return the number of the pseudo-terminal that controls a process; "" if it has none or has ended."""
+    with contextlib.suppress(*GONE):
+        fields = (container.proc / str(process.pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        device = int(fields[_TERMINAL_FIELD])
+        if os.major(device) in _PTY_MAJORS:
+            return str(os.minor(device))
+    return ""
 
 
 def _check_roots(container: Container) -> Iterator[Finding]:

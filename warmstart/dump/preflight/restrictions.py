@@ -15,6 +15,7 @@ from pathlib import Path
 
 from warmstart.dump.preflight.finding import Finding, error, warning
 from warmstart.dump.proc.container import GONE, Container
+from warmstart.dump.proc.status import read_status
 
 # Kernel status texts for processes with speculation on, limited to settings that prctl(2) can change.
 _SPECULATION = {
@@ -32,8 +33,13 @@ class _Settings:
     speculation: frozenset[str]
 
 
-def find_in_restrictions(container: Container) -> Iterator[Finding]:
-    """Compare the processes with the parent of the container's first process."""
+def find_in_restrictions(container: Container, *, by_runtime: bool = True) -> Iterator[Finding]:
+    """Compare the processes with the parent of the container's first process.
+
+    Args:
+        container: the container.
+        by_runtime: whether the runtime is to restore it. The launcher's CRIU restores coredump_filter.
+    """
     try:
         outside = _read(container.proc, container.first.parent_pid)
     except (*GONE, PermissionError):  # the parent is outside this procfs
@@ -43,9 +49,10 @@ def find_in_restrictions(container: Container) -> Iterator[Finding]:
             continue
         with contextlib.suppress(*GONE):
             own = _read(container.proc, process.pid)
-            if outside.core_dump & ~own.core_dump:
-                what = "It keeps some of its memory out of core dumps (coredump_filter), which CRIU does not restore."
-                yield error("coredump-filter", process, what, "Have it mark that memory with MADV_DONTDUMP instead.")
+            if by_runtime and outside.core_dump & ~own.core_dump:
+                what = "It keeps memory out of core dumps (coredump_filter), which the runtime does not restore."
+                fix = "Have it mark that memory with MADV_DONTDUMP instead, or restore with the launcher only (self)."
+                yield error("coredump-filter", process, what, fix)
             if outside.speculation - own.speculation:
                 what = "It has switched speculation off (PR_SET_SPECULATION_CTRL), which CRIU does not restore."
                 yield error("speculation", process, what, "Have it do so for the threads that need it, when they do.")
@@ -56,8 +63,7 @@ def find_in_restrictions(container: Container) -> Iterator[Finding]:
 
 def _read(proc: Path, pid: int) -> _Settings:
     directory = proc / str(pid)
-    status = (directory / "status").read_text(errors="replace")
-    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    fields = read_status(directory)
     on = frozenset(name for name, values in _SPECULATION.items() if fields.get(name) in values)
     return _Settings(_read_number(directory / "coredump_filter"), _read_number(directory / "personality"), on)
 

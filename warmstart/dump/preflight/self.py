@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from warmstart.dump.edit.environment import FIRST
 from warmstart.dump.preflight.check import reading
-from warmstart.dump.preflight.finding import Finding, deduplicate, error
+from warmstart.dump.preflight.finding import Finding, deduplicate, error, warning
 from warmstart.dump.preflight.volumes import find_mount_points
 from warmstart.dump.proc.container import (
     GONE,
@@ -22,21 +25,31 @@ from warmstart.dump.proc.container import (
     Process,
     is_below,
     read_container,
+    read_descriptor_info,
+    strip_deleted,
 )
+from warmstart.dump.proc.status import read_status, read_text
 from warmstart.recipe.model import VolumeKind, VolumeMount
 
+# Permissions of others that an access needs.
+_NEEDED = {os.O_RDONLY: 0o4, os.O_WRONLY: 0o2, os.O_RDWR: 0o6}
+_ACL = "system.posix_acl_access"
+_LIMIT = re.compile(r"^Max open files +(\d+)", re.MULTILINE)
 # In these directories, and in volumes that are new in each pod, the launcher keeps only the files of the application's
 # user.
 _SEEDED = ("/tmp", "/var/tmp", "/run")  # noqa: S108  (directories in the container)
 
 
-def check_launched(proc: Path, first_pid: int, volumes: Collection[VolumeMount] = ()) -> tuple[Finding, ...]:
+def check_launched(
+    proc: Path, first_pid: int, volumes: Collection[VolumeMount] = (), *, becomes_others: bool = False
+) -> tuple[Finding, ...]:
     """Check an application that the launcher runs.
 
     Args:
         proc: a procfs; nothing is read outside it.
         first_pid: PID of the application's first process in that procfs.
         volumes: its volumes.
+        becomes_others: whether it may become other users, and have files of theirs.
 
     Raises:
         AppError: it has ended.
@@ -47,8 +60,10 @@ def check_launched(proc: Path, first_pid: int, volumes: Collection[VolumeMount] 
         return deduplicate(
             [
                 *_check_creation_order(container),
-                *_check_users(container),
-                *_check_seed(container, volumes),
+                *_check_limits(container),
+                *(() if becomes_others else _check_users(container)),
+                *(() if becomes_others else _check_seed(container, volumes)),
+                *(() if becomes_others else _check_permissions(container)),
                 *_check_shared_memory(container),
             ]
         )
@@ -71,15 +86,30 @@ def _check_creation_order(container: Container) -> Iterator[Finding]:
                 break
 
 
+def _check_limits(container: Container) -> Iterator[Finding]:
+    """Check that all processes may have the descriptor of the environment (`dump/edit/environment.py`)."""
+    used = {int(link.path.name) for _, link in container.each_descriptor()}
+    number = next(number for number in range(FIRST, FIRST + len(used) + 1) if number not in used)
+    for process in container.processes:
+        with contextlib.suppress(*GONE):
+            found = _LIMIT.search(read_text(f"{container.proc}/{process.pid}/limits"))
+            if found and int(found[1]) <= number:
+                yield error(
+                    "few-descriptors",
+                    process,
+                    f"It may have {found[1]} descriptors (RLIMIT_NOFILE), and an image that restores itself gives it "
+                    f"one with the number {number}.",
+                    "Raise the limit, or set it after the restore.",
+                )
+
+
 def _read_threads(container: Container, process: Process) -> list[int]:
     """Return a process's threads by their numbers in the container; none if it has ended."""
     tasks, found = container.proc / str(process.pid) / "task", []
     with contextlib.suppress(*GONE):
         for name in os.listdir(tasks):  # noqa: PTH208  (names only)
             with contextlib.suppress(*GONE):
-                status = (tasks / name / "status").read_text(errors="replace")
-                numbers = next(line for line in status.splitlines() if line.startswith("NSpid:"))
-                found.append(int(numbers.split()[-1]))
+                found.append(int(read_status(tasks / name)["NSpid"].split()[-1]))
     return sorted(found)
 
 
@@ -91,7 +121,7 @@ def _check_users(container: Container) -> Iterator[Finding]:
                 process,
                 "It runs as another user or group than the first process, and an image that restores itself "
                 "cannot change users.",
-                "Run all processes as one user, or restore with the runtime only.",
+                "Let it start as root, with the capabilities of an ordinary pod; or run all processes as one user.",
             )
 
 
@@ -116,6 +146,47 @@ def _check_seed(container: Container, volumes: Collection[VolumeMount]) -> Itera
             )
 
 
+def _check_permissions(container: Container) -> Iterator[Finding]:
+    """Check that the application's user may open the files of the image that are in use, such as running programs.
+
+    The launcher unlocks files of that user (`dump/edit/locked_files.py`).
+    """
+    user, groups = _read_user(container)
+    if user == 0:
+        return
+    for process, link in _each_file(container):
+        path, deleted = strip_deleted(link.target)
+        mount = container.mount_of(path) if path.startswith("/") and not deleted else None
+        if mount is None or mount.mount_point != "/":
+            continue
+        with contextlib.suppress(*GONE, PermissionError):
+            status = os.stat(link.path)  # noqa: PTH116  (a kernel link)
+            is_open = stat.S_ISREG(status.st_mode) and _may_open(link, status, user, groups)
+            if stat.S_ISREG(status.st_mode) and not is_open and link.is_unchanged():
+                yield error(
+                    "file-not-readable",
+                    process,
+                    f"It has {path} in use, and its user could not open the file again (mode "
+                    f"{stat.S_IMODE(status.st_mode):04o}). An image that restores itself has no other rights.",
+                    f"Allow it in the base image (chmod a+r {path}), or restore with the runtime only.",
+                )
+
+
+def _read_user(container: Container) -> tuple[int, frozenset[int]]:
+    """Return the user of the application, and all of its groups."""
+    fields = read_status(container.proc / str(container.first.pid))
+    groups = frozenset(map(int, (fields["Gid"].split()[1], *fields["Groups"].split())))
+    return int(fields["Uid"].split()[1]), groups
+
+
+def _may_open(link: Link, status: os.stat_result, user: int, groups: frozenset[int]) -> bool:
+    if status.st_uid == user or _ACL in os.listxattr(link.path):
+        return True
+    granted = status.st_mode >> 3 if status.st_gid in groups else status.st_mode
+    access = read_descriptor_info(link).flags & os.O_ACCMODE if link.path.parent.name == "fd" else os.O_RDONLY
+    return not _NEEDED[access] & ~granted if access in _NEEDED else True
+
+
 def _each_file(container: Container) -> Iterator[tuple[Process, Link]]:
     yield from container.each_descriptor()
     yield from container.each_mapped_file()
@@ -124,9 +195,11 @@ def _each_file(container: Container) -> Iterator[tuple[Process, Link]]:
 def _check_shared_memory(container: Container) -> Iterator[Finding]:
     for process, link in container.each_mapped_file():
         if link.target.startswith("/SYSV"):
-            yield error(
+            yield warning(
                 "sysv-shm-self",
                 process,
-                "It uses System V shared memory, and an image that restores itself cannot restore it.",
-                "Use POSIX shared memory or mmap (PostgreSQL: shared_memory_type=mmap), or restore with the runtime.",
+                "It uses System V shared memory. In an image that restores itself its processes share it as before, "
+                "but it has no key and no id after the restore, so that shmat, shmctl and shmdt fail.",
+                "Nothing is to be done for PostgreSQL, which only attaches it at its start. Otherwise use POSIX shared "
+                "memory or mmap, or restore with the runtime.",
             )

@@ -33,7 +33,8 @@ _CONNECTED = frozenset(
 )
 # The kernel's names of the protocols that `can_dump_ipproto` and `dump_socket` accept.
 _TCP = frozenset({"TCP", "TCPv6"})
-_DATAGRAM = frozenset({"UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6"})
+_UDP = frozenset({"UDP", "UDPv6", "UDP-Lite", "UDPLITEv6"})
+_DATAGRAM = _UDP | {"RAW", "RAWv6"}
 _UNIX = frozenset({"UNIX", "UNIX-STREAM"})
 _HARMLESS = frozenset({"PING", "PINGv6", "PACKET"})
 
@@ -158,13 +159,19 @@ def _warn_of_closed(process: Process, rows: Sequence[InetSocket]) -> Finding:
 
 def _check_address(each: _Open, pod_addresses: Collection[Address]) -> Iterator[Finding]:
     row = each.tables.inet.get(each.inode)
-    if row is None or row.local.address not in pod_addresses:
+    if row is None or row.local.address not in pod_addresses or _is_connected_anew(each, row, pod_addresses):
         return
     kind = each.protocol.removesuffix("v6")
-    what = f"Its {kind} socket is bound to {row.local}, the pod's own address, which a restored pod does not have."
+    what = f"Its {kind} socket is bound to {row.local}, the pod's own address, which a restored pod does not have"
+    what += ": it restores, but receives nothing." if row.is_ipv6 else "."
     fix = "Bind it to 0.0.0.0 or ::, or close it before the checkpoint."
     # CRIU binds IPv6 sockets with IP_FREEBIND (`inet_bind` in criu/sk-inet.c): they restore, but receive nothing.
     yield (warning if row.is_ipv6 else error)("address-of-pod", each.process, what, fix)
+
+
+def _is_connected_anew(each: _Open, row: InetSocket, pod_addresses: Collection[Address]) -> bool:
+    """Whether it is connected from another address in a restored pod (`dump/edit/sockets.py`)."""
+    return each.protocol in _UDP and row.remote.port != 0 and row.remote.address not in pod_addresses
 
 
 def _check_unix(container: Container, opened: Mapping[int, _Open]) -> Iterator[Finding]:

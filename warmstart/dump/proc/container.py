@@ -18,6 +18,7 @@ from pathlib import Path
 
 from warmstart.core.linux import open_in_root
 from warmstart.core.mountinfo import MountInfo, parse_mountinfo, read_mountinfo
+from warmstart.dump.proc.status import read_status
 from warmstart.recipe.model import VolumeMount
 
 GONE = (FileNotFoundError, ProcessLookupError)
@@ -140,14 +141,15 @@ def open_below_root(proc: Path, pid: int, path: str, flags: int) -> Iterator[int
         path: absolute path in the container.
         flags: flags for open(2), with O_PATH or O_DIRECTORY so that no FIFO or device is opened.
     """
-    with _closing(os.open(proc / str(pid) / "root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+    with closing_descriptor(os.open(proc / str(pid) / "root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
         opened = open_in_root(root, path, flags)
-    with _closing(opened):
+    with closing_descriptor(opened):
         yield opened
 
 
 @contextlib.contextmanager
-def _closing(descriptor: int) -> Iterator[int]:
+def closing_descriptor(descriptor: int) -> Iterator[int]:
+    """Close a descriptor at the end of the block."""
     try:
         yield descriptor
     finally:
@@ -197,8 +199,7 @@ def read_tree(proc: Path, first_pid: int) -> tuple[Process, ...]:
 
 def read_process(proc: Path, pid: int) -> Process:
     """Read /proc/PID/status."""
-    text = (proc / str(pid) / "status").read_text(errors="replace")
-    fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    fields = read_status(proc / str(pid))
     return Process(
         pid=pid,
         name=fields["Name"],
@@ -283,10 +284,10 @@ def _read_parent_ipc(proc: Path, first: Process) -> str:
 
 
 def _read_resources(proc: Path, pid: int) -> Resources:
-    return Resources(_read_namespaces(proc, pid), read_descriptors(proc, pid), _read_mapped_files(proc, pid))
+    return Resources(read_namespaces(proc, pid), read_descriptors(proc, pid), _read_mapped_files(proc, pid))
 
 
-def _read_namespaces(proc: Path, pid: int) -> dict[str, str]:
+def read_namespaces(proc: Path, pid: int) -> dict[str, str]:
     """Read the identities of a process's namespaces, without the kinds that this kernel does not have."""
     found = {}
     for kind in _NAMESPACES:

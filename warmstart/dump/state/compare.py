@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from warmstart.core.text import printable
 from warmstart.dump.preflight.finding import Severity
-from warmstart.dump.state.model import IDENTITY, NAME, WATCHED, Facts, KernelState, name_descriptor
-from warmstart.dump.state.rules import CERTAIN, FIXES, Rule, find_rule
+from warmstart.dump.state.model import (
+    GONE,
+    IDENTITY,
+    MAX_SUBJECTS,
+    NAME,
+    REGISTRATIONS,
+    WATCHED,
+    Facts,
+    KernelState,
+    name_descriptor,
+    name_process,
+    name_thread,
+)
+from warmstart.dump.state.rules import FIXES, Rule, find_rule
 
 _SHOWN_CHARS = 120
+#: What the identities of sockets begin with.
+SOCKETS = ("IPv4 ", "IPv6 ", "UNIX socket", "socket of family")
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Difference:
 
 
 def find_differences(before: KernelState, after: KernelState, *, exact: bool) -> tuple[Difference, ...]:
-    """Compare subjects that exist before the dump and after the restore, and are the same thing.
+    """Compare two states: facts of subjects that are the same thing in both, and processes and files that are gone.
 
     Args:
         before: the state before the dump.
@@ -50,13 +64,18 @@ def find_differences(before: KernelState, after: KernelState, *, exact: bool) ->
     return tuple(_compare(before, after, exact=exact))
 
 
-def find_certain(before: KernelState) -> tuple[Difference, ...]:
-    """Find the facts that every restore will lose, and that change the behaviour of the application."""
+def find_certain(before: KernelState, certain: Mapping[str, str]) -> tuple[Difference, ...]:
+    """Find the facts that a restore will lose, and that change the behaviour of the application.
+
+    Args:
+        before: the state before the checkpoint.
+        certain: the facts that the restorer loses, with the values that it leaves.
+    """
     return tuple(
-        Difference(subject, fact, _label(before, subject), value, CERTAIN[fact], rule)
+        Difference(subject, fact, _label(before, subject), value, certain[fact], rule)
         for subject, facts in before.subjects.items()
         for fact, value in facts.items()
-        if fact in CERTAIN and value != CERTAIN[fact] and (rule := find_rule(subject, fact))
+        if fact in certain and value != certain[fact] and (rule := find_rule(subject, fact))
     )
 
 
@@ -98,12 +117,31 @@ def _is_same(before: KernelState, after: KernelState, subject: str) -> bool:
 def _without_closed(value: str, subject: str, before: KernelState, after: KernelState) -> str:
     """Remove the watched descriptors that are not open any more: the application closes connections."""
     pid = int(subject.split()[1])
-    numbers = (number for number in value.split(",") if number.isdecimal())
-    return ",".join(each for each in numbers if _is_same(before, after, name_descriptor(pid, int(each))))
+    entries = ((entry, entry.partition(":")[0]) for entry in value.split(","))
+    return ",".join(
+        entry
+        for entry, number in entries
+        if number.isdecimal() and _is_same(before, after, name_descriptor(pid, int(number)))
+    )
+
+
+def _is_gone(before: KernelState, after: KernelState, subject: str) -> bool:
+    """Whether a process or descriptor exists no more. The application may close sockets, except those that listen."""
+    kind, *numbers = subject.split()
+    if subject in after.subjects or len(after.subjects) >= MAX_SUBJECTS:
+        return False
+    if kind == "process":
+        return name_thread(int(numbers[0])) not in after.subjects
+    if kind != "descriptor" or name_process(int(numbers[0])) not in after.subjects:
+        return False
+    facts = before.subjects[subject]
+    return "backlog" in facts or not facts[IDENTITY].startswith(SOCKETS)
 
 
 def _compare(before: KernelState, after: KernelState, *, exact: bool) -> Iterator[Difference]:
     for subject, old in before.subjects.items():
+        if _is_gone(before, after, subject) and (rule := find_rule(subject, GONE)):
+            yield Difference(subject, GONE, _label(before, subject), "yes", "no", rule)
         if not _is_same(before, after, subject):
             continue
         new = after.subjects[subject]
@@ -111,7 +149,7 @@ def _compare(before: KernelState, after: KernelState, *, exact: bool) -> Iterato
             rule = find_rule(subject, fact)
             if rule is None or (fact not in new and not rule.absent_is_none) or _is_excused(fact, new):
                 continue
-            if fact == WATCHED:
+            if fact in (WATCHED, REGISTRATIONS):
                 value = _without_closed(value, subject, before, after)
             if _is_lost(rule, value, new.get(fact, ""), exact=exact):
                 yield Difference(subject, fact, _label(before, subject), value, new.get(fact, ""), rule)

@@ -19,13 +19,14 @@ VERSION = 1
 #: The document is an annotation of the image's manifest. Subjects beyond this size are left out.
 MAX_BYTES = 64 << 10
 _MAX_TEXT = 4096
-_SUBJECT = re.compile(r"network|(process|thread) [0-9]{1,10}|descriptor [0-9]{1,10} [0-9]{1,10}")
+_SUBJECT = re.compile(r"network|ipc|(process|thread) [0-9]{1,10}|descriptor [0-9]{1,10} [0-9]{1,10}")
 
 
 def write_state(state: KernelState) -> str:
     """Return a state as a document of at most MAX_BYTES. Descriptors are the first to be left out."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for subject, facts in state.subjects.items():
+    for subject, all_facts in state.subjects.items():
+        facts = {name: value for name, value in all_facts.items() if len(value) <= _MAX_TEXT}
         groups.setdefault(tuple(sorted(facts.items())), []).append(subject)
     kept: list[Mapping[str, object]] = []
     size, left_out = len(_dump([], len(state.subjects))), 0

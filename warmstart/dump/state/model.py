@@ -2,7 +2,7 @@
 
 A fact is a name and a value, both text. A subject is the thing it belongs to, numbered as in the container, so that
 subjects before the dump and after a restore correspond: `process 7`, `thread 12`, `descriptor 7 5` (of process 7),
-`network`.
+`network`, `ipc`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,18 @@ Facts = Mapping[str, str]
 IDENTITY = "is"
 #: The fact that holds the name of a process. The application may change it.
 NAME = "name"
+#: Stands for the facts of a process or descriptor that is there no more.
+GONE = "exists"
+#: More subjects are not read: an application with a million descriptors must not hold up a build.
+MAX_SUBJECTS = 5000
 #: The fact that lists the descriptors that an epoll descriptor watches.
 WATCHED = "watched descriptors"
+#: The fact that lists how it watches them.
+REGISTRATIONS = "registrations"
+#: The fact that a thread is bound by Landlock rules.
+LANDLOCK = "Landlock"
 NETWORK = "network"
+IPC = "ipc"
 
 
 def name_process(pid: int) -> str:
@@ -50,10 +59,17 @@ class KernelState:
         return bool(self.subjects)
 
     def agree(self, other: KernelState) -> KernelState:
-        """Return the facts that both states have alike, of subjects that are the same thing in both."""
+        """Return the facts that both states have alike, of subjects that are the same thing in both.
+
+        Landlock rules are for good, and need not be in the other state.
+        """
         return KernelState(
             {
-                subject: {name: value for name, value in facts.items() if other.subjects[subject].get(name) == value}
+                subject: {
+                    name: value
+                    for name, value in facts.items()
+                    if name == LANDLOCK or other.subjects[subject].get(name) == value
+                }
                 for subject, facts in self.subjects.items()
                 if subject in other.subjects and other.subjects[subject].get(IDENTITY) == facts.get(IDENTITY)
             }

@@ -7,7 +7,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from warmstart.core.linux import read_io_priority
+from warmstart.core.linux import read_io_priority, read_scheduling
+from warmstart.dump.proc.status import read_status, read_text
 from warmstart.dump.state.model import NAME, Facts
 
 #: Fields of /proc/PID/task/TID/status that are compared as they are.
@@ -43,6 +44,8 @@ MAPPING_FLAGS = {
     "hg": "huge pages",
     "nh": "no huge pages",
     "mg": "mergeable",
+    "sr": "read in sequence",
+    "rr": "read at random",
     "ss": "shadow stack",
     "sl": "sealed",
 }
@@ -51,14 +54,7 @@ _KERNELS = {"de", "io", "pf"}
 POLICIES = {"0": "other", "1": "fifo", "2": "round robin", "3": "batch", "5": "idle", "6": "deadline", "7": "ext"}
 
 _LIMIT = re.compile(r"(Max [a-z -]+?) {2,}(\S+) +(\S+)", re.MULTILINE)
-_FLAGS = re.compile(r"^VmFlags:(.*)", re.MULTILINE)
 _TIMER = re.compile(r"^ID: (\d+)\nsignal: (\d+)/.*\nnotify: (\w+)/(\w+)\.\d+\nClockID: (-?\d+)", re.MULTILINE)
-
-
-def read_text(path: str) -> str:
-    """Read a small file of /proc."""
-    with open(path, errors="replace") as file:  # noqa: PTH123  (pathlib doubles the time of a snapshot)
-        return file.read()
 
 
 def read_link(path: str) -> str:
@@ -66,55 +62,48 @@ def read_link(path: str) -> str:
     return os.fsencode(os.readlink(path)).decode(errors="replace")  # noqa: PTH115
 
 
-def read_status(directory: str) -> dict[str, str]:
-    """Read the fields of a status file."""
-    lines = read_text(f"{directory}/status").splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def read_thread(proc: str, pid: int, number: int, level: int) -> tuple[int, Facts]:
+def read_thread(proc: str, tasks: int, name: str, depth: int) -> tuple[int, Facts]:
     """Read a thread.
 
     Args:
         proc: a procfs.
-        pid: its process in that procfs.
-        number: the thread in that procfs.
-        level: depth of the container's PID namespace below that of the procfs.
+        tasks: descriptor of the directory of its process's threads in that procfs.
+        name: name of the thread in that directory.
+        depth: number of PID namespaces from the container's to the innermost one.
 
     Returns:
         Its number in the container, and its facts.
     """
-    directory = f"{proc}/{pid}/task/{number}"
-    status = read_status(directory)
+    status = read_status(name, tasks)
     facts = {NAME: status["Name"]}
     facts |= {name: status[name].replace("\t", " ") for name in THREAD_FIELDS if name in status}
     # Some runtimes list the effective group among the supplementary ones.
     groups = {*map(int, status.get("Groups", "").split()), int(status["Gid"].split()[1])}
     facts["Groups"] = " ".join(map(str, sorted(groups)))
-    fields = _read_stat(directory)
+    fields = _parse_stat(read_text(f"{name}/stat", tasks))
     facts |= {"nice": fields[16], "policy": POLICIES.get(fields[38], fields[38]), "real-time priority": fields[37]}
     with contextlib.suppress(OSError):
-        facts["timer slack"] = read_text(f"{proc}/{number}/timerslack_ns").strip()
-    return int(status["NSpid"].split()[level]), facts
+        facts["timer slack"] = read_text(f"{proc}/{name}/timerslack_ns").strip()
+    return int(status["NSpid"].split()[-depth]), facts
 
 
-def read_process(proc: str, pid: int, root: str) -> Facts:
+def read_process(directory: str, root: str) -> Facts:
     """Read the facts that all threads of a process share.
 
     Args:
-        proc: a procfs.
-        pid: the process in that procfs.
+        directory: directory of the process in a procfs.
         root: root directory of the container's first process; paths are relative to it.
     """
-    directory = f"{proc}/{pid}"
     status = read_status(directory)
     facts = {NAME: status["Name"]}
     facts |= {name: status[name] for name in PROCESS_FIELDS if name in status}
     facts |= {"session": status["NSsid"].split()[-1], "process group": status["NSpgid"].split()[-1]}
-    facts["terminal"] = "none" if _read_stat(directory)[4] == "0" else "yes"
+    facts["terminal"] = "none" if _parse_stat(read_text(f"{directory}/stat"))[4] == "0" else "yes"
     for name in PROCESS_FILES:
         facts[name] = read_text(f"{directory}/{name}").strip()
     facts |= dict(_read_paths(directory, root.rstrip("/")))
+    with contextlib.suppress(OSError, IndexError):  # a kernel without groups for sessions
+        facts["nice value of the session"] = read_text(f"{directory}/autogroup").split()[2]
     for name, soft, hard in _LIMIT.findall(read_text(f"{directory}/limits")):
         facts[f"limit {name.removeprefix('Max ')}"] = f"{soft} {hard}"
     with contextlib.suppress(OSError):  # a kernel without POSIX timers
@@ -138,9 +127,26 @@ def read_priority(own_pid: int) -> Facts:
     return {}
 
 
-def _read_stat(directory: str) -> list[str]:
-    """Read the fields of a stat file from the third on, which has index 0."""
-    return read_text(f"{directory}/stat").rpartition(")")[2].split()
+def read_attributes(own_number: int) -> Facts:
+    """Read how a thread is scheduled.
+
+    Args:
+        own_number: the thread in this process's PID namespace.
+    """
+    with contextlib.suppress(OSError):
+        found = read_scheduling(own_number)
+        return {
+            "scheduling flags": f"{found.flags:x}",
+            "slice": str(found.slice_ns),
+            "deadline": "{} {}".format(*found.deadline_ns),
+            "utilization clamp": "{} {}".format(*found.clamp),
+        }
+    return {}
+
+
+def _parse_stat(text: str) -> list[str]:
+    """Return the fields of a stat file from the third on, which has index 0."""
+    return text.rpartition(")")[2].split()
 
 
 def _read_paths(directory: str, root: str) -> Iterator[tuple[str, str]]:
@@ -151,6 +157,17 @@ def _read_paths(directory: str, root: str) -> Iterator[tuple[str, str]]:
 
 def _read_mappings(directory: str) -> Facts:
     """Tell which flags any mapping has, except the kernel's own. Sizes change while the application runs."""
-    mappings = map(str.split, _FLAGS.findall(read_text(f"{directory}/smaps")))
-    found = {flag for flags in mappings if not _KERNELS.intersection(flags) for flag in flags}
-    return {f"mappings {name}": "yes" for flag, name in MAPPING_FLAGS.items() if flag in found}
+    text = read_text(f"{directory}/smaps")
+    # A process has hundreds of mappings, of a few kinds.
+    kinds = set(_find_values(text, "VmFlags:"))
+    found = {flag for flags in map(str.split, kinds) if not _KERNELS.intersection(flags) for flag in flags}
+    facts = {f"mappings {name}": "yes" for flag, name in MAPPING_FLAGS.items() if flag in found}
+    if keys := {int(key) for key in set(_find_values(text, "ProtectionKey:"))} - {0}:
+        facts["protection keys"] = ",".join(map(str, sorted(keys)))
+    return facts
+
+
+def _find_values(text: str, title: str) -> Iterator[str]:
+    """Yield the ends of the lines that begin with a title."""
+    for part in f"\n{text}".split(f"\n{title}")[1:]:
+        yield part.partition("\n")[0]

@@ -1,0 +1,104 @@
+"""Find the parts of files that running processes have touched: the pages in their page tables.
+
+At a page fault, the kernel also maps the pages of the same 64 KiB that are in the page cache (`do_fault_around` in
+mm/memory.c of Linux). So the parts are whole pieces of this size. Format: Documentation/admin-guide/mm/pagemap.rst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.core.mountinfo import parse_mountinfo, read_mountinfo
+from warmstart.dump.proc.container import GONE, is_below, read_tree
+
+PIECE_BYTES = 64 << 10
+#: More parts than this are not listed: then a program touches so much here and there that it is not worth it.
+MAX_PARTS = 16384
+
+# Start, end and offset of a mapping of a file. Names with a backslash have a line feed in them.
+_MAPPING = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) \S+ \d+ +(/[^\\]*)")
+_DELETED = " (deleted)"
+_ENTRY_BYTES = 8
+# The most significant byte of an entry has the bit of a page that is present.
+_PRESENT = 0x80
+# Entries to read at a time, and for each process: larger mappings are left out.
+_BATCH = 1 << 16
+_MAX_ENTRIES = 1 << 24
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A part of a file, in bytes from its start. The path is the container's."""
+
+    path: str
+    start: int
+    size: int
+
+
+def find_touched(proc: Path, first_pid: int) -> tuple[FilePart, ...]:
+    """Return the touched parts of the files in a container's root filesystem, the file with most of them first.
+
+    Files on other mounts are left out, since a pod brings its own. Processes that end meanwhile are left out too.
+
+    Args:
+        proc: a procfs.
+        first_pid: the first process of the container.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: there is no such process.
+    """
+    pieces: defaultdict[str, set[int]] = defaultdict(set)
+    for process in read_tree(proc, first_pid):
+        with contextlib.suppress(*GONE):
+            for path, piece in _find_pieces(proc / str(process.pid)):
+                pieces[path].add(piece)
+    largest_first = sorted(pieces, key=lambda path: (-len(pieces[path]), path))
+    parts = tuple(part for path in largest_first for part in join_pieces(path, pieces[path]))
+    return parts if len(parts) <= MAX_PARTS else ()
+
+
+def join_pieces(path: str, pieces: Iterable[int]) -> Iterator[FilePart]:
+    """Yield the parts of a file that pieces, by number, make up."""
+    start = end = -1
+    for piece in sorted(pieces):
+        if piece != end and end >= 0:
+            yield FilePart(path, start * PIECE_BYTES, (end - start) * PIECE_BYTES)
+        start, end = (start if piece == end else piece), piece + 1
+    if end >= 0:
+        yield FilePart(path, start * PIECE_BYTES, (end - start) * PIECE_BYTES)
+
+
+def _find_pieces(directory: Path) -> Iterator[tuple[str, int]]:
+    """Yield the path and the number of each touched piece of a process."""
+    mounts = {mount.mount_point for mount in parse_mountinfo(read_mountinfo(directory / "mountinfo"))} - {"/"}
+    left = _MAX_ENTRIES
+    with (directory / "pagemap").open("rb", buffering=0) as pagemap:
+        for line in (directory / "maps").read_bytes().splitlines():
+            match = _MAPPING.fullmatch(line)
+            path = os.fsdecode(match[4]) if match else _DELETED
+            if match is None or path.endswith(_DELETED) or any(is_below(path, mount) for mount in mounts):
+                continue
+            start, end, offset = (int(word, 16) for word in match.groups()[:3])
+            left -= (end - start) // mmap.PAGESIZE
+            if left < 0:
+                return
+            for page in _list_present(pagemap.fileno(), start // mmap.PAGESIZE, end // mmap.PAGESIZE):
+                yield path, (offset + page * mmap.PAGESIZE) // PIECE_BYTES
+
+
+def _list_present(pagemap: int, start: int, end: int) -> Iterator[int]:
+    """Yield the numbers of the present pages from page `start` to `end` of the addresses, counted from `start`."""
+    for first in range(start, end, _BATCH):
+        count = min(_BATCH, end - first)
+        entries = os.pread(pagemap, count * _ENTRY_BYTES, first * _ENTRY_BYTES)
+        highest = entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES]  # little-endian, as on all machines that are supported
+        for number, byte in enumerate(highest):
+            if byte & _PRESENT:
+                yield first - start + number
