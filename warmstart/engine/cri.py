@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import socket
 import time
@@ -26,7 +27,7 @@ from warmstart.core.network import connect_in
 from warmstart.core.undo import undoing
 from warmstart.dump.criu.log import find_errors
 from warmstart.engine.activity import read_activity
-from warmstart.engine.cri_messages import Host, container_config, log_message, pod_config
+from warmstart.engine.cri_messages import Host, container_config, join_log, pod_config
 from warmstart.engine.target import Activity, ExecResult, State
 from warmstart.engine.volumes import MemoryMounts, PodVolumes, open_volumes
 from warmstart.recipe.model import Container, Mount
@@ -35,6 +36,8 @@ CALL_S = 60.0
 CREATE_S = 240.0
 EXEC_TIMED_OUT = b"command timed out"
 MESSAGE_LINES = 20
+# More than the most lines that anybody asks for; as much as of a cluster.
+LOG_LIMIT_BYTES = 4 << 20
 _LOGGED = re.compile(r'time="[^"]*" level=\w+ msg="((?:[^"\\]|\\.)*)"')
 
 
@@ -249,6 +252,14 @@ class CriPod:
 
 
 @dataclass(frozen=True)
+class Root:
+    """A container's root filesystem: where the runtime has mounted it, and the mount points in it."""
+
+    path: str
+    mount_points: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class CriContainer:
     """A running container; a `Target` for probes and warm-up.
 
@@ -317,11 +328,11 @@ class CriContainer:
         # (`CRImportCheckpoint` in server/container_restore.go).
         restored = self.log_file.with_name(f"{self.container_id}.log")
         try:
-            text = (restored if restored.exists() else self.log_file).read_bytes().decode(errors="replace")
+            text = _read_end(restored if restored.exists() else self.log_file).decode(errors="replace")
         except FileNotFoundError:
             return []
         # Not `splitlines`, which also splits at other characters of the container's output.
-        return [log_message(line) for line in text.rstrip("\n").split("\n")[-lines:] if line]
+        return join_log(line for line in text.rstrip("\n").split("\n") if line)[-lines:]
 
     @property
     def pid(self) -> int:
@@ -332,6 +343,12 @@ class CriContainer:
     def restored(self) -> bool:
         """Tell whether the runtime reports it as restored from a checkpoint."""
         return bool(self._info().get("restored"))
+
+    @property
+    def root(self) -> Root:
+        """Its root filesystem, as its monitor sees it."""
+        spec = self._info()["runtimeSpec"]
+        return Root(spec["root"]["path"], tuple(mount["destination"] for mount in spec.get("mounts", ())))
 
     def checkpoint(self, archive: Path, timeout_s: float) -> None:
         """Write a checkpoint to `archive`, a path that is the same for the runtime.
@@ -366,6 +383,16 @@ class CriContainer:
 
 
 OnCreated = Callable[[CriContainer], object]
+
+
+def _read_end(log: Path) -> bytes:
+    """Return the last whole lines of a log, LOG_LIMIT_BYTES at most: a container can write as much as it likes."""
+    with log.open("rb") as file:
+        # The byte before them tells whether the first is whole.
+        skipped = max(0, file.seek(0, os.SEEK_END) - LOG_LIMIT_BYTES - 1)
+        file.seek(skipped)
+        data = file.read(LOG_LIMIT_BYTES + 1)
+    return data.partition(b"\n")[2] if skipped else data
 
 
 def _call(task: str, method: Any, request: Any, timeout_s: float) -> Any:

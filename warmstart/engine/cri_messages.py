@@ -8,7 +8,7 @@ API: k8s.io/cri-api, runtime/v1; log format: the kubelet's CRI logging design.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ CPU_PERIOD_US = 100_000
 MIN_QUOTA_US = 1000
 MAX_SHARES = 262_144
 KUBELET_FILES = ("/etc/hosts", "/dev/termination-log")
+#: Each user may bind low ports, as under Docker and containerd by default.
+SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0"}
 
 
 def pod_config(name: str, scratch: Path, *, privileged: bool = False) -> cri.PodSandboxConfig:
@@ -38,7 +40,8 @@ def pod_config(name: str, scratch: Path, *, privileged: bool = False) -> cri.Pod
         hostname=name,
         log_directory=str(directory),
         linux=cri.LinuxPodSandboxConfig(
-            security_context=cri.LinuxSandboxSecurityContext(namespace_options=namespaces, privileged=privileged)
+            sysctls=SYSCTLS,
+            security_context=cri.LinuxSandboxSecurityContext(namespace_options=namespaces, privileged=privileged),
         ),
     )
 
@@ -107,6 +110,23 @@ def container_config(
 def log_message(line: str) -> str:
     """Return the message of a CRI log line, `TIME STREAM TAG MESSAGE`."""
     return line.split(" ", 3)[3] if line.count(" ") >= 3 else line
+
+
+def join_log(lines: Iterable[str]) -> list[str]:
+    """Return the lines that a container wrote.
+
+    CRI logs a line that was written in pieces as several; all but the last have the tag P.
+    """
+    joined: list[str] = []
+    begun: dict[str, str] = {}
+    for line in lines:
+        stream, tag = [*line.split(" ", 3), "", "", ""][1:3]
+        text = begun.pop(stream, "") + log_message(line)
+        if tag.split(":")[0] == "P":
+            begun[stream] = text
+        else:
+            joined.append(text)
+    return [*joined, *begun.values()]
 
 
 def _resources(resources: Resources) -> cri.LinuxContainerResources:
