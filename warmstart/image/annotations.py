@@ -19,11 +19,16 @@ CPU = "cpu"
 #: Below PREFIX: the key of the build, `sha256:HEX`: a digest of the recipe, the base image and all else that decides
 #: the result (`warmstart.build.key`).
 BUILD_KEY = "build-key"
+#: Below PREFIX: when the image expires, as in RFC 3339; only if the recipe has `image.maxAge`.
+EXPIRES = "expires"
 #: Below PREFIX: the manifest of the pod that a saved image restores.
 POD_NOTE = "pod"
 #: Below PREFIX: the secrets of the build that the image holds, by name and place (`warmstart.image.secrets.record`);
 #: only if the build had secrets.
 SECRETS = "secrets"
+#: Below PREFIX: the types of the statements that the build attaches to the image and signs, with spaces between them;
+#: only if it is signed.
+STATEMENTS = "statements"
 #: Below PREFIX: the kernel state of the application before the checkpoint (`warmstart.dump.state.document`); only if it
 #: was known.
 STATE = "state"

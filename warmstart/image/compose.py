@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -20,10 +19,9 @@ import zstandard
 
 from warmstart.image.annotations import CREATED
 from warmstart.image.layout import CheckedReader, Image, open_blob, read_document, read_image, write_index
-from warmstart.image.manifest import OCI_MANIFEST, Descriptor, find_digest
+from warmstart.image.manifest import OCI_CONFIG, OCI_MANIFEST, Descriptor, find_digest
 from warmstart.recipe.model import Compression
 
-OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 # On two processors, 121 MiB of a Java process take 0.2 s at level 1 (29.5 MiB), 2.4 s at 12 (24.3 MiB), 29 s at 17
 # (22.0 MiB) and 44 s at 19 (21.1 MiB).
@@ -66,7 +64,7 @@ class LayerWriter:
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVELS[compression], threads=-1).compressobj()
         self._created_by = created_by
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         """Add a piece of the tar."""
         self._plain.update(data)
         self._store(self._compressor.compress(data))
@@ -80,6 +78,11 @@ class LayerWriter:
         self._partial.rename(self._blobs / digest)
         blob = Descriptor(OCI_LAYER_ZSTD, f"sha256:{digest}", self._size_bytes)
         return Layer(blob, f"sha256:{self._plain.hexdigest()}", self._created_by)
+
+    def abandon(self) -> None:
+        """Remove what has been written."""
+        self._out.close()
+        self._partial.unlink(missing_ok=True)
 
     def _store(self, data: bytes) -> None:
         self._packed.update(data)
@@ -98,63 +101,66 @@ def pack_layer(
 
 
 def pack_file(
-    file: Path, name: str, layout: Path, owner: tuple[int, int], compression: Compression = Compression.FAST
+    file: tarfile.TarInfo,
+    content: Iterable[bytes | memoryview],
+    layout: Path,
+    compression: Compression = Compression.FAST,
 ) -> Layer:
-    """Make a layer that holds one file with its mode.
+    """Make a layer that holds one file.
 
     Args:
-        file: the source file.
-        name: its path in the image, without a leading slash; parent directories are created.
+        file: its path in the image, without a leading slash, its size, mode and owner; parent directories are created.
+        content: its content, in pieces.
         layout: where the layer goes.
-        owner: its user and group ids in the image.
         compression: of the layer.
     """
-    writer = LayerWriter(layout, f"{CREATED_BY}{name}", compression)
-    for parent in reversed(PurePosixPath(name).parents[:-1]):
-        directory = tarfile.TarInfo(f"{parent}/")
-        directory.type, directory.mode = tarfile.DIRTYPE, 0o755
-        writer.write(directory.tobuf())
-    info = tarfile.TarInfo(name)
-    info.mode, info.size = stat.S_IMODE(file.stat().st_mode), file.stat().st_size
-    info.uid, info.gid = owner
-    writer.write(info.tobuf())
-    # A TarFile would copy each block three times.
-    with file.open("rb", buffering=0) as content:
-        while chunk := content.read(_CHUNK_BYTES):
-            writer.write(chunk)
-    writer.write(bytes(-info.size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE))
-    return writer.finish()
+    writer = LayerWriter(layout, f"{CREATED_BY}{file.name}", compression)
+    try:
+        for parent in reversed(PurePosixPath(file.name).parents[:-1]):
+            directory = tarfile.TarInfo(f"{parent}/")
+            directory.type, directory.mode = tarfile.DIRTYPE, 0o755
+            writer.write(directory.tobuf())
+        writer.write(file.tobuf())
+        # A TarFile would copy each block three times.
+        for piece in content:
+            writer.write(piece)
+        writer.write(bytes(-file.size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE))
+        return writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
 
 
-def compose_image(
-    base: Path,
-    addition: Path,
-    layout: Path,
-    layers: Sequence[Layer] = (),
-    run: Run | None = None,
-    compression: Compression = Compression.FAST,
-) -> Image:
-    """Make an image of a base image, `layers`, and an addition on top.
+def pack_addition(addition: Path, layout: Path, compression: Compression = Compression.FAST) -> list[Layer]:
+    """Compress the layers of an image made from scratch into another layout.
+
+    Raises:
+        ImageError: its layout is broken.
+    """
+    layers = []
+    for blob in read_image(addition).manifest.layers:
+        with open_blob(addition, blob) as tar:
+            layers.append(pack_layer(tar, layout, CHECKPOINT, compression))
+    return layers
+
+
+def compose_image(base: Path, addition: Path, layout: Path, layers: Sequence[Layer], run: Run | None = None) -> Image:
+    """Make an image of a base image, `layers` on top, and what else an addition says.
 
     Args:
         base: the layout of the base image.
-        addition: the layout of an image made from scratch: its layers (uncompressed), annotations and labels are
-            added to the base's; its Cmd is used if the base has neither Entrypoint nor Cmd.
-        layout: where to make the image; may hold the blobs of `layers` already.
-        layers: layers between base and addition.
+        addition: the layout of an image made from scratch: its annotations and labels are added to the base's; its Cmd
+            is used if the base has neither Entrypoint nor Cmd.
+        layout: where to make the image; holds the blobs of `layers` already.
+        layers: layers on top, those of `pack_addition` among them.
         run: its entrypoint, command and user; the base image's when None.
-        compression: of the addition's layers.
 
     Raises:
         ImageError: one of the layouts is broken.
     """
     above = read_image(addition)
-    packed = list(layers)
-    for blob in above.manifest.layers:
-        with open_blob(addition, blob) as tar:
-            packed.append(pack_layer(tar, layout, CHECKPOINT, compression))
     added = json.loads(read_document(addition, above.manifest.config))
-    return _put_together(base, layout, packed, added, above.manifest.annotations, run)
+    return _put_together(base, layout, layers, added, above.manifest.annotations, run)
 
 
 def add_layers(
@@ -194,6 +200,23 @@ def add_annotations(layout: Path, annotations: Mapping[str, str]) -> Image:
     return read_image(layout)
 
 
+def replace_layers(layout: Path, into: Path, layers: Sequence[tuple[Descriptor, str]]) -> Image:
+    """Write an image with other layers than another one: the same files, packed differently.
+
+    Args:
+        layout: layout of the other image.
+        into: the new layout; holds the blobs of `layers` already.
+        layers: for each layer of the image, its new blob and the digest of its tar.
+
+    Raises:
+        ImageError: the layout is broken.
+    """
+    image = read_image(layout)
+    config = json.loads(read_document(layout, image.manifest.config))
+    config["rootfs"]["diff_ids"] = [diff_id for _, diff_id in layers]
+    return _write_image(into, config, [blob for blob, _ in layers], image.manifest.annotations)
+
+
 def link_layers(layers: Sequence[Layer], source: Path, target: Path) -> None:
     """Put layers of one layout into another on the same filesystem."""
     for layer in layers:
@@ -219,7 +242,7 @@ def _put_together(
             how["Env"] = _merge_env(config["config"].get("Env") or [], run.env)
         config["config"] = {**config["config"], **how}
     blobs = [*below.manifest.layers, *(layer.blob for layer in layers)]
-    return _write_image(layout, config, blobs, annotations)
+    return _write_image(layout, config, _without_annotations(blobs), annotations)
 
 
 def _merge_env(entries: Sequence[str], env: Sequence[tuple[str, str]]) -> list[str]:
@@ -286,7 +309,11 @@ def _write_less(
     config["history"] = [entry for entry in history if not is_gone(entry.get("created_by", ""))]
     for blob in blobs:
         _link_blob(layout, base, blob)
-    return _write_image(base, config, blobs, {})
+    return _write_image(base, config, _without_annotations(blobs), {})
+
+
+def _without_annotations(blobs: Sequence[Descriptor]) -> list[Descriptor]:
+    return [replace(blob, annotations={}) for blob in blobs]
 
 
 def _extend_config(config: dict[str, Any], addition: Mapping[str, Any], layers: Sequence[Layer]) -> None:
@@ -309,7 +336,7 @@ def _write_image(
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
         "config": _write_document(layout, config, OCI_CONFIG).to_json(),
-        "layers": [replace(blob, annotations={}).to_json() for blob in blobs],
+        "layers": [blob.to_json() for blob in blobs],
         "annotations": dict(annotations),
     }
     write_index(layout, _write_document(layout, manifest, OCI_MANIFEST))

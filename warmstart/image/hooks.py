@@ -22,8 +22,10 @@ from warmstart.recipe.model import Container, Runtime
 HOOKS = f"{DIRECTORY}/hooks"
 #: Names of the FIFOs.
 REPLY, CHECKPOINT, RESTORED = "reply", "checkpoint", "restored"
-#: The variables of the application: the directory, the variables that it reads again, the limit in seconds.
+#: The variables of the application: the directory, the variables that it reads again, the limit in seconds, and what is
+#: left as it is at the checkpoint.
 VARIABLE, LATE, LIMIT = "WARMSTART_HOOKS", "WARMSTART_HOOKS_LATE", "WARMSTART_HOOKS_LIMIT"
+KEEP, WEB_SERVERS = "WARMSTART_HOOKS_KEEP", "web-servers"
 DEFAULT_LIMIT_S = 30.0
 # Variable, its addition, the text between, and whether the addition comes first; as in launcher/src/hooks.c.
 _LOADERS = {
@@ -91,7 +93,9 @@ def pack_fifos(names: Sequence[str], layout: Path) -> Layer:
     return writer.finish()
 
 
-def add_variables(container: Container, config: Config, runtimes: Sequence[Runtime], late: Sequence[str]) -> Container:
+def add_variables(
+    container: Container, config: Config, runtimes: Sequence[Runtime], late: Sequence[str], *, keep_servers: bool
+) -> Container:
     """Return the container of a build with the variables that load the agents.
 
     Args:
@@ -99,6 +103,8 @@ def add_variables(container: Container, config: Config, runtimes: Sequence[Runti
         config: config of its image, whose values are kept as well.
         runtimes: the runtimes with an agent.
         late: names of the variables that the application reads again after a restore; `*` for all.
+        keep_servers: whether web servers may go on listening, because nobody is served before the hooks have ended. A
+            value of the user's own is kept.
     """
     own, given = dict(container.env), {**dict(config.env), **dict(container.env)}
     for runtime in runtimes:
@@ -106,6 +112,8 @@ def add_variables(container: Container, config: Config, runtimes: Sequence[Runti
         words = [word for word in (given.get(name), addition) if word]
         own[name] = between.join(reversed(words) if comes_first else words)
     own |= {VARIABLE: f"/{HOOKS}", **({LATE: ",".join(late)} if late else {})}
+    if keep_servers and KEEP not in given:
+        own[KEEP] = WEB_SERVERS
     return replace(container, env=tuple(own.items()))
 
 

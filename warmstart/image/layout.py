@@ -67,6 +67,12 @@ class Image:
     manifest: Manifest
     config: Config
 
+    @property
+    def makers(self) -> tuple[str, ...]:
+        """What made each layer, "" if it is not recorded: if the base image has no history, only added layers have."""
+        history = self.config.history
+        return ("",) * (len(self.manifest.layers) - len(history)) + history
+
 
 def read_image(layout: Path, name: str = "", *, platform: Platform | None = None) -> Image:
     """Read the manifest and the config of an image; both are checked against their digests.

@@ -22,7 +22,10 @@ from warmstart.core.untrusted_json import JsonError, parse_json
 DOCUMENT_LIMIT_BYTES = 4 << 20
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+#: The end of the media type of an encrypted layer (https://github.com/containers/ocicrypt).
+ENCRYPTED = "+encrypted"
 MANIFEST_TYPES = (OCI_MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
 INDEX_TYPES = (OCI_INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
 

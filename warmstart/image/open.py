@@ -29,7 +29,7 @@ from warmstart.image.layout import (
     read_image,
     read_index,
 )
-from warmstart.image.manifest import DOCUMENT_LIMIT_BYTES, Descriptor, Index, parse_index
+from warmstart.image.manifest import DOCUMENT_LIMIT_BYTES, ENCRYPTED, Descriptor, Index, parse_index
 from warmstart.image.registry.client import download_blob, find_manifest_digest, read_config, read_manifest
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 
@@ -64,9 +64,15 @@ class OpenedImage:
                 moment ago is checked later anyway.
 
         Raises:
-            ImageError: it is missing, cannot be decompressed, or does not match its digests; also while reading.
+            ImageError: it is missing, is encrypted, cannot be decompressed, or does not match its digests; also while
+                reading.
             RegistryError: the registry refused, or could not be reached; also while reading.
         """
+        if layer.media_type.endswith(ENCRYPTED):
+            raise ImageError(
+                f"layer {layer.digest} is encrypted",
+                hint="name a decrypted copy: `skopeo copy --decryption-key KEY docker://IMAGE oci:DIRECTORY`",
+            )
         with self.open_content(layer) as blob:
             opened = _Layer(blob, f"layer {layer.digest}", self.find_diff_id(layer) if checked else None)
             yield opened
@@ -142,6 +148,28 @@ def find_source_digest(source: Source, *, access: RegistryAccess = DEFAULT_ACCES
     return None
 
 
+@contextmanager
+def open_packed(path: Path) -> Iterator[Readable]:
+    """Open a file that is as it is, or compressed with gzip or zstd, as the archives of Podman are.
+
+    Raises:
+        ArchiveError: it cannot be read, or is not a regular file.
+        ImageError: it cannot be decompressed, or is too large; also while reading.
+    """
+    with open_tar(path) as span:
+        yield _Layer(_FileContent(span, span.start, span.end - span.start), str(path), None)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is compressed with gzip or zstd.
+
+    Raises:
+        ArchiveError: it cannot be read, or is not a regular file.
+    """
+    with open_tar(path) as span:
+        return span.read(span.start, len(_ZSTD)).startswith((_GZIP, _ZSTD))
+
+
 def is_oci_archive(path: Path) -> bool:
     """Whether a tar is an oci-archive.
 
@@ -200,22 +228,24 @@ class _OciArchive:
             )
         yield CheckedReader(file, descriptor, self._tar.label)
 
-    def _open(self, name: str) -> _MemberFile:
+    def _open(self, name: str) -> _FileContent:
         member = self._members.get(name)
         if member is None or member.kind is not Kind.FILE:
             raise ImageError(f"{self._tar.label} has no file {name}")
-        return _MemberFile(self._tar, member)
+        return _FileContent(self._tar, member.offset, member.size_bytes)
 
 
-class _MemberFile:
-    def __init__(self, tar: Span, member: Member) -> None:
-        self._tar = tar
-        self._offset = member.offset
-        self._end = member.offset + member.size_bytes
-        self.size_bytes = member.size_bytes
+class _FileContent:
+    """A part of an open file, as a stream."""
+
+    def __init__(self, file: Span, offset: int, size_bytes: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._end = offset + size_bytes
+        self.size_bytes = size_bytes
 
     def read(self, size: int, /) -> bytes:
-        data = self._tar.read(self._offset, min(size, self._end - self._offset))
+        data = self._file.read(self._offset, min(size, self._end - self._offset))
         self._offset += len(data)
         return data
 
@@ -223,7 +253,7 @@ class _MemberFile:
 class _Layer:
     """The tar of a layer, decompressed from its blob."""
 
-    def __init__(self, blob: CheckedReader, label: str, diff_id: str | None) -> None:
+    def __init__(self, blob: Readable, label: str, diff_id: str | None) -> None:
         self._packed = BufferedReader(_Raw(blob), _BUFFER_BYTES)
         head = self._packed.peek(len(_ZSTD))
         self._label = label
@@ -265,7 +295,7 @@ class _Layer:
 class _Raw(RawIOBase):
     """A raw stream for Python's decompressors."""
 
-    def __init__(self, blob: CheckedReader) -> None:
+    def __init__(self, blob: Readable) -> None:
         self._blob = blob
 
     def readable(self) -> bool:

@@ -21,6 +21,7 @@ from warmstart.image.tree_tar import Entry, TreeTar, open_entry, walk
 from warmstart.image.whiteouts import OPAQUE, mark_removed
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
+_BLOCK_BYTES = 512  # unit of st_blocks
 _OPAQUE = "trusted.overlay.opaque"
 # Written by the kernel only if these overlayfs features are enabled.
 _FOREIGN = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
@@ -80,14 +81,25 @@ def add_changes(tar: TreeTar, changes: Changes, left_out: Collection[str]) -> in
     size = 0
     with open_entry(changes.upper) as upper:
         for entry, name in walk(upper, "", skipped):
-            if entry.kind == stat.S_IFCHR and entry.status.st_rdev == 0:
+            if is_whiteout(entry):
                 tar.make_empty(mark_removed(name))
                 continue
             tar.add(entry, name)
             size += entry.status.st_size if entry.kind == stat.S_IFREG else 0
-            if entry.kind == stat.S_IFDIR and _is_opaque(entry, name):
+            if entry.kind == stat.S_IFDIR and is_opaque(entry, name):
                 tar.make_empty(f"{name}/{OPAQUE}")
     return size
+
+
+def find_sparse(changes: Changes, left_out: Collection[str], limit_bytes: int) -> dict[str, int]:
+    """Return the files with more than `limit_bytes` of holes, and the size of these."""
+    found = {}
+    with open_entry(changes.upper) as upper:
+        for entry, name in walk(upper, "", {*changes.mounts, *left_out}):
+            holes_bytes = entry.status.st_size - entry.status.st_blocks * _BLOCK_BYTES
+            if entry.kind == stat.S_IFREG and holes_bytes > limit_bytes:
+                found[name] = holes_bytes
+    return found
 
 
 def changes_nothing(changes: Changes, left_out: Collection[str]) -> bool:
@@ -107,10 +119,20 @@ def _is_by_runtime(entry: Entry, name: str, parents: Collection[str]) -> bool:
         return name == "etc/mtab" and os.readlink("", dir_fd=entry.fd) == "/proc/mounts"
     status = entry.status
     is_plain = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o755, 0, 0)
-    return entry.kind == stat.S_IFDIR and is_plain and name in parents and not _is_opaque(entry, name)
+    return entry.kind == stat.S_IFDIR and is_plain and name in parents and not is_opaque(entry, name)
 
 
-def _is_opaque(directory: Entry, name: str) -> bool:
+def is_whiteout(entry: Entry) -> bool:
+    """Whether an entry of the upper directory stands for a removed file."""
+    return entry.kind == stat.S_IFCHR and entry.status.st_rdev == 0
+
+
+def is_opaque(directory: Entry, name: str) -> bool:
+    """Whether a directory of the upper directory hides the lower ones.
+
+    Raises:
+        ImageError: it has an attribute that a layer cannot express.
+    """
     attributes = directory.read_attributes()
     if found := [each for each in _FOREIGN if each in attributes]:
         raise ImageError(f"{name}: cannot convert to a layer: overlayfs uses {found[0]}")

@@ -59,6 +59,7 @@ def copy_image(
     access: SkopeoAccess = SkopeoAccess(),
     zstd: bool = False,
     own_layout: bool = False,
+    more: Sequence[str] = (),
     on_line: Callable[[str], object] = lambda _: None,
 ) -> str:
     """Copy an image.
@@ -70,6 +71,7 @@ def copy_image(
         access: registry access of the source.
         zstd: compress uncompressed layers with zstd instead of gzip.
         own_layout: whether the source is our own layout, exempt from the machine's image policy.
+        more: further options of `skopeo copy`.
         on_line: callback for each output line.
 
     Returns:
@@ -87,7 +89,7 @@ def copy_image(
             options += ["--policy", str(policy)]
         if zstd:
             options += ["--dest-compress-format", "zstd", "--dest-compress-level", "1"]
-        command = ["skopeo", "copy", *options, source, destination]
+        command = ["skopeo", "copy", *options, *more, source, destination]
         _get(place, command, source, on_line)
         return digest_file.read_text().strip()
 

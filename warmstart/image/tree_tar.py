@@ -1,7 +1,7 @@
 """Make layers from directory trees, with owners, links and times.
 
-Privileges are dropped: setuid and setgid bits, file capabilities, device nodes. So are sockets, since no tar can hold
-them. Extended attributes are written as containers/storage and containerd read them, in records
+Privileges are dropped: setuid and setgid bits of files, file capabilities, device nodes. So are sockets, since no tar
+can hold them. Extended attributes are written as containers/storage and containerd read them, in records
 `SCHILY.xattr.NAME` (pax_headers(5) of star).
 
 The tree is untrusted: its owner may try to get a file of this machine into the layer, or swap a file before it is read.
@@ -10,6 +10,7 @@ So each name is looked up once, in its open directory, without following links. 
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import tarfile
@@ -17,13 +18,15 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 from warmstart.core.errors import ImageError
-from warmstart.image.compose import LayerWriter
 
 _CHUNK_BYTES = 1 << 20
-_MODE_BITS = 0o1777
+#: Bits of a mode that a layer keeps.
+MODE_BITS = 0o1777
+#: The same of a directory: setgid, for the group of new files, is no privilege there.
+DIRECTORY_MODE_BITS = MODE_BITS | stat.S_ISGID
 _NOT_KEPT = ("trusted.", "security.")
 # Each level takes a descriptor.
 _MOST_LEVELS = 250
@@ -110,6 +113,12 @@ class TreeTar:
         entry.mode = 0o644
         self._tar.addfile(entry)
 
+    def make_text(self, text: str, name: str) -> None:
+        """Add a world-readable file owned by root, without a time."""
+        entry, data = tarfile.TarInfo(name), text.encode()
+        entry.mode, entry.size = 0o644, len(data)
+        self._tar.addfile(entry, io.BytesIO(data))
+
     def make_fifo(self, name: str) -> None:
         """Add a FIFO owned by root that everybody can read and write, without a time."""
         entry = tarfile.TarInfo(name)
@@ -124,8 +133,13 @@ class TreeTar:
         with path.open("rb") as content:
             self._tar.addfile(entry, content)
 
-    def add(self, found: Entry, name: str) -> None:
+    def add(self, found: Entry, name: str, *, mtime: int | None = None) -> None:
         """Add a file, link, FIFO or directory; a directory without its content.
+
+        Args:
+            found: the entry.
+            name: its name in the tar.
+            mtime: modification time, in seconds since the epoch; that of the entry if None.
 
         Raises:
             ImageError: it changed while it was read.
@@ -140,8 +154,9 @@ class TreeTar:
             return
         entry, status = tarfile.TarInfo(name), found.status
         entry.type = types[found.kind]
-        entry.mode, entry.uid, entry.gid = status.st_mode & _MODE_BITS, status.st_uid, status.st_gid
-        entry.mtime = int(status.st_mtime)
+        bits = DIRECTORY_MODE_BITS if found.kind == stat.S_IFDIR else MODE_BITS
+        entry.mode, entry.uid, entry.gid = status.st_mode & bits, status.st_uid, status.st_gid
+        entry.mtime = int(status.st_mtime) if mtime is None else mtime
         if entry.type == tarfile.SYMTYPE:
             entry.linkname = os.readlink("", dir_fd=found.fd)
         inode = (status.st_dev, status.st_ino)
@@ -170,11 +185,11 @@ class TreeTar:
             if _version(os.fstat(content.fileno())) != _version(found.status):
                 raise changed
 
-    def add_all(self, directory: Entry, name: str) -> None:
-        """Add a directory and everything below."""
-        self.add(directory, name)
+    def add_all(self, directory: Entry, name: str, *, mtime: int | None = None) -> None:
+        """Add a directory and everything below; arguments as for `add`."""
+        self.add(directory, name, mtime=mtime)
         for entry, path in walk(directory, name):
-            self.add(entry, path)
+            self.add(entry, path, mtime=mtime)
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:
@@ -190,9 +205,16 @@ def _describe_attributes(found: Entry) -> dict[str, str]:
     }
 
 
+class Writer(Protocol):
+    """A stream that a tar is written to."""
+
+    def write(self, data: bytes, /) -> object:
+        """Add a piece of the tar."""
+
+
 @contextmanager
-def open_tree(writer: LayerWriter) -> Iterator[TreeTar]:
-    """Open the tar of a layer for writing entry by entry."""
+def open_tree(writer: Writer) -> Iterator[TreeTar]:
+    """Open a tar for writing entry by entry."""
     # A stream needs only `write`.
     target = cast(BinaryIO, writer)
     with tarfile.open(

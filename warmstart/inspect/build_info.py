@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from warmstart.core.age import has_passed
 from warmstart.core.cpu import FEATURES
 from warmstart.core.errors import ClusterError, ImageError, InputError
 from warmstart.core.privileges import UNCONFINED, Kind, Privilege
 from warmstart.core.progress import Progress
-from warmstart.core.reference import Reference
-from warmstart.image.annotations import CPU
+from warmstart.core.reference import Source, Transport
+from warmstart.image.annotations import CPU, EXPIRES
+from warmstart.image.registry.client import read_manifest
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
+from warmstart.image.signatures.check import ANYBODY, Trust
 from warmstart.inspect.inspection import CheckpointFacts, ImageFacts, inspect_target
 from warmstart.inspect.target import Target, read_target
-from warmstart.inspect.trust import list_image_privileges
+from warmstart.inspect.trust import list_image_privileges, list_renamed
 from warmstart.kube.client import Cluster
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.mounts import list_mount_points
@@ -59,6 +62,7 @@ def read_build(
     access: RegistryAccess = DEFAULT_ACCESS,
     match_cpu: bool = False,
     allowed: Sequence[Privilege] = (),
+    signed: Trust = ANYBODY,
 ) -> ImageSummary:
     """Read a build from its recipe or its image.
 
@@ -70,8 +74,10 @@ def read_build(
         access: registries without TLS, and the file of credentials.
         match_cpu: whether nodes must have the processor features of the build.
         allowed: privileges that pods may get from the image's recipe.
+        signed: keys that must have signed the image; also the image of a recipe.
 
     Raises:
+        SignatureError: none of the keys signed it.
         RecipeError: the recipe is invalid.
         InputError: `match_cpu` is for an image, and `overrides` and `tag` are for a recipe.
         ImageError: the image was not made by warmstart, or cannot be read.
@@ -83,10 +89,13 @@ def read_build(
         if match_cpu:
             raise InputError(f"only an image has a record of the processor, and {target} is {found.kind}")
         recipe = load_recipe(found.recipe, overrides=overrides, tag=tag)
+        if signed.keys:
+            manifest = read_manifest(recipe.image, access=access)
+            signed.require(Source(Transport.REGISTRY, recipe.image), manifest, access)
         return ImageSummary(describe_recipe(recipe, str(recipe.image)))
     if overrides or tag:
         raise InputError(f"values can be given for a recipe only, and {target} is {found.kind}")
-    inspection = inspect_target(target, access=access)
+    inspection = inspect_target(target, access=access, signed=signed)
     if inspection.image is None or inspection.image.provenance is None or inspection.checkpoint is None:
         raise ImageError(f"{target} was not built by warmstart: it has no build record")
     recipe = parse_recipe(inspection.image.provenance.recipe, f"the recipe in {target}")
@@ -145,19 +154,16 @@ def _describe_image(
         architecture=image.provenance.architecture,
         cpu_features=_find_cpu_features(image, target.text) if match_cpu else (),
     )
-    renamed = tuple(_list_renamed(target, built_as))
-    return ImageSummary(build, tuple(one.why for one in renamed), image.provenance.identity, name=renamed)
+    renamed = tuple(list_renamed(None if target.source is None else target.source.reference, built_as))
+    warnings = [*(one.why for one in renamed), *_list_expired(image, target.text, by_runtime=by_recipe.by_runtime)]
+    return ImageSummary(build, tuple(warnings), image.provenance.identity, name=renamed)
 
 
-def _list_renamed(target: Target, built_as: Reference) -> list[Privilege]:
-    """Return the name recorded in the image if the user gave another one."""
-    reference = None if target.source is None else target.source.reference
-    if reference is None or reference == built_as:
-        return []
-    if reference.digest and reference.name == built_as.name:
-        return []
-    why = f"{target.text} was built as {built_as}; the runtime looks it up by that name, so pods are to pull it by that"
-    return [Privilege(Kind.IMAGE, str(built_as), why)]
+def _list_expired(image: ImageFacts, name: str, *, by_runtime: bool) -> Iterator[str]:
+    """Yield a warning if the image has expired."""
+    if has_passed(moment := image.notes.get(EXPIRES, "")):
+        effect = "a runtime restores it anyway" if by_runtime else "it starts cold"
+        yield f"{name} expired at {moment}, {effect}: build it again"
 
 
 def _find_cpu_features(image: ImageFacts, target: str) -> tuple[str, ...]:

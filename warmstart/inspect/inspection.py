@@ -55,6 +55,7 @@ from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.image.secrets.record import FoundSecret, parse_record
 from warmstart.image.selfrestore.inspect import unpack_launched
 from warmstart.image.selfrestore.pack import read_manifest, restores_itself
+from warmstart.image.signatures.check import ANYBODY, Checked, Trust
 from warmstart.inspect.target import read_target
 
 #: Runtimes that restore an image, by the manifest annotation that each looks for. containerd's is checkpointctl's
@@ -229,6 +230,7 @@ class Inspection:
         unread: reason the checkpoint could not be read, for an image that warmstart did not make; else empty.
         reports: build reports attached to the image in its registry.
         reports_unread: reason the reports could not be read; empty if they could, or if there are none.
+        signatures: signatures by the trusted keys; None if there are no trusted keys.
     """
 
     name: str
@@ -237,16 +239,19 @@ class Inspection:
     unread: str = ""
     reports: tuple[Report, ...] = ()
     reports_unread: str = ""
+    signatures: Checked | None = None
 
 
-def inspect_target(target: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> Inspection:
+def inspect_target(target: str, *, access: RegistryAccess = DEFAULT_ACCESS, signed: Trust = ANYBODY) -> Inspection:
     """Inspect a checkpoint archive or an image.
 
     Args:
         target: path of a checkpoint archive, an oci-archive, or a layout; or an image, as for `parse_source`.
         access: registries without TLS, and the file of credentials.
+        signed: keys, one of which must have signed the image.
 
     Raises:
+        SignatureError: none of the keys did, or it is in no registry.
         ArchiveError: the archive, or the checkpoint in an image that warmstart made, is broken or unsafe.
         ImageError: the image holds no checkpoint, is broken, or cannot be read.
         InputError: it is a recipe, or a file that does not exist.
@@ -255,9 +260,10 @@ def inspect_target(target: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> I
     """
     found = read_target(target)
     if found.source is not None:
-        return inspect_image(found.source, access=access)
+        return inspect_image(found.source, access=access, signed=signed)
     if found.path is None or found.recipe is not None:
         raise found.mismatch("an image or a checkpoint archive")
+    signed.refuse_file(target)
     return inspect_archive(found.path)
 
 
@@ -272,14 +278,16 @@ def inspect_archive(path: Path) -> Inspection:
         return Inspection(str(path), None, _describe_checkpoint(archive, str(path)))
 
 
-def inspect_image(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) -> Inspection:
+def inspect_image(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS, signed: Trust = ANYBODY) -> Inspection:
     """Inspect the image of a checkpoint. Only layers that can hold the checkpoint are read.
 
     Args:
         source: image in a registry, in a layout, or in an oci-archive.
         access: registries without TLS, and the file of credentials.
+        signed: keys, one of which must have signed the image.
 
     Raises:
+        SignatureError: none of the keys did, or it is in no registry.
         ArchiveError: the checkpoint in an image that warmstart made is missing, broken, or unsafe.
         ImageError: the image holds no checkpoint, is broken, or cannot be read.
         RegistryError: the registry refused, or could not be reached.
@@ -289,6 +297,7 @@ def inspect_image(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) ->
         open_workspace("inspect") as workspace,
         open_image(source, access=access) as opened,
     ):
+        checked = signed.require(source, opened.image.manifest, access)
         facts = _describe_image(opened.image, name)
         is_local = source.kind is not Transport.REGISTRY
         try:
@@ -303,6 +312,7 @@ def inspect_image(source: Source, *, access: RegistryAccess = DEFAULT_ACCESS) ->
             if facts.provenance is not None:
                 raise
             found = Inspection(name, facts, None, error.brief)
+        found = replace(found, signatures=checked)
         if source.kind is not Transport.REGISTRY or source.reference is None:
             return found
         try:
@@ -349,12 +359,10 @@ def _describe_image(image: Image, name: str) -> ImageFacts:
 
 def _describe_layers(image: Image) -> tuple[Layer, ...]:
     blobs = image.manifest.layers
-    # If the base image has no history, only the added layers have one.
-    history = ("",) * (len(blobs) - len(image.config.history)) + image.config.history
-    known = any(made.startswith(CREATED_BY) for made in history)
+    known = any(made.startswith(CREATED_BY) for made in image.makers)
     return tuple(
         Layer(blob.digest, blob.media_type, blob.size_bytes, made, made.startswith(CREATED_BY) if known else None)
-        for blob, made in zip(blobs, history, strict=False)
+        for blob, made in zip(blobs, image.makers, strict=False)
     )
 
 

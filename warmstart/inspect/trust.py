@@ -22,10 +22,13 @@ from warmstart.core.privileges import (
     name_capability,
     require_allowed,
 )
-from warmstart.core.reference import Source, Transport, parse_source
+from warmstart.core.reference import Reference, Source, Transport, parse_source
 from warmstart.dump.archive.metadata import load_json
 from warmstart.image.annotations import POD_NOTE
 from warmstart.image.crio import CHECKPOINT_NAME
+from warmstart.image.layout import read_image
+from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
+from warmstart.image.signatures.check import ANYBODY, Trust
 from warmstart.inspect.inspection import RESTORERS, CheckpointFacts, ImageFacts, Inspection, inspect_image
 from warmstart.kube.recorded import list_pod_privileges
 from warmstart.kube.settings import KUBELET_MOUNTS
@@ -181,6 +184,21 @@ def list_image_privileges(inspection: Inspection, recipe: Recipe, *, own: bool =
     return asked
 
 
+def list_renamed(reference: Reference | None, built_as: Reference) -> list[Privilege]:
+    """Return the name that an image was built as, if the user gave another one.
+
+    Args:
+        reference: the user's name for it; None if it is in no registry.
+        built_as: the name in its recipe.
+    """
+    if reference is None or reference == built_as:
+        return []
+    if reference.digest and reference.name == built_as.name:
+        return []
+    why = f"{reference} was built as {built_as}; the runtime looks it up by that name, so pods are to pull it by that"
+    return [Privilege(Kind.IMAGE, str(built_as), why)]
+
+
 def list_saved_privileges(inspection: Inspection, context: Mapping[str, Any]) -> list[Privilege]:
     """List the privileges of a saved image's checkpoint beyond those of the pod recorded in the image.
 
@@ -237,20 +255,32 @@ def read_context(recipe: Recipe) -> Mapping[str, Any]:
     return context
 
 
-def trust(allowed: Sequence[Privilege], own: Recipe | None = None) -> Callable[[Path, Source, Recipe], Recipe]:
+def trust(
+    allowed: Sequence[Privilege],
+    own: Recipe | None = None,
+    *,
+    signed: Trust = ANYBODY,
+    access: RegistryAccess = DEFAULT_ACCESS,
+) -> Callable[[Path, Source, Recipe], Recipe]:
     """Return a function that refuses a pulled image or returns the recipe to run it by: the user's, or the image's.
 
     Args:
         allowed: privileges that the user allows.
         own: the user's own recipe for the image.
+        signed: keys that must have signed the image.
+        access: how its registry is asked for signatures.
     """
 
     def decide(layout: Path, source: Source, claimed: Recipe) -> Recipe:
         recipe = own or claimed
+        signed.require(source, read_image(layout).manifest, access)
         inspection = inspect_image(Source(Transport.OCI, path=layout))
         if own is not None:
             require_recipe_privileges(own, allowed)
         asked = list_image_privileges(inspection, recipe, own=own is not None)
+        if signed.keys:
+            # Whoever controls the registry could serve another image that the same key signed.
+            asked += list_renamed(source.reference, recipe.image)
         require_allowed(asked, allowed, str(source.reference or source))
         return recipe
 

@@ -12,13 +12,13 @@ Protocol: https://github.com/opencontainers/distribution-spec/blob/main/spec.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from warmstart.core.errors import RegistryError
 from warmstart.core.reference import Reference, is_digest
@@ -27,6 +27,7 @@ from warmstart.image.manifest import (
     DOCUMENT_LIMIT_BYTES,
     INDEX_TYPES,
     MANIFEST_TYPES,
+    OCI_CONFIG,
     OCI_INDEX,
     OCI_MANIFEST,
     Config,
@@ -39,8 +40,11 @@ from warmstart.image.manifest import (
     parse_index,
     parse_manifest,
 )
-from warmstart.image.registry.connection import RETRIES, Answer, Connection, add_query
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
+from warmstart.image.registry.exchange import RETRIES, Answer, add_query
+
+if TYPE_CHECKING:
+    from warmstart.image.registry.connection import Connection
 
 #: Called with the bytes done, the total bytes, and the name of the current part. A blob that is sent again
 #: lowers the bytes done.
@@ -54,6 +58,16 @@ _REPORT_TITLE = {"org.opencontainers.image.title": "report.json"}
 _MOST_REPORTS = 64
 _EMPTY = b"{}"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+
+
+def connect(reference: Reference, access: RegistryAccess, *, retries: int = RETRIES) -> Connection:
+    """Open a conversation with a registry; see `Connection`.
+
+    The libraries below it take a quarter of the start of a command. Many commands ask no registry.
+    """
+    from warmstart.image.registry.connection import Connection
+
+    return Connection(reference, access, retries=retries)
 
 
 def push_layout(
@@ -93,7 +107,7 @@ def push_layout(
     total_bytes = sum(blob.size_bytes for blob in manifest.blobs)
     done_bytes = 0
 
-    with Connection(reference, access) as connection:
+    with connect(reference, access) as connection:
         for place, blob in enumerate(manifest.blobs, 1):
             what = "the config" if blob == manifest.config else f"layer {place} of {len(manifest.layers)}"
             report = partial(_report, on_progress, done_bytes, total_bytes, what)
@@ -110,7 +124,7 @@ def tag_manifest(reference: Reference, digest: str, *, access: RegistryAccess = 
     """Point the tag of `reference` at a manifest that is already in its repository."""
     if not reference.tag:
         raise RegistryError(f"{reference} has no tag to set")
-    with Connection(reference, access) as connection:
+    with connect(reference, access) as connection:
         descriptor, document = _get_manifest(connection, digest)
         _put_manifest(connection, reference.tag, descriptor, document)
 
@@ -121,6 +135,8 @@ def attach_report(
     report: bytes,
     *,
     artifact_type: str,
+    media_type: str = "application/json",
+    annotations: Mapping[str, str] | None = None,
     access: RegistryAccess = DEFAULT_ACCESS,
 ) -> str:
     """Attach a JSON report to a manifest, as an OCI referrer.
@@ -132,15 +148,17 @@ def attach_report(
         reference: the repository; its tag and digest do not matter.
         digest: digest of the report's subject.
         report: a JSON document, not longer than DOCUMENT_LIMIT_BYTES.
-        artifact_type: the media type of the report.
+        artifact_type: what kind of report it is.
+        media_type: the media type of the report.
+        annotations: annotations of the report's own manifest, which lists of referrers show.
         access: registries without TLS, and the file of credentials.
 
     Returns:
         The digest of the report's own manifest.
     """
-    layer = _describe(report, "application/json")
+    layer, notes = _describe(report, media_type), dict(annotations or {})
     config = _describe(_EMPTY, _EMPTY_TYPE)
-    with Connection(reference, access) as connection:
+    with connect(reference, access) as connection:
         subject, _ = _get_manifest(connection, digest)
         document = json.dumps(
             {
@@ -150,11 +168,12 @@ def attach_report(
                 "config": config.to_json(),
                 "layers": [replace(layer, annotations=_REPORT_TITLE).to_json()],
                 "subject": subject.to_json(),
+                **({"annotations": notes} if notes else {}),
             }
         ).encode()
         for blob, content, what in ((config, _EMPTY, "the empty config"), (layer, report, "the report")):
             _push_blob(connection, _Upload(blob, what, partial(_open_bytes, content)), None)
-        descriptor = replace(_describe(document, OCI_MANIFEST), artifact_type=artifact_type)
+        descriptor = replace(_describe(document, OCI_MANIFEST), artifact_type=artifact_type, annotations=notes)
         answer = _put(connection, descriptor.digest, descriptor, document)
         if "OCI-Subject" not in answer.headers:
             _list_under_tag(connection, digest, descriptor)
@@ -166,18 +185,82 @@ def read_reports(
     digest: str,
     *,
     artifact_type: str,
+    media_type: str = "",
     access: RegistryAccess = DEFAULT_ACCESS,
 ) -> tuple[bytes, ...]:
     """Return the attached reports of a type, in the registry's order; at most _MOST_REPORTS.
+
+    Args:
+        reference: the repository; its tag and digest do not matter.
+        digest: digest of the reports' subject.
+        artifact_type: the type in the list of referrers.
+        media_type: the media type of the reports; any if empty. With it, a list that has no type is enough: without
+            the referrers API, go-containerregistry lists the type of the config instead (pkg/v1/remote/write.go).
+        access: registries without TLS, and the file of credentials.
 
     Raises:
         ImageError: an attachment is broken.
         RegistryError: see the module.
     """
-    with Connection(reference, access) as connection:
-        attached = [entry for entry in _list_referrers(connection, digest) if entry.artifact_type == artifact_type]
+    with connect(reference, access) as connection:
+        types = (artifact_type, *(("", _EMPTY_TYPE) if media_type else ()))
+        attached = [entry for entry in _list_referrers(connection, digest) if entry.artifact_type in types]
         manifests = [_get_image(connection, entry.digest, None) for entry in attached[:_MOST_REPORTS]]
-        return tuple(_get_blob(connection, layer) for manifest in manifests for layer in manifest.layers[:1])
+        layers = [layer for manifest in manifests for layer in manifest.layers[:1]]
+        return tuple(_get_blob(connection, layer) for layer in layers if media_type in ("", layer.media_type))
+
+
+@dataclass(frozen=True)
+class TaggedLayer:
+    """A small document in an image of its own, as cosign keeps signatures."""
+
+    content: bytes
+    media_type: str
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+def append_layers(
+    reference: Reference, layers: Sequence[TaggedLayer], *, access: RegistryAccess = DEFAULT_ACCESS
+) -> None:
+    """Add small layers to the image with the tag of `reference`; make the image if there is none.
+
+    Raises:
+        ImageError: the tag is of something else.
+        RegistryError: see the module.
+    """
+    assert reference.tag
+    with connect(reference, access) as connection:
+        added = [replace(_describe(one.content, one.media_type), annotations=one.annotations) for one in layers]
+        found = _find_manifest(connection, reference.tag)
+        kept = parse_manifest(found[1], found[0]).layers if found else ()
+        blobs = [*kept, *(one for one in added if one not in kept)]
+        rootfs = {"type": "layers", "diff_ids": [blob.digest for blob in blobs]}
+        content = json.dumps({"architecture": "", "os": "", "config": {}, "rootfs": rootfs}).encode()
+        config = _describe(content, OCI_CONFIG)
+        for blob, data in (*zip(added, (one.content for one in layers), strict=True), (config, content)):
+            _push_blob(connection, _Upload(blob, f"a part of {reference.tag}", partial(_open_bytes, data)), None)
+        entries = [blob.to_json() for blob in blobs]
+        document = json.dumps(
+            {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config.to_json(), "layers": entries}
+        ).encode()
+        _put(connection, reference.tag, _describe(document, OCI_MANIFEST), document)
+
+
+def read_layers(
+    reference: Reference, media_type: str, *, access: RegistryAccess = DEFAULT_ACCESS
+) -> tuple[TaggedLayer, ...]:
+    """Return the layers of a type of the image with the tag of `reference`, at most _MOST_REPORTS; none without it.
+
+    Raises:
+        ImageError: the tag is of something else.
+        RegistryError: see the module.
+    """
+    assert reference.tag
+    with connect(reference, access) as connection:
+        found = _find_manifest(connection, reference.tag)
+        blobs = parse_manifest(found[1], found[0]).layers if found else ()
+        chosen = [blob for blob in blobs if blob.media_type == media_type][:_MOST_REPORTS]
+        return tuple(TaggedLayer(_get_blob(connection, blob), media_type, blob.annotations) for blob in chosen)
 
 
 def read_manifest(
@@ -193,13 +276,13 @@ def read_manifest(
         ImageError: it is not the manifest of an image.
         RegistryError: see the module; or there is no such image.
     """
-    with Connection(reference, access, retries=retries) as connection:
+    with connect(reference, access, retries=retries) as connection:
         return _get_image(connection, _identify(reference), platform)
 
 
 def find_manifest_digest(reference: Reference, *, access: RegistryAccess = DEFAULT_ACCESS) -> str | None:
     """Return the digest of the manifest or index that a name refers to now; None if there is none. Does not retry."""
-    with Connection(reference, access, retries=0) as connection:
+    with connect(reference, access, retries=0) as connection:
         digest = _head_manifest(connection, _identify(reference)).headers.get("Docker-Content-Digest", "")
         if is_digest(digest):
             return digest
@@ -215,7 +298,7 @@ def read_config(
     access: RegistryAccess = DEFAULT_ACCESS,
 ) -> Config:
     """Return the config of an image; `platform` and errors as for `read_manifest`."""
-    with Connection(reference, access) as connection:
+    with connect(reference, access) as connection:
         manifest = _get_image(connection, _identify(reference), platform)
         return parse_config(_get_blob(connection, manifest.config), f"config {manifest.config.digest}")
 
@@ -230,7 +313,7 @@ def download_blob(
         ImageError: it does not match its descriptor; raised while reading.
         RegistryError: see the module; also while reading.
     """
-    with Connection(reference, access) as connection:
+    with connect(reference, access) as connection:
         purpose = f"read {_full_name(connection, blob.digest)}"
         with connection.download(connection.url(f"blobs/{blob.digest}"), purpose) as content:
             yield CheckedReader(content, blob, reference.name)
@@ -238,20 +321,20 @@ def download_blob(
 
 def exists(reference: Reference, *, access: RegistryAccess = DEFAULT_ACCESS) -> bool:
     """Return whether the registry has a manifest with that tag or digest."""
-    with Connection(reference, access) as connection:
+    with connect(reference, access) as connection:
         return _head_manifest(connection, _identify(reference)).status == 200
 
 
 def delete_manifest(reference: Reference, digest: str, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
     """Delete a manifest and its tags; not every registry allows it."""
-    with Connection(reference, access) as connection:
+    with connect(reference, access) as connection:
         url = connection.url(f"manifests/{digest}")
         connection.call("DELETE", url, f"delete {reference.name}@{digest}", (202,))
 
 
 def delete_tag(reference: Reference, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
     """Delete a tag but not its manifest; not every registry supports it."""
-    with Connection(reference, access) as connection:
+    with connect(reference, access) as connection:
         connection.call("DELETE", connection.url(f"manifests/{reference.tag}"), f"delete {reference}", (202,))
 
 

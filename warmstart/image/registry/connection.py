@@ -19,9 +19,8 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import oras.provider  # type: ignore[import-untyped]
 import requests
@@ -33,6 +32,7 @@ from warmstart.core.reference import DOCKER_HUB, Reference
 from warmstart.core.untrusted_json import JsonError, parse_json
 from warmstart.image.registry.challenge import Challenge, parse_challenges
 from warmstart.image.registry.credentials import RegistryAccess, Search
+from warmstart.image.registry.exchange import RETRIES, Answer
 from warmstart.image.registry.transport import (
     MOST_REDIRECTS,
     Session,
@@ -44,8 +44,7 @@ from warmstart.image.registry.transport import (
 
 log = logging.getLogger(__name__)
 
-#: Transient failures are retried this many times, after BACKOFF_S, twice that, and so on.
-RETRIES = 4
+# Before the second of RETRIES attempts, twice that before the third, and so on.
 BACKOFF_S = 0.5
 #: The longest pause that a registry can ask for.
 LONGEST_PAUSE_S = 60.0
@@ -69,17 +68,6 @@ class Body(Protocol):
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A registry's response; `body` is cut at the limit of the request."""
-
-    status: int
-    reason: str
-    url: str
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class Connection:
@@ -457,8 +445,3 @@ def _unwrap(error: BaseException) -> BaseException | None:
     """Return the inner exception; requests and urllib3 wrap several times."""
     wrapped = [*error.args, getattr(error, "reason", None), error.__cause__]
     return next((part for part in wrapped if isinstance(part, BaseException)), None)
-
-
-def add_query(url: str, name: str, value: str) -> str:
-    """Append a query parameter to a URL, keeping the registry's own."""
-    return f"{url}{'&' if '?' in url else '?'}{name}={quote(value, safe='')}"

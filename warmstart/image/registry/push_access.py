@@ -10,7 +10,7 @@ import contextlib
 
 from warmstart.core.errors import RegistryError
 from warmstart.core.reference import Reference
-from warmstart.image.registry.connection import Connection
+from warmstart.image.registry.client import connect
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 
 _GONE = (200, 202, 204, 404)
@@ -26,7 +26,7 @@ def check_push_access(reference: Reference, *, access: RegistryAccess = DEFAULT_
     Raises:
         RegistryError: the registry refused, cannot be reached, or answers nonsense.
     """
-    with Connection(reference, access) as connection:
+    with connect(reference, access) as connection:
         started = connection.call("POST", connection.url("blobs/uploads/"), f"push to {reference.name}", (202,))
         upload = connection.follow(started)
         # Registries expire uploads, and some let only administrators delete.

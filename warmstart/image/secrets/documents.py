@@ -3,10 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from warmstart.image.layout import read_document, read_image
 from warmstart.image.secrets.finder import Finder
+from warmstart.image.secrets.search import Text
+
+
+def read_documents(layout: Path) -> dict[str, Any]:
+    """Read the documents of an image that name its parts, by their names; the layers are not among them.
+
+    Raises:
+        ImageError: the image is broken.
+    """
+    manifest = read_image(layout).manifest
+    return {
+        "manifest": json.loads(read_document(layout, manifest.descriptor)),
+        "config": json.loads(read_document(layout, manifest.config)),
+    }
+
+
+def list_strings(layout: Path) -> set[str]:
+    """Return all strings in the documents of an image, such as those of a base image, which are not searched again."""
+    return {text for _, text in walk_strings(read_documents(layout))}
+
+
+def list_texts(documents: Mapping[str, Any], left_out: Collection[str] = ()) -> list[Text]:
+    """Return the texts of documents to search, without those left out."""
+    return [
+        Text(name, path, text)
+        for name, document in documents.items()
+        for path, text in walk_strings(document, name)
+        if text not in left_out
+    ]
 
 
 def find_in_document(document: Any, finder: Finder, where: str, left_out: Collection[str] = ()) -> dict[str, list[str]]:

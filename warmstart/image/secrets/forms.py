@@ -16,6 +16,15 @@ from urllib.parse import quote, quote_plus, unquote_to_bytes
 
 #: Shorter values are everywhere.
 SHORTEST_BYTES = 6
+# Digits alone are dates, counters and identifiers.
+_FEWEST_DIGITS = 10
+# Defaults and stand-ins that every second program has among its strings.
+_COMMON = re.compile(
+    rb"(?i:access|admin|administrator|anonymous|apikey|changeit|changeme|database|default|development|docker|elastic"
+    rb"|example|foobar|guest|guestguest|keycloak|letmein|localhost|minioadmin|mongodb|mypassword|mysecret|nobody"
+    rb"|oracle|passphrase|passw0rd|password|password1|password123|postgres|postgresql|production|public|qwerty|rabbitmq"
+    rb"|replica|rootpassword|sample|secret|secrets|secret123|service|system|tomcat|undefined|username|welcome|yourpassword)"
+)
 # A longer value lies in pieces, as a file that is read line by line, or across pages that are not adjacent in a dump.
 _LONGEST_BYTES = 64
 _PIECE_BYTES = 32
@@ -29,6 +38,13 @@ _ASSIGNED = re.compile(
     rb"(?:password|passwd|pwd|secret|token|key)[\"']?[ \t]{0,3}[=:][ \t]{0,3}[\"']?([^\s;&,\"']{1,200})", re.IGNORECASE
 )
 _ESCAPED = re.compile("%[0-9A-F]{2}")
+
+
+def is_common(value: bytes) -> bool:
+    """Whether a value is so common that finding it says nothing: a default such as `changeme`, or a few digits."""
+    text = value.strip()
+    is_number = text.isdigit() and len(text) < _FEWEST_DIGITS
+    return is_number or len(set(text)) < 3 or bool(_COMMON.fullmatch(text))
 
 
 def list_forms(value: bytes) -> frozenset[bytes]:

@@ -1,4 +1,4 @@
-"""Lines that a build adds to the launcher's manifest: the variables to compare, and the steps after a restore.
+"""Lines that a build adds to the launcher's manifest: variables to compare, files to unlock, steps after a restore.
 
 The launcher's README describes their format; `launcher/src/variables.c` and `launcher/src/steps.c` use them.
 """
@@ -6,18 +6,22 @@ The launcher's README describes their format; `launcher/src/variables.c` and `la
 from __future__ import annotations
 
 import hashlib
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from signal import Signals
 from urllib.parse import quote
 
 from warmstart.core.errors import PreflightError, RecipeError
+from warmstart.dump.criu.credentials import Credentials, number_capabilities
 from warmstart.recipe.model import PID_REFERENCE, Exec, HttpGet, OnDifference, Signal, Step, is_late
 
 #: In a pod's environment: overrides the recipe's `onDifference`.
 ON_DIFFERENCE = "WARMSTART_ON_DIFFERENCE"
 #: A variable for a pod whose frozen variables cannot be the build's, such as secrets made up at random.
 WARN = (ON_DIFFERENCE, str(OnDifference.WARN))
+
+#: Capabilities for becoming another user, and for signals to its processes.
+BECOMING_OTHERS = frozenset({"KILL", "SETGID", "SETUID"})
 
 SALT_BYTES = 16
 _OURS = "WARMSTART"
@@ -38,8 +42,17 @@ def escape_word(word: str) -> str:
     return escaped or "\\"
 
 
+def make_salt(identity: str) -> bytes:
+    """Return the salt of a process with this identity: another one for each process, and the same for one checkpoint.
+
+    Args:
+        identity: as in `warmstart.dump.criu.fingerprint`: a digest of random bytes.
+    """
+    return hashlib.sha256(f"salt {identity}".encode()).digest()[:SALT_BYTES]
+
+
 def describe_variables(
-    environment: Mapping[str, str], late: Sequence[str], on_difference: OnDifference, salt: bytes | None = None
+    environment: Mapping[str, str], late: Sequence[str], on_difference: OnDifference, salt: bytes
 ) -> list[str]:
     """Describe the variables of a build, without their values.
 
@@ -47,9 +60,8 @@ def describe_variables(
         environment: all variables of the container and its image.
         late: names of variables that the application reads again after a restore; `*` for all.
         on_difference: response to a pod with another value.
-        salt: SALT_BYTES bytes; random ones when None.
+        salt: of `make_salt`.
     """
-    salt = secrets.token_bytes(SALT_BYTES) if salt is None else salt
     lines = [f"difference {on_difference}", f"salt {salt.hex()}"]
     lines += [f"late {escape_word(name)}" for name in late]
     for name, value in environment.items():
@@ -59,8 +71,33 @@ def describe_variables(
     return lines
 
 
+def describe_needs(threads: Iterable[Credentials], user: int, group: int) -> list[str]:
+    """Describe the capabilities that a restore needs, to become the users of an application, and to signal them.
+
+    Args:
+        threads: credentials of all threads in the dump.
+        user, group: ids that the application starts with.
+    """
+    needed: set[str] = set()
+    for thread in threads:
+        if (thread.uid, thread.gid) != (user, group):
+            needed |= BECOMING_OTHERS
+            needed |= {"SETPCAP"} if dict(thread.capabilities)["permitted"] else set()
+    return [f"needs {number_capabilities(needed)}"] if needed else []
+
+
 def _encode(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
+
+
+def describe_locked(paths: Sequence[str]) -> list[str]:
+    """Describe the files that the launcher lets their owner open during a restore."""
+    return [f"locked {escape_word(path)}" for path in paths]
+
+
+def describe_expiry(moment: datetime | None) -> list[str]:
+    """Describe when the image expires, if it does."""
+    return [] if moment is None else [f"expires {int(moment.timestamp())}"]
 
 
 def check_steps(steps: Sequence[Step | Signal]) -> None:

@@ -15,9 +15,11 @@ from pathlib import Path
 from warmstart.core.errors import CheckpointError, ImageError
 from warmstart.core.partial import replace_file
 from warmstart.dump.edit.listeners import Listener
+from warmstart.dump.proc.touched import FilePart
 from warmstart.image.compose import CREATED_BY, Layer, LayerWriter, Run
 from warmstart.image.manifest import Config
 from warmstart.image.overlay_diff import Changes, add_changes, changes_nothing
+from warmstart.image.selfrestore.manifest_lines import escape_word
 from warmstart.image.tree_tar import TreeTar, open_entry, open_tree
 from warmstart.recipe.model import Compression, Container
 
@@ -26,6 +28,10 @@ MEMORY = f"{DIRECTORY}/memory"
 # The changed part of it, mapped if a runtime restores an image that can also restore itself.
 MEMORY_OF_RUNTIME = f"{DIRECTORY}/memory-runtime"
 LAUNCHER = f"/{DIRECTORY}/launcher"
+# The list of parts of files that the launcher reads ahead: START SIZE PATH, one a line.
+READ_AHEAD = f"{DIRECTORY}/read-ahead"
+# The list of files that a cold start removes, as launcher/src/seed.c reads it.
+REMOVED = f"{DIRECTORY}/remove"
 #: What made the layer of the launcher, in the history of an image.
 PROGRAMS = f"{CREATED_BY}launcher"
 #: The same of the layer of an application's changed files.
@@ -127,28 +133,28 @@ def _read_text(file: Path) -> str:
 
 
 def update_manifest(
-    directory: Path, memory: Path | None, listeners: Sequence[Listener], lines: Sequence[str] = ()
+    directory: Path, memory_bytes: int, listeners: Sequence[Listener], lines: Sequence[str] = ()
 ) -> None:
     """Bring the launcher's manifest up to date with an edited checkpoint.
 
     Args:
         directory: the directory of the manifest and the checkpoint.
-        memory: the memory file; None if no memory is mapped.
+        memory_bytes: size of the memory file; 0 if no memory is mapped.
         listeners: sockets to open before the restore.
         lines: others, from `warmstart.image.selfrestore.manifest_lines`.
     """
     manifest = directory / "manifest"
     *kept, end = [line for line in _read_text(manifest).splitlines() if not line.startswith("file ")]
-    added = [*_list_files(directory, memory), *(f"listen {_describe(listener)}" for listener in listeners)]
+    added = [*_list_files(directory, memory_bytes), *(f"listen {_describe(listener)}" for listener in listeners)]
     with replace_file(manifest, mode=0o644) as file:
         file.writelines(f"{line}\n".encode() for line in [*kept, *added, *lines, end])
 
 
-def _list_files(directory: Path, memory: Path | None) -> Iterator[str]:
+def _list_files(directory: Path, memory_bytes: int) -> Iterator[str]:
     for file in sorted((directory / "checkpoint").iterdir()):
         yield f"file {file.lstat().st_size} {file.name}"
-    if memory is not None:
-        yield f"file {memory.stat().st_size} ../{Path(MEMORY).name}"
+    if memory_bytes:
+        yield f"file {memory_bytes} ../{Path(MEMORY).name}"
 
 
 def _describe(listener: Listener) -> str:
@@ -189,13 +195,39 @@ def pack_changes(changes: Changes | None, layout: Path, compression: Compression
     return writer.finish()
 
 
+def pack_removals(paths: Sequence[str], layout: Path) -> list[Layer]:
+    """Make the layer with the list of files that a cold start removes first; none without such files."""
+    if not paths:
+        return []
+    writer = LayerWriter(layout, f"{CREATED_BY}{REMOVED}")
+    with open_tree(writer) as tar:
+        tar.make_directory(DIRECTORY)
+        tar.make_text("".join(f"{escape_word(path)}\n" for path in paths), REMOVED)
+    return [writer.finish()]
+
+
+def pack_read_ahead(parts: Sequence[FilePart], layout: Path) -> list[Layer]:
+    """Make the layer with the list of what a restore is to read ahead; none without any."""
+    if not parts:
+        return []
+    writer = LayerWriter(layout, f"{CREATED_BY}{READ_AHEAD}")
+    with open_tree(writer) as tar:
+        tar.make_directory(DIRECTORY)
+        lines = (f"{part.start} {part.size} {escape_word(part.path)}\n" for part in parts)
+        tar.make_text("".join(lines), READ_AHEAD)
+    return [writer.finish()]
+
+
 def changes_no_files(changes: Changes | None) -> bool:
     """Tell whether `pack_changes` would find nothing that an application changed; all its processes must have ended."""
     return changes is None or changes_nothing(changes, [DIRECTORY, *SEEDED])
 
 
 def pack_checkpoint(directory: Path, layout: Path, compression: Compression = Compression.FAST) -> Layer:
-    """Make the layer of the launcher's checkpoint and its other files."""
+    """Make the layer of the launcher's checkpoint and its other files: the same layer for the same content.
+
+    Only the application's own files keep their modification times; those of the checkpoint are when it was edited.
+    """
     writer = LayerWriter(layout, f"{CREATED_BY}{DIRECTORY}", compression)
     with open_tree(writer) as tar:
         _add_checkpoint(tar, directory)
@@ -207,10 +239,10 @@ def _add_checkpoint(tar: TreeTar, directory: Path) -> None:
     with open_entry(directory) as place:
         for name in ("manifest", "env"):
             with open_entry(name, place.fd) as entry:
-                tar.add(entry, f"{DIRECTORY}/{name}")
-        for name in ("checkpoint", "seed"):
+                tar.add(entry, f"{DIRECTORY}/{name}", mtime=0)
+        for name, mtime in (("checkpoint", 0), ("seed", None)):
             with suppress(FileNotFoundError), open_entry(name, place.fd) as entry:
-                tar.add_all(entry, f"{DIRECTORY}/{name}")
+                tar.add_all(entry, f"{DIRECTORY}/{name}", mtime=mtime)
 
 
 def restores_itself(config: Config) -> bool:

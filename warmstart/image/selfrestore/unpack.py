@@ -20,9 +20,9 @@ from warmstart.core.errors import CheckpointError
 from warmstart.dump.archive.archive import DEFAULT_LIMITS, Limits
 from warmstart.dump.archive.tarball import MAX_COMPONENT_BYTES, quoted
 from warmstart.image.base_names import find_names
+from warmstart.image.tree_tar import DIRECTORY_MODE_BITS, MODE_BITS
 from warmstart.image.whiteouts import mark_removed
 
-_MODE_BITS = 0o1777
 _KINDS = (tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE)
 _ATTRIBUTE = "SCHILY.xattr."
 # Errors for names, targets of links and numbers that no file system takes; None is tarfile's own, for an early end.
@@ -108,6 +108,8 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, state: Pa
             os.mkdir(last, 0o700, dir_fd=place)
         elif member.issym():
             os.symlink(member.linkname, last, dir_fd=place)
+        elif member.isfifo():
+            os.mkfifo(last, 0o600, dir_fd=place)
         elif member.isreg():
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             content = tar.extractfile(member)
@@ -150,7 +152,8 @@ def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, target: tarf
     if member.type not in _KINDS:
         return
     made = tarfile.TarInfo(name)
-    made.type, made.mode, made.size = member.type, member.mode & _MODE_BITS, member.size if member.isreg() else 0
+    bits = DIRECTORY_MODE_BITS if member.isdir() else MODE_BITS
+    made.type, made.mode, made.size = member.type, member.mode & bits, member.size if member.isreg() else 0
     made.uid, made.gid, made.mtime = member.uid, member.gid, member.mtime
     made.linkname = member.linkname
     if member.islnk():

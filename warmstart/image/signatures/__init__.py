@@ -1,0 +1,1 @@
+"""Signatures and signed statements of images, in cosign's formats."""
