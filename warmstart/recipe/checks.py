@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
+from warmstart.core.age import parse_duration
 from warmstart.core.errors import ImageReferenceError
 from warmstart.core.quantity import parse_quantity
 from warmstart.core.reference import parse_reference
@@ -20,6 +22,7 @@ from warmstart.recipe.schema import recipe_schema, validate
 Finding = tuple[KeyPath, str]
 
 PROBES = ("readinessProbe", "startupProbe")
+_LEAST_AGE = timedelta(hours=1)
 _NO_PROBE = (
     "has no probe that says when it is ready to be checkpointed: add one, such as readinessProbe: {httpGet: {path: /, "
     "port: 8080}, periodSeconds: 1, failureThreshold: 120}; for a container without a port, add `settled: {}` to build"
@@ -72,6 +75,8 @@ def _findings(recipe: dict[str, Any]) -> Iterator[Finding]:
     yield from _repeated(("build", "services"), build.get("services", []), {"name": None})
     yield from _repeated(("build", "init"), build.get("init", []), {"container": None})
     yield from _secret_keys(build.get("secrets", {}))
+    yield from _age(recipe.get("image", {}).get("maxAge"))
+    yield from _limits(recipe.get("warmup", []))
     yield from _self_restoring(recipe)
     yield from _image_name(recipe.get("image", {}).get("name"), recipe.get("container", {}).get("image"))
 
@@ -138,6 +143,14 @@ def _unnamed_ports(recipe: dict[str, Any], container: dict[str, Any], path: KeyP
                 )
 
 
+def _limits(steps: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Limits of steps that are not repeated until something."""
+    for index, step in enumerate(steps):
+        if "limitSeconds" in step and "until" not in step:
+            message = "is for a step with until: steady; timeoutSeconds bounds an attempt"
+            yield ("warmup", index, "limitSeconds"), message
+
+
 def _amounts(resources: dict[str, Any], path: KeyPath) -> Iterator[Finding]:
     limits, requests = resources.get("limits", {}), resources.get("requests", {})
     for name in requests.keys() & limits.keys() & {"memory", "cpu"}:
@@ -164,6 +177,11 @@ def _privileges(context: dict[str, Any], container: KeyPath) -> Iterator[Finding
         yield (*path, "runAsGroup"), "expected runAsUser as well: a runtime accepts a group only together with a user"
     if context.get("privileged") and not context.get("allowPrivilegeEscalation", True):
         yield (*path, "allowPrivilegeEscalation"), "expected true, because privileged is true"
+
+
+def _age(text: str | None) -> Iterator[Finding]:
+    if text is not None and parse_duration(text) < _LEAST_AGE:
+        yield ("image", "maxAge"), f"expected at least 1h (the age counts from the start of the build), got {text}"
 
 
 def _self_restoring(recipe: dict[str, Any]) -> Iterator[Finding]:

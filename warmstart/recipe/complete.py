@@ -36,6 +36,9 @@ def complete_document(document: Mapping[str, Any], recipe: Recipe, sources: Sour
     if recipe.services:
         whole["tcp"] = "close" if recipe.close_tcp else "refuse"
     _put_build(whole, sources)
+    # What must not be in the image need not be known to those who run it.
+    if search := {key: value for key, value in whole.pop("secrets", {}).items() if key in ("found", "allow")}:
+        whole["secrets"] = search
     _normalize_capabilities(whole)
     found: list[str] = []
     blanked = _blank(whole, [secret for secret in sources.given() if secret.is_hidden], (), found)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from warmstart.core.age import parse_duration
 from warmstart.core.privileges import name_capability
 from warmstart.core.quantity import millicores, whole_bytes
 from warmstart.core.reference import parse_reference
@@ -15,6 +16,7 @@ from warmstart.recipe.model import (
     DEFAULT_HOOKS,
     EVERY,
     Action,
+    AllowedSecret,
     Compression,
     Container,
     Exec,
@@ -22,14 +24,19 @@ from warmstart.recipe.model import (
     Hooks,
     HttpGet,
     InitContainer,
+    Lazy,
     Mapped,
     OnDifference,
+    OnSecret,
     Port,
+    Prepare,
     Probe,
     Recipe,
     Resources,
     Restorer,
     Runtime,
+    Secret,
+    SecretSearch,
     SecurityContext,
     Service,
     Settled,
@@ -43,6 +50,9 @@ from warmstart.recipe.volumes import Volumes
 
 #: Who restores an image whose recipe does not say.
 RESTORERS = (Restorer.RUNTIME, Restorer.SELF)
+#: Requests in a batch of a step with `until`: enough for a compiler to notice what is called often.
+STEADY_BATCH = 500
+STEADY_LIMIT_S = 120
 
 
 def make_recipe(document: Block, sources: Sources, report: Report) -> Recipe:
@@ -72,9 +82,12 @@ def make_recipe(document: Block, sources: Sources, report: Report) -> Recipe:
         image=parse_reference(document["image"]["name"]),
         warmup=tuple(scope.step(step) for step in document.get("warmup", [])),
         before_checkpoint=tuple(scope.step(step) for step in document.get("beforeCheckpoint", [])),
+        prepare=Prepare(document.get("prepare", Prepare.NONE)),
         labels=dict(document["image"].get("labels", {})),
         mapped=Mapped(document.get("memory", {}).get("mapped", Mapped.AUTO)),
         compression=Compression(document["image"].get("compression", Compression.FAST)),
+        lazy=Lazy(document["image"].get("lazy", Lazy.NONE)),
+        max_age=parse_duration(age) if (age := document["image"].get("maxAge")) else None,
         close_tcp=document.get("tcp", "close" if services else "refuse") == "close",
         after_restore=_after_restore(document.get("afterRestore", []), scope),
         restore=tuple(map(Restorer, document.get("restore", RESTORERS))),
@@ -85,7 +98,23 @@ def make_recipe(document: Block, sources: Sources, report: Report) -> Recipe:
         init=init,
         late=late,
         on_difference=OnDifference(document.get("onDifference", OnDifference.COLD)),
+        cold_removed=tuple(document.get("coldStart", {}).get("remove", [])),
         secrets=sources.secrets(),
+        secret_search=_secret_search(document.get("secrets", {}), sources, container, report),
+    )
+
+
+def _secret_search(block: Block, sources: Sources, container: Container, report: Report) -> SecretSearch:
+    known = {secret.name: secret for secret in sources.secrets()}
+    known |= {name: Secret(name, value.encode(errors="surrogateescape"), given=True) for name, value in container.env}
+    for index, name in enumerate(block.get("real", [])):
+        if name not in known:
+            names = list_names(known)
+            report(("secrets", "real", index), f"expected a key of a Secret or a variable, got {shown(name)}: {names}")
+    return SecretSearch(
+        OnSecret(block.get("found", OnSecret.AUTO)),
+        tuple(known[name] for name in block.get("real", []) if name in known),
+        tuple(AllowedSecret(**entry) for entry in block.get("allow", [])),
     )
 
 
@@ -228,7 +257,11 @@ class _Scope:
     def step(self, block: Block) -> Step:
         action = self._action(block)
         assert isinstance(action, HttpGet | Exec)
-        return Step(action, **_given(block, repeat="repeat", concurrency="concurrency", timeout_s="timeoutSeconds"))
+        given = _given(block, repeat="repeat", concurrency="concurrency", timeout_s="timeoutSeconds")
+        if "until" in block:
+            batch = STEADY_BATCH if isinstance(action, HttpGet) else 1
+            given = {"repeat": batch, "steady_limit_s": block.get("limitSeconds", STEADY_LIMIT_S), **given}
+        return Step(action, **given)
 
     def _action(self, block: Block) -> Action:
         if "exec" in block:

@@ -22,7 +22,7 @@ from warmstart.recipe.overrides import apply_overrides, apply_tag
 from warmstart.recipe.pods import list_at
 from warmstart.recipe.reading import STDIN as STDIN
 from warmstart.recipe.reading import read_input as read_input
-from warmstart.recipe.secret_files import find_secret_names, read_secret_files
+from warmstart.recipe.secret_files import find_secret_names, read_secret_files, read_values
 from warmstart.recipe.sources import Sources
 from warmstart.recipe.warnings import list_warnings
 
@@ -127,9 +127,19 @@ def _make(document: Document, name: str, directory: Path | None, secrets: Sequen
     if problems:
         raise recipe_error(name, sorted(problems, key=lambda one: one.place.order), sources.missing.stanza())
     recipe = _settle_restorers(recipe, warnings)
+    recipe = _read_real_values(recipe, value.get("secrets", {}).get("files", []), directory)
     text, blanked = complete_document(value, recipe, sources)
     found = [*warnings, *blanked, *list_warnings(document, recipe, sources)]
     return replace(recipe, document=text, warnings=tuple(found))
+
+
+def _read_real_values(recipe: Recipe, files: Sequence[str], directory: Path | None) -> Recipe:
+    """Return a recipe with the values of files that must not be in the image."""
+    real = list(recipe.secret_search.real)
+    with input_errors_as(RecipeError):
+        for file in files:
+            real += read_values((directory or Path()) / file)
+    return replace(recipe, secret_search=replace(recipe.secret_search, real=tuple(real)))
 
 
 def _list_entries(value: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
@@ -36,12 +37,28 @@ class OnDifference(StrEnum):
     WARN = "warn"
 
 
+class OnSecret(StrEnum):
+    """Answer of a build to a secret that it finds in the image."""
+
+    AUTO = "auto"
+    REFUSE = "refuse"
+    WARN = "warn"
+    IGNORE = "ignore"
+
+
 class Runtime(StrEnum):
     """A runtime of a language whose hooks can be called."""
 
     JAVA = "java"
     PYTHON = "python"
     NODE = "node"
+
+
+class Prepare(StrEnum):
+    """The runtime whose memory is prepared for the checkpoint."""
+
+    NONE = "none"
+    JAVA = "java"
 
 
 class Hooks(StrEnum):
@@ -68,6 +85,13 @@ class Compression(StrEnum):
 
     FAST = "fast"
     SMALL = "small"
+
+
+class Lazy(StrEnum):
+    """Format of layers that a snapshotter mounts before it has fetched them."""
+
+    NONE = "none"
+    ESTARGZ = "estargz"
 
 
 @dataclass(frozen=True)
@@ -161,13 +185,15 @@ class Settled:
 class Step:
     """A step of the warm-up, before the checkpoint or after a restore: an action, done `repeat` times.
 
-    `concurrency` actions run at once, and `timeout_s` bounds each.
+    `concurrency` actions run at once, and `timeout_s` bounds each. With `steady_limit_s`, batches of `repeat` are done
+    until the application gets no faster, or for about that many seconds.
     """
 
     action: HttpGet | Exec
     repeat: int = 1
     concurrency: int = 1
     timeout_s: float = 30.0
+    steady_limit_s: int | None = None
 
 
 @dataclass(frozen=True)
@@ -336,6 +362,38 @@ class Secret:
 
 
 @dataclass(frozen=True)
+class AllowedSecret:
+    """A secret that may be in the image, and why.
+
+    Attributes:
+        kind: its kind, as a search reports it; `*` and `?` stand for any characters here and below.
+        reason: for those who read the recipe.
+        name: the name of a value of the build, or of the rule.
+        place: its place, as a search reports it, such as `file /app/*`.
+    """
+
+    kind: str
+    reason: str
+    name: str = "*"
+    place: str = "*"
+
+
+@dataclass(frozen=True)
+class SecretSearch:
+    """The search for secrets in the image.
+
+    Attributes:
+        on_found: the answer to a secret that is not allowed.
+        real: values that open something, so that they must not be in the image.
+        allowed: the secrets that may be in it.
+    """
+
+    on_found: OnSecret = OnSecret.AUTO
+    real: tuple[Secret, ...] = ()
+    allowed: tuple[AllowedSecret, ...] = ()
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole recipe.
 
@@ -343,11 +401,12 @@ class Recipe:
     checkpoint are closed in the restored container, instead of failing the build. `services` and `init` run
     beside and before the container, in this order. `late` names the variables that the application reads again after a
     restore; all other variables of `container.env` are frozen. `hooks` are the runtimes that must have
-    hooks, or whether to look for some. `secrets` are the values of the build's secrets.
-    `source` is the file it was read from, if any; relative paths in the recipe start at its directory. `document` is
-    the recipe as JSON, with all overrides, complete in itself, and without the values of secrets. `restore_is_default`:
-    whether the recipe does not name its restorers, so that a build may go on with one of them. `needs_self`: whether
-    that must be the image itself. `warnings` are for the user of a build.
+    hooks, or whether to look for some. `cold_removed` are the paths that a cold start removes. `secrets` are the
+    values of the build's secrets, and `secret_search` says which may be in the image. `source` is the file it was read
+    from, if any; relative paths in the recipe start at its directory. `document` is the recipe as JSON, with all
+    overrides, complete in itself, and without the values of secrets. `restore_is_default`: whether the recipe does not
+    name its restorers, so that a build may go on with one of them. `needs_self`: whether that must be the image
+    itself. `warnings` are for the user of a build. `max_age`: age at which the image expires; None if it never does.
     """
 
     name: str
@@ -355,23 +414,28 @@ class Recipe:
     image: Reference
     warmup: tuple[Step, ...] = ()
     before_checkpoint: tuple[Step, ...] = ()
+    prepare: Prepare = Prepare.NONE
     restore: tuple[Restorer, ...] = (Restorer.RUNTIME,)
     restore_is_default: bool = False
     needs_self: bool = False
     mapped: Mapped = Mapped.AUTO
     compression: Compression = Compression.FAST
+    lazy: Lazy = Lazy.NONE
     close_tcp: bool = False
     services: tuple[Service, ...] = ()
     init: tuple[InitContainer, ...] = ()
     late: tuple[str, ...] = ()
     on_difference: OnDifference = OnDifference.COLD
+    cold_removed: tuple[str, ...] = ()
     after_restore: tuple[Step | Signal, ...] = ()
     hooks: Hooks | tuple[Runtime, ...] = DEFAULT_HOOKS
     secrets: tuple[Secret, ...] = ()
+    secret_search: SecretSearch = SecretSearch()
     source: Path | None = None
     document: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    max_age: timedelta | None = None
 
     @property
     def companions(self) -> tuple[Service | InitContainer, ...]:

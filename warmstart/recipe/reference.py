@@ -28,8 +28,7 @@ container:
 warmup:
   - httpGet: {path: "/greeting?name=warm", port: http}
     repeat: 300
-beforeCheckpoint:
-  - exec: {command: [jcmd, $(APP_PID), GC.run]}
+prepare: java
 image:
   name: registry.example.com/team/java-app:1.0-warm
 """

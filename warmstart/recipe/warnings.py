@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from warmstart.core.yaml_document import Document, KeyPath, dotted, shown
 from warmstart.recipe.checks import list_containers
-from warmstart.recipe.model import Container, Recipe, VolumeKind
+from warmstart.recipe.model import Container, Recipe, Restorer, VolumeKind
 from warmstart.recipe.patience import PATIENCE_S
 from warmstart.recipe.secret_names import find_suspects, secret_reason
 from warmstart.recipe.sources import Sources
@@ -46,6 +46,8 @@ def _findings(document: Document, recipe: Recipe, sources: Sources) -> Iterator[
         yield ("build", "objects"), f"{shown(key)} of the ConfigMap {name} {_PROBABLY.format(reason)}: use a Secret"
     yield from _lasting(recipe.container)
     yield from _undefined(block, recipe.container)
+    if recipe.max_age is not None and Restorer.SELF not in recipe.restore:
+        yield ("image", "maxAge"), "a runtime restores the image whatever its age: `restore` has no self"
     for path, name in sources.unused():
         if path:
             yield path, "nothing in the recipe uses it"

@@ -19,7 +19,9 @@ _STEPS = """
 
 # Last steps, for example to free memory that would only make the image larger:
 # beforeCheckpoint:
-#   - exec: {command: [jcmd, $(APP_PID), GC.run]}
+#   - httpGet: {path: /collect, port: 8080}
+# For a JVM, if its image has jattach or jcmd:
+# prepare: java
 
 """
 _STANDS = "TODO: this recipe cannot be built, or its application will not start, as it stands:"
