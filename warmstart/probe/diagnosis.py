@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+from collections.abc import Sequence
 
 from warmstart.core.errors import WarmstartError
 from warmstart.engine.target import State, Target
@@ -43,6 +45,19 @@ def suggest_fix(state: State) -> str:
     if state.exit_code in (126, 127):
         return "check that the program in container.command exists in the image and is executable"
     return "check the end of the container's log"
+
+
+_NOT_FIRST = re.compile(r"\bpid ?1\b|\bprocess (?:id )?1\b", re.IGNORECASE)
+
+
+def suggest_by_log(lines: Sequence[str]) -> str:
+    """Suggest a fix for an application whose log tells that it wants to be the first process; empty for others."""
+    if any(_NOT_FIRST.search(line) for line in lines):
+        return (
+            "below the launcher the application is not process 1: start its program without the init, or restore "
+            "with the runtime only (restore: [runtime])"
+        )
+    return ""
 
 
 def read_log_end(target: Target) -> list[str]:

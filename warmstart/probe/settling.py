@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 
-from warmstart.engine.target import Activity
+from warmstart.engine.target import Activity, Target
 
 #: The largest share of one processor that a quiet container uses. An idle JVM takes 1 to 2 %.
 QUIET_SHARE = 0.05
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,22 @@ class Settling:
     def _share(self) -> float:
         used_s = self._samples[-1].activity.cpu_s - self._samples[0].activity.cpu_s
         return used_s / self._last_s() if self._last_s() else 0.0
+
+
+def await_quiet(target: Target, quiet_s: float, limit_s: float) -> None:
+    """Wait until compilers and the like have done their work. An application may as well always be busy.
+
+    Args:
+        target: the container.
+        quiet_s: seconds for which it must be quiet.
+        limit_s: seconds after which to go on in any case.
+
+    Raises:
+        EngineError: its activity cannot be read.
+    """
+    settling, give_up_at = Settling(quiet_s), time.monotonic() + limit_s
+    while (now := time.monotonic()) < give_up_at and settling.add(now, target.activity()) is None:
+        time.sleep(_POLL_S)
 
 
 def _ports(activity: Activity) -> tuple[frozenset[int], frozenset[int]]:
