@@ -8,16 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from warmstart.build.base import BaseImage
+from warmstart.build.changed_files import complete_changes, warn_of_sparse
 from warmstart.build.container import (
     check_before_dump,
     check_user,
     has_directory,
+    refuse_root,
     start_container,
     warm_up,
 )
 from warmstart.build.context import BuildContext
 from warmstart.build.hook_channel import HookChannel
-from warmstart.build.kernel_state import settle
+from warmstart.build.kernel_state import require_kept_by_runtime, settle
 from warmstart.build.launched import (
     LauncherDirectories,
     await_application,
@@ -25,10 +27,12 @@ from warmstart.build.launched import (
     make_directories,
     wrap_container,
 )
-from warmstart.build.launcher_report import read_launcher_times
+from warmstart.build.launcher_report import await_launcher, read_launcher_times
 from warmstart.build.literals import find_literals
 from warmstart.build.result import RuntimeCheckpoint, SelfCheckpoint
 from warmstart.dump.edit.programs import Program
+from warmstart.dump.proc.container import GONE
+from warmstart.dump.proc.touched import FilePart, find_touched
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine
 from warmstart.image.compose import Run
@@ -36,7 +40,7 @@ from warmstart.image.layout import read_image
 from warmstart.image.selfrestore.pack import ENTRYPOINT, MEMORY, changes_no_files, find_run, pack_changes
 from warmstart.node.launcher import LauncherPrograms
 from warmstart.probe.readiness import find_limit_s, restored_probe, wait_first_success
-from warmstart.recipe.model import Recipe
+from warmstart.recipe.model import Container, Recipe
 
 
 def run_and_checkpoint(
@@ -73,7 +77,8 @@ def run_and_checkpoint(
             checkpoint(context, engine, running, archive)
             warm = replace(warm, state=settle(warm.state, engine.proc, running.pid))
         on_dumped(running)
-    return RuntimeCheckpoint(archive, warm, has_tmp)
+        completion = complete_changes(context, running, archive, base.layout)
+    return RuntimeCheckpoint(archive, warm, has_tmp, completion)
 
 
 def checkpoint(context: BuildContext, engine: LocalEngine, running: CriContainer, archive: Path) -> None:
@@ -119,12 +124,13 @@ def run_and_dump(
             channel = undo.enter_context(contextlib.closing(HookChannel()))
             if context.hooks:
                 channel.attach(engine.proc, launched.pid)
-            check_user(engine, launched, container)
+            refuse_root(container, is_root=launched.starts_as_root)
         warm = warm_up(context, engine, launched, channel, launched.inner_pid, on_ready)
         with context.progress.step("checkpoint"):
             launched.dump(context.options.checkpoint_timeout_s)
             warm = replace(warm, state=settle(warm.state, engine.proc, launched.pid))
             changes = launched.take_out(directory)
+            warn_of_sparse(context, changes)
             untouched = changes_no_files(changes)
             layer = pack_changes(changes, layout, context.recipe.compression)
     environment = dict((*config.env, *container.env))
@@ -136,8 +142,43 @@ def find_image_run(recipe: Recipe, base: BaseImage) -> Run:
     return find_run(recipe.container, read_image(base.layout).config, find_literals(recipe))
 
 
-def restore_and_checkpoint(
+def restore_and_look(
     context: BuildContext, engine: LocalEngine, launched: SelfCheckpoint, image: str
+) -> tuple[FilePart, ...]:
+    """Let an image restore itself, and return the parts of files that it touches until its first answer.
+
+    Arguments as for `restore_and_checkpoint`.
+
+    Raises:
+        AppError: it did not become ready.
+        EngineError: the runtime refused.
+        VerifyError: it started cold.
+    """
+    container = replace(context.recipe.container, command=(), args=())  # they are in the image
+    with context.beside.start(engine, container, image, context.recipe.name) as running:
+        await_restored(container, running, launched)
+        return read_touched(engine, running)
+
+
+def await_restored(container: Container, running: CriContainer, launched: SelfCheckpoint) -> None:
+    """Wait until an image has restored itself and is ready. Errors as for `restore_and_look`."""
+    # Hooks may have stopped its server, which starts again only in the image that is published.
+    if not launched.warm.hooks:
+        sign = restored_probe(container, connect=False)
+        await_launcher(running, sign)
+        wait_first_success(running, sign, limit_s=find_limit_s(container))
+    read_launcher_times(running)
+
+
+def read_touched(engine: LocalEngine, running: CriContainer) -> tuple[FilePart, ...]:
+    """Return the parts of files that a container has touched; none if it has ended."""
+    with contextlib.suppress(*GONE):
+        return find_touched(engine.proc, running.pid)
+    return ()
+
+
+def restore_and_checkpoint(
+    context: BuildContext, engine: LocalEngine, launched: SelfCheckpoint, image: str, layout: Path
 ) -> RuntimeCheckpoint:
     """Let an image restore itself, and have the runtime take a checkpoint of the restored application.
 
@@ -148,6 +189,7 @@ def restore_and_checkpoint(
         engine: where it runs.
         launched: the dump that the image holds.
         image: its name in the engine's store.
+        layout: its layout.
     """
     archive = context.workspace / "checkpoint.tar"
     command = (*ENTRYPOINT[:-1], "--clocks", "node", *launched.run.entrypoint[len(ENTRYPOINT) - 1 :], *launched.run.cmd)
@@ -155,15 +197,15 @@ def restore_and_checkpoint(
     with contextlib.ExitStack() as undo:
         with context.progress.step("restore"):
             running = undo.enter_context(context.beside.start(engine, container, image, context.recipe.name))
-            # Hooks may have stopped its server, which starts again only in the image that is published.
-            if not launched.warm.hooks:
-                wait_first_success(running, restored_probe(container, connect=False), limit_s=find_limit_s(container))
-            read_launcher_times(running)
+            await_restored(container, running, launched)
+            touched = read_touched(engine, running)
         with context.progress.step("second preflight"):
             check_before_dump(context, engine, running)
+            require_kept_by_runtime(launched.warm.state, force=context.options.force)
         has_tmp = has_directory(engine.proc, running.pid, "/tmp")  # noqa: S108  (of the container)
         with context.progress.step("second checkpoint"):
             checkpoint(context, engine, running, archive)
+        completion = complete_changes(context, running, archive, layout)
     # The memory file is safe to map, and so is what has changed since.
     programs = {**launched.warm.programs, f"/{MEMORY}": Program()}
-    return RuntimeCheckpoint(archive, replace(launched.warm, programs=programs), has_tmp)
+    return RuntimeCheckpoint(archive, replace(launched.warm, programs=programs), has_tmp, completion, touched)

@@ -28,6 +28,10 @@ CPU_MILLIS = 125
 OpenEngine = Callable[[], contextlib.AbstractContextManager[LocalEngine]]
 
 
+class ColdStartError(VerifyError):
+    """The image did not start cold."""
+
+
 class ColdStart:
     """A container that starts cold, in an engine and a thread of its own; use `observe_cold_start`.
 
@@ -75,12 +79,12 @@ class ColdStart:
         """Wait until the application was ready, and the container is gone.
 
         Raises:
-            VerifyError: it did not start, or the launcher restored it.
+            ColdStartError: it did not start, or the launcher restored it.
         """
         self._thread.join()
         if isinstance(self._error, WarmstartError):
             brief = f"the image did not start cold: {self._error.brief}"
-            raise VerifyError(brief, details=self._error.details, hint=self._error.hint) from self._error
+            raise ColdStartError(brief, details=self._error.details, hint=self._error.hint) from self._error
         if self._error is not None:
             raise self._error
 

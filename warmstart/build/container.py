@@ -13,7 +13,7 @@ from pathlib import Path
 from warmstart.build.context import BuildContext
 from warmstart.build.hook_channel import HookChannel, HookProcess
 from warmstart.build.hooks import prepare_hooks
-from warmstart.build.kernel_state import read_before
+from warmstart.build.kernel_state import require_kept_by_runtime, require_kept_by_self
 from warmstart.build.launched import LauncherContainer
 from warmstart.build.result import WarmState
 from warmstart.core.cpu import read_features
@@ -22,14 +22,20 @@ from warmstart.core.undo import undoing
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.edit.programs import read_programs
 from warmstart.dump.preflight.check import check_processes, raise_on_errors
+from warmstart.dump.preflight.finding import Finding
 from warmstart.dump.preflight.self import check_launched
 from warmstart.dump.proc.container import GONE, open_below_root
+from warmstart.dump.state.read import read_state
 from warmstart.engine.cri import CriContainer, OnCreated
 from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
+from warmstart.engine.target import Target
 from warmstart.probe.diagnosis import describe_end, read_log_end
+from warmstart.probe.java import prepare_java
+from warmstart.probe.limit import TimeLimit
+from warmstart.probe.perform import perform
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
-from warmstart.probe.warmup import run_steps
-from warmstart.recipe.model import Container, Recipe, Restorer
+from warmstart.probe.warmup import StepResult, WarmupProgress, run_steps
+from warmstart.recipe.model import Container, Prepare, Probe, Recipe, Restorer
 
 SUBNET = "10.88.0.0/24"
 CLOSING_S = 3.0
@@ -114,20 +120,61 @@ def warm_up(
         cold_s = await_ready(running, recipe.container, channel.announced if context.hooks else lambda: False)
     on_ready()
     with progress.step("warm up"):
-        run_steps(
-            running, recipe.warmup, pid=inner_pid, on_progress=lambda p: progress.note(f"{p.done} of {p.step.repeat}")
-        )
-        run_steps(running, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
-        context.beside.check()
+        steps = run_warmup(context, running, inner_pid)
     # Hooks may close its sockets until the restore.
     ports = _find_ports(running, recipe)
     hooks = run_hooks(context, engine, running, channel)
     with progress.step("preflight"):
         check_before_dump(context, engine, running)
-        state = read_before(engine.proc, running.pid, force=context.options.force)
+        must_suit_runtime = _must_suit_runtime(running, recipe)
+        # Below the launcher, Landlock is not available.
+        with_restrictions = must_suit_runtime and not isinstance(running, LauncherContainer)
+        state = read_state(engine.proc, running.pid, with_restrictions=with_restrictions)
+        if must_suit_runtime:
+            require_kept_by_runtime(state, force=context.options.force)
+        if isinstance(running, LauncherContainer):
+            with refusing_self(recipe):
+                require_kept_by_self(state, force=context.options.force)
         identity = read_identity(engine.proc, running.pid)
         programs = read_programs(engine.proc, running.pid)
-        return WarmState(identity, cold_s, programs, read_features(), state, ports, hooks)
+        return WarmState(identity, cold_s, programs, read_features(), state, ports, hooks, steps)
+
+
+def run_warmup(context: BuildContext, target: Target, inner_pid: int) -> tuple[StepResult, ...]:
+    """Run the steps before the checkpoint, and return the results of those of the warm-up.
+
+    Args:
+        context: of the build.
+        target: the container, ready.
+        inner_pid: the application, as numbered in the container.
+
+    Raises:
+        AppError: a step failed, or a service has ended.
+    """
+    recipe, progress = context.recipe, context.progress
+    probe = first_probe(recipe.container)
+
+    def ask() -> None:
+        # It is the first request after a restore; its code must not be new to a compiler.
+        if isinstance(probe, Probe):
+            perform(target, probe.action, TimeLimit(probe.timeout_s), drain=True)
+
+    def note(done: WarmupProgress) -> None:
+        progress.note(str(done))
+
+    results = run_steps(target, recipe.warmup, pid=inner_pid, on_progress=note, between=ask)
+    for index, result in enumerate(results):
+        if not result.steady:
+            progress.warn(
+                f"warmup[{index}]: the application still got faster after {result.elapsed_s:.0f} s and "
+                f"{len(result.goes_s)} attempts ({result.batches[-1]}): raise its limitSeconds"
+            )
+    run_steps(target, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
+    if recipe.prepare is Prepare.JAVA:
+        progress.note("prepare the JVM")
+        prepare_java(target, inner_pid)
+    context.beside.check()
+    return results
 
 
 def _find_ports(running: CriContainer | LauncherContainer, recipe: Recipe) -> tuple[int, ...]:
@@ -171,13 +218,27 @@ def explaining_by_log(running: CriContainer | LauncherContainer) -> Iterator[Non
         raise AppError(brief, details=read_log_end(running)) from None
 
 
-def check_user(engine: LocalEngine, running: CriContainer | LauncherContainer, container: Container) -> None:
+def check_user(engine: LocalEngine, running: CriContainer, container: Container) -> None:
     """Enforce runAsNonRoot, which CRI leaves to its caller.
+
+    Nothing happens if the container has ended already: the wait for its readiness reports that.
 
     Raises:
         AppError: the container runs as root.
     """
-    if container.security_context.run_as_non_root and (engine.proc / str(running.pid)).stat().st_uid == 0:
+    with contextlib.suppress(*GONE):
+        refuse_root(container, is_root=(engine.proc / str(running.pid)).stat().st_uid == 0)
+
+
+def refuse_root(container: Container, *, is_root: bool) -> None:
+    """Enforce runAsNonRoot for an application of which it is known whether it is root.
+
+    Below the launcher, its manifest tells: /proc shows the user only when the launcher has changed it.
+
+    Raises:
+        AppError: the container runs as root.
+    """
+    if container.security_context.run_as_non_root and is_root:
         brief = "container.securityContext.runAsNonRoot is set, but the image's user is root"
         raise AppError(brief, hint="set runAsUser, or use an image with a user other than root")
 
@@ -221,11 +282,13 @@ def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriCo
             pod_ips=[running.address],
             close_tcp=recipe.close_tcp,
             volumes=recipe.container.volume_mounts,
-            # Where only the runtime could not, that is found later, and the image restores itself.
-            by_runtime=not launched or (Restorer.RUNTIME in recipe.restore and not recipe.restore_is_default),
+            by_runtime=_must_suit_runtime(running, recipe),
             launched=launched,
         )
-        refused = check_launched(engine.proc, running.pid, recipe.container.volume_mounts) if launched else ()
+        refused: tuple[Finding, ...] = ()
+        if isinstance(running, LauncherContainer):
+            others = running.becomes_others(recipe.container)
+            refused = check_launched(engine.proc, running.pid, recipe.container.volume_mounts, becomes_others=others)
         errors = [finding for finding in (*findings, *refused) if finding.is_error]
         if time.monotonic() > deadline or not all(error.code.startswith("tcp-") for error in errors) or not errors:
             break
@@ -236,6 +299,16 @@ def check_before_dump(context: BuildContext, engine: LocalEngine, running: CriCo
     raise_on_errors(findings, force=context.options.force)
     with refusing_self(recipe):
         raise_on_errors(refused, force=context.options.force)
+
+
+def _must_suit_runtime(running: CriContainer | LauncherContainer, recipe: Recipe) -> bool:
+    """Tell whether the image is not built if the runtime could not restore it.
+
+    By default, that is found later, and the image restores itself.
+    """
+    if not isinstance(running, LauncherContainer):
+        return True
+    return Restorer.RUNTIME in recipe.restore and not recipe.restore_is_default
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from warmstart.build.beside import ALONE, Beside
@@ -15,8 +16,10 @@ from warmstart.core.privileges import Privilege
 from warmstart.core.progress import Progress
 from warmstart.image.cache.blobs import BlobCache
 from warmstart.image.cache.layers import LayerCache
+from warmstart.image.encryption import EncryptionKey
 from warmstart.image.layout import find_partials
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
+from warmstart.image.signatures.keys import SigningKey
 from warmstart.node.keeper import Bind
 from warmstart.node.network import Network
 from warmstart.node.open import open_node
@@ -38,6 +41,8 @@ class BuildOptions:
         runtime_endpoint: socket of the host's CRI-O to build on; the embedded one if None.
         network: network of the containers on the embedded node.
         allowed: privileges that the user grants the recipe.
+        signing_key: the key that signs the image; None for no signature.
+        encryption_keys: keys of the recipients that the image's own layers are encrypted for; empty for everybody.
     """
 
     cache: Path
@@ -49,6 +54,8 @@ class BuildOptions:
     runtime_endpoint: str | None = None
     network: Network = Network.NONE
     allowed: tuple[Privilege, ...] = ()
+    signing_key: SigningKey | None = None
+    encryption_keys: tuple[EncryptionKey, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class BuildContext:
         beside: the company of the container.
         inputs: they become the key of the build, an annotation of the image; without them, it has none.
         hooks: agents in the container that call the application's hooks; None if the recipe has none.
+        began: when the build began, in UTC.
     """
 
     recipe: Recipe
@@ -76,11 +84,17 @@ class BuildContext:
     beside: Beside = ALONE
     inputs: BuildInputs | None = None
     hooks: BuildHooks | None = None
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def workspace(self) -> Path:
         """Directory for intermediate files."""
         return self.session.workspace
+
+    @property
+    def expires(self) -> datetime | None:
+        """When the image expires; None if it never does."""
+        return None if self.recipe.max_age is None else self.began + self.recipe.max_age
 
 
 @contextlib.contextmanager

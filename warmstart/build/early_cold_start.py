@@ -22,6 +22,7 @@ from warmstart.build.verify import open_plain_engine
 from warmstart.engine.local import LocalEngine
 from warmstart.image.annotations import created_now
 from warmstart.image.compose import Layer, Run, add_layers, link_layers
+from warmstart.image.selfrestore.pack import pack_removals
 from warmstart.node.network import Network
 
 
@@ -84,8 +85,8 @@ class EarlyColdStart:
 
     def _make_image(self, name: str, changes: Sequence[Layer], hooks: Sequence[HookProcess] = ()) -> Path:
         """Make an image without memory and dump; return its layout."""
-        context, layers = self._context, [self._programs, *changes]
-        cold = context.workspace / name
+        context, cold = self._context, self._context.workspace / name
+        layers = [self._programs, *pack_removals(context.recipe.cold_removed, self._layout), *changes]
         with context.progress.step("image"):
             link_layers(layers, self._layout, cold)
             layers[1:1] = context.hooks.link_agents(cold, hooks) if context.hooks else []

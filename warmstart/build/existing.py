@@ -1,7 +1,8 @@
 """Find out whether the target of a build already has the image that the build would make.
 
 That is an image whose annotation has the key of the build. Neither root nor a tool is needed, and no container runs.
-The annotation is not signed: everyone who can write to the target can put any image there with that key.
+The annotation alone proves nothing: everyone who can write to the target can put any image there with that key. If the
+build signs its image, only an image that the same key signed counts.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from warmstart.build.base import find_source
 from warmstart.build.context import BuildOptions
 from warmstart.build.key import find_inputs
 from warmstart.build.publish import Output, describe_output
+from warmstart.core.age import has_passed
 from warmstart.core.errors import WarmstartError
 from warmstart.core.reference import Reference, Source
 from warmstart.engine.local import find_host_runtime
-from warmstart.image.annotations import BUILD_KEY, PREFIX
+from warmstart.image.annotations import BUILD_KEY, EXPIRES, PREFIX
 from warmstart.image.manifest import Manifest
 from warmstart.image.open import find_source_digest, open_image
 from warmstart.image.policy import accepts_anything
 from warmstart.image.registry.client import read_manifest
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.image.signatures.check import check_signatures
 from warmstart.recipe.model import Recipe
 from warmstart.recipe.privileges import require_recipe_privileges
 
@@ -61,7 +64,8 @@ class ExistingImage:
 def find_existing(recipe: Recipe, options: BuildOptions) -> ExistingImage | None:
     """Return the image that a build of the recipe would replace with an equal one; None if the build is needed.
 
-    A target or base image that cannot be read is no error here: the build will say why, or make the target.
+    An image that has expired does not count. A target or base image that cannot be read is no error here: the build
+    will say why, or make the target.
 
     Raises:
         PrivilegeError: the recipe asks for privileges that are not allowed.
@@ -73,10 +77,12 @@ def find_existing(recipe: Recipe, options: BuildOptions) -> ExistingImage | None
         if manifest is None or found is None:
             return None
         key = _find_key(recipe, options)
+        if found != key or has_passed(manifest.annotations.get(PREFIX + EXPIRES, "")):
+            return None
+        if options.signing_key is not None:
+            check_signatures(recipe.image, manifest, [options.signing_key.public], access=options.access)
     except WarmstartError as error:
         log.debug("not known to be up to date: %s", error.brief)
-        return None
-    if found != key:
         return None
     return ExistingImage(recipe.image, describe_output(options.output, recipe.image), manifest.digest)
 

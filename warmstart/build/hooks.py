@@ -25,7 +25,7 @@ from warmstart.image.hooks import (
 from warmstart.image.layout import read_image
 from warmstart.image.manifest import Config
 from warmstart.node.hooks import find_agents
-from warmstart.recipe.model import Container, Hooks, Recipe, Runtime
+from warmstart.recipe.model import Container, Hooks, Recipe, Restorer, Runtime
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class BuildHooks:
         runtimes: the runtimes that have one.
         required: those that must have a process.
         late: as in the recipe.
+        keep_servers: whether web servers may go on listening; the launcher holds clients back, a runtime does not.
         layout: the image of the build's container; the layers are in it.
         agents: the layer of the published image.
         waiting: the layer of a container that is to be checkpointed by the runtime, restored by itself.
@@ -45,6 +46,7 @@ class BuildHooks:
     runtimes: tuple[Runtime, ...]
     required: tuple[Runtime, ...]
     late: tuple[str, ...]
+    keep_servers: bool
     layout: Path
     agents: Layer
     waiting: Layer
@@ -52,7 +54,7 @@ class BuildHooks:
 
     def prepare(self, container: Container) -> Container:
         """Return the container with the variables that load the agents."""
-        return add_variables(container, self.config, self.runtimes, self.late)
+        return add_variables(container, self.config, self.runtimes, self.late, keep_servers=self.keep_servers)
 
     def request_checkpoint(
         self, channel: HookChannel, container: Container, proc: Path, pid: int, check: Callable[[], object]
@@ -129,7 +131,9 @@ def prepare_hooks(
         agents = pack_agents(find_agents(runtimes, cache, progress.note), layout)
         fifos, waiting = pack_fifos([CHECKPOINT, RESTORED], layout), pack_fifos([RESTORED], layout)
         add_layers(base, layout, [agents, fifos], None, created_now(), {})
-    return BuildHooks(runtimes, required, recipe.late, layout, agents, waiting, read_image(base).config)
+    keep_servers = Restorer.RUNTIME not in recipe.restore
+    config = read_image(base).config
+    return BuildHooks(runtimes, required, recipe.late, keep_servers, layout, agents, waiting, config)
 
 
 def document_hooks(processes: Iterable[HookProcess]) -> list[Mapping[str, object]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from warmstart.dump.proc.container import GONE
 from warmstart.dump.state.compare import Difference, describe, find_certain, find_differences, keep_confirmed
 from warmstart.dump.state.model import KernelState
 from warmstart.dump.state.read import read_state
+from warmstart.dump.state.rules import CERTAIN_BY_RUNTIME, CERTAIN_BY_SELF
 
 AGAIN_S = 0.1
 #: A loss that --force does not accept.
@@ -26,29 +27,43 @@ RESTRICTION = "lost-restriction"
 Differences = tuple[Difference, ...]
 
 
-def read_before(proc: Path, pid: int, *, force: bool) -> KernelState:
-    """Read the state before the checkpoint.
+def require_kept_by_runtime(before: KernelState, *, force: bool) -> None:
+    """Check before a checkpoint that a restore by the runtime loses nothing that the application cannot do without.
 
     Args:
-        proc: a procfs.
-        pid: first process of the application in it.
-        force: whether to accept that the application will behave differently after a restore.
+        before: the state of the application.
+        force: whether to accept that it will behave differently after a restore, but not with fewer restrictions.
 
     Raises:
-        PreflightError: every restore would lose something that the application cannot do without.
+        PreflightError: it would lose something.
     """
-    before = read_state(proc, pid)
-    lost = () if force else describe(find_certain(before))
-    if lost:
-        brief = f"{len(lost)} {'thing' if len(lost) == 1 else 'things'} of the application would be lost at a restore"
-        raise PreflightError(brief, details=lost, hint="fix them, or continue with --force")
-    return before
+    _require_kept(before, CERTAIN_BY_RUNTIME, "by the runtime", force=force)
+
+
+def require_kept_by_self(before: KernelState, *, force: bool) -> None:
+    """Check the same as `require_kept_by_runtime` for an image that restores itself.
+
+    Raises:
+        PreflightError: it would lose something.
+    """
+    _require_kept(before, CERTAIN_BY_SELF, "by the image itself", force=force)
+
+
+def _require_kept(before: KernelState, certain: Mapping[str, str], by: str, *, force: bool) -> None:
+    found = find_certain(before, certain)
+    refused = [each for each in found if not force or each.rule.code == RESTRICTION]
+    if lost := describe(refused):
+        things = "1 thing" if len(lost) == 1 else f"{len(lost)} things"
+        brief = f"{things} of the application would be lost at a restore {by}"
+        restricted = any(each.rule.code == RESTRICTION for each in refused)
+        hint = "see docs/restrictions.md" if restricted else "fix them, or continue with --force"
+        raise PreflightError(brief, details=lost, hint=hint)
 
 
 def settle(before: KernelState, proc: Path, pid: int) -> KernelState:
     """Read the state again after the checkpoint, and keep the facts that were the same before it."""
     with contextlib.suppress(*GONE):  # it ended with the checkpoint
-        return before.agree(read_state(proc, pid))
+        return before.agree(read_state(proc, pid, before=before))
     return before
 
 
@@ -64,11 +79,15 @@ def find_losses(before: KernelState, proc: Path, pid: int, *, exact: bool) -> Di
     Raises:
         OSError: it has ended.
     """
-    found = find_differences(before, read_state(proc, pid), exact=exact) if before else ()
+
+    def look() -> Differences:
+        return find_differences(before, read_state(proc, pid, before=before), exact=exact)
+
+    found = look() if before else ()
     if not found:
         return ()
     time.sleep(AGAIN_S)
-    return keep_confirmed(found, find_differences(before, read_state(proc, pid), exact=exact))
+    return keep_confirmed(found, look())
 
 
 def judge_losses(by_restore: Sequence[Differences], who: str, progress: Progress, *, force: bool) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import warmstart
 from warmstart.core.cpu import read_features
 from warmstart.core.linux import require_linux
+from warmstart.image.encryption import digest_keys
 from warmstart.node.hooks import hooks_key
 from warmstart.node.launcher import launcher_path
 from warmstart.node.tree import tree_path
@@ -53,6 +54,7 @@ class BuildInputs:
         force: whether preflight errors are ignored.
         hooks: digest of the agents for hooks; empty if the recipe has none.
         secrets: digest of the values of Secrets that the user gave; empty if there are none.
+        encryption: digest of the keys that the layers are encrypted for; empty if they are not.
         images: digests of the images of services and init containers, each image once, in the order of the recipe.
     """
 
@@ -68,6 +70,7 @@ class BuildInputs:
     force: bool
     hooks: str = ""
     secrets: str = ""
+    encryption: str = ""
     images: tuple[str, ...] = ()
 
     def key(self, base_digest: str) -> str:
@@ -102,16 +105,20 @@ def find_inputs(recipe: Recipe, options: BuildOptions, runtime_version: str = ""
         force=options.force,
         hooks=hooks_key() if recipe.hooks is not Hooks.NONE else "",
         secrets=digest_secrets(recipe),
+        encryption=digest_keys(options.encryption_keys),
     )
 
 
 def digest_secrets(recipe: Recipe) -> str:
-    """Return a digest of the values of Secrets that the user gave; empty if there are none.
+    """Return a digest of the values of Secrets that the user gave, and of real ones; empty if there are none.
 
     Everything else in a key may be known to those who can read it. So this digest is slow, and its salt is the recipe:
     to try out values costs as much as for a good table of passwords. Values made up at random do not count.
     """
-    given = sorted((one.name, base64.b64encode(one.value).decode()) for one in recipe.secrets if one.given)
+    made_up = [one.value for one in recipe.secrets if not one.given]
+    real = [one for one in recipe.secret_search.real if not any(value in one.value for value in made_up)]
+    values = dict.fromkeys([*(one for one in recipe.secrets if one.given), *real])
+    given = sorted((one.name, base64.b64encode(one.value).decode()) for one in values)
     if not given:
         return ""
     salt = hashlib.sha256(_sort(recipe.document).encode()).digest()

@@ -18,6 +18,8 @@ from typing import Generic, TypeVar
 
 from warmstart.core.errors import AppError, CheckpointError, EngineError
 from warmstart.core.mountinfo import read_mountinfo
+from warmstart.core.privileges import ALL, DEFAULT_CAPABILITIES, ORDINARY_CAPABILITIES
+from warmstart.dump.criu.credentials import number_capabilities
 from warmstart.dump.proc.container import GONE, list_children, read_namespace, read_process
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.target import Activity, ExecResult, State, Target
@@ -25,6 +27,7 @@ from warmstart.engine.volumes import list_groups
 from warmstart.image.manifest import Config
 from warmstart.image.overlay_diff import Changes, find_changes
 from warmstart.image.selfrestore.claim import claim_state
+from warmstart.image.selfrestore.manifest_lines import BECOMING_OTHERS
 from warmstart.image.selfrestore.pack import (
     BUILD_LAUNCHER,
     BUILD_ROOT,
@@ -36,6 +39,7 @@ from warmstart.image.selfrestore.pack import (
     read_manifest,
 )
 from warmstart.node.launcher import LauncherPrograms
+from warmstart.probe.diagnosis import suggest_by_log
 from warmstart.recipe.model import Container, Mount, VolumeKind
 
 CAPABILITIES = (
@@ -133,6 +137,7 @@ class LauncherContainer(LaunchedTarget[CriContainer]):
         working_dir: working directory of its commands.
         pid: PID of the application in the engine's `proc`.
         inner_pid: PID of the application in the container.
+        starts_as_root: whether the launcher has started it as root.
     """
 
     container: CriContainer
@@ -140,6 +145,11 @@ class LauncherContainer(LaunchedTarget[CriContainer]):
     working_dir: str
     pid: int
     inner_pid: int
+    starts_as_root: bool = False
+
+    def becomes_others(self, container: Container) -> bool:
+        """Whether the application may become other users, and so may a restore: it starts as root."""
+        return self.starts_as_root and find_capabilities(container) >= BECOMING_OTHERS
 
     @property
     def requested_at(self) -> float:
@@ -279,12 +289,28 @@ def wrap_container(container: Container, config: Config, directories: LauncherDi
             run_as_user=0,
             run_as_group=0,
             supplemental_groups=(),
-            capabilities_add=CAPABILITIES,
+            capabilities_add=list_capabilities(container),
             capabilities_drop=("ALL",),
             allow_privilege_escalation=True,
             unconfined=True,
         ),
     )
+
+
+def find_capabilities(container: Container) -> frozenset[str]:
+    """Return the capabilities that the application gets below the launcher: those of its pod, without dangerous ones.
+
+    An application with others could reach the launcher, or a restore could not give them to it.
+    """
+    context = container.security_context
+    dropped, added = set(context.capabilities_drop), set(context.capabilities_add)
+    kept = frozenset() if ALL in dropped else DEFAULT_CAPABILITIES - dropped
+    return kept | (ORDINARY_CAPABILITIES if ALL in added else ORDINARY_CAPABILITIES & added)
+
+
+def list_capabilities(container: Container) -> tuple[str, ...]:
+    """Return the capabilities of the launcher of a build: its own, and those of its application."""
+    return tuple(sorted({*CAPABILITIES, *find_capabilities(container)}))
 
 
 def list_options(container: Container, config: Config) -> list[str]:
@@ -293,6 +319,7 @@ def list_options(container: Container, config: Config) -> list[str]:
     options = ["--directory", find_working_dir(container, config)]
     options += ["--user", user] if user else []
     options += ["--groups", ",".join(map(str, groups))] if groups else []
+    options += ["--capabilities", str(number_capabilities(find_capabilities(container)))]
     for path in find_empty_directories(container):
         options += ["--volume", path]
     return options
@@ -307,14 +334,15 @@ def await_application(container: CriContainer, directories: LauncherDirectories,
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         try:
-            inner_pid = read_manifest(directories.state).pid
-            pid = find_child(container, inner_pid)
-            return LauncherContainer(container, directories, working_dir, pid, inner_pid)
+            identity = read_manifest(directories.state)
+            pid = find_child(container, identity.pid)
+            return LauncherContainer(container, directories, working_dir, pid, identity.pid, identity.user == 0)
         except (CheckpointError, LookupError, EngineError, *GONE):
             if container.state().exited:
                 break
         time.sleep(0.02)
-    raise AppError("the launcher could not start the application", details=container.log_tail(LOG_LINES))
+    log = container.log_tail(LOG_LINES)
+    raise AppError("the launcher could not start the application", details=log, hint=suggest_by_log(log))
 
 
 def find_child(container: CriContainer, inner_pid: int) -> int:

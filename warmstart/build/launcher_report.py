@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from warmstart.core.errors import VerifyError
 from warmstart.engine.cri import CriContainer
 from warmstart.image.selfrestore.pack import COLD_START, RESTORED, STEP_FAILED
+from warmstart.recipe.model import Exec, Probe, Settled
 
 LOG_LINES = 1000
 LOG_S = 5.0
@@ -21,10 +22,24 @@ class LauncherTimes:
     Attributes:
         restore_ms: of the restore.
         hooks_ms: of the application's hooks after it; None if it has none.
+        steps_ms: of the recipe's steps after both; None if it has none.
     """
 
     restore_ms: int
     hooks_ms: int | None
+    steps_ms: int | None = None
+
+
+def await_launcher(running: CriContainer, sign: Probe | Settled) -> None:
+    """Wait for the launcher's decision if commands are run in the container as a sign of its end.
+
+    They take process numbers, of which a restore needs certain ones, and here they follow each other closely.
+
+    Raises:
+        VerifyError: it logged nothing.
+    """
+    if isinstance(sign, Probe) and isinstance(sign.action, Exec):
+        _await_report(running)
 
 
 def read_launcher_times(running: CriContainer) -> LauncherTimes:
@@ -35,7 +50,8 @@ def read_launcher_times(running: CriContainer) -> LauncherTimes:
     """
     report = _await_report(running)
     if match := RESTORED.match(report):
-        return LauncherTimes(int(match["restore"]), int(match["hooks"]) if match["hooks"] else None)
+        hooks_ms, steps_ms = (int(match[name]) if match[name] else None for name in ("hooks", "steps"))
+        return LauncherTimes(int(match["restore"]), hooks_ms, steps_ms)
     if match := STEP_FAILED.match(report):
         raise VerifyError(f"the image restored itself, but {match[1]}", details=running.log_tail(SHOWN_LINES))
     raise VerifyError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,16 +21,25 @@ from warmstart.build.assemble import (
 )
 from warmstart.build.base import BaseImage, fetch_base, find_source, share_layers
 from warmstart.build.beside import ALONE
-from warmstart.build.checkpoint import find_image_run, restore_and_checkpoint, run_and_checkpoint, run_and_dump
+from warmstart.build.checkpoint import (
+    find_image_run,
+    restore_and_checkpoint,
+    restore_and_look,
+    run_and_checkpoint,
+    run_and_dump,
+)
 from warmstart.build.cold_start import ColdStart
 from warmstart.build.container import SelfRefusedError, import_image, open_engine, refusing_self, with_hooks
 from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.early_cold_start import EarlyColdStart
 from warmstart.build.key import find_inputs
-from warmstart.build.publish import check_output, describe_output, publish_image
+from warmstart.build.lazy import check_lazy, make_lazy
+from warmstart.build.leftovers import explaining_leftovers
+from warmstart.build.publish import Signing, check_output, describe_output, publish_image
 from warmstart.build.result import BuildCandidate, BuildResult, EditedDump, SelfCheckpoint, make_document
 from warmstart.build.secrets import check_report, search_secrets
 from warmstart.build.services import Companions, open_companions
+from warmstart.build.statements import make_predicates
 from warmstart.build.verify import SUBNET as VERIFY_SUBNET
 from warmstart.build.verify import Restore, Subject, check_content, find_hook_limit_s, verify_image
 from warmstart.core.errors import CheckpointError, PreflightError, WarmstartError
@@ -44,13 +53,18 @@ from warmstart.engine.local import (
 )
 from warmstart.image.annotations import Provenance
 from warmstart.image.compose import Layer, add_layers
+from warmstart.image.encryption import encrypt_layers
 from warmstart.image.layout import read_image
+from warmstart.image.packer import Packer
 from warmstart.image.selfrestore.manifest_lines import check_steps
-from warmstart.image.selfrestore.pack import MEMORY_OF_RUNTIME, pack_programs
+from warmstart.image.selfrestore.pack import MEMORY_OF_RUNTIME, pack_programs, pack_read_ahead
 from warmstart.node.launcher import ensure_launcher
 from warmstart.recipe.load import with_ports, with_restorers
 from warmstart.recipe.model import Container, Recipe, Restorer
 from warmstart.recipe.privileges import require_recipe_privileges
+
+# Less memory is read from a disk in a few milliseconds.
+READ_AHEAD_BYTES = 32 << 20
 
 
 def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> BuildResult:
@@ -60,8 +74,9 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
         WarmstartError: a step failed; nothing was published, and nothing is left behind.
     """
     require_recipe_privileges(recipe, options.allowed)
+    check_lazy(recipe, options)
     source = find_source(recipe)
-    check_output(recipe.image, options.output, access=options.access)
+    check_output(recipe.image, options.output, access=options.access, signed=options.signing_key is not None)
     host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
     binds = [*find_binds(source), *(host.binds if host else ())]
     with open_context(recipe, options, progress, binds=binds, with_launcher=Restorer.SELF in recipe.restore) as context:
@@ -131,9 +146,9 @@ def make_restored(
     with companions.run(engine if engine.shared else None) as beside:
         dumped = run_and_checkpoint(replace(context, beside=beside), engine, base)
     context = replace(context, recipe=with_ports(context.recipe, dumped.warm.ports))
-    archive = read_archive(context, dumped.archive)
-    with open_container(context.session, context.workspace) as container:
-        dump = edit_dump(context, dumped, archive)
+    archive = read_archive(context, dumped.archive, dumped.completion)
+    with open_container(context.session, context.workspace) as container, Packer() as packer:
+        dump = edit_dump(context, packer, dumped, archive)
         provenance = describe(context, engine, dumped.warm, dump)
         layout = make_layout(context, container, dumped, archive, dump, base, provenance)
     return BuildCandidate(layout, dumped.warm, dump, provenance)
@@ -160,10 +175,8 @@ def make_self_restoring(
             early = EarlyColdStart(context, engine, base, layout, programs, run, failed)
             launched = run_and_dump(context, engine, base, layout, files, early.begin)
             context = replace(context, recipe=with_ports(context.recipe, launched.warm.ports))
-            if Restorer.RUNTIME not in context.recipe.restore:
-                services.close()
             cold = early.settle(launched)
-            dump = edit_launched(context, launched)
+            dump = edit_launched(context, undo.enter_context(Packer()), launched)
             undo.push(failed.pop_all())
         parts = LaunchedParts(launched, dump, programs, lambda now: describe(now, engine, launched.warm, dump), cold)
         return complete_self_restoring(context, engine, base, parts, undo)
@@ -205,9 +218,10 @@ def complete_self_restoring(
         layers = pack_launched(context, launched, parts.dump, layout, parts.programs)
         provenance = write_image(context, base, parts, layers)
     candidate = BuildCandidate(layout, launched.warm, parts.dump, provenance, parts.cold)
-    if Restorer.RUNTIME not in context.recipe.restore:
-        return candidate
     undo.push(candidate.obsolete)
+    if Restorer.RUNTIME not in context.recipe.restore:
+        add_read_ahead(context, engine, base, parts, layers, candidate)
+        return candidate
     try:
         add_checkpoint(context, engine, base, launched, layers, candidate)
     except (PreflightError, CheckpointError) as refused:
@@ -220,6 +234,26 @@ def complete_self_restoring(
     context = replace(context, recipe=with_restorers(context.recipe, [Restorer.SELF]))
     provenance = write_image(context, base, parts, layers)
     return replace(candidate, provenance=provenance, restorers=context.recipe.restore)
+
+
+def add_read_ahead(
+    context: BuildContext,
+    engine: LocalEngine,
+    base: BaseImage,
+    parts: LaunchedParts,
+    layers: Sequence[Layer],
+    candidate: BuildCandidate,
+) -> None:
+    """Let an image with much memory restore itself, and add the list of what it touches: see `pack_read_ahead`.
+
+    If it does not restore, it stays as it is, and its verification says why.
+    """
+    if parts.dump.memory.size_bytes < READ_AHEAD_BYTES:
+        return
+    with context.progress.step("restore"), contextlib.suppress(WarmstartError):
+        image = import_image(context, engine, candidate.layout, candidate.obsolete)
+        touched = restore_and_look(context, engine, parts.launched, image)
+        write_image(context, base, parts, [*layers, *pack_read_ahead(touched, candidate.layout)])
 
 
 def write_image(context: BuildContext, base: BaseImage, parts: LaunchedParts, layers: Sequence[Layer]) -> Provenance:
@@ -250,11 +284,12 @@ def add_checkpoint(
         # Its layers stay in the store until the complete image has been imported, which needs them too.
         layout = make_intermediate(context, base, launched, layers, candidate)
         image = import_image(context, engine, layout, candidate.obsolete)
-    dumped = restore_and_checkpoint(context, engine, launched, image)
-    archive = read_archive(context, dumped.archive)
-    with open_container(context.session, context.workspace) as container:
-        dump = edit_dump(context, dumped, archive, MEMORY_OF_RUNTIME)
-        make_layout(context, container, dumped, archive, dump, base, candidate.provenance, layers, launched.run)
+    dumped = restore_and_checkpoint(context, engine, launched, image, layout)
+    archive = read_archive(context, dumped.archive, dumped.completion)
+    with open_container(context.session, context.workspace) as container, Packer() as packer:
+        dump = edit_dump(context, packer, dumped, archive, MEMORY_OF_RUNTIME)
+        below = [*layers, *pack_read_ahead(dumped.touched, candidate.layout)]
+        make_layout(context, container, dumped, archive, dump, base, candidate.provenance, below, launched.run)
 
 
 def make_intermediate(
@@ -291,9 +326,11 @@ def verify_and_publish(
     """
     target, output = context.recipe.image, context.options.output
     secrets = search_secrets(context.recipe, candidate.layout, base, context.progress)
+    candidate = replace(candidate, layout=make_lazy(context, candidate.layout, candidate.dump.files))
     with companions.run() if companions else contextlib.nullcontext(ALONE) as beside:
         restores = verify(replace(context, beside=beside), candidate, stores, engine)
-    destination, image = describe_output(output, target), read_image(candidate.layout)
+    layout = encrypt(context, candidate.layout, base)
+    destination, image = describe_output(output, target), read_image(layout)
     built = BuildResult(
         str(target),
         destination,
@@ -305,21 +342,46 @@ def verify_and_publish(
         candidate.provenance,
         secrets,
         candidate.warm.hooks,
+        candidate.warm.warmup,
     )
     report = make_document(built, context.progress)
     check_report(context.recipe, base, report)
+    data = json.dumps(report).encode()
     with context.progress.step("publish"):
+        sign = prepare_signing(context, built, data, companions.images if companions else {})
         publish_image(
-            candidate.layout,
+            layout,
             image,
             target,
             output,
             context.progress,
-            report=json.dumps(report).encode(),
+            report=data,
+            sign=sign,
             mount_from=base.source.reference if base.source.kind is Transport.REGISTRY else None,
             access=context.options.access,
         )
     return built
+
+
+def encrypt(context: BuildContext, layout: Path, base: BaseImage) -> Path:
+    """Encrypt the layers on top of the base image, if the options name recipients; return the layout to publish."""
+    keys = context.options.encryption_keys
+    if not keys:
+        return layout
+    with context.progress.step("encrypt"):
+        added = len(read_image(layout).manifest.layers) - base.layers
+        return encrypt_layers(context.session, layout, keys, added, context.workspace / "encrypted")
+
+
+def prepare_signing(
+    context: BuildContext, built: BuildResult, report: bytes, beside: Mapping[str, BaseImage]
+) -> Signing | None:
+    """Return the key and the statements of an image that is to be signed; arguments as for `make_predicates`."""
+    key = context.options.signing_key
+    if key is None:
+        return None
+    context.progress.note("statements")
+    return Signing(key, make_predicates(context, built, report, beside))
 
 
 def verify(
@@ -346,4 +408,5 @@ def verify(
             engine = ended.enter_context(start_engine(context.session, "verify", subnet=VERIFY_SUBNET, stores=stores))
         engine.import_image(subject.layout, subject.name, context.progress.note)
         candidate.obsolete.close()
-        return verify_image(subject, engine, context.progress, candidate.cold)
+        with explaining_leftovers(subject.layout):
+            return verify_image(subject, engine, context.progress, candidate.cold)

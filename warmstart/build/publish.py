@@ -12,6 +12,9 @@ from warmstart.image.layout import Image, check_writable, write_archive, write_l
 from warmstart.image.registry.client import attach_report, push_layout, tag_manifest
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.image.registry.push_access import check_push_access
+from warmstart.image.signatures.attach import attach_signatures
+from warmstart.image.signatures.keys import SigningKey
+from warmstart.image.signatures.statement import Predicate
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,19 @@ class Output:
 
     kind: Transport = Transport.REGISTRY
     path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Signing:
+    """How an image is signed.
+
+    Attributes:
+        key: the private key.
+        predicates: what statements about the image say, which are signed and attached.
+    """
+
+    key: SigningKey
+    predicates: tuple[Predicate, ...] = ()
 
 
 REGISTRY = Output()
@@ -50,17 +66,35 @@ def describe_output(output: Output, target: Reference) -> str:
     return f"docker://{target}" if output.path is None else f"{output.kind}:{output.path}"
 
 
-def check_output(target: Reference, output: Output, *, access: RegistryAccess = DEFAULT_ACCESS) -> None:
+def check_output(
+    target: Reference, output: Output, *, access: RegistryAccess = DEFAULT_ACCESS, signed: bool = False
+) -> None:
     """Check that `publish_image` could write to a destination, before the build starts.
 
     Raises:
+        InputError: the image is to be signed, but not published in a registry.
         RegistryError: the registry refused, or is unreachable.
         ImageError: the layout or archive is not writable.
     """
+    if signed:
+        check_signable(output)
     if output.path is not None:
         check_writable(output.path, as_archive=output.kind is Transport.OCI_ARCHIVE)
     else:
         check_push_access(target, access=access)
+
+
+def check_signable(output: Output) -> None:
+    """Check that signatures can be attached to an image at a destination.
+
+    Raises:
+        InputError: it is a layout or an archive.
+    """
+    if output.path is not None:
+        raise InputError(
+            f"--sign attaches signatures in a registry, and the output is {output.kind}:{output.path}",
+            hint="push the image to its registry, and sign it there with `cosign sign --key`",
+        )
 
 
 def publish_image(
@@ -71,6 +105,7 @@ def publish_image(
     progress: Progress,
     *,
     report: bytes,
+    sign: Signing | None = None,
     mount_from: Reference | None = None,
     access: RegistryAccess = DEFAULT_ACCESS,
 ) -> None:
@@ -83,6 +118,7 @@ def publish_image(
         output: destination.
         progress: progress reporter.
         report: build report as JSON, attached to the image in a registry.
+        sign: how it is signed in a registry, before its tag is set; None for no signature.
         mount_from: image in the same registry that shares some layers.
         access: registries without TLS, and the credentials file.
 
@@ -102,4 +138,7 @@ def publish_image(
         on_progress=lambda done, total, label: progress.note(f"{label}, {done * 100 // max(total, 1)} %"),
     )
     attach_report(target, digest, report, artifact_type=REPORT_TYPE, access=access)
+    if sign is not None:
+        progress.note("signatures")
+        attach_signatures(target, digest, sign.key, sign.predicates, access=access)
     tag_manifest(target, digest, access=access)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -14,18 +15,22 @@ from warmstart.build.base import BaseImage
 from warmstart.build.cold_start import ColdStart
 from warmstart.build.hook_channel import HookProcess
 from warmstart.build.hooks import document_hooks
+from warmstart.build.secrets import SecretsFound, document_findings
 from warmstart.build.verify import Restore
 from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.core.progress import Progress
 from warmstart.dump.archive.metadata import load_json
 from warmstart.dump.edit.memory import MappedMemory
 from warmstart.dump.edit.programs import Programs
+from warmstart.dump.proc.touched import FilePart
 from warmstart.dump.state.model import KernelState
 from warmstart.image.annotations import Provenance
 from warmstart.image.compose import Layer, Run
 from warmstart.image.layout import Image
-from warmstart.image.secrets.record import FoundSecret, make_record
+from warmstart.image.rootfs_diff import Completion
+from warmstart.image.secrets.record import make_record
 from warmstart.image.selfrestore.pack import Identity, read_manifest
+from warmstart.probe.warmup import StepResult
 from warmstart.recipe.model import Restorer
 
 
@@ -41,6 +46,7 @@ class WarmState:
         state: its kernel state before the checkpoint.
         ports: TCP ports that it listens on, if the recipe has no probe.
         hooks: processes that have done hooks before the checkpoint, and have others after a restore.
+        warmup: results of the steps of its warm-up.
     """
 
     identity: str
@@ -50,6 +56,7 @@ class WarmState:
     state: KernelState = field(default_factory=KernelState)
     ports: tuple[int, ...] = ()
     hooks: tuple[HookProcess, ...] = ()
+    warmup: tuple[StepResult, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,11 +67,15 @@ class RuntimeCheckpoint:
         archive: the file.
         warm: the application.
         has_tmp: whether the container has a directory /tmp.
+        completion: corrections to its changed files; None for none.
+        touched: parts of files that it had touched; empty if the image did not restore itself before.
     """
 
     archive: Path
     warm: WarmState
     has_tmp: bool
+    completion: Completion | None = None
+    touched: tuple[FilePart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,13 +112,17 @@ class EditedDump:
         pages_bytes: size of its memory before the edit.
         closed_sockets: number of sockets that were closed.
         memory: result for the memory of each process.
-        memory_file: file with the memory that was moved out of the dump; None if it all stayed.
+        memory_layer: layer with the memory that was moved out of the dump, in the making; None if it all stayed.
+        cleared_bytes: bytes on stacks that calls had left there which are over.
+        files: paths of the files that the processes have mapped, if the image is to be lazy.
     """
 
     pages_bytes: int
     closed_sockets: int
     memory: MappedMemory
-    memory_file: Path | None
+    memory_layer: Future[Layer] | None
+    cleared_bytes: int = 0
+    files: tuple[str, ...] = ()
 
     @property
     def edits(self) -> dict[str, object]:
@@ -118,6 +133,7 @@ class EditedDump:
         ]
         return {
             "closedSockets": self.closed_sockets,
+            "clearedStackBytes": self.cleared_bytes,
             "mappedBytes": self.memory.size_bytes,
             "dumpedBytes": self.pages_bytes,
             "processes": processes,
@@ -160,8 +176,9 @@ class BuildResult:
         image: its manifest and config.
         base: its base image.
         provenance: its provenance.
-        secrets: the secrets of the build that it holds.
+        secrets: the secrets that it holds.
         hooks: as in `WarmState`.
+        warmup: as in `WarmState`.
     """
 
     name: str
@@ -172,8 +189,9 @@ class BuildResult:
     image: Image
     base: BaseImage
     provenance: Provenance
-    secrets: tuple[FoundSecret, ...] = ()
+    secrets: SecretsFound = field(default_factory=SecretsFound)
     hooks: tuple[HookProcess, ...] = ()
+    warmup: tuple[StepResult, ...] = ()
 
     @property
     def added_bytes(self) -> int:
@@ -190,6 +208,7 @@ def make_document(result: BuildResult, progress: Progress) -> Mapping[str, Any]:
         "destination": result.destination,
         "verified": datetime.now(UTC).isoformat(timespec="seconds"),
         "coldStartSeconds": result.cold_s,
+        **({"warmup": curves} if (curves := document_curves(result.warmup)) else {}),
         **({"hooks": document_hooks(result.hooks)} if result.hooks else {}),
         "restores": [
             {
@@ -210,10 +229,28 @@ def make_document(result: BuildResult, progress: Progress) -> Mapping[str, Any]:
         ],
         "base": {"name": result.base.source.label, "digest": result.base.digest},
         "provenance": {name: value for name, value in asdict(result.provenance).items() if name != "recipe"},
-        "secrets": make_record(result.secrets),
+        "secrets": make_record(result.secrets.record),
+        "findings": document_findings(result.secrets),
         "stepSeconds": progress.durations_s,
         "warnings": progress.warnings,
     }
+
+
+def document_curves(results: Sequence[StepResult]) -> list[Mapping[str, Any]]:
+    """Return how the latency and the processor time of each step with `until` developed."""
+    return [
+        {
+            "step": index,
+            "steady": result.steady,
+            "seconds": result.elapsed_s,
+            "batches": [
+                {"attempts": batch.attempts, "medianSeconds": batch.latency_s, "processorSeconds": batch.cpu_s}
+                for batch in result.batches
+            ],
+        }
+        for index, result in enumerate(results)
+        if result.batches
+    ]
 
 
 @dataclass(frozen=True)

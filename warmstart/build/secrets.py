@@ -1,41 +1,52 @@
-"""Search a new image for the values of the build's secrets, before anyone else can.
+"""Search a new image for secrets, before anyone else can: values that the build knows, and others by rules.
 
-In memory and files they are expected: a warning names them, and the image records them. In documents that everybody
-reads, such as the config of the image, they are an error.
+What is found in memory and files is warned of, and those of the build are recorded in the image; a value that the
+recipe calls real ends the build. In documents that everybody reads, such as the image's config, each value is an error.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from warmstart.build.base import BaseImage
-from warmstart.core.errors import ImageError
+from warmstart.core.errors import SecretError
 from warmstart.core.progress import Progress
 from warmstart.image.annotations import PREFIX, SECRETS
 from warmstart.image.compose import add_annotations
-from warmstart.image.layout import read_document, read_image
-from warmstart.image.secrets.documents import find_in_document, walk_strings
+from warmstart.image.secrets.documents import find_in_document, list_strings, list_texts, read_documents
 from warmstart.image.secrets.finder import Finder
-from warmstart.image.secrets.forms import SHORTEST_BYTES, list_forms
+from warmstart.image.secrets.judge import OWN_WARNINGS, JudgedFinding, choose_secrets, judge_findings
 from warmstart.image.secrets.record import FoundSecret, write_record
 from warmstart.image.secrets.search import search_layers
-from warmstart.recipe.model import Container, Recipe, Secret
+from warmstart.recipe.model import Container, OnSecret, Recipe, Secret
 
-_HELD = "the image holds build-only secrets: "
-_NOT_SOUGHT = "the image is not searched for "
 _WORD = re.compile(rb"[A-Za-z]+")
+_HINT_OF_FINDING = "fix each, or allow it in secrets.allow of the recipe with a reason"
 _HINT = (
     "nothing was published: take the value out of labels, names and command lines of the recipe,"
     " or give the secret another value in build.secrets"
 )
 
 
-def search_secrets(recipe: Recipe, layout: Path, base: BaseImage, progress: Progress) -> tuple[FoundSecret, ...]:
-    """Search a new image for the secrets of its build, warn of those that it holds, and record them in the image.
+@dataclass(frozen=True)
+class SecretsFound:
+    """The secrets in a new image.
+
+    Attributes:
+        record: those of the build, as the image records them.
+        judged: all of them.
+    """
+
+    record: tuple[FoundSecret, ...] = ()
+    judged: tuple[JudgedFinding, ...] = ()
+
+
+def search_secrets(recipe: Recipe, layout: Path, base: BaseImage, progress: Progress) -> SecretsFound:
+    """Search a new image for secrets, warn of those that it holds, and record those of its build in the image.
 
     Args:
         recipe: the recipe.
@@ -44,52 +55,45 @@ def search_secrets(recipe: Recipe, layout: Path, base: BaseImage, progress: Prog
         progress: progress reporter.
 
     Raises:
-        ImageError: a secret is in the manifest or the config; or the image is broken.
+        SecretError: a secret of the build is in the manifest or the config, or one that the recipe refuses is anywhere.
+        ImageError: the image is broken.
     """
-    if not _list_secrets(recipe):
-        return ()
+    has_own = bool(_list_secrets(recipe))
+    if recipe.secret_search.on_found is OnSecret.IGNORE and not has_own:
+        return SecretsFound()
     with progress.step("search for secrets"):
-        sought = _choose(recipe, base, progress)
-        in_documents = _search_documents(sought, _read_documents(layout), _list_strings(base))
-        found = search_layers(layout, base.layers, sought)
-        found = _merge(found, in_documents)
-        add_annotations(layout, {PREFIX + SECRETS: write_record(found)})
-        if found:
-            progress.warn(_HELD + ", ".join(map(str, found)))
-    return found
+        sought = choose_secrets(_list_secrets(recipe), progress, lambda one: _is_public(one, recipe, base))
+        documents, left_out = read_documents(layout), list_strings(base.layout)
+        _search_documents(sought, documents, left_out)
+        if recipe.secret_search.on_found is OnSecret.IGNORE:
+            return SecretsFound()
+        result = search_layers(layout, base.layers, sought, texts=list_texts(documents, left_out))
+        if has_own:
+            add_annotations(layout, {PREFIX + SECRETS: write_record(result.known)})
+        judged = judge_findings(result, recipe.secret_search, progress, _HINT_OF_FINDING)
+    return SecretsFound(result.known, judged)
+
+
+def document_findings(found: SecretsFound) -> list[Mapping[str, Any]]:
+    """Return all findings for the build report, without any value."""
+    return [one.document for one in found.judged]
 
 
 def check_report(recipe: Recipe, base: BaseImage, report: Mapping[str, Any]) -> None:
     """Check that no secret is in a build report.
 
     Raises:
-        ImageError: one is.
+        SecretError: one is.
     """
     if sought := [secret for secret in _list_secrets(recipe) if not _is_public(secret, recipe, base)]:
-        own = [text for text in report["warnings"] if text.startswith((_HELD, _NOT_SOUGHT))]
+        own = [text for text in report["warnings"] if text.startswith(OWN_WARNINGS)]
         _search_documents(sought, {"report": report}, own)
 
 
 def _list_secrets(recipe: Recipe) -> list[Secret]:
-    return [one for one in recipe.secrets if one.is_hidden]
-
-
-def _choose(recipe: Recipe, base: BaseImage, progress: Progress) -> list[Secret]:
-    """Choose the secrets to search for, and warn of the others."""
-    secrets = _list_secrets(recipe)
-    short = [one for one in secrets if not list_forms(one.value)]
-    public = [one for one in secrets if one not in short and _is_public(one, recipe, base)]
-    if short:
-        _warn_of(short, f"shorter than {SHORTEST_BYTES} bytes", progress)
-    if public:
-        _warn_of(public, "also part of a name in the recipe", progress)
-    return [one for one in secrets if one not in short and one not in public]
-
-
-def _warn_of(left_out: Sequence[Secret], why: str, progress: Progress) -> None:
-    names = ", ".join(sorted({one.name for one in left_out}))
-    values = "a value that is" if len(left_out) == 1 else "values that are"
-    progress.warn(f"{_NOT_SOUGHT}{names}: {values} {why}")
+    """List the values to search for: the build's own, and those that the recipe calls real."""
+    own = [one for one in recipe.secrets if one.is_hidden]
+    return list({one.name: one for one in [*own, *recipe.secret_search.real]}.values())
 
 
 def _is_public(secret: Secret, recipe: Recipe, base: BaseImage) -> bool:
@@ -115,48 +119,20 @@ def _list_names_of(container: Container) -> Iterator[str]:
     yield from (mount.volume.name for mount in container.volume_mounts)
 
 
-def _read_documents(layout: Path) -> dict[str, Any]:
-    """Read the documents of an image that name its parts; the layers are not among them."""
-    manifest = read_image(layout).manifest
-    return {
-        "manifest": json.loads(read_document(layout, manifest.descriptor)),
-        "config": json.loads(read_document(layout, manifest.config)),
-    }
-
-
-def _list_strings(base: BaseImage) -> set[str]:
-    documents = _read_documents(base.layout)
-    return {text for _, text in walk_strings(documents)}
-
-
 def _search_documents(
     sought: Sequence[Secret], documents: Mapping[str, Any], left_out: Sequence[str] | set[str]
-) -> dict[str, list[str]]:
-    """Search documents that everybody reads.
-
-    Returns:
-        The documents that hold a value by chance, for each such secret: a single word, such as `localhost`.
+) -> None:
+    """Search documents that everybody reads. A value that is a single word may be in them by chance.
 
     Raises:
-        ImageError: a document holds another value.
+        SecretError: a document holds another value.
     """
     finder, words, bad = Finder(sought), {one.name for one in sought if _WORD.fullmatch(one.value.strip())}, []
-    by_chance: dict[str, list[str]] = {}
     for name, document in documents.items():
         for secret, paths in find_in_document(document, finder, name, left_out).items():
-            if secret in words:
-                by_chance.setdefault(secret, []).append(name)
-            else:
+            if secret not in words:
                 bad.append(FoundSecret(secret, tuple(paths)))
     if bad:
         names = ", ".join(sorted({one.name for one in bad}))
         brief = f"the value of a secret would be published with the image: {names}"
-        raise ImageError(brief, details=[f"{one.name}: {path}" for one in bad for path in one.places], hint=_HINT)
-    return by_chance
-
-
-def _merge(found: Sequence[FoundSecret], more: Mapping[str, Sequence[str]]) -> tuple[FoundSecret, ...]:
-    places = {one.name: one.places for one in found}
-    for name, others in more.items():
-        places[name] = (*places.get(name, ()), *others)
-    return tuple(FoundSecret(name, where) for name, where in sorted(places.items()))
+        raise SecretError(brief, details=[f"{one.name}: {path}" for one in bad for path in one.places], hint=_HINT)

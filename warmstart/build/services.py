@@ -7,7 +7,6 @@ the node's network. A build on the host's CRI-O runs them there.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from warmstart.node.keeper import Bind
 from warmstart.node.session import enter
 from warmstart.node.tree import tree_path
 from warmstart.probe.diagnosis import describe_end, read_log_end
+from warmstart.probe.ports import await_ports
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
 from warmstart.recipe.model import Container, InitContainer, Mount, Recipe, Service, VolumeKind
 
@@ -33,9 +33,6 @@ SUBNET = "10.91.0.0/24"
 READY_S = 120.0
 # Time between attempts of a probe, which may run a program in the service.
 ATTEMPT_S = 0.2
-# A probe can succeed too early: an image of PostgreSQL answers on a UNIX socket while it sets up the database. The
-# ports that a service declares get this long in addition, since images also declare ports that they never open.
-PORTS_S = 10.0
 
 
 @contextlib.contextmanager
@@ -200,20 +197,9 @@ def await_service(running: CriContainer, container: Container) -> None:
     """
     limit_s = max(READY_S, find_limit_s(container))
     wait_first_success(running, first_probe(container), limit_s=limit_s, interval_s=ATTEMPT_S)
-    deadline = time.monotonic() + PORTS_S
-    for port in container.ports:
-        while port.protocol == "TCP" and time.monotonic() < deadline and not _listens(running, port.container_port):
-            time.sleep(ATTEMPT_S)
+    await_ports(running, container)
     if (state := running.state()).exited:
         raise AppError(f"it ended after it was ready: {describe_end(state)}", details=read_log_end(running))
-
-
-def _listens(running: CriContainer, port: int) -> bool:
-    try:
-        running.connect(port, None, ATTEMPT_S).close()
-    except OSError:
-        return False
-    return True
 
 
 def _fetch(context: BuildContext, one: Service | InitContainer, number: int) -> BaseImage:

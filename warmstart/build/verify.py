@@ -12,7 +12,7 @@ the cache, where they lie by the digests of their content; the name of an image 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from warmstart.build.beside import ALONE, Beside
 from warmstart.build.cold_start import ColdStart, observe_cold_start
 from warmstart.build.kernel_state import Differences, find_losses, judge_losses
-from warmstart.build.launcher_report import LauncherTimes, read_launcher_times
+from warmstart.build.launcher_report import LauncherTimes, await_launcher, read_launcher_times
 from warmstart.core.errors import AppError, EngineError, VerifyError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Source, Transport
@@ -198,25 +198,32 @@ class _Pod:
     restorer: Restorer
 
     def restore(self, progress: Progress) -> list[Restore]:
-        restores, losses = [], []
+        restores: list[Restore] = []
+        losses: list[Differences] = []
         for number in range(RESTORES):
             progress.note(f"restore {number + 1} of {RESTORES}")
-            restore, lost = self._restore(f"verify-{number}")
+            # Only losses of all restores count.
+            before = self.subject.state if all(losses) else KernelState()
+            restore, lost = self._restore(f"verify-{number}", before)
             restores.append(restore)
             losses.append(lost)
         who = "the runtime" if self.restorer is Restorer.RUNTIME else "the launcher"
         judge_losses(losses, who, progress, force=self.subject.force)
         return restores
 
-    def _restore(self, name: str) -> tuple[Restore, Differences]:
+    def _restore(self, name: str, before: KernelState) -> tuple[Restore, Differences]:
+        """Restore once, and return the losses against the state before the checkpoint."""
         try:
             with self.subject.beside.start(self.engine, self.container, self.subject.name, name) as running:
                 if self.restorer is Restorer.RUNTIME and self.subject.hook_limit_s:
                     run_hook(running, self.subject.hook_limit_s)
-                ready = wait_first_success(running, restored_probe(self.container), limit_s=LIMIT_S)
+                sign = restored_probe(self.container)
+                if self.restorer is Restorer.SELF:
+                    await_launcher(running, sign)
+                ready = wait_first_success(running, sign, limit_s=LIMIT_S)
                 first_success_s = ready.at - running.requested_at
                 times = self._check_restorer(running)
-                losses = self._check_process(running)
+                losses = self._check_process(running, before)
         except (AppError, EngineError) as error:
             brief = f"the image did not restore: {error.brief}"
             hint = "nothing was published; run again with --keep to inspect it, and see docs/troubleshooting.md"
@@ -235,12 +242,12 @@ class _Pod:
             raise VerifyError("the runtime started the image cold instead of restoring it")
         return None
 
-    def _check_process(self, running: CriContainer) -> Differences:
+    def _check_process(self, running: CriContainer, before: KernelState) -> Differences:
         """Check that it is the dumped process, and return the losses of its state."""
         proc, pid = self.engine.proc, running.pid
         try:
             found = read_identities(proc, pid)
-            losses = find_losses(self.subject.state, proc, pid, exact=self.restorer is Restorer.RUNTIME)
+            losses = find_losses(before, proc, pid, exact=self.restorer is Restorer.RUNTIME)
         except OSError as error:
             raise VerifyError("the restored process ended right after its first answer") from error
         if self.subject.identity not in found:
@@ -266,6 +273,13 @@ def run_hook(running: CriContainer, limit_s: float) -> None:
 def read_identities(proc: Path, pid: int) -> set[str]:
     """Return the identities of the init process and its children.
 
-    With the launcher as init, the application is a child.
+    With the launcher as init, the application is a child. A child that has ended has no identity.
+
+    Raises:
+        OSError: the init process has ended.
     """
-    return {read_identity(proc, each) for each in (pid, *list_children(proc, pid))}
+    found = {read_identity(proc, pid)}
+    for child in list_children(proc, pid):
+        with suppress(OSError):
+            found.add(read_identity(proc, child))
+    return found
