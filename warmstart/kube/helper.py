@@ -39,11 +39,13 @@ class Errand:
         image: image of the pod, with `cat`, `stat`, `rm` and `sleep`.
         namespace: namespace of the pod.
         directory: the kubelet's directory for archives.
+        sees_processes: whether the pod sees the node's processes, to compare the kernel state of containers.
     """
 
     image: str = DEFAULT_IMAGE
     namespace: str = DEFAULT_NAMESPACE
     directory: str = DEFAULT_DIRECTORY
+    sees_processes: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Helper:
             ClusterError: it is missing, or in another directory.
         """
         said = Head()
-        self._run(["stat", "-c", "%s", self._find(path)], said.write)
+        self.run(["stat", "-c", "%s", self._find(path)], said.write)
         text = bytes(said.data).strip()
         if not _SIZE.fullmatch(text):
             raise ClusterError(f"the helper on the node {self.pod.node} gives {text[:80]!r} as the size of {path}")
@@ -74,17 +76,17 @@ class Helper:
             TimeoutError: it took longer than `timeout_s`, or no data came for a minute.
             ClusterError: it could not be read to its end.
         """
-        self._run(["cat", self._find(path)], write, timeout_s)
+        self.run(["cat", self._find(path)], write, timeout_s)
 
     def read_cpuinfo(self) -> str:
         """Return the node's /proc/cpuinfo."""
         said = Head()
-        self._run(["cat", "/proc/cpuinfo"], said.write)
+        self.run(["cat", "/proc/cpuinfo"], said.write)
         return said.data.decode(errors="replace")
 
     def remove(self, path: str) -> None:
         """Remove an archive from the node."""
-        self._run(["rm", self._find(path)], lambda _: None)
+        self.run(["rm", self._find(path)], lambda _: None)
 
     def _find(self, path: str) -> str:
         where = PurePosixPath(path)
@@ -95,7 +97,13 @@ class Helper:
             raise ClusterError(f"the kubelet returned {path!r:.200}, and this is not a checkpoint")
         return f"/checkpoints/{where.name}"
 
-    def _run(self, command: Sequence[str], write: Callable[[bytes], object], timeout_s: float = math.inf) -> None:
+    def run(self, command: Sequence[str], write: Callable[[bytes], object], timeout_s: float = math.inf) -> None:
+        """Run a command in the pod, and pass on its standard output.
+
+        Raises:
+            TimeoutError: it took longer than `timeout_s`, or no data came for a minute.
+            ClusterError: it failed.
+        """
         end = self.cluster.exec(self.pod, "helper", command, write=write, timeout_s=timeout_s, silence_s=SILENCE_S)
         if end.exit_code:
             brief = f"{command[0]} failed on the node {self.pod.node}, with exit code {end.exit_code}"
@@ -117,7 +125,15 @@ def open_helper(cluster: Cluster, node: str, errand: Errand, *, writable: bool) 
         ClusterError: the pod does not start.
     """
     name = f"warmstart-helper-{secrets.token_hex(4)}"
-    manifest = make_helper(name, errand.namespace, node, errand.image, errand.directory, writable=writable)
+    manifest = make_helper(
+        name,
+        errand.namespace,
+        node,
+        errand.image,
+        errand.directory,
+        writable=writable,
+        sees_processes=errand.sees_processes,
+    )
     with undoing(lambda: cluster.delete_pod(errand.namespace, name)):
         try:
             pod = cluster.create_pod(manifest)

@@ -34,6 +34,7 @@ class ContainerState:
         restarts: how often it was started again.
         exit_code: of its end, if it has ended, or of the last one.
         why: the reason why it does not run, such as `ImagePullBackOff`, and its message.
+        runtime_id: its id, as RUNTIME://ID; "" until it runs.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ContainerState:
     restarts: int = 0
     exit_code: int | None = None
     why: str = ""
+    runtime_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,20 +215,28 @@ def _parse_container(spec: Answer, state: Answer) -> ContainerState:
         restarts=state.at("restartCount").number(0),
         exit_code=None if code.value is None else code.number(),
         why=": ".join(text for text in (off.at("reason").text(""), off.at("message").text("")) if text),
+        runtime_id=state.at("containerID").text(""),
     )
 
 
-def make_helper(name: str, namespace: str, node: str, image: str, directory: str, *, writable: bool) -> dict[str, Any]:
+def make_helper(
+    name: str, namespace: str, node: str, image: str, directory: str, *, writable: bool, sees_processes: bool = False
+) -> dict[str, Any]:
     """Return the manifest of an idle helper pod that mounts one directory of a node at /checkpoints.
 
-    It is root, the owner of the directory, without any capability. It ends by itself after an hour.
+    It is root, the owner of the directory, without any capability but SYS_PTRACE if it sees the node's processes. It
+    ends by itself after an hour.
     """
+    capabilities = {"drop": ["ALL"], **({"add": ["SYS_PTRACE"]} if sees_processes else {})}
+    # A profile of AppArmor keeps a container from looking into others.
+    profile = {"appArmorProfile": {"type": "Unconfined"}} if sees_processes else {}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "namespace": namespace, "labels": {**MANAGED_BY, **_HELPER}},
         "spec": {
             "nodeName": node,
+            **({"hostPID": True} if sees_processes else {}),
             "restartPolicy": "Never",
             "activeDeadlineSeconds": 3600,
             "terminationGracePeriodSeconds": 1,
@@ -243,8 +253,9 @@ def make_helper(name: str, namespace: str, node: str, image: str, directory: str
                         "runAsUser": 0,
                         "allowPrivilegeEscalation": False,
                         "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
+                        "capabilities": capabilities,
                         "seccompProfile": {"type": "RuntimeDefault"},
+                        **profile,
                         # Otherwise, if SELinux is on, a container may not read files of the kubelet.
                         "seLinuxOptions": {"type": "spc_t"},
                     },

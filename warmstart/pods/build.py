@@ -21,9 +21,11 @@ from warmstart.build.assemble import edit_dump, edit_launched, make_layout, open
 from warmstart.build.base import BaseImage, fetch_base, find_source, share_layers
 from warmstart.build.beside import ALONE
 from warmstart.build.checkpoint import find_image_run
-from warmstart.build.container import SelfRefusedError, open_engine, refusing_self
+from warmstart.build.container import SelfRefusedError, open_engine, refusing_self, run_warmup
 from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.early_cold_start import EarlyColdStart
+from warmstart.build.kernel_state import require_kept_by_runtime
+from warmstart.build.lazy import check_lazy
 from warmstart.build.pipeline import LaunchedParts, complete_self_restoring, verify_and_publish, without_self
 from warmstart.build.publish import check_output
 from warmstart.build.result import (
@@ -49,6 +51,7 @@ from warmstart.image.annotations import Provenance
 from warmstart.image.compose import pack_layer
 from warmstart.image.executables import find_programs
 from warmstart.image.layout import read_image
+from warmstart.image.packer import Packer
 from warmstart.image.selfrestore.claim import claim_state
 from warmstart.image.selfrestore.manifest_lines import check_steps
 from warmstart.image.selfrestore.pack import CHANGES, DIRECTORY, SEEDED, pack_programs
@@ -62,11 +65,24 @@ from warmstart.pods.checkpoint import CLOSING_S, CheckpointOptions, FetchedCheck
 from warmstart.pods.launched import Delivery, PodSecurityError, await_application, explaining_refusal, wrap_spec
 from warmstart.pods.services import run_services
 from warmstart.probe.readiness import find_limit_s
-from warmstart.probe.warmup import run_steps
+from warmstart.probe.warmup import StepResult
 from warmstart.recipe.model import Recipe, Restorer
 from warmstart.recipe.privileges import require_recipe_privileges
 
 _CONNECTED = frozenset(TcpState) - {TcpState.CLOSE, TcpState.LISTEN}
+
+
+@dataclass(frozen=True)
+class Warmed:
+    """How an application was warmed up.
+
+    Attributes:
+        cold_s: seconds until it was ready, as coarse as the period of its probe.
+        steps: results of the steps of its warm-up.
+    """
+
+    cold_s: float
+    steps: tuple[StepResult, ...]
 
 
 @dataclass(frozen=True)
@@ -75,12 +91,12 @@ class PodRun:
 
     Attributes:
         taken: its checkpoint.
-        cold_s: seconds until it was ready, as coarse as the period of its probe.
+        warmed: how it was warmed up.
         cpu_features: of its node; see `WarmState`.
     """
 
     taken: FetchedCheckpoint
-    cold_s: float
+    warmed: Warmed
     cpu_features: tuple[str, ...]
 
 
@@ -104,10 +120,11 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
         WarmstartError: a step failed; nothing was published, and nothing is left behind.
     """
     require_recipe_privileges(recipe, options.allowed)
+    check_lazy(recipe, options)
     source = find_source(recipe)
     containers = [recipe.container, *(one.container for one in recipe.companions)]
     check_recipe(recipe, {one.image: find_source(recipe, one).kind for one in containers})
-    check_output(recipe.image, options.output, access=options.access)
+    check_output(recipe.image, options.output, access=options.access, signed=options.signing_key is not None)
     by_itself = Restorer.SELF in recipe.restore
     with open_context(recipe, options, progress, with_launcher=by_itself) as context:
         base = fetch_base(context, source)
@@ -159,10 +176,12 @@ def make_restored(
     with run_services(context, place.cluster, images) as beside:
         ran = run_and_checkpoint(replace(context, beside=beside), place, images)
     archive = read_archive(context, ran.taken.archive)
-    warm = learn(context, archive.checkpoint_dir, archive.find(ROOTFS_DIFF), base, ran.cold_s, ran.cpu_features)
+    warm = learn(context, archive.checkpoint_dir, archive.find(ROOTFS_DIFF), base, ran.warmed, ran.cpu_features)
+    require_kept_by_runtime(ran.taken.state, force=context.options.force)
+    warm = replace(warm, state=ran.taken.state)
     dumped = RuntimeCheckpoint(ran.taken.archive, warm, has_tmp=False)
-    with open_container(context.session, context.workspace) as container:
-        dump = edit_dump(context, dumped, archive)
+    with open_container(context.session, context.workspace) as container, Packer() as packer:
+        dump = edit_dump(context, packer, dumped, archive)
         provenance = describe(context, place.cluster, ran.taken.pod.node, archive.find(DUMP_LOG), warm, dump)
         layout = make_layout(context, container, dumped, archive, dump, base, provenance)
     return BuildCandidate(layout, warm, dump, provenance)
@@ -193,7 +212,7 @@ def make_self_restoring(
         early = EarlyColdStart(context, engine, base, layout, programs, launched.run, failed)
         # With services, it begins with the new ones of the verification.
         cold = None if recipe.companions else early.settle(launched)
-        dump = edit_launched(context, launched)
+        dump = edit_launched(context, undo.enter_context(Packer()), launched)
         undo.push(failed.pop_all())
 
     def describer(now: BuildContext) -> Provenance:
@@ -238,7 +257,7 @@ def run_and_dump(
             with explaining_refusal(place.cluster.namespace):
                 running = pod.enter_context(start(context, place.cluster, wrapped, delivery))
             launched = await_application(running, recipe, config)
-            cold_s = warm_up(context, running, launched, launched.identity.pid)
+            warmed = warm_up(context, running, launched, launched.identity.pid)
         time.sleep(CLOSING_S)
         with progress.step("checkpoint"):
             launched.dump(context.options.checkpoint_timeout_s)
@@ -251,7 +270,7 @@ def run_and_dump(
         claim_state(context.workspace / "launcher-state", directory)
         with changes.open("rb") as tar:
             layer = pack_layer(tar, context.workspace / "layout", CHANGES, recipe.compression)
-    warm = learn(context, directory / "checkpoint", changes, base, cold_s, delivery.cpu_features)
+    warm = learn(context, directory / "checkpoint", changes, base, warmed, delivery.cpu_features)
     environment = dict((*config.env, *recipe.container.env))
     checkpoint = SelfCheckpoint(directory, find_image_run(recipe, base), layer, not changed, warm, environment)
     return checkpoint, running.pod.node
@@ -270,7 +289,7 @@ def run_and_checkpoint(context: BuildContext, place: ClusterTarget, images: Mapp
     with contextlib.ExitStack() as pod:
         with context.beside.explaining():
             running = pod.enter_context(start(context, place.cluster, made))
-            cold_s = warm_up(context, running)
+            warmed = warm_up(context, running)
         # Connections of the warm-up may still be closing.
         time.sleep(CLOSING_S)
         how = replace(place.checkpoint, timeout_s=context.options.checkpoint_timeout_s)
@@ -278,7 +297,7 @@ def run_and_checkpoint(context: BuildContext, place: ClusterTarget, images: Mapp
         with progress.step("helper"):
             helper = pod.enter_context(open_helper(place.cluster, running.pod.node, how.errand, writable=not how.keep))
             cpu_features = find_features(helper.read_cpuinfo())
-        return PodRun(take_with(helper, running.pod, container, archive, how, progress), cold_s, cpu_features)
+        return PodRun(take_with(helper, running.pod, container, archive, how, progress), warmed, cpu_features)
 
 
 @contextlib.contextmanager
@@ -301,7 +320,7 @@ def start(
 
 def warm_up(
     context: BuildContext, running: KubernetesContainer, target: Target | None = None, inner_pid: int = 1
-) -> float:
+) -> Warmed:
     """Bring the container to the state it is to be restored in.
 
     Args:
@@ -310,19 +329,11 @@ def warm_up(
         target: runs the steps; the container itself if None.
         inner_pid: the application, as numbered in the container.
 
-    Returns:
-        Seconds until it was ready, as coarse as the period of its probe.
     """
-    recipe, progress, target = context.recipe, context.progress, target or running
-    with progress.step("ready"):
-        cold_s = running.await_ready(find_limit_s(recipe.container))
-    with progress.step("warm up"):
-        run_steps(
-            target, recipe.warmup, pid=inner_pid, on_progress=lambda p: progress.note(f"{p.done} of {p.step.repeat}")
-        )
-        run_steps(target, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")
-        context.beside.check()
-    return cold_s
+    with context.progress.step("ready"):
+        cold_s = running.await_ready(find_limit_s(context.recipe.container))
+    with context.progress.step("warm up"):
+        return Warmed(cold_s, run_warmup(context, target or running, inner_pid))
 
 
 def pin(base: BaseImage) -> str:
@@ -336,7 +347,7 @@ def learn(
     checkpoint: Path,
     changes: Path | None,
     base: BaseImage,
-    cold_s: float,
+    warmed: Warmed,
     cpu_features: tuple[str, ...],
 ) -> WarmState:
     """Examine the dump and the image instead of the running container.
@@ -346,7 +357,7 @@ def learn(
         checkpoint: directory of the dump.
         changes: tar of the files that the container changed; None if there are none.
         base: the base image.
-        cold_s: see `WarmState`.
+        warmed: how it was warmed up.
         cpu_features: see `WarmState`.
 
     Raises:
@@ -360,7 +371,7 @@ def learn(
             hint = "close them before the checkpoint, or set `tcp: close` in the recipe"
             raise PreflightError(brief, details=details, hint=hint)
         programs = find_programs(checkpoint, changes, base.layout)
-        return WarmState(find_identity(checkpoint), cold_s, programs, cpu_features)
+        return WarmState(find_identity(checkpoint), warmed.cold_s, programs, cpu_features, warmup=warmed.steps)
 
 
 def is_connected(one: Socket) -> bool:

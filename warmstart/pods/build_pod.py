@@ -150,9 +150,17 @@ def check_recipe(recipe: Recipe, kinds: Mapping[str, Transport]) -> None:
         raise RecipeError("the recipe cannot be built on a cluster:", details=problems)
 
 
-def _find_problems(recipe: Recipe, kinds: Mapping[str, Transport]) -> Iterator[str]:
+def _find_watching(recipe: Recipe) -> Iterator[str]:
+    """Find what would need a look into the node."""
     if recipe.container.settled:
         yield "build.settled: the activity of a pod is not visible here; give container.readinessProbe, and delete it"
+    for index, step in enumerate(recipe.warmup):
+        if step.steady_limit_s is not None:
+            yield f"warmup[{index}].until: the processor time of a pod is not visible here: set repeat, and delete it"
+
+
+def _find_problems(recipe: Recipe, kinds: Mapping[str, Transport]) -> Iterator[str]:
+    yield from _find_watching(recipe)
     if not isinstance(recipe.hooks, Hooks):
         yield "hooks: only a build on this machine calls them: delete hooks"
     document = json.loads(recipe.document)

@@ -24,11 +24,13 @@ from warmstart.core.undo import call_to_the_end, undoing, undoing_on_error
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.archive.archive import STATS_DUMP, Contents, open_tar, read_contents
 from warmstart.dump.criu.stats import read_frozen_s
+from warmstart.dump.state.model import KernelState
 from warmstart.engine.cri import checkpoint_error
 from warmstart.kube.client import Cluster
 from warmstart.kube.helper import Errand, Helper, open_helper
 from warmstart.kube.pods import ContainerState, Pod
 from warmstart.kube.refusal import RefusedError
+from warmstart.pods.kernel_state import read_state_on_node, settle_on_node
 
 STATS_LIMIT_BYTES = 1 << 16
 # What the API server's proxy answers in a kubelet's place.
@@ -76,6 +78,7 @@ class FetchedCheckpoint:
         stopped_s: duration of the request; the container stood still for no longer. CRI-O keeps it paused until its
             files are packed too.
         frozen_s: time that the processes were frozen, as CRIU reports it; None if it does not.
+        state: kernel state of the container, if the helper sees processes.
     """
 
     pod: Pod
@@ -86,6 +89,7 @@ class FetchedCheckpoint:
     asked: float
     stopped_s: float
     frozen_s: float | None
+    state: KernelState = field(default_factory=KernelState)
 
 
 def find_target(cluster: Cluster, name: str, container: str | None) -> tuple[Pod, ContainerState]:
@@ -134,11 +138,13 @@ def take_with(
     deadline: float = math.inf,
 ) -> FetchedCheckpoint:
     """As `take_checkpoint`, with a helper that runs already; until `time.monotonic()` is `deadline`."""
+    state = read_state_on_node(helper, container) if options.errand.sees_processes else KernelState()
     with progress.step("checkpoint"):
         asked, on_node = checkpoint_in_time(helper, pod, container.name, options, progress, deadline)
         stopped_s = time.monotonic() - asked
     leaving = undoing_on_error if options.keep else undoing
     with leaving(lambda: discard(helper, on_node, options, progress)), progress.step("fetch"):
+        state = settle_on_node(state, helper, container)
         contents = fetch_archive(helper, on_node, archive, progress, deadline)
     return FetchedCheckpoint(
         pod=pod,
@@ -149,6 +155,7 @@ def take_with(
         asked=asked,
         stopped_s=stopped_s,
         frozen_s=_find_frozen(archive, contents),
+        state=state,
     )
 
 

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from warmstart.build.container import refuse_root
 from warmstart.build.launched import (
-    CAPABILITIES,
     LOG_LINES,
     START_S,
     LaunchedTarget,
     check_dumped,
     find_working_dir,
+    list_capabilities,
     list_options,
     wrap_command,
 )
@@ -90,7 +91,7 @@ def wrap_spec(made: BuildPod, recipe: Recipe, config: Config, helper_image: str)
         "runAsGroup": 0,
         "runAsNonRoot": False,
         "allowPrivilegeEscalation": True,
-        "capabilities": {"add": list(CAPABILITIES), "drop": ["ALL"]},
+        "capabilities": {"add": list(list_capabilities(recipe.container)), "drop": ["ALL"]},
         "seccompProfile": {"type": "Unconfined"},
         "appArmorProfile": {"type": "Unconfined"},
     }
@@ -230,23 +231,13 @@ def await_application(running: KubernetesContainer, recipe: Recipe, config: Conf
             result = running.exec([BUILD_LAUNCHER, "show"], CALL_S)
             if not result.exit_code:
                 identity = parse_manifest(result.stdout)
-                check_user(identity, recipe)
+                # For the kubelet, it is the launcher that runs, as root.
+                refuse_root(recipe.container, is_root=identity.user == 0)
                 return LaunchedPod(running, find_working_dir(recipe.container, config), identity)
         if running.state().exited:
             break
         time.sleep(0.2)
     raise AppError("the launcher could not start the application", details=running.log_tail(LOG_LINES))
-
-
-def check_user(identity: Identity, recipe: Recipe) -> None:
-    """Enforce runAsNonRoot: for the kubelet, it is the launcher that runs, as root.
-
-    Raises:
-        AppError: the application runs as root.
-    """
-    if recipe.container.security_context.run_as_non_root and identity.user == 0:
-        brief = "container.securityContext.runAsNonRoot is set, but the image's user is root"
-        raise AppError(brief, hint="set runAsUser, or use an image with a user other than root")
 
 
 @contextlib.contextmanager

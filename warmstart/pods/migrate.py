@@ -21,6 +21,7 @@ from warmstart.core.progress import Progress
 from warmstart.core.reference import Reference, parse_reference
 from warmstart.core.undo import call_to_the_end, undoing_on_error
 from warmstart.core.workers import WorkerPool
+from warmstart.dump.state.compare import describe, find_differences, keep_confirmed
 from warmstart.kube.client import Cluster
 from warmstart.kube.helper import Helper, open_helper
 from warmstart.kube.pods import REPLICA_LABELS, ContainerState, Pod, list_cautions, make_copy, name_copy, place_pod
@@ -28,6 +29,7 @@ from warmstart.kube.refusal import ignoring_absence
 from warmstart.node.open import open_node
 from warmstart.node.session import Session
 from warmstart.pods.checkpoint import CheckpointOptions, FetchedCheckpoint, take_with
+from warmstart.pods.kernel_state import read_state_on_node
 from warmstart.pods.save import (
     RestoredPod,
     SaveContext,
@@ -124,7 +126,27 @@ def replace_pod(
     call_to_the_end(lambda: hand_over(cluster, old, restored.pod))
     with progress.step("hand over"):
         left = await_end(cluster, old)
+    warn_of_losses(cluster, saved, restored.pod, options, progress)
     return Migration(saved, restored, restored.ready - saved.taken.asked, left - restored.ready)
+
+
+def warn_of_losses(
+    cluster: Cluster, saved: SavedImage, restored: Pod, options: SaveOptions, progress: Progress
+) -> None:
+    """Compare the kernel state of a restored container with the one before the checkpoint, and warn of differences."""
+    before, container = saved.taken.state, restored.find_container(saved.taken.container.name)
+    if not before:
+        return
+    with progress.step("compare"):
+        try:
+            with open_helper(cluster, restored.node, options.checkpoint.errand, writable=False) as helper:
+                found = find_differences(before, read_state_on_node(helper, container), exact=True)
+                again = find_differences(before, read_state_on_node(helper, container), exact=True)
+        except ClusterError as error:
+            progress.warn(f"the kernel state of {restored.name} was not compared: {error.brief}")
+            return
+    for line in describe(keep_confirmed(found, again)):
+        progress.warn(f"the runtime did not restore everything: {line}")
 
 
 def hand_over(cluster: Cluster, old: Pod, new: Pod) -> None:

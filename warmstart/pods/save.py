@@ -19,7 +19,7 @@ from typing import Any
 from warmstart import __version__
 from warmstart.build.assemble import add_tmp, open_container
 from warmstart.build.base import pin_source
-from warmstart.build.publish import REGISTRY, Output, describe_output, publish_image
+from warmstart.build.publish import REGISTRY, Output, Signing, check_signable, describe_output, publish_image
 from warmstart.core.errors import ArchiveError, ClusterError, ImageError, VerifyError
 from warmstart.core.privileges import Kind, Privilege
 from warmstart.core.progress import Progress
@@ -32,12 +32,14 @@ from warmstart.dump.edit.cgroups import move_to_cgroup_v2
 from warmstart.dump.edit.sockets import close_sockets
 from warmstart.engine.local import find_access
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, POD_NOTE, PREFIX, created_now
-from warmstart.image.compose import compose_image, remove_checkpoint
+from warmstart.image.compose import compose_image, pack_addition, remove_checkpoint
 from warmstart.image.crio import CHECKPOINT_NAME, prepare_checkpoint
 from warmstart.image.layout import Image, read_image, write_index
 from warmstart.image.open import open_image
 from warmstart.image.registry.client import push_layout
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
+from warmstart.image.secrets.judge import JudgedFinding
+from warmstart.image.signatures.keys import SigningKey
 from warmstart.image.skopeo import copy_image, find_image
 from warmstart.kube.client import Cluster, PodTimeoutError
 from warmstart.kube.pods import ContainerState, Pod, list_cautions, make_copy, strip_pod
@@ -46,6 +48,8 @@ from warmstart.kube.refusal import RefusedError
 from warmstart.node.open import open_node
 from warmstart.node.session import Session
 from warmstart.pods.checkpoint import CheckpointOptions, FetchedCheckpoint, take_checkpoint
+from warmstart.pods.secrets import search_saved
+from warmstart.recipe.model import SecretSearch
 
 POD = f"{PREFIX}{POD_NOTE}"
 VERSION = f"{PREFIX}version"
@@ -65,6 +69,8 @@ class SaveOptions:
         output: destination of the image.
         access: registries without TLS, and the credentials file.
         ready_s: time limit for a restored pod to become ready.
+        signing_key: the key that signs the image; None for no signature.
+        search: the search for secrets in the image.
     """
 
     cache: Path
@@ -72,6 +78,8 @@ class SaveOptions:
     output: Output = REGISTRY
     access: RegistryAccess = DEFAULT_ACCESS
     ready_s: float = 120.0
+    signing_key: SigningKey | None = None
+    search: SecretSearch = field(default_factory=SecretSearch)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class SavedImage:
         taken: the checkpoint.
         closed: number of open connections; they are closed in the restored container.
         manifest: of the pod that restores it.
+        secrets: the secrets in it.
     """
 
     name: str
@@ -93,6 +102,7 @@ class SavedImage:
     taken: FetchedCheckpoint
     closed: int
     manifest: Mapping[str, Any]
+    secrets: tuple[JudgedFinding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,8 @@ def save_pod(
         WarmstartError: a step failed; nothing was published.
     """
     target = parse_reference(name)
+    if options.signing_key is not None:
+        check_signable(options.output)
     for caution in list_cautions(pod, container.name):
         progress.warn(f"{pod.name}: {caution}")
     with open_session(options, progress) as session:
@@ -222,7 +234,12 @@ def check_base(bench: SaveContext, archive: Archive) -> None:
 def publish_saved(
     bench: SaveContext, taken: FetchedCheckpoint, target: Reference, options: SaveOptions, progress: Progress
 ) -> SavedImage:
-    """Make the image of a checkpoint, and put it where it is to go."""
+    """Make the image of a checkpoint, search it for secrets, and put it where it is to go.
+
+    Raises:
+        SecretError: it holds a secret that is refused.
+        WarmstartError: another step failed.
+    """
     with progress.step("read checkpoint"):
         archive = extract_archive(taken.archive, bench.directory / "checkpoint")
         taken.archive.unlink()
@@ -233,6 +250,7 @@ def publish_saved(
     manifest = make_copy(strip_pod(taken.pod), taken.container.name, str(target))
     with progress.step("image"):
         layout = make_layout(bench, taken, archive, target, manifest)
+    secrets = search_saved(layout, bench.base, options.search, progress)
     image = read_image(layout)
     document = {"pod": f"{taken.pod.namespace}/{taken.pod.name}", "container": taken.container.name}
     with progress.step("publish"):
@@ -243,10 +261,11 @@ def publish_saved(
             options.output,
             progress,
             report=json.dumps(document).encode(),
+            sign=Signing(options.signing_key) if options.signing_key else None,
             mount_from=bench.source.reference,
             access=options.access,
         )
-    return SavedImage(str(target), image, describe_output(options.output, target), taken, closed, manifest)
+    return SavedImage(str(target), image, describe_output(options.output, target), taken, closed, manifest, secrets)
 
 
 def make_layout(
@@ -269,7 +288,7 @@ def make_layout(
         container.commit(
             archive.root, f"oci:{addition}", annotations=annotations, labels={}, cmd=archive.spec.args
         ).result()
-    compose_image(bench.base, addition, layout)
+    compose_image(bench.base, addition, layout, pack_addition(addition, layout))
     return layout
 
 

@@ -7,26 +7,22 @@ in the order of the recipe: each finds those before it, and itself.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from warmstart.build.beside import Beside, RunningService, naming
 from warmstart.build.context import BuildContext
-from warmstart.build.services import PORTS_S, READY_S, list_names
+from warmstart.build.services import READY_S, list_names
 from warmstart.core.errors import ClusterError
 from warmstart.engine.cluster import KubernetesContainer, make_build_pod, make_pod_name, start_pod
 from warmstart.engine.cri_messages import Host
-from warmstart.engine.target import Target
 from warmstart.kube.client import Cluster
 from warmstart.kube.refusal import RefusedError
 from warmstart.pods.build_pod import make_service_spec
+from warmstart.probe.ports import await_ports
 from warmstart.probe.readiness import find_limit_s
-from warmstart.recipe.model import Container
 
 LOOPBACK = "127.0.0.1"
-# A port is forwarded in any case, and the connection then closed if nothing listens there.
-ANSWER_S = 0.3
 
 
 @contextlib.contextmanager
@@ -54,7 +50,7 @@ def run_services(context: BuildContext, cluster: Cluster, images: Mapping[str, s
                 with _naming(f"the service {service.name} did not start:"):
                     running = ended.enter_context(_start(context, cluster, index, images, beside))
                     running.await_ready(max(READY_S, find_limit_s(service.container)))
-                    await_ports(running, service.container)
+                    await_ports(running, service.container, forwarded=True)
                 beside.check()
                 host = Host(running.address, list_names(service))
                 services = (*beside.services, RunningService(service.name, running))
@@ -84,22 +80,3 @@ def _naming(what: str) -> Iterator[None]:
             raise
         except ClusterError as error:
             raise ClusterError(f"{what} {error.brief}", details=error.details, hint=error.hint) from error
-
-
-def await_ports(running: Target, container: Container) -> None:
-    """Wait until the ports of a ready service are open, for PORTS_S at most."""
-    deadline = time.monotonic() + PORTS_S
-    for port in container.ports:
-        while port.protocol == "TCP" and time.monotonic() < deadline and not _listens(running, port.container_port):
-            time.sleep(ANSWER_S)
-
-
-def _listens(running: Target, port: int) -> bool:
-    try:
-        with contextlib.closing(running.connect(port, None, ANSWER_S)) as connection:
-            return bool(connection.recv(1))
-    except TimeoutError:
-        # It waits for us to begin.
-        return True
-    except (OSError, ClusterError):
-        return False
