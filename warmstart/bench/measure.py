@@ -1,36 +1,30 @@
-"""Measure the start of a container, its memory, and the latency of its first requests.
+"""Measure the start of a container, its memory, and its first requests.
 
 Time counts from the request to create the container until its probe first succeeds. The pod's sandbox takes the same
 time in all ways of starting, and is measured separately. Memory is read after the probe has succeeded.
-Formats: proc_pid_smaps(5) for the memory of processes, cgroups(7) for that of their cgroup.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
+from warmstart.bench.memory import Memory, read_available_bytes, read_memory
+from warmstart.bench.requests import Requests, send_requests
 from warmstart.build.beside import ALONE, Beside
+from warmstart.build.launcher_report import LauncherTimes, await_launcher, read_launcher_times
 from warmstart.build.verify import read_identities
-from warmstart.core.errors import AppError, VerifyError, WarmstartError
-from warmstart.dump.proc.container import GONE, read_namespace
+from warmstart.core.errors import VerifyError, WarmstartError
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine
-from warmstart.node.cgroup import read_cgroup_file
-from warmstart.probe.limit import TimeLimit
-from warmstart.probe.perform import describe, perform
 from warmstart.probe.readiness import find_limit_s, first_probe, restored_probe, wait_first_success
-from warmstart.recipe.model import Container, HttpGet
+from warmstart.recipe.model import Container, HttpGet, Restorer
 
-REQUEST_S = 30.0
 # A failed replica is started again, as by a kubelet, but without the kubelet's delay.
 ATTEMPTS = 10
-KIB = 1024
 
 
 @dataclass(frozen=True)
@@ -38,40 +32,43 @@ class Way:
     """One way to start an application.
 
     Attributes:
-        name: `cold`, `plain` (restored, all memory read from the dump) or `mapped` (restored, memory mapped).
+        name: `cold`, or restored: `plain` by the runtime with all memory read from the dump, `mapped` by the runtime
+            with mapped memory, or `self` by the image itself.
         image: name of its image in the engine.
         identity: fingerprint of the restored process (see `warmstart.dump.criu.fingerprint`); empty for a cold start.
+        restorer: who restores; None for a cold start.
     """
 
     name: str
     image: str
     identity: str = ""
+    restorer: Restorer | None = None
+
+    def prepare(self, container: Container) -> Container:
+        """Return the container of a pod that starts in this way: an image that restores itself has its command."""
+        return replace(container, command=(), args=()) if self.restorer is Restorer.SELF else container
 
 
 @dataclass(frozen=True)
-class Memory:
-    """The memory of all processes of some containers, in bytes.
+class Traffic:
+    """Requests to send to a container that is ready.
 
     Attributes:
-        anonymous_bytes: private memory, shared with no other container.
-        file_bytes: file pages in the page cache, shared by all containers on a node.
-        proportional_bytes: both, with a page mapped by several processes divided among them. Over all these
-            processes, each page counts once.
-        cgroup_bytes: memory charged to the containers; a file page is charged to the first user.
+        actions: requests, sent in turn.
+        count: number of requests to send.
+        idle_s: seconds to wait before the first.
     """
 
-    anonymous_bytes: int
-    file_bytes: int
-    proportional_bytes: int
-    cgroup_bytes: int
+    actions: Sequence[HttpGet] = ()
+    count: int = 0
+    idle_s: float = 0.0
 
-    def __add__(self, other: Memory) -> Memory:
-        return Memory(
-            self.anonymous_bytes + other.anonymous_bytes,
-            self.file_bytes + other.file_bytes,
-            self.proportional_bytes + other.proportional_bytes,
-            self.cgroup_bytes + other.cgroup_bytes,
-        )
+    def run(self, running: CriContainer) -> Requests:
+        """Send the requests; errors as for `send_requests`."""
+        return send_requests(running.engine.proc, running, self.actions, self.count, idle_s=self.idle_s)
+
+
+NO_TRAFFIC = Traffic()
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,9 @@ class Start:
         start_s: time from then until the runtime reported it as running, including a restore.
         answer_s: time from then until the probe succeeded.
         memory: memory after that.
-        requests_s: duration of each of the first requests.
+        cpu_s: processor time charged to the container until then. A runtime restores partly at its own expense.
+        requests: the first requests.
+        launcher: the launcher's times; None if it does not restore.
     """
 
     sandbox_s: float
@@ -92,7 +91,9 @@ class Start:
     start_s: float
     answer_s: float
     memory: Memory
-    requests_s: tuple[float, ...] = ()
+    cpu_s: float = 0.0
+    requests: Requests = field(default_factory=Requests)
+    launcher: LauncherTimes | None = None
 
     @property
     def total_s(self) -> float:
@@ -123,9 +124,9 @@ def measure_start(
     container: Container,
     name: str,
     *,
-    requests: int = 0,
-    action: HttpGet | None = None,
+    traffic: Traffic = NO_TRAFFIC,
     beside: Beside = ALONE,
+    examine: Callable[[CriContainer], object] = lambda _: None,
 ) -> Start:
     """Start a container once, and end it.
 
@@ -134,26 +135,31 @@ def measure_start(
         way: way of starting.
         container: container of the pod.
         name: name of the pod.
-        requests: number of requests to send after it is ready.
-        action: request to send.
+        traffic: requests to send after it is ready.
         beside: the company of the container.
+        examine: called with the container when all is measured.
 
     Raises:
         AppError: the container did not become ready, or a request failed.
         EngineError: the runtime refused.
         VerifyError: the container should have been restored and was not, or the reverse.
     """
-    with beside.start(engine, container, way.image, name) as running:
+    with beside.start(engine, way.prepare(container), way.image, name) as running:
         ready = _await(running, container, way)
-        _check_way(engine, running, way)
-        return Start(
+        cpu_s = running.activity().cpu_s
+        launcher = _check_way(engine, running, way)
+        start = Start(
             sandbox_s=running.requested_at - running.pod_requested_at,
             create_s=running.created_at - running.requested_at,
             start_s=running.started_at - running.created_at,
             answer_s=ready - running.started_at,
             memory=read_memory(engine.proc, running.pid),
-            requests_s=time_requests(running, action, requests) if action else (),
+            cpu_s=cpu_s,
+            requests=traffic.run(running),
+            launcher=launcher,
         )
+        examine(running)
+        return start
 
 
 def measure_burst(
@@ -221,7 +227,8 @@ def _start_replica(
     for attempt in range(ATTEMPTS):
         with contextlib.ExitStack() as stack:
             try:
-                running = stack.enter_context(beside.start(engine, container, way.image, f"{name}-{attempt}"))
+                opener = beside.start(engine, way.prepare(container), way.image, f"{name}-{attempt}")
+                running = stack.enter_context(opener)
                 ready = _await(running, container, way)
                 _check_way(engine, running, way)
             except WarmstartError as error:
@@ -232,76 +239,20 @@ def _start_replica(
     return _Replica(None, 0.0, tuple(failures))
 
 
-def time_requests(running: CriContainer, action: HttpGet, count: int) -> tuple[float, ...]:
-    """Send requests one after the other, each on a new connection, and return their durations in seconds.
-
-    Raises:
-        AppError: a request failed.
-    """
-    durations = []
-    for number in range(count):
-        start = time.monotonic()
-        outcome = perform(running, action, TimeLimit(REQUEST_S))
-        durations.append(time.monotonic() - start)
-        if not outcome.ok:
-            raise AppError(f"request {number + 1} of {count}, {describe(running, action)}: {outcome.seen}")
-    return tuple(durations)
-
-
-def read_memory(proc: Path, first_pid: int) -> Memory:
-    """Read the memory of a container.
-
-    Args:
-        proc: the /proc of the PID namespace that `first_pid` refers to.
-        first_pid: init process of the container; all processes of its PID namespace count.
-    """
-    totals = {"Rss": 0, "Pss": 0, "Anonymous": 0}
-    for pid in _list_namespace(proc, first_pid):
-        with contextlib.suppress(*GONE):
-            for line in (proc / str(pid) / "smaps_rollup").read_text().splitlines()[1:]:
-                name, _, value = line.partition(":")
-                if name in totals:
-                    totals[name] += int(value.split()[0]) * KIB
-    return Memory(
-        anonymous_bytes=totals["Anonymous"],
-        file_bytes=totals["Rss"] - totals["Anonymous"],
-        proportional_bytes=totals["Pss"],
-        cgroup_bytes=_read_cgroup_bytes(proc, first_pid),
-    )
-
-
-def read_available_bytes() -> int:
-    """Read the memory available for new programs, by the kernel's estimate (MemAvailable in proc_meminfo(5))."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * KIB for line in lines if line.startswith("MemAvailable:"))
-
-
 def _await(running: CriContainer, container: Container, way: Way) -> float:
     """Wait until a container is ready, and return the clock's reading when it was."""
-    probe = restored_probe(container) if way.identity else first_probe(container)
+    probe = restored_probe(container) if way.restorer else first_probe(container)
+    if way.restorer is Restorer.SELF:
+        await_launcher(running, probe)
     return wait_first_success(running, probe, limit_s=find_limit_s(container)).at
 
 
-def _check_way(engine: LocalEngine, running: CriContainer, way: Way) -> None:
-    if running.restored != bool(way.identity):
+def _check_way(engine: LocalEngine, running: CriContainer, way: Way) -> LauncherTimes | None:
+    """Check that a container was started in this way, and return the launcher's times if it has restored it."""
+    if running.restored != (way.restorer is Restorer.RUNTIME):
         actual, expected = ("restored", "started cold") if running.restored else ("started cold", "restored")
         raise VerifyError(f"the runtime {actual} {way.image}: expected it to be {expected}")
+    launcher = read_launcher_times(running) if way.restorer is Restorer.SELF else None
     if way.identity and way.identity not in read_identities(engine.proc, running.pid):
         raise VerifyError(f"{way.image} started a new process instead of restoring the dumped one")
-
-
-def _list_namespace(proc: Path, first_pid: int) -> list[int]:
-    home = read_namespace(proc, first_pid, "pid")
-    found = []
-    for name in os.listdir(proc):  # noqa: PTH208  (names only)
-        if name.isdigit():
-            # A process that we have no permission to read is not the container's.
-            with contextlib.suppress(*GONE, PermissionError):
-                if read_namespace(proc, int(name), "pid") == home:
-                    found.append(int(name))
-    return found
-
-
-def _read_cgroup_bytes(proc: Path, pid: int) -> int:
-    names = ("memory.current", "memory.usage_in_bytes")
-    return next((int(text) for name in names if (text := read_cgroup_file(proc / str(pid), name))), 0)
+    return launcher

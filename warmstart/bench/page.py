@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import median
 from string import Template
 
-from warmstart.bench.report import LABELS, STEPS, find_verdict, list_bench_sections, list_facts
+from warmstart.bench.report import LABELS, STEPS, WARMED, find_verdict, list_bench_sections, list_facts
+from warmstart.bench.requests import Requests
 from warmstart.bench.result import Bench, Series, Spread
 from warmstart.core.errors import HostError
 from warmstart.core.text import Section, format_bytes, format_seconds
@@ -25,7 +26,7 @@ _STRIP_PX = 34
 _BAR_PX = 22
 _LINES_PX = 180
 _AXIS_PX = 22
-_DUMPED = "dumped"
+_WARMED = "warmed"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class _Unit:
     scales: tuple[tuple[float, str], ...]
 
 
-_SECONDS = _Unit(format_seconds, ((1, "s"), (0.001, "ms")))
+_SECONDS = _Unit(format_seconds, ((1, "s"), (0.001, "ms"), (1e-6, "µs")))
 _BYTES = _Unit(lambda size: format_bytes(round(size)), ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")))
 _TIME = tuple(_Part(name, name.removesuffix("_s"), label) for name, label in STEPS.items())
 _MEMORY = (
@@ -101,6 +102,7 @@ def _list_figures(bench: Bench) -> Iterable[str]:
     yield _stacks("Memory of one replica", bench.series, _MEMORY, _BYTES)
     if bench.load.requests:
         yield _requests(bench)
+        yield from (_processor(bench, number) for number in range(len(bench.cold.first)))
     bursts = [series for series in bench.series if series.burst and series.burst.ready_s]
     if bursts:
         title = f"{bench.load.replicas} replicas at once"
@@ -151,9 +153,9 @@ def _stacks(title: str, shown: Sequence[Series], parts: Sequence[_Part], unit: _
 
 def _requests(bench: Bench) -> str:
     """Draw a line for each way: the duration of the first, second, ... request, as the median of all starts."""
-    lines = {series.way.name: _by_number([start.requests_s for start in series.starts]) for series in bench.series}
-    if bench.dumped_requests_s:
-        lines[_DUMPED] = _by_number(bench.dumped_requests_s)
+    lines = {series.way.name: _by_number([start.requests for start in series.starts]) for series in bench.series}
+    if bench.warmed:
+        lines[_WARMED] = _by_number(bench.warmed)
     durations = [duration for line in lines.values() for duration in line]
     low = math.floor(math.log10(min(durations)))
     high = max(low + 1, math.ceil(math.log10(max(durations))))
@@ -175,7 +177,7 @@ def _requests(bench: Bench) -> str:
             ' vector-effect="non-scaling-stroke"/>'
         )
     inner = f'<svg width="100%" height="100%" viewBox="0 0 100 100" preserveAspectRatio="none">{"".join(strokes)}</svg>'
-    labels = {**LABELS, _DUMPED: "in the process that was dumped"}
+    labels = {**LABELS, _WARMED: WARMED}
     return _figure(
         f"The first {bench.load.requests} requests, one after the other",
         _plot(_LINES_PX, "".join([*marks, inner, *texts]), "latency by number of the request")
@@ -184,8 +186,23 @@ def _requests(bench: Bench) -> str:
     )
 
 
-def _by_number(batches: Sequence[Sequence[float]]) -> list[float]:
-    return [median(durations) for durations in zip(*batches, strict=True)]
+def _by_number(runs: Sequence[Requests]) -> list[float]:
+    return [median(durations) for durations in zip(*(run.durations_s for run in runs), strict=True)]
+
+
+def _processor(bench: Bench, number: int) -> str:
+    """Draw a bar for each way: the processor time of each of the first 1, 10, 100, ... requests."""
+    bars = [(LABELS[series.way.name], series.way.name, series.first[number]) for series in bench.series]
+    bars += [(WARMED, _WARMED, first) for first in bench.warmed_first[number : number + 1]]
+    top = max(first.cpu_s for _, _, first in bars) or 1.0
+    rows = []
+    for label, colour, first in bars:
+        value = f"{first.cpu_s * 1000:.2f} ms, {first.faults:.0f} page faults"
+        bar = f'<rect x="0" width="{_at(first.cpu_s, top)}" height="{_BAR_PX}" fill="var(--{colour})"/>'
+        rows.append(_head(label, value) + _plot(_BAR_PX, bar, value))
+    count = bars[0][2].requests
+    title = f"Processor time of the first {'request' if count == 1 else f'{count} requests, for each'}"
+    return _figure(title, "".join(rows) + _axis(top, _SECONDS), "")
 
 
 def _figure(title: str, content: str, caption: str) -> str:
@@ -194,7 +211,11 @@ def _figure(title: str, content: str, caption: str) -> str:
 
 
 def _row(series: Series, value: str) -> str:
-    return f'<div class="row"><b>{escape(LABELS[series.way.name])}</b><span>{escape(value)}</span></div>'
+    return _head(LABELS[series.way.name], value)
+
+
+def _head(name: str, value: str) -> str:
+    return f'<div class="row"><b>{escape(name)}</b><span>{escape(value)}</span></div>'
 
 
 def _plot(height_px: int, marks: str, label: str) -> str:

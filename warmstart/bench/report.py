@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
-from warmstart.bench.result import COLD, MAPPED, PLAIN, Bench, Latency, Series, Spread
+from warmstart.bench.measure import Start
+from warmstart.bench.result import COLD, MAPPED, PLAIN, SELF, Bench, First, Lead, Series, Spread
 from warmstart.core.text import Section, format_bytes, format_seconds
 
-LABELS = {COLD: "cold", PLAIN: "restored, plain", MAPPED: "restored, mapped"}
+LABELS = {COLD: "cold", PLAIN: "restored, plain", MAPPED: "restored, mapped", SELF: "restored by itself"}
+WARMED = "warm, not restored"
+# Threads that are shown, if they use at least this share of the processor time.
+_SHOWN_THREADS, _SHOWN_SHARE = 2, 0.1
+_SHORT_S = 0.1
+_LAUNCHER = {"restore_ms": "restore", "hooks_ms": "hooks", "steps_ms": "after-restore steps"}
 STEPS = {
     "sandbox_s": "pod sandbox",
     "create_s": "create",
@@ -22,16 +30,24 @@ def find_verdict(bench: Bench) -> str:
     """Return in a sentence or two whether restoring is worth it."""
     cold, best = bench.cold.total.median, bench.best.total.median
     pair = f"{format_seconds(cold)} cold, {format_seconds(best)} restored"
+    if bench.load.cold_cache:
+        pair += ", with an empty page cache"
     if not bench.is_worth_it:
         return f"Restoring is not worth it here: {pair}. Start this application as it is."
-    return f"A restored start is {bench.ratio:.1f} times as fast as a cold one: {pair}."
+    verdict = f"A restored start is {bench.ratio:.1f} times as fast as a cold one: {pair}."
+    if leads := bench.find_leads(bench.best):
+        verdict += f" It stays ahead {_describe_end(leads[0])}."
+    return verdict
 
 
 def list_bench_sections(bench: Bench) -> tuple[Section, ...]:
     """Return the tables of everything measured, the most important first."""
     sections = [_starts(bench), _steps(bench), _memory(bench)]
+    if any(start.launcher for series in bench.series for start in series.starts):
+        sections.append(_launcher(bench))
     if bench.load.requests:
-        sections.append(_requests(bench))
+        sections += [_first(bench, number) for number in range(len(bench.cold.first))]
+        sections.append(_leads(bench))
     if any(series.burst for series in bench.series):
         sections.append(_replicas(bench))
     return tuple(sections)
@@ -44,6 +60,7 @@ def list_facts(bench: Bench) -> Section:
         ("measured", f"{bench.began:%Y-%m-%d %H:%M} UTC, {bench.load.rounds} rounds, each way once in a round"),
         ("machine", f"{machine.cores} × {machine.processor}, {format_bytes(machine.memory_bytes)}"),
         ("load average", f"{machine.load[0]:.1f} before, {machine.load[1]:.1f} after"),
+        ("page cache", "dropped before each start" if bench.load.cold_cache else "as the preceding starts left it"),
         ("software", f"Linux {machine.kernel}, {machine.runtime}, CRIU {machine.criu}"),
         ("dumped memory", format_bytes(bench.pages_bytes)),
         *(("note", note) for note in bench.notes),
@@ -63,7 +80,10 @@ def make_bench_document(bench: Bench) -> Mapping[str, Any]:
         "worthIt": bench.is_worth_it,
         "dumpedBytes": bench.pages_bytes,
         "series": [_document_series(bench, series) for series in bench.series],
-        "dumpedProcess": _document_latency(bench.dumped_latency),
+        "warmed": {
+            "first": [asdict(first) for first in bench.warmed_first],
+            "requests": [asdict(requests) for requests in bench.warmed],
+        },
         "notes": list(bench.notes),
     }
 
@@ -80,6 +100,8 @@ def _starts(bench: Bench) -> Section:
 
     columns = ("", "median", "p95", "fastest", "slowest", "faster", "starts")
     title = "Time to the first success of the probe, from the request to create the container"
+    if bench.load.cold_cache:
+        title += ", with an empty page cache"
     return Section(title, columns, tuple(map(row, bench.series)))
 
 
@@ -103,17 +125,70 @@ def _memory(bench: Bench) -> Section:
     return Section("Memory of one replica once it is ready (median)", columns, tuple(map(row, bench.series)))
 
 
-def _requests(bench: Bench) -> Section:
-    def row(name: str, latency: Latency | None) -> tuple[str, ...]:
-        if latency is None:
-            return (name, "—", "—", "—")
-        return (name, *map(format_seconds, (latency.first_s, latency.p50_s, latency.p99_s)))
+def _launcher(bench: Bench) -> Section:
+    def cell(start: Start, name: str) -> int | None:
+        return getattr(start.launcher, name) if start.launcher else None
 
-    rows = [row(LABELS[series.way.name], series.latency) for series in bench.series]
-    if bench.dumped_latency:
-        rows.append(row("in the process that was dumped", bench.dumped_latency))
-    title = f"The first {bench.load.requests} requests after the probe (median of the batches)"
-    return Section(title, ("", "first", "p50", "p99"), tuple(rows))
+    def row(series: Series) -> tuple[str, ...]:
+        measured = ([ms for start in series.starts if (ms := cell(start, name)) is not None] for name in _LAUNCHER)
+        return (LABELS[series.way.name], *(f"{median(ms):.0f} ms" if ms else "—" for ms in measured))
+
+    rows = tuple(row(series) for series in bench.series if any(start.launcher for start in series.starts))
+    return Section("What the launcher waits for, by its own clock (median)", ("", *_LAUNCHER.values()), rows)
+
+
+def _first(bench: Bench, number: int) -> Section:
+    """Return the table of the first 1, 10, 100, ... requests, by the position of this number."""
+    warmed = bench.warmed_first[number : number + 1]
+
+    def row(name: str, first: First) -> tuple[str, ...]:
+        ratio = f"{first.cpu_s / warmed[0].cpu_s:.1f}" if warmed and warmed[0].cpu_s else "—"
+        return (
+            name,
+            *map(_format_ms, (first.p50_s, first.p99_s, first.cpu_s)),
+            ratio,
+            f"{first.faults:.0f}",
+            format_bytes(round(first.anonymous_bytes)),
+            _describe_threads(first),
+        )
+
+    rows = [row(LABELS[series.way.name], series.first[number]) for series in bench.series]
+    rows += [row(WARMED, first) for first in warmed]
+    count = bench.cold.first[number].requests
+    what = "The first request" if count == 1 else f"The first {count} requests, for each"
+    idle = f", {bench.load.idle_s:g} s after the probe" if bench.load.idle_s else ""
+    columns = ("", "p50", "p99", "processor", "ratio", "faults", "own after", "busiest threads")
+    title = f"{what}{idle} (medians; ratio: of processor time, to {WARMED})"
+    return Section(title, columns, tuple(rows))
+
+
+def _describe_threads(first: First) -> str:
+    busiest = list(first.threads_s.items())[:_SHOWN_THREADS]
+    shares = [(name, seconds / first.cpu_s) for name, seconds in busiest if first.cpu_s]
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= _SHOWN_SHARE) or "—"
+
+
+def _format_ms(seconds: float) -> str:
+    return f"{seconds * 1000:.2f} ms" if seconds < _SHORT_S else format_seconds(seconds)
+
+
+def _leads(bench: Bench) -> Section:
+    rows = []
+    for series in bench.series[1:]:
+        for what, lead in zip(("time", "processor time"), bench.find_leads(series) or (), strict=False):
+            seconds = (f"{lead.ready_s:.2f} s", f"{lead.end_s:.2f} s")
+            rows.append((f"{LABELS[series.way.name]}, {what}", *seconds, _describe_end(lead)))
+    columns = ("", "when ready", f"after {bench.load.requests} requests", "stays ahead")
+    return Section("The lead over a cold start (of medians)", columns, tuple(rows))
+
+
+def _describe_end(lead: Lead) -> str:
+    if lead.requests is None:
+        return "for longer than was measured"
+    if lead.requests == math.inf:
+        return "for ever"
+    digits = 2 - len(str(round(lead.requests)))
+    return f"for about {round(lead.requests, min(0, digits)):,.0f} requests"
 
 
 def _replicas(bench: Bench) -> Section:
@@ -158,13 +233,27 @@ def _document_series(bench: Bench, series: Series) -> dict[str, Any]:
         "importSeconds": series.import_s,
         "starts": [asdict(start) for start in series.starts],
         "failures": list(series.failures),
-        "requests": _document_latency(series.latency),
+        "first": [asdict(first) for first in series.first],
+        "lead": _document_leads(bench, series),
         "burst": asdict(series.burst) if series.burst else None,
     }
 
 
-def _document_latency(latency: Latency | None) -> dict[str, float] | None:
-    return asdict(latency) if latency else None
+def _document_leads(bench: Bench, series: Series) -> dict[str, Any] | None:
+    leads = bench.find_leads(series) if series is not bench.cold else None
+    if leads is None:
+        return None
+
+    def document(lead: Lead) -> dict[str, Any]:
+        for_ever = lead.requests == math.inf
+        return {
+            "readySeconds": lead.ready_s,
+            "endSeconds": lead.end_s,
+            "forEver": for_ever,
+            "requests": None if for_ever else lead.requests,
+        }
+
+    return {"time": document(leads[0]), "processorTime": document(leads[1])}
 
 
 def _spread(series: Series, name: str) -> Spread:

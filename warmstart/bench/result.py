@@ -6,11 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
+from itertools import pairwise
 from statistics import median
 
 from warmstart.bench.measure import Burst, Start, Way
+from warmstart.bench.requests import Requests, Use
 
-COLD, PLAIN, MAPPED = "cold", "plain", "mapped"
+COLD, PLAIN, MAPPED, SELF = "cold", "plain", "mapped", "self"
+# A trend of the lead goes on after the last requests if it is that of so many.
+TREND_REQUESTS = 50
 # A restore below this ratio is not worth an image that must be built and maintained.
 WORTH_RATIO = 1.5
 
@@ -23,11 +28,17 @@ class Load:
         rounds: number of starts of each way.
         replicas: number of replicas to also start at once; 0 for none.
         requests: number of requests to time after each start; 0 for none.
+        idle_s: seconds to wait before the first of them.
+        warmed: number of processes to warm up without a checkpoint, and to send the same requests.
+        cold_cache: whether the page cache of the whole machine is dropped before each start.
     """
 
     rounds: int = 20
     replicas: int = 0
     requests: int = 0
+    idle_s: float = 0.0
+    warmed: int = 0
+    cold_cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,30 +63,93 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Latency:
-    """The latency of requests, in seconds: the median over all batches of a figure of each batch.
+class First:
+    """The first requests after a start: the median over all starts of each figure.
 
     Attributes:
-        first_s: latency of the first request.
-        p50_s: 50th percentile of the batch.
-        p99_s: 99th percentile of the batch.
+        requests: their number.
+        total_s: duration of all.
+        p50_s: 50th percentile of their durations.
+        p99_s: 99th percentile of their durations.
+        cpu_s: processor time, per request.
+        faults: minor page faults, per request.
+        anonymous_bytes: private memory after them.
+        threads_s: processor time by the name of the thread, per request, the busiest first.
     """
 
-    first_s: float
+    requests: int
+    total_s: float
     p50_s: float
     p99_s: float
+    cpu_s: float
+    faults: float
+    anonymous_bytes: float
+    threads_s: Mapping[str, float]
 
     @staticmethod
-    def of(batches: Sequence[Sequence[float]]) -> Latency | None:
-        """Return the latency in batches that are not empty; None if there are none."""
-        spreads = [Spread.of(batch) for batch in batches if batch]
-        if not spreads:
-            return None
-        return Latency(
-            median(batch[0] for batch in batches if batch),
-            median(spread.median for spread in spreads),
-            median(spread.p99 for spread in spreads),
+    def of(runs: Sequence[Requests]) -> tuple[First, ...]:
+        """Return the figures of the first 1, 10, 100, ... requests in runs of the same length.
+
+        Runs without requests are left out. Without any, there are no figures.
+        """
+        runs = [run for run in runs if run.uses]
+        return tuple(
+            _sum_up(uses, [run.durations_s[: uses[0].requests] for run in runs])
+            for uses in zip(*(run.uses for run in runs), strict=True)
         )
+
+
+def _sum_up(uses: Sequence[Use], durations_s: Sequence[Sequence[float]]) -> First:
+    count, spreads = uses[0].requests, [Spread.of(batch) for batch in durations_s]
+    names = {name for use in uses for name in use.threads_s}
+    threads_s = {name: median(use.threads_s.get(name, 0.0) for use in uses) / count for name in names}
+    return First(
+        requests=count,
+        total_s=median(sum(batch) for batch in durations_s),
+        p50_s=median(spread.median for spread in spreads),
+        p99_s=median(spread.p99 for spread in spreads),
+        cpu_s=median(use.cpu_s for use in uses) / count,
+        faults=median(use.faults for use in uses) / count,
+        anonymous_bytes=median(use.anonymous_bytes for use in uses),
+        threads_s=dict(sorted(threads_s.items(), key=lambda item: -item[1])),
+    )
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A restored start's lead over a cold one, in seconds: of time for a client, or of processor time.
+
+    Attributes:
+        ready_s: lead when both are ready.
+        end_s: lead after the measured requests.
+        requests: number of requests after which the lead is used up, about; infinite if it is not used up, and None if
+            the measured requests do not show it.
+    """
+
+    ready_s: float
+    end_s: float
+    requests: float | None
+
+    @staticmethod
+    def of(ready_s: float, gains: Sequence[tuple[int, float]]) -> Lead:
+        """Return the lead.
+
+        Args:
+            ready_s: lead when both are ready.
+            gains: number of the first requests, and the seconds that the lead grows by them; negative if it shrinks.
+        """
+        course = [(0, ready_s), *((count, ready_s + gain) for count, gain in gains)]
+        (before, then), (count, end_s) = course[-2:]
+        if ready_s < 0:
+            return Lead(ready_s, end_s, 0.0)
+        for (start, lead), (stop, next_lead) in pairwise(course):
+            if next_lead < 0:
+                return Lead(ready_s, end_s, start + (stop - start) * lead / (lead - next_lead))
+        if end_s >= then:
+            return Lead(ready_s, end_s, math.inf)
+        if count - before < TREND_REQUESTS:
+            return Lead(ready_s, end_s, None)
+        return Lead(ready_s, end_s, count + (count - before) * end_s / (then - end_s))
 
 
 @dataclass(frozen=True)
@@ -110,10 +184,10 @@ class Series:
         figures: list[float] = [getattr(s if hasattr(s, step) else s.memory, step) for s in self.starts]
         return median(figures)
 
-    @property
-    def latency(self) -> Latency | None:
-        """The latency of the first requests."""
-        return Latency.of([start.requests_s for start in self.starts])
+    @cached_property
+    def first(self) -> tuple[First, ...]:
+        """The first 1, 10, 100, ... requests."""
+        return First.of([start.requests for start in self.starts])
 
 
 @dataclass(frozen=True)
@@ -139,7 +213,8 @@ class Bench:
         machine: machine it ran on.
         load: requested amount of measurements.
         series: one for each way of starting, the cold one first.
-        dumped_requests_s: the same requests to the dumped process, right after the dump, in as many batches.
+        warmed: the same requests to processes that were not restored: to the dumped one, right after the dump, and to
+            others that were warmed up in the same way.
         pages_bytes: size of the dumped memory.
         notes: omitted measurements, with reasons.
     """
@@ -149,7 +224,7 @@ class Bench:
     machine: Machine
     load: Load
     series: tuple[Series, ...]
-    dumped_requests_s: tuple[tuple[float, ...], ...]
+    warmed: tuple[Requests, ...]
     pages_bytes: int
     notes: tuple[str, ...]
 
@@ -183,7 +258,24 @@ class Bench:
             return 0
         return sum(size for digest, size in series.layers.items() if digest not in self.cold.layers)
 
-    @property
-    def dumped_latency(self) -> Latency | None:
-        """The latency of requests to the dumped process."""
-        return Latency.of(self.dumped_requests_s)
+    @cached_property
+    def warmed_first(self) -> tuple[First, ...]:
+        """The first 1, 10, 100, ... requests to processes that were not restored."""
+        return First.of(self.warmed)
+
+    def find_leads(self, series: Series) -> tuple[Lead, Lead] | None:
+        """Return the lead of a restored series over the cold one, in time and in processor time.
+
+        None if no requests were measured.
+        """
+        cold, restored = self.cold.first, series.first
+        if not cold or not restored:
+            return None
+
+        pairs = list(zip(cold, restored, strict=True))
+        elapsed = [(one.requests, one.total_s - other.total_s) for one, other in pairs]
+        used = [(one.requests, (one.cpu_s - other.cpu_s) * one.requests) for one, other in pairs]
+        return (
+            Lead.of(self.cold.total.median - series.total.median, elapsed),
+            Lead.of(self.cold.median_of("cpu_s") - series.median_of("cpu_s"), used),
+        )

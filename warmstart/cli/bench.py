@@ -17,10 +17,11 @@ from warmstart.cli.context import (
     pass_shell,
     registry_options,
 )
-from warmstart.cli.options import network_option, recipe_option, secret_option
+from warmstart.cli.options import key_option, network_option, recipe_option, secret_option
 from warmstart.cli.terminal import make_section, safe
 from warmstart.core.privileges import Privilege
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.image.signatures.check import Trust
 from warmstart.inspect.target import read_target
 from warmstart.inspect.trust import trust
 from warmstart.node.network import Network
@@ -34,7 +35,26 @@ from warmstart.recipe.load import load_recipe
 )
 @click.option("--replicas", type=click.IntRange(0, 64), default=0, help="Also start this many at once.")
 @click.option(
-    "--requests", type=click.IntRange(0, 10_000), default=0, help="Also time this many requests after each start."
+    "--requests", type=click.IntRange(0, 10_000), default=0, help="Also measure this many requests after each start."
+)
+@click.option(
+    "--idle",
+    "idle_s",
+    type=click.FloatRange(0, 3600),
+    default=0,
+    metavar="SECONDS",
+    help="Wait this long before the first of them.",
+)
+@click.option(
+    "--warmed",
+    type=click.IntRange(0, 1000),
+    default=0,
+    help="Also warm up this many processes, and send them the requests without a restore.",
+)
+@click.option(
+    "--cold-cache",
+    is_flag=True,
+    help="Before each start, drop the page cache, of the whole machine: other programs get slower.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
 @registry_options
@@ -42,6 +62,7 @@ from warmstart.recipe.load import load_recipe
 @recipe_option
 @secret_option
 @allow_option
+@key_option
 @click.option("--force", is_flag=True, help="Continue despite preflight errors.")
 @click.option("--keep", is_flag=True, help="Keep all files if a step fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -53,7 +74,11 @@ def bench(
     rounds: int,
     replicas: int,
     requests: int,
+    idle_s: float,
+    warmed: int,
+    cold_cache: bool,
     overrides: tuple[str, ...],
+    signed: Trust,
     access: RegistryAccess,
     network: str,
     own: Path | None,
@@ -68,8 +93,7 @@ def bench(
 
     The starts alternate. RECIPE is a file, or - for standard input. IMAGE was built by warmstart. Nothing is published.
     """
-    if html is not None and not html.absolute().parent.is_dir():
-        raise click.UsageError(f"--html {html}: there is no such directory")
+    _check_usage(html, load := Load(rounds, replicas, requests, idle_s, warmed, cold_cache))
     options = BuildOptions(
         cache=shell.cache,
         access=access,
@@ -79,7 +103,7 @@ def bench(
         allowed=allowed,
     )
     found = read_target(target)
-    load, progress = Load(rounds, replicas, requests), shell.progress()
+    progress = shell.progress()
     if found.recipe is not None:
         if own:
             raise click.UsageError(f"--recipe needs an image, and {target} is {found.kind}")
@@ -89,7 +113,9 @@ def bench(
     elif overrides:
         raise click.UsageError(f"--set needs a recipe, and {target} is {found.kind}")
     else:
-        decide = trust(allowed, None if own is None else load_recipe(own, secrets=secrets))
+        decide = trust(
+            allowed, None if own is None else load_recipe(own, secrets=secrets), signed=signed, access=access
+        )
         result = bench_source(found.source, options, load, progress, decide=decide, secrets=secrets)
     if html is not None:
         write_page(html, result)
@@ -100,3 +126,12 @@ def bench(
         for section in (*list_bench_sections(result), list_facts(result)):
             shell.out.print()
             shell.out.print(make_section(section))
+
+
+def _check_usage(html: Path | None, load: Load) -> None:
+    if html is not None and not html.absolute().parent.is_dir():
+        raise click.UsageError(f"--html {html}: there is no such directory")
+    if (load.idle_s or load.warmed) and not load.requests:
+        raise click.UsageError("--idle and --warmed need --requests")
+    if load.warmed > load.rounds:
+        raise click.UsageError("--warmed is larger than --rounds: in each round, one process is warmed up at most")

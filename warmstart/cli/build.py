@@ -23,8 +23,16 @@ from warmstart.cli.context import (
     pass_shell,
     registry_options,
 )
-from warmstart.cli.options import network_option, recipe_option, secret_option
-from warmstart.cli.pods import cluster_options, helper_options
+from warmstart.cli.options import (
+    cluster_options,
+    encryption_key_option,
+    key_option,
+    network_option,
+    recipe_option,
+    secret_option,
+    sign_option,
+)
+from warmstart.cli.pods import compare_option, helper_options
 from warmstart.cli.terminal import make_section, make_table, safe, show_error
 from warmstart.cli.views.build import (
     describe_outcome,
@@ -35,7 +43,10 @@ from warmstart.cli.views.build import (
 )
 from warmstart.core.privileges import Privilege
 from warmstart.core.text import format_seconds
+from warmstart.image.encryption import EncryptionKey
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.image.signatures.check import Trust
+from warmstart.image.signatures.keys import SigningKey
 from warmstart.inspect.target import read_image_target
 from warmstart.inspect.trust import trust
 from warmstart.node.network import Network
@@ -57,6 +68,8 @@ from warmstart.recipe.load import load_recipe
 )
 @click.option("--check", is_flag=True, help="Only read the recipes and their objects.")
 @click.option("--rebuild", is_flag=True, help="Build even if the target is up to date.")
+@sign_option
+@encryption_key_option
 @click.option(
     "-j", "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of builds at the same time."
 )
@@ -77,6 +90,7 @@ from warmstart.recipe.load import load_recipe
 )
 @cluster_options
 @helper_options
+@compare_option
 @checkpoint_timeout_option
 @network_option
 @allow_option
@@ -93,6 +107,8 @@ def build(
     output: str | None,
     check: bool,
     rebuild: bool,
+    signing_key: SigningKey | None,
+    encryption_keys: tuple[EncryptionKey, ...],
     jobs: int,
     fail_fast: bool,
     access: RegistryAccess,
@@ -127,6 +143,8 @@ def build(
         runtime_endpoint=runtime_endpoint,
         network=Network(network),
         allowed=allowed,
+        signing_key=signing_key,
+        encryption_keys=encryption_keys,
     )
     loaded = [load_recipe(path, overrides=overrides, tag=tag, secrets=secrets) for path in paths]
     outputs = choose_outputs(output, loaded)
@@ -175,6 +193,7 @@ def _build_all(shell: Shell, jobs: Sequence[Job], *, at_once: int, fail_fast: bo
 
 @click.command()
 @click.argument("image")
+@key_option
 @registry_options
 @network_option
 @recipe_option
@@ -185,6 +204,7 @@ def _build_all(shell: Shell, jobs: Sequence[Job], *, at_once: int, fail_fast: bo
 def verify(
     shell: Shell,
     image: str,
+    signed: Trust,
     access: RegistryAccess,
     network: str,
     own: Path | None,
@@ -202,7 +222,7 @@ def verify(
         access,
         shell.progress(),
         Network(network),
-        decide=trust(allowed, None if own is None else load_recipe(own, secrets=secrets)),
+        decide=trust(allowed, None if own is None else load_recipe(own, secrets=secrets), signed=signed, access=access),
         secrets=secrets,
     )
     if as_json:

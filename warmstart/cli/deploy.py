@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 from warmstart.cli.context import Shell, allow_option, pass_shell, registry_options
-from warmstart.cli.options import hint_at_container
-from warmstart.cli.pods import cluster_options
+from warmstart.cli.options import cluster_options, hint_at_container, key_option
 from warmstart.cli.terminal import make_section
 from warmstart.cli.views.inspect import list_security
 from warmstart.core.errors import ClusterError, ManifestError, input_errors_as
@@ -99,6 +98,7 @@ class DeployRequest:
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
 @click.option("-t", "--tag", help="Tag, or whole name, of the image, as at the build.")
 @allow_option
+@key_option
 @click.option("--apply", is_flag=True, help="Apply it to the cluster, server-side.")
 @click.option("--force-conflicts", is_flag=True, help="With --apply: take over fields owned by other managers.")
 @cluster_options
@@ -118,6 +118,7 @@ def deploy(shell: Shell, /, target: str, **options: Any) -> None:
         access=options["access"],
         match_cpu=options["match_cpu"],
         allowed=options["allowed"],
+        signed=options["signed"],
     )
     wanted = DeployRequest(
         name=options["name"],
@@ -220,10 +221,12 @@ def examine_cluster(shell: Shell, image: str, options: Mapping[str, Any], *, as_
     Raises:
         ClusterError: some nodes do not restore it.
     """
-    known = read_build(image, access=options["access"])
+    known = read_build(image, access=options["access"], signed=options["signed"])
     require_allowed([*known.name, *list_beyond_pod(known.privileges)], options["allowed"], image)
     if not known.identity:
         raise click.UsageError(f"--image {image}: give an image that warmstart built, not a recipe")
+    for warning in known.warnings:
+        shell.progress().warn(warning)
     with connect_cluster(options["context"], options["namespace"]) as cluster:
         verdicts = try_cluster(cluster, known, shell.progress())
         versions = [_find_versions(shell, cluster, verdict, options) for verdict in verdicts]

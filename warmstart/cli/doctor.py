@@ -14,7 +14,7 @@ from warmstart.cli.context import (
     registry_options,
 )
 from warmstart.cli.deploy import examine_cluster
-from warmstart.cli.pods import cluster_options
+from warmstart.cli.options import cluster_options, key_option
 from warmstart.cli.terminal import make_checks_table
 from warmstart.engine.local import examine_runtime
 from warmstart.kube.helper import DEFAULT_IMAGE, DEFAULT_NAMESPACE
@@ -49,6 +49,7 @@ from warmstart.node.doctor import examine_host, examine_host_programs, require
     help="Namespace of the helper pod; must admit privileged pods.",
 )
 @allow_option
+@key_option
 @cluster_options
 @registry_options
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")

@@ -1,19 +1,17 @@
-"""Commands that help to write a recipe and to type commands: `init`, `schema`, `completion`."""
+"""The command that writes a recipe: `init`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
-from click.shell_completion import get_completion_class
 
 from warmstart.cli.context import (
     Shell,
     pass_shell,
     registry_options,
 )
-from warmstart.cli.options import hint_at_container
-from warmstart.cli.pods import cluster_options
+from warmstart.cli.options import cluster_options, hint_at_container
 from warmstart.core.errors import WarmstartError
 from warmstart.image.open import open_image
 from warmstart.image.registry.credentials import RegistryAccess
@@ -25,7 +23,6 @@ from warmstart.recipe.init.inputs import Inputs, read_inputs
 from warmstart.recipe.init.manifest import InitOptions, propose_recipe
 from warmstart.recipe.init.text import Proposal
 from warmstart.recipe.reading import MANIFEST_SUFFIXES, STDIN
-from warmstart.recipe.schema import schema_text
 
 
 @click.command()
@@ -136,25 +133,3 @@ def _find_ports(image: str, access: RegistryAccess) -> tuple[str, ...] | None:
             return opened.image.config.exposed_ports
     except (WarmstartError, OSError):
         return None
-
-
-@click.command()
-@pass_shell
-def schema(shell: Shell) -> None:
-    """Print the JSON Schema of recipes."""
-    shell.out.out(schema_text())
-
-
-@click.command()
-@click.argument("shell_name", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
-@pass_shell
-def completion(shell: Shell, shell_name: str) -> None:
-    """Print a completion script for bash, zsh or fish.
-
-    Use it with eval "$(warmstart completion bash)".
-    """
-    completer = get_completion_class(shell_name)
-    assert completer is not None
-    shell.out.out(
-        completer(click.get_current_context().find_root().command, {}, "warmstart", "_WARMSTART_COMPLETE").source()
-    )

@@ -14,7 +14,6 @@ from typing import NoReturn
 import click
 from rich.console import Console
 
-from warmstart import __version__
 from warmstart.cli.context import (
     Shell,
     default_cache,
@@ -36,7 +35,7 @@ COMMANDS = {
     "bench": Lazy("warmstart.cli.bench:bench", "Compare cold and restored starts of RECIPE or IMAGE."),
     "build": Lazy("warmstart.cli.build:build", "Build a warm image from RECIPE, verify it, and publish it."),
     "checkpoint": Lazy("warmstart.cli.pods:checkpoint", "Checkpoint a container of POD and fetch the archive."),
-    "completion": Lazy("warmstart.cli.init:completion", "Print a completion script for bash, zsh or fish."),
+    "completion": Lazy("warmstart.cli.static:completion", "Print a completion script for bash, zsh or fish."),
     "deploy": Lazy("warmstart.cli.deploy:deploy", "Print (or apply) a Deployment and Service for a warm image."),
     "doctor": Lazy("warmstart.cli.doctor:doctor", "Check whether builds work here, or whether nodes restore."),
     "drain-save": Lazy("warmstart.cli.pods:drain_save", "Save pods of NODE, then restore them on other nodes."),
@@ -46,10 +45,10 @@ COMMANDS = {
     ),
     "migrate": Lazy("warmstart.cli.pods:migrate", "Move POD with its state to another node."),
     "node": Lazy("warmstart.cli.node:node", "Manage the tools of the embedded node."),
-    "rbac": Lazy("warmstart.cli.pods:rbac", "Print a service account with the rights for TASK."),
+    "rbac": Lazy("warmstart.cli.static:rbac", "Print a service account with the rights for TASK."),
     "restore": Lazy("warmstart.cli.pods:restore", "Restore a pod from an image made by `warmstart save`."),
     "save": Lazy("warmstart.cli.pods:save", "Save a container of POD as an image."),
-    "schema": Lazy("warmstart.cli.init:schema", "Print the JSON Schema of recipes."),
+    "schema": Lazy("warmstart.cli.static:schema", "Print the JSON Schema of recipes."),
     "verify": Lazy("warmstart.cli.build:verify", "Verify that an image built by warmstart restores."),
 }
 
@@ -57,7 +56,7 @@ COMMANDS = {
 @click.group(
     cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
-@click.version_option(__version__, prog_name="warmstart")
+@click.version_option(package_name="warmstart", prog_name="warmstart")
 @click.option("-v", "--verbose", is_flag=True, help="Show each step even without a terminal.")
 @click.option("--debug", is_flag=True, help="Show every program that runs, and tracebacks of errors.")
 @click.option(

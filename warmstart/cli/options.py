@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from warmstart.node.network import Network
+from warmstart.recipe.model import AllowedSecret, OnSecret, SecretSearch
 from warmstart.recipe.pods import SeveralContainersError
+from warmstart.recipe.secret_files import read_values
 
 network_option = click.option(
     "--network",
@@ -33,6 +37,122 @@ recipe_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Trust this recipe instead of the one in IMAGE.",
 )
+
+
+def sign_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --sign, read and passed to the command as `signing_key`."""
+
+    @functools.wraps(function)
+    def command(*args: Any, sign: Path | None, **options: Any) -> Any:
+        from warmstart.image.signatures.keys import read_signing_key
+
+        return function(*args, signing_key=None if sign is None else read_signing_key(sign), **options)
+
+    return click.option(
+        "--sign",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="KEY",
+        help="Sign the image with this private key; COSIGN_PASSWORD is its password.",
+    )(command)
+
+
+def encryption_key_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --encryption-key, read and passed to the command as `encryption_keys`."""
+
+    @functools.wraps(function)
+    def command(*args: Any, encryption_key: tuple[str, ...], **options: Any) -> Any:
+        from warmstart.image.encryption import parse_encryption_key
+
+        return function(*args, encryption_keys=tuple(map(parse_encryption_key, encryption_key)), **options)
+
+    return click.option(
+        "--encryption-key",
+        multiple=True,
+        metavar="PROTOCOL:FILE",
+        help="Encrypt the layers of the memory for this recipient: jwe:PUBLIC_KEY or pkcs7:CERTIFICATE.",
+    )(command)
+
+
+def secrets_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --secrets, --values and --allow-secret, read and passed to the command as `search`."""
+
+    @functools.wraps(function)
+    def command(
+        *args: Any, on_secret: str, values: tuple[Path, ...], allow_secret: tuple[AllowedSecret, ...], **options: Any
+    ) -> Any:
+        real = tuple(one for file in values for one in read_values(file))
+        return function(*args, search=SecretSearch(OnSecret(on_secret), real, allow_secret), **options)
+
+    for option in (
+        click.option(
+            "--allow-secret",
+            multiple=True,
+            callback=lambda _, __, given: tuple(map(_parse_allowed, given)),
+            metavar="KIND[:PLACE]=REASON",
+            help="Accept secrets of this kind in the image, for this reason.",
+        ),
+        click.option(
+            "--values",
+            multiple=True,
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Values that must not be in the image, one a line or NAME=VALUE.",
+        ),
+        click.option(
+            "--secrets",
+            "on_secret",
+            type=click.Choice([str(one) for one in OnSecret]),
+            default=str(OnSecret.AUTO),
+            show_default=True,
+            help="Answer to secrets in the image; auto refuses those of --values and warns of others.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _parse_allowed(text: str) -> AllowedSecret:
+    what, _, reason = text.partition("=")
+    kind, _, place = what.partition(":")
+    if not kind.strip() or not reason.strip():
+        raise click.BadParameter(f"{text!r}: expected KIND=REASON or KIND:PLACE=REASON, such as jwt=only samples")
+    return AllowedSecret(kind.strip(), reason.strip(), place=place.strip() or "*")
+
+
+def key_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --key, which is the rule for a machine in WARMSTART_KEY; read and passed to the command as `signed`."""
+    return _add_key(function, "WARMSTART_KEY")
+
+
+def look_key_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --key to a command that only shows an image, and may show any."""
+    return _add_key(function, None)
+
+
+def _add_key(function: Callable[..., Any], variable: str | None) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def command(*args: Any, key: tuple[Path, ...], **options: Any) -> Any:
+        from warmstart.image.signatures.check import Trust
+        from warmstart.image.signatures.keys import read_public_key
+
+        return function(*args, signed=Trust(tuple(map(read_public_key, key))), **options)
+
+    return click.option(
+        "--key",
+        multiple=True,
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar=variable,
+        metavar="PUBLIC_KEY",
+        help="Refuse the image unless this key, or another --key, signed it.",
+    )(command)
+
+
+def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which cluster, and where in it: `context` and `namespace`."""
+    function = click.option("-n", "--namespace", help="Namespace.  [default: the context's]")(function)
+    return click.option("--context", metavar="NAME", help="Context of the kubeconfig.  [default: the current one]")(
+        function
+    )
 
 
 @contextlib.contextmanager

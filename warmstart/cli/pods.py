@@ -20,55 +20,27 @@ from warmstart.cli.context import (
     registry_options,
     show_env_option,
 )
+from warmstart.cli.options import cluster_options, key_option, secrets_options, sign_option
 from warmstart.cli.terminal import make_table
 from warmstart.core.errors import ClusterError, ImageError
 from warmstart.core.privileges import Privilege, require_allowed
 from warmstart.core.text import format_bytes, format_seconds, printable_lines
 from warmstart.core.yaml_writing import write_yaml
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.image.signatures.check import Trust
+from warmstart.image.signatures.keys import SigningKey
 from warmstart.inspect.inspection import inspect_image
 from warmstart.inspect.target import read_image_target
 from warmstart.inspect.trust import list_saved_privileges
 from warmstart.kube.client import connect_cluster
 from warmstart.kube.helper import DEFAULT_DIRECTORY, DEFAULT_IMAGE, DEFAULT_NAMESPACE, Errand
 from warmstart.kube.pods import make_copy, place_pod
-from warmstart.kube.rbac import TASKS, read_role
 from warmstart.kube.recorded import make_recorded_pod
 from warmstart.pods.checkpoint import CheckpointOptions, FetchedCheckpoint, find_target, take_checkpoint
 from warmstart.pods.migrate import Migration, PodOutcome, check_movable, drain_node, migrate_pod
 from warmstart.pods.save import RestoredPod, SavedImage, SaveOptions, push_record, read_record, restore_pod, save_pod
+from warmstart.recipe.model import SecretSearch
 from warmstart.recipe.pods import hide_values
-
-
-def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which cluster, and where in it: `context` and `namespace`."""
-    function = click.option("-n", "--namespace", help="Namespace.  [default: the context's]")(function)
-    return click.option("--context", metavar="NAME", help="Context of the kubeconfig.  [default: the current one]")(
-        function
-    )
-
-
-@click.command()
-@click.argument("task", type=click.Choice(TASKS))
-@click.option(
-    "-n",
-    "--namespace",
-    "namespaces",
-    multiple=True,
-    help="Namespace of the pods; repeatable.  [default: all namespaces]",
-)
-@click.option(
-    "--kubelet",
-    is_flag=True,
-    help="Request checkpoints from kubelets directly (port 10250), with fewer rights than through the proxy.",
-)
-@pass_shell
-def rbac(shell: Shell, task: str, namespaces: tuple[str, ...], kubelet: bool) -> None:
-    """Print a service account with the rights for TASK.
-
-    Apply it with: warmstart rbac save | kubectl apply -f -
-    """
-    shell.out.out(read_role(task, namespaces, kubelet=kubelet), end="")
 
 
 def helper_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,6 +87,23 @@ def helper_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in reversed(options):
         wrapped = option(wrapped)
+    return wrapped
+
+
+def compare_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option to compare the kernel state; it is in the function's `how`."""
+
+    @click.option(
+        "--compare-state",
+        is_flag=True,
+        help="Compare the kernel state before the checkpoint with that after a restore. The helper pod then sees the "
+        "processes of its node.",
+    )
+    @functools.wraps(function)
+    def wrapped(*args: Any, how: CheckpointOptions, compare_state: bool, **kwargs: Any) -> Any:
+        errand = replace(how.errand, sees_processes=compare_state)
+        return function(*args, how=replace(how, errand=errand), **kwargs)
+
     return wrapped
 
 
@@ -217,6 +206,8 @@ def ready_option(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-c", "--container", help="Container of the pod.")
 @click.option("--image", required=True, metavar="NAME", help="Name of the image.")
 @click.option("-o", "--output", metavar="KIND:PATH", help="oci:DIRECTORY or oci-archive:FILE instead of a registry.")
+@sign_option
+@secrets_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @registry_options
 @cluster_options
@@ -228,6 +219,8 @@ def save(
     container: str | None,
     image: str,
     output: str | None,
+    signing_key: SigningKey | None,
+    search: SecretSearch,
     as_json: bool,
     access: RegistryAccess,
     context: str | None,
@@ -236,9 +229,11 @@ def save(
 ) -> None:
     """Save a container of POD as an image.
 
-    The container keeps running. `warmstart restore` makes a pod from the image.
+    The container keeps running. `warmstart restore` makes a pod from the image. Before the image is published, its
+    memory, files and annotations are searched for secrets.
     """
-    options = SaveOptions(shell.cache, how, parse_output(output) if output else REGISTRY, access)
+    to = parse_output(output) if output else REGISTRY
+    options = SaveOptions(shell.cache, how, to, access, signing_key=signing_key, search=search)
     with connect_cluster(context, namespace) as cluster:
         saved = save_pod(cluster, *find_target(cluster, pod, container), image, options, shell.progress())
     if as_json:
@@ -252,6 +247,7 @@ def save(
 @click.option("--name", help="Name of the pod.  [default: the saved pod's]")
 @click.option("--to", "node", metavar="NODE", help="Node to run it on.  [default: any]")
 @allow_option
+@key_option
 @click.option("--dry-run", is_flag=True, help="Print the pod without creating it.")
 @show_env_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -265,6 +261,7 @@ def restore(
     name: str | None,
     node: str | None,
     allowed: tuple[Privilege, ...],
+    signed: Trust,
     dry_run: bool,
     show_env: bool,
     as_json: bool,
@@ -281,7 +278,7 @@ def restore(
     """
     source, progress = read_image_target(image), shell.progress()
     record = read_record(source, access=access)
-    inspection = inspect_image(source, access=access)
+    inspection = inspect_image(source, access=access, signed=signed)
     if inspection.image is None or inspection.image.digest != record.digest:
         raise ImageError(f"{image} was replaced while it was read", hint="use a tag that nobody moves")
     if inspection.checkpoint is None:
@@ -315,11 +312,14 @@ def restore(
 @click.option("-c", "--container", help="Container of the pod.")
 @click.option("--to", "node", required=True, metavar="NODE", help="Node to move the pod to.")
 @click.option("--image", required=True, metavar="NAME", help="Name of the intermediate image.")
+@sign_option
+@secrets_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @ready_option
 @registry_options
 @cluster_options
 @checkpoint_options
+@compare_option
 @pass_shell
 def migrate(
     shell: Shell,
@@ -327,6 +327,8 @@ def migrate(
     container: str | None,
     node: str,
     image: str,
+    signing_key: SigningKey | None,
+    search: SecretSearch,
     as_json: bool,
     ready_timeout: float,
     access: RegistryAccess,
@@ -339,7 +341,7 @@ def migrate(
     A new pod is restored there, and then the old one is removed. Connections of the old pod are closed. Changes that it
     makes after the checkpoint are lost.
     """
-    options = SaveOptions(shell.cache, how, REGISTRY, access, ready_timeout)
+    options = SaveOptions(shell.cache, how, REGISTRY, access, ready_timeout, signing_key, search)
     with connect_cluster(context, namespace) as cluster:
         found = find_target(cluster, pod, container)
         check_movable(found[0])
@@ -363,6 +365,8 @@ def migrate(
     metavar="SECONDS",
     help="Time until the node can disappear.",
 )
+@sign_option
+@secrets_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @ready_option
 @registry_options
@@ -375,6 +379,8 @@ def drain_save(
     selector: str,
     image: str,
     deadline: float,
+    signing_key: SigningKey | None,
+    search: SecretSearch,
     as_json: bool,
     ready_timeout: float,
     access: RegistryAccess,
@@ -387,7 +393,7 @@ def drain_save(
     All checkpoints leave the node before the deadline. Then the pods are restored, several at once. Failures are
     reported, and the exit code is not 0.
     """
-    options = SaveOptions(shell.cache, how, REGISTRY, access, ready_timeout)
+    options = SaveOptions(shell.cache, how, REGISTRY, access, ready_timeout, signing_key, search)
     with connect_cluster(context, namespace) as cluster:
         fates = drain_node(cluster, node, selector, image, deadline, options, shell.progress())
     if as_json:
@@ -407,6 +413,7 @@ def describe_saved(saved: SavedImage) -> dict[str, Any]:
         "digest": saved.image.manifest.digest,
         "destination": saved.destination,
         "closedSockets": saved.closed,
+        "findings": [one.document for one in saved.secrets],
         "checkpoint": {**describe_taken(saved.taken), "archive": None},
     }
 

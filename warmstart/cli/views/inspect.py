@@ -19,14 +19,16 @@ from typing import Any
 
 from warmstart.build.result import Report
 from warmstart.cli.context import HIDDEN
+from warmstart.core.age import has_passed
 from warmstart.core.errors import ArchiveError
 from warmstart.core.text import Section, format_bytes, format_seconds, printable
 from warmstart.dump.archive.metadata import Mount, User, load_json
 from warmstart.dump.criu.contents import Endpoint, Socket, TcpState
 from warmstart.dump.criu.credentials import Credentials
-from warmstart.image.annotations import POD_NOTE, Provenance
+from warmstart.image.annotations import EXPIRES, POD_NOTE, Provenance
 from warmstart.image.compose import CREATED_BY
 from warmstart.image.secrets.record import make_record
+from warmstart.image.signatures.check import Checked
 from warmstart.inspect.inspection import CheckpointFacts, ContainerFacts, ContainerLimits, ImageFacts, Inspection, Layer
 from warmstart.inspect.trust import list_claims
 from warmstart.recipe.pods import hide_values
@@ -61,6 +63,8 @@ def list_sections(inspection: Inspection, *, show_env: bool = False) -> tuple[Se
             _section("image", (), _list_image(inspection.name, image, show_env=show_env)),
             _section("layers", ("layer", "size", "format", "of", "made by"), map(_list_layer, image.layers)),
         ]
+        if inspection.signatures:
+            sections.append(_section("signatures", (), _list_signatures(inspection.signatures)))
         if image.provenance:
             sections.append(_section("edits", (), _list_edits(image.provenance)))
         reports = ("verified", "with", "cold start", "restored start")
@@ -110,7 +114,22 @@ def to_document(inspection: Inspection, *, show_env: bool = False) -> dict[str, 
             for report in inspection.reports
         ],
         "reportsUnread": inspection.reports_unread,
+        "signatures": inspection.signatures and _signatures_document(inspection.signatures),
     }
+
+
+def _signatures_document(checked: Checked) -> dict[str, Any]:
+    return {
+        "keys": [key.source for key in checked.keys],
+        "statements": [{"predicateType": one.type, "predicate": one.document} for one in checked.statements],
+        "others": checked.others,
+    }
+
+
+def _list_signatures(checked: Checked) -> list[tuple[str, str]]:
+    rows = [("signed with", key.source) for key in checked.keys]
+    rows += [("statement", one.type) for one in checked.statements]
+    return [*rows, ("other statements", f"{checked.others}, by keys that were not given")] if checked.others else rows
 
 
 def _section(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Section:
@@ -138,6 +157,8 @@ def _list_image(name: str, image: ImageFacts, *, show_env: bool) -> list[tuple[s
         ("kernel state", _count_subjects(image)),
         *_list_notes(image, show_env=show_env).items(),
     ]
+    expired = has_passed(image.notes.get(EXPIRES, ""))
+    rows = [(field, f"{value} (has expired)" if field == EXPIRES and expired else value) for field, value in rows]
     return [(field, value) for field, value in rows if value]
 
 
