@@ -9,10 +9,15 @@ const database = require('./database');
 
 const startedAt = new Date().toISOString();
 const pool = new Pool({ ...database, max: 4 });
-// An idle connection died, such as one that was open at a checkpoint. The pool has dropped it already.
+// An idle connection died. The pool has dropped it already.
 pool.on('error', (error) => console.log(`a connection to PostgreSQL was lost: ${error.message}`));
 const redis = new Redis({ host: process.env.REDIS_HOST ?? 'localhost', connectTimeout: 3000 });
 redis.on('error', (error) => console.log(`no connection to Redis: ${error.message}`));
+// The hooks of a warm image close all connections before the checkpoint. The pod may have other hosts than the build.
+process.on('afterRestore', () => {
+  pool.options.host = process.env.DB_HOST;
+  redis.options.host = process.env.REDIS_HOST;
+});
 
 const app = express();
 app.disable('x-powered-by');

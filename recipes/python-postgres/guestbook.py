@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from snapshot_restore_py import register_after_restore
 
 PASSWORD_FILE = Path("/etc/guestbook/password")
 
@@ -47,7 +48,7 @@ def connection_settings() -> dict[str, Any]:
     }
 
 
-# `check` replaces connections that have died, such as those that were open at a checkpoint.
+# `check` replaces connections that have died.
 pool = AsyncConnectionPool(
     # Called for each new connection.
     kwargs=lambda: {**connection_settings(), "autocommit": True, "row_factory": dict_row},
@@ -62,6 +63,12 @@ redis = Redis(
     socket_connect_timeout=3,
     retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 5),
 )
+
+
+@register_after_restore
+def use_the_pods_redis() -> None:
+    """Connect to the pod's Redis: the hooks of a warm image have closed the connections to the build's."""
+    redis.connection_pool.connection_kwargs["host"] = os.environ.get("REDIS_HOST", "localhost")
 
 
 @asynccontextmanager
