@@ -12,7 +12,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -107,6 +107,13 @@ def time_scaling(api: Api, deployment: Block) -> float:
         return took_s
 
 
+def keep(name: str, took_s: Mapping[str, list[float]]) -> None:
+    """Leave the seconds of each way as JSON."""
+    directory = TOP / "build/bench"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"{name}.json").write_text(json.dumps(took_s, indent=1))
+
+
 @click.command()
 @click.option("-n", "--rounds", type=click.IntRange(2), default=5, show_default=True, help="Scalings of each way.")
 @cache_option
@@ -130,9 +137,7 @@ def main(rounds: int, cache_dir: Path) -> None:
     for way, values in took_s.items():
         median_s, spread = statistics.median(values), f"{format_seconds(min(values))} to {format_seconds(max(values))}"
         console.print(f"{way:<8} {format_seconds(median_s)} ({spread}), cold ÷ {way} {cold_s / median_s:.1f}")
-    directory = TOP / "build/bench"
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "cluster.json").write_text(json.dumps(took_s, indent=1))
+    keep("cluster", took_s)
 
 
 if __name__ == "__main__":

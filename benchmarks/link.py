@@ -21,16 +21,17 @@ from warmstart.node.session import Session
 
 # Networks of stores that come one after the other; a bridge outlives its runtime.
 SUBNETS = "10.93.{}.0/24"
+NODE_LINK = "to-registry"
 NODE, REGISTRY, PORT = "10.94.0.1", "10.94.0.2", 5000
 LINK = f"""\
 set -eu
 ip netns add registry
-ip link add to-registry type veth peer name to-node netns registry
-ip address add {NODE}/30 dev to-registry
+ip link add {NODE_LINK} type veth peer name to-node netns registry
+ip address add {NODE}/30 dev {NODE_LINK}
 ip -n registry address add {REGISTRY}/30 dev to-node
-ip link set to-registry up
+ip link set {NODE_LINK} up
 ip -n registry link set to-node up
-tc qdisc add dev to-registry root tbf rate 1gbit burst 256kb latency 50ms
+tc qdisc add dev {NODE_LINK} root tbf rate 1gbit burst 256kb latency 50ms
 tc -n registry qdisc add dev to-node root tbf rate 1gbit burst 256kb latency 50ms
 """
 COPY_S = 600

@@ -18,36 +18,40 @@ from pathlib import Path
 from statistics import median
 
 import click
+from cold_cache import AT_MOST, compare_caches
 from command import cache_option, run_command
 from link import compare_pulls
 from own_cost import CASES, OURS, measure_in_turn
-from packing import Packed, pack_upstream
+from packing import Packed, pack_in_turn, pack_upstream
 from rich.console import Console
 from rich.table import Table
 from self import Comparison, compare_restorers
 
-from warmstart.bench.measure import Burst, measure_burst, time_requests
+from warmstart.bench.measure import Burst, measure_burst
 from warmstart.bench.page import write_page
 from warmstart.bench.report import find_verdict, make_bench_document
+from warmstart.bench.requests import REQUEST_S
 from warmstart.bench.result import COLD, MAPPED, PLAIN, Bench, Load, Series
-from warmstart.bench.run import Subject, find_request, make_images, measure, open_session
+from warmstart.bench.run import Subject, find_traffic, make_images, measure, open_session
 from warmstart.build.base import find_source
 from warmstart.build.context import BuildContext, BuildOptions
+from warmstart.build.services import open_companions
 from warmstart.cli.terminal import TerminalListener
 from warmstart.core.progress import Progress
 from warmstart.core.text import format_bytes, format_seconds
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine, start_engine
 from warmstart.image.layout import read_image
-from warmstart.node.session import Session
-from warmstart.recipe.load import load_recipe
-from warmstart.recipe.model import HttpGet, Recipe
+from warmstart.probe.limit import TimeLimit
+from warmstart.probe.perform import perform
+from warmstart.recipe.load import load_recipe, with_restorers
+from warmstart.recipe.model import HttpGet, Recipe, Restorer
 
 TOP = Path(__file__).parents[1]
 SPRING, SMALL = TOP / "examples/java-app/recipe.yaml", TOP / "recipes/go/recipe.yaml"
 SUBNET = "10.92.0.0/24"
 REQUESTS, REPLICAS, AT_ONCE = 100, 8, 32
-PARTS = ("spring", "large", "self", "packing", "at-once", "own-cost")
+PARTS = ("spring", "large", "self", "cold-cache", "packing", "at-once", "own-cost")
 READ_ALL = HttpGet(8080, "/live-data/checksum")
 
 
@@ -84,8 +88,8 @@ class Run:
 def measure_spring(run: Run) -> tuple[list[Row], Bench]:
     """The Spring Boot example, with the memory of a middling service."""
     recipe, load, progress = with_live_data(80, 384, "1Gi"), Load(run.rounds, requests=REQUESTS), run.progress()
-    with open_subject(recipe, load, run, progress) as (session, subject):
-        bench = measure(session, subject, load, progress)
+    with open_subject(recipe, load, run, progress) as (context, subject):
+        session, bench = context.session, measure(context, subject, load)
         run.keep("spring", bench)
         rows = [*list_start_rows(bench), list_latency_row(bench)]
         with progress.step("pull and start"):
@@ -100,13 +104,13 @@ def measure_spring(run: Run) -> tuple[list[Row], Bench]:
 def measure_packing(run: Run) -> list[Row]:
     """What the example's image costs to make, beside an image of the same application as others make it."""
     recipe = load_recipe(SPRING)
-    # The median of the ratios.
-    rounds = [pack_both(recipe, run) for _ in range(max(3, run.rounds // 4))]
-    ours, theirs = sorted(rounds, key=lambda pair: pair[1].seconds / pair[0].seconds)[len(rounds) // 2]
-    _, theirs_as_it_comes = pack_both(as_it_comes(recipe), run)
+    theirs, ours = find_median(pack_in_turn(recipe, run.options, run.progress(), run.rounds))
+    few = max(3, run.rounds // 4)
+    theirs_as_it_comes, _ = find_median(pack_in_turn(as_it_comes(recipe), run.options, run.progress(), few))
     return [
         *list_packing_rows("checkpoint", theirs, ours),
-        *list_packing_rows("checkpoint without the recipe's preparations", theirs_as_it_comes, ours),
+        # The bytes alone: the two were not packed in turn.
+        *list_packing_rows("checkpoint without the recipe's preparations", theirs_as_it_comes, ours)[:1],
     ]
 
 
@@ -122,11 +126,10 @@ def measure_own_cost(run: Run) -> list[Row]:
     return rows
 
 
-def pack_both(recipe: Recipe, run: Run) -> tuple[Packed, Packed]:
-    """An image of ours, and one of the same checkpoint as others make it."""
-    progress = run.progress()
-    with open_subject(recipe, Load(), run, progress) as (session, subject), progress.step("pack as upstream"):
-        return describe_ours(subject), pack_upstream(session, subject.archive, recipe.name)
+def find_median(pairs: list[tuple[Packed, Packed]]) -> tuple[Packed, Packed]:
+    """The upstream's image and ours of the pair with the median of the ratios in time."""
+    ours, theirs = sorted(pairs, key=lambda pair: pair[1].seconds / pair[0].seconds)[len(pairs) // 2]
+    return theirs, ours
 
 
 def describe_ours(subject: Subject) -> Packed:
@@ -140,8 +143,8 @@ def describe_ours(subject: Subject) -> Packed:
 def measure_large(run: Run, spring: Bench) -> list[Row]:
     """The same with a heap of 2 GB: how long a restore takes, and what many replicas take of the node."""
     recipe, load, progress = with_live_data(1900, 2800, "4Gi"), Load(max(3, run.rounds // 2)), run.progress()
-    with open_subject(recipe, load, run, progress) as (session, subject):
-        bench = measure(session, subject, load, progress)
+    with open_subject(recipe, load, run, progress) as (context, subject):
+        session, bench = context.session, measure(context, subject, load)
         run.keep("large", bench)
         with progress.step(f"{REPLICAS} replicas"), start_engine(session, "replicas", subnet=SUBNET) as engine:
             import_images(engine, subject, COLD, MAPPED)
@@ -194,12 +197,23 @@ def list_self_rows(compared: Comparison) -> list[Row]:
     ]
 
 
+def measure_cold_cache(run: Run) -> list[Row]:
+    """Images that restore themselves, after the page cache was dropped: the example, and twice its memory."""
+    rows = []
+    for recipe in (load_recipe(SPRING), with_live_data(120, 384, "1Gi")):
+        caches = compare_caches(recipe, run.options, run.rounds, run.progress())
+        pair = f"{format_seconds(caches.dropped.spread.median)} ÷ {format_seconds(caches.kept.spread.median)}"
+        what = f"restores itself, {format_bytes(caches.pages_bytes)}: page cache dropped ÷ kept ({pair})"
+        rows.append(Row(what, f"≤ {AT_MOST:g}", *judge(caches.ratio, at_most=AT_MOST)))
+    return rows
+
+
 def measure_at_once(run: Run) -> list[Row]:
     """A small service, restored many times at once."""
     recipe, progress = load_recipe(SMALL), run.progress()
-    with open_subject(recipe, Load(), run, progress) as (session, subject):
+    with open_subject(recipe, Load(), run, progress) as (context, subject):
         way = subject.candidates[-1].way.name
-        with progress.step(f"{AT_ONCE} replicas"), start_engine(session, "replicas", subnet=SUBNET) as engine:
+        with progress.step(f"{AT_ONCE} replicas"), start_engine(context.session, "replicas", subnet=SUBNET) as engine:
             import_images(engine, subject, way)
             burst = start_at_once(engine, subject, way, AT_ONCE)
     what = f"{AT_ONCE} restores of a small service at once ({describe(burst)}): failures"
@@ -207,12 +221,13 @@ def measure_at_once(run: Run) -> list[Row]:
 
 
 @contextlib.contextmanager
-def open_subject(recipe: Recipe, load: Load, run: Run, progress: Progress) -> Iterator[tuple[Session, Subject]]:
-    """The images of a recipe, on a node of their own."""
-    source = find_source(recipe)
+def open_subject(recipe: Recipe, load: Load, run: Run, progress: Progress) -> Iterator[tuple[BuildContext, Subject]]:
+    """The images of a recipe that the runtime restores, on a node of their own."""
+    source, recipe = find_source(recipe), with_restorers(recipe, [Restorer.RUNTIME])
     with open_session(source, run.options, progress) as session:
-        action = find_request(recipe) if load.requests else None
-        yield session, make_images(BuildContext(recipe, run.options, progress, session), source, load, action)
+        context = BuildContext(recipe, run.options, progress, session)
+        with open_companions(context) as companions:
+            yield context, make_images(context, source, companions, find_traffic(recipe, load))
 
 
 def import_images(engine: LocalEngine, subject: Subject, *ways: str) -> None:
@@ -236,7 +251,8 @@ def start_at_once(
 
 def read_all(running: CriContainer) -> None:
     """Have the application read and check all of its live data."""
-    time_requests(running, READ_ALL, 1)
+    outcome = perform(running, READ_ALL, TimeLimit(REQUEST_S))
+    assert outcome.ok, outcome.seen
 
 
 def with_live_data(size_mb: int, heap_mb: int, limit: str) -> Recipe:
@@ -279,9 +295,7 @@ def list_start_rows(bench: Bench) -> list[Row]:
 
 def list_latency_row(bench: Bench) -> Row:
     """How requests after a restore compare with those to the process that was dumped."""
-    restored, dumped = find(bench, MAPPED).latency, bench.dumped_latency
-    assert restored is not None
-    assert dumped is not None
+    restored, dumped = find(bench, MAPPED).first[-1], bench.warmed_first[-1]
     pair = f"{format_seconds(restored.p99_s)} ÷ {format_seconds(dumped.p99_s)}"
     what = f"p99 of the first {REQUESTS} requests: restored ÷ in the dumped process ({pair})"
     return Row(what, "≤ 1.5", *judge(restored.p99_s / dumped.p99_s, at_most=1.5))
@@ -344,6 +358,8 @@ def main(rounds: int, cache_dir: Path, only: tuple[str, ...]) -> None:
         rows += measure_large(run, spring)
     if not only or "self" in only:
         rows += measure_self(run)
+    if not only or "cold-cache" in only:
+        rows += measure_cold_cache(run)
     if not only or "packing" in only:
         rows += measure_packing(run)
     if not only or "at-once" in only:

@@ -103,7 +103,7 @@ def compare_restorers(recipe: Recipe, options: BuildOptions, rounds: int, progre
     with open_session(source, options, progress) as session:
         context = BuildContext(recipe, options, progress, session)
         base = fetch_base(context, source)
-        made = {restorer: _make(context, base, restorer) for restorer in Restorer}
+        made = {restorer: make_image(context, base, restorer) for restorer in Restorer}
         ways = [Starts(f"{IMAGE}:cold", recipe.container)]
         for restorer in Restorer:
             container = recipe.container
@@ -114,16 +114,21 @@ def compare_restorers(recipe: Recipe, options: BuildOptions, rounds: int, progre
             layouts = (base.layout, *(each.layout for each in made.values()))
             for way, layout in zip(ways, layouts, strict=True):
                 engine.import_image(layout, way.image)
-            for number in range(rounds):
-                progress.note(f"round {number + 1} of {rounds}")
-                turn = number % len(ways)
-                for way in (*ways[turn:], *ways[:turn]):
-                    way.start(engine, f"start-{number}")
+            start_in_turn(engine, ways, rounds, progress)
         cold, runtime, itself = ways
         return Comparison(made[Restorer.SELF].dump.pages_bytes, cold, runtime, itself)
 
 
-def _make(context: BuildContext, base: BaseImage, restorer: Restorer) -> BuildCandidate:
+def start_in_turn(engine: LocalEngine, ways: Sequence[Starts], rounds: int, progress: Progress) -> None:
+    """Start each way once in a round, and begin each round with another one."""
+    for number in range(rounds):
+        progress.note(f"round {number + 1} of {rounds}")
+        turn = number % len(ways)
+        for way in (*ways[turn:], *ways[:turn]):
+            way.start(engine, f"start-{number}")
+
+
+def make_image(context: BuildContext, base: BaseImage, restorer: Restorer) -> BuildCandidate:
     """Make the image for one restorer, in a directory of its own."""
     directory = context.workspace / restorer
     directory.mkdir()
