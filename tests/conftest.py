@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from support.once import MakeOnce
 
 from warmstart.cli.context import default_cache
 from warmstart.node.session import EXPIRED
@@ -28,11 +30,30 @@ def pytest_configure() -> None:
     os.environ.setdefault(EXPIRED, "1")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    # Compressed data has the time in it, so the processes of pytest-xdist would disagree about the names of tests.
+    return argname if isinstance(val, bytes) and not val.isascii() else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if sys.platform != "linux":
         for item in items:
             if item.get_closest_marker("linux"):
                 item.add_marker(pytest.mark.skip(reason="needs Linux"))
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of collected tests stay until the end. Each collection of garbage would look at them again.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory, request) -> MakeOnce:
+    """Make a file or directory once for all test processes of this run."""
+    top = tmp_path_factory.getbasetemp()
+    # With pytest-xdist, the directories of its processes lie in one of this run.
+    return MakeOnce((top.parent if hasattr(request.config, "workerinput") else top) / "once")
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,8 @@ def fuzz_launcher(name: str, seconds: int) -> bool:
     seeds = [MANIFEST, f"app:video\n--\n{PASSWD}\n--\n{GROUP}", "42 (sh) S 7 42 42 0 -1"]
     (CORPUS / name).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
-        program, failing = compile_parsers(Path(directory)), CORPUS / name / "crash"
+        program, failing = Path(directory, "parsers"), CORPUS / name / "crash"
+        compile_parsers(program)
         end, state = time.monotonic() + seconds, random.Random().getrandbits(32)
         while time.monotonic() < end and not failing.exists():
             state += 1

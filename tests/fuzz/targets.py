@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import io
 import json
 import socket
 import tarfile
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -16,14 +18,18 @@ from unittest.mock import patch
 
 import zstandard
 from support.checkpoint_archive import GOOD, entry, tar_of
-from support.checkpoint_image import ANNOTATIONS, make_warm_image, real_dump
+from support.checkpoint_image import ANNOTATIONS, checkpoint, make_layout, make_warm_image, real_dump
+from support.memory_file import map_to_file
+from support.planted import make_jwt, make_pem, make_rsa_key, make_token
 from support.pod_recipe import OBJECTS, POD_RECIPE
+from support.signing_keys import COSIGN_PUB
 
 from fuzz.server import Reply, answering, serve
 from tests.support.registry_access import http
 from warmstart.build.result import parse_report
 from warmstart.core.errors import WarmstartError
 from warmstart.core.reference import Reference
+from warmstart.core.untrusted_json import JsonError
 from warmstart.dump.archive.archive import extract_archive
 from warmstart.dump.archive.outline import extract_outline
 from warmstart.dump.archive.tar_stream import StreamedTar
@@ -33,7 +39,6 @@ from warmstart.dump.criu.fingerprint import find_identity
 from warmstart.dump.edit.cgroups import move_to_cgroup_v2
 from warmstart.dump.edit.directories import clear_directory_modes
 from warmstart.dump.edit.listeners import find_listeners
-from warmstart.dump.edit.memory import map_memory
 from warmstart.dump.edit.sockets import clear_owners, close_sockets
 from warmstart.dump.state.compare import describe, find_differences
 from warmstart.dump.state.document import parse_state
@@ -52,20 +57,33 @@ from warmstart.image.manifest import (
 )
 from warmstart.image.mount_points import Links, check_image
 from warmstart.image.open import OpenedImage
+from warmstart.image.packages import read_packages
 from warmstart.image.registry.client import read_manifest, read_reports
 from warmstart.image.secrets.record import parse_record
+from warmstart.image.secrets.scan import Scanner, Search
 from warmstart.image.selfrestore.claim import claim_state
 from warmstart.image.selfrestore.inspect import unpack_launched
 from warmstart.image.selfrestore.pack import read_manifest as read_launcher_manifest
 from warmstart.image.selfrestore.unpack import unpack
+from warmstart.image.signatures.keys import PublicKey, read_public_key
+from warmstart.image.signatures.statement import (
+    PAYLOAD_TYPE,
+    Predicate,
+    is_simple_signing_of,
+    make_simple_signing,
+    make_statement,
+    parse_envelope,
+    parse_statement,
+)
 from warmstart.inspect.inspection import inspect_target
+from warmstart.inspect.secrets import search_target
 from warmstart.kube.client import Cluster
 from warmstart.kube.patch import patch_manifest
 from warmstart.kube.settings import BuildInfo
 from warmstart.kube.trial import find_pools
 from warmstart.recipe.init.manifest import init_from_manifest
 from warmstart.recipe.load import load_recipe, parse_recipe
-from warmstart.recipe.model import Restorer
+from warmstart.recipe.model import Restorer, Secret
 from warmstart.recipe.secret_names import secret_reason
 
 Target = Callable[[bytes], None]
@@ -169,7 +187,7 @@ def entries(data: bytes) -> None:
             lambda: find_listeners(dump),
             lambda: move_to_cgroup_v2(dump),
             lambda: close_sockets(dump, established=True),
-            lambda: map_memory(dump, place / "memory", path_in_image="/memory"),
+            lambda: map_to_file(dump, place / "memory", path_in_image="/memory"),
             lambda: clear_directory_modes(dump),
             lambda: clear_owners(dump),
             lambda: read_processes(dump),
@@ -303,6 +321,50 @@ def documents(data: bytes) -> None:
     readers[(data[0] if data else 0) % len(readers)]()
 
 
+@functools.cache
+def read_key() -> PublicKey:
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(COSIGN_PUB)
+        file.flush()
+        return read_public_key(Path(file.name))
+
+
+ABOUT = f"sha256:{'0' * 64}"
+
+
+def statement_seeds() -> list[bytes]:
+    statement = make_statement("a", ABOUT, Predicate("https://example.com/v1", {"a": 1}))
+    payload = {"payload": b64encode(statement).decode(), "payloadType": PAYLOAD_TYPE}
+    envelope = {**payload, "signatures": [{"keyid": "a", "sig": b64encode(bytes(64)).decode()}]}
+    bundle = {"dsseEnvelope": envelope, "verificationMaterial": {"publicKey": {"hint": "a"}}}
+    return [json.dumps(one).encode() for one in (envelope, bundle)] + [make_simple_signing("a", ABOUT)]
+
+
+@target(statement_seeds)
+def statement(data: bytes) -> None:
+    """A signature or a statement that somebody attached to an image."""
+    is_simple_signing_of(data, ABOUT)
+    with suppress(JsonError):
+        envelope = parse_envelope(data)
+        key = read_key()
+        envelope.names(key)
+        assert not envelope.is_signed_by(key)
+        parse_statement(envelope, ABOUT)
+
+
+def package_seeds() -> list[bytes]:
+    status = "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nSource: glibc (2)\nVersion: 2.36-9\n"
+    files = {"var/lib/dpkg/status": f"{status}\n{status}", "var/lib/dpkg/status.d/a": status, "etc/os-release": "ID=a"}
+    return [tar_of(*(entry(name, text.encode()) for name, text in files.items()))]
+
+
+@target(package_seeds)
+def packages(data: bytes) -> None:
+    """The layer of a base image, with dpkg's database."""
+    with scratch() as place:
+        read_packages(make_layout(place / "image", data, annotations={}))
+
+
 @target(lambda: [path.read_bytes() for path in sorted(RECIPES.glob("*/recipe.yaml"))] + [POD_RECIPE])
 def recipe(data: bytes) -> None:
     with scratch() as place:
@@ -325,6 +387,40 @@ def objects(data: bytes) -> None:
 def secret_names(data: bytes) -> None:
     name, _, value = data.decode(errors="replace").partition("\0")
     secret_reason(name, value)
+
+
+def memory_seeds() -> list[bytes]:
+    texts = ["x://u:hunter22@h", "host=a password=hunter22", "Authorization: Basic czZCaGRSa3F0MzpnWDFmQmF0"]
+    texts += [make_token(), make_jwt(), make_pem(make_rsa_key())]
+    wide = [text.encode(encoding) for text in texts for encoding in ("utf-8", "utf-16-le", "utf-32-be")]
+    ec = b"\x02\x01\x01\x04\x20" + bytes(range(32)) + b"\xa0\x0a\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
+    return [*wide, make_rsa_key(), ec]
+
+
+@target(memory_seeds)
+def memory(data: bytes) -> None:
+    """Memory and files of a container, for the search for secrets: in one piece or in several, the same is found."""
+    counts = []
+    for size in (len(data) + 1, 7):
+        search = Search(Scanner([Secret("a", b"hunter22")]))
+        search.enter("memory")
+        for at in range(0, len(data), size):
+            search.feed(data[at : at + size])
+        search.finish()
+        counts.append(sorted((one.kind, one.count, one.excerpt) for one in search.found.values()))
+    assert counts[0] == counts[1]
+
+
+def checkpoint_seeds() -> list[bytes]:
+    return [tar_of(*checkpoint()), gzip.compress(tar_of(*checkpoint()))]
+
+
+@target(checkpoint_seeds)
+def searched(data: bytes) -> None:
+    """An archive of anybody, searched for secrets."""
+    with scratch() as place:
+        (place / "a.tar").write_bytes(mend(data))
+        attempt(lambda: search_target(str(place / "a.tar"), [Secret("a", b"hunter22")]))
 
 
 MANIFEST = b"""\

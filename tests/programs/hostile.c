@@ -82,6 +82,15 @@ static bool is_mine(pid_t pid)
 	return !strncmp(name, "hostile", 7);
 }
 
+/* /proc/1/fd leads to the application's own standard streams, as it would without the launcher. */
+static bool is_own_stream(int fd, const char *way)
+{
+	struct stat found, own;
+
+	return !strncmp(way, "fd/", 3) && !fstat(fd, &found) && !fstat(atoi(way + 3), &own) &&
+	       found.st_dev == own.st_dev && found.st_ino == own.st_ino;
+}
+
 /* What leads from one process to what another one has. */
 static void reach_process(pid_t pid)
 {
@@ -94,7 +103,7 @@ static void reach_process(pid_t pid)
 	for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
 		snprintf(path, sizeof path, "/proc/%d/%s", pid, ways[i]);
 		int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-		if (fd >= 0 && !is_mine(pid))
+		if (fd >= 0 && !is_mine(pid) && !is_own_stream(fd, ways[i]))
 			tell("opened %s", path);
 		close(fd);
 	}

@@ -54,7 +54,7 @@ func digest(blocks [][]byte, list *node) string {
 func checkZeros(done chan bool) {
 	good := true
 	var list *node
-	for i := 0; i < 20; i++ {
+	for i := 0; i < 6; i++ {
 		for size := 1; size < 8<<20; size = size*5/4 + 1 {
 			block := make([]byte, size)
 			for _, each := range block {

@@ -148,15 +148,19 @@ def set_up_process() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     os.chdir("/tmp")
 
+    is_set = threading.Event()
+
     def stay() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         check(libc.prctl(29, 50_000_000, 0, 0, 0))  # PR_SET_TIMERSLACK
         check(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
+        is_set.set()
         while True:
             time.sleep(1)
 
     threading.Thread(target=stay, daemon=True).start()
+    is_set.wait()
     os.nice(7)  # of this thread alone
 
 
@@ -179,7 +183,6 @@ def main() -> None:
     make_sockets(decisive=decisive)
     make_descriptors(decisive=decisive)
     make_mappings()
-    time.sleep(0.1)
     print("ready", flush=True)
     if "serve" in sys.argv:
         HTTPServer(("", PORT), Handler).serve_forever()

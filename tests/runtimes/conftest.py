@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.base_image import make_base_archive
 from support.builds import build, write_recipe
+from support.go_tools import CONTAINERD, ensure_go_tool
 from support.runtime_tree import ensure_runtime_tree
 from support.runtimes import IMAGE, Runc, Runtime, open_containerd, open_crio, open_podman
 
@@ -21,6 +22,7 @@ from warmstart.build.publish import Output
 from warmstart.cli.context import default_cache
 from warmstart.core.reference import Transport
 from warmstart.core.workspace import open_workspace
+from warmstart.node.keeper import Bind
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 
@@ -91,11 +93,17 @@ def identity(image) -> str:
     return image.identity
 
 
+@pytest.fixture(scope="session")
+def containerd(cache) -> Path:
+    """The program, as released."""
+    return ensure_go_tool(cache, CONTAINERD, print)
+
+
 @pytest.fixture(scope="module")
-def session(cache, image) -> Iterator[Session]:
+def session(cache, containerd, image) -> Iterator[Session]:
     """A place that has Podman and containerd, and the image."""
-    runtimes = ensure_runtime_tree(cache, print)
-    with open_workspace("runtimes") as workspace, enter(runtimes, workspace) as session:
+    runtimes, binds = ensure_runtime_tree(cache, print), [Bind(str(containerd.parent))]
+    with open_workspace("runtimes") as workspace, enter(runtimes, workspace, binds=binds) as session:
         shutil.copy(image.archive, workspace / "image.tar")
         yield session
 
@@ -114,12 +122,13 @@ def open_runc(session: Session, archive: Path) -> Iterator[Runc]:
         yield Runc(podman)
 
 
-OPEN: dict[str, Callable[[Session, Path], AbstractContextManager[Runtime]]] = {
-    "podman-runc": lambda session, archive: open_podman(session, archive, "runc"),
-    "podman-crun": lambda session, archive: open_podman(session, archive, "crun"),
+# From the session, the archive of the image, and containerd's program.
+OPEN: dict[str, Callable[[Session, Path, Path], AbstractContextManager[Runtime]]] = {
+    "podman-runc": lambda session, archive, _: open_podman(session, archive, "runc"),
+    "podman-crun": lambda session, archive, _: open_podman(session, archive, "crun"),
     "containerd": open_containerd,
-    "crio": open_crio,
-    "runc": open_runc,
+    "crio": lambda session, archive, _: open_crio(session, archive),
+    "runc": lambda session, archive, _: open_runc(session, archive),
 }
 
 
@@ -127,5 +136,6 @@ OPEN: dict[str, Callable[[Session, Path], AbstractContextManager[Runtime]]] = {
 def runtime(request) -> Iterator[Runtime]:
     """Each of the runtimes in turn, with the image."""
     session = request.getfixturevalue("crio_session" if request.param == "crio" else "session")
-    with OPEN[request.param](session, session.workspace / "image.tar") as runtime:
+    containerd = request.getfixturevalue("containerd")
+    with OPEN[request.param](session, session.workspace / "image.tar", containerd) as runtime:
         yield runtime

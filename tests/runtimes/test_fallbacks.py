@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from support.builds import get
-from support.runtimes import IMAGE, PAUSE_SOURCE, Podman, compile_static, open_podman, wait_for_line
+from support.containerd import PAUSE_SOURCE, compile_static
+from support.runtimes import IMAGE, Podman, open_podman, wait_for_line
 
 pytestmark = [pytest.mark.node, pytest.mark.slow]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from warmstart.node.session import Session
@@ -20,11 +21,13 @@ tool commit -q "$container" oci-archive:base.tar
 """
 
 
-def make_base_archive(session: Session, archive: Path) -> None:
-    """Build the image in the session, and write its OCI archive."""
+def make_base_archive(session: Session, archive: Path, files: Mapping[str, bytes] | None = None) -> None:
+    """Build the image in the session, with additional files in its directory, and write its OCI archive."""
     server, data = session.workspace / "server", session.workspace / "data"
     subprocess.run(["gcc", "-static", "-O2", "-Wall", "-Werror", "-o", server, SERVER_SOURCE], check=True)
     data.mkdir()
     (data / "of-the-base").touch()
+    for name, content in (files or {}).items():
+        (data / name).write_bytes(content)
     session.run(["sh", "-c", SCRIPT], cwd=str(session.workspace), timeout_s=60)
     shutil.copy(session.workspace / "base.tar", archive)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from warmstart.bench.measure import Burst, Memory, Start, Way
+from warmstart.bench.measure import Burst, Start, Way
+from warmstart.bench.memory import Memory
+from warmstart.bench.requests import Requests, Use, find_ends
 from warmstart.bench.result import Bench, Load, Machine, Series
+from warmstart.recipe.model import Restorer
 
 MIB = 1 << 20
 BASE_LAYER = "sha256:base"
@@ -16,13 +19,23 @@ MACHINE = Machine("Processor 3000", 2, 8 << 30, "6.1", "cri-o 1.36.3", "4.2.1", 
 def make_start(total_s: float, own_mib: int = 100, requests_s: Sequence[float] = ()) -> Start:
     """Make a start of this duration: one tenth for creating the container, and one tenth for the first response."""
     memory = Memory(own_mib * MIB, 30 * MIB, (own_mib + 10) * MIB, (own_mib + 5) * MIB)
-    return Start(0.05, total_s * 0.1, total_s * 0.8, total_s * 0.1, memory, tuple(requests_s))
+    return Start(0.05, total_s * 0.1, total_s * 0.8, total_s * 0.1, memory, total_s, make_requests(requests_s, own_mib))
+
+
+def make_requests(durations_s: Sequence[float], own_mib: int = 100, share: float = 0.5) -> Requests:
+    """Make requests of these durations; a share of it is processor time, most of it of a thread `server`."""
+    uses = []
+    for end in find_ends(len(durations_s)):
+        cpu_s = share * sum(durations_s[:end])
+        uses.append(Use(end, cpu_s, 10 * end, own_mib * MIB, {"server": cpu_s * 0.75, "timer": cpu_s * 0.01}))
+    return Requests(tuple(durations_s), tuple(uses))
 
 
 def make_series(name: str, starts: Sequence[Start], burst: Burst | None = None, failures: Sequence[str] = ()) -> Series:
     """Make the results for one way of starting."""
     layers = {BASE_LAYER: 50 * MIB} if name == "cold" else {BASE_LAYER: 50 * MIB, f"sha256:{name}": 20 * MIB}
-    way = Way(name, f"localhost/bench:{name}", "" if name == "cold" else "identity")
+    restorers = {"plain": Restorer.RUNTIME, "mapped": Restorer.RUNTIME, "self": Restorer.SELF}
+    way = Way(name, f"localhost/bench:{name}", "" if name == "cold" else "identity", restorers.get(name))
     return Series(way, layers, 0.0 if name == "cold" else 1.5, 0.7, tuple(starts), tuple(failures), burst)
 
 
@@ -35,7 +48,7 @@ def make_bench(*series: Series, load: Load | None = None, **fields: object) -> B
             "machine": MACHINE,
             "load": load or Load(rounds=len(series[0].starts)),
             "series": series,
-            "dumped_requests_s": (),
+            "warmed": (),
             "pages_bytes": 200 * MIB,
             "notes": (),
             **fields,
@@ -55,7 +68,7 @@ def make_full_bench(**fields: object) -> Bench:
         make_series("mapped", [make_start(total_s, 20, requests) for total_s in (0.2, 0.21)], failed, ["no restore"]),
         **{
             "load": Load(rounds=3, replicas=2, requests=3),
-            "dumped_requests_s": (requests, requests, requests),
+            "warmed": (make_requests(requests, share=0.25),),
             "notes": ("something was left out",),
             **fields,
         },

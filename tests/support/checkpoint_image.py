@@ -20,7 +20,7 @@ from warmstart.dump.archive.archive import CONFIG_DUMP, DELETED_FILES
 from warmstart.dump.criu import protos
 from warmstart.dump.criu.contents import FileType, TcpState
 from warmstart.image.annotations import BASE_DIGEST, BASE_NAME, CREATED, Provenance, write_provenance
-from warmstart.image.compose import compose_image, pack_file
+from warmstart.image.compose import compose_image, pack_addition, pack_file
 from warmstart.image.crio import CHECKPOINT_NAME
 from warmstart.image.layout import read_image, write_index
 from warmstart.image.manifest import OCI_MANIFEST, Descriptor
@@ -183,7 +183,8 @@ def make_warm_image(
     """Write a layout with a warm image: a base with one layer, and memory and checkpoint on top."""
     base = make_layout(place / "base", tar_of(entry("app", b"x")), annotations={}, history=base_history)
     addition = make_layout(place / "addition", tar_of(*prepared()), annotations=annotations)
-    (place / "memory").write_bytes(b"memory" * 1000)
-    memory = pack_file(place / "memory", ".warmstart/memory", place / "image", owner=(0, 0))
-    compose_image(base, addition, place / "image", [memory])
+    file, content = tarfile.TarInfo(".warmstart/memory"), b"memory" * 1000
+    file.size = len(content)
+    memory = pack_file(file, [content], place / "image")
+    compose_image(base, addition, place / "image", [memory, *pack_addition(addition, place / "image")])
     return place / "image"

@@ -12,7 +12,7 @@ from warmstart.node.session import Session
 HELPER_SCRIPT = """\
 set -eu
 tool() { buildah --storage-driver vfs --root "$PWD/store" --runroot "$PWD/run" "$@"; }
-for program in cat chmod head mkdir rm sh sleep stat; do
+for program in cat chmod cut grep head ls mkdir readlink rm sh sleep stat; do
     cp --dereference --parents $(command -v $program) $(ldd $(command -v $program) | grep -o '/[^ ]*') "$PWD/root"
 done
 container=$(tool from scratch)

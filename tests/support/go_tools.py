@@ -18,11 +18,12 @@ set -eu
 export GOPATH=$PWD/go GOCACHE=$PWD/cache GOTOOLCHAIN=local GOFLAGS=-modcacherw CGO_ENABLED=0
 mkdir sources && cd sources
 {get}
-go build -trimpath -ldflags '-s -w' -o ../program {package}
+{builds}
 """
+BUILD = "go build -trimpath -ldflags '-s -w' -o ../programs/{name} {package}"
 # A module without `replace` directives can be required by an empty module.
-GET = "go mod init tests && go get {package}@{version}"
-GET_SOURCE = "cp ../main.go . && go mod init tests && go get {module}@{version}"
+GET = "go mod init tests && go get {wanted}"
+GET_SOURCE = f"cp ../main.go . && {GET} && go get ."
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,25 @@ class GoTool:
         package: package of the program, or the module if `source` is given.
         version: version of the module.
         source: text of main.go.
+        companions: further programs of the module, which the program runs, by name and package.
     """
 
     name: str
     package: str
     version: str
     source: str = ""
+    companions: tuple[tuple[str, str], ...] = ()
 
     @property
     def script(self) -> str:
-        """Return the script that compiles the program."""
-        if self.source:
-            return SCRIPT.format(get=GET_SOURCE.format(module=self.package, version=self.version), package=".")
-        return SCRIPT.format(get=GET.format(package=self.package, version=self.version), package=self.package)
+        """Return the script that compiles the programs."""
+        get = GET_SOURCE if self.source else GET
+        packages = (self.package, *(package for _, package in self.companions))
+        programs = ((self.name, "." if self.source else self.package), *self.companions)
+        return SCRIPT.format(
+            get=get.format(wanted=" ".join(f"{package}@{self.version}" for package in packages)),
+            builds="\n".join(BUILD.format(name=name, package=package) for name, package in programs),
+        )
 
 
 HELM = GoTool("helm", "helm.sh/helm/v4/cmd/helm", "v4.3.1")
@@ -59,8 +66,17 @@ TEKTON = GoTool(
 )
 
 
+_CONTAINERD = "github.com/containerd/containerd/v2/cmd"
+CONTAINERD = GoTool(
+    "containerd",
+    f"{_CONTAINERD}/containerd",
+    "v2.4.2",
+    companions=tuple((name, f"{_CONTAINERD}/{name}") for name in ("containerd-shim-runc-v2", "ctr")),
+)
+
+
 def ensure_go_tool(cache: Path, tool: GoTool, progress: Notify) -> Path:
-    """Return the program, and compile it if it is not in the cache (a few minutes).
+    """Return the program, beside its companions, and compile them if they are not in the cache (a few minutes).
 
     Raises:
         HostError: not root, or a package or module is not available.
@@ -74,11 +90,11 @@ def ensure_go_tool(cache: Path, tool: GoTool, progress: Notify) -> Path:
 def _compile(tool: GoTool, into: Path, progress: Notify) -> None:
     with open_workspace("go") as workspace:
         bootstrap(workspace / "compiler", SUITE, PACKAGES, progress)
-        inner = workspace / "compile"
+        inner = workspace / f"compile-{workspace.name}"  # the name of a cgroup, and others may compile too
         inner.mkdir()
         (inner / "main.go").write_text(tool.source)
         progress(f"tests: compiling {tool.name} {tool.version}")
         hint = "the Go module proxy must be reachable; GOPROXY and https_proxy apply"
         with enter(workspace / "compiler", inner) as session, as_host_error(f"compile {tool.name}", hint):
             session.run(["sh", "-c", tool.script], cwd=str(inner), timeout_s=COMPILE_S, host_network=True)
-        shutil.copy2(inner / "program", into / tool.name)
+        shutil.copytree(inner / "programs", into, dirs_exist_ok=True)

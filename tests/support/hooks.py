@@ -15,7 +15,7 @@ from typing import Any
 
 SOURCES = Path(__file__).parents[2] / "hooks"
 FIFOS = ("checkpoint", "reply", "restored")
-TIMEOUT_S = 30
+TIMEOUT_S = 60.0
 
 
 class Hooks:
@@ -82,10 +82,10 @@ class Hooks:
             (self.directory / name).unlink()
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-            while not all(
-                "\nState:\tT" in (each / "status").read_text() for each in Path(f"/proc/{pid}/task").iterdir()
-            ):
-                time.sleep(0.001)
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with suppress(FileNotFoundError, ProcessLookupError):  # a thread that was about to end
+                    while "\nState:\tT" not in (task / "status").read_text():
+                        time.sleep(0.001)
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
 
@@ -96,3 +96,19 @@ class Hooks:
                 os.killpg(program.pid, signal.SIGKILL)
             program.communicate()
         os.close(self._reply)
+
+
+def await_closed(pid: int, directory: Path) -> None:
+    """Wait until a process has nothing of the directory open: it answers before it has closed the FIFO of answers."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while found := [path for path in _open_files(pid) if path.startswith(str(directory))]:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
+def _open_files(pid: int) -> list[str]:
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(str(link.readlink()))
+    return found

@@ -91,8 +91,9 @@ def freeze(pid: int, duration_s: float) -> None:
     """Stop all threads of a process for some time: a system call that is interrupted begins again."""
     os.kill(pid, signal.SIGSTOP)
     for task in Path(f"/proc/{pid}/task").iterdir():
-        while ") T " not in (task / "stat").read_text():
-            time.sleep(0.001)
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that was about to end
+            while ") T " not in (task / "stat").read_text():
+                time.sleep(0.001)
     time.sleep(duration_s)
     os.kill(pid, signal.SIGCONT)
 
@@ -121,7 +122,11 @@ class Jvm:
 
     def rest(self) -> list[str]:
         """Close standard input, and return the remaining lines when the program has ended."""
-        output, _ = self.process.communicate(timeout=WAIT_S)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        output = self.process.stdout.read()  # `communicate` loses lines that `readline` has read ahead
+        self.process.wait(WAIT_S)
         return output.splitlines()
 
 
@@ -140,27 +145,32 @@ def run_java(
     variables = {**os.environ, **(environment or {})}
     if hooks is not None:
         variables["WARMSTART_HOOKS"] = str(hooks)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, *arguments],
         env=variables,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    try:
-        yield Jvm(process)
-    finally:
-        process.kill()
-        process.communicate()
+    ) as process:
+        try:
+            yield Jvm(process)
+        finally:
+            process.kill()
 
 
 def find_jvms() -> dict[str, str]:
-    """Return the program java of each Java version on this machine, by its version."""
+    """Return the program java of each Java version on this machine, and those in $WARMSTART_JVMS, by their versions.
+
+    scripts/runtimes.sh makes programs for that variable, in which colons separate them.
+    """
     jvms = {}
     for java in sorted(Path("/usr/lib/jvm").glob("*/bin/java")):
         release = (java.parents[1] / "release").read_text() if (java.parents[1] / "release").exists() else ""
         for line in release.splitlines():
             if line.startswith("JAVA_VERSION="):
                 jvms[line.split('"')[1].split(".")[0]] = str(java)
+    for java in filter(None, os.environ.get("WARMSTART_JVMS", "").split(":")):
+        version = subprocess.run([java, "-version"], check=True, capture_output=True, text=True).stderr
+        jvms[version.split('"')[1].split(".")[0]] = java
     return jvms

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.memory_file import map_to_file
+
 from warmstart.dump.edit.allocators import choose_safe
-from warmstart.dump.edit.memory import Choose, MappedMemory, MappedProcess, map_memory
+from warmstart.dump.edit.memory import Choose, MappedMemory, MappedProcess
 from warmstart.dump.edit.programs import Programs, read_programs
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
@@ -50,7 +52,9 @@ def restore_and_reuse(
     pid = machine.start(_NAME, *argv)
     programs = read_programs(machine.inside(Path("/proc")), pid)
     dump = machine.dump(pid, "dump")
-    memory = map_memory(dump, machine.scratch / "memory", path_in_image="/scratch/memory", choose=make_policy(programs))
+    memory = map_to_file(
+        dump, machine.scratch / "memory", path_in_image="/scratch/memory", choose=make_policy(programs)
+    )
     machine.restore("dump")
     mapped: list[Mapped] = []
     said = "ready"

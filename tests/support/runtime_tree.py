@@ -9,7 +9,6 @@ from warmstart.node.cache import SUITE, Notify, bootstrap, ensure_directory, key
 PACKAGES = (
     "buildah",
     "ca-certificates",
-    "containerd",
     "containernetworking-plugins",
     "crun",
     "iproute2",

@@ -22,12 +22,13 @@ from typing import Protocol
 
 from cri_api.v1 import api_pb2 as cri
 from launcher.bundle import Setup, configure, like_docker, resolve_profile
+from support.containerd import make_pause_image, run_containerd
 
 from warmstart.core.network import connect_in
 from warmstart.engine.cri import CriContainer, CriEngine
 from warmstart.engine.cri_messages import container_config, log_message
 from warmstart.image.skopeo import copy_image
-from warmstart.node.crio import CNI_PLUGINS, PAUSE_IMAGE, run_crio
+from warmstart.node.crio import PAUSE_IMAGE, run_crio
 from warmstart.node.session import Session
 from warmstart.node.tree import PAUSE_LAYOUT
 from warmstart.recipe.model import Container, SecurityContext
@@ -278,90 +279,19 @@ def open_crio(session: Session, archive: Path, container: Container = CONTAINER)
         yield CriRuntime(engine, container)
 
 
-PAUSE_SOURCE = """\
-#include <signal.h>
-#include <stdlib.h>
-#include <unistd.h>
-
-int main(void)
-{
-    signal(SIGTERM, exit);
-    for (;;)
-        pause();
-}
-"""
-PAUSE_SCRIPT = """\
-set -eu
-tool() { buildah --storage-driver vfs --root "$PWD/store" --runroot "$PWD/run" "$@"; }
-container=$(tool from scratch)
-tool add -q "$container" pause /pause
-tool config --entrypoint '["/pause"]' "$container"
-tool commit -q "$container" oci-archive:pause.tar:NAME
-"""
-# Negative values of oom_score_adj require CAP_SYS_RESOURCE, and root does not have it everywhere.
-CONTAINERD_CONFIG = """\
-version = 3
-root = "{state}/root"
-state = "{state}/state"
-oom_score = 0
-
-[grpc]
-address = "{state}/containerd.sock"
-
-[plugins.'io.containerd.cri.v1.runtime']
-restrict_oom_score_adj = true
-
-[plugins.'io.containerd.cri.v1.runtime'.cni]
-bin_dirs = ["{plugins}"]
-conf_dir = "{state}/net.d"
-
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-sandbox = "{pause}"
-
-[plugins.'io.containerd.internal.v1.opt']
-path = "{state}/opt"
-"""
-
-
 @contextlib.contextmanager
-def open_containerd(session: Session, archive: Path) -> Iterator[CriRuntime]:
-    """Run containerd with the image of an OCI archive. The archive must contain the name IMAGE."""
+def open_containerd(session: Session, archive: Path, program: Path) -> Iterator[CriRuntime]:
+    """Run a containerd with the image of an OCI archive. The archive must contain the name IMAGE."""
     state = session.workspace / "containerd"
-    _write_containerd_files(state)
-    endpoint = state / "containerd.sock"
-    _make_pause_image(session, state)
-    with session.background(["containerd", "--config", state / "config.toml"], log_file=state / "log") as containerd:
-        _wait_for(lambda: endpoint.is_socket(), containerd, state / "log")
-        for image in (state / "pause.tar", archive):
-            session.run(
-                ["ctr", "--address", endpoint, "--namespace=k8s.io", "images", "import", image], timeout_s=CALL_S
-            )
+    pause = make_pause_image(session, state / "pause", PAUSE_IMAGE)
+    with run_containerd(session, program, state, subnet=SUBNETS["containerd"], pause=PAUSE_IMAGE) as endpoint:
+        for image in (pause, archive):
+            ctr = [program.with_name("ctr"), "--address", endpoint, "--namespace=k8s.io"]
+            session.run([*ctr, "images", "import", image], timeout_s=CALL_S)
         with CriEngine(
             f"unix://{endpoint}", proc=session.proc, network=session.network, scratch=state / "pods"
         ) as engine:
             yield CriRuntime(engine)
-
-
-def _write_containerd_files(state: Path) -> None:
-    (state / "net.d").mkdir(parents=True)
-    config = CONTAINERD_CONFIG.format(state=state, plugins=CNI_PLUGINS, pause=PAUSE_IMAGE)
-    (state / "config.toml").write_text(config)
-    ipam = {"type": "host-local", "ranges": [[{"subnet": SUBNETS["containerd"]}]], "dataDir": str(state / "addresses")}
-    bridge = {"type": "bridge", "bridge": "containerd", "isGateway": True, "ipam": ipam}
-    network = {"cniVersion": "1.0.0", "name": "containerd", "plugins": [bridge]}
-    (state / "net.d" / "10-tests.conflist").write_text(json.dumps(network))
-
-
-def _make_pause_image(session: Session, directory: Path) -> None:
-    """Build the pause image: containerd runs it in each pod. For CRI-O it only needs to exist."""
-    (directory / "pause.c").write_text(PAUSE_SOURCE)
-    compile_static(directory / "pause.c", directory / "pause")
-    session.run(["sh", "-c", PAUSE_SCRIPT.replace("NAME", PAUSE_IMAGE)], cwd=str(directory), timeout_s=CALL_S)
-
-
-def compile_static(source: Path, program: Path) -> None:
-    """Compile a C source with this machine's compiler."""
-    subprocess.run(["gcc", "-static", "-O1", "-Wall", "-Werror", "-o", program, source], check=True)
 
 
 # runc ------------------------------------------------------------------------------------------------------------
@@ -429,7 +359,7 @@ class RuncContainer:
         self._log = self._bundle / f"log-{self._attempt}"
         command = ["runc", "run", "--bundle", self._bundle, self._name]
         self._process = self._undo.enter_context(self._session.background(command, log_file=self._log))
-        _wait_for(lambda: bool(self._log.read_text()), self._process, self._log)
+        wait_for(lambda: bool(self._log.read_text()), self._process, self._log)
 
     def _delete(self) -> None:
         self._session.run(["runc", "delete", "--force", self._name], timeout_s=CALL_S, check=False)
@@ -463,7 +393,7 @@ def _read_cri_log(path: Path) -> str:
     return "".join(f"{log_message(line)}\n" for line in path.read_text(errors="replace").splitlines())
 
 
-def _wait_for(condition, running: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(condition, running: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(600):
         if condition():
             return

@@ -7,7 +7,8 @@
  * anything else 404
  *
  * With FETCH=ADDRESS:PORT, it first gets / from there, and exits with 8 on failure. With HOLD=FILE, it opens the file and
- * keeps it open, and exits with 9 on failure. With DENY=mkdir or DENY=munmap, it denies itself this system call with a
+ * keeps it open, and exits with 9 on failure. With LOCK=FILE, it makes the file and locks it, and exits with 11 on
+ * failure. With DENY=mkdir or DENY=munmap, it denies itself this system call with a
  * seccomp filter (EACCES), and exits with 10 on failure. With BOMB=1, it forks at the start until fork(2) fails, and so
  * do its children. They do not exit. With EXIT_MS, it exits with 7 after this time.
  */
@@ -22,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
@@ -116,6 +118,8 @@ int main(void)
         return 8;
     if (getenv("HOLD") && open(getenv("HOLD"), O_RDONLY) < 0)
         return 9;
+    if (getenv("LOCK") && flock(open(getenv("LOCK"), O_RDWR | O_CREAT, 0600), LOCK_EX | LOCK_NB))
+        return 11;
     if (getenv("DENY") && !deny(getenv("DENY")))
         return 10;
     if (getenv("BOMB")) {

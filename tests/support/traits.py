@@ -7,7 +7,7 @@ from pathlib import Path
 PROGRAM = Path(__file__).parents[1] / "programs/traits.py"
 
 #: A subject of each kind.
-SUBJECTS = ("thread 1", "process 1", "descriptor 1 1", "network")
+SUBJECTS = ("thread 1", "process 1", "descriptor 1 1", "network", "ipc")
 #: Facts that the service has set, with their values: of any of its threads, of its process, and by descriptor.
 THREAD = {
     "nice": "7",
@@ -43,8 +43,12 @@ DESCRIPTORS = {
 DECISIVE = {"groups": "239.7.7.7 on lo", "semaphore": "yes", "UDP_SEGMENT": "1200"}
 DECISIVE |= {"IP_RECVORIGDSTADDR": "1", "IPV6_RECVORIGDSTADDR": "1"}
 
-#: Facts of the service that no restorer keeps.
-LOST = {
+#: Facts of the service that no restorer keeps, and that an image does not keep that restores itself.
+LOST: set[str] = set()
+LOST_BY_SELF: set[str] = set()
+#: Facts of the service that the runtime does not keep, and that an image keeps that restores itself.
+LOST_BY_RUNTIME = {
+    "locks",
     *DECISIVE,
     *("Cpus_allowed_list", "timer slack", "I/O priority"),
     *("SO_MAX_PACING_RATE", "SO_RXQ_OVFL", "SO_SELECT_ERR_QUEUE", "SO_TIMESTAMP", "SO_TIMESTAMPING", "SO_TIMESTAMPNS"),
@@ -59,6 +63,3 @@ LOST = {
     *("TCP_NOTSENT_LOWAT", "TCP_SAVE_SYN", "TCP_SYNCNT", "TCP_THIN_LINEAR_TIMEOUTS", "TCP_USER_TIMEOUT"),
     *("UDP_GRO", "UDP_NO_CHECK6_RX", "UDP_NO_CHECK6_TX"),
 }
-#: Facts that one restorer does not keep.
-LOST_BY_RUNTIME = {"locks"}
-LOST_BY_SELF = {"nice"}

@@ -31,7 +31,11 @@ from warmstart.node.tree import ensure_tree
 
 CALL_S = 60.0
 # API groups of the kinds that are not in the core group.
-APIS = {"deployments": "apis/apps/v1", "endpointslices": "apis/discovery.k8s.io/v1"}
+APIS = {
+    "deployments": "apis/apps/v1",
+    "endpointslices": "apis/discovery.k8s.io/v1",
+    "horizontalpodautoscalers": "apis/autoscaling/v2",
+}
 KUBECTL = """\
 #!/bin/sh
 exec {program} kubectl "$@"
@@ -67,6 +71,7 @@ class Cluster:
 
     Attributes:
         registry: HOST:PORT of the registry, with plain HTTP; the same on the nodes and on this machine.
+        authority: certificate authority of users and servers.
         files: directory for kubeconfigs and other files of users, removed at the end.
         kubeconfig: self-contained kubeconfig of a user with all permissions.
         bin: directory with kubectl.
@@ -77,6 +82,7 @@ class Cluster:
         self._parts = parts
         self._made = 0
         self.registry = parts.registry
+        self.authority = parts.authority
         self.files = files
         self.bin = files / "bin"
         self.nodes: list[Node] = []
@@ -142,15 +148,16 @@ class Cluster:
         return path
 
     @contextlib.contextmanager
-    def add_node(self, *, restore: bool = True) -> Iterator[Node]:
+    def add_node(self, *, restore: bool = True, containerd: Path | None = None) -> Iterator[Node]:
         """Run another node, without any images, until the end of the block.
 
-        With `restore`, its CRI-O supports checkpoints.
+        With `restore`, its CRI-O supports checkpoints. With `containerd`, it runs this program instead of CRI-O.
         """
+        binds = (*self._parts.binds, *((Bind(str(containerd.parent)),) if containerd else ()))
         with (
             open_workspace("node") as workspace,
-            enter(self._parts.tree, workspace, binds=self._parts.binds) as session,
-            self._run_node(session, restore) as node,
+            enter(self._parts.tree, workspace, binds=binds) as session,
+            self._run_node(session, restore, containerd) as node,
         ):
             yield node
         self.kubectl("delete", "node", node.name)
@@ -160,12 +167,13 @@ class Cluster:
         return self._run_node(session, restore)
 
     @contextlib.contextmanager
-    def _run_node(self, session: Session, restore: bool) -> Iterator[Node]:
+    def _run_node(self, session: Session, restore: bool, containerd: Path | None = None) -> Iterator[Node]:
         self._made += 1
         place, name, parts = Place(self._made), f"node-{self._made}", self._parts
         if self.nodes:
             join_network(self.nodes[0].session, session, place)
-        with run_node(session, parts.program, name, place, parts.authority, parts.registry, restore=restore) as node:
+        settings = {"restore": restore, "containerd": containerd}
+        with run_node(session, parts.program, name, place, parts.authority, parts.registry, **settings) as node:
             self._wait_for_node(node)
             self.nodes.append(node)
             try:

@@ -17,6 +17,10 @@ API_PORT = 443
 CALL_S = 30.0
 ETCD = "http://127.0.0.1:2379"
 API_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+# The name of the API server at API servers of extensions.
+FRONT_PROXY = "front-proxy-client"
+# Metrics are read this often, instead of every 15 s.
+AUTOSCALING_S = 1
 ISSUER = "https://kubernetes.default.svc"
 
 
@@ -65,6 +69,7 @@ def _api_server(state: Path, authority: Authority) -> list[str]:
     client = authority.issue("kube-apiserver-kubelet-client", groups=["system:masters"])
     client_certificate, client_key = client.write(state, "kubelet-client")
     token_certificate, token_key = authority.issue("service-accounts").write(state, "service-accounts")
+    proxy_certificate, proxy_key = authority.issue(FRONT_PROXY).write(state, FRONT_PROXY)
     return [
         f"--etcd-servers={ETCD}",
         f"--secure-port={API_PORT}",
@@ -80,6 +85,13 @@ def _api_server(state: Path, authority: Authority) -> list[str]:
         f"--service-account-issuer={ISSUER}",
         f"--service-account-key-file={token_certificate}",
         f"--service-account-signing-key-file={token_key}",
+        # API servers of extensions are reached at the addresses in their EndpointSlices. They know us by this name.
+        "--enable-aggregator-routing=true",
+        f"--proxy-client-cert-file={proxy_certificate}",
+        f"--proxy-client-key-file={proxy_key}",
+        f"--requestheader-client-ca-file={authority.certificate_file}",
+        f"--requestheader-allowed-names={FRONT_PROXY}",
+        "--requestheader-username-headers=X-Remote-User",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged=true",
@@ -92,6 +104,7 @@ def _controllers(state: Path, authority: Authority) -> list[str]:
         f"--service-account-private-key-file={state}/service-accounts.key",
         f"--root-ca-file={authority.certificate_file}",
         "--use-service-account-credentials=true",
+        f"--horizontal-pod-autoscaler-sync-period={AUTOSCALING_S}s",
     ]
 
 

@@ -1,4 +1,4 @@
-"""A node: CRI-O and a kubelet in their own namespaces, as on a separate machine."""
+"""A node: a container runtime and a kubelet in their own namespaces, as on a separate machine."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from support.cluster.authority import Authority, identify, make_kubeconfig
 from support.cluster.network import API_ADDRESS, Place, bring_in
 from support.cluster.part import Part, run_part
+from support.containerd import CALL_S, make_pause_image, run_containerd
 
 from warmstart.core.network import connect_in
 from warmstart.image.skopeo import copy_image
@@ -65,14 +66,14 @@ class Node:
     Attributes:
         name: name in Kubernetes.
         session: session of the node.
-        crio: container runtime.
+        crio: container runtime, unless it is containerd.
         address: IP address in the cluster's network.
         kubelet: running kubelet.
     """
 
     name: str
     session: Session
-    crio: Crio
+    crio: Crio | None
     address: str
     kubelet: Part
 
@@ -92,6 +93,7 @@ class Node:
             name: image name in pods.
             files: files of this machine in `source`, which the node cannot see.
         """
+        assert self.crio is not None, "only CRI-O's store is shared with skopeo"
         copies = self.session.workspace / "import"
         copies.mkdir()
         try:
@@ -123,8 +125,9 @@ def run_node(
     registry: str,
     *,
     restore: bool,
+    containerd: Path | None = None,
 ) -> Iterator[Node]:
-    """Run a CRI-O and a kubelet in a session that is connected to the cluster's network.
+    """Run a container runtime and a kubelet in a session that is connected to the cluster's network.
 
     Args:
         session: session that can see `program`.
@@ -134,6 +137,7 @@ def run_node(
         authority: certificate authority of the cluster.
         registry: HOST:PORT of a registry on this machine.
         restore: whether its CRI-O supports checkpoints.
+        containerd: program of containerd to run instead of CRI-O; the session can see its directory.
     """
     state = session.workspace / "kubelet"
     with contextlib.ExitStack() as running:
@@ -142,15 +146,31 @@ def run_node(
         _write_files(state, name, place, authority)
         words = {"state": state, "kubelet": KUBELET_DIRECTORY, "sysctls": " ".join(SYSCTLS)}
         session.run(["sh", "-c", PREPARE_SCRIPT.format(**words)], timeout_s=20)
-        crio = running.enter_context(
-            run_crio(session, "crio", subnet=place.subnet, restore=restore, host_network=False)
-        )
-        copy_image(session, f"oci:{PAUSE_LAYOUT}", crio.store + PAUSE_IMAGE)
-        _write_configuration(state, crio)
+        crio = None
+        if containerd:
+            endpoint = running.enter_context(_run_containerd(session, containerd, place, registry))
+        else:
+            crio = running.enter_context(
+                run_crio(session, "crio", subnet=place.subnet, restore=restore, host_network=False)
+            )
+            copy_image(session, f"oci:{PAUSE_LAYOUT}", crio.store + PAUSE_IMAGE)
+            endpoint = crio.endpoint
+        _write_configuration(state, endpoint)
         arguments = [f"--config={state}/kubelet.json", f"--kubeconfig={state}/kubeconfig"]
         arguments += [f"--hostname-override={name}", f"--node-ip={place.address}", f"--root-dir={KUBELET_DIRECTORY}"]
         kubelet = running.enter_context(run_part(session, "kubelet", [str(program), "kubelet", *arguments], state))
         yield Node(name, session, crio, place.address, kubelet)
+
+
+@contextlib.contextmanager
+def _run_containerd(session: Session, program: Path, place: Place, registry: str) -> Iterator[str]:
+    """Run containerd, which pulls its pause image like any other, and yield its endpoint."""
+    state, pause = session.workspace / "containerd", f"{registry}/tests/pause:1"
+    archive = make_pause_image(session, state / "pause", pause)
+    command = ["skopeo", "copy", "--dest-tls-verify=false", f"oci-archive:{archive}", f"docker://{pause}"]
+    session.run(command, timeout_s=CALL_S)
+    with run_containerd(session, program, state, subnet=place.subnet, pause=pause) as socket:
+        yield f"unix://{socket}"
 
 
 def _allow_plain_http(session: Session, registry: str) -> None:
@@ -175,7 +195,7 @@ def _write_files(state: Path, name: str, place: Place, authority: Authority) -> 
     (state / "kubeconfig").write_text(kubeconfig)
 
 
-def _write_configuration(state: Path, crio: Crio) -> None:
+def _write_configuration(state: Path, endpoint: str) -> None:
     """Write the kubelet's configuration.
 
     Reference: https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/.
@@ -183,7 +203,7 @@ def _write_configuration(state: Path, crio: Crio) -> None:
     configuration = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "containerRuntimeEndpoint": crio.endpoint,
+        "containerRuntimeEndpoint": endpoint,
         "cgroupDriver": "cgroupfs",
         "failCgroupV1": False,
         "failSwapOn": False,

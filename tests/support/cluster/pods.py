@@ -35,10 +35,10 @@ class Pod:
         state: dict[str, Any] = json.loads(self.get("/state")[1])
         return state
 
-    def find_processes(self) -> list[int]:
-        """Return this machine's PIDs of the server's processes."""
+    def find_processes(self, name: str = "server") -> list[int]:
+        """Return this machine's PIDs of the processes with this name."""
         found = [path for path in Path("/proc").glob("[0-9]*") if f"/pod{self.uid}/" in _read(path / "cgroup")]
-        return [int(path.name) for path in found if _read(path / "comm") == "server\n"]
+        return [int(path.name) for path in found if _read(path / "comm") == f"{name}\n"]
 
 
 def describe_pod(

@@ -1,0 +1,3 @@
+/* See tuned.c. */
+void tune(void);
+void tell_tuning(void);

@@ -1,0 +1,145 @@
+"""Nodes with containerd that pull from a registry, as usual or with a snapshotter that pulls lazily."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cri_api.v1 import api_pb2 as cri
+from support.containerd import CALL_S, await_socket, make_pause_image, run_containerd
+from support.go_tools import GoTool
+
+from warmstart.engine.cri import CriEngine
+from warmstart.node.crio import PAUSE_IMAGE
+from warmstart.node.session import Session
+
+STARGZ = GoTool(
+    "stargz-snapshotter",
+    "github.com/containerd/stargz-snapshotter/service",
+    "v0.19.1",
+    Path(__file__).with_name("stargz_snapshotter.go").read_text(),
+)
+FUSE_MINOR = 229
+PULL_S = 300.0
+OVERLAYFS = "overlayfs"
+SUBNET = "10.74.0.0/24"
+REGISTRY_CONFIG = """
+[plugins.'io.containerd.cri.v1.images'.registry]
+config_path = "{state}-hosts"
+"""
+# containerd's transfer service, which pulls by default since 2.1, knows no snapshotter but its own.
+SNAPSHOTTER_CONFIG = """
+[plugins.'io.containerd.cri.v1.images']
+snapshotter = "{name}"
+disable_snapshot_annotations = false
+use_local_image_pull = true
+
+[proxy_plugins.{name}]
+type = "snapshot"
+address = "{state}-{name}/socket"
+[proxy_plugins.{name}.exports]
+root = "{state}-{name}/root"
+"""
+HOSTS = """\
+server = "http://{registry}"
+[host."http://{registry}"]
+capabilities = ["pull", "resolve"]
+"""
+
+
+@dataclass(frozen=True)
+class PullingNode:
+    """A node with containerd.
+
+    Attributes:
+        engine: its containerd.
+    """
+
+    engine: CriEngine
+
+    def pull(self, image: str) -> None:
+        """Pull an image, as the kubelet does."""
+        self.engine.images.PullImage(cri.PullImageRequest(image=cri.ImageSpec(image=image)), timeout=PULL_S)
+
+
+@contextlib.contextmanager
+def open_whole(session: Session, containerd: Path, name: str, registry: str) -> Iterator[PullingNode]:
+    """Run containerd, which pulls an image before it starts it.
+
+    Args:
+        session: what it runs in.
+        containerd: its program, which the session can see.
+        name: name of its directory in the workspace.
+        registry: HOST:PORT of a registry without TLS.
+    """
+    state = session.workspace / name
+    with _open_engine(session, containerd, state, _write_hosts(state, registry), OVERLAYFS) as engine:
+        yield PullingNode(engine)
+
+
+@contextlib.contextmanager
+def open_stargz(
+    session: Session,
+    containerd: Path,
+    stargz: Path,
+    name: str,
+    registry: str,
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[PullingNode]:
+    """Run containerd with the stargz snapshotter; other arguments as for `open_whole`.
+
+    Args:
+        stargz: the snapshotter, which the session can see.
+        settings: fields of its configuration, as in its config.toml.
+    """
+    state = session.workspace / name
+    own = session.workspace / f"{name}-stargz"
+    own.mkdir()
+    mirror = {"host": registry, "insecure": True}
+    config = {"resolver": {"host": {registry: {"mirrors": [mirror]}}}, **(settings or {})}
+    (own / "settings.json").write_text(json.dumps(config))
+    make_fuse_device(session)
+    command = [stargz, own / "settings.json", own / "socket", own / "root"]
+    more = _write_hosts(state, registry) + SNAPSHOTTER_CONFIG.format(state=state, name="stargz")
+    with session.background(command, log_file=own / "log") as running:
+        await_socket(own / "socket", running, own / "log")
+        with _open_engine(session, containerd, state, more, "stargz") as engine:
+            yield PullingNode(engine)
+
+
+@contextlib.contextmanager
+def _open_engine(session: Session, containerd: Path, state: Path, more: str, snapshotter: str) -> Iterator[CriEngine]:
+    pause = make_pause_image(session, Path(f"{state}-pause"), PAUSE_IMAGE)
+    with run_containerd(session, containerd, state, subnet=SUBNET, pause=PAUSE_IMAGE, more=more) as socket:
+        ctr = [containerd.with_name("ctr"), "--address", socket, "--namespace=k8s.io"]
+        # Without --local, ctr asks the transfer service, which knows no snapshotter but its own.
+        session.run([*ctr, "images", "import", "--local", f"--snapshotter={snapshotter}", pause], timeout_s=CALL_S)
+        with CriEngine(
+            f"unix://{socket}", proc=session.proc, network=session.network, scratch=state / "pods"
+        ) as engine:
+            yield engine
+
+
+def make_fuse_device(session: Session) -> None:
+    """Make /dev/fuse, which a session does not have."""
+    with contextlib.suppress(FileExistsError):
+        os.mknod(session.root / "dev/fuse", stat.S_IFCHR | 0o600, os.makedev(10, FUSE_MINOR))
+
+
+def _write_hosts(state: Path, registry: str) -> str:
+    directory = Path(f"{state}-hosts", registry)
+    directory.mkdir(parents=True)
+    (directory / "hosts.toml").write_text(HOSTS.format(registry=registry))
+    return REGISTRY_CONFIG.format(state=state)
+
+
+def count_received(session: Session, interface: str) -> int:
+    """Return the number of bytes that a network interface of the session has received, with all headers."""
+    path = f"/sys/class/net/{interface}/statistics/rx_bytes"
+    return int(session.run(["cat", path], timeout_s=10).stdout)

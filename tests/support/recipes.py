@@ -1,0 +1,57 @@
+"""Build each shipped recipe once for all tests."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from support.builds import build
+from support.once import MakeOnce
+
+from warmstart.build.context import BuildOptions
+from warmstart.build.publish import Output
+from warmstart.core.reference import Transport
+
+TOP = Path(__file__).parents[2]
+RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class RecipeBuild:
+    """The build of a recipe.
+
+    Attributes:
+        restorers: restorers of its verified restores.
+        warnings: warnings of its steps.
+        hooks: runtimes of the processes with hooks.
+        pages_bytes: memory of the dump.
+        mapped_bytes: as much of it as is mapped from the image.
+    """
+
+    restorers: list[str]
+    warnings: list[str]
+    hooks: list[str]
+    pages_bytes: int
+    mapped_bytes: int
+
+
+def build_once(make_once: MakeOnce, recipe: Path, cache: Path) -> tuple[Path, RecipeBuild]:
+    """Return the layout of a recipe's image and the record of its build."""
+    made = make_once("-".join(recipe.relative_to(TOP).with_suffix("").parts), partial(_build, recipe, cache))
+    return made / "image", RecipeBuild(**json.loads((made / RECORD).read_text()))
+
+
+def _build(recipe: Path, cache: Path, path: Path) -> None:
+    assert (TOP / "build/images" / f"{recipe.parent.name}.tar").exists(), "make images"
+    path.mkdir()
+    built, steps = build(recipe, BuildOptions(cache, Output(Transport.OCI, path / "image")))
+    record = RecipeBuild(
+        [restore.restorer for restore in built.restores],
+        steps.warnings,
+        [one.runtime for one in built.hooks],
+        built.dump.pages_bytes,
+        built.dump.memory.size_bytes,
+    )
+    (path / RECORD).write_text(json.dumps(asdict(record)))
