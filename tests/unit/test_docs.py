@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -18,7 +21,7 @@ from support import traits
 from warmstart.cli.main import cli
 from warmstart.core import errors
 from warmstart.core.errors import WarmstartError
-from warmstart.dump.state.rules import CERTAIN, FIXES, find_rule
+from warmstart.dump.state.rules import CERTAIN_BY_RUNTIME, CERTAIN_BY_SELF, FIXES, find_rule
 from warmstart.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +36,11 @@ OPTION = re.compile(r"(--[a-z-]+|-[a-z])(?:[= ].*)?")
 CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 # Options that are named on their own, and are those of other programs.
-FOREIGN_OPTIONS = {"--privileged", "--loop", "--post-renderer-args"}
+FOREIGN_OPTIONS = {
+    *("--privileged", "--loop", "--post-renderer-args"),
+    *("--insecure-ignore-tlog", "--trusted-root", "--type"),  # of cosign
+    "--horizontal-pod-autoscaler-sync-period",  # of the controller manager
+}
 # Pages that speak of other programs' options: of what runs in the containers, and of the launcher.
 OTHER_PROGRAMS = ("examples/", "recipes/", "launcher/")
 
@@ -213,13 +220,38 @@ def test_each_code_of_lost_state_has_its_cure():
     assert {SPAN.match(row[0])[1] for row in rows_of(section) if SPAN.match(row[0])} == FIXES.keys()
 
 
+@pytest.mark.linux
+def test_the_tables_of_what_survives_are_made_from_results():
+    script = load_module(ROOT / "scripts/what_survives.py")
+    results, text = json.loads(script.RESULTS.read_text()), PAGES["docs/what-survives.md"].read_text()
+    made = script.write_document(text, results)
+    assert made.count("<!-- table: ") == len(script.TABLES)
+    assert text == made, "run: python scripts/what_survives.py docs/what-survives.md"
+    listed = "import holds, json; print(json.dumps([[each.fact, each.name] for each in holds.traits]))"
+    command = [sys.executable, "-c", listed]
+    made = subprocess.run(command, cwd=ROOT / "tests/programs", capture_output=True, text=True, check=True).stdout
+    holds = {(fact, name) for fact, name in json.loads(made)}
+    for facts in results.values():
+        assert {(fact, name) for fact, outcomes in facts.items() for name in outcomes} == holds, "see holds.json"
+
+
+def load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_what_survives_is_as_measured():
     """The losses are those of tests/integration/test_kernel_state.py."""
     text = PAGES["docs/what-survives.md"].read_text().partition("\n## Not compared")[0]
     rows = [row for row in rows_of(text) if len(row) == 4 and row[1] in ("kept", "lost")]
     told = {name: row[1:] for row in rows for name in row[0].split(", ")}
-    set_facts = {*traits.THREAD, *traits.PROCESS, *traits.DECISIVE, "locks", "Cpus_allowed_list", *traits.LOST}
+    set_facts = {*traits.THREAD, *traits.PROCESS, *traits.DECISIVE, "locks", *traits.LOST, *traits.LOST_BY_RUNTIME}
     set_facts |= {name for facts in traits.DESCRIPTORS.values() for name in facts}
+    # The fact "huge pages off" tells of the same.
+    set_facts -= {"THP_enabled"}
     measured = {}
     for fact in set_facts:
         rule = next(rule for subject in traits.SUBJECTS if (rule := find_rule(subject, fact)))
@@ -229,13 +261,20 @@ def test_what_survives_is_as_measured():
     found = {title: (told[title][0], told[title][1].split(",")[0], told[title][2].split(",")[0]) for title in measured}
     assert found == measured
     early = {title for title, (*_, cost) in told.items() if cost.endswith("before the checkpoint")}
-    certain = {rule.title for subject in traits.SUBJECTS for fact in CERTAIN if (rule := find_rule(subject, fact))}
+    certain = {
+        rule.title
+        for subject in traits.SUBJECTS
+        for fact in (*CERTAIN_BY_RUNTIME, *CERTAIN_BY_SELF)
+        if (rule := find_rule(subject, fact))
+    }
     assert early == certain
 
 
 def test_variables_are_the_real_ones():
     sources = "\n".join(path.read_text() for path in (ROOT / "warmstart").rglob("*.py"))
     used = set(re.findall(r"\bWARMSTART_[A-Z_]+", sources))
+    launcher = "\n".join(path.read_text() for path in (ROOT / "launcher/src").glob("*.c"))
+    used |= set(re.findall(r'\bgetenv\("(WARMSTART_[A-Z_]+)"\)', launcher))
     documented = set(re.findall(r"\bWARMSTART_[A-Z_]+", PAGES["docs/reference/environment.md"].read_text()))
     assert documented == used
 

@@ -77,6 +77,7 @@ def test_everything_is_on_it():
     # Each start once, those restored once more from closer, and each replica that was ready.
     assert page.count("circle") == 8 + 5 + 5
     assert page.count("polyline") == 4
+    assert "Processor time of the first 3 requests, for each" in said
 
 
 def test_plots_keep_within_their_width():

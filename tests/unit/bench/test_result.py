@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.benches import MIB, make_bench, make_series, make_start
+from support.benches import MIB, make_bench, make_requests, make_series, make_start
 
-from warmstart.bench.result import Latency, Spread
+from warmstart.bench.requests import Requests
+from warmstart.bench.result import First, Lead, Spread
 
 FIGURES = st.lists(st.floats(0.001, 1000), min_size=1, max_size=200)
 
@@ -32,12 +35,49 @@ def test_any_figures(figures):
     assert spread.median == statistics.median(figures)
 
 
-def test_latency_is_that_of_the_batch_in_the_middle():
-    batches = [[0.9, *[0.1] * 99], [0.5, *[0.2] * 98, 0.4], [0.7, *[0.3] * 97, 0.8, 0.8]]
-    latency = Latency.of(batches)
-    assert latency == Latency(first_s=0.7, p50_s=0.2, p99_s=0.4)
-    assert Latency.of([]) is None
-    assert Latency.of([(), ()]) is None
+def test_the_first_requests_are_those_of_the_start_in_the_middle():
+    runs = [make_requests([0.9, *[0.1] * 9]), make_requests([0.5, *[0.2] * 8, 0.4]), make_requests([0.7, *[0.3] * 9])]
+    one, ten = First.of(runs)
+    assert (one.requests, ten.requests) == (1, 10)
+    assert (one.p50_s, one.p99_s, ten.p50_s, ten.p99_s) == (0.7, 0.7, 0.2, 0.7)
+    assert ten.total_s == pytest.approx(2.5)
+    assert (ten.cpu_s, ten.faults, ten.anonymous_bytes) == (pytest.approx(0.125), 10, 100 * MIB)
+    assert list(ten.threads_s) == ["server", "timer"]
+    assert ten.threads_s["server"] == pytest.approx(0.125 * 0.75)
+    assert First.of([]) == First.of([Requests(), Requests()]) == ()
+
+
+@pytest.mark.parametrize(
+    ("ready_s", "gains", "end_s", "requests"),
+    [
+        (3.0, [(1, 0.5), (10, 0.5), (100, 1.0)], 4.0, math.inf),
+        (3.0, [(1, 0.0), (10, 0.0), (100, 0.0)], 3.0, math.inf),
+        # The 90 requests from the 11th on take a second of the lead, so two seconds last for 180 more.
+        (3.0, [(1, 0.0), (10, 0.0), (100, -1.0)], 2.0, 280),
+        (3.0, [(1, 0.0), (10, -1.0)], 2.0, None),
+        (3.0, [(1, 0.0), (10, 0.0), (100, -6.0)], -3.0, 55),
+        (3.0, [(1, -6.0), (10, 9.0)], 12.0, 0.5),
+        (-0.1, [(1, 0.5)], 0.4, 0),
+    ],
+)
+def test_a_lead_lasts_for_some_requests_or_for_ever(ready_s, gains, end_s, requests):
+    assert Lead.of(ready_s, gains) == Lead(ready_s, end_s, requests)
+
+
+def test_a_lead_counts_time_and_processor_time():
+    cold = make_series("cold", [make_start(3.0, requests_s=[0.1] * 100)])
+    slow = make_series("plain", [make_start(1.0, requests_s=[0.12] * 100)])
+    fast = make_series("mapped", [make_start(0.5, requests_s=[0.05] * 100)])
+    bench = make_bench(cold, slow, fast)
+    elapsed, used = bench.find_leads(slow)
+    assert (elapsed.ready_s, elapsed.end_s, elapsed.requests) == (pytest.approx(2.0), pytest.approx(0.0), ANY)
+    assert elapsed.requests == pytest.approx(100)
+    # Half of it is processor time.
+    assert (used.ready_s, used.requests) == (pytest.approx(2.0), pytest.approx(200))
+    assert [lead.requests for lead in bench.find_leads(fast)] == [math.inf, math.inf]
+    assert (
+        make_bench(make_series("cold", [make_start(1)]), make_series("plain", [make_start(1)])).find_leads(slow) is None
+    )
 
 
 def test_a_series_sums_up_what_its_starts_took():
@@ -45,7 +85,7 @@ def test_a_series_sums_up_what_its_starts_took():
     assert series.total.median == pytest.approx(2.0)
     assert series.median_of("start_s") == pytest.approx(1.6)
     assert series.median_of("anonymous_bytes") == 20 * MIB
-    assert series.latency is None
+    assert series.first == ()
 
 
 def test_the_best_is_the_fastest_of_those_that_are_restored():

@@ -67,6 +67,11 @@ def test_root_is_refused_where_the_recipe_says_so(tmp_path, must_not, uid, refus
         check_user(make_engine(tmp_path), make_running(), container)
 
 
+def test_a_container_that_has_ended_is_left_to_the_wait_for_its_readiness(tmp_path):
+    container = make_recipe(security_context=SecurityContext(run_as_non_root=True)).container
+    check_user(make_engine(tmp_path), make_running(), container)
+
+
 def test_a_container_is_awaited_as_long_as_the_kubelet_would(monkeypatch):
     startup = Probe(TcpSocket(80), initial_delay_s=5, period_s=2, failure_threshold=30)
     readiness = Probe(TcpSocket(80), period_s=10, failure_threshold=3)
@@ -157,7 +162,7 @@ def test_a_restorer_is_refused_alone_if_the_recipe_names_none(monkeypatch, defau
         return [finding(code) for code in own]
 
     monkeypatch.setattr(build, "check_processes", check_processes)
-    monkeypatch.setattr(build, "check_launched", lambda *_: tuple(finding(code) for code in refused))
+    monkeypatch.setattr(build, "check_launched", lambda *_, **__: tuple(finding(code) for code in refused))
     recipe = replace(make_recipe(), restore=(Restorer.RUNTIME, Restorer.SELF), restore_is_default=default)
     context = BuildContext(recipe, BuildOptions(Path("cache")), Progress(SilentListener()), cast(Any, None))
     launched = LauncherContainer(make_running(), cast(Any, None), "/", 1, 1)

@@ -83,7 +83,7 @@ def make(monkeypatch, tmp_path) -> Iterator[Callable[..., EarlyColdStart]]:
         ) -> EarlyColdStart:
             monkeypatch.setattr(cold_start, "wait_first_success", lambda running, *_, **__: wait(running))
             context = SimpleNamespace(
-                recipe=SimpleNamespace(container=CONTAINER, restore=(Restorer.SELF,), labels={}),
+                recipe=SimpleNamespace(container=CONTAINER, restore=(Restorer.SELF,), labels={}, cold_removed=()),
                 options=SimpleNamespace(network=network),
                 beside=beside,
                 hooks=None,

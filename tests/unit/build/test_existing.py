@@ -12,6 +12,7 @@ import pytest
 from support.checkpoint_archive import entry, tar_of
 from support.checkpoint_image import edit_annotations, make_layout
 from support.registry_access import http
+from support.signing_keys import make_key
 
 from warmstart.build import existing
 from warmstart.build.context import BuildOptions
@@ -20,9 +21,10 @@ from warmstart.build.key import find_inputs
 from warmstart.build.publish import Output
 from warmstart.core.errors import PrivilegeError
 from warmstart.core.reference import Reference, Transport
-from warmstart.image.annotations import BUILD_KEY, PREFIX
+from warmstart.image.annotations import BUILD_KEY, EXPIRES, PREFIX
 from warmstart.image.layout import read_image, write_archive, write_layout
 from warmstart.image.registry.client import push_layout
+from warmstart.image.signatures.attach import attach_signatures
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Recipe, SecurityContext
 
@@ -90,6 +92,17 @@ def test_an_image_with_the_key_is_found(recipe, options, publish):
     found = find_existing(recipe, options)
     assert found == ExistingImage(NAME, f"{options.output.kind}:{options.output.path}", digest)
     assert str(found) == f"registry.example.com/team/app@{digest}"
+
+
+@pytest.mark.parametrize(("expires", "found"), [("2026-01-01T00:00:00Z", False), ("9000-01-01T00:00:00Z", True)])
+def test_an_image_that_has_expired_does_not_count(registry, tmp_path, expires, found):
+    name = Reference(registry, f"team/{uuid4().hex}", "1-warm")
+    base = read_image(make_base(tmp_path / "base")).manifest.digest
+    recipe, options = make_recipe(tmp_path, "oci:base", name), BuildOptions(tmp_path / "cache", access=http())
+    layout = make_image(tmp_path / "made", recipe, options, base)
+    edit_annotations(layout, lambda annotations: annotations.update({PREFIX + EXPIRES: expires}))
+    push_layout(layout, name, access=http())
+    assert (find_existing(recipe, options) is not None) is found
 
 
 def test_another_recipe_is_another_build(recipe, options, publish, tmp_path):
@@ -265,3 +278,18 @@ def test_a_registry_that_is_not_there_is_left_to_the_build(no_policy, tmp_path):
     # Nobody listens on port 9, and one attempt is enough to know.
     recipe = make_recipe(tmp_path, "oci:base", "127.0.0.1:9/team/app:1-warm")
     assert find_existing(recipe, BuildOptions(tmp_path / "cache", access=http())) is None
+
+
+def test_an_image_that_the_build_would_sign_must_be_signed_with_the_same_key(registry, tmp_path):
+    name = Reference(registry, f"team/{uuid4().hex}", "1-warm")
+    base = read_image(make_base(tmp_path / "base")).manifest.digest
+    recipe, key = make_recipe(tmp_path, "oci:base", name), make_key(tmp_path)
+    options = BuildOptions(tmp_path / "cache", access=http())
+    digest = push_layout(make_image(tmp_path / "made", recipe, options, base), name, access=http())
+    assert find_existing(recipe, options).digest == digest
+    signing = replace(options, signing_key=key)
+    assert find_existing(recipe, signing) is None
+    attach_signatures(name, digest, make_key(tmp_path, "other"), [], access=http())
+    assert find_existing(recipe, signing) is None
+    attach_signatures(name, digest, key, [], access=http())
+    assert find_existing(recipe, signing).digest == digest

@@ -39,6 +39,7 @@ CHANGED: dict[str, object] = {
     "allowed": ("privileged",),
     "force": True,
     "hooks": "0123456789ab",
+    "encryption": "0123456789ab",
     "images": (BASE,),
 }
 

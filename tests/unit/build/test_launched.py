@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from dataclasses import dataclass, field, replace
@@ -14,14 +15,17 @@ import pytest
 
 from warmstart.build import launched
 from warmstart.build.launched import (
+    CAPABILITIES,
     LauncherContainer,
     LauncherDirectories,
     await_application,
     end_container,
+    find_capabilities,
     make_directories,
     wrap_container,
 )
 from warmstart.core.errors import AppError, CheckpointError, EngineError
+from warmstart.core.privileges import DEFAULT_CAPABILITIES, ORDINARY_CAPABILITIES
 from warmstart.dump.proc.container import list_children
 from warmstart.engine.target import ExecResult, State
 from warmstart.image.manifest import Config, Platform
@@ -76,7 +80,7 @@ def test_the_launcher_is_told_whom_to_run_and_what():
     )
     container = Container("base", args=("a", "b"), security_context=context, env=(("A", "b"),))
     wrapped = wrap_container(container, BASE, DIRECTORIES)
-    command = "/.warmstart/launcher build --directory / --user 7:8 --groups 4,5 -- /app a b"
+    command = "/.warmstart/launcher build --directory / --user 7:8 --groups 4,5 --capabilities 0 -- /app a b"
     assert wrapped.command == tuple(command.split())
     assert wrapped.args == ()
     assert wrapped.mounts == (
@@ -91,6 +95,25 @@ def test_the_launcher_is_told_whom_to_run_and_what():
     assert privileges.allow_privilege_escalation
     assert privileges.read_only_root_filesystem
     assert not privileges.privileged
+
+
+@pytest.mark.parametrize(
+    ("added", "dropped", "expected"),
+    [
+        ((), (), DEFAULT_CAPABILITIES),
+        ((), ("ALL",), set()),
+        (("SETUID", "SETGID"), ("ALL",), {"SETUID", "SETGID"}),
+        (("SYS_PTRACE", "SYS_ADMIN", "MKNOD"), (), {*DEFAULT_CAPABILITIES, "MKNOD"}),
+        (("ALL",), (), ORDINARY_CAPABILITIES),
+    ],
+)
+def test_the_application_gets_the_capabilities_of_its_pod_but_no_dangerous_ones(added, dropped, expected):
+    context = SecurityContext(capabilities_add=added, capabilities_drop=dropped)
+    container = Container("base", security_context=context)
+    assert find_capabilities(container) == expected
+    wrapped = wrap_container(container, BASE, DIRECTORIES).security_context
+    assert {*wrapped.capabilities_add} == {*CAPABILITIES, *expected}
+    assert wrapped.capabilities_drop == ("ALL",)
 
 
 def test_the_launcher_keeps_files_of_volumes_that_are_new_in_each_pod():
@@ -108,7 +131,17 @@ def test_the_launcher_keeps_files_of_volumes_that_are_new_in_each_pod():
 
 def test_without_a_user_there_is_none_to_tell():
     wrapped = wrap_container(Container("base"), replace(BASE, user=""), DIRECTORIES)
-    assert wrapped.command == ("/.warmstart/launcher", "build", "--directory", "/", "--", "/app", "serve")
+    assert wrapped.command == (
+        "/.warmstart/launcher",
+        "build",
+        "--directory",
+        "/",
+        "--capabilities",
+        "1531",
+        "--",
+        "/app",
+        "serve",
+    )
 
 
 @pytest.mark.parametrize(("own", "images", "directory"), [("", "", "/"), ("", "/of/it", "/of/it"), ("/a", "/b", "/a")])
@@ -176,8 +209,8 @@ class Ending:
         assert container_id == "it"
         self.killed = True
         if self.obeys:
-            self.process.kill()
-            self.process.wait()
+            # Its parent reaps it, in a moment.
+            os.kill(self.find_pid(), signal.SIGKILL)
 
     def clean_up(self) -> None:
         self.process.kill()
@@ -187,7 +220,7 @@ class Ending:
 @pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace needs root")
 @pytest.mark.parametrize("obeys", [True, False])
 def test_nothing_is_left_of_a_container_that_was_ended(monkeypatch, obeys):
-    monkeypatch.setattr(launched, "END_S", 5.0 if obeys else 0.2)
+    monkeypatch.setattr(launched, "END_S", 60.0 if obeys else 0.2)
     # This process shares the cgroup of what it starts, which a container's own is not.
     monkeypatch.setattr(launched, "_read_cgroup", lambda proc, pid: f"0::/{pid}")
     container = Ending(obeys=obeys)

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from support.checkpoint_archive import entry, tar_of
 from support.checkpoint_image import make_layout
+from support.signing_keys import make_key
 
 from warmstart.build import publish
 from warmstart.build.publish import (
     REGISTRY,
     REPORT_TYPE,
     Output,
+    Signing,
     check_output,
     describe_output,
     parse_output,
@@ -23,6 +25,7 @@ from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Transport, parse_reference
 from warmstart.image.layout import read_image
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.image.signatures.statement import Predicate
 
 TARGET = parse_reference("registry.example.com/team/app:1-warm")
 
@@ -126,6 +129,25 @@ def test_an_image_whose_report_is_refused_gets_no_tag(layout, registry_calls, mo
     with pytest.raises(RegistryError):
         publish_image(layout, read_image(layout), TARGET, REGISTRY, Progress(SilentListener()), report=b"{}")
     assert [call[0] for call in registry_calls] == ["push"]
+
+
+def test_an_image_is_signed_before_it_gets_its_tag(layout, registry_calls, monkeypatch, tmp_path):
+    sign = Signing(make_key(tmp_path), (Predicate("https://example.com/v1", {}),))
+
+    def attach(target: object, digest: str, *given: object, **_: object) -> None:
+        registry_calls.append(("sign", str(target), digest, *given))
+
+    monkeypatch.setattr(publish, "attach_signatures", attach)
+    progress = Progress(SilentListener())
+    publish_image(layout, read_image(layout), TARGET, REGISTRY, progress, report=b"{}", sign=sign)
+    assert [call[0] for call in registry_calls] == ["push", "attach", "sign", "tag"]
+    assert registry_calls[2] == ("sign", str(TARGET), "sha256:0", sign.key, sign.predicates)
+
+
+@pytest.mark.parametrize("kind", [Transport.OCI, Transport.OCI_ARCHIVE])
+def test_a_layout_or_an_archive_is_not_signed_and_that_is_said_before(tmp_path, kind):
+    with pytest.raises(InputError, match=f"--sign attaches signatures in a registry, and the output is {kind}"):
+        check_output(TARGET, Output(kind, tmp_path / "new"), signed=True)
 
 
 def test_each_kind_of_output_is_tried_before(monkeypatch, tmp_path):

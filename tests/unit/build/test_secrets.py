@@ -8,16 +8,17 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from support.planted import make_token
 
 from warmstart.build.result import BaseImage
-from warmstart.build.secrets import check_report, search_secrets
-from warmstart.core.errors import ImageError
+from warmstart.build.secrets import SecretsFound, check_report, document_findings, search_secrets
+from warmstart.core.errors import ImageError, SecretError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Source, Transport, parse_reference, parse_source
 from warmstart.image.compose import CREATED_BY, Run, add_layers, pack_file
 from warmstart.image.layout import read_image
 from warmstart.image.open import open_image
-from warmstart.recipe.model import Container, Recipe, Secret, Service
+from warmstart.recipe.model import AllowedSecret, Container, OnSecret, Recipe, Secret, SecretSearch, Service
 
 VALUE = b"correct-horse-battery"
 PASSWORD = Secret("shop-db.password", VALUE)
@@ -51,9 +52,9 @@ def make(base, tmp_path):
     """Make an image with this memory."""
 
     def run(memory: bytes = b"", *, labels=None, annotations=None, cmd=()) -> Path:
-        (tmp_path / "memory").write_bytes(memory)
-        target = tmp_path / "image"
-        layers = [pack_file(tmp_path / "memory", ".warmstart/memory", target, (0, 0))]
+        target, file = tmp_path / "image", tarfile.TarInfo(".warmstart/memory")
+        file.size = len(memory)
+        layers = [pack_file(file, [memory], target)]
         created = {"org.opencontainers.image.created": "2026-01-01T00:00:00Z", **(annotations or {})}
         add_layers(base.layout, target, layers, Run(("/app",), tuple(cmd), ""), created, labels or {})
         return target
@@ -64,7 +65,7 @@ def make(base, tmp_path):
 def test_a_secret_in_memory_is_warned_of_and_recorded(make, base, progress):
     layout = make(b"x" * 5000 + VALUE)
     found = search_secrets(recipe_with(PASSWORD, Secret("shop-db.absent", b"not-to-be-found")), layout, base, progress)
-    assert [str(one) for one in found] == ["shop-db.password (memory)"]
+    assert [str(one) for one in found.record] == ["shop-db.password (memory)"]
     assert progress.warnings == ["the image holds build-only secrets: shop-db.password (memory)"]
     image = read_image(layout)
     assert json.loads(image.manifest.annotations[ANNOTATION]) == [{"name": "shop-db.password", "places": ["memory"]}]
@@ -79,16 +80,24 @@ def test_a_secret_in_memory_is_warned_of_and_recorded(make, base, progress):
 
 def test_an_image_without_the_values_says_so(make, base, progress):
     layout = make(b"nothing")
-    assert search_secrets(recipe_with(PASSWORD), layout, base, progress) == ()
+    assert search_secrets(recipe_with(PASSWORD), layout, base, progress).record == ()
     assert progress.warnings == []
     assert read_image(layout).manifest.annotations[ANNOTATION] == "[]"
 
 
 @pytest.mark.parametrize("secrets", [(), (Secret("shop-db.username", VALUE),), (Secret("shop-db.empty", b""),)])
-def test_without_secrets_nothing_is_done(base, progress, secrets):
+def test_without_secrets_nothing_is_recorded(make, base, progress, secrets):
     """Users, hosts and databases are no secrets."""
-    assert search_secrets(recipe_with(*secrets), Path("/nonexistent"), base, progress) == ()
-    assert (progress.warnings, progress.durations_s) == ([], {})
+    layout = make(VALUE)
+    assert search_secrets(recipe_with(*secrets), layout, base, progress) == SecretsFound()
+    assert progress.warnings == []
+    assert ANNOTATION not in read_image(layout).manifest.annotations
+
+
+def test_if_they_are_ignored_nothing_is_read(base, progress):
+    recipe = recipe_with(secret_search=SecretSearch(OnSecret.IGNORE))
+    assert search_secrets(recipe, Path("/nonexistent"), base, progress) == SecretsFound()
+    assert progress.durations_s == {}
 
 
 def test_what_is_not_searched_for_is_said_once(make, base, progress):
@@ -127,7 +136,7 @@ def test_a_secret_that_everybody_would_read_ends_the_build(make, base, progress,
 
 
 def test_strings_of_the_base_image_are_not_searched(make, base, progress):
-    assert search_secrets(recipe_with(Secret("a.b", b"base-value")), make(), base, progress) == ()
+    assert search_secrets(recipe_with(Secret("a.b", b"base-value")), make(), base, progress).record == ()
     assert progress.warnings == []
 
 
@@ -153,3 +162,76 @@ def test_a_report_with_a_value_ends_the_build(base):
     with pytest.raises(ImageError, match=r"would be published with the image: shop-db\.password") as caught:
         check_report(recipe_with(PASSWORD), base, {"warnings": [f"open file /run/{VALUE.decode()}"]})
     assert caught.value.details == ("shop-db.password: report: warnings[0]",)
+
+
+REAL = Secret("PROD_PASSWORD", b"kx7-from-production")
+
+
+def test_a_real_value_ends_the_build(make, base, progress):
+    search = SecretSearch(real=(REAL,))
+    with pytest.raises(SecretError, match="holds 1 secret that must not be published") as caught:
+        search_secrets(recipe_with(PASSWORD, secret_search=search), make(VALUE + REAL.value), base, progress)
+    assert caught.value.exit_code == 16
+    assert caught.value.details == (
+        "PROD_PASSWORD: memory, offset 21",
+        "  to fix: let the application get it after the restore, or drop it in a hook before the checkpoint",
+    )
+    assert REAL.value.decode() not in str([caught.value, caught.value.details, caught.value.hint])
+
+
+@pytest.mark.parametrize(
+    ("on_found", "refused"), [(OnSecret.AUTO, False), (OnSecret.WARN, False), (OnSecret.REFUSE, True)]
+)
+def test_a_token_is_warned_of_unless_all_are_refused(make, base, progress, on_found, refused):
+    recipe, token = recipe_with(secret_search=SecretSearch(on_found)), make_token()
+    if refused:
+        with pytest.raises(SecretError):
+            search_secrets(recipe, make(token.encode()), base, progress)
+        return
+    found = search_secrets(recipe, make(token.encode() * 2 + b"\n" + token.encode()), base, progress)
+    (warning,) = progress.warnings
+    assert warning.startswith("the image holds a secret: GitHub token ghp_… (40 characters)")
+    assert token[4:] not in warning + json.dumps(document_findings(found))
+
+
+def test_a_real_value_may_be_only_warned_of(make, base, progress):
+    search = SecretSearch(OnSecret.WARN, real=(REAL,))
+    search_secrets(recipe_with(secret_search=search), make(REAL.value), base, progress)
+    assert progress.warnings == ["the image holds a secret: PROD_PASSWORD: memory, offset 0"]
+
+
+def allowing(**entry: str) -> Recipe:
+    allowed = AllowedSecret(reason="a sample", **entry)
+    return recipe_with(secret_search=SecretSearch(OnSecret.REFUSE, (REAL,), (allowed,)))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"kind": "github-token"}, {"kind": "*", "place": "mem*"}, {"kind": "github-*", "name": "GitHub token"}],
+)
+def test_an_allowed_secret_is_reported_with_its_reason(make, base, progress, entry):
+    found = search_secrets(allowing(**entry), make(make_token().encode()), base, progress)
+    assert progress.warnings == []
+    (document,) = document_findings(found)
+    assert (document["allowed"], document["refused"]) == (["a sample"], False)
+
+
+@pytest.mark.parametrize("entry", [{"kind": "jwt"}, {"kind": "*", "place": "file /*"}, {"kind": "*", "name": "jwt"}])
+def test_what_is_allowed_is_narrow(make, base, progress, entry):
+    with pytest.raises(SecretError):
+        search_secrets(allowing(**entry), make(make_token().encode()), base, progress)
+
+
+def test_a_secret_that_is_allowed_at_one_place_only_is_refused(make, base, progress):
+    token = make_token()
+    layout = make(token.encode(), labels={"note": token})
+    with pytest.raises(SecretError, match="holds 1 secret") as caught:
+        search_secrets(allowing(kind="github-token", place="memory"), layout, base, progress)
+    assert "config: config: Labels: note" in caught.value.details[0]
+
+
+def test_a_common_value_is_not_searched_for(make, base, progress):
+    search_secrets(
+        recipe_with(Secret("a.b", b"changeme"), Secret("a.c", b"20261129")), make(b"changeme"), base, progress
+    )
+    assert progress.warnings == ["the image is not searched for a.b, a.c: values that are too common to tell anything"]

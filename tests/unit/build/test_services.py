@@ -17,6 +17,7 @@ from warmstart.core.errors import AppError, ImageError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_reference
 from warmstart.engine.target import State
+from warmstart.probe import ports
 from warmstart.recipe.model import (
     Container,
     InitContainer,
@@ -111,7 +112,8 @@ class FakeService:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(module, "ATTEMPT_S", 0.01)
-    monkeypatch.setattr(module, "PORTS_S", 0.3)
+    monkeypatch.setattr(ports, "ATTEMPT_S", 0.01)
+    monkeypatch.setattr(ports, "PORTS_S", 0.3)
     monkeypatch.setattr(module, "READY_S", 0.3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,12 +18,13 @@ from support.checkpoint_image import checkpoint, make_layout
 
 from warmstart.build import cold_start, kernel_state, launcher_report, verify
 from warmstart.build.base import check_base
-from warmstart.build.verify import Restore, Subject, check_content, verify_image
+from warmstart.build.verify import Restore, Subject, check_content, read_identities, verify_image
 from warmstart.build.verify_source import verify_source
 from warmstart.cli.context import default_cache
 from warmstart.core.errors import EngineError, ImageError, VerifyError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source
+from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.state.model import KernelState
 from warmstart.dump.state.read import read_state
 from warmstart.image.cache.blobs import BlobCache
@@ -245,7 +247,7 @@ def test_what_the_application_may_notice_is_a_warning(restore, first_thread):
 def test_a_process_that_changes_by_itself_has_lost_nothing(restore, first_thread, monkeypatch):
     """Each look but the first shows it as it was."""
     looks = iter([change(first_thread, Groups="7")])
-    monkeypatch.setattr(kernel_state, "read_state", lambda *_: next(looks, first_thread))
+    monkeypatch.setattr(kernel_state, "read_state", lambda *_, **__: next(looks, first_thread))
     progress = Progress(SilentListener())
     restore(FakeCri(), state=first_thread, progress=progress)
     assert progress.warnings == []
@@ -254,8 +256,14 @@ def test_a_process_that_changes_by_itself_has_lost_nothing(restore, first_thread
 def test_what_only_one_restore_shows_is_not_the_restorers_fault(restore, first_thread, monkeypatch):
     changed = change(first_thread, Groups="7")
     looks = iter([changed, changed])
-    monkeypatch.setattr(kernel_state, "read_state", lambda *_: next(looks, first_thread))
+    monkeypatch.setattr(kernel_state, "read_state", lambda *_, **__: next(looks, first_thread))
     assert restore(FakeCri(), state=first_thread)
+
+
+def test_a_restore_that_loses_nothing_needs_no_second_look(restore, first_thread, monkeypatch):
+    looks = iter([first_thread])
+    monkeypatch.setattr(kernel_state, "read_state", lambda *_, **__: next(looks))
+    assert len(restore(FakeCri(), state=first_thread)) == 2
 
 
 def test_a_refusal_is_told_with_its_reasons(restore):
@@ -265,6 +273,14 @@ def test_a_refusal_is_told_with_its_reasons(restore):
     assert caught.value.brief == f"the image did not restore: {refusal.brief}"
     assert caught.value.details == ("more",)
     assert "nothing was published" in caught.value.hint
+
+
+def test_a_child_that_has_ended_is_passed_over():
+    with subprocess.Popen(["true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert read_identity(Path("/proc"), os.getpid()) in read_identities(Path("/proc"), os.getpid())
+    with pytest.raises(OSError, match=str(ended.pid)):
+        read_identities(Path("/proc"), ended.pid)
 
 
 def test_an_image_is_not_restored_beside_another(restore):

@@ -20,6 +20,7 @@ import pytest
 from support.checkpoint_archive import entry, tar_of
 from support.checkpoint_image import checkpoint
 from support.fake_api import FakeApi, Reply, run_api
+from support.planted import make_token
 
 from warmstart import __version__
 from warmstart.build.context import BuildOptions
@@ -173,7 +174,7 @@ def test_kinds_of_errors_have_exit_codes_of_their_own():
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_exit_code_is_that_of_the_kind(warmstart, monkeypatch, kind):
     monkeypatch.setattr(
-        "warmstart.cli.init.schema_text", failing(kind("what is wrong", details=["why"], hint="what to do"))
+        "warmstart.cli.static.schema_text", failing(kind("what is wrong", details=["why"], hint="what to do"))
     )
     expected = "error: what is wrong\n  why\nhint: what to do\n"
     assert warmstart("schema") == Result(kind.exit_code, "", expected)
@@ -194,7 +195,7 @@ def test_the_exit_code_is_that_of_the_kind(warmstart, monkeypatch, kind):
     ],
 )
 def test_what_nobody_expected_is_one_clear_error(warmstart, monkeypatch, error, status, brief):
-    monkeypatch.setattr("warmstart.cli.init.schema_text", failing(error))
+    monkeypatch.setattr("warmstart.cli.static.schema_text", failing(error))
     result = warmstart("schema")
     assert (result.status, result.out) == (status, "")
     assert result.err.startswith(brief)
@@ -203,7 +204,7 @@ def test_what_nobody_expected_is_one_clear_error(warmstart, monkeypatch, error, 
 
 @pytest.mark.parametrize("error", [EngineError("what is wrong"), ZeroDivisionError("by zero"), OSError(5, "broken")])
 def test_a_traceback_is_shown_where_it_is_asked_for(warmstart, monkeypatch, error):
-    monkeypatch.setattr("warmstart.cli.init.schema_text", failing(error))
+    monkeypatch.setattr("warmstart.cli.static.schema_text", failing(error))
     quiet, loud = warmstart("schema"), warmstart("--debug", "schema")
     assert loud.status == quiet.status
     assert "Traceback" in loud.err
@@ -213,7 +214,7 @@ def test_a_traceback_is_shown_where_it_is_asked_for(warmstart, monkeypatch, erro
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.exceptions.Abort()])
 def test_an_interruption_is_no_error(warmstart, monkeypatch, error):
-    monkeypatch.setattr("warmstart.cli.init.schema_text", failing(error))
+    monkeypatch.setattr("warmstart.cli.static.schema_text", failing(error))
     result = warmstart("schema")
     assert (result.status, result.out, result.err.strip()) == (130, "", "interrupted")
 
@@ -237,8 +238,8 @@ def hang():
         (directory / "file").touch()
         print("started", flush=True)
         time.sleep(1000)
-import warmstart.cli.init
-warmstart.cli.init.schema_text = hang
+import warmstart.cli.static
+warmstart.cli.static.schema_text = hang
 sys.argv = ["warmstart", "schema"]
 cli.main()
 """
@@ -696,3 +697,22 @@ def test_lines_in_a_log_are_not_broken(monkeypatch):
     with console.capture() as written:
         TerminalListener(console, verbose=True).end(path, 1.0, ok=True)
     assert f"{path} " in written.get()
+
+
+def test_secrets_are_listed_without_their_values(warmstart, tmp_path):
+    token, archive, values = make_token(), tmp_path / "checkpoint.tar", tmp_path / "prod.env"
+    archive.write_bytes(tar_of(*checkpoint(**{"dump.log": f"{token} kx7-of-production".encode()})))
+    values.write_text("PROD=kx7-of-production\n")
+    result = warmstart("inspect", "--secrets", archive)
+    assert result.status == 0
+    assert "github-token" in result.out
+    assert token[4:] not in result.out + result.err
+    result = warmstart("inspect", "--secrets", "--values", values, "--json", archive)
+    assert result.status == 16
+    found = json.loads(result.out)
+    assert [(one["kind"], one["name"]) for one in found["findings"]] == [
+        ("known-value", "PROD"),
+        ("github-token", "GitHub token"),
+    ]
+    assert "kx7" not in result.out + result.err
+    assert warmstart("inspect", "--values", values, archive).status == 2

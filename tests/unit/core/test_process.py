@@ -403,3 +403,20 @@ def test_a_program_that_does_not_end_in_time_is_killed(tmp_path):
     with pytest.raises(StopError):
         process.converse(["sh", "-c", program], b"", on_line=begun.append, on_tick=stop, tick_s=0.05, end_s=0.2)
     assert has_ended(int(begun[0]))
+
+
+def test_an_answer_is_read_while_the_program_waits_for_the_end_of_its_input(tmp_path):
+    script = f"echo one; echo two; echo; cat; touch {tmp_path}/ended"
+    with process.answering(["sh", "-c", script], timeout_s=10) as lines:
+        assert lines == ["one", "two"]
+        assert not (tmp_path / "ended").exists()
+    assert (tmp_path / "ended").exists()
+
+
+@pytest.mark.parametrize(("script", "end"), [("echo one; exit 3", "exit status 3"), ("exec sleep 60", "stopped after")])
+def test_a_program_that_does_not_answer_is_an_error(script, end):
+    with (
+        pytest.raises(process.ProgramError, match=end),
+        process.answering(["sh", "-c", script], timeout_s=0.3),
+    ):
+        pass

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.once import MakeOnce
 from support.tars import extract
 
 from warmstart.node.tree import tree_path
@@ -157,15 +158,13 @@ def machine(tree: Path, tmp_path: Path) -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="session")
-def compile_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], None]:
+def compile_program(make_once: MakeOnce) -> Callable[[str, Path], None]:
     """Compile programs/NAME.c once, and copy the program to a directory."""
-    built = tmp_path_factory.mktemp("programs")
 
     def compile_into(name: str, directory: Path) -> None:
-        if not (built / name).exists():
-            gcc = ["gcc", "-O1", "-D_GNU_SOURCE", "-static", "-pthread", "-o", built / name, PROGRAMS / f"{name}.c"]
-            subprocess.run(gcc, check=True, timeout=60)
-        shutil.copy2(built / name, directory / name)
+        gcc = ["gcc", "-O1", "-D_GNU_SOURCE", "-static", "-pthread", PROGRAMS / f"{name}.c", "-o"]
+        program = make_once(name, lambda path: subprocess.run([*gcc, path], check=True, timeout=60))
+        shutil.copy2(program, directory / name)
 
     return compile_into
 

@@ -279,6 +279,20 @@ def test_the_end_of_the_log_is_what_the_container_wrote(running):
     assert running.log_tail(2) == ["", "10 %\r20 %\x0c\u2028\ufffd"]
 
 
+def test_a_line_written_in_pieces_is_one(running):
+    pieces = ["stdout P LOST", "stderr F other", "stdout P  by", "stdout F  all", "stdout P end"]
+    running.log_file.write_text("".join(f"TIME {piece}\n" for piece in pieces))
+    assert running.log_tail(5) == ["other", "LOST by all", "end"]
+    assert running.log_tail(2) == ["LOST by all", "end"]
+
+
+@pytest.mark.parametrize("limit", [16, 17, 25])
+def test_of_a_long_log_only_the_end_is_read(running, monkeypatch, limit):
+    monkeypatch.setattr(cri_module, "LOG_LIMIT_BYTES", limit)
+    running.log_file.write_text("T stdout F x" + "y" * 99 + "\nT stdout F last\n")
+    assert running.log_tail(5) == ["last"]
+
+
 def test_the_log_of_a_restored_container_is_named_after_it(running):
     running.log_file.with_name("9f0c.log").write_text("TIME stdout F restored\n")
     assert replace(running, container_id="9f0c").log_tail(5) == ["restored"]

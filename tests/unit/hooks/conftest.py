@@ -8,21 +8,24 @@ from pathlib import Path
 
 import pytest
 from support.java_agent import HooksDirectory, build_agent, compile_java
+from support.once import MakeOnce
 
 PROGRAMS = Path(__file__).with_name("java")
 
 
 @pytest.fixture(scope="session")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def agent(make_once: MakeOnce) -> Path:
     for program in ("javac", "jar", "curl"):
         if shutil.which(program) is None:
             pytest.skip(f"needs {program}")
-    return build_agent(tmp_path_factory.mktemp("agent"))
+    return make_once("agent", build_agent) / "agent.jar"
 
 
 @pytest.fixture(scope="session")
-def programs(agent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_java(sorted(PROGRAMS.glob("*.java")), agent, tmp_path_factory.mktemp("programs"))
+def programs(agent: Path, make_once: MakeOnce) -> Path:
+    return make_once(
+        "hook-programs", lambda directory: compile_java(sorted(PROGRAMS.rglob("*.java")), agent, directory)
+    )
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from support.java_agent import TOP, HooksDirectory, Jvm, find_jvms, freeze, run_
 
 pytestmark = pytest.mark.linux
 PROVIDER = TOP / "hooks/java/src/warmstart/crac"
+JVMS = find_jvms()
+each_jvm = pytest.mark.parametrize("java", JVMS.values(), ids=JVMS.keys())
 
 
 def read_until(jvm: Jvm, last: str) -> list[str]:
@@ -21,16 +25,29 @@ def read_until(jvm: Jvm, last: str) -> list[str]:
     return lines
 
 
+def assert_closes(pid: int, directory: Path) -> None:
+    """Check that a process closes its files in a directory: it answers before it has closed the FIFO of answers."""
+    end = time.monotonic() + 5
+    while any(str(directory) in str(fd.readlink()) for fd in list_descriptors(pid)):
+        assert time.monotonic() < end, "a FIFO stays open"
+        time.sleep(0.01)
+
+
+def list_descriptors(pid: int) -> list[Path]:
+    return [fd for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]
+
+
 def test_jar(agent: Path) -> None:
-    assert agent.stat().st_size <= 60_000
+    assert agent.stat().st_size <= 64 << 10
     with zipfile.ZipFile(agent) as jar:
         assert "Redistributions in binary form must reproduce" in jar.read("META-INF/licenses/org.crac.txt").decode()
         entry = jar.read("warmstart/hooks/Agent.class")
     assert int.from_bytes(entry[6:8]) == 52, "Java 8 cannot load the entry"
 
 
-def test_life_cycle(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
-    with run_java(["-cp", programs, "Callbacks"], agent, java_hooks.path) as jvm:
+@each_jvm
+def test_life_cycle(java: str, agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    with run_java(["-cp", programs, "Callbacks"], agent, java_hooks.path, java=java) as jvm:
         registered = java_hooks.message("registered")
         assert registered["pid"] == jvm.pid
         assert registered["runtime"].startswith("java ")
@@ -38,7 +55,7 @@ def test_life_cycle(agent: Path, programs: Path, java_hooks: HooksDirectory) -> 
         java_hooks.request_checkpoint()
         assert 0 <= java_hooks.message("checkpoint")["seconds"] < 60
         assert read_until(jvm, "before a") == ["before b", "before n1", "before n2", "before a"]
-        assert not any(str(java_hooks.path) in str(fd.readlink()) for fd in Path(f"/proc/{jvm.pid}/fd").iterdir())
+        assert_closes(jvm.pid, java_hooks.path)
         java_hooks.restore(jvm.pid)
         assert 0 <= java_hooks.message("restored")["seconds"] < 60
         assert read_until(jvm, "after b") == ["after a", "after n1", "after n2", "after b"]
@@ -46,13 +63,78 @@ def test_life_cycle(agent: Path, programs: Path, java_hooks: HooksDirectory) -> 
     assert java_hooks.silent()
 
 
-def test_application_with_its_own_org_crac(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
-    with run_java(["-cp", programs, "WebApplication", agent, programs], agent, java_hooks.path) as jvm:
+@each_jvm
+def test_application_with_its_own_org_crac(java: str, agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    with run_java(["-cp", programs, "WebApplication", agent, programs], agent, java_hooks.path, java=java) as jvm:
         java_hooks.message("registered")
         assert read_until(jvm, "running") == ["own true", "running"]
         java_hooks.request_checkpoint()
         java_hooks.message("checkpoint")
         assert read_until(jvm, "before a") == ["before b", "before n1", "before n2", "before a"]
+
+
+def test_nothing_of_the_agent_runs_for_the_first_time_after_a_restore(
+    agent: Path, programs: Path, java_hooks: HooksDirectory, tmp_path: Path
+) -> None:
+    loaded = tmp_path / "loaded"
+    log = f"-Xlog:class+load=info:file={loaded}:none"
+    with run_java([log, "-cp", programs, "Callbacks"], agent, java_hooks.path) as jvm:
+        java_hooks.message("registered")
+        read_until(jvm, "running")
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        before = len(loaded.read_text().splitlines())
+        java_hooks.restore(jvm.pid)
+        java_hooks.message("restored")
+        after = [line.split()[0] for line in loaded.read_text().splitlines()[before:]]
+    assert not [name for name in after if name.startswith("warmstart.")]
+    assert len(after) < 20, after
+
+
+@pytest.mark.parametrize("keep", ["", "web-servers"])
+def test_web_servers_of_spring(keep: str, agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    server, other = "WebServerStartStopLifecycle", "WebServerGracefulShutdownLifecycle"
+    with run_java(["-cp", programs, "SpringServer"], agent, java_hooks.path, {"WARMSTART_HOOKS_KEEP": keep}) as jvm:
+        java_hooks.message("registered")
+        assert read_until(jvm, "running") == ["running"]
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        java_hooks.restore(jvm.pid)
+        java_hooks.message("restored")
+        *said, listener, served, graceful, _ = jvm.rest()
+    stopped = [] if keep else [server, other]
+    # The server is stopped and started once before: it is to be fast the second time.
+    rehearsed = [] if keep else [f"stop {server}", f"start {server}"]
+    assert said == [
+        *rehearsed,
+        *(f"stop {name}" for name in ("Listener", *stopped)),
+        *(f"start {name}" for name in ("Listener", *stopped)),
+    ]
+    assert (listener, served, graceful) == ("Listener true", f"{server} true", f"{other} true")
+
+
+@pytest.mark.parametrize("hooks", [True, False])
+def test_pools_and_event_loops_of_libraries(
+    hooks: bool, agent: Path, programs: Path, java_hooks: HooksDirectory
+) -> None:
+    with run_java(["-cp", programs, "Libraries"], agent if hooks else None, java_hooks.path) as jvm:
+        assert read_until(jvm, "running") == ["running"]
+        if hooks:
+            java_hooks.message("registered")
+            java_hooks.request_checkpoint()
+            java_hooks.message("checkpoint")
+        ask(jvm, "")
+        connections, runs = ask(jvm, "").split(", ")
+        assert connections == ("0 connections" if hooks else "2 connections")
+        if hooks:
+            assert runs == "0 runs", "nothing is due at the moment of the restore"
+            java_hooks.restore(jvm.pid, AWAY_S)
+            java_hooks.message("restored")
+        else:
+            freeze(jvm.pid, AWAY_S)
+        time.sleep(0.2)
+        runs = int(ask(jvm, "").split()[2])
+        assert 1 <= runs < 100 if hooks else runs > 150
 
 
 def test_given_up_and_tried_again(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
@@ -108,13 +190,13 @@ def test_application_asks(agent: Path, programs: Path, java_hooks: HooksDirector
     ("misbehaving", "error"),
     [
         ("b.after=throw", "IllegalStateException: b is"),
-        ("b.after=hang", "afterRestore is not done after 0.5 s: at java.lang.Thread.sleep"),
+        ("b.after=hang", "afterRestore is not done after 2.0 s: at java.lang.Thread.sleep"),
     ],
 )
 def test_failure_after_restore_ends_the_process(
     misbehaving: str, error: str, agent: Path, programs: Path, java_hooks: HooksDirectory
 ) -> None:
-    limit = {"WARMSTART_HOOKS_LIMIT": "0.5" if "hang" in misbehaving else "30"}
+    limit = {"WARMSTART_HOOKS_LIMIT": "2" if "hang" in misbehaving else "30"}
     with run_java(["-cp", programs, "Callbacks", misbehaving], agent, java_hooks.path, limit) as jvm:
         java_hooks.message("registered")
         read_until(jvm, "running")
@@ -132,7 +214,7 @@ def test_failure_after_restore_ends_the_process(
 
 def test_callback_that_hangs_before(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
     arguments = ["-cp", programs, "Callbacks", "n2.before=hang"]
-    with run_java(arguments, agent, java_hooks.path, {"WARMSTART_HOOKS_LIMIT": "0.5"}) as jvm:
+    with run_java(arguments, agent, java_hooks.path, {"WARMSTART_HOOKS_LIMIT": "2"}) as jvm:
         java_hooks.message("registered")
         read_until(jvm, "running")
         java_hooks.request_checkpoint()
@@ -142,9 +224,10 @@ def test_callback_that_hangs_before(agent: Path, programs: Path, java_hooks: Hoo
         assert jvm.process.poll() is None
 
 
-def test_cold_start_without_an_agent(agent: Path, programs: Path) -> None:
+@each_jvm
+def test_cold_start_without_an_agent(java: str, agent: Path, programs: Path) -> None:
     options = [f"-Xbootclasspath/a:{agent}", "-Dorg.crac.Core.Compat=warmstart.crac"]
-    with run_java([*options, "-cp", programs, "Callbacks", "ask"], None, None) as jvm:
+    with run_java([*options, "-cp", programs, "Callbacks", "ask"], None, None, java=java) as jvm:
         assert jvm.rest() == ["asking", "returned", "running", "threads 0"]
 
 
@@ -223,7 +306,7 @@ def test_without_hooks_state_is_that_of_the_build(agent: Path, programs: Path, t
         assert same == {*STALE, "Random(42)", "UUID"}
 
 
-@pytest.mark.parametrize("java", find_jvms().values(), ids=find_jvms().keys())
+@each_jvm
 def test_own_hooks(java: str, agent: Path, programs: Path, tmp_path: Path) -> None:
     directory = tmp_path / "hooks"
     directory.mkdir()
@@ -272,3 +355,64 @@ def test_restore_without_an_environment(content: bytes | None, agent: Path, prog
         java_hooks.message("restored")
         assert ask(jvm, "OLD") == "OLD=build build"
     java_hooks.close()
+
+
+@each_jvm
+def test_flags_of_the_pod(java: str, agent: Path, programs: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "hooks"
+    directory.mkdir()
+    java_hooks = HooksDirectory(directory)
+    options = [*OPENED, "-XX:+UseG1GC", "-cp", programs]
+    late = {"WARMSTART_HOOKS_LATE": "JAVA_TOOL_OPTIONS"}
+    with run_java([*options, "OwnState"], agent, directory, late, java) as jvm:
+        assert jvm.line() == "running"
+        java_hooks.message("registered")
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        (tmp_path / "env").write_bytes(b"JAVA_TOOL_OPTIONS=-XX:MinHeapFreeRatio=7 -XX:MaxHeapSize=1g\0")
+        java_hooks.restore(jvm.pid)
+        java_hooks.message("restored")
+        assert ask(jvm, "flag") == "7"
+    java_hooks.close()
+
+
+MIB = 1 << 20
+V1, V2 = "memory/memory.limit_in_bytes", "memory.max"
+NO_LIMIT_V1 = 0x7FFFFFFFFFFFF000
+SOFT = [(version, flag) for version in JVMS if int(version) >= 17 for flag in ("UseZGC", "UseShenandoahGC")]
+
+
+@pytest.mark.parametrize(("version", "flag"), SOFT, ids=str)
+def test_soft_limit_of_the_heap_follows_the_pods_memory(
+    version: str, flag: str, agent: Path, programs: Path, tmp_path: Path
+) -> None:
+    arguments = [tmp_path, V2, str(512 * MIB), str(256 * MIB), str(4096 << 10)]
+    assert restore_beside(arguments, programs, agent, [f"-XX:+{flag}"], JVMS[version]) == ["100 of 200"]
+
+
+@pytest.mark.parametrize(
+    ("file", "build", "pod", "machine_mib", "expected"),
+    [
+        (V1, 512 * MIB, 256 * MIB, 4096, "100 of 200"),
+        (V2, "max", 512 * MIB, 1024, "100 of 200"),
+        (V1, NO_LIMIT_V1, 512 * MIB, 1024, "100 of 200"),
+        (V2, 512 * MIB, 1024 * MIB, 4096, "200 of 200"),
+        (V2, 512 * MIB, "max", 4096, "200 of 200"),
+    ],
+    ids=["v1", "build without a limit", "the same, v1", "more", "pod without a limit"],
+)
+def test_soft_limit_of_the_heap_is_a_share_of_the_builds(
+    file: str, build: object, pod: object, machine_mib: int, expected: str, agent: Path, programs: Path, tmp_path: Path
+) -> None:
+    arguments = [tmp_path, file, str(build), str(pod), str(machine_mib << 10)]
+    assert restore_beside(arguments, programs, agent, ["-XX:+UseZGC"], "java") == [expected]
+
+
+def restore_beside(
+    arguments: Sequence[str | Path], programs: Path, agent: Path, options: Sequence[str], java: str
+) -> list[str]:
+    """Run PodMemory, whose package is the agent's."""
+    path = f"{agent}:{programs}"
+    command = [*options, "-Xmx200m", "-cp", path, "warmstart.hooks.PodMemory", *arguments]
+    with run_java(command, None, None, java=java) as jvm:
+        return jvm.rest()

@@ -35,6 +35,7 @@ import grpc
 with CriEngine(sys.argv[1], proc=Path("/proc"), network=None, scratch=Path("/")) as engine:
     grpc.channel_ready_future(engine._channel).result(10)
     buildah = Buildah(["true"], {}, Path(sys.argv[2]))
+    (Path(sys.argv[2]) / "root/vfs/dir/layer").mkdir(parents=True)
     for _ in range(7):
         with buildah.working_container() as container:
             container.commit(Path(sys.argv[2]) / "empty", "image", annotations={}, labels={}, cmd=None).result()
@@ -131,12 +132,15 @@ def test_an_image_has_the_files_and_the_words_as_they_are(tmp_path) -> None:
         config = json.loads(read_document(addition, image.manifest.config))
         (layer,) = image.manifest.layers
         with open_blob(addition, layer) as blob, tarfile.open(fileobj=io.BytesIO(blob.read())) as tar:
-            members = {member.name: (member.mode, member.uid, member.gid, member.size) for member in tar}
+            found = list(tar)
+        members = {member.name: (member.mode, member.uid, member.gid, member.size) for member in found}
     assert members == {
         "checkpoint": (0o755, 0, 0, 0),
         "checkpoint/pages-1.img": (0o600, 0, 0, 5000),
         "spec.dump": (0o644, 0, 0, 2),
     }
+    # The same content makes the same layer.
+    assert {member.mtime for member in found} == {0}
     assert annotations.items() <= image.manifest.annotations.items()
     assert labels.items() <= image.config.labels.items()
     assert config["config"]["Cmd"] == ODD

@@ -12,10 +12,19 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from warmstart.core.errors import ImageError
 from warmstart.image.annotations import CREATED
-from warmstart.image.compose import Run, add_layers, compose_image, pack_file, take_apart
+from warmstart.image.compose import Run, add_layers, compose_image, pack_addition, pack_file, take_apart
 from warmstart.image.layout import open_blob, read_image
 from warmstart.recipe.model import Compression
+
+
+def file_of(name: str, content: bytes, owner: tuple[int, int] = (0, 0)) -> tuple[tarfile.TarInfo, list[bytes]]:
+    """The arguments of `pack_file` for a file, with its content in two pieces."""
+    file = tarfile.TarInfo(name)
+    file.size, file.mode = len(content), 0o400
+    file.uid, file.gid = owner
+    return file, [content[:5000], content[5000:]]
 
 
 def tar_of(name: str) -> bytes:
@@ -46,11 +55,9 @@ def composed(layout, base, tmp_path):
     checkpoint = tar_of("checkpoint")
     config = config_of(checkpoint, created="2025-01-01T00:00:00Z", config={"Labels": {"by": "tests"}})
     addition.list(addition.image(checkpoint, config=config, manifest={"annotations": {"key": "value"}}))
-    memory = tmp_path / "memory"
-    memory.write_bytes(bytes(100_000))
-    memory.chmod(0o400)
+    memory = file_of(".warmstart/memory", bytes(100_000), (7, 8))
     target = tmp_path / "composed"
-    compose_image(base, addition.path, target, [pack_file(memory, ".warmstart/memory", target, (7, 8))])
+    compose_image(base, addition.path, target, [pack_file(*memory, target), *pack_addition(addition.path, target)])
     return target
 
 
@@ -73,8 +80,7 @@ def test_the_base_is_below_and_what_was_added_on_top(base, composed):
 def test_a_packed_file_is_a_tar_that_others_read(tmp_path):
     """The tar is written without tarfile, and read by GNU tar."""
     content = os.urandom(3 << 20) + b"end"
-    (tmp_path / "memory").write_bytes(content)
-    layer = pack_file(tmp_path / "memory", "a/b/memory", tmp_path, (7, 1 << 22))
+    layer = pack_file(*file_of("a/b/memory", content, (7, 1 << 22)), tmp_path)
     with open_blob(tmp_path, layer.blob) as blob:
         plain = zstandard.ZstdDecompressor().stream_reader(blob).readall()
     assert layer.diff_id == f"sha256:{sha256(plain).hexdigest()}"
@@ -91,9 +97,9 @@ def test_a_packed_file_is_a_tar_that_others_read(tmp_path):
 
 
 def test_small_layers_are_smaller_and_of_the_same_content(tmp_path):
-    (tmp_path / "memory").write_bytes(b"".join(path.read_bytes() for path in Path(os.__file__).parent.glob("*.py")))
+    content = b"".join(path.read_bytes() for path in Path(os.__file__).parent.glob("*.py"))
     fast, small = (
-        pack_file(tmp_path / "memory", "memory", tmp_path, (0, 0), compression)
+        pack_file(*file_of("memory", content), tmp_path, compression)
         for compression in (Compression.FAST, Compression.SMALL)
     )
     assert small.diff_id == fast.diff_id
@@ -102,6 +108,24 @@ def test_small_layers_are_smaller_and_of_the_same_content(tmp_path):
         with open_blob(tmp_path, layer.blob) as blob:
             plain = zstandard.ZstdDecompressor().stream_reader(blob).readall()
         assert f"sha256:{sha256(plain).hexdigest()}" == layer.diff_id
+
+
+def test_the_same_content_makes_the_same_layer_however_it_arrives(tmp_path):
+    content = b"".join(path.read_bytes() for path in Path(os.__file__).parent.glob("*.py"))
+    file, pieces = file_of("memory", content)
+    small = [content[at : at + 4096] for at in range(0, len(content), 4096)]
+    assert pack_file(file, small, tmp_path / "small") == pack_file(file, pieces, tmp_path / "large")
+
+
+def test_a_layer_that_fails_leaves_nothing_behind(tmp_path):
+    def fail():
+        yield b"begin"
+        raise ImageError("of the content")
+
+    file, _ = file_of("memory", bytes(100))
+    with pytest.raises(ImageError, match="of the content"):
+        pack_file(file, fail(), tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_taken_apart_it_is_the_base_image_again(base, composed, tmp_path):
@@ -125,7 +149,6 @@ def test_what_was_not_added_to_stays_as_it_is(base, tmp_path):
 
 def test_taken_apart_it_starts_without_its_launcher(base, tmp_path):
     own, layout = read_image(base).config.entrypoint, tmp_path / "launched"
-    (tmp_path / "memory").write_bytes(b"memory")
-    layers = [pack_file(tmp_path / "memory", "memory", layout, (0, 0))]
+    layers = [pack_file(*file_of("memory", b"memory"), layout)]
     add_layers(base, layout, layers, Run(("/launcher", "start", *own), (), ""), {CREATED: "2026-01-01T00:00:00Z"}, {})
     assert take_apart(layout, tmp_path / "again", ("/launcher", "start")).config.entrypoint == own

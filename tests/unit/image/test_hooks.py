@@ -36,7 +36,7 @@ def members(layout, layer):
 
 def test_the_users_variables_are_kept(config):
     own = {"JAVA_TOOL_OPTIONS": "-Xmx1g", "PYTHONPATH": "/opt", "NODE_OPTIONS": "--no-warnings", "A": "1"}
-    env = dict(add_variables(Container("x", env=tuple(own.items())), config, EVERY, ["A", "B"]).env)
+    env = dict(add_variables(Container("x", env=tuple(own.items())), config, EVERY, ["A", "B"], keep_servers=False).env)
     assert env == {
         "JAVA_TOOL_OPTIONS": "-Xmx1g -javaagent:/.warmstart/hooks/agent.jar",
         "PYTHONPATH": "/.warmstart/hooks/python:/opt",
@@ -48,8 +48,14 @@ def test_the_users_variables_are_kept(config):
 
 
 def test_without_a_value_there_is_no_empty_entry(config):
-    env = dict(add_variables(Container("x"), config, [Runtime.PYTHON], []).env)
+    env = dict(add_variables(Container("x"), config, [Runtime.PYTHON], [], keep_servers=False).env)
     assert env == {"PYTHONPATH": "/.warmstart/hooks/python", "WARMSTART_HOOKS": "/.warmstart/hooks"}
+
+
+@pytest.mark.parametrize(("own", "kept"), [({}, "web-servers"), ({"WARMSTART_HOOKS_KEEP": ""}, "")])
+def test_web_servers_may_go_on_listening(config, own, kept):
+    env = add_variables(Container("x", env=tuple(own.items())), config, [], [], keep_servers=True).env
+    assert dict(env)["WARMSTART_HOOKS_KEEP"] == kept
 
 
 @pytest.mark.parametrize(("value", "limit_s"), [("", 30), ("5", 5), ("0.5", 0.5), ("0", 30), ("many", 30), ("-1", 30)])

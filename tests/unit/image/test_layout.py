@@ -290,27 +290,31 @@ def test_what_is_half_made_at_any_moment_can_be_found(source, tmp_path, monkeypa
 
 
 WRITERS = 8
-# Each of them waits for its standard input to end, so that they start together.
+# Children of one process, since an interpreter takes longer to start than to write. They wait until the write end of a
+# pipe is closed, so that they start together.
 WRITE = """
-import sys
+import os, sys
 from pathlib import Path
 from warmstart.image import layout
-source, target, write, name = Path(sys.argv[1]), Path(sys.argv[2]), getattr(layout, sys.argv[3]), sys.argv[4]
+source, target, write = Path(sys.argv[1]), Path(sys.argv[2]), getattr(layout, sys.argv[3])
 image = layout.read_image(source)
-sys.stdin.read()
-write(source, image, target, name=name)
+waiting, begin = os.pipe()
+children = []
+for number in range(int(sys.argv[4])):
+    if not (child := os.fork()):
+        os.close(begin)
+        os.read(waiting, 1)
+        write(source, image, target, name=f"app:{number}")
+        sys.exit()
+    children.append(child)
+os.close(begin)
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 """
 
 
 def write_at_once(source: Path, target: Path, write: str) -> None:
     """Have WRITERS processes write the same image under names of their own."""
-    writers = []
-    for number in range(WRITERS):
-        command = [sys.executable, "-c", WRITE, str(source), str(target), write, f"app:{number}"]
-        writers.append(subprocess.Popen(command, stdin=subprocess.PIPE))
-    for writer in writers:
-        writer.stdin.close()
-    assert [writer.wait() for writer in writers] == [0] * WRITERS
+    subprocess.run([sys.executable, "-c", WRITE, source, target, write, str(WRITERS)], check=True)
 
 
 @pytest.mark.parametrize("older", ["nothing", "empty directory", "layout"])

@@ -7,14 +7,14 @@ import os
 import stat
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.overlays import mount_overlay, open_overlay
 
 from warmstart.core.errors import ImageError
-from warmstart.image.overlay_diff import Changes, add_changes, changes_nothing, find_changes
+from warmstart.image.overlay_diff import Changes, add_changes, changes_nothing, find_changes, find_sparse
 from warmstart.image.tree_tar import TreeTar
 
 pytestmark = pytest.mark.linux
@@ -24,20 +24,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="overlays and owners n
 
 @pytest.fixture
 def overlay() -> Iterator[Path]:
-    """A directory where `lower` is to be filled, and then `mount` makes `merged`."""
-    # Not pytest's: the upper directory of an overlay may not be on one.
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
-        place = Path(name)
-        for each in ("lower", "upper", "work", "merged"):
-            (place / each).mkdir()
+    with open_overlay() as place:
         yield place
-        subprocess.run(["umount", place / "merged"], check=False, capture_output=True)
-
-
-def mount(place: Path) -> Path:
-    options = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, place / "merged"], check=True)
-    return place / "merged"
 
 
 def pack(place: Path, *left_out: str, mounts: frozenset[str] = frozenset()) -> dict[str, tarfile.TarInfo]:
@@ -54,7 +42,7 @@ def test_what_was_added_changed_and_removed(overlay):
     (overlay / "lower/gone").write_text("gone")
     (overlay / "lower/replaced").mkdir()
     (overlay / "lower/replaced/inside").touch()
-    root = mount(overlay)
+    root = mount_overlay(overlay)
     (root / "gone").unlink()
     (root / "new").write_text("new")
     (root / "new").chmod(0o4755)
@@ -76,17 +64,27 @@ def test_what_was_added_changed_and_removed(overlay):
 
 
 @needs_root
+def test_files_with_large_holes_are_found(overlay):
+    root = mount_overlay(overlay)
+    for name, size in (("sparse", 1 << 20), ("small", 1 << 10), ("left-out", 1 << 20)):
+        with (root / name).open("wb") as file:
+            file.truncate(size)
+    (root / "full").write_bytes(bytes(1 << 20))
+    assert find_sparse(Changes(overlay / "upper", frozenset()), ["left-out"], 1 << 19) == {"sparse": 1 << 20}
+
+
+@needs_root
 def test_a_whole_tree_that_was_removed_is_one_file(overlay):
     (overlay / "lower/a/b").mkdir(parents=True)
     (overlay / "lower/a/keep").touch()
-    root = mount(overlay)
+    root = mount_overlay(overlay)
     (root / "a/b").rmdir()
     assert set(pack(overlay)) == {"a", "a/.wh.b"}
 
 
 @needs_root
 def test_mounts_and_what_is_left_out_are_not_there(overlay):
-    root = mount(overlay)
+    root = mount_overlay(overlay)
     for name in ("etc/hosts", "etc/mine", "proc/inside", "tmp/file", "tmpfile"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(name)
@@ -96,7 +94,7 @@ def test_mounts_and_what_is_left_out_are_not_there(overlay):
 
 @needs_root
 def test_device_nodes_and_sockets_are_not_there(overlay):
-    root = mount(overlay)
+    root = mount_overlay(overlay)
     os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.mknod(root / "socket", stat.S_IFSOCK | 0o666)
     assert pack(overlay) == {}
@@ -139,7 +137,7 @@ def test_the_root_is_where_the_process_sees_it():
 @needs_root
 def test_links_in_the_upper_directory_lead_nowhere(overlay, tmp_path):
     (tmp_path / "secret").write_text("secret")
-    root = mount(overlay)
+    root = mount_overlay(overlay)
     (root / "link").symlink_to(tmp_path / "secret")
     (root / "directory").symlink_to(tmp_path)
     members = pack(overlay)
@@ -156,7 +154,7 @@ MOUNTS = frozenset({"etc/hosts", "srv/data/config"})
 def test_a_container_that_only_the_runtime_changed_is_unchanged(overlay):
     changes = Changes(overlay / "upper", MOUNTS)
     assert changes_nothing(changes, ["tmp"])
-    root = mount(overlay)
+    root = mount_overlay(overlay)
     for name in ("etc", "srv/data/config", "tmp/file"):
         (root / name).mkdir(parents=True)
     (root / "etc/hosts").touch()
@@ -182,7 +180,7 @@ def test_a_container_that_only_the_runtime_changed_is_unchanged(overlay):
 def test_any_change_of_the_application_is_one(overlay, change):
     (overlay / "lower/lower").touch()
     (overlay / "lower/srv").mkdir()
-    root = mount(overlay)
+    root = mount_overlay(overlay)
     (root / "etc").mkdir()
     change(root)
     assert not changes_nothing(Changes(overlay / "upper", MOUNTS), ["tmp"])

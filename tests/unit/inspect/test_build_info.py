@@ -173,6 +173,17 @@ def test_who_does_not_know_the_processor_says_so(recipe: Path, tmp_path: Path) -
         read_build(str(make_warm_image(tmp_path, older)), match_cpu=True)
 
 
+@pytest.mark.parametrize(
+    ("restorers", "effect"), [(["runtime"], "a runtime restores it anyway"), (["self"], "it starts cold")]
+)
+def test_an_image_that_has_expired_is_warned_of(tmp_path: Path, restorers: list[str], effect: str) -> None:
+    provenance = replace(PROVENANCE, recipe=json.dumps({**RECIPE, "restore": restorers}))
+    annotations = {**ANNOTATIONS, **write_provenance(provenance), "dev.warmstart.expires": "2026-01-01T00:00:00Z"}
+    image = make_warm_image(tmp_path, annotations)
+    (warning,) = read_build(str(image)).warnings
+    assert warning == f"{image} expired at 2026-01-01T00:00:00Z, {effect}: build it again"
+
+
 def test_an_image_that_restores_itself_is_named_by_its_digest(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def parse(text: str, name: str) -> Recipe:
         return replace(parse_recipe(text, name), restore=("self",))

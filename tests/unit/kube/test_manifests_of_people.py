@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+from support.manifests import MANIFESTS, read_expected
 
 from warmstart.core.errors import ManifestError
 from warmstart.inspect.build_info import describe_recipe
@@ -17,7 +18,6 @@ from warmstart.recipe.init.inputs import read_inputs
 from warmstart.recipe.init.manifest import InitOptions, propose_recipe
 from warmstart.recipe.load import load_recipe
 
-MANIFESTS = Path(__file__).parents[1] / "recipe" / "manifests"
 USUAL = ["automountServiceAccountToken", "image", "readinessProbe.initialDelaySeconds"]
 
 
@@ -36,19 +36,24 @@ def read_cases() -> list[Case]:
     usual = {"changes": USUAL, "refused": [], "warnings": []}
     return [
         Case(item["manifest"], item.get("container"), **{**usual, **item.get("deploy", {})})
-        for item in YAML(typ="safe").load(MANIFESTS / "expected.yaml")
+        for item in read_expected()
         if item.get("check") == "ok" and (MANIFESTS / item["manifest"]).is_file()
     ]
 
 
 @pytest.fixture
 def deploy(tmp_path: Path):
-    def run(case: Case, restorers: tuple[str, ...], *accepted: str) -> tuple[BuildInfo, Patched]:
-        path, recipe = MANIFESTS / case.manifest, tmp_path / "recipe.yaml"
-        recipe.write_text(propose_recipe(read_inputs(path), InitOptions(case.container, tmp_path)).text)
+    @cache
+    def describe(manifest: str, container: str | None) -> BuildInfo:
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(propose_recipe(read_inputs(MANIFESTS / manifest), InitOptions(container, tmp_path)).text)
         loaded = load_recipe(recipe)
-        build = replace(describe_recipe(loaded, str(loaded.image)), restorers=restorers)
-        return build, patch_manifest(path.read_bytes(), case.manifest, case.container, build, accepted)
+        return describe_recipe(loaded, str(loaded.image))
+
+    def run(case: Case, restorers: tuple[str, ...], *accepted: str) -> tuple[BuildInfo, Patched]:
+        build = replace(describe(case.manifest, case.container), restorers=restorers)
+        data = (MANIFESTS / case.manifest).read_bytes()
+        return build, patch_manifest(data, case.manifest, case.container, build, accepted)
 
     return run
 

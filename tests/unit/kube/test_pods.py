@@ -201,6 +201,17 @@ def test_a_helper_has_one_directory_and_no_privilege(writable):
     assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"} & spec.keys()
 
 
+def test_a_helper_that_sees_processes_has_what_this_needs_and_no_more():
+    words = ("h", "warmstart", "node-1", "busybox", "/var/lib/kubelet/checkpoints")
+    plain = make_helper(*words, writable=True)["spec"]
+    seeing = make_helper(*words, writable=True, sees_processes=True)["spec"]
+    assert seeing.pop("hostPID") is True
+    context = seeing["containers"][0]["securityContext"]
+    assert context["capabilities"].pop("add") == ["SYS_PTRACE"]
+    assert context.pop("appArmorProfile") == {"type": "Unconfined"}
+    assert seeing == plain
+
+
 def test_where_a_pod_was_put_by_name_is_forgotten(document):
     wish = {"key": "disk", "operator": "In", "values": ["ssd"]}
     required = {"nodeSelectorTerms": [{"matchExpressions": [wish]}]}

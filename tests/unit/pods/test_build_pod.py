@@ -150,6 +150,14 @@ def refuse(recipe: Recipe, kind: Transport = Transport.REGISTRY) -> list[str]:
     return list(caught.value.details)
 
 
+def test_steps_until_the_application_is_steady_are_refused(read):
+    get = {"httpGet": {"path": "/", "port": 8080}}
+    recipe = read(warmup=[get, {**get, "until": "steady"}])
+    assert refuse(recipe) == [
+        "warmup[1].until: the processor time of a pod is not visible here: set repeat, and delete it"
+    ]
+
+
 INIT: dict[str, Any] = {
     "name": "migrate",
     "image": "r.test/migrate:1",

@@ -83,7 +83,7 @@ def test_the_launcher_runs_the_application_and_its_probes(read):
         "capabilities": {"drop": ["ALL"]},
     }
     spec, container = wrap(read(volumeMounts=mounts, securityContext=context, workingDir="/work"))
-    options = ["--directory", "/work", "--user", "1000", "--groups", "2000", "--volume", "/data"]
+    options = ["--directory", "/work", "--user", "1000", "--groups", "2000", "--capabilities", "0", "--volume", "/data"]
     # The kubelet replaces references to variables, in words of the image as well.
     assert container["command"] == ["/.warmstart/launcher", "build", *options, "--", "app", "$$HOME", "run"]
     assert container["readinessProbe"]["exec"]["command"] == [

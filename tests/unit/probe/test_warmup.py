@@ -8,7 +8,7 @@ import time
 import pytest
 
 from warmstart.core.errors import AppError, EngineError
-from warmstart.engine.target import ExecResult, State
+from warmstart.engine.target import Activity, ExecResult, State
 from warmstart.probe.warmup import WarmupProgress, run_steps
 from warmstart.recipe.model import Exec, HttpGet, Step
 
@@ -218,3 +218,83 @@ def test_a_command_without_output_is_described_by_its_code(local_target, monkeyp
     monkeypatch.setattr(local_target, "exec", lambda command, timeout_s: ExecResult(2, "", ""))
     with pytest.raises(AppError, match=r"exit code 2$"):
         run_steps(local_target, [Step(Exec(("false",)))])
+
+
+class Compiled:
+    """A container whose processor time for each request falls with their number, as with a just-in-time compiler."""
+
+    def __init__(self, target, cost_s, paths) -> None:
+        self._target, self._cost_s, self._paths = target, cost_s, paths
+        self.used_s, self.served = 0.0, 0
+
+    def serve(self, handler) -> None:
+        self.used_s += self._cost_s(self.served)
+        self.served += 1
+        self._paths.append(handler.path)
+        handler.answer(200)
+
+    def activity(self):
+        return Activity(self.used_s)
+
+    def __getattr__(self, name):
+        return getattr(self._target, name)
+
+
+@pytest.fixture
+def compiled(local_target, serve_http):
+    def make(cost_s, paths=None):
+        target = Compiled(local_target, cost_s, [] if paths is None else paths)
+        return target, serve_http(target.serve).server_port
+
+    return make
+
+
+def test_a_step_is_repeated_until_the_application_gets_no_cheaper(compiled):
+    target, port = compiled(lambda served: 0.009 if served < 40 else 0.003)
+    [result] = run_steps(target, [Step(HttpGet(port), repeat=20, steady_limit_s=60)])
+    assert result.steady
+    costs_s = [round(batch.cpu_s, 4) for batch in result.batches]
+    assert costs_s[:3] == [0.009, 0.009, 0.003]
+    # Its latency is that of a busy machine, and may take longer to settle.
+    assert costs_s[3:] == [0.003] * (len(costs_s) - 3)
+    assert len(costs_s) >= 6
+    assert len(result.goes_s) == target.served == 20 * len(costs_s)
+
+
+def test_a_step_ends_at_its_limit_if_the_application_always_gets_cheaper(compiled, monkeypatch):
+    target, port = compiled(lambda served: 0.5**served)
+    clock = iter(range(1000))
+    monkeypatch.setattr("warmstart.probe.warmup.time.monotonic", lambda: float(next(clock)))
+    [result] = run_steps(target, [Step(HttpGet(port), repeat=1, steady_limit_s=60)])
+    assert not result.steady
+    assert len(result.batches) > 4
+
+
+def test_progress_of_a_step_without_a_number_shows_its_last_batch(compiled):
+    target, port = compiled(lambda _: 0.004)
+    seen = []
+    run_steps(target, [Step(HttpGet(port), repeat=2, steady_limit_s=60)], on_progress=lambda p: seen.append(str(p)))
+    assert seen[:2] == ["1", "2"]
+    assert seen[2].startswith("3, ")
+    assert seen[2].endswith(" ms and 4.0 ms of processor time each")
+
+
+def test_a_failure_ends_a_repeated_step(local_target, serve_http):
+    target, port = (
+        Compiled(local_target, lambda _: 0.0, []),
+        serve_http(lambda handler: handler.answer(500)).server_port,
+    )
+    with pytest.raises(AppError, match="attempt 1 failed"):
+        run_steps(target, [Step(HttpGet(port, path="/x"), repeat=3, steady_limit_s=9)])
+
+
+def test_neighbours_are_repeated_in_turn_until_all_are_steady(compiled):
+    paths = []
+    target, port = compiled(lambda _: 0.001, paths)
+    steps = [Step(HttpGet(port, path=f"/{name}"), repeat=20, steady_limit_s=60) for name in "ab"]
+    results = run_steps(target, [*steps, Step(HttpGet(port, path="/c"))], between=lambda: paths.append("probe"))
+    assert paths[:10] == ["/a", "/a", "/b", "/b", "probe"] * 2
+    assert paths[-2:] == ["probe", "/c"]
+    assert paths.count("/a") == paths.count("/b") == 20 * len(results[0].batches)
+    assert len(results[0].batches) == len(results[1].batches) >= 5
+    assert results[2].batches == ()

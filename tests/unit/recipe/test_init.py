@@ -13,7 +13,7 @@ from warmstart.recipe.init.image import ImageConfig, init_from_image
 from warmstart.recipe.init.inputs import read_inputs
 from warmstart.recipe.init.manifest import InitOptions, init_from_manifest, propose_recipe
 from warmstart.recipe.load import load_recipe
-from warmstart.recipe.model import HttpGet, Port, Probe, Recipe, Resources, SecurityContext, Settled, TcpSocket
+from warmstart.recipe.model import HttpGet, Port, Prepare, Probe, Recipe, Resources, SecurityContext, Settled, TcpSocket
 from warmstart.recipe.pods import SeveralContainersError
 
 DEPLOYMENT = """\
@@ -168,7 +168,9 @@ def test_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         # Last steps, for example to free memory that would only make the image larger:
         # beforeCheckpoint:
-        #   - exec: {command: [jcmd, $(APP_PID), GC.run]}
+        #   - httpGet: {path: /collect, port: 8080}
+        # For a JVM, if its image has jattach or jcmd:
+        # prepare: java
 
         # TODO: name the registry that the image is pushed to, and that the nodes pull it from. You must be
         # allowed to push there.
@@ -180,10 +182,13 @@ def test_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_examples_in_the_comments_are_right(tmp_path: Path) -> None:
     text = init_from_image("app", ImageConfig(exposed_ports=("8080",)))
     uncommented = (
-        text.replace("# warmup", "warmup").replace("# beforeCheckpoint", "beforeCheckpoint").replace("#  ", " ")
+        text.replace("# warmup", "warmup")
+        .replace("# beforeCheckpoint", "beforeCheckpoint")
+        .replace("# prepare", "prepare")
+        .replace("#  ", " ")
     )
     recipe = loaded(tmp_path, uncommented)
-    assert (len(recipe.warmup), len(recipe.before_checkpoint)) == (1, 1)
+    assert (len(recipe.warmup), len(recipe.before_checkpoint), recipe.prepare) == (1, 1, Prepare.JAVA)
 
 
 @pytest.mark.parametrize(

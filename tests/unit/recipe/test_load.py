@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from warmstart.recipe.model import (
     Exec,
     Grpc,
     HttpGet,
+    Lazy,
     Port,
     Probe,
     Recipe,
@@ -159,6 +161,8 @@ image:
   name: app
   labels: {org.example.a: "1", b: x}
   compression: small
+  lazy: estargz
+  maxAge: 30d12h
 """
 
 
@@ -167,6 +171,8 @@ def test_a_full_recipe() -> None:
     assert recipe.image == parse_reference("app:latest")
     assert recipe.labels == {"org.example.a": "1", "b": "x"}
     assert recipe.compression is Compression.SMALL
+    assert recipe.lazy is Lazy.ESTARGZ
+    assert recipe.max_age == timedelta(days=30, hours=12)
     assert recipe.restore == (Restorer.RUNTIME,)
     assert recipe.warmup == (
         Step(
@@ -235,11 +241,21 @@ BAD = {
     ),
     "unknown key, nothing near": (
         changed("  name: registry", "  zzz: x\n  name: registry"),
-        ["recipe.yaml:12: image.zzz: unknown key: expected one of name, labels, compression"],
+        ["recipe.yaml:12: image.zzz: unknown key: expected one of name, labels, compression, lazy, maxAge"],
     ),
     "a compression that does not exist": (
         BASE + "  compression: best\n",
         ["recipe.yaml:13: image.compression: expected fast or small, got 'best'"],
+    ),
+    "an age that is no duration": (
+        BASE + "  maxAge: 30 days\n",
+        ["recipe.yaml:13: image.maxAge: expected a duration such as 30d, 12h or 1d12h, got '30 days'"],
+    ),
+    "an age that the build itself can take": (
+        BASE + "  maxAge: 10m\n",
+        [
+            "recipe.yaml:13: image.maxAge: expected at least 1h (the age counts from the start of the build), got 10m",
+        ],
     ),
     "unknown key in a list": (
         changed("value: prod}", "vlaue: prod}"),
@@ -525,19 +541,26 @@ BAD = {
             "recipe.yaml:14: warmup[0]: expected a mapping with exactly one of httpGet and exec, "
             "got a mapping with tcpSocket",
             "recipe.yaml:14: warmup[0].tcpSocket: unknown key: "
-            "expected one of httpGet, exec, repeat, concurrency, timeoutSeconds",
+            "expected one of httpGet, exec, repeat, concurrency, timeoutSeconds, until, limitSeconds",
         ],
     ),
     "step by nothing at all": (
         BASE + "warmup:\n  - exec: {command: [a]}\n    tcpSocket:\n",
         [
             "recipe.yaml:15: warmup[0].tcpSocket: unknown key: "
-            "expected one of httpGet, exec, repeat, concurrency, timeoutSeconds",
+            "expected one of httpGet, exec, repeat, concurrency, timeoutSeconds, until, limitSeconds",
         ],
     ),
     "time-out": (
         BASE + "warmup:\n  - exec: {command: [a]}\n    timeoutSeconds: .inf\n",
         ["recipe.yaml:15: warmup[0].timeoutSeconds: expected a number of seconds above 0, at most 86400, got '.inf'"],
+    ),
+    "limit of a step that is repeated until nothing": (
+        BASE + "warmup:\n  - exec: {command: [a]}\n    limitSeconds: 9\n",
+        [
+            "recipe.yaml:15: warmup[0].limitSeconds: "
+            "is for a step with until: steady; timeoutSeconds bounds an attempt",
+        ],
     ),
     # between values
     "port twice": (
@@ -793,3 +816,15 @@ def test_a_container_without_a_probe_settles(tmp_path: Path) -> None:
     again = parse_recipe(known.document, "image")
     assert again.container.settled == known.container.settled
     assert with_ports(load(BASE), [9000]) == load(BASE)
+
+
+def test_steps_that_are_repeated_until_the_application_is_steady() -> None:
+    steps = """\
+warmup:
+  - {httpGet: {port: http}, until: steady}
+  - {httpGet: {port: http}, repeat: 50, until: steady, limitSeconds: 9}
+  - {exec: {command: [load]}, until: steady}
+  - {httpGet: {port: http}}
+"""
+    found = [(step.repeat, step.steady_limit_s) for step in load(BASE + steps).warmup]
+    assert found == [(500, 120), (50, 9), (1, 120), (1, None)]

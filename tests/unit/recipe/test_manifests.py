@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+from support.manifests import MANIFESTS, read_expected
 
 from warmstart.core.errors import ManifestError, RecipeError
 from warmstart.core.yaml_document import read_document
@@ -17,8 +17,6 @@ from warmstart.recipe.init.manifest import InitOptions, propose_recipe
 from warmstart.recipe.init.text import Proposal
 from warmstart.recipe.load import load_recipe
 
-MANIFESTS = Path(__file__).parent / "manifests"
-EXPECTED = MANIFESTS / "expected.yaml"
 # Every pod has this note, unless it has no token.
 ACCOUNT = "automountServiceAccountToken: "
 
@@ -45,7 +43,7 @@ def read_cases() -> list[Case]:
             **{key: item[key] for key in known if key in item},
             more={key: item[key] for key in item if key not in known},
         )
-        for item in YAML(typ="safe").load(EXPECTED)
+        for item in read_expected()
     ]
 
 
@@ -80,7 +78,7 @@ def summarize(build: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_there_are_enough_and_each_is_expected_to_do_something() -> None:
-    names = {path.name for path in MANIFESTS.iterdir()} - {EXPECTED.name}
+    names = {path.name for path in MANIFESTS.iterdir()} - {"expected.yaml"}
     assert names == {case.manifest for case in CASES}
     assert len(names) > 100
 

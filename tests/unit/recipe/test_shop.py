@@ -13,7 +13,7 @@ from warmstart.core.yaml_document import read_documents
 from warmstart.recipe.load import load_recipe
 
 EXAMPLE = Path(__file__).parents[3] / "examples/shop"
-ADDED = {"late", "afterRestore", "warmup", "beforeCheckpoint", "restore"}
+ADDED = {"late", "afterRestore", "warmup", "prepare", "restore"}
 
 
 def read(path: Path) -> dict[str, Any]:

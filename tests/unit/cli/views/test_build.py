@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from warmstart.build.base import BaseImage
 from warmstart.build.result import BuildResult, EditedDump, Report, make_document, parse_report
+from warmstart.build.secrets import SecretsFound
 from warmstart.build.verify import Restore
 from warmstart.cli.views.build import list_rows
 from warmstart.core.errors import ImageError
@@ -32,13 +34,13 @@ def descriptor(digit: int, size_bytes: int) -> Descriptor:
 def built() -> BuildResult:
     layers = (descriptor(1, 5 << 20), descriptor(2, 2 << 20), descriptor(3, 1 << 20))
     manifest = Manifest(descriptor(9, 1000), descriptor(8, 500), layers)
-    memory = MappedMemory("/.warmstart/memory", 90 << 20, 0o100600, ())
+    memory = MappedMemory("/.warmstart/memory", 90 << 20, ())
     return BuildResult(
         name="registry.example.com/app:1-warm",
         destination="docker://registry.example.com/app:1-warm",
         cold_s=3.0,
         restores=(Restore("10.89.0.2", 0.1, 0.2), Restore("10.89.0.3", 0.2, 0.4)),
-        dump=EditedDump(100 << 20, 2, memory, Path("memory")),
+        dump=EditedDump(100 << 20, 2, memory, Future()),
         image=Image(manifest, Config(Platform("linux", "amd64"))),
         base=BaseImage(parse_source("registry.example.com/app:1"), "sha256:base", Path("base"), layers=1),
         provenance=Provenance("0.1", "4.2.1", "cri-o 1.36.3", "6.18", "amd64", "identity", "a recipe", "{}"),
@@ -72,7 +74,7 @@ def test_people_are_told_what_was_gained_and_what_it_costs(built, steps):
 
 def test_a_document_names_the_secrets_in_the_image(built, steps):
     found = (FoundSecret("shop-db.password", ("memory", "checkpoint")),)
-    document = json.loads(json.dumps(make_document(replace(built, secrets=found), steps)))
+    document = json.loads(json.dumps(make_document(replace(built, secrets=SecretsFound(found)), steps)))
     assert document["secrets"] == [{"name": "shop-db.password", "places": ["memory", "checkpoint"]}]
 
 

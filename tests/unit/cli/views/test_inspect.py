@@ -85,6 +85,15 @@ def test_secrets_that_the_build_found(tmp_path: Path, record: str, told: str, do
     assert (shown["secrets"], shown["notes"]) == (document, {})
 
 
+@pytest.mark.parametrize(("year", "mark"), [("2026", " (has expired)"), ("9000", "")])
+def test_when_the_image_expires(tmp_path: Path, year: str, mark: str) -> None:
+    moment = f"{year}-01-01T00:00:00Z"
+    image = make_warm_image(tmp_path, {**ANNOTATIONS, "dev.warmstart.expires": moment})
+    found = inspect_image(Source(Transport.OCI, path=image))
+    assert values(sections_of(found)["image"])["expires"] == f"{moment}{mark}"
+    assert to_document(found)["image"]["notes"]["expires"] == moment
+
+
 def test_an_image_without_a_record_of_secrets(warm: Inspection) -> None:
     assert "secrets" not in values(sections_of(warm)["image"])
     assert to_document(warm)["image"]["secrets"] is None

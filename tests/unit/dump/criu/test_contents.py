@@ -12,6 +12,7 @@ from warmstart.dump.criu.contents import (
     PageFlag,
     PageRun,
     VmaStatus,
+    read_cores,
     read_inventory,
     read_mappings,
     read_memory,
@@ -71,6 +72,22 @@ def test_a_zombie_has_no_memory(sample: Path) -> None:
         (sample / name).unlink()
     zombie = read_processes(sample)[2]
     assert (zombie.memory_bytes, zombie.arguments) == (0, ())
+
+
+def test_a_zombie_has_one_thread_whatever_number_the_dump_lists(sample: Path) -> None:
+    path = sample / "pstree.img"
+    entries = list(read_image(path))
+    message = decode(path, entries[2], protos.Process)
+    message.threads[:] = [507410784]
+    write_image(path, [*entries[:2], entries[2].replaced_by(message)])
+    with pytest.raises(ArchiveError, match=r"core-507410784\.img"):
+        read_cores(sample)
+    core_path = sample / "core-18.img"
+    entry = read_only_entry(core_path)
+    core = decode(core_path, entry, protos.Core)
+    core.tc.task_state = 2
+    write_image(core_path, [entry.replaced_by(core)])
+    assert read_cores(sample)[18].keys() == {18}
 
 
 def test_a_process_that_is_there_twice_is_refused(sample: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.once import MakeOnce
 from support.reuse import PREFIX, PROGRAMS, restore_and_reuse
 
 from warmstart.dump.edit.memory import choose_all
@@ -67,12 +68,15 @@ def test_cpython(machine) -> None:
 
 
 @pytest.fixture
-def go_program(machine) -> str:
+def go_program(machine, make_once: MakeOnce) -> str:
     compiler = shutil.which("go")
     if compiler is None:
         pytest.skip("needs the Go compiler on this machine")
-    build = [compiler, "build", "-buildvcs=false", "-o", machine.scratch / "reuse", PROGRAMS / "reuse.go"]
-    subprocess.run(build, check=True, timeout=300, cwd=machine.scratch)
+    build = [compiler, "build", "-buildvcs=false", "-o"]
+    program = make_once(
+        "reuse-go", lambda path: subprocess.run([*build, path, PROGRAMS / "reuse.go"], check=True, timeout=300, cwd="/")
+    )
+    shutil.copy2(program, machine.scratch / "reuse")
     return "/scratch/reuse"
 
 

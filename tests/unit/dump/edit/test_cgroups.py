@@ -88,6 +88,18 @@ def test_mounts_and_cgroups_are_taken_out(tmp_path: Path) -> None:
     assert read_all(tmp_path) == before
 
 
+def test_the_same_dump_makes_the_same_files(tmp_path: Path) -> None:
+    made = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        make_dump(tmp_path / name)
+        assert move_to_cgroup_v2(tmp_path / name)
+        made.append(read_all(tmp_path / name))
+    assert made[0] == made[1]
+    # The time of the edit would be in these bytes (RFC 1952).
+    assert made[0][f"tmpfs-dev-{DEVICE}.tar.gz.img"][4:8] == bytes(4)
+
+
 def test_the_settings_are_files_in_their_place(tmp_path: Path) -> None:
     make_dump(tmp_path)
     move_to_cgroup_v2(tmp_path)

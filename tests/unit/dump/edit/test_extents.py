@@ -10,7 +10,7 @@ import pytest
 
 from warmstart.core.errors import ArchiveError
 from warmstart.dump.edit import extents
-from warmstart.dump.edit.extents import Extent, clip_all, find_data, read_extent, read_range, write_at
+from warmstart.dump.edit.extents import Extent, clip_all, find_data, read_extent, read_range
 
 PAGE = 4096
 
@@ -48,10 +48,3 @@ def test_a_range_has_zeros_where_there_is_nothing(file: int) -> None:
 def test_a_file_that_has_become_shorter_is_noticed(file: int) -> None:
     with pytest.raises(ArchiveError, match="pages: ends before offset 24576"):
         read_extent(file, Extent(0, 2 * PAGE, 4 * PAGE))
-
-
-def test_all_is_written_even_in_small_steps(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    pwrite = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda fd, view, offset: pwrite(fd, view[:1000], offset))
-    write_at(file, b"D" * 2500, PAGE)
-    assert os.pread(file, 2600, PAGE) == b"D" * 2500 + bytes(100)

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from support.memory_file import map_to_file
 
 from warmstart.core.errors import ArchiveError
 from warmstart.dump.criu import contents, protos
@@ -13,7 +14,6 @@ from warmstart.dump.criu.contents import read_files, read_pagemap, read_sockets
 from warmstart.dump.criu.entries import Entry, decode, edit_image, read_image, read_only_entry, write_image
 from warmstart.dump.criu.fingerprint import AT_RANDOM, find_identity
 from warmstart.dump.edit.cgroups import move_to_cgroup_v2
-from warmstart.dump.edit.memory import map_memory
 
 
 def edit(path: Path, message_class: type, change) -> None:
@@ -23,7 +23,7 @@ def edit(path: Path, message_class: type, change) -> None:
 def refused(sample: Path, reason: str) -> None:
     before = {path.name: path.read_bytes() for path in sample.iterdir()}
     with pytest.raises(ArchiveError, match=reason):
-        map_memory(sample, sample.parent / "memory", path_in_image="/memory")
+        map_to_file(sample, sample.parent / "memory", path_in_image="/memory")
     assert {path.name: path.read_bytes() for path in sample.iterdir()} == before
     assert not (sample.parent / "memory").exists()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from warmstart.dump.criu.contents import PAGE_SIZE
-from warmstart.dump.edit.extents import Extent
-from warmstart.dump.edit.malloc_blocks import find_blocks
+from warmstart.dump.edit.extents import Extent, find_data
+from warmstart.dump.edit.malloc_blocks import BlockFinder
 
 START = 0x7F00_0000_0000
 PAGES = 600
@@ -32,7 +32,9 @@ class Memory:
         everything = Extent(START, START + PAGES * PAGE_SIZE, 0)
         mapping = everything.clip(START, START + pages * PAGE_SIZE)
         with self.path.open("rb") as file:
-            found = find_blocks(file.fileno(), [mapping], mapping, [everything])
+            finder = BlockFinder(file.fileno(), mapping, [everything])
+            assert list(find_data(file.fileno(), [mapping], finder.look)) == [mapping]
+        found = finder.starts
         assert all(start % PAGE_SIZE == 0 for start in found)
         return [(start - START) // PAGE_SIZE for start in found]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.memory_file import map_to_file
+from support.once import MakeOnce
 
 from warmstart.core.errors import ArchiveError
 from warmstart.dump.criu import protos
@@ -31,7 +34,7 @@ from warmstart.dump.criu.contents import (
 )
 from warmstart.dump.criu.entries import Entry, write_image
 from warmstart.dump.edit import memory
-from warmstart.dump.edit.memory import MappedMemory, map_memory
+from warmstart.dump.edit.memory import MappedMemory, MemoryContent, map_memory
 
 ANONYMOUS = 0x22  # MAP_PRIVATE | MAP_ANONYMOUS
 PRIVATE_ANONYMOUS = VmaStatus.REGULAR | VmaStatus.ANON_PRIVATE
@@ -118,7 +121,7 @@ def move(dump: Path, **options: object) -> MappedMemory:
     before = {process.pid: look_at(dump, process.pid) for process in processes}
     layouts = {process.pid: read_mappings(dump, process.pid) for process in processes}
     memory_file = dump.parent / "memory.bin"
-    mapped = map_memory(dump, memory_file, path_in_image=PATH, **options)
+    mapped = map_to_file(dump, memory_file, path_in_image=PATH, **options)
     assert list(dump.parent.rglob("*.new")) == []
     assert (memory_file.stat().st_size if memory_file.exists() else 0) == mapped.size_bytes
     for process, result in zip(processes, mapped.processes, strict=True):
@@ -176,7 +179,7 @@ def test_a_run_becomes_a_mapping_of_the_file(tmp_path: Path) -> None:
     file = read_files(dump)[8].reg
     assert (file.id, file.name, file.mnt_id) == (8, b"/memory.bin", 42)
     found = (tmp_path / "memory.bin").stat()
-    assert (file.size, file.mode) == (found.st_size, found.st_mode) == (mapped.size_bytes, mapped.mode)
+    assert (file.size, file.mode) == (found.st_size, found.st_mode) == (mapped.size_bytes, stat.S_IFREG | 0o400)
 
 
 def test_zeros_are_not_stored(tmp_path: Path) -> None:
@@ -195,7 +198,6 @@ def test_zeros_are_not_stored(tmp_path: Path) -> None:
 def test_memory_of_zeros_alone_needs_no_file(tmp_path: Path) -> None:
     dump = make_dump(tmp_path / "dump", {1: 0})
     add_process(dump, 1, [vma(0, 100)], dict.fromkeys(range(100), 0))
-    (tmp_path / "memory.bin").write_bytes(b"of an earlier run")
     mapped = move(dump)
     assert mapped.size_bytes == 0
     assert not (tmp_path / "memory.bin").exists()
@@ -341,12 +343,27 @@ def test_the_longest_runs_are_taken_when_there_are_too_many(tmp_path: Path, monk
     assert pieces == [(1100, 1150), (1300, 1330)]
 
 
+def test_the_content_can_be_read_after_the_edit(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        dump = make_dump(tmp_path / name, {1: 0, 2: 1})
+        add_process(dump, 1, [vma(100, 200)], {number: number for number in range(100, 150)})
+        add_process(dump, 2, [vma(100, 200)], {number: 7 * number for number in range(100, 150)})
+    mapped = map_to_file(tmp_path / "one", tmp_path / "memory.bin", path_in_image=PATH)
+    later: list[MemoryContent] = []
+    assert map_memory(tmp_path / "other", later.append, path_in_image=PATH) == mapped
+    (content,) = later
+    read = b"".join(map(bytes, content))
+    content.close()
+    assert read == (tmp_path / "memory.bin").read_bytes()
+    assert len(read) == content.size_bytes == mapped.size_bytes
+
+
 def test_an_incremental_dump_is_refused(tmp_path: Path) -> None:
     dump = make_dump(tmp_path / "dump", {1: 0})
     add_process(dump, 1, [vma(100, 130)], {number: number for number in range(100, 130)}, flags=1)
     (dump / "pages-1.img").write_bytes(b"")
     with pytest.raises(ArchiveError, match="process 1 has pages in an earlier dump"):
-        map_memory(dump, tmp_path / "memory.bin", path_in_image=PATH)
+        map_to_file(dump, tmp_path / "memory.bin", path_in_image=PATH)
 
 
 @pytest.mark.parametrize("vmas", [[vma(200, 300), vma(100, 150)], [vma(100, 150), vma(149, 200)], [vma(150, 150)]])
@@ -354,7 +371,7 @@ def test_mappings_out_of_order_are_refused(tmp_path: Path, vmas: list[protos.Vma
     dump = make_dump(tmp_path / "dump", {1: 0})
     add_process(dump, 1, vmas, {number: number for number in range(100, 130)})
     with pytest.raises(ArchiveError, match=r"mm-1\.img: a mapping at 0x\w+, out of order, at offset 8"):
-        map_memory(dump, tmp_path / "memory.bin", path_in_image=PATH)
+        map_to_file(dump, tmp_path / "memory.bin", path_in_image=PATH)
 
 
 def test_a_dump_that_is_not_understood_is_not_touched(tmp_path: Path) -> None:
@@ -365,7 +382,7 @@ def test_a_dump_that_is_not_understood_is_not_touched(tmp_path: Path) -> None:
         file.write(b"\xff\xff")
     before = {path: path.read_bytes() for path in dump.iterdir()}
     with pytest.raises(ArchiveError, match=r"mm-2\.img"):
-        map_memory(dump, tmp_path / "memory.bin", path_in_image=PATH)
+        map_to_file(dump, tmp_path / "memory.bin", path_in_image=PATH)
     assert {path: path.read_bytes() for path in dump.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["dump"]
 
@@ -373,7 +390,7 @@ def test_a_dump_that_is_not_understood_is_not_touched(tmp_path: Path) -> None:
 def test_a_zombie_is_passed_over(sample: Path, tmp_path: Path) -> None:
     for name in ("mm-18.img", "pagemap-18.img"):
         (sample / name).unlink()
-    mapped = map_memory(sample, tmp_path / "memory.bin", path_in_image=PATH)
+    mapped = map_to_file(sample, tmp_path / "memory.bin", path_in_image=PATH)
     assert [process.pid for process in mapped.processes] == [16, 17]
 
 
@@ -492,7 +509,7 @@ def restore_mapped(machine, dump: Path) -> MappedMemory:
     original = machine.scratch / f"{dump.name}-original"
     shutil.copytree(dump, original)
     name = f"{dump.name}.bin"
-    mapped = map_memory(dump, machine.scratch / name, path_in_image=f"/scratch/{name}")
+    mapped = map_to_file(dump, machine.scratch / name, path_in_image=f"/scratch/{name}")
     machine.restore(dump.name, "--leave-stopped")
     for process in mapped.processes:
         compared, wrong = count_wrong_pages(machine, original, process.pid)
@@ -539,7 +556,7 @@ def test_all_kinds_of_memory(machine, compile_program, children: int) -> None:
 
 
 @pytest.fixture
-def java(machine) -> str:
+def java(machine, make_once: MakeOnce) -> str:
     """Return a JDK of this machine, mounted in the test machine."""
     compiler = shutil.which("javac")
     if compiler is None:
@@ -551,7 +568,9 @@ def java(machine) -> str:
         if directory.is_dir() and not (machine.inside(directory)).exists():
             machine.bind(directory)
     source = Path(__file__).parents[1] / "programs/Heap.java"
-    subprocess.run([compiler, "-d", machine.scratch, source], check=True, timeout=120)
+    compile_to = [compiler, source, "-d"]
+    classes = make_once("heap", lambda path: subprocess.run([*compile_to, path], check=True, timeout=120))
+    shutil.copytree(classes, machine.scratch, dirs_exist_ok=True)
     return str(home / "bin/java")
 
 

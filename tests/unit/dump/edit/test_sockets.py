@@ -14,7 +14,7 @@ from warmstart.core.errors import ArchiveError
 from warmstart.dump.criu import protos
 from warmstart.dump.criu.contents import Endpoint, TcpState, read_inventory, read_sockets
 from warmstart.dump.criu.entries import Entry, read_image, write_image
-from warmstart.dump.edit.sockets import clear_owners, close_sockets
+from warmstart.dump.edit.sockets import clear_owners, close_sockets, reconnect_datagrams
 
 TCP = socket.IPPROTO_TCP
 
@@ -74,6 +74,27 @@ def test_only_closed_sockets_are_changed(tmp_path: Path) -> None:
         assert after[inode].state == TcpState.CLOSE
         for end in (after[inode].source, after[inode].destination):
             assert end == Endpoint(type(before[inode].source.address)(0), 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "changed"),
+    [
+        ("10.0.0.7/99", "10.0.0.53/8125", "0.0.0.0/99"),
+        ("::ffff:10.0.0.7/99", "::ffff:10.0.0.53/8125", "::/99"),
+        ("127.0.0.1/99", "127.0.0.1/8125", None),
+        ("::ffff:127.0.0.1/99", "::ffff:127.0.0.1/8125", None),
+        ("10.0.0.7/99", "0.0.0.0/0", None),
+    ],
+)
+def test_connected_datagrams_get_any_address(
+    tmp_path: Path, source: str, destination: str, changed: str | None
+) -> None:
+    udp = socket.IPPROTO_UDP, socket.SOCK_DGRAM
+    before = make_socket(5, TcpState.ESTABLISHED, source, destination, *udp)
+    make_dump(tmp_path, OPEN, before)
+    assert reconnect_datagrams(tmp_path) == int(changed is not None)
+    after = make_socket(5, TcpState.ESTABLISHED, changed, destination, *udp) if changed else before
+    assert list(read_image(tmp_path / "files.img")) == [OPEN, after]
 
 
 def test_open_connections_too_when_asked(tmp_path: Path) -> None:

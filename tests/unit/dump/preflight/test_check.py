@@ -235,7 +235,7 @@ CASES = [
     (
         "coredump-filter",
         "open('/proc/self/coredump_filter', 'w').write('0x10')",
-        "It keeps some of its memory out of core dumps",
+        "It keeps memory out of core dumps",
         "MADV_DONTDUMP",
     ),
     (
@@ -283,6 +283,12 @@ CASES = [
         f"s = socket.create_server(('{POD_IP}', 8080))",
         f"Its TCP socket is bound to {POD_IP}:8080",
         "Bind it to 0.0.0.0",
+    ),
+    (
+        "sparse-file",
+        "f = open('/srv/map', 'w+b'); f.truncate(1 << 30); f.write(b'head'); f.flush()",
+        "Its file /srv/map has 1023 MiB of holes",
+        "with a smaller size",
     ),
     (
         "address-of-pod",
@@ -386,6 +392,12 @@ CASES = [
         "Its main thread has ended but other threads still run",
         "pthread_join",
     ),
+    (
+        "shared-code",
+        "libc.mmap.restype = ctypes.c_void_p; libc.mmap(ctypes.c_void_p(0x200000), 8192, 5, 0x31, -1, 0)",
+        "Its first executable mapping is shared memory",
+        "opcache.jit=disable",
+    ),
 ]
 
 
@@ -411,6 +423,46 @@ call(321, 0, a, 72)
     assert findings.keys() == {"file-on-volume", "address-of-pod", "bpf-map", "personality"}
     assert all(finding.severity is Severity.WARNING for finding in findings.values())
     assert "/volume/file is in use and lies on the volume /volume" in findings["file-on-volume"].what
+    assert "it restores, but receives nothing" in findings["address-of-pod"].what
+
+
+DATABASES = """
+import sqlite3
+journal, log = sqlite3.connect('/srv/journal.db'), sqlite3.connect('/srv/log.db')
+log.execute('pragma journal_mode=wal')
+for each in (journal, log):
+    each.execute('create table t (n)')
+    each.commit()
+sqlite3.connect('file:/srv/journal.db?mode=ro', uri=True)
+"""
+
+
+def test_a_database_that_could_not_be_written_to_is_a_warning(start: Callable[..., Started]) -> None:
+    (finding,) = check(start(DATABASES))
+    assert (finding.code, finding.severity) == ("sqlite-journal", Severity.WARNING)
+    assert "the SQLite database /srv/journal.db" in finding.what
+
+
+def test_a_client_of_datagrams_is_connected_anew(start: Callable[..., Started]) -> None:
+    # The address of the pod, as it is chosen for any peer.
+    program = (
+        f"libc.system(b'ip address add {POD_IP}/24 dev lo');"
+        f"s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('{POD_IP}', 0));"
+        "s.connect(('192.0.2.9', 8125))"
+    )
+    assert not [finding for finding in check(start(program)) if finding.code == "address-of-pod"]
+
+
+def test_files_in_shared_memory_that_nobody_has_open_are_a_warning(start: Callable[..., Started]) -> None:
+    container = start("open('/dev/shm/state', 'w').close()")
+    (finding,) = check(container)
+    assert (finding.code, finding.severity) == ("file-in-dev-shm", Severity.WARNING)
+    assert "(state)" in finding.what
+    assert check(container, by_runtime=False) == ()
+
+
+def test_the_launcher_keeps_files_in_shared_memory(start: Callable[..., Started]) -> None:
+    assert check(start("f = open('/dev/shm/named', 'w')"), by_runtime=False) == ()
 
 
 VOLUME = "file = open('/volume/file', 'w'); os.mkdir('/volume/in'); os.mkdir('/volume/hsperfdata_app')\n"
@@ -586,6 +638,39 @@ def test_a_timer_of_the_main_thread_is_refused_only_by_the_runtime(start: Callab
     container = start(make_timer("threading.get_native_id()") + "make()")
     (finding,) = check(container)
     assert (finding.code, finding.severity) == ("timer-of-main-thread", Severity.ERROR)
+    assert check(container, by_runtime=False) == ()
+
+
+@pytest.mark.parametrize("by_runtime", [True, False])
+def test_a_timer_of_a_thread_that_has_ended_is_refused(start: Callable[..., Started], by_runtime: bool) -> None:
+    program = """
+def short():
+    event = struct.pack('Qiii44x', 0, 40, 4, threading.get_native_id())
+    assert libc.timer_create(1, event, ctypes.byref(ctypes.c_void_p())) == 0
+thread = threading.Thread(target=short); thread.start(); thread.join()
+while len(os.listdir('/proc/self/task')) > 1: time.sleep(0.01)  # it ends a moment later
+"""
+    (finding,) = check(start(program), by_runtime=by_runtime)
+    assert (finding.code, finding.severity) == ("timer-of-ended-thread", Severity.ERROR)
+
+
+def test_a_shell_in_a_terminal_is_refused_only_by_the_runtime(start: Callable[..., Started]) -> None:
+    container = start("""
+import pty
+os.mknod('/dev/tty', 0o20666, os.makedev(5, 0))
+pid, master = pty.fork()
+if not pid:
+    terminal = os.open('/dev/tty', os.O_RDWR)
+    time.sleep(600)
+time.sleep(0.3)
+""")
+    assert [(finding.code, finding.is_error) for finding in check(container)] == [("terminal", True)]
+    assert check(container, by_runtime=False) == ()
+
+
+def test_core_dumps_with_less_memory_are_refused_only_by_the_runtime(start: Callable[..., Started]) -> None:
+    container = start("open('/proc/self/coredump_filter', 'w').write('0x10')")
+    assert [finding.code for finding in check(container)] == ["coredump-filter"]
     assert check(container, by_runtime=False) == ()
 
 

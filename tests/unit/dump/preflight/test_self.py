@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,18 +58,35 @@ def find_codes(script: str) -> list[str]:
         (FORK + THREAD, []),
         (THREAD + FORK, ["thread-before-process"]),
         (SHARED, ["sysv-shm-self"]),
+        ("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))", ["few-descriptors"]),
+        ("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (101, 101))", []),
     ],
-    ids=["plain", "thread after process", "thread before process", "shared memory"],
+    ids=["plain", "thread after process", "thread before process", "shared memory", "few descriptors", "enough"],
 )
 def test_what_is_known_not_to_restore_itself_is_found(script, codes):
     assert find_codes(script) == codes
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
-def test_a_process_of_another_user_is_found():
-    assert find_codes("child = os.fork()\nif not child: os.setuid(1000); signal.pause()\ntime.sleep(0.2)") == [
-        "another-user"
-    ]
+def test_a_process_of_another_user_is_found_unless_a_restore_may_become_that_user():
+    with run("child = os.fork()\nif not child: os.setuid(1000); signal.pause()\ntime.sleep(0.2)") as pid:
+        assert [finding.code for finding in check_launched(PROC, pid)] == ["another-user"]
+        assert check_launched(PROC, pid, becomes_others=True) == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
+def test_a_program_that_its_user_may_only_run_is_found():
+    # Not in a directory that the launcher keeps.
+    with tempfile.TemporaryDirectory(dir="/var") as directory:
+        Path(directory).chmod(0o755)
+        program = shutil.copy(shutil.which("sleep"), directory)
+        script = "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        script += f"child = os.fork()\nif not child: os.execv({program!r}, ['sleep', '60'])\ntime.sleep(0.3)"
+        for mode, is_found in ((0o711, True), (0o755, False)):
+            Path(program).chmod(mode)
+            with run(script) as pid:
+                found = {finding.code for finding in check_launched(PROC, pid)}
+                assert ("file-not-readable" in found) == is_found
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")

@@ -14,7 +14,7 @@ from warmstart.dump.edit.parents import clear_parent_death_signals
 pytestmark = pytest.mark.node
 
 TESTS = Path(__file__).parents[3]
-SOURCES = (TESTS / "launcher/app.c", TESTS / "programs/restrained.c")
+SOURCES = (TESTS / "launcher/app.c", TESTS / "programs/restrained.c", TESTS / "programs/tuned.c")
 RESTORED = ("dumpable", "files", "core", "umask", "reaper", "thp", "securebits", "privs", "locked", "undumped")
 
 

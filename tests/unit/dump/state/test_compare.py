@@ -6,6 +6,7 @@ import pytest
 
 from warmstart.dump.state.compare import describe, find_certain, find_differences, keep_confirmed
 from warmstart.dump.state.model import KernelState
+from warmstart.dump.state.rules import CERTAIN_BY_RUNTIME
 
 SETS = ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd")
 THREAD = {
@@ -180,4 +181,17 @@ def test_what_no_restorer_keeps_is_known_before_the_dump():
             "descriptor 7 6": {"is": "IPv4 UDP, port 1", "UDP_SEGMENT": "0", "IP_TTL": "33"},
         }
     )
-    assert [each.fact for each in find_certain(before)] == ["groups", "semaphore"]
+    assert [each.fact for each in find_certain(before, CERTAIN_BY_RUNTIME)] == ["groups", "semaphore"]
+
+
+def test_a_process_or_file_that_is_gone_is_named_and_a_closed_connection_is_not():
+    process, log = {"name": "worker"}, {"is": "/tmp/log", "flags": "write"}
+    before = state(process_7=process, thread_7=THREAD, process_8=process, thread_8=THREAD, descriptor_7_3=log)
+    connection = KernelState({**before.subjects, "descriptor 7 4": {"is": "IPv4 TCP, port 80", "flags": "read-write"}})
+    after = state(process_7=process, thread_7=THREAD)
+    codes = {each.rule.code for each in find_differences(connection, after, exact=True)}
+    assert codes == {"lost-process", "lost-descriptor"}
+    assert {each.subject for each in find_differences(connection, after, exact=True)} == {
+        "process 8",
+        "descriptor 7 3",
+    }

@@ -56,3 +56,8 @@ def test_descriptors_are_left_out_of_a_record_that_is_too_large():
 def test_a_bad_record_is_one_error(text, said):
     with pytest.raises(ImageError, match=said):
         parse_state(text)
+
+
+def test_a_fact_that_is_too_long_is_left_out():
+    long = KernelState({"descriptor 7 3": {**FACTS, "is": "epoll", "watched descriptors": "1," * 3000}})
+    assert parse_state(write_state(long)).subjects == {"descriptor 7 3": {**FACTS, "is": "epoll"}}

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import traits
+from support.running_python import running_python
 
+from warmstart.core.ptrace import is_supported
 from warmstart.dump.proc.container import read_tree
+from warmstart.dump.proc.status import read_status
+from warmstart.dump.state import asked
 from warmstart.dump.state.model import IDENTITY, NETWORK, Facts, KernelState
 from warmstart.dump.state.read import find_own_pids, read_state
-from warmstart.dump.state.tasks import read_status
 
 pytestmark = pytest.mark.linux
 PROC = Path("/proc")
@@ -23,14 +25,8 @@ PROC = Path("/proc")
 @pytest.fixture(scope="module")
 def service() -> Iterator[int]:
     """Start the service in tests/programs/traits.py."""
-    command = [sys.executable, "-S", str(traits.PROGRAM), "decisive"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            yield process.pid
-        finally:
-            process.kill()
+    with running_python(str(traits.PROGRAM), "decisive") as pid:
+        yield pid
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +84,24 @@ def test_an_epoll_names_what_it_watches(state):
     assert watcher["watched descriptors"] == watched.split()[-1]
 
 
+def test_an_epoll_does_not_name_what_was_closed():
+    """A copy of the descriptor keeps the registration, and another file may get the number."""
+    code = (
+        "import os, select, sys\n"
+        "reader, _ = os.pipe()\n"
+        "watcher = select.epoll()\n"
+        "watcher.register(reader, select.EPOLLIN)\n"
+        "os.dup2(reader, 200)\n"
+        "os.close(reader)\n"
+        "assert os.eventfd(0) == reader\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with running_python("-c", code) as pid:
+        (watcher,) = find_descriptors(read_state(PROC, pid), "anon_inode:[eventpoll]")
+    assert watcher["watched descriptors"] == watcher["registrations"] == ""
+
+
 def find_descriptors(state: KernelState, identity: str) -> list[Facts]:
     return [facts for facts in state.subjects.values() if facts.get(IDENTITY, "").startswith(identity)]
 
@@ -119,14 +133,33 @@ def test_a_connection_is_only_identified():
         "print('ready', flush=True)\n"
         "input()\n"
     )
-    with subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        state = read_state(PROC, process.pid)
-        process.kill()
+    with running_python("-c", code) as pid:
+        state = read_state(PROC, pid)
     server, client = find_descriptors(state, "IPv4 TCP")
     assert "TCP_NODELAY" in server
     assert client.keys() == {IDENTITY, "flags"}
+
+
+def test_an_accepted_connection_has_no_name_of_its_own(tmp_path):
+    """A restored one has none, and nobody could use it."""
+    code = (
+        "import socket, sys\n"
+        "server = socket.socket(socket.AF_UNIX)\n"
+        "server.bind(sys.argv[1])\n"
+        "server.listen()\n"
+        "client = socket.socket(socket.AF_UNIX)\n"
+        "client.connect(sys.argv[1])\n"
+        "accepted, _ = server.accept()\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    path = str(tmp_path / "socket")
+    with running_python("-c", code, path) as pid:
+        state = read_state(PROC, pid)
+    server, client, accepted = find_descriptors(state, "UNIX socket")
+    assert (server["socket name"], server["peer"]) == (path, "no")
+    assert "socket name" not in client | accepted
+    assert client["peer"] == accepted["peer"] == "yes"
 
 
 def test_a_process_that_is_gone_is_an_error():
@@ -137,7 +170,18 @@ def test_a_process_that_is_gone_is_an_error():
 
 
 def test_two_looks_at_a_service_agree(service, state):
-    assert state.agree(read_state(PROC, service)) == state
+    again = read_state(PROC, service).subjects
+    assert again.keys() == state.subjects.keys()
+    # A thread that does not wait at the moment cannot be asked.
+    both = [(subject, name) for subject, facts in state.subjects.items() for name in facts if name in again[subject]]
+    assert [each for each in both if again[each[0]][each[1]] != state.subjects[each[0]][each[1]]] == []
+
+
+@pytest.mark.skipif(not is_supported() or os.geteuid() != 0, reason="needs root on x86-64")
+def test_what_only_the_process_can_read_is_read_too(state):
+    assert values(state, "process", "huge pages off") == {"1"}
+    assert values(state, "process", "intervals of timers") == {"0 100.000000000 runs"}
+    assert any("10 " in actions for actions in values(state, "process", "signal actions"))
 
 
 def test_a_process_of_another_pid_namespace_is_found_by_its_number_there(service, tmp_path):
@@ -146,3 +190,31 @@ def test_a_process_of_another_pid_namespace_is_found_by_its_number_there(service
     tree = read_tree(PROC, service)
     assert find_own_pids(tmp_path / "proc", tree) == {service: service}
     assert int(read_status(f"/proc/{service}")["NSpid"].split()[-1]) == tree[0].pids[-1]
+
+
+@pytest.mark.skipif(not is_supported() or os.geteuid() != 0, reason="needs root on x86-64")
+def test_of_threads_with_the_same_settings_a_later_look_asks_one(monkeypatch):
+    monkeypatch.setattr(asked, "OTHERS_S", 10.0)
+    code = (
+        "import ctypes, sys, threading\n"
+        "def stay(pdeath_signal):\n"
+        "    ctypes.CDLL(None).prctl(1, pdeath_signal, 0, 0, 0)\n"
+        "    ready.wait()\n"
+        "    threading.Event().wait()\n"
+        "ready = threading.Barrier(5)\n"
+        "for each in (10, 10, 10, 12): threading.Thread(target=stay, args=(each,), daemon=True).start()\n"
+        "ready.wait()\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with running_python("-c", code) as pid:
+        before = read_state(PROC, pid)
+        after = read_state(PROC, pid, before=before)
+    assert read_signals(before) == ["0", "10", "10", "10", "12"]
+    assert read_signals(after) == ["0", "10", "12"]
+
+
+def read_signals(state: KernelState) -> list[str]:
+    """Return the parent-death signals of the threads that were asked."""
+    name = "parent-death signal"
+    return sorted((facts[name] for facts in state.subjects.values() if name in facts), key=int)

@@ -1,9 +1,11 @@
+import com.sun.management.HotSpotDiagnosticMXBean;
 import java.io.BufferedReader;
 import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
 import java.io.InputStreamReader;
 import java.io.ObjectInputStream;
 import java.io.ObjectOutputStream;
+import java.lang.management.ManagementFactory;
 import java.lang.reflect.AccessibleObject;
 import java.lang.reflect.Constructor;
 import java.lang.reflect.Field;
@@ -80,6 +82,9 @@ public class OwnState {
                 case "ticks":
                     ticks();
                     break;
+                case "flag":
+                    System.out.println(flag());
+                    break;
                 case "zone":
                     System.out.println(TimeZone.getDefault().getID());
                     break;
@@ -105,6 +110,7 @@ public class OwnState {
     }
 
     static void remember() throws Exception {
+        System.gc(); // nobody refers to the Timer: its tasks go on
         copyOfRandom = copy(RANDOM);
         copyOfChosen = copy(CHOSEN);
         copyOfMath = copy((Random) read(Class.forName("java.lang.Math$RandomNumberGeneratorHolder"), null,
@@ -196,5 +202,12 @@ public class OwnState {
         ByteArrayOutputStream bytes = new ByteArrayOutputStream();
         new ObjectOutputStream(bytes).writeObject(object);
         return (T) new ObjectInputStream(new ByteArrayInputStream(bytes.toByteArray())).readObject();
+    }
+
+    /** A flag that a running JVM can set. */
+    static String flag() {
+        return ManagementFactory.getPlatformMXBean(HotSpotDiagnosticMXBean.class)
+                .getVMOption("MinHeapFreeRatio")
+                .getValue();
     }
 }

@@ -1,14 +1,15 @@
-"""Python's hooks, in every Python of this machine."""
+"""Python's hooks, in every Python of this machine, and in those of $WARMSTART_PYTHONS, separated by colons."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.hooks import SOURCES
+from support.hooks import SOURCES, Hooks, await_closed
 
 pytestmark = pytest.mark.linux
 
@@ -18,11 +19,12 @@ PYTHONS = sorted(
         *Path.home().glob(".pyenv/versions/3.[89].*/bin/python3"),
         *Path.home().glob(".pyenv/versions/3.1[0-9].*/bin/python3"),
         *Path("/usr/bin").glob("python3.1?"),
+        *map(Path, filter(None, os.environ.get("WARMSTART_PYTHONS", "").split(":"))),
     }
 )
 
-WAIT = "\nimport time\nwhile True: time.sleep(0.01)\n"
-"""The end of a program that runs until it is killed."""
+WAIT = "\nimport time\nprint('ready', flush=True)\nwhile True: time.sleep(0.01)\n"
+"""The end of a program that says that it is ready, and runs until it is killed."""
 
 
 @pytest.fixture
@@ -34,6 +36,14 @@ def start(hooks):
         return hooks.start([python, *options, "-c", code], {"PYTHONPATH": path, **environment})
 
     return start_one
+
+
+def await_ready(hooks: Hooks, program: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait until the program has registered its callbacks, and return the event of its agent."""
+    (registered,) = hooks.events(1)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+    return registered
 
 
 def output(program: subprocess.Popen[str]) -> list[str]:
@@ -60,10 +70,10 @@ async def after(text, end):
 
 async def main():
     global loop
-    loop, left = asyncio.get_running_loop(), asyncio.Event()
+    loop = asyncio.get_running_loop()
     register_after_restore(after, "restored", end=True)
-    register_after_restore(left.set)
-    while not left.is_set():
+    print("ready", flush=True)
+    while not os.path.exists(os.environ["END"]):
         await asyncio.sleep(0.01)
     print(threading.active_count(), flush=True)
 
@@ -72,23 +82,22 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("python", PYTHONS, ids=str)
-def test_callbacks_run_in_their_order_and_coroutines_in_the_programs_loop(hooks, start, python):
-    program = start(LIFE_CYCLE, "-W", "error", python=python)
-    (registered,) = hooks.events(1)
+def test_callbacks_run_in_their_order_and_coroutines_in_the_programs_loop(hooks, start, tmp_path, python):
+    program = start(LIFE_CYCLE, "-W", "error", python=python, END=str(tmp_path / "end"))
+    registered = await_ready(hooks, program)
     version = subprocess.check_output([python, "-c", "import platform; print(platform.python_version())"], text=True)
     assert registered == {"pid": program.pid, "event": "registered", "runtime": f"python {version.strip()}"}
-    time.sleep(0.3)  # until the program has registered its callbacks
     (answer,) = hooks.request_checkpoint()
     assert (answer["pid"], answer["event"]) == (program.pid, "checkpoint"), answer
     hooks.move_elsewhere(program.pid)
     (answer,) = hooks.events(1)
     assert (answer["pid"], answer["event"]) == (program.pid, "restored"), answer
+    (tmp_path / "end").touch()  # not earlier: a program that ends does not wait for the agent's answer
     assert output(program) == ["before 2 in MainThread", "before 1", "after restored True", "1"]
 
 
 def test_a_checkpoint_that_is_given_up_can_be_requested_again(hooks, start):
-    start("import snapshot_restore_py as s; s.register_before_snapshot(print)" + WAIT)
-    hooks.events(1)
+    await_ready(hooks, start("import snapshot_restore_py as s; s.register_before_snapshot(print)" + WAIT))
     for _ in range(2):
         assert hooks.request_checkpoint()[0]["event"] == "checkpoint"
         assert hooks.give_up()[0]["event"] == "restored"
@@ -123,12 +132,36 @@ def test_each_forked_process_has_an_agent_and_no_thread_is_older_than_a_process(
     assert {(event["pid"], event["event"]) for event in hooks.events(4)} == {(pid, "restored") for pid in pids}
 
 
+SPAWNS = """
+import multiprocessing, time
+
+def work():
+    time.sleep(60)
+
+if __name__ == "__main__":
+    spawn = multiprocessing.get_context("spawn")
+    for _ in range(2):
+        spawn.Process(target=work, daemon=True).start()
+    work()
+"""
+
+
+def test_each_spawned_process_has_an_agent(hooks, tmp_path):
+    """As workers of uvicorn are started; one more process looks after their resources."""
+    (tmp_path / "app.py").write_text(SPAWNS)
+    program = hooks.start([sys.executable, tmp_path / "app.py"], {"PYTHONPATH": str(hooks.directory / "python")})
+    pids = {event["pid"] for event in hooks.events(4)}
+    assert program.pid in pids
+    assert {event["pid"] for event in hooks.request_checkpoint(4)} == pids
+    hooks.move_elsewhere(*pids)
+    assert {(event["pid"], event["event"]) for event in hooks.events(4)} == {(pid, "restored") for pid in pids}
+
+
 def test_nothing_is_open_while_it_waits(hooks, start):
     program = start("import snapshot_restore_py" + WAIT)
-    hooks.events(1)
+    await_ready(hooks, program)
     hooks.request_checkpoint()
-    time.sleep(0.1)
-    assert not [link for link in Path(f"/proc/{program.pid}/fd").iterdir() if "hooks" in str(link.readlink())]
+    await_closed(program.pid, hooks.directory)
 
 
 FAILURES = (
@@ -152,8 +185,7 @@ register_before_snapshot(Closer().close)
 
 def test_all_callbacks_are_called_and_the_first_error_is_named(hooks, start):
     program = start(FAILURES)
-    hooks.events(1)
-    time.sleep(0.2)
+    await_ready(hooks, program)
     (answer,) = hooks.request_checkpoint()
     assert answer == {
         "pid": program.pid,
@@ -178,9 +210,8 @@ def test_all_callbacks_are_called_and_the_first_error_is_named(hooks, start):
 )
 def test_a_process_whose_callback_fails_after_a_restore_ends(hooks, start, callback, error):
     code = f"from snapshot_restore_py import *\n{callback}\nregister_after_restore(f)\n{WAIT}"
-    program = start(code, WARMSTART_HOOKS_LIMIT="0.5")
-    hooks.events(1)
-    time.sleep(0.2)
+    program = start(code, WARMSTART_HOOKS_LIMIT="0.5" if "TimeoutError" in error else "60")
+    await_ready(hooks, program)
     hooks.request_checkpoint()
     hooks.move_elsewhere(program.pid)
     assert hooks.events(1) == [{"pid": program.pid, "event": "failed", "phase": "afterRestore", "error": error}]
@@ -190,23 +221,21 @@ def test_a_process_whose_callback_fails_after_a_restore_ends(hooks, start, callb
 
 
 def test_an_error_of_any_length_is_one_line(hooks, start):
-    start(
+    program = start(
         "import snapshot_restore_py as s\ndef f(): raise ValueError('\\u20ac' * 9999)\ns.register_before_snapshot(f)"
         + WAIT
     )
-    hooks.events(1)
-    time.sleep(0.2)
+    await_ready(hooks, program)
     (answer,) = hooks.request_checkpoint()
     assert answer["error"].startswith("ValueError: €€€")
 
 
 def test_a_signal_is_the_programs(hooks, start):
     program = start(
-        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\nprint('ready', flush=True)\n"
         "print(signal.sigwait([signal.SIGTERM]))"
     )
-    hooks.events(1)
-    time.sleep(0.3)
+    await_ready(hooks, program)
     program.terminate()
     assert len(output(program)) == 1
 
@@ -215,22 +244,21 @@ def test_the_installed_package_is_served(hooks, start, tmp_path):
     (tmp_path / "lib").mkdir()
     source = (SOURCES / "python/warmstart_hooks/snapshot_restore.py").read_text()
     (tmp_path / "lib/snapshot_restore_py.py").write_text(source)
-    start(
+    program = start(
         "import snapshot_restore_py as s\ndef f(): raise ValueError(s.__file__)\ns.register_before_snapshot(f)" + WAIT,
         PYTHONPATH=str(tmp_path / "lib"),
     )
-    hooks.events(1)
-    time.sleep(0.2)
+    await_ready(hooks, program)
     assert f"{tmp_path}/lib/" in hooks.request_checkpoint()[0]["error"]
 
 
 @pytest.mark.parametrize("python", PYTHONS, ids=str)
-def test_the_users_sitecustomize_runs(start, tmp_path, python):
+def test_the_users_sitecustomize_runs(hooks, start, tmp_path, python):
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text("import builtins\nbuiltins.mine = 'yes'\n")
-    code = "import sys, sitecustomize; print(mine, sitecustomize.__file__, [p for p in sys.path if 'hooks' in p])"
+    code = f"import sys, sitecustomize as s; print(mine, s.__file__, '{hooks.directory}/python' in sys.path)"
     program = start(code, python=python, PYTHONPATH=str(tmp_path / "site"))
-    assert output(program) == [f"yes {tmp_path}/site/sitecustomize.py []"]
+    assert output(program) == [f"yes {tmp_path}/site/sitecustomize.py False"]
 
 
 def test_errors_of_the_users_sitecustomize_are_reported_as_ever(start, tmp_path):
@@ -297,8 +325,7 @@ def test_environment_and_generators_are_renewed(hooks, start, tmp_path, late, ex
         **dict.fromkeys(("LATE", "OTHER", "GONE", "SET"), "build"),
         TZ="UTC",
     )
-    hooks.events(1)
-    time.sleep(0.3)
+    await_ready(hooks, program)
     hooks.request_checkpoint()
     hooks.move_elsewhere(program.pid)
     variables, generators, zone = output(program)
@@ -310,8 +337,7 @@ def test_environment_and_generators_are_renewed(hooks, start, tmp_path, late, ex
 def test_the_environment_stays_if_nobody_tells_the_new_one(hooks, start, tmp_path):
     (tmp_path / "env").touch()
     program = start(RENEWED, WARMSTART_HOOKS_LATE="*", NEW_ENVIRONMENT=str(tmp_path / "env"), LATE="build")
-    hooks.events(1)
-    time.sleep(0.3)
+    await_ready(hooks, program)
     hooks.request_checkpoint()
     hooks.move_elsewhere(program.pid)
     assert output(program)[0].startswith("LATE=build ")

@@ -7,14 +7,14 @@ import io
 import os
 import tarfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
+from support.planted import make_pem, make_rsa_key, make_token
 
 from warmstart.core.errors import ImageError
 from warmstart.image.compose import CHECKPOINT, CREATED_BY, LayerWriter, Run, add_layers
 from warmstart.image.secrets.record import FoundSecret
-from warmstart.image.secrets.search import search_layers
+from warmstart.image.secrets.search import Text, search_layers
 from warmstart.image.selfrestore.pack import PROGRAMS
 from warmstart.recipe.model import Secret
 
@@ -48,7 +48,7 @@ def search(layout, tmp_path):
             added.append(writer.finish())
         created = {"org.opencontainers.image.created": "2026-01-01T00:00:00Z"}
         add_layers(layout.path, target, added, Run(("/app",), (), ""), created, {})
-        return {one.name: one.places for one in search_layers(target, 1, SECRETS)}
+        return {one.name: one.places for one in search_layers(target, 1, SECRETS).known}
 
     return run
 
@@ -140,9 +140,24 @@ def test_a_layer_that_is_not_a_tar_is_an_error(search):
         search((CHECKPOINT, b"x" * 2000))
 
 
-def test_without_secrets_nothing_is_read():
-    assert search_layers(Path("/nonexistent"), 0, []) == ()
-    assert search_layers(Path("/nonexistent"), 0, [Secret("pin", b"1234")]) == ()
+def test_secrets_of_the_rules_have_their_places(layout, tmp_path, search):
+    key, token = make_pem(make_rsa_key()), make_token()
+    diff = tar_of({"app/key.pem": key.encode()})
+    search(
+        (CHECKPOINT, tar_of({"rootfs-diff.tar": diff, "checkpoint/pages-1.img": bytes(4096) + token.encode()})),
+        changed({"app/same.pem": b"# " + key.encode()}),
+    )
+    found = search_layers(tmp_path / "image", 1, SECRETS, texts=[Text("manifest", "manifest: a: b", f"x {token}")])
+    assert [(one.kind, one.count, one.places, one.spots) for one in found.findings] == [
+        ("github-token", 2, ("checkpoint", "manifest"), ("checkpoint: pages-1.img, offset 4096", "manifest: a: b")),
+        (
+            "private-key",
+            2,
+            ("file /app/key.pem", "file /app/same.pem"),
+            ("file /app/key.pem, offset 31", "file /app/same.pem, offset 33"),
+        ),
+    ]
+    assert found.findings[0].excerpt == "ghp_… (40 characters)"
 
 
 def test_a_found_secret_reads_well():

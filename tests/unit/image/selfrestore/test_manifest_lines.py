@@ -7,7 +7,13 @@ import hashlib
 import pytest
 
 from warmstart.core.errors import PreflightError, RecipeError
-from warmstart.image.selfrestore.manifest_lines import check_steps, describe_steps, describe_variables, escape_word
+from warmstart.image.selfrestore.manifest_lines import (
+    check_steps,
+    describe_steps,
+    describe_variables,
+    escape_word,
+    make_salt,
+)
 from warmstart.recipe.model import Exec, HttpGet, OnDifference, Signal, Step
 
 SALT = b"0123456789abcdef"
@@ -39,7 +45,7 @@ def test_variables_are_described_without_their_values():
 
 
 def test_each_image_has_a_salt_of_its_own():
-    one, other = (describe_variables({"A": "b"}, [], OnDifference.WARN) for _ in range(2))
+    one, other = (describe_variables({"A": "b"}, [], OnDifference.WARN, make_salt(of)) for of in ("1d", "2e"))
     assert one[0] == other[0] == "difference warn"
     assert one[1] != other[1]
     assert one[-1] != other[-1]

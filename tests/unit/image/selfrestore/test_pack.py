@@ -12,14 +12,17 @@ import zstandard
 
 from warmstart.core.errors import ArchiveError, CheckpointError, ImageError
 from warmstart.dump.edit.listeners import Listener
+from warmstart.dump.proc.touched import FilePart
 from warmstart.image.compose import Layer, add_layers
 from warmstart.image.layout import open_blob
 from warmstart.image.manifest import Config, Platform
 from warmstart.image.selfrestore.inspect import unpack_launched
 from warmstart.image.selfrestore.pack import (
+    READ_AHEAD,
     find_run,
     pack_checkpoint,
     pack_programs,
+    pack_read_ahead,
     read_manifest,
     restores_itself,
     update_manifest,
@@ -101,10 +104,8 @@ def test_a_manifest_that_is_not_one_is_refused(directory, text):
         read_manifest(directory)
 
 
-def test_the_manifest_is_brought_up_to_date(directory, tmp_path):
-    memory = tmp_path / "memory"
-    memory.write_bytes(bytes(100))
-    update_manifest(directory, memory, [Listener("tcp46", 8080, 128, 4711)], ["step signal 12"])
+def test_the_manifest_is_brought_up_to_date(directory):
+    update_manifest(directory, 100, [Listener("tcp46", 8080, 128, 4711)], ["step signal 12"])
     lines = (directory / "manifest").read_text().splitlines()
     assert [line for line in lines if line.startswith("file")] == [
         "file 1 inventory.img",
@@ -163,6 +164,27 @@ def test_a_checkpoint_keeps_its_owners_and_modes(directory, tmp_path):
     assert ".warmstart/seed/tmp/file" in members
     owner, packed = (directory / "checkpoint/pages-1.img").stat(), members[".warmstart/checkpoint/pages-1.img"]
     assert (packed.uid, packed.gid) == (owner.st_uid, owner.st_gid)
+
+
+def test_what_is_read_ahead_is_a_list_for_the_launcher(tmp_path):
+    assert pack_read_ahead([], tmp_path) == []
+    parts = [FilePart("/.warmstart/memory", 65536, 131072), FilePart("/a b", 0, 65536)]
+    [layer] = pack_read_ahead(parts, tmp_path)
+    text = open_tar(tmp_path, layer).extractfile(READ_AHEAD).read().decode()
+    assert text == "65536 131072 /.warmstart/memory\n0 65536 /a\\x20b\n"
+
+
+def test_the_same_checkpoint_makes_the_same_layer_at_any_time(directory, tmp_path):
+    kept = directory / "seed/tmp/file"
+    os.utime(kept, (5, 5))
+    layers = []
+    for moment in (1_000_000_000, 2_000_000_000):
+        for path in (directory / "manifest", directory / "checkpoint", *(directory / "checkpoint").iterdir()):
+            os.utime(path, (moment, moment))
+        layers.append(pack_checkpoint(directory, tmp_path / "layout"))
+    assert layers[0] == layers[1]
+    # The application may look at the times of its own files.
+    assert read_members(tmp_path / "layout", layers[0])[".warmstart/seed/tmp/file"].mtime == 5
 
 
 def test_an_image_of_layers_alone(layout, directory, tmp_path):

@@ -61,9 +61,10 @@ def run(tmp_path, base):
 def test_the_launchers_files_can_be_claimed(run, tmp_path):
     seed = [member("state/seed/"), member("state/seed/tmp/"), member("state/seed/tmp/link", type=b"2", linkname="/x")]
     content = member("state/seed/tmp/file", b"kept", uid=1000, gid=1001, mode=0o4600)
-    _, state = run(*map(member, STATE), *seed, content)
+    _, state = run(*map(member, STATE), *seed, content, member("state/seed/tmp/pipe", type=b"6", mode=0o620))
     claim_state(state, tmp_path / "into")
     file = tmp_path / "into/seed/tmp/file"
+    assert stat.filemode(file.with_name("pipe").lstat().st_mode) == "prw--w----"
     assert file.read_bytes() == b"kept"
     status = file.stat()
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), status.st_mtime) == (1000, 1001, 0o4600, 1000)

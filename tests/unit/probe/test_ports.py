@@ -1,4 +1,4 @@
-"""Services in pods beside that of a build."""
+"""The wait for the ports of a service, in a pod whose ports are forwarded; the others are in build/test_services.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from warmstart.pods import services
+from warmstart.probe import ports
 from warmstart.recipe.model import Container, Port
 
 CONTAINER = Container("db:1", ports=(Port(5432), Port(53, protocol="UDP")))
@@ -34,18 +34,18 @@ class FakePod:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
-    monkeypatch.setattr(services, "ANSWER_S", 0.02)
+    monkeypatch.setattr(ports, "ATTEMPT_S", 0.02)
 
 
 def test_a_port_that_is_open_late_is_waited_for():
     pod = FakePod(closed=2)
-    services.await_ports(cast(Any, pod), CONTAINER)
+    ports.await_ports(cast(Any, pod), CONTAINER, forwarded=True)
     assert pod.tries == [5432, 5432, 5432]
     pod.ours[0].close()
 
 
 def test_a_port_that_never_opens_is_given_up(monkeypatch):
-    monkeypatch.setattr(services, "PORTS_S", 0.1)
+    monkeypatch.setattr(ports, "PORTS_S", 0.1)
     pod = FakePod(closed=1000)
-    services.await_ports(cast(Any, pod), CONTAINER)
+    ports.await_ports(cast(Any, pod), CONTAINER, forwarded=True)
     assert len(pod.tries) > 1

@@ -1,0 +1,35 @@
+"""Layers of memory that are made in the background."""
+
+from __future__ import annotations
+
+import threading
+
+from warmstart.core.workers import StoppedError
+from warmstart.image.packer import Packer
+from warmstart.recipe.model import Compression
+
+
+def test_it_stops_with_the_build(tmp_path):
+    """Neither a layer that is being made nor one that waits keeps files open or leaves any behind."""
+    begun = threading.Event()
+
+    class Slow:
+        size_bytes, mode = 1 << 40, 0o400
+        closed = False
+
+        def __iter__(self):
+            while True:
+                begun.set()
+                yield bytes(4096)
+
+        def close(self):
+            self.closed = True
+
+    contents, packer = [Slow(), Slow()], Packer()
+    futures = [packer.pack_memory(one, "memory", (0, 0), tmp_path, Compression.FAST) for one in contents]
+    assert begun.wait(10)
+    packer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert isinstance(futures[0].exception(), StoppedError)
+    assert futures[1].cancelled()
+    assert [one.closed for one in contents] == [True, True]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
