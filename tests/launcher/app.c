@@ -1,6 +1,6 @@
 /* An application to dump and restore. It prints `ready`, and a report about itself on SIGUSR1.
  *
- *   app family     three workers with three threads each, with alternating ids
+ *   app family     a process and three workers with three threads each, with alternating ids
  *   app older      a thread that is older than a child process
  *   app files      an unlinked file, a locked file in /tmp, a pipe with content, a connection
  *   app memory     64 MB that it can check
@@ -10,6 +10,7 @@
  *   app sandbox    two threads; shared filters forbid both to call mkdir() and chroot()
  *   app corner     two threads; only the second must not call mkdir()
  *   app restrained restricts itself in every possible way, see ../programs/restrained.c
+ *   app tuned      makes settings that CRIU's images have no place for, see ../programs/tuned.c
  *   app box        one thread that must not call mkdir() or futex()
  *   app init N COMMAND...    not an application: uses up N pids, runs the command, and exits like it
  */
@@ -41,6 +42,7 @@
 #include <unistd.h>
 
 #include "../programs/restrained.h"
+#include "../programs/tuned.h"
 
 static int unlinked, locked, pipes[2], connection, logged, changed;
 static char *mapped;
@@ -76,7 +78,11 @@ static void be_family(void)
 		}
 		wait_forever(NULL);
 	}
-	usleep(600000);
+	for (int j = 0; j < 2; j++) {
+		usleep(170000);
+		start_thread();
+	}
+	usleep(260000);
 }
 
 static void be_older(void)
@@ -329,6 +335,8 @@ static void tell(const char *mode, uint64_t id)
 		tell_sandbox();
 	if (!strcmp(mode, "restrained"))
 		tell_restraints();
+	if (!strcmp(mode, "tuned"))
+		tell_tuning();
 	printf("\n");
 }
 
@@ -388,6 +396,8 @@ int main(int count, char **arguments)
 		be_sandbox(mode);
 	else if (!strcmp(mode, "restrained"))
 		restrain();
+	else if (!strcmp(mode, "tuned"))
+		tune();
 	printf("ready\n");
 	for (;;) {
 		sigwait(&signals, &number);

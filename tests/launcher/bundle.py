@@ -140,6 +140,18 @@ def resolve_profile(profile: dict[str, Any], capabilities: Sequence[str], archit
     return resolved
 
 
+def like_crio(profile: dict[str, Any]) -> dict[str, Any]:
+    """Return a resolved containers-common profile as CRI-O uses it without CAP_SYS_ADMIN: no unshare.
+
+    (github.com/cri-o/cri-o, internal/config/seccomp/seccomp.go).
+    """
+    stricter = copy.deepcopy(profile)
+    for rule in stricter["syscalls"]:
+        rule["names"] = [name for name in rule["names"] if name != "unshare"]
+    stricter["syscalls"].append({"names": ["unshare"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1})
+    return stricter
+
+
 def like_docker(profile: dict[str, Any]) -> dict[str, Any]:
     """Return a resolved containers-common profile with Docker's additional restrictions without CAP_SYS_ADMIN.
 

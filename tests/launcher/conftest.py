@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from support.once import MakeOnce
 
 LAUNCHER = Path(__file__).parents[2] / "launcher"
 SOURCES = sorted((LAUNCHER / "src").glob("*.c"))
@@ -87,20 +88,18 @@ def place(compiled) -> Place:
     return Place(directory, program)
 
 
-def compile_parsers(directory: Path) -> Path:
+def compile_parsers(program: Path) -> None:
     """Compile the launcher's parsers with sanitizers."""
-    program = directory / "parsers"
     sources = [source for source in SOURCES if source.name != "main.c"]
     sanitizers = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     source = Path(__file__).with_name("parsers.c")
     subprocess.run([*CC, *sanitizers, "-I", LAUNCHER / "src", "-o", program, source, *sources], check=True)
-    return program
 
 
 @pytest.fixture(scope="session")
-def parse(tmp_path_factory) -> Callable[..., str]:
+def parse(make_once: MakeOnce) -> Callable[..., str]:
     """Run one of the launcher's parsers on a text, with sanitizers, and return its result."""
-    program = compile_parsers(tmp_path_factory.mktemp("parsers"))
+    program = make_once("parsers", compile_parsers)
 
     def run(*arguments: str, text: str | bytes) -> str:
         data = text.encode() if isinstance(text, str) else text

@@ -67,8 +67,9 @@ static void parse_as_manifest(char *text)
 			printf("hook %d limit %ju\n", m.hooks[i].pid, (uintmax_t)m.hooks_limit_ms);
 		printf("salt %02x...%02x warns %d\n", m.salt[0], m.salt[15], m.warns);
 		print_identity(&m.identity);
-		printf("pid %d pipes %ju %ju clocks %ju %ju complete %d\n", m.pid, (uintmax_t)m.stdout_inode,
-		       (uintmax_t)m.stderr_inode, (uintmax_t)m.monotonic_ns, (uintmax_t)m.boottime_ns, m.complete);
+		printf("pid %d pipes %ju %ju clocks %ju %ju expires %ju complete %d\n", m.pid, (uintmax_t)m.stdout_inode,
+		       (uintmax_t)m.stderr_inode, (uintmax_t)m.monotonic_ns, (uintmax_t)m.boottime_ns,
+		       (uintmax_t)m.expires_s, m.complete);
 	}
 	free(m.arguments);
 	free(m.files);
@@ -177,6 +178,16 @@ static void compare_times(char *text)
 	printf("%s\n", is_within(numbers[0], numbers[1], numbers[2]) ? "within" : "no");
 }
 
+static void parse_as_range(char *text)
+{
+	struct range range;
+
+	if (parse_range(text, &range))
+		printf("%ju %ju <%s>\n", (uintmax_t)range.start, (uintmax_t)range.size, range.path);
+	else
+		printf("none\n");
+}
+
 static const struct {
 	const char *name;
 	void (*parse)(char *text);
@@ -184,7 +195,7 @@ static const struct {
 	{"manifest", parse_as_manifest}, {"user", parse_as_user}, {"parent", parse_as_parent},
 	{"tmpfs", parse_as_tmpfs},	 {"log", parse_as_log},	  {"status", parse_as_status},
 	{"sha256", hash},		 {"variables", parse_as_variables},
-	{"times", compare_times},	 {"reply", parse_as_reply},
+	{"times", compare_times},	 {"reply", parse_as_reply},	  {"range", parse_as_range},
 };
 #define COUNT (sizeof parsers / sizeof *parsers)
 

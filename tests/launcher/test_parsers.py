@@ -37,6 +37,7 @@ step exec 30000 /bin/refresh two\\x20words \\
 step http 1500 8080 - GET\\x20/\\x20HTTP/1.1\\x0d\\x0a\\x0d\\x0a
 step http 1500 8080 other.host GET
 hooks 30000 100 112
+expires 1798761600
 end
 """
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nbroken\napp:x:1000:1001:,,,:/home/app:/bin/sh\n7:x:1007:1007::/seven:/bin/sh\n"
@@ -70,7 +71,7 @@ def test_reads_a_whole_manifest(parse):
         "hook 112 limit 30000",
         "salt 00...0f warns 1",
         "user 1000 group 1001 groups 5 2000 home ",
-        "pid 100 pipes 4711 4712 clocks 12000000000 12000000001 complete 1",
+        "pid 100 pipes 4711 4712 clocks 12000000000 12000000001 expires 1798761600 complete 1",
     ]
 
 
@@ -80,6 +81,7 @@ def test_reads_a_whole_manifest(parse):
         ("warmstart 1", "warmstart 2", "this launcher does not support the manifest's format"),
         ("user 1000", "user 4294967296", "line 4 of the manifest is invalid"),
         ("user 1000", "user -1", "line 4 of the manifest is invalid"),
+        ("expires 1798761600", "expires 253402300800", "line 30 of the manifest is invalid"),
         ("groups 5 2000", "groups 5 x", "line 6 of the manifest is invalid"),
         ("pid 100", "pid 0", "line 7 of the manifest is invalid"),
         ("file 12 core-100.img", "file 12", "line 10 of the manifest is invalid"),
@@ -87,7 +89,7 @@ def test_reads_a_whole_manifest(parse):
         ("tcp4 80", "tcp4 65536", "line 12 of the manifest is invalid"),
         ("80 4096 17", "80 4096", "line 12 of the manifest is invalid"),
         ("80 4096 17", "80 4096 17 18", "line 12 of the manifest is invalid"),
-        ("end\n", "end\nend\n", "line 31 of the manifest is invalid"),
+        ("end\n", "end\nend\n", "line 32 of the manifest is invalid"),
         ("difference warn", "difference perhaps", "line 18 of the manifest is invalid"),
         ("salt 00", "salt 0", "line 19 of the manifest is invalid"),
         ("salt 00", "salt 0G", "line 19 of the manifest is invalid"),
@@ -257,6 +259,24 @@ def test_names_in_the_log_are_escaped_and_end_somewhere(parse):
     assert "A\\x1b[31m, NAME_0_" in said
     assert said.endswith(", ...\n")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("65536 131072 /lib/libc.so.6", "65536 131072 </lib/libc.so.6>"),
+        ("0 1 /a\\x20b\\x0a", "0 1 </a b\n>"),
+        ("0 1 a", "none"),
+        ("0 1 \\", "none"),
+        ("0 1 /a more", "none"),
+        ("0 1", "none"),
+        ("-1 1 /a", "none"),
+        ("0 9223372036854775807 /a", "none"),
+        ("", "none"),
+    ],
+)
+def test_reads_the_list_of_what_to_read_ahead(parse, line, found):
+    assert parse("range", text=line) == f"{found}\n"
 
 
 def test_a_log_without_errors_has_none(parse):

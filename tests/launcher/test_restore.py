@@ -20,20 +20,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from launcher.bundle import BUILD, DOCKER_CAPABILITIES, Setup, configure, like_docker, resolve_profile
+from launcher.bundle import BUILD, DOCKER_CAPABILITIES, Setup, configure, like_crio, like_docker, resolve_profile
+from support.memory_file import map_to_file
+from support.page_cache import evict, find_cached_bytes
 
 from warmstart.cli.context import default_cache
 from warmstart.core.network import connect_in
 from warmstart.core.process import Finished
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.dump.edit.environment import add_environment, link_environment
-from warmstart.dump.edit.growing import clear_growing_sizes
 from warmstart.dump.edit.listeners import find_listeners
-from warmstart.dump.edit.memory import map_memory
 from warmstart.dump.edit.parents import clear_parent_death_signals
+from warmstart.dump.edit.sizes import clear_growing_sizes
 from warmstart.dump.preflight.filters import check_filters
 from warmstart.dump.proc.container import read_tree
-from warmstart.image.selfrestore.manifest_lines import describe_steps, describe_variables
+from warmstart.image.selfrestore.manifest_lines import describe_steps, describe_variables, make_salt
 from warmstart.node.launcher import ensure_launcher
 from warmstart.node.open import open_node
 from warmstart.node.session import Session
@@ -78,6 +79,11 @@ class Container:
         before = len(re.findall("^state ", self.output(), re.MULTILINE))
         self.signal("USR1")
         return self.wait_for("^state (.*)$", before + 1)[-1]
+
+    def count_processes(self) -> int:
+        """Return the number of its processes, with the first one."""
+        listed = self.session.run(["runc", "ps", "--format", "json", self.name], timeout_s=20).stdout
+        return len(json.loads(listed))
 
     def end(self) -> int:
         """Wait until it ends, and return its exit status."""
@@ -177,12 +183,13 @@ class Machine:
             yield container
 
     def profile(self, kind: str, capabilities: Sequence[str] = ()) -> dict | None:
-        """Return a seccomp profile: `docker`, `containers` or `none`."""
+        """Return a seccomp profile: `docker`, `crio`, `containers` or `none`."""
         if kind == "none":
             return None
         text = self.session.run(["cat", PROFILE], timeout_s=20).stdout
         profile = resolve_profile(json.loads(text), capabilities, platform.machine())
-        return like_docker(profile) if kind == "docker" else profile
+        stricter = {"docker": like_docker, "crio": like_crio}
+        return stricter[kind](profile) if kind in stricter else profile
 
     def edit_manifest(self, old: str, new: str) -> None:
         """Replace all matches of a pattern in the manifest."""
@@ -221,7 +228,8 @@ def programs(cache) -> Path:
 def app(tmp_path_factory) -> Path:
     """Return the static program of app.c."""
     program = tmp_path_factory.mktemp("app") / "app"
-    sources = [Path(__file__).with_name("app.c"), Path(__file__).parents[1] / "programs/restrained.c"]
+    parts = Path(__file__).parents[1] / "programs"
+    sources = [Path(__file__).with_name("app.c"), parts / "restrained.c", parts / "tuned.c"]
     command = ["gcc", "-static", "-pthread", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, *sources]
     subprocess.run(command, check=True)
     return program
@@ -244,6 +252,15 @@ def machine(session, programs, app) -> Iterator[Machine]:
         shutil.rmtree(session.workspace / name, ignore_errors=True)
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    for _ in range(400):
+        if holds():
+            return
+        time.sleep(0.05)
+    pytest.fail("it never held")
+
+
 def field(name: str, state: str) -> str:
     """Return a field of the application's report about itself."""
     match = re.search(rf"\b{name}=(\S*)", state)
@@ -254,6 +271,13 @@ def field(name: str, state: str) -> str:
 def tasks(state: str) -> str:
     """Return the ids of all its threads."""
     return re.sub(r" [a-z]+=.*", "", state.partition(" tasks ")[2])
+
+
+def assert_alternating(state: str) -> None:
+    """Check that all processes have threads, and that the ids of those of the first lie between those of the others."""
+    first, *others = ([int(tid) for tid in each.split(":")[1].split(",") if tid] for each in tasks(state).split())
+    assert [len(each) for each in (first, *others)] == [3] * 4
+    assert min(other[1] for other in others) < first[1] < max(other[-1] for other in others)
 
 
 def assert_restored(container: Container, before: str) -> str:
@@ -276,6 +300,8 @@ def assert_cold(container: Container, before: str, reason: str) -> None:
 @pytest.mark.parametrize("mode", ["family", "files"])
 def test_restores_with_no_more_than_any_pod_has(machine, mode, seccomp):
     before = machine.build(mode)
+    if mode == "family":
+        assert_alternating(before)
     with machine.start(mode, seccomp=machine.profile(seccomp)) as container:
         after = assert_restored(container, before)
         assert field("GREETING", after) == "built"
@@ -310,6 +336,7 @@ def test_restrictions_that_it_put_on_itself_are_restored(machine):
     with machine.start("restrained") as container:
         after = assert_restored(container, before)
     names = ("dumpable", "files", "core", "umask", "reaper", "thp", "securebits", "privs", "locked", "undumped")
+    names += ("slack",)
     assert {name: field(name, after) for name in names} == {name: field(name, before) for name in names}
     assert (field("dumpable", after), field("privs", after)) == ("0", "1")
     # What would be lost unseen is not there from the beginning, as with an older kernel.
@@ -322,6 +349,29 @@ def test_restrictions_that_it_put_on_itself_are_restored(machine):
         "mdwe": errno.EINVAL,
     }
     assert {name: -int(field(name, before)) for name in expected} == expected
+
+
+def test_settings_are_restored_that_images_of_criu_have_no_place_for(machine):
+    before = machine.build("tuned")
+    expected = {
+        "semaphore": "1",
+        "filter": "11",
+        "tcp": "7,64,5000,1",
+        "udp": "9,3,16,8",
+        "reset": "7,7",  # TCP_CLOSE
+        "devices": "7f000001,1",
+        "source": "1:1:10.1.2.3",
+        "group": "0:0:",
+        "processors": "1",
+        "nice": "5,0",
+        "ioprio": str(2 << 13 | 6),
+        "terminal": "answers",
+        "future": "locked,fault",
+    }
+    assert {name: field(name, before) for name in expected} == expected
+    with machine.start("tuned") as container:
+        after = assert_restored(container, before)
+    assert {name: field(name, after) for name in expected} == expected
 
 
 def test_the_environment_is_told_whole_and_to_nobody_else(machine):
@@ -354,11 +404,15 @@ def test_no_environment_is_told_where_a_runtime_is_to_take_a_checkpoint(machine)
 def test_restores_memory_that_is_mapped_from_the_image(machine):
     before = machine.build("memory")
     checkpoint = machine.files / "checkpoint"
-    mapped = map_memory(checkpoint, checkpoint / "memory", path_in_image="/.warmstart/checkpoint/memory")
+    mapped = map_to_file(checkpoint, checkpoint / "memory", path_in_image="/.warmstart/checkpoint/memory")
     assert mapped.size_bytes > 60 << 20
     os.chown(checkpoint / "memory", 1000, 1000)
     machine.list_files()
+    evict(checkpoint / "memory")
     with machine.start("memory") as container:
+        container.wait_for("^warmstart: restored in")
+        wait_until(lambda: find_cached_bytes(checkpoint / "memory") >= mapped.size_bytes)
+        wait_until(lambda: container.count_processes() == 1 + len(tasks(before).split()))
         assert field("wrong", assert_restored(container, before)) == "0"
 
 
@@ -409,16 +463,18 @@ def connect(machine: Machine) -> socket.socket:
     pytest.fail("nobody listens")
 
 
-def test_the_clock_goes_on_where_the_kernel_allows_it(machine):
+@pytest.mark.parametrize("seccomp", ["crio", "none"])
+def test_the_clock_goes_on_where_the_kernel_allows_it(machine, seccomp):
     before = machine.build("")
-    with machine.start("", seccomp=machine.profile("none")) as container:
+    with machine.start("", seccomp=machine.profile(seccomp)) as container:
         after = assert_restored(container, before)
     assert 0 <= int(field("clock", after)) - int(field("clock", before)) < 30
 
 
-def test_a_user_namespace_of_its_own_gives_it_no_capability(machine):
+@pytest.mark.parametrize("seccomp", ["crio", "none"])
+def test_a_user_namespace_of_its_own_gives_it_no_capability(machine, seccomp):
     before = machine.build("")
-    with machine.start("", seccomp=machine.profile("none")) as container:
+    with machine.start("", seccomp=machine.profile(seccomp)) as container:
         assert_restored(container, before)
         first_pid = json.loads(machine.session.run(["runc", "state", container.name], timeout_s=20).stdout)["pid"]
         application = (machine.session.proc / f"{first_pid}/task/{first_pid}/children").read_text().strip()
@@ -455,9 +511,9 @@ def test_steps_are_done_before_the_restore_is_reported(machine):
     # The command prints its end.
     add_steps(machine, Step(HttpGet(8080, "/refresh", method="POST")), Step(Exec(("/app", "init", "3", "/nowhere"))))
     with machine.start("web") as container:
-        said = container.wait_for(r"^warmstart: restored in \d+ ms, after-restore steps in \d+ ms$")[0]
-        output = container.output()
-        assert output.index("init: status 127") < output.index(said)
+        container.wait_for(r"^warmstart: restored in \d+ ms, after-restore steps in \d+ ms$")
+        # runc copies the launcher's errors and the command's output side by side, in any order.
+        container.wait_for("^init: status 127$")
         after = container.state()
     assert field("id", after) == field("id", before)
 
@@ -505,7 +561,7 @@ def test_no_steps_are_done_where_a_runtime_is_to_take_a_checkpoint(machine):
 
 def test_variables_of_the_pod_are_compared(machine):
     before = machine.build("")
-    machine.add_lines(*describe_variables({"GREETING": "started", "MODE": "a"}, [], OnDifference.COLD))
+    machine.add_lines(*describe_variables({"GREETING": "started", "MODE": "a"}, [], OnDifference.COLD, make_salt("1d")))
     with machine.start("", environment=(*STARTED, "MODE=a")) as container:
         assert_restored(container, before)
     with machine.start("", environment=(*STARTED, "MODE=b")) as container:
@@ -681,8 +737,9 @@ def test_starts_cold_where_the_clock_would_go_back(machine):
         (["--user", "1000"], {"capabilities": DOCKER_CAPABILITIES, "no_new_privileges": False, "read_only": False}),
         (["--user", "app:3000"], {"group": 3000}),
         (["--user", "app", "--groups", "4,2000"], {"groups": (2000, 1000, 4)}),
+        (["--user", "app", "--groups", "4,2000"], {"groups": (4, 2000)}),
     ],
-    ids=["root", "root-with-capabilities", "capabilities", "group", "groups"],
+    ids=["root", "root-with-capabilities", "capabilities", "group", "groups", "same-groups"],
 )
 def test_restores_as_who_it_was(machine, options, setup):
     before = machine.build("", options=options)

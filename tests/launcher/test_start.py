@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -44,7 +45,12 @@ def test_starts_cold_where_there_is_no_checkpoint(place):
         ({"file": "6 pages-1.img"}, "pages-1.img of the checkpoint has 5 bytes instead of 6"),
         ({"file": "6 pages-2.img"}, "pages-2.img of the checkpoint: No such file or directory"),
         ({"cpu": "warp-drive"}, "this processor has no warp-drive, the checkpoint's had"),
+        (
+            {"expires": "1767225600"},
+            "the image expired at 2026-01-01T00:00:00Z: it is older than its maxAge",
+        ),
         ({"listen": "tcp5 80 1 1"}, "line 12 of the manifest is invalid"),
+        ({"locked": "relative"}, "line 16 of the manifest is invalid"),
         ({"late": ""}, "line 12 of the manifest is invalid"),
         ({"pid": "many"}, "line 8 of the manifest is invalid"),
     ],
@@ -53,6 +59,17 @@ def test_starts_cold_where_the_checkpoint_does_not_fit(place, changes, reason):
     place.write_manifest(ECHO, **changes)
     place.write_criu("echo must not run; exit 0")
     assert_cold(place.start(*ECHO, env={"GREETING": "hello"}), reason)
+
+
+def test_restores_until_the_image_expires(place):
+    place.write_manifest(ECHO, expires=str(int(time.time()) + 3600))
+    place.write_criu("echo 'Error (asked): yes' >&2; exit 1")
+    assert "expired" not in place.start(*ECHO, env={"GREETING": "hello"}).stderr
+    # The last second of the year 9999, and the one after it.
+    place.write_manifest(ECHO, expires="253402300799")
+    assert "manifest" not in place.start(*ECHO, env={"GREETING": "hello"}).stderr
+    place.write_manifest(ECHO, expires="253402300800")
+    assert "of the manifest is invalid" in place.start(*ECHO, env={"GREETING": "hello"}).stderr
 
 
 def test_starts_cold_where_it_is_told_to(place):
@@ -435,14 +452,34 @@ def test_puts_back_files_and_takes_them_away_again(place, tmp_path):
     (made / "new" / "file").write_text("kept")
     (made / "new" / "file").chmod(0o640)
     (made / "link").symlink_to("new")
+    os.mkfifo(made / "pipe")
+    (made / "pipe").chmod(0o620)
     (made / "old").write_text("kept")
     old.write_text("there before")
     place.write_manifest(["cat", str(new)])
-    place.write_criu(f'cat {tmp_path}/link/file {old}; stat -c %a {new}; echo "Error (criu/a.c:1): no" >"$7"; exit 1')
+    place.write_criu(
+        f'cat {tmp_path}/link/file {old}; stat -c %a {new}; stat -c "%F %a" {tmp_path}/pipe;'
+        'echo "Error (criu/a.c:1): no" >"$7"; exit 1'
+    )
     done = place.start("cat", str(new))
-    assert done.stdout == "keptthere before640\n"
+    assert done.stdout == "keptthere before640\nfifo 620\n"
     assert done.returncode == 1  # from cat: the cold start has the file no more
     assert list(tmp_path.iterdir()) == [old]
+
+
+def test_locked_files_are_open_to_their_owner_during_the_restore(place, tmp_path):
+    lock, link = tmp_path / "a lock", tmp_path / "link"
+    lock.touch(0o400)
+    (tmp_path / "target").touch(0o400)
+    link.symlink_to(tmp_path / "target")
+    place.write_manifest(ECHO, locked=f"{tmp_path}/a\\x20lock")
+    with (place.directory / "manifest").open("r+") as manifest:
+        text = manifest.read()
+        manifest.seek(0)
+        manifest.write(text.replace("end\n", f"locked {link}\nlocked {tmp_path}/missing\nend\n"))
+    place.write_criu(f'stat -c %a "{lock}" {tmp_path}/target >&2; echo "Error (criu/a.c:1): no" >"$7"; exit 1')
+    assert place.start(*ECHO).stderr.startswith("600\n400\nwarmstart: cold start: CRIU: no")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (lock, tmp_path / "target")] == [0o400, 0o400]
 
 
 def test_signals_and_files_of_the_command_are_as_without_us(place):
@@ -607,3 +644,21 @@ def test_a_cold_start_has_the_modules_of_the_agents(place):
 
 def test_a_cold_start_without_agents_has_the_environment_of_the_pod(place):
     assert place.start("sh", "-c", 'echo "$WARMSTART_HOOKS$PYTHONPATH$NODE_OPTIONS"').stdout == "\n"
+
+
+def test_a_cold_start_removes_what_the_recipe_names(place, tmp_path):
+    lock, kept, directory = tmp_path / "a lock", tmp_path / "kept", tmp_path / "directory"
+    for path in (lock, kept):
+        path.touch()
+    (directory / "inner").mkdir(parents=True)
+    (directory / "link").symlink_to(kept)
+    names = [str(lock).replace(" ", "\\x20"), directory, tmp_path / "missing"]
+    (place.directory / "remove").write_text("".join(f"{name}\n" for name in names))
+    done = place.start("true", env={"WARMSTART": "off"})
+    assert (done.returncode, [path.name for path in tmp_path.iterdir() if path != place.directory]) == (0, ["kept"])
+
+
+def test_without_the_capabilities_of_the_restore_the_start_is_cold(place):
+    place.write_manifest(ECHO, needs=str(1 << 62))
+    done = place.start(*ECHO, env={"GREETING": "hello"})
+    assert_cold(done, "the container lacks capabilities that the restore needs: capabilities")
