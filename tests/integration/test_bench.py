@@ -21,7 +21,7 @@ from warmstart.recipe.load import load_recipe
 pytestmark = pytest.mark.node
 
 FILL_MB = 32
-LOAD = Load(rounds=3, replicas=2, requests=4)
+LOAD = Load(rounds=2, replicas=2, requests=4, warmed=1)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,8 @@ def recipe_path(base_archive, tmp_path_factory):
         tmp_path_factory.mktemp("bench") / "recipe.yaml",
         base_archive,
         "localhost:1/tests/bench:1",
-        {"env": [{"name": "FILL_MB", "value": str(FILL_MB)}]},
+        {"env": [{"name": "FILL_MB", "value": str(FILL_MB)}, {"name": "LOCK", "value": "/server.lock"}]},
+        restore=["runtime", "self"],
         warmup=[{**STATE, "repeat": 3}],
         memory={"mapped": "all"},
     )
@@ -47,7 +48,7 @@ def measured(recipe_path, options) -> Bench:
 
 
 def test_each_way_is_started_as_often_as_asked_for(measured):
-    assert [series.way.name for series in measured.series] == ["cold", "plain", "mapped"]
+    assert [series.way.name for series in measured.series] == ["cold", "plain", "mapped", "self"]
     for series in measured.series:
         assert len(series.starts) == LOAD.rounds
         assert series.failures == ()
@@ -57,34 +58,54 @@ def test_each_way_is_started_as_often_as_asked_for(measured):
             assert start.total_s == pytest.approx(sum(steps[1:]))
 
 
+def test_what_the_runtime_loses_is_noted(measured):
+    (note,) = measured.notes
+    assert note.startswith("not everything is restored: server")
+    assert note.endswith("[lost-lock]")
+
+
 def test_memory_is_shared_where_it_is_mapped(measured):
-    cold, plain, mapped = measured.series
+    cold, plain, mapped, itself = measured.series
     filled = FILL_MB << 20
     for series in (cold, plain):
         assert series.median_of("anonymous_bytes") > filled
         assert series.median_of("cgroup_bytes") > filled
-    assert mapped.median_of("anonymous_bytes") < filled / 2
+    for series in (mapped, itself):
+        assert series.median_of("anonymous_bytes") < filled / 2
 
 
 def test_images_differ_in_what_they_add(measured):
-    cold, plain, mapped = measured.series
+    cold, *restored = measured.series
+    plain, mapped, itself = restored
     assert measured.added_bytes(cold) == 0
-    assert all(measured.added_bytes(series) > 0 and series.pack_s > 0 for series in (plain, mapped))
+    assert all(measured.added_bytes(series) > 0 and series.pack_s > 0 for series in restored)
     assert set(cold.layers) <= set(plain.layers)
-    assert set(plain.layers) != set(mapped.layers)
+    assert set(plain.layers) != set(mapped.layers) != set(itself.layers)
     assert measured.pages_bytes > FILL_MB << 20
 
 
-def test_the_first_requests_are_timed_in_the_dumped_process_too(measured):
-    assert {len(start.requests_s) for series in measured.series for start in series.starts} == {LOAD.requests}
-    assert [len(batch) for batch in measured.dumped_requests_s] == [LOAD.requests] * LOAD.rounds
+def test_the_first_requests_are_measured_without_a_restore_too(measured):
+    runs = [start.requests for series in measured.series for start in series.starts]
+    # The dumped process, and one that was warmed up besides.
+    assert len(measured.warmed) == 1 + LOAD.warmed
+    for run in (*runs, *measured.warmed):
+        assert len(run.durations_s) == LOAD.requests
+        assert [use.requests for use in run.uses] == [1, LOAD.requests]
+        assert run.uses[-1].cpu_s > 0
+    assert all(measured.find_leads(series) for series in measured.series[1:])
+
+
+def test_the_launcher_tells_its_times(measured):
+    cold, plain, mapped, itself = measured.series
+    assert all(start.launcher is None for series in (cold, plain, mapped) for start in series.starts)
+    assert all(start.launcher.restore_ms > 0 for start in itself.starts)
 
 
 def test_replicas_are_started_at_once(measured):
     for series in measured.series:
         # CRI-O may fail to restore an image that it restores elsewhere at the same time; that is tried again.
         assert len(series.burst.ready_s) == LOAD.replicas
-    cold, plain, _ = measured.series
+    cold, plain, *_ = measured.series
     assert cold.burst.failures == ()
     # Both have a copy of their own.
     assert cold.burst.memory.proportional_bytes > LOAD.replicas * FILL_MB << 20
@@ -92,12 +113,12 @@ def test_replicas_are_started_at_once(measured):
 
 
 def test_without_mapped_memory_there_is_one_way_less_and_a_reason(recipe_path, options):
-    recipe = load_recipe(recipe_path, overrides=["memory.mapped=auto"])
+    recipe = load_recipe(recipe_path, overrides=["memory.mapped=auto", "restore=[runtime]"])
     result = bench_recipe(recipe, options, Load(rounds=1), Progress(SilentListener()))
     assert [series.way.name for series in result.series] == ["cold", "plain"]
-    [note] = result.notes
+    note, _ = result.notes
     assert note.startswith("no memory is mapped: ")
-    assert result.dumped_requests_s == ()
+    assert result.warmed == ()
     assert all(series.burst is None for series in result.series)
 
 
@@ -109,15 +130,27 @@ def test_a_recipe_without_requests_to_time_is_refused_at_once(recipe_path, optio
         bench_recipe(replace(load_recipe(path), source=recipe.source), options, LOAD, Progress(SilentListener()))
 
 
-@pytest.mark.parametrize("restore", [["runtime"], ["runtime", "self"]])
-def test_an_image_is_measured_against_its_base(recipe_path, options, tmp_path, restore):
+@pytest.mark.parametrize(
+    ("restore", "name"),
+    [
+        pytest.param(["runtime"], "mapped", marks=pytest.mark.slow),
+        (["runtime", "self"], "mapped"),
+        (["self"], "self"),
+    ],
+)
+def test_an_image_is_measured_against_its_base(recipe_path, options, tmp_path, monkeypatch, restore, name):
+    dropped = []  # the page cache of this machine is other tests' too
+    monkeypatch.setattr("warmstart.bench.run.drop_page_cache", lambda: dropped.append(True))
     archive = f"oci-archive:{tmp_path}/warm.tar"
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({**json.loads(recipe_path.read_text()), "restore": restore}))
     built, _ = build(recipe, replace(options, output=parse_output(archive)))
-    result = bench_source(parse_source(archive), options, Load(rounds=2), Progress(SilentListener()), decide=trust(()))
+    load, progress = Load(rounds=2, cold_cache=True), Progress(SilentListener())
+    result = bench_source(parse_source(archive), options, load, progress, decide=trust(()))
     cold, mapped = result.series
-    assert (cold.way.name, mapped.way.name) == ("cold", "mapped")
+    assert len(dropped) == 1 + 2 * 2  # at once, and before each start
+    assert any("page cache of the whole machine" in warning for warning in progress.warnings)
+    assert (cold.way.name, mapped.way.name) == ("cold", name)
     assert mapped.way.identity == built.provenance.identity
     assert (len(cold.starts), len(mapped.starts)) == (2, 2)
     assert set(cold.layers) < set(mapped.layers)

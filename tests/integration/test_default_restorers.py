@@ -22,13 +22,10 @@ pytestmark = pytest.mark.node
 
 NAME = "localhost/tests/restorers:1"
 BOTH = [Restorer.RUNTIME] * 2 + [Restorer.SELF] * 2
-# System V shared memory that an image cannot restore by itself.
-SHARED = """
-import ctypes
-libc = ctypes.CDLL(None)
-libc.shmat.restype = ctypes.c_void_p
-segment = libc.shmat(libc.shmget(0, 4096, 0o600 | 0o1000), None, 0)
-"""
+# System V semaphores that an image cannot restore by itself.
+SYSTEM_V = "import ctypes; ctypes.CDLL(None).semget(0, 1, 0o600 | 0o1000)"
+# An eventfd that the runtime would restore without EFD_SEMAPHORE.
+SEMAPHORE = "import ctypes; ctypes.CDLL(None).eventfd(3, 1)"
 OPEN = "kept = open('/data/kept', 'w')"
 VOLUME = {
     "container": {"volumeMounts": [{"name": "data", "mountPath": "/data"}]},
@@ -40,8 +37,8 @@ VOLUME = {
     ("begin", "more", "restorers", "warning"),
     [
         ("", {}, BOTH, ""),
-        (SHARED, {}, BOTH[:2], "the image will not restore itself, only the runtime restores it: "),
-        (OPEN, VOLUME, BOTH[2:], "the runtime will not restore the image, it restores itself: "),
+        (SYSTEM_V, {}, BOTH[:2], "the image will not restore itself, only the runtime restores it: "),
+        (SEMAPHORE, {}, BOTH[2:], "the runtime will not restore the image, it restores itself: "),
     ],
     ids=["both", "not itself", "not the runtime"],
 )
@@ -58,7 +55,7 @@ def test_the_build_goes_on_with_the_restorer_that_can(cache, tmp_path, begin, mo
     assert ("checkpoint.name" in annotations) == (Restorer.RUNTIME in restorers)
 
 
-@pytest.mark.parametrize(("begin", "more"), [(SHARED, {}), (OPEN, VOLUME)], ids=["not itself", "not the runtime"])
+@pytest.mark.parametrize(("begin", "more"), [(SYSTEM_V, {}), (OPEN, VOLUME)], ids=["not itself", "not the runtime"])
 def test_a_recipe_that_names_both_is_not_built_for_one(cache, tmp_path, begin, more):
     recipe = make_recipe(NAME, begin=begin, restore=["runtime", "self"], **more)
     options = BuildOptions(cache, Output(Transport.OCI, tmp_path / "out"))

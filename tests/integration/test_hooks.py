@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.builds import build, get
+from support.engines import BuiltImage
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.launcher_report import read_launcher_times
@@ -23,10 +24,9 @@ from warmstart.build.result import BuildResult
 from warmstart.core.errors import AppError
 from warmstart.core.reference import Source, Transport
 from warmstart.engine.cri import CriContainer
-from warmstart.engine.local import LocalEngine, start_engine
+from warmstart.engine.local import LocalEngine
 from warmstart.image.open import open_image
 from warmstart.image.selfrestore.pack import COLD_START
-from warmstart.node.keeper import Bind
 from warmstart.probe.readiness import first_probe, wait_first_success
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Container
@@ -92,14 +92,12 @@ def test_hooks_are_called_at_the_checkpoint_and_after_each_restore(tree, cache, 
         return
     container = load_recipe(tmp_path / "recipe.yaml").container
     itself = replace(container, command=(), args=())
-    with open_node(Bind(str(tmp_path))) as session:
-        with start_engine(session, "runtime", subnet=SUBNETS[True]) as engine:
-            engine.import_image(tmp_path / "out", IMAGE)
-            with start(engine, container) as running:
-                assert ask(running, container)["said"] == ["beforeCheckpoint", "afterRestore"]
-                assert running.restored
-        with start_engine(session, "self", subnet=SUBNETS[False], restore=False) as engine:
-            engine.import_image(tmp_path / "out", IMAGE)
+    image = BuiltImage(cache, tmp_path / "out", IMAGE)
+    with open_node(*image.binds) as session:
+        with image.open_engine(session, SUBNETS[True], restore=True) as engine, start(engine, container) as running:
+            assert ask(running, container)["said"] == ["beforeCheckpoint", "afterRestore"]
+            assert running.restored
+        with image.open_engine(session, SUBNETS[False], restore=False) as engine:
             check_restores_by_itself(engine, itself)
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 from support.builds import build, get
+from support.engines import BuiltImage
 from support.java_agent import TOP, compile_java
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.core.reference import Transport
 from warmstart.engine.cri import CriContainer
-from warmstart.engine.local import LocalEngine, start_engine
+from warmstart.engine.local import LocalEngine
 from warmstart.node.hooks import find_agents
-from warmstart.node.keeper import Bind
 from warmstart.probe.readiness import first_probe, wait_first_success
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Container, Runtime
@@ -42,7 +42,7 @@ GENERATORS = {
 pytestmark = pytest.mark.node
 
 
-def write(directory: Path, cache: Path) -> Path:
+def write(directory: Path, cache: Path, image: str) -> Path:
     agent = find_agents([Runtime.JAVA], cache, lambda _: None)["agent.jar"]
     classes = compile_java([TOP / "tests/programs/Draws.java"], agent, directory / "classes")
     # A cold start has no agent, so an application that uses org.crac has it itself.
@@ -53,7 +53,7 @@ def write(directory: Path, cache: Path) -> Path:
         "apiVersion": "warmstart/v1alpha1",
         "name": "draws",
         "container": {
-            "image": f"oci-archive:{TOP}/build/images/java.tar",
+            "image": f"oci-archive:{TOP}/build/images/{image}.tar",
             "command": ["sh", "-c", f"echo {jar} | base64 -d >/tmp/draws.jar; exec java -cp /tmp/draws.jar Draws"],
             "env": [
                 {"name": "JAVA_TOOL_OPTIONS", "value": "-XX:+UseSerialGC -Xmx64m -XX:-UsePerfData"},
@@ -94,14 +94,16 @@ def check_replicas(engine: LocalEngine, container: Container) -> list[str]:
     return [replica["POD"] for replica in replicas]
 
 
-def test_replicas_differ(tree, cache, open_node, tmp_path):
-    built, *_ = build(write(tmp_path, cache), BuildOptions(cache, Output(Transport.OCI, tmp_path / "out")))
-    assert [one.runtime[:5] for one in built.hooks] == ["java "]
+@pytest.mark.parametrize(
+    ("image", "version"), [("java", "21"), pytest.param("java-27", "27", marks=pytest.mark.slow)], ids=["21", "27"]
+)
+def test_replicas_differ(tree, cache, open_node, tmp_path, image, version):
+    built, *_ = build(write(tmp_path, cache, image), BuildOptions(cache, Output(Transport.OCI, tmp_path / "out")))
+    assert [one.runtime.split(".")[0] for one in built.hooks] == [f"java {version}"]
     container = load_recipe(tmp_path / "recipe.yaml").container
-    with open_node(Bind(str(tmp_path))) as session:
-        with start_engine(session, "runtime", subnet=SUBNETS[True]) as engine:
-            engine.import_image(tmp_path / "out", IMAGE)
+    image = BuiltImage(cache, tmp_path / "out", IMAGE)
+    with open_node(*image.binds) as session:
+        with image.open_engine(session, SUBNETS[True], restore=True) as engine:
             assert check_replicas(engine, container) == ["build", "build"]
-        with start_engine(session, "self", subnet=SUBNETS[False], restore=False) as engine:
-            engine.import_image(tmp_path / "out", IMAGE)
+        with image.open_engine(session, SUBNETS[False], restore=False) as engine:
             assert check_replicas(engine, replace(container, command=(), args=())) == ["one", "two"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -99,10 +101,11 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(base_archive, private_registry, cache, area, tmp_path_factory) -> Iterator[Scene]:
+def scene(base_archive, private_registry, cache, area, make_once, tmp_path_factory) -> Iterator[Scene]:
     # Only the first build of all makes the launcher, and says so.
     ensure_launcher(cache, print)
-    directory, token = area / "struck", secrets.token_hex(4)
+    token = secrets.token_hex(4)
+    directory = area / f"struck-{token}"
     (directory / "tmp").mkdir(parents=True)
     recipe = tmp_path_factory.mktemp("struck") / "recipe.yaml"
     write_recipe(recipe, base_archive, private_registry.name(IMAGE), warmup=[STATE], restore=["runtime", "self"])
@@ -111,13 +114,18 @@ def scene(base_archive, private_registry, cache, area, tmp_path_factory) -> Iter
         patch.setenv("WARMSTART_TMPDIR", str(directory))
         patch.setenv("TMPDIR", str(directory / "tmp"))
         patch.setattr(workspace, "PREFIX", f"warmstart-{token}-")
-        recorder = Recorder()
-        _, steps = build(recipe, options, recorder)
+        durations_s, telling = json.loads(make_once("struck.json", partial(record, recipe, options)).read_text())
         private_registry.remove_whole(IMAGE)
-        durations_s = dict(steps.durations_s)
         # Only the first build of a base image unpacks it; see test_layer_cache.py.
         durations_s.pop("unpack", None)
-        yield Scene(recipe, options, private_registry, token, directory, durations_s, recorder.telling)
+        yield Scene(recipe, options, private_registry, token, directory, durations_s, telling)
+
+
+def record(recipe: Path, options: BuildOptions, path: Path) -> None:
+    """Write the steps of an uninterrupted build with their durations, and those that report their progress."""
+    recorder = Recorder()
+    _, steps = build(recipe, options, recorder)
+    path.write_text(json.dumps([steps.durations_s, recorder.telling]))
 
 
 def test_there_is_something_to_strike(scene):
@@ -147,20 +155,30 @@ def fail() -> None:
 
 # From outside
 
+# SIGINT ends by an exception from the handler, as SIGTERM does; only the status is another one.
+SIGNALS = [
+    ("SIGTERM", TERMINATED, CHILD_S),
+    ("SIGKILL", -signal.SIGKILL, KEEPER_S),
+    pytest.param("SIGINT", INTERRUPTED, CHILD_S, marks=pytest.mark.slow),
+]
 
-@pytest.mark.parametrize(
-    ("name", "status", "limit_s"),
-    [
-        # Ends by an exception from the handler, as SIGTERM does; only the status is another one.
-        pytest.param("SIGINT", INTERRUPTED, CHILD_S, marks=pytest.mark.slow),
-        ("SIGTERM", TERMINATED, CHILD_S),
-        ("SIGKILL", -signal.SIGKILL, KEEPER_S),
-    ],
-)
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "status", "limit_s"), SIGNALS)
 def test_a_signal_in_the_middle_of_any_step_leaves_nothing(scene, name, status, limit_s):
+    strike_steps(scene, list(scene.durations_s), name, status, limit_s)
+
+
+@pytest.mark.parametrize(("name", "status", "limit_s"), SIGNALS[:2])
+def test_a_signal_in_the_middle_of_every_other_step_leaves_nothing(scene, name, status, limit_s):
+    """Between them, the two signals strike every step."""
+    strike_steps(scene, list(scene.durations_s)[name == "SIGKILL" :: 2], name, status, limit_s)
+
+
+def strike_steps(scene: Scene, steps: list[str], name: str, status: int, limit_s: float) -> None:
     leaks = {}
-    for step, duration_s in scene.durations_s.items():
-        before = scene.look()
+    for step in steps:
+        before, duration_s = scene.look(), scene.durations_s[step]
         done = scene.strike(name, step, duration_s / 2, scene.recipe)
         late = step == "publish" and done.returncode == 0
         assert done.returncode == status or late, f"{step}: {done.returncode}\n{done.stderr}"

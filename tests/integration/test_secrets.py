@@ -135,7 +135,7 @@ def test_secrets_of_a_recipe_are_named_and_blanked(tree, cache, tmp_path):
     (tmp_path / "recipe.yaml").write_text(json.dumps(document))
     recipe, progress = load_recipe(tmp_path / "recipe.yaml"), Progress(SilentListener())
     built = build_image(recipe, BuildOptions(cache, Output(Transport.OCI, tmp_path / "image")), progress)
-    places = {one.name: one.places for one in built.secrets}
+    places = {one.name: one.places for one in built.secrets.record}
     assert list(places) == ["shop-db.kept", "shop-db.random", "shop-db.written"]
     assert "memory" in places["shop-db.kept"]
     assert "environment" not in places["shop-db.kept"]

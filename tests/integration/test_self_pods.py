@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.evaluator import PORT, RESTRICTED, ask, make_recipe, path_of, with_container
@@ -86,12 +87,16 @@ Start = Callable[..., AbstractContextManager[CriContainer]]
 
 
 @pytest.fixture(scope="module")
-def built(open_node, cache, tmp_path_factory) -> Iterator[Start]:
+def built(open_node, cache, make_once) -> Iterator[Start]:
     """Build the image, and return a function that starts a container with changed variables."""
-    recipe, layout = make(), tmp_path_factory.mktemp("built") / "out"
-    build_image(recipe, BuildOptions(cache, Output(Transport.OCI, layout)), Progress(SilentListener()))
+    recipe = make()
+
+    def build(path: Path) -> None:
+        build_image(recipe, BuildOptions(cache, Output(Transport.OCI, path)), Progress(SilentListener()))
+
+    layout = make_once("self-pods", build)
     with open_node() as session:
-        shutil.move(layout, session.workspace / "layout")
+        shutil.copytree(layout, session.workspace / "layout")
         with start_engine(session, "node", subnet="10.76.0.0/24", restore=False) as engine:
             engine.import_image(session.workspace / "layout", NAME)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -12,18 +11,19 @@ from pathlib import Path
 
 import pytest
 from support.builds import build, get, read_state, write_recipe
+from support.engines import BuiltImage
+from support.once import MakeOnce
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.launcher_report import read_launcher_times
+from warmstart.build.pipeline import READ_AHEAD_BYTES
 from warmstart.build.publish import Output
 from warmstart.core.errors import PreflightError
 from warmstart.core.reference import Transport
 from warmstart.dump.state import read as kernel
 from warmstart.engine.cri import CriContainer
-from warmstart.engine.local import start_engine
 from warmstart.image.layout import read_image
 from warmstart.inspect.inspection import inspect_target
-from warmstart.node.session import Session
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Container, Resources, Restorer
 
@@ -33,6 +33,9 @@ SUBNET = "10.78.0.0/24"
 IMAGE = "localhost/tests/self:1"
 LESS_BYTES = 32 << 20
 FILLED = {"env": [{"name": "FILL_MB", "value": "8"}]}
+# Enough for a list of what to read ahead.
+FILLED_MB = str(READ_AHEAD_BYTES >> 20)
+MUCH = {"env": [{"name": "FILL_MB", "value": FILLED_MB}]}
 RESTRICTED = {
     "runAsUser": 1000,
     "runAsGroup": 1001,
@@ -44,14 +47,25 @@ RESTRICTED = {
 }
 
 
-@pytest.fixture
-def make(base_archive, cache, tmp_path) -> Callable[..., tuple[Path, Container]]:
-    """Build an image of the server, and return its layout and the container for a pod."""
+# Settings of the images that tests share.
+ITSELF: dict[str, dict[str, object]] = {
+    "root": {"container": {"args": ["another"]}},
+    "restricted": {"container": {"securityContext": RESTRICTED, **MUCH}, "afterRestore": {"signal": "SIGCONT"}},
+}
+Make = Callable[..., tuple[BuiltImage, Container]]
+Started = AbstractContextManager[CriContainer]
 
-    def make_one(*restore: str, container: dict[str, object] | None = None, **more: object) -> tuple[Path, Container]:
+
+@pytest.fixture
+def make(base_archive, cache, tmp_path) -> Make:
+    """Build an image of the server, and return it with the container for a pod."""
+
+    def make_one(
+        *restore: str, container: dict[str, object] | None = None, directory: Path = tmp_path, **more: object
+    ) -> tuple[BuiltImage, Container]:
         settings = {**FILLED, **(container or {})}
         recipe = write_recipe(
-            tmp_path / "recipe.yaml",
+            directory / "recipe.yaml",
             base_archive,
             IMAGE,
             settings,
@@ -59,35 +73,52 @@ def make(base_archive, cache, tmp_path) -> Callable[..., tuple[Path, Container]]
             warmup=[{"httpGet": {"path": "/state", "port": 8080}, "repeat": 3}],
             **{"memory": {"mapped": "all"}, **more},
         )
-        built, _ = build(recipe, BuildOptions(cache, Output(Transport.OCI, tmp_path / "out")))
+        built, _ = build(recipe, BuildOptions(cache, Output(Transport.OCI, directory / "out")))
         seen = [(each.restorer, each.launcher_ms is not None) for each in built.restores]
         assert seen == [(each, each == Restorer.SELF) for each in restore for _ in range(2)]
-        return tmp_path / "out", replace(load_recipe(recipe).container, command=(), args=())
+        return find_built(directory, cache)
 
     return make_one
 
 
+@pytest.fixture(params=["root", "restricted"])
+def itself(request, make, make_once, cache) -> tuple[BuiltImage, Container]:
+    """Return an image that restores itself, of which all tests use one build, and the container for a pod."""
+    return share(request.param, make, make_once, cache)
+
+
 @pytest.fixture
-def start(open_node) -> Callable[..., AbstractContextManager[CriContainer]]:
-    """Start a container of an image on a new node, by default one that does not support restores."""
+def restricted(make, make_once, cache) -> tuple[BuiltImage, Container]:
+    """Return the restricted one of them."""
+    return share("restricted", make, make_once, cache)
+
+
+def share(name: str, make: Make, make_once: MakeOnce, cache: Path) -> tuple[BuiltImage, Container]:
+    def build_it(path: Path) -> None:
+        path.mkdir()
+        make("self", directory=path, **ITSELF[name])
+
+    return find_built(make_once(f"itself-{name}", build_it), cache)
+
+
+def find_built(directory: Path, cache: Path) -> tuple[BuiltImage, Container]:
+    container = load_recipe(directory / "recipe.yaml").container
+    return BuiltImage(cache, directory / "out", IMAGE), replace(container, command=(), args=())
+
+
+@pytest.fixture
+def run(open_node) -> Callable[..., AbstractContextManager[Callable[[Container], Started]]]:
+    """Open a new node that has an image, by default one that does not support restores, and start containers there."""
 
     @contextmanager
-    def start_one(layout: Path, container: Container, *, restore: bool = False) -> Iterator[CriContainer]:
-        with open_node() as session:
-            yield from run(session, layout, container, restore)
+    def run_node(image: BuiltImage, *, restore: bool = False) -> Iterator[Callable[[Container], Started]]:
+        with (
+            open_node(*image.binds) as session,
+            image.open_engine(session, SUBNET, restore=restore, unpack_all=True) as engine,
+        ):
+            yield lambda container: engine.cri.start(container, IMAGE, "pod")
 
-    def run(session: Session, layout: Path, container: Container, restore: bool) -> Iterator[CriContainer]:
-        # Another file system, where /tmp is in memory.
-        place = Path(shutil.move(layout, session.workspace / "layout"))
-        try:
-            with start_engine(session, "node", subnet=SUBNET, restore=restore) as engine:
-                engine.import_image(place, IMAGE)
-                with engine.cri.start(container, IMAGE, "pod") as running:
-                    yield running
-        finally:
-            shutil.move(place, layout)
-
-    return start_one
+    return run_node
 
 
 def assert_warm(running: CriContainer) -> None:
@@ -96,18 +127,30 @@ def assert_warm(running: CriContainer) -> None:
     assert int(str(read_state(running)["requests"])) > 4
 
 
-@pytest.mark.parametrize("context", [{}, RESTRICTED], ids=["root", "restricted"])
-def test_an_image_restores_itself_where_the_runtime_does_not(make, start, context):
-    layout, container = make("self", container={"securityContext": context})
-    with start(layout, container) as running:
-        assert read_launcher_times(running).restore_ms < 5000
-        assert_warm(running)
-        assert not running.restored
-    with start(layout, replace(container, env=(*container.env, ("WARMSTART", "off")))) as running:
-        while read_cold_reason(running) is None:
-            pass
-        wait_until_it_answers(running)
-        assert int(str(read_state(running)["requests"])) < 4
+def test_an_image_restores_itself_where_the_runtime_does_not(itself, run):
+    image, container = itself
+    with run(image) as start:
+        with start(container) as running:
+            assert read_launcher_times(running).restore_ms < 5000
+            assert_warm(running)
+            assert not running.restored
+            assert ("/.warmstart/memory" in list_read_ahead(running)) == (("FILL_MB", FILLED_MB) in container.env)
+        with start(switch_off(container)) as running:
+            await_cold_reason(running)
+            wait_until_it_answers(running)
+            assert int(str(read_state(running)["requests"])) < 4
+
+
+def list_read_ahead(running: CriContainer) -> set[str]:
+    """Return the files of which an image lists parts, none of them empty; none without a list."""
+    path = running.engine.proc / str(running.pid) / "root/.warmstart/read-ahead"
+    lines = path.read_text().splitlines() if path.exists() else []
+    assert all(int(line.split(" ")[1]) > 0 for line in lines)
+    return {line.split(" ")[2] for line in lines}
+
+
+def switch_off(container: Container) -> Container:
+    return replace(container, env=(*container.env, ("WARMSTART", "off")))
 
 
 def wait_until_it_answers(running: CriContainer) -> None:
@@ -120,9 +163,14 @@ def wait_until_it_answers(running: CriContainer) -> None:
     pytest.fail("nobody answers")
 
 
-def read_cold_reason(running: CriContainer) -> str | None:
+def await_cold_reason(running: CriContainer) -> str:
     """Wait for the launcher's reason for a cold start, and return it."""
-    return next((line for line in running.log_tail(20) if line.startswith("warmstart: cold start: ")), None)
+    for _ in range(1000):
+        for line in running.log_tail(20):
+            if line.startswith("warmstart: cold start: "):
+                return line
+        time.sleep(0.02)
+    pytest.fail("\n".join(running.log_tail(20)))
 
 
 def run_hook(running: CriContainer) -> tuple[int, str]:
@@ -134,32 +182,34 @@ def run_hook(running: CriContainer) -> tuple[int, str]:
     return int(str(read_state(running)["requests"])) - before - 1, result.stderr.rpartition(" in ")[0]
 
 
-def test_one_image_is_restored_by_the_runtime_and_by_itself(make, start):
+def test_one_image_is_restored_by_the_runtime_and_by_itself(make, run):
     steps = [{"signal": "SIGCONT"}, {"httpGet": {"path": "/ready", "port": 8080}}]
-    layout, container = make("runtime", "self", container={"securityContext": RESTRICTED}, afterRestore=steps)
-    with start(layout, container, restore=True) as running:
+    image, container = make("runtime", "self", container={"securityContext": RESTRICTED}, afterRestore=steps)
+    with run(image, restore=True) as start, start(container) as running:
         assert running.restored
         assert_warm(running)
         # Its memory is that of the dump, before any step.
         assert run_hook(running) == (1, "warmstart: after-restore steps")
-    with start(layout, container, restore=False) as running:
-        assert not running.restored
-        read_launcher_times(running)
-        assert_warm(running)
-        assert run_hook(running) == (0, "")
-    with start(layout, replace(container, env=(*container.env, ("WARMSTART", "off")))) as running:
-        wait_until_it_answers(running)
-        assert run_hook(running) == (0, "")
-    facts = inspect_target(str(layout)).image
+    with run(image) as start:
+        with start(container) as running:
+            assert not running.restored
+            read_launcher_times(running)
+            assert_warm(running)
+            assert run_hook(running) == (0, "")
+            assert "/.warmstart/memory" in list_read_ahead(running)
+        with start(switch_off(container)) as running:
+            wait_until_it_answers(running)
+            assert run_hook(running) == (0, "")
+    facts = inspect_target(str(image.layout)).image
     assert facts is not None
     assert facts.restorers == ("CRI-O", "itself")
 
 
-def test_a_filter_of_the_applications_own_survives_by_each_restorer(make, start):
+def test_a_filter_of_the_applications_own_survives_by_each_restorer(make, run):
     env = {"env": [*FILLED["env"], {"name": "DENY", "value": "mkdir"}]}
-    layout, container = make("runtime", "self", container=env)
+    image, container = make("runtime", "self", container=env)
     for restore in (True, False):
-        with start(layout, container, restore=restore) as running:
+        with run(image, restore=restore) as start, start(container) as running:
             assert running.restored is restore
             assert_warm(running)
             assert get(running, "/denied") == (200, str(errno.EACCES))
@@ -180,36 +230,30 @@ def test_a_filter_that_would_not_let_a_restore_end_is_refused(make):
     assert line.endswith("[seccomp-filter]")
 
 
-def test_a_pod_of_another_user_starts_cold(make, start):
-    layout, container = make("self", container={"securityContext": RESTRICTED})
+def test_a_pod_of_another_user_starts_cold(restricted, run):
+    image, container = restricted
     other = replace(container, security_context=replace(container.security_context, run_as_user=1002))
-    with start(layout, other) as running:
-        while (reason := read_cold_reason(running)) is None:
-            pass
-        assert "uid is 1002, the checkpoint was made as 1000" in reason
+    with run(image) as start, start(other) as running:
+        assert "uid is 1002, the checkpoint was made as 1000" in await_cold_reason(running)
 
 
-def test_a_pod_with_less_memory_than_was_dumped_starts_cold(make, start):
+def test_a_pod_with_less_memory_than_was_dumped_starts_cold(make, run):
     filled = {"env": [{"name": "FILL_MB", "value": "64"}]}
-    layout, container = make("self", container=filled, memory={"mapped": "none"})
+    image, container = make("self", container=filled, memory={"mapped": "none"})
     less = replace(container, env=(("FILL_MB", "1"),), resources=Resources(memory_limit_bytes=LESS_BYTES))
-    with start(layout, less) as running:
-        while (reason := read_cold_reason(running)) is None:
-            pass
-        assert f"the memory limit is {LESS_BYTES} bytes, the checkpoint has " in reason
+    with run(image) as start, start(less) as running:
+        assert f"the memory limit is {LESS_BYTES} bytes, the checkpoint has " in await_cold_reason(running)
 
 
-def test_the_launcher_is_the_same_layer_of_all_images(make):
-    layout, _ = make("self", container={"args": ["another"]})
-    first = read_image(layout)
-    layout, _ = make("self", container={"securityContext": RESTRICTED}, afterRestore={"signal": "SIGCONT"})
-    second = read_image(layout)
+def test_the_launcher_is_the_same_layer_of_all_images(make, make_once, cache):
+    layouts = [share(name, make, make_once, cache)[0].layout for name in ("root", "restricted")]
+    first, second = map(read_image, layouts)
     names = dict(zip(first.config.history, first.manifest.layers, strict=True))
     others = dict(zip(second.config.history, second.manifest.layers, strict=True))
     shared = "warmstart build: launcher"
     assert names[shared] == others[shared]
     assert first.config.entrypoint == ("/.warmstart/launcher", "start", "--", "/server")
     assert (first.config.cmd, second.config.cmd) == (("another",), ("of-the-image",))
-    checkpoint = inspect_target(str(layout)).checkpoint
+    checkpoint = inspect_target(str(layouts[1])).checkpoint
     assert checkpoint is not None
     assert (checkpoint.container.user.uid, checkpoint.container.user.groups) == (1000, (2000,))

@@ -263,8 +263,15 @@ class InjectedError(Exception):
     """An error unknown to the build."""
 
 
-@pytest.mark.parametrize("error", [InjectedError(), KeyboardInterrupt()])
-@pytest.mark.parametrize("step", ["pull redis", "services", "warm up", "verify"])
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("pull redis", KeyboardInterrupt()),
+        ("services", InjectedError()),
+        ("warm up", KeyboardInterrupt()),
+        ("verify", InjectedError()),
+    ],
+)
 def test_an_interruption_leaves_no_service(build, space, step, error):
     def strike() -> None:
         raise error
