@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,15 @@ from warmstart.cli.context import default_cache
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.node.open import open_node
 
+# The files that take longest, in that order. The others follow.
+COSTLY = ("engine", "checkpoint", "shop", "migrate", "deploy", "recipes", "migrate_load")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: two clusters then end at about the same time."""
+    places = {Path(__file__).with_name(f"test_{name}.py"): place for place, name in enumerate(COSTLY)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
@@ -27,15 +37,18 @@ def cache() -> Path:
 
 
 @pytest.fixture(scope="session")
-def base_archive(cache) -> Iterator[Path]:
+def base_archive(cache, make_once) -> Iterator[Path]:
     """Return the OCI archive of an image with the server of tests/support/server.c."""
     if os.geteuid() != 0:
         pytest.skip("a cluster needs root")
-    with tempfile.TemporaryDirectory(prefix="ws-test-", dir="/var/tmp") as directory:
-        archive = Path(directory) / "base.tar"
+
+    def make(path: Path) -> None:
         with open_node("test", cache, Progress(SilentListener())) as session:
-            make_base_archive(session, archive)
-        yield archive
+            make_base_archive(session, path)
+
+    # Not in /tmp, where a test must not find it.
+    with tempfile.TemporaryDirectory(prefix="ws-test-", dir="/var/tmp") as directory:
+        yield Path(shutil.copy(make_once("base.tar", make), Path(directory) / "base.tar"))
 
 
 @pytest.fixture(scope="session")

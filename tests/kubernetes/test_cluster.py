@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -17,7 +18,10 @@ from pathlib import Path
 import pytest
 from support.builds import STATE, build, write_recipe
 from support.cluster.network import API_ADDRESS
-from support.cluster.pods import run_pod
+from support.cluster.node import Node
+from support.cluster.pods import Pod, run_pod
+from support.cluster.program import VERSION
+from support.go_tools import CONTAINERD, ensure_go_tool
 from support.leaks import take_snapshot, wait_until_clean
 
 from warmstart.build.context import BuildOptions
@@ -28,6 +32,17 @@ from warmstart.image.registry.credentials import RegistryAccess
 pytestmark = pytest.mark.cluster
 
 WARMUPS = 7
+# As the restricted standard asks.
+RESTRICTED = {
+    "securityContext": {
+        "runAsUser": 1000,
+        "runAsGroup": 1000,
+        "runAsNonRoot": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+}
 KEEPER_S = 30.0
 
 
@@ -57,7 +72,7 @@ def fail(cluster, *words: str, **options) -> str:
 
 def test_a_node_says_what_it_is(cluster):
     information = cluster.read("nodes", "node-1")["status"]["nodeInfo"]
-    assert information["kubeletVersion"] == "v1.36.3"
+    assert information["kubeletVersion"] == f"v{VERSION}"
     assert information["containerRuntimeVersion"] == "cri-o://1.36.3"
 
 
@@ -136,14 +151,18 @@ def test_a_warm_image_is_restored_in_every_pod(cluster, warm_image):
 def test_a_restored_container_that_ends_is_restored_again(cluster, warm_image):
     with run_pod(cluster, "killed", warm_image) as pod:
         before = pod.read_state()["id"]
-        (process,) = pod.find_processes()
-        os.kill(process, signal.SIGKILL)
-        count = "{.status.containerStatuses[0].restartCount}"
-        cluster.kubectl("wait", "pod/killed", f"--for=jsonpath={count}=1", "--timeout=60s", timeout_s=70)
-        cluster.kubectl("wait", "pod/killed", "--for=condition=Ready", "--timeout=60s", timeout_s=70)
+        kill_and_wait(cluster, pod)
         assert pod.read_state()["id"] == before
         # The kubelet lets it be: it was not restarted for a reason of its own.
         assert cluster.read("pods", pod.name)["status"]["containerStatuses"][0]["restartCount"] == 1
+
+
+def kill_and_wait(cluster, pod: Pod, name: str = "server") -> None:
+    """Kill the first process of a pod's container, which has this name, and wait until the kubelet has restarted it."""
+    (process,) = pod.find_processes(name)
+    os.kill(process, signal.SIGKILL)
+    for condition in ("jsonpath={.status.containerStatuses[0].restartCount}=1", "condition=Ready"):
+        cluster.kubectl("wait", f"pod/{pod.name}", f"--for={condition}", "--timeout=60s", timeout_s=70)
 
 
 def test_a_warm_image_is_restored_on_a_node_that_knows_nothing(cluster, warm_image):
@@ -158,19 +177,52 @@ def test_a_warm_image_starts_cold_on_a_node_that_knows_no_checkpoints(cluster, w
         assert cluster.kubectl("logs", pod.name) == "listening\n"
 
 
-def test_one_image_is_restored_by_the_node_or_by_itself(cluster, cache, base_archive, tmp_path):
+@pytest.fixture(scope="module")
+def image_for_both(cluster, cache, base_archive, tmp_path_factory) -> str:
+    """Build an image in the cluster's registry that a runtime restores, or that restores itself."""
     name = f"{cluster.registry}/tests/both:1"
+    path = tmp_path_factory.mktemp("both") / "recipe.yaml"
     warmup = [{**STATE, "repeat": WARMUPS}]
-    recipe = write_recipe(tmp_path / "recipe.yaml", base_archive, name, warmup=warmup, restore=["runtime", "self"])
+    recipe = write_recipe(path, base_archive, name, RESTRICTED, warmup=warmup, restore=["runtime", "self"])
     build(recipe, BuildOptions(cache, access=RegistryAccess((cluster.registry,))))
-    with run_pod(cluster, "by-node", name) as pod:
+    return name
+
+
+def test_one_image_is_restored_by_the_node_or_by_itself(cluster, image_for_both):
+    with run_pod(cluster, "by-node", image_for_both, RESTRICTED) as pod:
         by_node = pod.read_state()
         assert "warmstart: " not in cluster.kubectl("logs", pod.name)
-    with cluster.add_node(restore=False) as node, run_pod(cluster, "by-itself", name, nodeName=node.name) as pod:
+    with (
+        cluster.add_node(restore=False) as node,
+        run_pod(cluster, "by-itself", image_for_both, RESTRICTED, nodeName=node.name) as pod,
+    ):
         by_itself = pod.read_state()
         assert "warmstart: restored in" in cluster.kubectl("logs", pod.name)
     assert by_node["id"] == by_itself["id"]
     assert min(by_node["requests"], by_itself["requests"]) >= WARMUPS
+
+
+@pytest.fixture(scope="module")
+def containerd_node(cluster, cache) -> Iterator[Node]:
+    """Run a node with containerd as released."""
+    with cluster.add_node(containerd=ensure_go_tool(cache, CONTAINERD, print)) as node:
+        yield node
+
+
+def test_on_a_node_with_containerd_an_image_restores_itself(cluster, image_for_both, containerd_node):
+    runtime = cluster.read("nodes", containerd_node.name)["status"]["nodeInfo"]["containerRuntimeVersion"]
+    assert runtime.startswith(f"containerd://{CONTAINERD.version.lstrip('v')}")
+    with run_pod(cluster, "on-containerd", image_for_both, RESTRICTED, nodeName=containerd_node.name) as pod:
+        before = pod.read_state()
+        assert before["requests"] >= WARMUPS
+        assert "warmstart: restored in" in cluster.kubectl("logs", pod.name)
+        kill_and_wait(cluster, pod, "launcher")
+        assert pod.read_state()["id"] == before["id"]
+
+
+def test_containerd_alone_restores_nothing(cluster, warm_image, containerd_node):
+    with run_pod(cluster, "cold-on-containerd", warm_image, nodeName=containerd_node.name) as pod:
+        assert cluster.kubectl("logs", pod.name) == "listening\n"
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])

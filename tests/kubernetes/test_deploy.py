@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from support.activator import run_activator
 from support.builds import STATE, build, write_recipe
+from support.cluster.metrics import serve_metrics
 from support.cluster.pods import Pod
 from support.cluster_images import push_image
 
@@ -26,6 +30,7 @@ from warmstart.node.open import open_node
 
 pytestmark = pytest.mark.cluster
 
+SCALE_FROM_ZERO = Path(__file__).parents[2] / "docs/how-to/scale-from-zero.md"
 WARMUPS = 7
 PATIENCE_S = 120
 MANIFEST = """\
@@ -88,7 +93,7 @@ def clean(cluster) -> Iterator[None]:
     """Remove everything that a test created."""
     yield
     remove_pods(cluster)
-    cluster.kubectl("delete", "service", "server", "--ignore-not-found")
+    cluster.kubectl("delete", "service", "-l", "app.kubernetes.io/name")
 
 
 def remove_pods(cluster) -> None:
@@ -156,6 +161,53 @@ def wait_for(look: Callable[[], object]):
         assert time.monotonic() < deadline, "nothing came of it"
         time.sleep(0.2)
     return found
+
+
+def test_a_deployment_scales_from_zero_when_a_request_comes(cluster, image, deploy, clean, tmp_path):
+    autoscaler = read_example(SCALE_FROM_ZERO, "HorizontalPodAutoscaler")
+    # At once, instead of after five minutes.
+    autoscaler["spec"]["behavior"] = {"scaleDown": {"stabilizationWindowSeconds": 0}}
+    name, [metric] = autoscaler["spec"]["scaleTargetRef"]["name"], autoscaler["spec"]["metrics"]
+    path = tmp_path / "mine.yaml"
+    path.write_text(deploy(image, "--name", name)[0].replace("  replicas: 1\n", ""))
+    deploy(image, "--from", path, "--apply")
+    with run_activator(cluster, name) as activator:
+        metrics = {metric["external"]["metric"]["name"]: activator.read_waiting}
+        with serve_metrics(cluster, metrics), applied(cluster, autoscaler):
+            wait_for(lambda: is_scaled_to_zero(cluster, autoscaler))
+            status, body = activator.call("/state")
+            assert status == 200
+            assert json.loads(body)["requests"] >= WARMUPS
+            wait_for(lambda: is_scaled_to_zero(cluster, autoscaler))
+            # An update leaves the number of replicas to the autoscaler.
+            deploy(image, "--from", path, "--apply")
+            assert cluster.read("deployments", name)["spec"]["replicas"] == 0
+
+
+def read_example(path: Path, kind: str) -> dict:
+    """Return the only manifest of a kind in a page of the documentation."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+    [found] = [block for block in blocks if f"kind: {kind}\n" in block]
+    return YAML(typ="safe").load(found)
+
+
+@contextlib.contextmanager
+def applied(cluster, manifest: dict) -> Iterator[None]:
+    """Apply a manifest, and delete its object at the end of the block."""
+    cluster.apply(manifest)
+    try:
+        yield
+    finally:
+        cluster.kubectl("delete", manifest["kind"].lower(), manifest["metadata"]["name"])
+
+
+def is_scaled_to_zero(cluster, autoscaler: dict) -> bool:
+    """Tell whether the autoscaler has removed all pods. It adds pods to an empty workload only if it has emptied it."""
+    status = cluster.read("horizontalpodautoscalers", autoscaler["metadata"]["name"]).get("status", {})
+    conditions = {one["type"]: one["status"] for one in status.get("conditions", ())}
+    name = autoscaler["spec"]["scaleTargetRef"]["name"]
+    pods = cluster.read("deployments", name)["status"].get("replicas", 0)
+    return conditions.get("ScaledToZero") == "True" and not pods
 
 
 def test_a_manifest_that_was_changed_to_match(cluster, image, base_image, deploy, clean, tmp_path):

@@ -10,6 +10,14 @@ import pytest
 from ruamel.yaml import YAML
 from support.builds import STATE, write_recipe
 from support.cluster_user import list_checkpoints, wait_until
+from support.signing_keys import write_pair
+
+from warmstart.core.reference import parse_reference
+from warmstart.image.registry.client import read_manifest
+from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.image.signatures.check import check_signatures
+from warmstart.image.signatures.keys import read_public_key
+from warmstart.image.signatures.predicates import PROVENANCE, SBOM, VERIFICATION
 
 pytestmark = pytest.mark.cluster
 
@@ -41,12 +49,25 @@ def build(user, account, cluster, tmp_path):
     assert list_checkpoints(cluster.nodes[0]) == []
 
 
-def test_an_image_is_built_and_restores_in_the_cluster(build, user, cluster):
+def test_an_image_is_built_signed_and_restores_in_the_cluster(build, user, cluster, tmp_path):
+    key = write_pair(tmp_path)
     done = build(
-        "--json", warmup=[{**STATE, "repeat": WARMUPS}], container={"env": [{"name": "FILL_MB", "value": "32"}]}
+        "--json",
+        "--compare-state",
+        "--sign",
+        key,
+        warmup=[{**STATE, "repeat": WARMUPS}],
+        container={"env": [{"name": "FILL_MB", "value": "32"}, {"name": "LOCK", "value": "/server.lock"}]},
     )
     built = done.result
+    name, access = parse_reference(built["image"]), RegistryAccess((cluster.registry,))
+    manifest = read_manifest(name, access=access)
+    assert manifest.digest == built["digest"]
+    checked = check_signatures(name, manifest, [read_public_key(key.with_suffix(".pub"))], access=access)
+    assert {one.type for one in checked.statements} == {PROVENANCE, SBOM, VERIFICATION}
     assert len(built["restores"]) == 2
+    # The only thing that the runtime loses.
+    assert [one[-len("[lost-lock]") :] for one in built["warnings"]] == ["[lost-lock]"]
     assert built["provenance"]["runtime"] == "cri-o 1.36.3"
     assert re.fullmatch(r"4\.\d+(\.\d+)?", built["provenance"]["criu"])
     assert built["edits"]["dumpedBytes"] > 32 << 20

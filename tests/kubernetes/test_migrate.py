@@ -10,10 +10,15 @@ import pytest
 from support.builds import PORT, STATE, build, write_recipe
 from support.checkpoint_image import edit_annotations
 from support.cluster_user import list_checkpoints, wait_until
+from support.signing_keys import write_pair
 
 from warmstart.build.context import BuildOptions
 from warmstart.core.network import connect_in
+from warmstart.core.reference import parse_reference
+from warmstart.image.registry.client import read_manifest
 from warmstart.image.registry.credentials import RegistryAccess
+from warmstart.image.signatures.check import check_signatures
+from warmstart.image.signatures.keys import read_public_key
 
 pytestmark = pytest.mark.cluster
 
@@ -23,6 +28,8 @@ REQUESTS = 30
 DEADLINE_S = 20
 # The server serves one connection after the other, and would leave a probe's waiting.
 NOT_PROBED = {"readinessProbe": None}
+VALUE = "correct-horse-battery"
+WITH_PASSWORD = {"env": [{"name": "PASSWORD", "value": VALUE}]}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,10 +119,19 @@ def test_a_pod_is_saved_goes_on_and_is_restored(user, call, cluster, second_node
 
 
 def test_a_pod_is_saved_to_a_file(user, call, cluster, image, tmp_path):
-    with user.pod("filed", nodeName="node-1") as pod:
+    with user.pod("filed", WITH_PASSWORD, nodeName="node-1") as pod:
         before = use(user, pod)
         archive = f"oci-archive:{tmp_path}/saved.tar"
-        assert call("save", pod, "--image", image, "-o", archive).code == 0
+        line = ["save", pod, "--image", image, "-o", archive, "--values", write_values(tmp_path)]
+        refused = call(*line)
+        assert refused.code == 16
+        assert "PASSWORD" in refused.err
+        assert "environment" in refused.err
+        assert VALUE not in refused.err
+        assert not (tmp_path / "saved.tar").exists()
+        done = call(*line, "--allow-secret", "known-value=a value of this test", "--json")
+        assert [one["allowed"] for one in done.result["findings"]] == [["a value of this test"]]
+        assert VALUE not in done.out + done.err
         cluster.kubectl("delete", "pod", pod, "--grace-period=1")
         words = ["restore", archive, "--to", "node-1", "--json", "--allow", "label=app=filed"]
         assert f"image={image}: " in call(*words).err
@@ -124,6 +140,13 @@ def test_a_pod_is_saved_to_a_file(user, call, cluster, image, tmp_path):
     other = call("restore", user.base)
     assert other.code == 10
     assert "was not made by `warmstart save`: it has no pod record" in other.err
+
+
+def write_values(directory: Path) -> Path:
+    """Write a file with the value of the pods with a password."""
+    file = directory / "prod.env"
+    file.write_text(f"PASSWORD={VALUE}\n")
+    return file
 
 
 EVIL = {
@@ -164,17 +187,28 @@ def change_record(layout: Path, image: str) -> None:
     edit_annotations(layout, change)
 
 
-def test_a_pod_moves(user, call, cluster, second_node, image):
-    with user.pod("moving", nodeName="node-1") as pod:
+def test_a_pod_moves(user, call, cluster, second_node, image, tmp_path):
+    container = {"env": [*WITH_PASSWORD["env"], {"name": "LOCK", "value": "/server.lock"}]}
+    with user.pod("moving", container, nodeName="node-1") as pod:
         before = use(user, pod)
-        moved = call("migrate", pod, "--to", second_node.name, "--image", image, "--json").result
+        line = ["migrate", pod, "--to", second_node.name, "--image", image]
+        assert call(*line, "--values", write_values(tmp_path)).code == 16
+        assert user.list_pods("app=moving") == [pod]
+        done = call(*line, "--json", "--compare-state")
+        moved = done.result
+        # The only thing that it loses.
+        assert done.err.count("the runtime did not restore everything: ") == done.err.count("[lost-lock]") == 1
         [new] = user.list_pods("app=moving")
         assert new == moved["restored"]["pod"] != pod
         assert node_of(cluster, new) == second_node.name
         assert_goes_on(user, new, before)
         assert 0 < moved["gapSeconds"] < 60
         # And back: where it was put is not part of what it is.
-        assert call("migrate", new, "--to", "node-1", "--image", f"{image}1").code == 0
+        key = write_pair(tmp_path)
+        assert call("migrate", new, "--to", "node-1", "--image", f"{image}1", "--sign", key).code == 0
+        name, access = parse_reference(f"{image}1"), RegistryAccess((cluster.registry,))
+        trusted = read_public_key(key.with_suffix(".pub"))
+        assert check_signatures(name, read_manifest(name, access=access), [trusted], access=access).keys == (trusted,)
         [newer] = user.list_pods("app=moving")
         assert node_of(cluster, newer) == "node-1"
         assert_goes_on(user, newer, before)

@@ -53,7 +53,9 @@ PYTHON = Service(
     ),
     ("/entries", '{"name": "Ada", "text": "by the first"}'),
 )
-NODE = Service("node-postgres", "links", ("restore[0]=self",), ("/links", '{"url": "https://example.com/one"}'))
+NODE = Service(
+    "node-postgres", "links", ("restore[0]=self", "late=[DB_HOST]"), ("/links", '{"url": "https://example.com/one"}')
+)
 
 
 def make_deployment(service: Service, registry: str, addresses: dict[str, str]) -> dict[str, Any]:

@@ -60,6 +60,8 @@ def image(user, cluster, example, tmp_path_factory) -> str:
     line = ["build", example / "recipe.yaml", "--plain-http", cluster.registry, "--json", *words]
     built = user.call(*line).result
     assert [restore["restorer"] for restore in built["restores"]] == ["self", "self"]
+    # In all of its memory, nothing else looks like a secret.
+    assert {one["name"] for one in built["findings"]} == {"shop-admin.token", "shop-db.password"}
     assert isinstance(built["image"], str)
     return built["image"]
 
