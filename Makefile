@@ -11,6 +11,8 @@ IMAGE_CACHE ?= $(or $(WARMSTART_CACHE),$(HOME)/.cache/warmstart)/images
 # An outdated Debian mirror is good enough for development. The command itself requires a Release file that is still
 # valid.
 export WARMSTART_DEBIAN_EXPIRED ?= 1
+# Compiled modules are kept. Otherwise each process of the tests compiles all of them again: half of their start.
+unexport PYTHONDONTWRITEBYTECODE
 BUILD_IMAGES = $(WARMSTART) -v node run --bind $(IMAGE_CACHE) -- \
 	env IMAGE_CACHE=$(IMAGE_CACHE) recipes/build-image.sh
 
@@ -54,7 +56,9 @@ integration: $(VENV)/ready tools images ## Integration tests and launcher tests,
 	$(BIN)/pytest tests/integration tests/launcher -m "not slow" -n $(JOBS) --dist worksteal
 
 kubernetes: $(VENV)/ready tools images ## Tests on a Kubernetes cluster (the first run compiles Kubernetes: some minutes)
-	$(BIN)/pytest tests/kubernetes -m "not slow" -n $(CLUSTERS) --dist loadfile
+	PYTHONPATH=tests $(BIN)/python -m support.cluster.program
+	$(BIN)/pytest tests/kubernetes -m "not slow" -n $(CLUSTERS) --dist loadfile \
+		--no-loadscope-reorder
 
 vm: $(VENV)/ready tools ## User scenarios on Debian 12 and 13, in virtual machines (minutes; much longer without KVM)
 	$(BIN)/pytest tests/vm
@@ -66,6 +70,7 @@ slow: $(VENV)/ready tools images ## Soak tests, container runtimes, real applica
 bench: $(VENV)/ready tools images ## Benchmarks (half an hour, on a quiet machine)
 	$(BIN)/python benchmarks/run.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/cluster.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/scale_from_zero.py
 
 launcher: $(VENV)/ready tools ## Launcher tests (the first run compiles CRIU: some minutes)
 	$(BIN)/pytest tests/launcher
