@@ -23,7 +23,7 @@ from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY
 from warmstart.recipe.model import Lazy, Recipe
 
 # What the launcher reads. The source of its programs, and memory for the runtime, are not needed.
-_LAUNCHER_FILES = ("launcher", "criu", "manifest", "env", "remove", "checkpoint", "seed")
+_LAUNCHER_FILES = ("launcher", "criu", "read-ahead", "manifest", "env", "remove", "checkpoint", "seed")
 _CHUNK_BYTES = 1 << 20
 
 
