@@ -38,6 +38,7 @@ from warmstart.build.warm_image import Decide, WarmImage, make_absolute, pull_wa
 from warmstart.core.errors import PreflightError, RecipeError, WarmstartError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Source, parse_reference
+from warmstart.dump.archive.archive import DUMP_LOG
 from warmstart.dump.state.compare import describe
 from warmstart.dump.state.model import KernelState
 from warmstart.engine.cri import CriContainer
@@ -425,7 +426,7 @@ def make_image(taken: TakenCheckpoint, name: str) -> tuple[Candidate, EditedDump
     began = time.monotonic()
     with assemble.open_container(own.session, directory) as container, Packer() as packer:
         dump = assemble.edit_dump(own, packer, dumped, archive)
-        provenance = assemble.describe(own, taken.engine, dumped.warm, dump)
+        provenance = assemble.describe(own, taken.engine, archive.find(DUMP_LOG), dumped.warm, dump)
         layout = assemble.make_layout(own, container, dumped, archive, dump, taken.base, provenance)
     pack_s = time.monotonic() - began
     for path in (archive.root, directory / "addition", directory / "buildah"):

@@ -21,6 +21,7 @@ from warmstart.core.age import format_time
 from warmstart.dump.archive.archive import Archive, extract_archive
 from warmstart.dump.criu.contents import has_memory, read_files, read_mappings, read_processes, sum_pages_bytes
 from warmstart.dump.criu.credentials import read_credentials
+from warmstart.dump.criu.log import read_version
 from warmstart.dump.edit.allocators import choose_none, choose_safe
 from warmstart.dump.edit.cgroups import move_to_cgroup_v2
 from warmstart.dump.edit.directories import clear_directory_modes
@@ -161,12 +162,13 @@ def list_mapped(directory: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(mapping.file for mapping in mappings if mapping.file))
 
 
-def describe(context: BuildContext, engine: LocalEngine, warm: WarmState, dump: EditedDump) -> Provenance:
-    """Return the provenance of the image."""
-    criu = context.session.run(["criu", "--version"], timeout_s=10).stdout
+def describe(
+    context: BuildContext, engine: LocalEngine, log: Path | None, warm: WarmState, dump: EditedDump
+) -> Provenance:
+    """Return the provenance of the image; `log` is CRIU's of the dump."""
     return Provenance(
         version=__version__,
-        criu=criu.split()[-1],
+        criu=read_version(log) or "unknown",
         runtime=engine.cri.version(),
         kernel=platform.release(),
         architecture=find_host_platform().architecture,

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from warmstart.build.assemble import (
@@ -45,6 +46,7 @@ from warmstart.build.verify import Restore, Subject, check_content, find_hook_li
 from warmstart.core.errors import CheckpointError, PreflightError, WarmstartError
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Transport
+from warmstart.dump.archive.archive import DUMP_LOG
 from warmstart.engine.local import (
     LocalEngine,
     find_binds,
@@ -149,7 +151,7 @@ def make_restored(
     archive = read_archive(context, dumped.archive, dumped.completion)
     with open_container(context.session, context.workspace) as container, Packer() as packer:
         dump = edit_dump(context, packer, dumped, archive)
-        provenance = describe(context, engine, dumped.warm, dump)
+        provenance = describe(context, engine, archive.find(DUMP_LOG), dumped.warm, dump)
         layout = make_layout(context, container, dumped, archive, dump, base, provenance)
     return BuildCandidate(layout, dumped.warm, dump, provenance)
 
@@ -178,7 +180,9 @@ def make_self_restoring(
             cold = early.settle(launched)
             dump = edit_launched(context, undo.enter_context(Packer()), launched)
             undo.push(failed.pop_all())
-        parts = LaunchedParts(launched, dump, programs, lambda now: describe(now, engine, launched.warm, dump), cold)
+        log = launched.directory / DUMP_LOG
+        describer = partial(describe, engine=engine, log=log, warm=launched.warm, dump=dump)
+        parts = LaunchedParts(launched, dump, programs, describer, cold)
         return complete_self_restoring(context, engine, base, parts, undo)
 
 

@@ -43,7 +43,7 @@ from warmstart.core.progress import Progress
 from warmstart.dump.archive.archive import DUMP_LOG, ROOTFS_DIFF
 from warmstart.dump.criu.contents import Socket, TcpState, read_sockets
 from warmstart.dump.criu.fingerprint import find_identity
-from warmstart.dump.criu.log import find_version
+from warmstart.dump.criu.log import read_version
 from warmstart.engine.cluster import KubernetesContainer, make_build_pod, make_pod_name, start_pod
 from warmstart.engine.local import LocalEngine
 from warmstart.engine.target import Target
@@ -216,10 +216,10 @@ def make_self_restoring(
         undo.push(failed.pop_all())
 
     def describer(now: BuildContext) -> Provenance:
-        if Restorer.RUNTIME in now.recipe.restore:
-            return describe_local(now, engine, launched.warm, dump)
         log = launched.directory / DUMP_LOG
-        return describe(now, place.cluster, node, log if log.exists() else None, launched.warm, dump)
+        if Restorer.RUNTIME in now.recipe.restore:
+            return describe_local(now, engine, log, launched.warm, dump)
+        return describe(now, place.cluster, node, log, launched.warm, dump)
 
     by_runtime = Restorer.RUNTIME in recipe.restore
     parts = LaunchedParts(launched, dump, programs, describer, cold)
@@ -386,7 +386,7 @@ def describe(
     node = cluster.request("GET", f"/api/v1/nodes/{quote(node_name, safe='')}").at("status", "nodeInfo")
     return Provenance(
         version=__version__,
-        criu=(log and find_version(log.read_text(errors="replace"))) or "that of the node",
+        criu=read_version(log) or "that of the node",
         runtime=node.at("containerRuntimeVersion").text().replace("://", " "),
         kernel=node.at("kernelVersion").text(),
         architecture=node.at("architecture").text(),

@@ -87,15 +87,15 @@ def sum_sizes(extents: Iterable[Extent]) -> int:
 
 
 def find_data(
-    file: int, extents: Iterable[Extent], look: Callable[[Extent, memoryview], object] = lambda _extent, _content: None
+    file: int, extents: Iterable[Extent], look: Callable[[Extent, bytearray], object] = lambda _extent, _content: None
 ) -> Iterator[Extent]:
     """Find the parts that are not zero pages.
 
     Args:
         file: file descriptor.
         extents: extents to search.
-        look: called with each piece of them that is read, and its content, which is gone after the call; reading all of
-            it twice takes as long again.
+        look: called with each piece of them that is read, and a buffer that begins with its content, which is gone
+            after the call; reading all of it twice takes as long again.
 
     Raises:
         ArchiveError: as for `read_extent`.
@@ -107,7 +107,7 @@ def find_data(
         for part in extent.cut(CHUNK_BYTES):
             content = memoryview(buffer)[: part.size]
             _read_into(file, part, content)
-            look(part, content)
+            look(part, buffer)
             for page in _find_zero_pages(buffer, content):
                 if begin < part.start + page:
                     yield extent.clip(begin, part.start + page)

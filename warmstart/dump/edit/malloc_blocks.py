@@ -33,6 +33,8 @@ _HEADER_BYTES = 16
 _HEADERS = (0, *(alignment - _HEADER_BYTES for alignment in (32, 64, 128, 256, 512, 1024, 2048, 4096)))
 # prev, next; mem; two masks; last_idx (5 bits), freeable (1), sizeclass (6), maplen.
 _META = struct.Struct("<16xQ8xQ")
+# Descriptions follow each other in pages of their own, after such a header (`struct meta_area`).
+_META_AREA_BYTES = 24
 _SINGLE = 63
 # After the pointer: active_idx, always 0, and padding; then the bytes that `enframe` puts before the first slot.
 _UNUSED = 0xFFFFFFFF
@@ -58,13 +60,13 @@ class BlockFinder:
         """Start addresses of the blocks, in order."""
         return sorted(self._found)
 
-    def look(self, part: Extent, content: memoryview) -> None:
-        """Search a part of the mapping, whole pages.
+    def look(self, part: Extent, content: bytearray) -> None:
+        """Search a part of the mapping, whole pages, at the start of `content`.
 
         Raises:
             ArchiveError: as for `read_extent`.
         """
-        words = content.cast("Q")
+        words = memoryview(content)[: part.size].cast("Q")
         for blocks in (
             _find_of_glibc(content, words, part.start),
             _find_of_musl(words, part.start, self._file, self._resident),
@@ -74,11 +76,11 @@ class BlockFinder:
                     self._found.add(start)
 
 
-def _find_of_glibc(content: memoryview, words: memoryview[int], address: int) -> Iterator[tuple[int, int]]:
+def _find_of_glibc(content: bytearray, words: memoryview[int], address: int) -> Iterator[tuple[int, int]]:
     for header in _HEADERS:
         first = header // _WORD
         # Of each page, the lowest byte of the size: all pages at once, for this is done to all of the memory.
-        for found in _FIND_MMAPPED(bytes(content[header + _WORD :: PAGE_SIZE]).translate(_MMAPPED)):
+        for found in _FIND_MMAPPED(content[header + _WORD : words.nbytes : PAGE_SIZE].translate(_MMAPPED)):
             index = found.start()
             distance = words[first + index * _PAGE_WORDS] & ~_USES_HUGE_PAGES
             size = distance + (words[first + 1 + index * _PAGE_WORDS] & ~_SIZE_FLAGS)
@@ -95,7 +97,7 @@ def _find_of_musl(
     # Most pages are out of the question by then.
     for index in [index for index, rest in enumerate(words[1::_PAGE_WORDS].tolist()) if not rest & _UNUSED]:
         meta = pointers[index]
-        if meta % _WORD or not lowest <= meta < highest:
+        if (meta % PAGE_SIZE - _META_AREA_BYTES) % _META.size or not lowest <= meta < highest:
             continue
         if not clip_all(resident, meta, meta + 1):
             continue

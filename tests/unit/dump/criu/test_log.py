@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warmstart.dump.criu.log import find_errors, find_version
+from warmstart.dump.criu.log import find_errors, find_version, read_version
 
 # CRIU 4.2.1, a dump that failed.
 DUMP = """\
@@ -69,3 +69,11 @@ def test_a_hostile_log_costs_no_more_than_its_length():
 @pytest.mark.parametrize(("log", "version"), [(DUMP, "4.2.1"), (RESTORE, None), ("Version: 4.2.1", None)])
 def test_a_log_says_which_version_wrote_it(log, version):
     assert find_version(log) == version
+
+
+def test_a_log_file_says_which_version_wrote_it(tmp_path):
+    log = tmp_path / "dump.log"
+    assert read_version(None) is None
+    assert read_version(log) is None
+    log.write_bytes(b"\xff\n" + DUMP.encode() + b"x" * (1 << 20))
+    assert read_version(log) == "4.2.1"

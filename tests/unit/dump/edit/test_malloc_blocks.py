@@ -84,9 +84,11 @@ def test_what_is_no_block_of_glibc(memory: Memory, words: tuple[int, int]) -> No
     assert memory.find() == []
 
 
-def put_musl(memory: Memory, page: int, size_pages: int, sizeclass: int = 63, back_to: int | None = None) -> None:
+def put_musl(
+    memory: Memory, page: int, size_pages: int, sizeclass: int = 63, back_to: int | None = None, meta_offset: int = 64
+) -> None:
     """Add a block that the last page describes."""
-    meta = (PAGES - 1) * PAGE_SIZE + 64 + 40 * (page % 90)
+    meta = (PAGES - 1) * PAGE_SIZE + meta_offset + 40 * (page % 90)
     memory.put(page, 0, START + meta, 0x00E0_0000_0000_0000)
     back = START + (page if back_to is None else back_to) * PAGE_SIZE
     memory.put(0, meta, 0, 0, back, 0, size_pages << 12 | sizeclass << 6 | 1 << 5)
@@ -105,7 +107,8 @@ def test_blocks_of_musl(memory: Memory) -> None:
         lambda memory: put_musl(memory, 17, 33, sizeclass=40),  # a group of small ones
         lambda memory: put_musl(memory, 17, 33, back_to=18),
         lambda memory: put_musl(memory, 17, 1),
-        lambda memory: memory.put(17, 0, START - 8 * PAGE_SIZE, 0),  # leads out of what is resident
+        lambda memory: put_musl(memory, 17, 33, meta_offset=72),  # between two descriptions
+        lambda memory: memory.put(17, 0, START - 8 * PAGE_SIZE + 64, 0),  # leads out of what is resident
     ],
 )
 def test_what_is_no_block_of_musl(memory: Memory, spoil: Callable[[Memory], None]) -> None:
