@@ -6,6 +6,7 @@ import functools
 import gzip
 import io
 import json
+import re
 import socket
 import tarfile
 import tempfile
@@ -65,6 +66,7 @@ from warmstart.image.selfrestore.claim import claim_state
 from warmstart.image.selfrestore.inspect import unpack_launched
 from warmstart.image.selfrestore.pack import read_manifest as read_launcher_manifest
 from warmstart.image.selfrestore.unpack import unpack
+from warmstart.image.signatures.identity import CertificateIdentity
 from warmstart.image.signatures.keys import PublicKey, read_public_key
 from warmstart.image.signatures.statement import (
     PAYLOAD_TYPE,
@@ -90,6 +92,7 @@ Target = Callable[[bytes], None]
 TARGETS: dict[str, Target] = {}
 SEEDS: dict[str, Callable[[], list[bytes]]] = {}
 
+BUNDLES = Path(__file__).parents[1] / "unit/image/signatures/samples"
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
@@ -347,9 +350,24 @@ def statement(data: bytes) -> None:
     with suppress(JsonError):
         envelope = parse_envelope(data)
         key = read_key()
-        envelope.names(key)
-        assert not envelope.is_signed_by(key)
+        key.is_named_by(envelope)
+        assert not key.has_signed(envelope)
         parse_statement(envelope, ABOUT)
+
+
+def bundle_seeds() -> list[bytes]:
+    return [file.read_bytes() for file in sorted(BUNDLES.glob("*.sigstore.json"))]
+
+
+@target(bundle_seeds)
+def bundle(data: bytes) -> None:
+    """A bundle of a signature without a key; only what was signed is taken for signed."""
+    with suppress(JsonError):
+        envelope = parse_envelope(data)
+        identity = CertificateIdentity(re.compile("team"), re.compile("127"), BUNDLES / "trusted-root.json")
+        identity.is_named_by(envelope)
+        if identity.has_signed(envelope):
+            assert envelope.payload in [parse_envelope(seed).payload for seed in bundle_seeds()]
 
 
 def package_seeds() -> list[bytes]:

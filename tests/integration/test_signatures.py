@@ -91,7 +91,7 @@ def signed(pushed_base, private_registry, cache, tmp_path_factory) -> Signed:
     recipe.write_text(json.dumps(document))
     key = make_key(directory)
     access = RegistryAccess((private_registry.host,), private_registry.auth_file)
-    options = BuildOptions(cache, access=access, signing_key=key)
+    options = BuildOptions(cache, access=access, signer=key)
     return Signed(recipe, build(recipe, options)[0], options, key, directory / "key.pub")
 
 
@@ -149,11 +149,11 @@ def test_cosign_refuses_the_changed_image(signed, changed, cosign):
 def test_warmstart_trusts_the_signed_image_alone(signed, changed):
     trusted = Trust((read_public_key(signed.public),))
     inspection = inspect_target(signed.name, access=signed.access, signed=trusted)
-    assert [key.source for key in inspection.signatures.keys] == [str(signed.public)]
+    assert [key.source for key in inspection.signatures.signers] == [str(signed.public)]
     assert read_build(signed.name, access=signed.access, signed=trusted).identity
 
     for refuse in list_readers(signed, trusted):
-        with pytest.raises(SignatureError, match="no trusted key signed"):
+        with pytest.raises(SignatureError, match="no trusted key or identity signed"):
             refuse(changed)
 
 
@@ -186,14 +186,14 @@ def test_warmstart_trusts_what_cosign_signed(signed, pushed_base, cosign, tmp_pa
     manifest = read_manifest(base, access=signed.access)
     public = read_public_key(key.with_suffix(".pub"))
     cosign.sign(f"{base.name}@{manifest.digest}", key, KEY_PASSWORD)
-    assert check_signatures(base, manifest, [public], access=signed.access).keys == (public,)
+    assert check_signatures(base, manifest, [public], access=signed.access).signers == (public,)
     # In addition to our own signature, and to statements of the build.
     name, own = parse_reference(signed.name), read_public_key(signed.public)
     manifest = read_manifest(name, access=signed.access)
     cosign.sign(f"{name.name}@{manifest.digest}", key, KEY_PASSWORD)
-    assert check_signatures(name, manifest, [own], access=signed.access).keys == (own,)
+    assert check_signatures(name, manifest, [own], access=signed.access).signers == (own,)
     checked = check_signatures(name, manifest, [own, public], access=signed.access)
-    assert checked.keys == (own, public)
+    assert checked.signers == (own, public)
     assert {one.type for one in checked.statements} == {PROVENANCE, SBOM, VERIFICATION}
 
 
@@ -207,7 +207,7 @@ def test_the_image_says_when_it_expires(signed, private_registry):
 def test_only_an_image_of_the_same_key_is_up_to_date(signed, tmp_path):
     recipe = load_recipe(signed.recipe)
     assert find_existing(recipe, signed.options).digest == signed.built.image.manifest.digest
-    assert find_existing(recipe, replace(signed.options, signing_key=make_key(tmp_path))) is None
+    assert find_existing(recipe, replace(signed.options, signer=make_key(tmp_path))) is None
 
 
 @contextmanager

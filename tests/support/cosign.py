@@ -31,14 +31,15 @@ class Cosign:
 
     def run(self, command: str, image: str, key: Path, *options: str) -> subprocess.CompletedProcess[str]:
         """Run `verify` or `verify-attestation` on an image, as documented for users."""
-        return self._run(command, "--key", str(key), "--insecure-ignore-tlog", *options, image)
+        return self.call(command, "--key", str(key), "--insecure-ignore-tlog", *options, image)
 
     def sign(self, image: str, key: Path, password: str) -> None:
         """Sign an image, named by its digest, without any service."""
         options = ["--tlog-upload=false", "--use-signing-config=false", "--yes"]
-        self._run("sign", "--key", str(key), *options, image, password=password).check_returncode()
+        self.call("sign", "--key", str(key), *options, image, password=password).check_returncode()
 
-    def _run(self, command: str, *words: str, password: str = "") -> subprocess.CompletedProcess[str]:
+    def call(self, command: str, *words: str, password: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command."""
         return subprocess.run(
             [self.program, command, "--allow-http-registry", *words],
             env={

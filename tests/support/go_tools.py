@@ -35,7 +35,7 @@ class GoTool:
         package: package of the program, or the module if `source` is given.
         version: version of the module.
         source: text of main.go.
-        companions: further programs of the module, which the program runs, by name and package.
+        companions: further programs that belong to it, by name and package; PACKAGE@VERSION if not of its module.
     """
 
     name: str
@@ -51,8 +51,8 @@ class GoTool:
         packages = (self.package, *(package for _, package in self.companions))
         programs = ((self.name, "." if self.source else self.package), *self.companions)
         return SCRIPT.format(
-            get=get.format(wanted=" ".join(f"{package}@{self.version}" for package in packages)),
-            builds="\n".join(BUILD.format(name=name, package=package) for name, package in programs),
+            get=get.format(wanted=" ".join(one if "@" in one else f"{one}@{self.version}" for one in packages)),
+            builds="\n".join(BUILD.format(name=name, package=package.partition("@")[0]) for name, package in programs),
         )
 
 

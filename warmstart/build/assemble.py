@@ -188,7 +188,7 @@ def annotate(context: BuildContext, base: BaseImage, warm: WarmState, provenance
         PREFIX + CPU: " ".join(warm.cpu_features),
         **({PREFIX + EXPIRES: format_time(context.expires)} if context.expires else {}),
         **({PREFIX + STATE: write_state(warm.state)} if warm.state else {}),
-        **({PREFIX + STATEMENTS: " ".join(sorted(OWN_TYPES))} if context.options.signing_key else {}),
+        **({PREFIX + STATEMENTS: " ".join(sorted(OWN_TYPES))} if context.options.signer else {}),
         **write_provenance(provenance),
     }
 

@@ -19,7 +19,7 @@ from warmstart.image.cache.layers import LayerCache
 from warmstart.image.encryption import EncryptionKey
 from warmstart.image.layout import find_partials
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
-from warmstart.image.signatures.keys import SigningKey
+from warmstart.image.signatures.keyless import Signer
 from warmstart.node.keeper import Bind
 from warmstart.node.network import Network
 from warmstart.node.open import open_node
@@ -41,7 +41,7 @@ class BuildOptions:
         runtime_endpoint: socket of the host's CRI-O to build on; the embedded one if None.
         network: network of the containers on the embedded node.
         allowed: privileges that the user grants the recipe.
-        signing_key: the key that signs the image; None for no signature.
+        signer: the key or identity that signs the image; None for no signature.
         encryption_keys: keys of the recipients that the image's own layers are encrypted for; empty for everybody.
     """
 
@@ -54,7 +54,7 @@ class BuildOptions:
     runtime_endpoint: str | None = None
     network: Network = Network.NONE
     allowed: tuple[Privilege, ...] = ()
-    signing_key: SigningKey | None = None
+    signer: Signer | None = None
     encryption_keys: tuple[EncryptionKey, ...] = ()
 
 

@@ -79,8 +79,8 @@ def find_existing(recipe: Recipe, options: BuildOptions) -> ExistingImage | None
         key = _find_key(recipe, options)
         if found != key or has_passed(manifest.annotations.get(PREFIX + EXPIRES, "")):
             return None
-        if options.signing_key is not None:
-            check_signatures(recipe.image, manifest, [options.signing_key.public], access=options.access)
+        if options.signer is not None:
+            check_signatures(recipe.image, manifest, [options.signer.public], access=options.access)
     except WarmstartError as error:
         log.debug("not known to be up to date: %s", error.brief)
         return None

@@ -78,7 +78,7 @@ def build_image(recipe: Recipe, options: BuildOptions, progress: Progress) -> Bu
     require_recipe_privileges(recipe, options.allowed)
     check_lazy(recipe, options)
     source = find_source(recipe)
-    check_output(recipe.image, options.output, access=options.access, signed=options.signing_key is not None)
+    check_output(recipe.image, options.output, access=options.access, signer=options.signer)
     host = find_host_runtime(options.runtime_endpoint) if options.runtime_endpoint else None
     binds = [*find_binds(source), *(host.binds if host else ())]
     with open_context(recipe, options, progress, binds=binds, with_launcher=Restorer.SELF in recipe.restore) as context:
@@ -380,12 +380,12 @@ def encrypt(context: BuildContext, layout: Path, base: BaseImage) -> Path:
 def prepare_signing(
     context: BuildContext, built: BuildResult, report: bytes, beside: Mapping[str, BaseImage]
 ) -> Signing | None:
-    """Return the key and the statements of an image that is to be signed; arguments as for `make_predicates`."""
-    key = context.options.signing_key
-    if key is None:
+    """Return the signer and the statements of an image that is to be signed; arguments as for `make_predicates`."""
+    signer = context.options.signer
+    if signer is None:
         return None
     context.progress.note("statements")
-    return Signing(key, make_predicates(context, built, report, beside))
+    return Signing(signer, make_predicates(context, built, report, beside))
 
 
 def verify(

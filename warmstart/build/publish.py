@@ -13,7 +13,7 @@ from warmstart.image.registry.client import attach_report, push_layout, tag_mani
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.image.registry.push_access import check_push_access
 from warmstart.image.signatures.attach import attach_signatures
-from warmstart.image.signatures.keys import SigningKey
+from warmstart.image.signatures.keyless import KeylessSigner, Signer
 from warmstart.image.signatures.statement import Predicate
 
 
@@ -35,11 +35,11 @@ class Signing:
     """How an image is signed.
 
     Attributes:
-        key: the private key.
+        signer: the private key, or the identity.
         predicates: what statements about the image say, which are signed and attached.
     """
 
-    key: SigningKey
+    signer: Signer
     predicates: tuple[Predicate, ...] = ()
 
 
@@ -67,34 +67,38 @@ def describe_output(output: Output, target: Reference) -> str:
 
 
 def check_output(
-    target: Reference, output: Output, *, access: RegistryAccess = DEFAULT_ACCESS, signed: bool = False
+    target: Reference, output: Output, *, access: RegistryAccess = DEFAULT_ACCESS, signer: Signer | None = None
 ) -> None:
-    """Check that `publish_image` could write to a destination, before the build starts.
+    """Check that `publish_image` could write to a destination and sign there, before the build starts.
 
     Raises:
         InputError: the image is to be signed, but not published in a registry.
+        WarmstartError: the image is to be signed without a key, and no certificate can be had.
         RegistryError: the registry refused, or is unreachable.
         ImageError: the layout or archive is not writable.
     """
-    if signed:
-        check_signable(output)
+    if signer is not None:
+        prepare_signer(signer, output)
     if output.path is not None:
         check_writable(output.path, as_archive=output.kind is Transport.OCI_ARCHIVE)
     else:
         check_push_access(target, access=access)
 
 
-def check_signable(output: Output) -> None:
-    """Check that signatures can be attached to an image at a destination.
+def prepare_signer(signer: Signer, output: Output) -> None:
+    """Check that signatures can be made and attached to an image at a destination.
 
     Raises:
         InputError: it is a layout or an archive.
+        WarmstartError: no certificate can be had for signatures without a key.
     """
     if output.path is not None:
         raise InputError(
             f"--sign attaches signatures in a registry, and the output is {output.kind}:{output.path}",
             hint="push the image to its registry, and sign it there with `cosign sign --key`",
         )
+    if isinstance(signer, KeylessSigner):
+        signer.prepare()
 
 
 def publish_image(
@@ -140,5 +144,5 @@ def publish_image(
     attach_report(target, digest, report, artifact_type=REPORT_TYPE, access=access)
     if sign is not None:
         progress.note("signatures")
-        attach_signatures(target, digest, sign.key, sign.predicates, access=access)
+        attach_signatures(target, digest, sign.signer, sign.predicates, access=access)
     tag_manifest(target, digest, access=access)

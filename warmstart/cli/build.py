@@ -46,7 +46,7 @@ from warmstart.core.text import format_seconds
 from warmstart.image.encryption import EncryptionKey
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.image.signatures.check import Trust
-from warmstart.image.signatures.keys import SigningKey
+from warmstart.image.signatures.keyless import Signer
 from warmstart.inspect.target import read_image_target
 from warmstart.inspect.trust import trust
 from warmstart.node.network import Network
@@ -107,7 +107,7 @@ def build(
     output: str | None,
     check: bool,
     rebuild: bool,
-    signing_key: SigningKey | None,
+    signer: Signer | None,
     encryption_keys: tuple[EncryptionKey, ...],
     jobs: int,
     fail_fast: bool,
@@ -143,7 +143,7 @@ def build(
         runtime_endpoint=runtime_endpoint,
         network=Network(network),
         allowed=allowed,
-        signing_key=signing_key,
+        signer=signer,
         encryption_keys=encryption_keys,
     )
     loaded = [load_recipe(path, overrides=overrides, tag=tag, secrets=secrets) for path in paths]

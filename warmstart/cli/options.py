@@ -38,22 +38,83 @@ recipe_option = click.option(
     help="Trust this recipe instead of the one in IMAGE.",
 )
 
+trusted_root_option = click.option(
+    "--trusted-root",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="WARMSTART_TRUSTED_ROOT",
+    metavar="FILE",
+    help="Keys of the Sigstore of signatures without a key.  [default: the public one's, fetched]",
+)
+
+# A file of this name is ./keyless.
+KEYLESS = "keyless"
+
+# Names are cosign's, without `certificate_`; with each, the variable, the metavar and the help.
+_IDENTITY_OPTIONS = {
+    "identity": (
+        "WARMSTART_CERTIFICATE_IDENTITY",
+        "IDENTITY",
+        "Refuse the image unless this identity signed it without a key.",
+    ),
+    "identity_regexp": (
+        "WARMSTART_CERTIFICATE_IDENTITY_REGEXP",
+        "REGEXP",
+        "As --certificate-identity, for identities in which REGEXP is found.",
+    ),
+    "oidc_issuer": ("WARMSTART_CERTIFICATE_OIDC_ISSUER", "URL", "Issuer of the identity."),
+    "oidc_issuer_regexp": (
+        "WARMSTART_CERTIFICATE_OIDC_ISSUER_REGEXP",
+        "REGEXP",
+        "As --certificate-oidc-issuer, for issuers in which REGEXP is found.",
+    ),
+}
+
 
 def sign_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --sign, read and passed to the command as `signing_key`."""
+    """Add --sign and the options of signatures without a key; read and passed to the command as `signer`."""
 
     @functools.wraps(function)
-    def command(*args: Any, sign: Path | None, **options: Any) -> Any:
+    def command(
+        *args: Any,
+        sign: str | None,
+        identity_token: Path | None,
+        signing_config: Path | None,
+        trusted_root: Path | None,
+        **options: Any,
+    ) -> Any:
+        from warmstart.image.signatures.keyless import Signer, make_keyless_signer
         from warmstart.image.signatures.keys import read_signing_key
 
-        return function(*args, signing_key=None if sign is None else read_signing_key(sign), **options)
+        signer: Signer | None = None
+        if sign == KEYLESS:
+            signer = make_keyless_signer(identity_token, signing_config, trusted_root)
+        elif sign is not None:
+            signer = read_signing_key(Path(sign))
+        return function(*args, signer=signer, **options)
 
-    return click.option(
-        "--sign",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="KEY",
-        help="Sign the image with this private key; COSIGN_PASSWORD is its password.",
-    )(command)
+    for option in (
+        trusted_root_option,
+        click.option(
+            "--signing-config",
+            type=click.Path(path_type=Path, dir_okay=False),
+            envvar="WARMSTART_SIGNING_CONFIG",
+            metavar="FILE",
+            help="Addresses of a private Sigstore, for --sign keyless; with --trusted-root.",
+        ),
+        click.option(
+            "--identity-token",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Read the identity token of --sign keyless from FILE.  [default: the CI job's]",
+        ),
+        click.option(
+            "--sign",
+            metavar="KEY|keyless",
+            help="Sign the image, with this private key (password: COSIGN_PASSWORD) or with the CI job's identity.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def encryption_key_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,30 +181,38 @@ def _parse_allowed(text: str) -> AllowedSecret:
 
 
 def key_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --key, which is the rule for a machine in WARMSTART_KEY; read and passed to the command as `signed`."""
-    return _add_key(function, "WARMSTART_KEY")
+    """Add --key and --certificate-*, which can be a machine's rule; read and passed to the command as `signed`."""
+    return _add_trust(function, rule=True)
 
 
 def look_key_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --key to a command that only shows an image, and may show any."""
-    return _add_key(function, None)
+    """Add --key and --certificate-* to a command that only shows an image, and may show any."""
+    return _add_trust(function, rule=False)
 
 
-def _add_key(function: Callable[..., Any], variable: str | None) -> Callable[..., Any]:
+def _add_trust(function: Callable[..., Any], *, rule: bool) -> Callable[..., Any]:
     @functools.wraps(function)
-    def command(*args: Any, key: tuple[Path, ...], **options: Any) -> Any:
+    def command(*args: Any, key: tuple[Path, ...], trusted_root: Path | None, **options: Any) -> Any:
         from warmstart.image.signatures.check import Trust
+        from warmstart.image.signatures.identity import parse_identity
         from warmstart.image.signatures.keys import read_public_key
 
-        return function(*args, signed=Trust(tuple(map(read_public_key, key))), **options)
+        wanted = {name: options.pop(f"certificate_{name}") for name in _IDENTITY_OPTIONS}
+        identity = parse_identity(**wanted, trusted_root=trusted_root)
+        signers = (*map(read_public_key, key), *((identity,) if identity else ()))
+        return function(*args, signed=Trust(signers), **options)
 
+    command = trusted_root_option(command)
+    for name, (variable, metavar, text) in reversed(_IDENTITY_OPTIONS.items()):
+        option = f"--certificate-{name.replace('_', '-')}"
+        command = click.option(option, envvar=variable if rule else None, metavar=metavar, help=text)(command)
     return click.option(
         "--key",
         multiple=True,
         type=click.Path(path_type=Path, dir_okay=False),
-        envvar=variable,
+        envvar="WARMSTART_KEY" if rule else None,
         metavar="PUBLIC_KEY",
-        help="Refuse the image unless this key, or another --key, signed it.",
+        help="Refuse the image unless this key, another --key, or --certificate-identity signed it.",
     )(command)
 
 

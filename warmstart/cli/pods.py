@@ -28,7 +28,7 @@ from warmstart.core.text import format_bytes, format_seconds, printable_lines
 from warmstart.core.yaml_writing import write_yaml
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.image.signatures.check import Trust
-from warmstart.image.signatures.keys import SigningKey
+from warmstart.image.signatures.keyless import Signer
 from warmstart.inspect.inspection import inspect_image
 from warmstart.inspect.target import read_image_target
 from warmstart.inspect.trust import list_saved_privileges
@@ -219,7 +219,7 @@ def save(
     container: str | None,
     image: str,
     output: str | None,
-    signing_key: SigningKey | None,
+    signer: Signer | None,
     search: SecretSearch,
     as_json: bool,
     access: RegistryAccess,
@@ -233,7 +233,7 @@ def save(
     memory, files and annotations are searched for secrets.
     """
     to = parse_output(output) if output else REGISTRY
-    options = SaveOptions(shell.cache, how, to, access, signing_key=signing_key, search=search)
+    options = SaveOptions(shell.cache, how, to, access, signer=signer, search=search)
     with connect_cluster(context, namespace) as cluster:
         saved = save_pod(cluster, *find_target(cluster, pod, container), image, options, shell.progress())
     if as_json:
@@ -327,7 +327,7 @@ def migrate(
     container: str | None,
     node: str,
     image: str,
-    signing_key: SigningKey | None,
+    signer: Signer | None,
     search: SecretSearch,
     as_json: bool,
     ready_timeout: float,
@@ -341,7 +341,7 @@ def migrate(
     A new pod is restored there, and then the old one is removed. Connections of the old pod are closed. Changes that it
     makes after the checkpoint are lost.
     """
-    options = SaveOptions(shell.cache, how, REGISTRY, access, ready_timeout, signing_key, search)
+    options = SaveOptions(shell.cache, how, REGISTRY, access, ready_timeout, signer, search)
     with connect_cluster(context, namespace) as cluster:
         found = find_target(cluster, pod, container)
         check_movable(found[0])
@@ -379,7 +379,7 @@ def drain_save(
     selector: str,
     image: str,
     deadline: float,
-    signing_key: SigningKey | None,
+    signer: Signer | None,
     search: SecretSearch,
     as_json: bool,
     ready_timeout: float,
@@ -393,7 +393,7 @@ def drain_save(
     All checkpoints leave the node before the deadline. Then the pods are restored, several at once. Failures are
     reported, and the exit code is not 0.
     """
-    options = SaveOptions(shell.cache, how, REGISTRY, access, ready_timeout, signing_key, search)
+    options = SaveOptions(shell.cache, how, REGISTRY, access, ready_timeout, signer, search)
     with connect_cluster(context, namespace) as cluster:
         fates = drain_node(cluster, node, selector, image, deadline, options, shell.progress())
     if as_json:

@@ -142,7 +142,7 @@ class PrivilegeError(WarmstartError):
 
 
 class SignatureError(WarmstartError):
-    """No trusted key signed an image, or a statement about it was changed."""
+    """No trusted key or identity signed an image, or a statement about it was changed."""
 
     exit_code = 15
     kind = "signature"
@@ -153,3 +153,10 @@ class SecretError(ImageError):
 
     exit_code = 16
     kind = "secrets"
+
+
+class SigningError(WarmstartError):
+    """A service for signatures without a key, such as Fulcio or Rekor, refused or could not be reached."""
+
+    exit_code = 17
+    kind = "signing"

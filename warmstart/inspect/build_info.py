@@ -89,7 +89,7 @@ def read_build(
         if match_cpu:
             raise InputError(f"only an image has a record of the processor, and {target} is {found.kind}")
         recipe = load_recipe(found.recipe, overrides=overrides, tag=tag)
-        if signed.keys:
+        if signed.signers:
             manifest = read_manifest(recipe.image, access=access)
             signed.require(Source(Transport.REGISTRY, recipe.image), manifest, access)
         return ImageSummary(describe_recipe(recipe, str(recipe.image)))

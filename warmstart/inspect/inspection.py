@@ -230,7 +230,7 @@ class Inspection:
         unread: reason the checkpoint could not be read, for an image that warmstart did not make; else empty.
         reports: build reports attached to the image in its registry.
         reports_unread: reason the reports could not be read; empty if they could, or if there are none.
-        signatures: signatures by the trusted keys; None if there are no trusted keys.
+        signatures: signatures by trusted signers; None if none are given.
     """
 
     name: str

@@ -267,7 +267,7 @@ def trust(
     Args:
         allowed: privileges that the user allows.
         own: the user's own recipe for the image.
-        signed: keys that must have signed the image.
+        signed: keys and identities of which one must have signed the image.
         access: how its registry is asked for signatures.
     """
 
@@ -278,7 +278,7 @@ def trust(
         if own is not None:
             require_recipe_privileges(own, allowed)
         asked = list_image_privileges(inspection, recipe, own=own is not None)
-        if signed.keys:
+        if signed.signers:
             # Whoever controls the registry could serve another image that the same key signed.
             asked += list_renamed(source.reference, recipe.image)
         require_allowed(asked, allowed, str(source.reference or source))

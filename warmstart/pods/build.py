@@ -124,7 +124,7 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
     source = find_source(recipe)
     containers = [recipe.container, *(one.container for one in recipe.companions)]
     check_recipe(recipe, {one.image: find_source(recipe, one).kind for one in containers})
-    check_output(recipe.image, options.output, access=options.access, signed=options.signing_key is not None)
+    check_output(recipe.image, options.output, access=options.access, signer=options.signer)
     by_itself = Restorer.SELF in recipe.restore
     with open_context(recipe, options, progress, with_launcher=by_itself) as context:
         base = fetch_base(context, source)

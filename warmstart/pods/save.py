@@ -19,7 +19,7 @@ from typing import Any
 from warmstart import __version__
 from warmstart.build.assemble import add_tmp, open_container
 from warmstart.build.base import pin_source
-from warmstart.build.publish import REGISTRY, Output, Signing, check_signable, describe_output, publish_image
+from warmstart.build.publish import REGISTRY, Output, Signing, describe_output, prepare_signer, publish_image
 from warmstart.core.errors import ArchiveError, ClusterError, ImageError, VerifyError
 from warmstart.core.privileges import Kind, Privilege
 from warmstart.core.progress import Progress
@@ -39,7 +39,7 @@ from warmstart.image.open import open_image
 from warmstart.image.registry.client import push_layout
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.image.secrets.judge import JudgedFinding
-from warmstart.image.signatures.keys import SigningKey
+from warmstart.image.signatures.keyless import Signer
 from warmstart.image.skopeo import copy_image, find_image
 from warmstart.kube.client import Cluster, PodTimeoutError
 from warmstart.kube.pods import ContainerState, Pod, list_cautions, make_copy, strip_pod
@@ -69,7 +69,7 @@ class SaveOptions:
         output: destination of the image.
         access: registries without TLS, and the credentials file.
         ready_s: time limit for a restored pod to become ready.
-        signing_key: the key that signs the image; None for no signature.
+        signer: the key or identity that signs the image; None for no signature.
         search: the search for secrets in the image.
     """
 
@@ -78,7 +78,7 @@ class SaveOptions:
     output: Output = REGISTRY
     access: RegistryAccess = DEFAULT_ACCESS
     ready_s: float = 120.0
-    signing_key: SigningKey | None = None
+    signer: Signer | None = None
     search: SecretSearch = field(default_factory=SecretSearch)
 
 
@@ -150,8 +150,8 @@ def save_pod(
         WarmstartError: a step failed; nothing was published.
     """
     target = parse_reference(name)
-    if options.signing_key is not None:
-        check_signable(options.output)
+    if options.signer is not None:
+        prepare_signer(options.signer, options.output)
     for caution in list_cautions(pod, container.name):
         progress.warn(f"{pod.name}: {caution}")
     with open_session(options, progress) as session:
@@ -261,7 +261,7 @@ def publish_saved(
             options.output,
             progress,
             report=json.dumps(document).encode(),
-            sign=Signing(options.signing_key) if options.signing_key else None,
+            sign=Signing(options.signer) if options.signer else None,
             mount_from=bench.source.reference,
             access=options.access,
         )

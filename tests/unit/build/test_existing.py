@@ -287,7 +287,7 @@ def test_an_image_that_the_build_would_sign_must_be_signed_with_the_same_key(reg
     options = BuildOptions(tmp_path / "cache", access=http())
     digest = push_layout(make_image(tmp_path / "made", recipe, options, base), name, access=http())
     assert find_existing(recipe, options).digest == digest
-    signing = replace(options, signing_key=key)
+    signing = replace(options, signer=key)
     assert find_existing(recipe, signing) is None
     attach_signatures(name, digest, make_key(tmp_path, "other"), [], access=http())
     assert find_existing(recipe, signing) is None

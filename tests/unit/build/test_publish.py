@@ -141,13 +141,13 @@ def test_an_image_is_signed_before_it_gets_its_tag(layout, registry_calls, monke
     progress = Progress(SilentListener())
     publish_image(layout, read_image(layout), TARGET, REGISTRY, progress, report=b"{}", sign=sign)
     assert [call[0] for call in registry_calls] == ["push", "attach", "sign", "tag"]
-    assert registry_calls[2] == ("sign", str(TARGET), "sha256:0", sign.key, sign.predicates)
+    assert registry_calls[2] == ("sign", str(TARGET), "sha256:0", sign.signer, sign.predicates)
 
 
 @pytest.mark.parametrize("kind", [Transport.OCI, Transport.OCI_ARCHIVE])
 def test_a_layout_or_an_archive_is_not_signed_and_that_is_said_before(tmp_path, kind):
     with pytest.raises(InputError, match=f"--sign attaches signatures in a registry, and the output is {kind}"):
-        check_output(TARGET, Output(kind, tmp_path / "new"), signed=True)
+        check_output(TARGET, Output(kind, tmp_path / "new"), signer=make_key(tmp_path))
 
 
 def test_each_kind_of_output_is_tried_before(monkeypatch, tmp_path):

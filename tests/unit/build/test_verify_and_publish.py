@@ -102,16 +102,16 @@ def test_an_image_is_published_as_it_is_without_keys(publish):
 def test_the_encrypted_image_is_the_one_that_is_published_and_signed(publish, tmp_path):
     (tmp_path / "keys").mkdir()
     recipient, key = parse_encryption_key(f"jwe:{write_rsa_pair(tmp_path / 'keys')}"), make_key(tmp_path)
-    done = publish(encryption_keys=(recipient,), signing_key=key)
+    done = publish(encryption_keys=(recipient,), signer=key)
     assert done.encrypted == [(done.session, done.plain, (recipient,), 1)]
     assert done.layout != done.plain
     assert done.image.manifest.annotations == {"a": "encrypted"}
-    assert done.sign.key is key
+    assert done.sign.signer is key
     assert {one.type for one in done.sign.predicates} == OWN_TYPES
 
 
 def test_a_lazy_image_is_the_one_that_is_verified_published_and_signed(publish, tmp_path):
-    done = publish("estargz", signing_key=make_key(tmp_path))
+    done = publish("estargz", signer=make_key(tmp_path))
     assert done.verified == [done.layout] != [done.plain]
     plain, lazy = read_image(done.plain), done.image
     assert lazy.manifest.annotations == plain.manifest.annotations

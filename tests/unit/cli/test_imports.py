@@ -11,7 +11,7 @@ import sys
 import warmstart.cli.static
 print(*{"grpc", "requests", "sh", "warmstart.build"} & sys.modules.keys())
 import warmstart.cli.build
-print(*{"oras", "requests"} & sys.modules.keys())
+print(*{"oras", "requests", "sigstore", "pydantic"} & sys.modules.keys())
 """
 
 

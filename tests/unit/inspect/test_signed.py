@@ -1,4 +1,4 @@
-"""Commands that read an image in a registry refuse it if no trusted key signed it."""
+"""Commands that read an image in a registry refuse it if no trusted key or identity signed it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_signed_image_is_read_and_a_changed_one_refused(name, layout, key, rea
     edit_annotations(layout, lambda annotations: annotations.update({"dev.warmstart.kernel": "0"}))
     push_layout(layout, name, access=http())
     for command, read in readers.items():
-        with pytest.raises(SignatureError, match="no trusted key signed"):
+        with pytest.raises(SignatureError, match="no trusted key or identity signed"):
             print(command, read())
 
 

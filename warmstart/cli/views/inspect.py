@@ -29,6 +29,8 @@ from warmstart.image.annotations import EXPIRES, POD_NOTE, Provenance
 from warmstart.image.compose import CREATED_BY
 from warmstart.image.secrets.record import make_record
 from warmstart.image.signatures.check import Checked
+from warmstart.image.signatures.identity import CertificateIdentity
+from warmstart.image.signatures.keys import PublicKey
 from warmstart.inspect.inspection import CheckpointFacts, ContainerFacts, ContainerLimits, ImageFacts, Inspection, Layer
 from warmstart.inspect.trust import list_claims
 from warmstart.recipe.pods import hide_values
@@ -120,16 +122,19 @@ def to_document(inspection: Inspection, *, show_env: bool = False) -> dict[str, 
 
 def _signatures_document(checked: Checked) -> dict[str, Any]:
     return {
-        "keys": [key.source for key in checked.keys],
+        "keys": [one.source for one in checked.signers if isinstance(one, PublicKey)],
+        "identities": [one.source for one in checked.signers if isinstance(one, CertificateIdentity)],
         "statements": [{"predicateType": one.type, "predicate": one.document} for one in checked.statements],
         "others": checked.others,
     }
 
 
 def _list_signatures(checked: Checked) -> list[tuple[str, str]]:
-    rows = [("signed with", key.source) for key in checked.keys]
+    rows = [("signed with" if isinstance(one, PublicKey) else "signed by", one.source) for one in checked.signers]
     rows += [("statement", one.type) for one in checked.statements]
-    return [*rows, ("other statements", f"{checked.others}, by keys that were not given")] if checked.others else rows
+    return (
+        [*rows, ("other statements", f"{checked.others}, by signers that were not given")] if checked.others else rows
+    )
 
 
 def _section(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Section:

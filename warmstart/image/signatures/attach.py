@@ -1,8 +1,8 @@
 """Attach signatures and statements to an image in a registry, and read those that are attached.
 
-Both of cosign's layouts are written, since there are readers that know only one of them: tags next to the image, `.sig`
-for signatures and `.att` for statements (cosign 1 and 2, CRI-O and all of containers/image), and Sigstore bundles as
-referrers (cosign 3). Both are read.
+Both of cosign's layouts are written for a key, since there are readers that know only one of them: tags next to the
+image, `.sig` for signatures and `.att` for statements (cosign 1 and 2, CRI-O and all of containers/image), and Sigstore
+bundles as referrers (cosign 3). Signatures without a key are bundles alone. Both layouts are read.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from warmstart.core.reference import Reference
 from warmstart.core.untrusted_json import JsonError
 from warmstart.image.registry.client import TaggedLayer, append_layers, attach_report, read_layers, read_reports
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
+from warmstart.image.signatures.keyless import KeylessSigner, Signer
 from warmstart.image.signatures.keys import SigningKey
 from warmstart.image.signatures.statement import (
     BUNDLE_TYPE,
@@ -52,7 +53,7 @@ class Attached:
 def attach_signatures(
     target: Reference,
     digest: str,
-    key: SigningKey,
+    signer: Signer,
     predicates: Sequence[Predicate],
     *,
     access: RegistryAccess = DEFAULT_ACCESS,
@@ -62,27 +63,42 @@ def attach_signatures(
     Args:
         target: name of the image, which is signed with it.
         digest: digest of its manifest, which must be in the registry.
-        key: private key.
+        signer: private key, or an identity.
         predicates: what the statements say.
         access: registries without TLS, and the credentials file.
 
     Raises:
         RegistryError: the registry refused, or could not be reached.
+        WarmstartError: a service for signatures without a key refused; nothing was attached.
     """
-    payload = make_simple_signing(str(target), digest)
-    signature = {SIGNATURE_NOTE: base64.b64encode(key.sign(payload)).decode()}
-    statements = [(one.type, seal(make_statement(target.name, digest, one), key)) for one in predicates]
-    signed = seal(make_statement(target.name, digest, Predicate(SIGNED, {})), key)
-    for kind, envelope in [*statements, (SIGNED, signed)]:
+    bundles = []
+    for one in (*predicates, Predicate(SIGNED, {})):
+        statement = make_statement(target.name, digest, one)
+        if isinstance(signer, KeylessSigner):
+            bundle = signer.sign(statement)
+        else:
+            bundle = json.dumps(make_bundle(seal(statement, signer), signer.public)).encode()
+        bundles.append((one.type, bundle))
+    for kind, bundle in bundles:
         attach_report(
             target,
             digest,
-            json.dumps(make_bundle(envelope, key.public)).encode(),
+            bundle,
             artifact_type=BUNDLE_TYPE,
             media_type=BUNDLE_TYPE,
             annotations={"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": kind},
             access=access,
         )
+    if isinstance(signer, SigningKey):
+        _attach_as_tags(target, digest, signer, predicates, access)
+
+
+def _attach_as_tags(
+    target: Reference, digest: str, key: SigningKey, predicates: Sequence[Predicate], access: RegistryAccess
+) -> None:
+    payload = make_simple_signing(str(target), digest)
+    signature = {SIGNATURE_NOTE: base64.b64encode(key.sign(payload)).decode()}
+    statements = [(one.type, seal(make_statement(target.name, digest, one), key)) for one in predicates]
     layers = [
         # cosign finds statements by their type here.
         TaggedLayer(json.dumps(one).encode(), ENVELOPE_TYPE, {SIGNATURE_NOTE: "", "predicateType": kind})

@@ -1,4 +1,4 @@
-"""Check that a trusted key signed an image and the statements about it."""
+"""Check that a trusted key or identity signed an image and the statements about it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from warmstart.image.annotations import PREFIX, STATEMENTS
 from warmstart.image.manifest import Manifest
 from warmstart.image.registry.credentials import DEFAULT_ACCESS, RegistryAccess
 from warmstart.image.signatures.attach import Attached, read_attached
+from warmstart.image.signatures.identity import CertificateIdentity, TrustedSigner
 from warmstart.image.signatures.keys import PublicKey
 from warmstart.image.signatures.predicates import OWN_TYPES
 from warmstart.image.signatures.statement import (
@@ -19,7 +20,6 @@ from warmstart.image.signatures.statement import (
     Envelope,
     Predicate,
     is_simple_signing_of,
-    list_signers,
     parse_statement,
 )
 
@@ -28,49 +28,49 @@ _MOST_MISSING = 8
 
 @dataclass(frozen=True)
 class Checked:
-    """The signatures of an image that trusted keys made.
+    """The signatures of an image that trusted signers made.
 
     Attributes:
         digest: digest of the image.
-        keys: the keys that signed the image.
-        statements: the statements that one of the trusted keys signed.
+        signers: the keys and identities that signed the image.
+        statements: the statements that one of the trusted signers signed.
         others: number of statements that none of them signed.
     """
 
     digest: str
-    keys: tuple[PublicKey, ...]
+    signers: tuple[TrustedSigner, ...]
     statements: tuple[Predicate, ...] = ()
     others: int = 0
 
 
 @dataclass(frozen=True)
 class Trust:
-    """The public keys that an image must be signed with, one of them; with none, every image is accepted."""
+    """The public keys and identities of which one must have signed an image; with none, every image is accepted."""
 
-    keys: tuple[PublicKey, ...] = ()
+    signers: tuple[TrustedSigner, ...] = ()
 
     def require(self, source: Source, manifest: Manifest, access: RegistryAccess = DEFAULT_ACCESS) -> Checked | None:
-        """Require that one of the keys signed the image with this manifest; None if there are no keys.
+        """Require that one of the signers signed the image with this manifest; None if there are no signers.
 
         Raises:
             SignatureError: no trusted signature covers the image, a statement was changed or removed, or the image is
                 in no registry, where its signatures would be.
             RegistryError: the registry refused, or could not be reached.
         """
-        if not self.keys:
+        if not self.signers:
             return None
         if source.kind is not Transport.REGISTRY or source.reference is None:
             self.refuse_file(str(source))
             return None
-        return check_signatures(source.reference, manifest, self.keys, access=access)
+        return check_signatures(source.reference, manifest, self.signers, access=access)
 
     def refuse_file(self, name: str) -> None:
-        """Refuse what is in no registry, if there are keys.
+        """Refuse what is in no registry, if there are signers.
 
         Raises:
-            SignatureError: there are keys.
+            SignatureError: there are signers.
         """
-        if self.keys:
+        if self.signers:
             hint = "give the image's name in its registry: layouts and archives have no signatures"
             raise SignatureError(f"{name} is in no registry, so that no signature covers it", hint=hint)
 
@@ -80,64 +80,69 @@ ANYBODY = Trust()
 
 
 def check_signatures(
-    reference: Reference, manifest: Manifest, keys: Sequence[PublicKey], *, access: RegistryAccess = DEFAULT_ACCESS
+    reference: Reference,
+    manifest: Manifest,
+    signers: Sequence[TrustedSigner],
+    *,
+    access: RegistryAccess = DEFAULT_ACCESS,
 ) -> Checked:
-    """Check the signatures of an image: one of the keys must have signed its manifest's digest.
+    """Check the signatures of an image: one of the signers must have signed its manifest's digest.
 
-    A statement that names a trusted key must be signed with it. Of the types that a build attaches, at least one
+    A statement that names a trusted signer must be signed by it. Of the types that a build attaches, at least one
     statement must be signed if there is any, or if the image's annotation says that its build attached one. Other
     statements can be of anybody.
 
     Args:
         reference: the image's repository.
         manifest: its manifest, whose digest covers the annotations, the config and all layers.
-        keys: trusted keys.
+        signers: trusted keys and identities.
         access: registries without TLS, and the credentials file.
 
     Raises:
         SignatureError: as in `Trust.require`.
         RegistryError: the registry refused, or could not be reached.
+        InputError: the trusted root of an identity is not understood.
     """
     digest = manifest.digest
     attached, name = read_attached(reference, digest, access=access), f"{reference.name}@{digest}"
-    signed_by = [key for key in keys if _has_signed(key, digest, attached)]
+    signed_by = [signer for signer in signers if _has_signed(signer, digest, attached)]
     if not signed_by:
         raise SignatureError(
-            f"no trusted key signed {name}",
-            details=_describe_keys(attached, keys),
-            hint="build it with --sign, or sign it with cosign, and give the public key with --key",
+            f"no trusted key or identity signed {name}",
+            details=_describe(attached, signers),
+            hint="build it with --sign, or sign it with cosign, and give the key or identity that signed it",
         )
-    checked = _check_statements(attached, digest, keys, Checked(digest, tuple(signed_by)), name)
+    checked = _check_statements(attached, digest, signers, Checked(digest, tuple(signed_by)), name)
     _require_statements(manifest, checked, name)
     return checked
 
 
-def _has_signed(key: PublicKey, digest: str, attached: Attached) -> bool:
-    if any(
-        is_simple_signing_of(payload, digest) and key.verifies(signature, payload)
+def _has_signed(signer: TrustedSigner, digest: str, attached: Attached) -> bool:
+    if isinstance(signer, PublicKey) and any(
+        is_simple_signing_of(payload, digest) and signer.verifies(signature, payload)
         for payload, signature in attached.simple
     ):
         return True
     return any(
-        one.is_signed_by(key) and (found := _read(one, digest)) is not None and found.type == SIGNED
+        (found := _read(one, digest)) is not None and found.type == SIGNED and signer.has_signed(one)
         for one in attached.envelopes
     )
 
 
 def _check_statements(
-    attached: Attached, digest: str, keys: Sequence[PublicKey], checked: Checked, name: str
+    attached: Attached, digest: str, signers: Sequence[TrustedSigner], checked: Checked, name: str
 ) -> Checked:
     trusted: dict[tuple[str, bytes], Predicate] = {}
     others: list[str] = []
     for envelope in attached.envelopes:
-        signers = list(list_signers(envelope, keys))
-        claimed = [key for key in keys if envelope.names(key)]
-        if not signers and claimed:
+        signed = any(signer.has_signed(envelope) for signer in signers)
+        if not signed and (claimed := [signer for signer in signers if signer.is_named_by(envelope)]):
             raise SignatureError(
-                f"a statement about {name} was changed: it names the key {claimed[0].source}, which did not sign it",
+                f"a statement about {name} was changed: it names {claimed[0].source}, which did not sign it",
+                details=_list_faults([envelope], claimed),
                 hint="do not use the image: build it again",
             )
-        if not signers:
+        if not signed:
             found = _read(envelope, digest)
             others.append(found.type if found else "")
             continue
@@ -150,10 +155,10 @@ def _check_statements(
     types = {found.type for found in trusted.values()}
     if unsigned := sorted(kind for kind in set(others) & OWN_TYPES if kind not in types):
         raise SignatureError(
-            f"no trusted key signed the statement about {name} of the type {unsigned[0]}",
-            hint="if another signer attached it, add its public key with --key",
+            f"no trusted key or identity signed the statement about {name} of the type {unsigned[0]}",
+            hint="if another signer attached it, add its public key with --key, or its identity",
         )
-    return Checked(digest, checked.keys, tuple(trusted.values()), len(others) + attached.unread)
+    return Checked(digest, checked.signers, tuple(trusted.values()), len(others) + attached.unread)
 
 
 def _require_statements(manifest: Manifest, checked: Checked, name: str) -> None:
@@ -175,7 +180,15 @@ def _read(envelope: Envelope, digest: str) -> Predicate | None:
         return None
 
 
-def _describe_keys(attached: Attached, keys: Sequence[PublicKey]) -> list[str]:
+def _describe(attached: Attached, signers: Sequence[TrustedSigner]) -> list[str]:
     there = len(attached.simple) + len(attached.envelopes)
-    found = f"{there} signatures are attached, by other keys or of something else" if there else "nothing is attached"
-    return [found, f"trusted: {', '.join(key.source for key in keys)}"]
+    found = f"{there} signatures are attached, by others or of something else" if there else "nothing is attached"
+    trusted = f"trusted: {', '.join(signer.source for signer in signers)}"
+    return [found, trusted, *_list_faults(attached.envelopes, signers)]
+
+
+def _list_faults(envelopes: Sequence[Envelope], signers: Sequence[TrustedSigner]) -> list[str]:
+    """List why bundles are not signed by identities, once each."""
+    identities = [signer for signer in signers if isinstance(signer, CertificateIdentity)]
+    faults = [identity.find_fault(one) for identity in identities for one in envelopes if one.bundle]
+    return [f"not verified: {fault:.300}" for fault in dict.fromkeys(faults) if fault][:_MOST_MISSING]

@@ -15,11 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from warmstart.core.errors import InputError
 from warmstart.core.untrusted_json import JsonError, parse_json
 from warmstart.image.key_file import read_key_file
+
+if TYPE_CHECKING:
+    from warmstart.image.signatures.statement import Envelope
 
 #: The variable with the password of a private key; cosign's.
 PASSWORD = "COSIGN_PASSWORD"  # noqa: S105  (a name)
@@ -65,6 +68,14 @@ class PublicKey:
         except p.InvalidSignature:
             return False
         return True
+
+    def has_signed(self, envelope: Envelope) -> bool:
+        """Return whether one of an envelope's signatures is of this key. Identities are hints: they do not matter."""
+        return any(self.verifies(signature, envelope.signed) for _, signature in envelope.signatures)
+
+    def is_named_by(self, envelope: Envelope) -> bool:
+        """Return whether one of an envelope's signatures claims to be of this key."""
+        return any(identity == self.identity for identity, _ in envelope.signatures)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from warmstart.core.untrusted_json import JsonError, parse_json
@@ -49,20 +49,18 @@ class Envelope:
         payload: the bytes that are signed, together with their type.
         payload_type: the media type of the payload.
         signatures: signatures, each with the identity of its key, which can be empty.
+        bundle: the Sigstore bundle around the envelope; empty if there is none.
     """
 
     payload: bytes
     payload_type: str
     signatures: tuple[tuple[str, bytes], ...]
+    bundle: bytes = field(default=b"", repr=False)
 
-    def is_signed_by(self, key: PublicKey) -> bool:
-        """Return whether one of the signatures is of this key. Identities are hints: they do not matter."""
-        signed = encode_for_signing(self.payload_type, self.payload)
-        return any(key.verifies(signature, signed) for _, signature in self.signatures)
-
-    def names(self, key: PublicKey) -> bool:
-        """Return whether one of the signatures claims to be of this key."""
-        return any(identity == key.identity for identity, _ in self.signatures)
+    @property
+    def signed(self) -> bytes:
+        """The bytes that are signed."""
+        return encode_for_signing(self.payload_type, self.payload)
 
 
 def encode_for_signing(payload_type: str, payload: bytes) -> bytes:
@@ -110,16 +108,18 @@ def parse_envelope(data: bytes) -> Envelope:
     Raises:
         JsonError: it is neither.
     """
-    document, identity = parse_json(data), ""
+    document, identity, bundle = parse_json(data), "", b""
     try:
         if "dsseEnvelope" in document:
+            bundle = data
             identity = str((document.get("verificationMaterial") or {}).get("publicKey", {}).get("hint", ""))
             document = document["dsseEnvelope"]
         found = [
             (str(entry.get("keyid") or identity), base64.b64decode(entry["sig"]))
             for entry in document["signatures"][:_MOST_SIGNATURES]
         ]
-        return Envelope(base64.b64decode(document["payload"]), str(document["payloadType"]), tuple(found))
+        payload = base64.b64decode(document["payload"])
+        return Envelope(payload, str(document["payloadType"]), tuple(found), bundle)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise JsonError("is not a DSSE envelope") from error
 
@@ -163,8 +163,3 @@ def is_simple_signing_of(payload: bytes, digest: str) -> bool:
     except (JsonError, KeyError, TypeError):
         return False
     return bool(found == digest)
-
-
-def list_signers(envelope: Envelope, keys: Sequence[PublicKey]) -> Iterator[PublicKey]:
-    """Yield those of the keys that signed an envelope."""
-    return (key for key in keys if envelope.is_signed_by(key))

@@ -108,10 +108,10 @@ def change(envelope: dict) -> dict:
 def test_an_image_is_of_the_key_that_signed_it(name, digest, check, key, stranger):
     attach_signatures(name, digest, key, [STATEMENT], access=http())
     checked = check(stranger, key)
-    assert checked.keys == (key.public,)
+    assert checked.signers == (key.public,)
     assert checked.statements == (STATEMENT,)
     assert not checked.others
-    with pytest.raises(SignatureError, match="no trusted key signed") as caught:
+    with pytest.raises(SignatureError, match="no trusted key or identity signed") as caught:
         check(stranger)
     assert digest in caught.value.brief
     assert stranger.public.source in " ".join(caught.value.details)
@@ -144,7 +144,7 @@ def test_a_signature_is_of_one_digest(name, digest, key, layout):
     )
     append_layers(tag_of(name, other, "sig"), [layer], access=http())
     assert len(read_attached(name, other, access=http()).envelopes) == 1
-    with pytest.raises(SignatureError, match="no trusted key signed"):
+    with pytest.raises(SignatureError, match="no trusted key or identity signed"):
         check_signatures(name, read(name, other), [key.public], access=http())
 
 
@@ -157,7 +157,7 @@ def test_either_layout_of_cosign_is_enough(name, digest, check, attach, key, kin
         append_layers(tag_of(name, digest, "sig"), [layer], access=http())
     else:
         attach(seal_about(name, digest, Predicate(SIGNED, {}), key), SIGNED, bundled=True, key=key)
-    assert check(key).keys == (key.public,)
+    assert check(key).signers == (key.public,)
 
 
 def test_bundles_are_found_in_a_list_without_their_type(name, digest, check, key):
@@ -167,12 +167,12 @@ def test_bundles_are_found_in_a_list_without_their_type(name, digest, check, key
     attach_report(name, digest, b"{}", artifact_type=empty, access=http())
     attach_report(name, digest, data, artifact_type=empty, media_type=BUNDLE_TYPE, access=http())
     checked = check(key)
-    assert (checked.keys, checked.others) == ((key.public,), 0)
+    assert (checked.signers, checked.others) == ((key.public,), 0)
 
 
 def test_a_signed_statement_alone_is_no_signature_of_the_image(name, digest, check, attach, key):
     attach(seal_about(name, digest, STATEMENT, key), PROVENANCE, bundled=True, key=key)
-    with pytest.raises(SignatureError, match="no trusted key signed"):
+    with pytest.raises(SignatureError, match="no trusted key or identity signed"):
         check(key)
 
 
@@ -193,7 +193,7 @@ def test_a_statement_of_a_build_needs_a_trusted_key(name, digest, check, attach,
     assert checked.statements == (STATEMENT,)
     assert checked.others == 2
     attach(seal_about(name, digest, Predicate(SBOM, {}), stranger), SBOM, bundled=True, key=stranger)
-    with pytest.raises(SignatureError, match="no trusted key signed the statement"):
+    with pytest.raises(SignatureError, match="no trusted key or identity signed the statement"):
         check(key)
     assert len(check(key, stranger).statements) == 3
 
@@ -216,7 +216,7 @@ def test_attachments_that_are_no_statements_do_no_harm(name, digest, check, key)
 def test_signatures_of_others_stay(name, digest, check, key, stranger):
     attach_signatures(name, digest, stranger, [STATEMENT], access=http())
     attach_signatures(name, digest, key, [STATEMENT], access=http())
-    assert check(stranger, key).keys == (stranger.public, key.public)
+    assert check(stranger, key).signers == (stranger.public, key.public)
 
 
 def test_only_an_image_in_a_registry_can_be_trusted(key, name, digest, tmp_path):
@@ -258,7 +258,7 @@ class TestStatementsOfTheBuild:
     def test_an_image_without_its_signature_is_refused(self, name, digest, check, key):
         attach_signatures(name, digest, key, self.SAID, access=http())
         self.remove(name, digest)
-        with pytest.raises(SignatureError, match="no trusted key signed"):
+        with pytest.raises(SignatureError, match="no trusted key or identity signed"):
             check(key)
 
     def test_an_image_without_its_statements_is_refused(self, name, digest, check, key):
@@ -284,6 +284,6 @@ class TestStatementsOfTheBuild:
     def test_a_statement_of_somebody_else_does_not_stand_in(self, name, digest, check, attach, key, stranger):
         attach_signatures(name, digest, key, [STATEMENT], access=http())
         attach(seal_about(name, digest, self.SAID[1], stranger), SBOM, bundled=True, key=stranger)
-        with pytest.raises(SignatureError, match="no trusted key signed the statement"):
+        with pytest.raises(SignatureError, match="no trusted key or identity signed the statement"):
             check(key)
         assert len(check(key, stranger).statements) == 2
