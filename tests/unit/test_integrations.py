@@ -84,6 +84,7 @@ def test_the_action_builds(run, tmp_path: Path) -> None:
         "TAG": "abc-warm",
         "SET": "container.image=a b\n\nname=x\n",
         "OUTPUT": "",
+        "SIGN": "keyless",
         "AUTHFILE": "~/auth.json",
         "RUNNER_TEMP": str(tmp_path),
         "GITHUB_OUTPUT": str(tmp_path / "output"),
@@ -92,8 +93,8 @@ def test_the_action_builds(run, tmp_path: Path) -> None:
 
     (call,) = run(["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]], env)
     assert call[call.index("build") :] == [
-        *("build", "deploy/my recipe.yaml", "--json", "--tag", "abc-warm", "--authfile", f"{tmp_path}/auth.json"),
-        *("--set", "container.image=a b", "--set", "name=x"),
+        *("build", "deploy/my recipe.yaml", "--json", "--tag", "abc-warm", "--sign", "keyless"),
+        *("--authfile", f"{tmp_path}/auth.json", "--set", "container.image=a b", "--set", "name=x"),
     ]
     output = dict(line.split("=", 1) for line in (tmp_path / "output").read_text().splitlines())
     assert (output["image"], output["digest"]) == (RESULT["image"], RESULT["digest"])
