@@ -28,10 +28,10 @@ pytestmark = pytest.mark.node
 
 # What a killed build leaves is removed by its keeper, which needs a moment; as does a keeper that was just started when
 # its build ended.
-KEEPER_S = 20.0
-CHILD_S = 5.0
+KEEPER_S = 60.0
+CHILD_S = 60.0
 # CRI-O gives an application a minute to obey a signal that it cannot see while it is frozen for its checkpoint.
-HANG_S = 50.0
+HANG_S = 120.0
 STRIKE = Path(__file__).parents[1] / "support" / "strike.py"
 IMAGE = "tests/struck:1"
 # The service takes a moment to be ready, and the volume is a mount of its own.

@@ -68,7 +68,7 @@ def watcher(monkeypatch) -> Watcher:
 
     monkeypatch.setattr(verify._Pod, "_check_process", check)
     # However busy this machine is.
-    monkeypatch.setattr(asked, "OTHERS_S", 10.0)
+    monkeypatch.setattr(asked, "OTHERS_S", 60.0)
     # An application or image with a lost restriction is refused even with --force.
     monkeypatch.setattr("warmstart.build.container.require_kept_by_runtime", lambda *_, **__: None)
     monkeypatch.setattr(verify, "judge_losses", found.record)

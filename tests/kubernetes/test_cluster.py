@@ -43,7 +43,7 @@ RESTRICTED = {
         "seccompProfile": {"type": "RuntimeDefault"},
     }
 }
-KEEPER_S = 30.0
+KEEPER_S = 60.0
 
 
 @pytest.fixture(scope="module")

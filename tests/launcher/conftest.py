@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from support.once import MakeOnce
 
 LAUNCHER = Path(__file__).parents[2] / "launcher"
 SOURCES = sorted((LAUNCHER / "src").glob("*.c"))
+# So much that the launcher waits for CRIU for a minute more: the machine may be busy.
+PAGES_BYTES = 6 * 10**9
 CC = ["cc", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
 
 
@@ -22,18 +24,19 @@ class Place:
     """The launcher, and the directory that it uses as /.warmstart.
 
     Attributes:
-        files: names of the files in the checkpoint.
+        pages_bytes: size of its pages, which are sparse.
     """
 
     directory: Path
     launcher: Path
-    files: Sequence[str] = field(default=("pages-1.img",))
+    pages_bytes: int = PAGES_BYTES
 
     def write_manifest(self, command: Sequence[str] = ("true",), **changes: str | None) -> None:
         """Write a manifest for this process and machine. `changes` replace lines by key or, with None, omit them."""
         checkpoint = self.directory / "checkpoint"
         checkpoint.mkdir(exist_ok=True)
-        (checkpoint / "pages-1.img").write_bytes(b"12345")
+        with (checkpoint / "pages-1.img").open("wb") as pages:
+            pages.truncate(self.pages_bytes)
         lines: dict[str, str | None] = {
             "user": str(os.geteuid()),
             "group": str(os.getegid()),
@@ -41,7 +44,7 @@ class Place:
             "pid": "100",
             "stdout": "11",
             "stderr": "12",
-            "file": "5 pages-1.img",
+            "file": f"{self.pages_bytes} pages-1.img",
             "listen": None,
             "late": "*",
             "cpu": "",
@@ -62,7 +65,7 @@ class Place:
         program.chmod(0o755)
 
     def start(
-        self, *command: str, env: Mapping[str, str] | None = None, timeout_s: float = 20
+        self, *command: str, env: Mapping[str, str] | None = None, timeout_s: float = 90
     ) -> subprocess.CompletedProcess[str]:
         """Run the launcher's start mode to its end."""
         argv = [str(self.launcher), "start", "--", *command]

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.linux
 MEMORY_BYTES = 16 << 20
 # Larger than that of the launcher, which is no container's first process here.
 APPLICATION = str((1 << 31) - 1)
-WAIT_S = 20.0
+WAIT_S = 60.0
 QUIET_S = 1.0
 # Waits for a file, and fails.
 GATED = 'while [ ! -e {gate} ]; do sleep 0.01; done; echo "Error (criu/a.c:1): it hurts" >"$7"; exit 1'
@@ -38,6 +38,7 @@ def list_parts(place: Place, *parts: tuple[int, int, Path]) -> None:
 @pytest.fixture
 def memory(place) -> Path:
     """Return the memory file of a checkpoint, of which no page is in the page cache, and all of which is to be read."""
+    place.pages_bytes = 5  # little beside the memory
     path = place.directory / "memory"
     path.write_bytes(os.urandom(1 << 20) * (MEMORY_BYTES >> 20))
     place.write_manifest(["true"], pid=APPLICATION, file=f"5 pages-1.img\nfile {MEMORY_BYTES} ../memory")

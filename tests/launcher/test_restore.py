@@ -63,7 +63,7 @@ class Container:
 
     def wait_for(self, pattern: str, count: int = 1) -> list[str]:
         """Wait until the output matches the pattern this many times, and return the matches of its group."""
-        for _ in range(400):
+        for _ in range(1200):
             found = re.findall(pattern, self.output(), re.MULTILINE)
             if len(found) >= count:
                 return found
@@ -72,7 +72,7 @@ class Container:
 
     def signal(self, name: str) -> None:
         """Send a signal to its first process."""
-        self.session.run(["runc", "kill", self.name, name], timeout_s=20)
+        self.session.run(["runc", "kill", self.name, name], timeout_s=60)
 
     def state(self) -> str:
         """Return the application's current report about itself."""
@@ -82,12 +82,12 @@ class Container:
 
     def count_processes(self) -> int:
         """Return the number of its processes, with the first one."""
-        listed = self.session.run(["runc", "ps", "--format", "json", self.name], timeout_s=20).stdout
+        listed = self.session.run(["runc", "ps", "--format", "json", self.name], timeout_s=60).stdout
         return len(json.loads(listed))
 
     def end(self) -> int:
         """Wait until it ends, and return its exit status."""
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=60)
 
 
 class Machine:
@@ -124,7 +124,7 @@ class Machine:
             try:
                 yield container
             finally:
-                self.session.run(["runc", "delete", "--force", name], timeout_s=30, check=False)
+                self.session.run(["runc", "delete", "--force", name], timeout_s=60, check=False)
 
     @contextlib.contextmanager
     def building(
@@ -186,7 +186,7 @@ class Machine:
         """Return a seccomp profile: `docker`, `crio`, `containers` or `none`."""
         if kind == "none":
             return None
-        text = self.session.run(["cat", PROFILE], timeout_s=20).stdout
+        text = self.session.run(["cat", PROFILE], timeout_s=60).stdout
         profile = resolve_profile(json.loads(text), capabilities, platform.machine())
         stricter = {"docker": like_docker, "crio": like_crio}
         return stricter[kind](profile) if kind in stricter else profile
@@ -254,7 +254,7 @@ def machine(session, programs, app) -> Iterator[Machine]:
 
 def wait_until(holds: Callable[[], bool]) -> None:
     """Wait until a condition holds."""
-    for _ in range(400):
+    for _ in range(1200):
         if holds():
             return
         time.sleep(0.05)
@@ -380,7 +380,7 @@ def test_the_environment_is_told_whole_and_to_nobody_else(machine):
     assert (machine.files / "env").readlink() == Path("/proc/self/fd/100")
     with machine.start("family", environment=(*STARTED, *(f"LONG_{n}={'x' * 60000}" for n in range(20)))) as container:
         container.wait_for("^warmstart: restored in")
-        first_pid = json.loads(machine.session.run(["runc", "state", container.name], timeout_s=20).stdout)["pid"]
+        first_pid = json.loads(machine.session.run(["runc", "state", container.name], timeout_s=60).stdout)["pid"]
         proc = machine.session.proc
         processes = [proc / str(each.pid) for each in read_tree(proc, first_pid)[1:]]
         texts = {(process / "fd/100").read_bytes() for process in processes}
@@ -456,9 +456,9 @@ def test_who_connects_during_a_restore_is_served_after_it(machine, gate):
 
 def connect(machine: Machine) -> socket.socket:
     """Connect to the server as soon as it does not refuse connections."""
-    for _ in range(100):
+    for _ in range(3000):
         with contextlib.suppress(ConnectionRefusedError):
-            return connect_in(machine.session.network, ("127.0.0.1", 8080), 10)
+            return connect_in(machine.session.network, ("127.0.0.1", 8080), 60)
         time.sleep(0.02)
     pytest.fail("nobody listens")
 
@@ -468,7 +468,7 @@ def test_the_clock_goes_on_where_the_kernel_allows_it(machine, seccomp):
     before = machine.build("")
     with machine.start("", seccomp=machine.profile(seccomp)) as container:
         after = assert_restored(container, before)
-    assert 0 <= int(field("clock", after)) - int(field("clock", before)) < 30
+    assert 0 <= int(field("clock", after)) - int(field("clock", before)) < 300
 
 
 @pytest.mark.parametrize("seccomp", ["crio", "none"])
@@ -476,7 +476,7 @@ def test_a_user_namespace_of_its_own_gives_it_no_capability(machine, seccomp):
     before = machine.build("")
     with machine.start("", seccomp=machine.profile(seccomp)) as container:
         assert_restored(container, before)
-        first_pid = json.loads(machine.session.run(["runc", "state", container.name], timeout_s=20).stdout)["pid"]
+        first_pid = json.loads(machine.session.run(["runc", "state", container.name], timeout_s=60).stdout)["pid"]
         application = (machine.session.proc / f"{first_pid}/task/{first_pid}/children").read_text().strip()
         status = (machine.session.proc / application / "status").read_text()
     assert set(re.findall(r"^Cap\w+:\t(\w+)$", status, re.MULTILINE)) == {"0" * 16}
@@ -772,9 +772,9 @@ def test_need_not_be_the_first_process(machine):
     before = machine.build("")
     with machine.start("", before=("/app", "init", "0")) as container:
         container.wait_for("^warmstart: restored in")
-        machine.session.run(["sh", "-c", "kill -USR1 $(pidof app | tr ' ' '\\n' | sort -n | tail -1)"], timeout_s=20)
+        machine.session.run(["sh", "-c", "kill -USR1 $(pidof app | tr ' ' '\\n' | sort -n | tail -1)"], timeout_s=60)
         assert field("id", container.wait_for("^state (.*)$")[-1]) == field("id", before)
-        machine.session.run(["sh", "-c", "kill -TERM $(pidof launcher)"], timeout_s=20)
+        machine.session.run(["sh", "-c", "kill -TERM $(pidof launcher)"], timeout_s=60)
         container.wait_for("^init: signal 15$")
 
 

@@ -165,6 +165,12 @@ def _zip(depth: int) -> bytes:
     return body
 
 
+def _deflate() -> bytes:
+    stream = zlib.compressobj(1)
+    first, other = (stream.compress(bytes(MANY >> 8)) + stream.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return first + other * 255
+
+
 #: Wrong replies to reads, by description, each with the expected error.
 READS: dict[str, tuple[Callable[[Request], bool], str]] = {
     "says it failed, in colours": (
@@ -187,7 +193,7 @@ READS: dict[str, tuple[Callable[[Request], bool], str]] = {
         lambda r: r.reply(200, _zip(2), Content_Encoding="gzip, gzip", Content_Type=MANIFEST),
         "compressed its",
     ),
-    "deflates": (lambda r: r.reply(200, zlib.compress(bytes(MANY), 1), Content_Encoding="deflate"), "compressed its"),
+    "deflates": (lambda r: r.reply(200, _deflate(), Content_Encoding="deflate"), "compressed its"),
     "sends without an end": (
         lambda r: r.drip(_headers("", ""), b"x" * (1 << 20)),
         "exceeds|is too slow",

@@ -76,16 +76,14 @@ class Hooks:
             os.close(writer)
 
     def move_elsewhere(self, *pids: int) -> None:
-        """Continue the processes as if they were restored: without the FIFO, and with open(2) started again."""
-        time.sleep(0.1)  # the last thing that an agent does before it waits is to answer
+        """Continue the processes as if they were restored: without the FIFOs, and with open(2) started again.
+
+        They are stopped first, as by a checkpoint: without the FIFOs, a process that runs does not wait, and may end.
+        """
+        for pid in pids:
+            stop(pid)
         for name in ("checkpoint", "restored"):
             (self.directory / name).unlink()
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                with suppress(FileNotFoundError, ProcessLookupError):  # a thread that was about to end
-                    while "\nState:\tT" not in (task / "status").read_text():
-                        time.sleep(0.001)
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
 
@@ -96,6 +94,15 @@ class Hooks:
                 os.killpg(program.pid, signal.SIGKILL)
             program.communicate()
         os.close(self._reply)
+
+
+def stop(pid: int) -> None:
+    """Stop all threads of a process: system calls in which they wait begin again when it continues."""
+    os.kill(pid, signal.SIGSTOP)
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that was about to end
+            while "\nState:\tT" not in (task / "status").read_text():
+                time.sleep(0.001)
 
 
 def await_closed(pid: int, directory: Path) -> None:

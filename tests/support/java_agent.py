@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from support.hooks import stop
+
 TOP = Path(__file__).parents[2]
 WAIT_S = 60.0
 
@@ -69,33 +71,33 @@ class HooksDirectory:
         """Wake the agents that wait for a restore: there is none."""
         self._wake("restored")
 
-    def restore(self, pid: int, after_s: float = 0) -> None:
-        """Take the FIFOs away, and make the kernel begin the process's system calls again, as after a restore."""
+    def restore(self, pid: int, after_s: float = 0) -> float:
+        """Take the FIFOs away, and make the kernel begin the process's system calls again, as after a restore.
+
+        Return the time at which the process continues.
+        """
+        stop(pid)
         for name in ("checkpoint", "restored"):
             (self.path / name).unlink()
-        freeze(pid, after_s)
+        return freeze(pid, after_s)
 
     def _wake(self, name: str) -> None:
         end = time.monotonic() + WAIT_S
         while time.monotonic() < end:
             with suppress(OSError):  # ENXIO: nobody waits yet
-                descriptor = os.open(self.path / name, os.O_WRONLY | os.O_NONBLOCK)
-                time.sleep(0.1)
-                os.close(descriptor)
+                os.close(os.open(self.path / name, os.O_WRONLY | os.O_NONBLOCK))
                 return
             time.sleep(0.01)
         raise AssertionError(f"nobody waits in open({name})")
 
 
-def freeze(pid: int, duration_s: float) -> None:
-    """Stop all threads of a process for some time: a system call that is interrupted begins again."""
-    os.kill(pid, signal.SIGSTOP)
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that was about to end
-            while ") T " not in (task / "stat").read_text():
-                time.sleep(0.001)
+def freeze(pid: int, duration_s: float) -> float:
+    """Stop a process for some time, and return the time at which it continues."""
+    stop(pid)
     time.sleep(duration_s)
+    continues = time.monotonic()
     os.kill(pid, signal.SIGCONT)
+    return continues
 
 
 class Jvm:

@@ -43,7 +43,7 @@ RESTRICTED = SecurityContext(
 CONTAINER = Container(image=IMAGE, security_context=RESTRICTED)
 PROFILE = "/usr/share/containers/seccomp.json"
 CALL_S = 60.0
-END_S = 20.0
+END_S = 60.0
 READY_S = 60.0
 LAUNCHER = Path("/.warmstart/launcher")
 SUBNETS = {"containerd": "10.71.0.0/24", "crio": "10.72.0.0/24"}

@@ -39,6 +39,7 @@ CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 FOREIGN_OPTIONS = {
     *("--privileged", "--loop", "--post-renderer-args"),
     *("--insecure-ignore-tlog", "--trusted-root", "--type"),  # of cosign
+    "--hypothesis-profile",  # of pytest
     "--horizontal-pod-autoscaler-sync-period",  # of the controller manager
 }
 # Pages that speak of other programs' options: of what runs in the containers, and of the launcher.

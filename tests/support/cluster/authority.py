@@ -13,7 +13,7 @@ from warmstart.node.session import Session
 # Without openssl's default extensions.
 REQUEST = "[req]\ndistinguished_name = subject\n[subject]\n"
 DAYS = 30
-OPENSSL_S = 20.0
+OPENSSL_S = 60.0
 
 
 @dataclass(frozen=True)

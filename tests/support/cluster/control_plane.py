@@ -14,7 +14,7 @@ from warmstart.node.session import Session
 
 # The port of the service `kubernetes` as well.
 API_PORT = 443
-CALL_S = 30.0
+CALL_S = 60.0
 ETCD = "http://127.0.0.1:2379"
 API_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
 # The name of the API server at API servers of extensions.

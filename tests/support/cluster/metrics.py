@@ -20,7 +20,7 @@ from support.cluster.served import QuietHandler, serve_in_cluster
 GROUP, VERSION = "external.metrics.k8s.io", "v1beta1"
 ROOT = f"/apis/{GROUP}/{VERSION}"
 SERVICE, NAMESPACE = "external-metrics", "default"
-AVAILABLE_S = 30
+AVAILABLE_S = 90
 
 
 @contextlib.contextmanager

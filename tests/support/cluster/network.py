@@ -22,7 +22,7 @@ from warmstart.node.session import Session
 SERVICES = "10.96.0.0/16"
 API_ADDRESS = "10.96.0.1"
 BRIDGE = "nodes"
-IP_S = 20.0
+IP_S = 60.0
 CHUNK_BYTES = 1 << 17
 
 

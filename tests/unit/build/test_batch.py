@@ -15,7 +15,7 @@ from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Transport, parse_reference
 from warmstart.recipe.model import Container, Recipe
 
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 class Recorder(SilentListener):

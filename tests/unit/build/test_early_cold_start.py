@@ -138,13 +138,13 @@ def test_the_first_is_ended_and_its_failure_forgotten_if_it_begins_again(make):
     def never_ready_without_the_changes(running: Any) -> None:
         if running.container_id == "cold":
             waits.set()
-            killed.wait(10)
+            killed.wait(60)
             raise AppError("the application ended")
 
     engine.kill_container = lambda container_id: (engine.killed.append(container_id), killed.set())  # type: ignore
     early = make(engine, wait=never_ready_without_the_changes)
     early.begin()
-    waits.wait(10)
+    waits.wait(60)
     wait(early.settle(launched(untouched=False)))
     assert engine.killed == ["cold"]
 

@@ -64,27 +64,27 @@ def test_a_pipe_gets_a_line_a_step_where_it_is_asked_for():
 
 def test_a_terminal_shows_how_far_a_step_is():
     script = """
-import time
+import sys
 from rich.console import Console
 from warmstart.core.progress import Progress
 from warmstart.cli.terminal import TerminalListener
 steps = Progress(TerminalListener(Console(stderr=True), verbose=False))
 with steps.step("pull"):
     steps.note("half of it")
-    time.sleep(0.3)
+    sys.stdin.read()
 """
-    shown = run_at_terminal([sys.executable, "-c", script])
-    assert "half of it" in shown
+    shown = run_at_terminal([sys.executable, "-c", script], until=b"half of it")
     assert "✓" in shown
     # The cursor is there again.
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
 
 
-def run_at_terminal(command: list[str]) -> str:
-    """What a program shows on its standard error when that is a terminal of 80 columns."""
+def run_at_terminal(command: list[str], until: bytes) -> str:
+    """What a program shows on its standard error when that is a terminal of 80 columns. Its input ends at `until`."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
-    with subprocess.Popen(command, stderr=theirs, env=environment) as program:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=theirs, env=environment) as program:
+        assert program.stdin is not None
         os.close(theirs)
         shown = b""
         # The end of a terminal that nobody has open any more is an error.
@@ -94,6 +94,8 @@ def run_at_terminal(command: list[str]) -> str:
             except OSError:
                 break
             shown += chunk
+            if until in shown:
+                program.stdin.close()
     os.close(ours)
     assert program.returncode == 0, shown
     return shown.decode()

@@ -10,7 +10,7 @@ import pytest
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.workers import StoppedError, WorkerPool
 
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 class Notes(SilentListener):

@@ -33,7 +33,7 @@ from warmstart.image.buildah import Buildah
 import grpc
 
 with CriEngine(sys.argv[1], proc=Path("/proc"), network=None, scratch=Path("/")) as engine:
-    grpc.channel_ready_future(engine._channel).result(10)
+    grpc.channel_ready_future(engine._channel).result(60)
     buildah = Buildah(["true"], {}, Path(sys.argv[2]))
     (Path(sys.argv[2]) / "root/vfs/dir/layer").mkdir(parents=True)
     for _ in range(7):
@@ -81,7 +81,7 @@ def test_an_interruption_ends_it_and_leaves_no_thread_that_would_keep_us(stuck, 
     # Those of `sh` end with the program, a moment later.
     for thread in set(threading.enumerate()) - before:
         if not thread.daemon:
-            thread.join(timeout=10)
+            thread.join(timeout=60)
             assert not thread.is_alive(), thread
 
 

@@ -27,7 +27,7 @@ def test_it_stops_with_the_build(tmp_path):
 
     contents, packer = [Slow(), Slow()], Packer()
     futures = [packer.pack_memory(one, "memory", (0, 0), tmp_path, Compression.FAST) for one in contents]
-    assert begun.wait(10)
+    assert begun.wait(60)
     packer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert isinstance(futures[0].exception(), StoppedError)
     assert futures[1].cancelled()

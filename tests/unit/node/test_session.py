@@ -33,7 +33,7 @@ pytestmark = pytest.mark.linux
 
 ROOT = Path("/")
 LIMIT_S = 60.0
-SETTLE_S = 20.0
+SETTLE_S = 60.0
 
 
 @pytest.fixture(autouse=True)

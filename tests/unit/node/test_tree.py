@@ -622,7 +622,7 @@ def test_the_mounts_of_a_killed_maker_end_with_it(tmp_path, monkeypatch):
 
 def wait_for_lock(descriptor: int) -> None:
     """Wait until no program of a maker is left: they all have the file open."""
-    for _ in range(200):
+    for _ in range(1200):
         with suppress(BlockingIOError):
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         time.sleep(0.05)

@@ -42,12 +42,20 @@ def call(number, *arguments):
     return result
 def keep(function):
     threading.Thread(target=function, daemon=True).start()
+def state(pid):
+    return open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[0]
 def child(function):
+    end, at_work = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.close(end)
         function()
+        os.close(at_work)
         time.sleep(600)
-    time.sleep(0.1)
+    os.close(at_work)
+    # Until it has done its work, runs another program, or has lost its main thread.
+    while not select.select([end], [], [], 0.01)[0] and state(pid) != 'Z': pass
+    os.close(end)
     return pid
 def watch(path):
     assert libc.inotify_add_watch(libc.inotify_init(), path.encode(), 2) >= 0
@@ -107,7 +115,7 @@ def beside(container: Started, *words: str) -> Iterator[None]:
 
 def wait_for(look: Callable[[], tuple[Finding, ...]]) -> tuple[Finding, ...]:
     """Wait until there are findings, and return them."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         found = look()
         if found:
@@ -225,9 +233,7 @@ child(os.setsid)
 
 
 def test_an_innocent_container_gives_no_finding(start: Callable[..., Started]) -> None:
-    container = start(INNOCENT)
-    time.sleep(0.2)
-    assert check(container) == ()
+    assert check(start(INNOCENT)) == ()
 
 
 # The code of the error, the program that provokes it, what it says, and the fix.
@@ -518,8 +524,7 @@ def test_a_pool_of_connections_is_one_warning(start: Callable[..., Started]) -> 
 
 
 def test_a_stopped_process_where_the_freezer_is_of_cgroup_v1(start: Callable[..., Started]) -> None:
-    container = start("os.kill(child(lambda: None), 19)")
-    time.sleep(0.1)
+    container = start("pid = child(lambda: None); os.kill(pid, 19)\nwhile state(pid) != 'T': time.sleep(0.01)")
     found = [finding.code for finding in check(container)]
     has_v1_freezer = "freezer" in Path("/proc/self/cgroup").read_text()
     assert found == (["stopped"] if has_v1_freezer else [])
@@ -661,8 +666,9 @@ os.mknod('/dev/tty', 0o20666, os.makedev(5, 0))
 pid, master = pty.fork()
 if not pid:
     terminal = os.open('/dev/tty', os.O_RDWR)
+    os.write(terminal, b'x')
     time.sleep(600)
-time.sleep(0.3)
+os.read(master, 1)
 """)
     assert [(finding.code, finding.is_error) for finding in check(container)] == [("terminal", True)]
     assert check(container, by_runtime=False) == ()
@@ -675,7 +681,8 @@ def test_core_dumps_with_less_memory_are_refused_only_by_the_runtime(start: Call
 
 
 def test_a_timer_of_another_thread_restores(start: Callable[..., Started]) -> None:
-    program = "keep(lambda: (number.append(threading.get_native_id()), time.sleep(600)))\ntime.sleep(0.1)\n"
+    program = "keep(lambda: (number.append(threading.get_native_id()), time.sleep(600)))\n"
+    program += "while not number: time.sleep(0.01)\n"
     assert check(start("number = []\n" + program + make_timer("number[0]") + "make()")) == ()
 
 

@@ -69,7 +69,8 @@ def test_what_is_known_not_to_restore_itself_is_found(script, codes):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
 def test_a_process_of_another_user_is_found_unless_a_restore_may_become_that_user():
-    with run("child = os.fork()\nif not child: os.setuid(1000); signal.pause()\ntime.sleep(0.2)") as pid:
+    script = "end, other = os.pipe()\nif not os.fork(): os.setuid(1000); os.close(other); signal.pause()\n"
+    with run(script + "os.close(other); os.read(end, 1); os.close(end)") as pid:
         assert [finding.code for finding in check_launched(PROC, pid)] == ["another-user"]
         assert check_launched(PROC, pid, becomes_others=True) == ()
 
@@ -81,7 +82,9 @@ def test_a_program_that_its_user_may_only_run_is_found():
         Path(directory).chmod(0o755)
         program = shutil.copy(shutil.which("sleep"), directory)
         script = "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        script += f"child = os.fork()\nif not child: os.execv({program!r}, ['sleep', '60'])\ntime.sleep(0.3)"
+        # The pipe is closed when the program begins.
+        script += f"end, other = os.pipe()\nif not os.fork(): os.execv({program!r}, ['sleep', '60'])\n"
+        script += "os.close(other); os.read(end, 1); os.close(end)"
         for mode, is_found in ((0o711, True), (0o755, False)):
             Path(program).chmod(mode)
             with run(script) as pid:
@@ -91,14 +94,10 @@ def test_a_program_that_its_user_may_only_run_is_found():
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
 def test_files_in_tmp_that_are_not_the_applications_are_found():
-    with Path("/tmp/warmstart-test-other").open("w") as file:
-        try:
-            os.chown(file.fileno(), 1000, 1000)
-            assert find_codes("kept = open('/tmp/warmstart-test-other')") == ["seed-of-others"]
-            assert find_codes("kept = open('/tmp/warmstart-test-own', 'w')") == []
-        finally:
-            Path(file.name).unlink()
-            Path("/tmp/warmstart-test-own").unlink(missing_ok=True)
+    with tempfile.NamedTemporaryFile(dir="/tmp") as other, tempfile.NamedTemporaryFile(dir="/tmp") as own:
+        os.chown(other.fileno(), 1000, 1000)
+        assert find_codes(f"kept = open({other.name!r})") == ["seed-of-others"]
+        assert find_codes(f"kept = open({own.name!r}, 'w')") == []
 
 
 @pytest.fixture

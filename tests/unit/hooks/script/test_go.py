@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 
 import pytest
-from support.hooks import SOURCES
+from support.hooks import SOURCES, TIMEOUT_S
 
 MAIN = """
 package main
@@ -28,7 +27,9 @@ func main() {
 		return nil
 	}
 	serveHooks(func() error { fmt.Println("before"); return nil }, after)
-	time.Sleep(3 * time.Second)
+	for _, err := os.Stat(os.Getenv("END")); err != nil; _, err = os.Stat(os.Getenv("END")) {
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 """
 
@@ -41,15 +42,14 @@ def test_gos_hooks_are_called(hooks, tmp_path):
     (tmp_path / "main.go").write_text(MAIN)
     subprocess.run(["go", "build", "-o", "app", "."], cwd=tmp_path, check=True)
     for fails in ("", "yes"):
-        program = hooks.start([tmp_path / "app"], {"FAILS": fails})
+        program = hooks.start([tmp_path / "app"], {"FAILS": fails, "END": str(tmp_path / f"end{fails}")})
         assert hooks.events(1) == [{"pid": program.pid, "event": "registered", "runtime": "go"}]
-        time.sleep(0.1)
         assert hooks.request_checkpoint()[0]["event"] == "checkpoint"
         if not fails:
-            time.sleep(0.1)
             assert hooks.give_up()[0]["event"] == "restored"
-            assert program.communicate(timeout=30) == ("before\nafter\n", "")
+            (tmp_path / "end").touch()
+            assert program.communicate(timeout=TIMEOUT_S) == ("before\nafter\n", "")
     hooks.move_elsewhere(program.pid)
     assert hooks.events(1)[0]["error"] == "no pool"
-    _, errors = program.communicate(timeout=30)
+    _, errors = program.communicate(timeout=TIMEOUT_S)
     assert (program.returncode, errors) == (70, "warmstart: after-restore hook failed: no pool\n")
