@@ -1,10 +1,10 @@
-"""Pulling lazily: bytes and seconds from an empty node to the first answer, over a link of 1 Gb/s.
+"""Pulling to an empty node: bytes and seconds until the first answer, over a link of 1 Gb/s.
 
-    PYTHONPATH=tests python benchmarks/lazy.py [--rounds N] [RECIPE]
+    PYTHONPATH=tests python benchmarks/lazy.py [--rounds N] [--archives DIRECTORY] [RECIPE]
 
-The recipe's image is built as eStargz (`image.lazy`), pushed once, and pulled in turn by containerd as usual and by
-containerd with the stargz snapshotter. Each round has a containerd and a snapshotter of its own, whose stores are
-empty. Bytes are those that the node's end of the link received, with all headers.
+The recipe's image is built in each format of `image.lazy` and pushed once. In each round, containerd pulls and starts
+each of them as usual, and with the stargz snapshotter if it can read it. Each time, containerd and the snapshotter are
+new, and their stores empty. Bytes are those that the node's end of the link received, with all headers.
 """
 
 from __future__ import annotations
@@ -40,11 +40,21 @@ from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
 from warmstart.recipe.load import load_recipe
-from warmstart.recipe.model import Container, Recipe
+from warmstart.recipe.model import Container, Lazy, Recipe
 
 TOP = Path(__file__).parents[1]
 RECIPE = TOP / "examples/java-app/recipe.yaml"
 WHOLE, LAZY = "whole", "lazy"
+WAYS = [
+    (WHOLE, Lazy.NONE),
+    (WHOLE, Lazy.ESTARGZ),
+    (WHOLE, Lazy.ZSTD_CHUNKED),
+    (LAZY, Lazy.ESTARGZ),
+    (LAZY, Lazy.ZSTD_CHUNKED),
+]
+
+
+Way = tuple[str, Lazy]
 
 
 @dataclass(frozen=True)
@@ -66,20 +76,22 @@ class Programs:
 
 def measure(
     session: Session, programs: Programs, recipe: Recipe, rounds: int, console: Console
-) -> dict[str, list[Start]]:
-    """Pull and start an image in turn, whole and lazily."""
-    found: dict[str, list[Start]] = {WHOLE: [], LAZY: []}
+) -> dict[Way, list[Start]]:
+    """Pull and start all images in turn."""
+    found: dict[Way, list[Start]] = {way: [] for way in WAYS}
     with run_registry(session) as registry:
-        image = f"{registry}/lazy:1"
-        skopeo(session, "--dest-tls-verify=false", f"oci-archive:{session.workspace}/image.tar", f"docker://{image}")
-        container = replace(recipe.container, image=image, command=(), args=())
-        for number in range(2 * rounds):
-            # a b b a a b b a
-            way = (WHOLE, LAZY)[(number + 1) // 2 % 2]
-            with open_node(session, programs, way, number, registry) as node:
+        for lazy in Lazy:
+            source = f"oci-archive:{session.workspace}/{lazy}.tar"
+            skopeo(session, "--dest-tls-verify=false", source, f"docker://{registry}/{lazy}:1")
+        for number in range(rounds * len(WAYS)):
+            turn, place = divmod(number, len(WAYS))
+            # There and back.
+            way = WAYS[place if turn % 2 == 0 else -1 - place]
+            container = replace(recipe.container, image=f"{registry}/{way[1]}:1", command=(), args=())
+            with open_node(session, programs, way[0], number, registry) as node:
                 start = pull_and_start(session, node, container, f"start-{number}")
             found[way].append(start)
-            console.print(f"{way}: {format_seconds(start.total_s)}, {format_bytes(start.received_bytes)}")
+            console.print(f"{' '.join(way)}: {format_seconds(start.total_s)}, {format_bytes(start.received_bytes)}")
     return found
 
 
@@ -106,30 +118,42 @@ def pull_and_start(session: Session, node: PullingNode, container: Container, na
 
 
 @contextlib.contextmanager
-def open_session(cache: Path, archive: Path, console: Console) -> Iterator[tuple[Session, Programs]]:
-    """Open a session with the registry's program, the image, and the programs of a node."""
+def open_session(cache: Path, archives: Path, console: Console) -> Iterator[tuple[Session, Programs]]:
+    """Open a session with the registry's program, the images, and the programs of a node."""
     runtimes, tools = ensure_runtime_tree(cache, console.print), ensure_tree(cache, console.print)
     programs = Programs(*(ensure_go_tool(cache, tool, console.print) for tool in (CONTAINERD, STARGZ)))
     binds = [Bind(str(program.parent)) for program in (programs.containerd, programs.stargz)]
     with open_workspace("lazy") as workspace, enter(runtimes, workspace, binds=binds) as session:
         shutil.copy2(tools / "usr/bin/docker-registry", session.root / "usr/local/bin")
-        shutil.copy2(archive, workspace / "image.tar")
+        for lazy in Lazy:
+            shutil.copy2(archives / f"{lazy}.tar", workspace)
         yield session, programs
 
 
-def make_table(found: dict[str, list[Start]], size_bytes: int) -> Table:
+def build_archives(recipe: Path, overrides: tuple[str, ...], cache: Path, into: Path, console: Console) -> None:
+    """Build the image in each format, unless its archive is there already."""
+    for lazy in Lazy:
+        archive = into / f"{lazy}.tar"
+        if not archive.exists():
+            loaded = load_recipe(recipe, overrides=[f"image.lazy={lazy}", *overrides])
+            options = BuildOptions(cache, Output(Transport.OCI_ARCHIVE, archive))
+            build_image(loaded, options, Progress(TerminalListener(console, verbose=False)))
+
+
+def make_table(found: dict[Way, list[Start]], archives: Path) -> Table:
     """Return the medians."""
-    table = Table("pulled", "pull", "pull and start", "range", "received", "received ÷ image")
-    for way, starts in found.items():
+    table = Table("pulled", "format", "pull", "pull and start", "range", "received", "received ÷ image")
+    for (way, lazy), starts in found.items():
         received = median(start.received_bytes for start in starts)
         totals = [start.total_s for start in starts]
         table.add_row(
             way,
+            lazy,
             format_seconds(median(start.pull_s for start in starts)),
             format_seconds(median(totals)),
             f"{min(totals):.2f}–{max(totals):.2f} s",
             format_bytes(int(received)),
-            f"{received / size_bytes:.2f}",
+            f"{received / (archives / f'{lazy}.tar').stat().st_size:.3f}",
         )
     return table
 
@@ -138,21 +162,22 @@ def make_table(found: dict[str, list[Start]], size_bytes: int) -> Table:
 @click.argument("recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=RECIPE)
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
-@click.option("--image", type=click.Path(path_type=Path, exists=True), help="Use this archive instead of a build.")
+@click.option(
+    "--archives",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Directory of the images, by format: those that it has are not built again.",
+)
 @cache_option
-def main(recipe: Path, rounds: int, overrides: tuple[str, ...], image: Path | None, cache_dir: Path) -> None:
-    """Pull and start a recipe's image, whole and lazily, in turn."""
+def main(recipe: Path, rounds: int, overrides: tuple[str, ...], archives: Path | None, cache_dir: Path) -> None:
+    """Pull and start a recipe's image in turn: each format, as usual and lazily."""
     console = Console()
-    loaded = load_recipe(recipe, overrides=["image.lazy=estargz", *overrides])
-    with open_workspace("archive") as directory:
-        if image is None:
-            image = directory / "image.tar"
-            options = BuildOptions(cache_dir, Output(Transport.OCI_ARCHIVE, image))
-            build_image(loaded, options, Progress(TerminalListener(console, verbose=False)))
-        size_bytes = image.stat().st_size
-        with open_session(cache_dir, image, console) as (session, programs):
+    loaded = load_recipe(recipe, overrides=list(overrides))
+    with open_workspace("archives") as directory:
+        archives = archives or directory
+        build_archives(recipe, overrides, cache_dir, archives, console)
+        with open_session(cache_dir, archives, console) as (session, programs):
             found = measure(session, programs, loaded, rounds, console)
-    console.print(make_table(found, size_bytes))
+        console.print(make_table(found, archives))
 
 
 if __name__ == "__main__":

@@ -74,9 +74,9 @@ class LazyImage:
             yield running, self.session.proc / str(application) / "root"
 
 
-@pytest.fixture(scope="module")
-def image(cache, tree, containerd, tmp_path_factory) -> Iterator[LazyImage]:
-    """An eStargz image, pushed to a registry."""
+@pytest.fixture(scope="module", params=["estargz", "zstd-chunked"])
+def image(cache, tree, containerd, tmp_path_factory, request) -> Iterator[LazyImage]:
+    """An image of each format, pushed to a registry."""
     directory = tmp_path_factory.mktemp("lazy")
     with open_workspace("base") as workspace, enter(tree, workspace) as session:
         make_base_archive(session, directory / "base.tar", {"unused": UNUSED})
@@ -85,7 +85,7 @@ def image(cache, tree, containerd, tmp_path_factory) -> Iterator[LazyImage]:
         directory / "recipe.json", directory / "base.tar", IMAGE, SETTINGS, restore=["self"], memory={"mapped": "all"}
     )
     document = json.loads(recipe.read_text())
-    document["image"]["lazy"] = "estargz"
+    document["image"]["lazy"] = request.param
     recipe.write_text(json.dumps(document))
     built, _ = build(recipe, BuildOptions(cache, output))
     size_bytes = sum(layer.size_bytes for layer in read_image(directory / "layout").manifest.layers)

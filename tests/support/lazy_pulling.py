@@ -69,7 +69,9 @@ class PullingNode:
 
 
 @contextlib.contextmanager
-def open_whole(session: Session, containerd: Path, name: str, registry: str) -> Iterator[PullingNode]:
+def open_whole(
+    session: Session, containerd: Path, name: str, registry: str, settings: str = ""
+) -> Iterator[PullingNode]:
     """Run containerd, which pulls an image before it starts it.
 
     Args:
@@ -77,9 +79,11 @@ def open_whole(session: Session, containerd: Path, name: str, registry: str) -> 
         containerd: its program, which the session can see.
         name: name of its directory in the workspace.
         registry: HOST:PORT of a registry without TLS.
+        settings: more of its configuration, in TOML.
     """
     state = session.workspace / name
-    with _open_engine(session, containerd, state, _write_hosts(state, registry), OVERLAYFS) as engine:
+    more = _write_hosts(state, registry) + settings
+    with _open_engine(session, containerd, state, more, OVERLAYFS) as engine:
         yield PullingNode(engine)
 
 

@@ -15,11 +15,12 @@ from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.core.disk_space import reporting_full_disk
 from warmstart.core.errors import InputError
 from warmstart.core.reference import Source, Transport
+from warmstart.image.chunk_format import find_format
 from warmstart.image.compose import replace_layers
-from warmstart.image.estargz import LazyLayer, write_lazy_layer
+from warmstart.image.lazy_layer import LazyLayer, write_lazy_layer
 from warmstart.image.manifest import Descriptor
 from warmstart.image.open import OpenedImage, open_image
-from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY
+from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, READ_AHEAD
 from warmstart.recipe.model import Lazy, Recipe
 
 # What the launcher reads. The source of its programs, and memory for the runtime, are not needed.
@@ -55,7 +56,7 @@ def make_lazy(context: BuildContext, layout: Path, mapped: Sequence[str]) -> Pat
     if context.recipe.lazy is Lazy.NONE:
         return layout
     into = context.workspace / "lazy"
-    first = [*(f"{DIRECTORY}/{name}" for name in _LAUNCHER_FILES), MEMORY]
+    first = [*(f"{DIRECTORY}/{name}" for name in _LAUNCHER_FILES), READ_AHEAD, MEMORY]
     with context.progress.step("convert"), open_image(Source(Transport.OCI, path=layout)) as image:
         layers = []
         for number, layer in enumerate(image.image.manifest.layers, 1):
@@ -76,7 +77,7 @@ def _rewrite(
     hint = "make room there, or set TMPDIR to another directory"
     with reporting_full_disk(context.workspace, hint), TemporaryFile(dir=context.workspace) as tar:
         _unpack(image, layer, tar)
-        return write_lazy_layer(tar, into, first, mapped, context.recipe.compression)
+        return write_lazy_layer(tar, into, first, mapped, find_format(context.recipe.lazy, context.recipe.compression))
 
 
 def _unpack(image: OpenedImage, layer: Descriptor, tar: BinaryIO) -> None:

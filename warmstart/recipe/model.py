@@ -92,6 +92,7 @@ class Lazy(StrEnum):
 
     NONE = "none"
     ESTARGZ = "estargz"
+    ZSTD_CHUNKED = "zstd-chunked"
 
 
 @dataclass(frozen=True)

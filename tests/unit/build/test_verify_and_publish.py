@@ -24,9 +24,10 @@ from warmstart.core.errors import InputError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Source, Transport, parse_source
 from warmstart.dump.edit.memory import MappedMemory
+from warmstart.image.chunk_format import TOC
 from warmstart.image.encryption import parse_encryption_key
-from warmstart.image.estargz import LANDMARK, NO_LANDMARK, TOC, TOC_DIGEST
 from warmstart.image.layout import read_image
+from warmstart.image.lazy_layer import LANDMARK, NO_LANDMARK, TOC_DIGEST
 from warmstart.image.manifest import Descriptor
 from warmstart.image.open import OpenedImage, open_image
 from warmstart.image.signatures.predicates import OWN_TYPES
@@ -110,17 +111,18 @@ def test_the_encrypted_image_is_the_one_that_is_published_and_signed(publish, tm
     assert {one.type for one in done.sign.predicates} == OWN_TYPES
 
 
-def test_a_lazy_image_is_the_one_that_is_verified_published_and_signed(publish, tmp_path):
-    done = publish("estargz", signer=make_key(tmp_path))
+@pytest.mark.parametrize(("lazy", "end"), [("estargz", [TOC]), ("zstd-chunked", [])])
+def test_a_lazy_image_is_the_one_that_is_verified_published_and_signed(publish, tmp_path, lazy, end):
+    done = publish(lazy, signer=make_key(tmp_path))
     assert done.verified == [done.layout] != [done.plain]
-    plain, lazy = read_image(done.plain), done.image
-    assert lazy.manifest.annotations == plain.manifest.annotations
-    assert lazy.config.history == plain.config.history
-    assert all(TOC_DIGEST in layer.annotations for layer in lazy.manifest.layers)
+    plain, converted = read_image(done.plain), done.image
+    assert converted.manifest.annotations == plain.manifest.annotations
+    assert converted.config.history == plain.config.history
+    assert all(TOC_DIGEST in layer.annotations for layer in converted.manifest.layers)
     with open_image(Source(Transport.OCI, path=done.layout)) as opened:
-        names = [list_names(opened, layer) for layer in lazy.manifest.layers]
+        names = [list_names(opened, layer) for layer in converted.manifest.layers]
     # Its application has /app mapped, and reads nothing else at once.
-    assert names == [["app", LANDMARK, TOC], [NO_LANDMARK, "checkpoint", TOC]]
+    assert names == [["app", LANDMARK, *end], [NO_LANDMARK, "checkpoint", *end]]
 
 
 def list_names(opened: OpenedImage, layer: Descriptor) -> list[str]:

@@ -1,4 +1,4 @@
-"""Layers as eStargz."""
+"""Layers that a snapshotter reads chunk by chunk."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import hashlib
 import io
 import json
 import os
+import struct
 import tarfile
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from warmstart.core.errors import ImageError
-from warmstart.image import estargz
-from warmstart.image.estargz import (
+from warmstart.image import lazy_layer
+from warmstart.image.chunk_format import TOC, ChunkFormat, Estargz, ZstdChunked
+from warmstart.image.lazy_layer import (
     CHUNK_BYTES,
     LANDMARK,
     MAPPED_LIMIT_BYTES,
     NO_LANDMARK,
-    TOC,
     TOC_DIGEST,
     UNCOMPRESSED_SIZE,
     LazyLayer,
@@ -29,6 +31,7 @@ from warmstart.image.estargz import (
 )
 
 LARGE = os.urandom(2 * CHUNK_BYTES + 5)
+GZIP, ZSTD = Estargz(4), ZstdChunked(3)
 
 
 def make_tar(path: Path, *members: tarfile.TarInfo | tuple[str, bytes]) -> Path:
@@ -49,18 +52,43 @@ def make_info(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tar
     return info
 
 
-def write(tar: Path, first=(), mapped=()) -> tuple[LazyLayer, bytes]:
+def write(tar: Path, first=(), mapped=(), chunk_format: ChunkFormat = GZIP) -> tuple[LazyLayer, bytes]:
     with tar.open("rb") as file:
         file.seek(0, os.SEEK_END)  # as it has just been written
-        layer = write_lazy_layer(file, tar.parent, first, mapped)
+        layer = write_lazy_layer(file, tar.parent, first, mapped, chunk_format)
     return layer, (tar.parent / "blobs" / layer.blob.digest.replace(":", "/")).read_bytes()
 
 
+def unpack(blob: bytes) -> bytes:
+    """Decompress a blob, as a reader does that knows nothing of chunks."""
+    if blob.startswith(b"\x1f\x8b"):
+        return gzip.decompress(blob)
+    with zstandard.ZstdDecompressor().stream_reader(blob, read_across_frames=True) as stream:
+        return stream.read()
+
+
+def read_chunk(blob: bytes, offset: int) -> bytes:
+    if blob.startswith(b"\x1f\x8b"):
+        return zlib.decompressobj(31).decompress(blob[offset:])
+    return zstandard.ZstdDecompressor().decompressobj().decompress(blob[offset:])
+
+
+def read_raw_toc(blob: bytes) -> bytes:
+    """Find the table of contents as the stargz snapshotter does."""
+    if blob.startswith(b"\x1f\x8b"):
+        footer = blob[-51:]
+        assert footer[32:38] == b"STARGZ"
+        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(blob[int(footer[16:32], 16) : -51]))) as tar:
+            return tar.extractfile(TOC).read()
+    offset, packed_bytes, size_bytes, kind, magic = struct.unpack("<QQQQ8s", blob[-40:])
+    assert (kind, magic) == (1, bytes.fromhex("476e556c496e5578"))
+    toc = read_chunk(blob, offset)
+    assert (offset + packed_bytes + 48, size_bytes) == (len(blob), len(toc))
+    return toc
+
+
 def read_toc(blob: bytes) -> dict[str, Any]:
-    footer = blob[-51:]
-    assert footer[32:38] == b"STARGZ"
-    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(blob[int(footer[16:32], 16) : -51]))) as tar:
-        return json.loads(tar.extractfile(TOC).read())
+    return json.loads(read_raw_toc(blob))
 
 
 def list_names(blob: bytes) -> list[str]:
@@ -82,15 +110,16 @@ def tar(tmp_path) -> Path:
     )
 
 
-def test_every_reader_of_gzip_finds_the_same_files(tar):
-    layer, blob = write(tar)
-    plain = gzip.decompress(blob)
+@pytest.mark.parametrize(("chunk_format", "added"), [(GZIP, {NO_LANDMARK, TOC}), (ZSTD, {NO_LANDMARK})])
+def test_every_reader_of_tars_finds_the_same_files(tar, chunk_format, added):
+    layer, blob = write(tar, chunk_format=chunk_format)
+    plain = unpack(blob)
     assert layer.diff_id == f"sha256:{hashlib.sha256(plain).hexdigest()}"
     assert layer.blob.digest == f"sha256:{hashlib.sha256(blob).hexdigest()}"
     assert layer.blob.size_bytes == len(blob)
     assert layer.blob.annotations[UNCOMPRESSED_SIZE] == str(len(plain))
     with tarfile.open(tar) as before, tarfile.open(fileobj=io.BytesIO(plain)) as after:
-        assert {info.name for info in after} - {info.name for info in before} == {NO_LANDMARK, TOC}
+        assert {info.name for info in after} - {info.name for info in before} == added
         for info in before:
             found = after.getmember(info.name)
             assert found.get_info() == info.get_info()
@@ -98,23 +127,23 @@ def test_every_reader_of_gzip_finds_the_same_files(tar):
                 assert after.extractfile(found).read() == before.extractfile(info).read()
 
 
-def test_each_chunk_is_found_by_the_table_of_contents(tar):
-    _, blob = write(tar)
+@pytest.mark.parametrize("chunk_format", [GZIP, ZSTD])
+def test_each_chunk_is_found_by_the_table_of_contents(tar, chunk_format):
+    _, blob = write(tar, chunk_format=chunk_format)
     content = b""
     for entry in read_toc(blob)["entries"]:
         if entry["name"] == "usr/large":
-            chunk = zlib.decompressobj(31).decompress(blob[entry["offset"] :])
+            chunk = read_chunk(blob, entry["offset"])
             assert entry["chunkDigest"] == f"sha256:{hashlib.sha256(chunk).hexdigest()}"
             assert entry.get("chunkOffset", 0) == len(content)
             content += chunk
     assert content == LARGE
 
 
-def test_the_annotation_has_the_digest_of_the_table(tar):
-    layer, blob = write(tar)
-    with tarfile.open(fileobj=io.BytesIO(blob)) as opened:
-        toc = opened.extractfile(TOC).read()
-    assert layer.blob.annotations[TOC_DIGEST] == f"sha256:{hashlib.sha256(toc).hexdigest()}"
+@pytest.mark.parametrize("chunk_format", [GZIP, ZSTD])
+def test_the_annotation_has_the_digest_of_the_table(tar, chunk_format):
+    layer, blob = write(tar, chunk_format=chunk_format)
+    assert layer.blob.annotations[TOC_DIGEST] == f"sha256:{hashlib.sha256(read_raw_toc(blob)).hexdigest()}"
 
 
 def test_the_table_describes_all_kinds_of_files(tar):
@@ -161,7 +190,7 @@ def test_a_large_file_that_is_mapped_is_not_fetched_first(tmp_path):
 
 
 def test_a_large_memory_is_not_fetched_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(estargz, "FIRST_LIMIT_BYTES", 4)
+    monkeypatch.setattr(lazy_layer, "FIRST_LIMIT_BYTES", 4)
     tar = make_tar(tmp_path / "layer.tar", ("large", b"12345"), ("small", b"1234"))
     _, blob = write(tar, first=["large", "small"])
     assert list_names(blob) == ["small", LANDMARK, "large", TOC]
@@ -183,13 +212,19 @@ def test_the_last_of_several_members_counts(tmp_path):
         assert opened.extractfile("file").read() == b"new"
 
 
-def test_the_same_layer_gives_the_same_blob(tar):
-    assert write(tar)[0] == write(tar)[0]
+@pytest.mark.parametrize("chunk_format", [GZIP, ZSTD])
+def test_the_same_layer_gives_the_same_blob(tar, chunk_format):
+    assert write(tar, chunk_format=chunk_format)[0] == write(tar, chunk_format=chunk_format)[0]
+
+
+def test_both_formats_have_the_media_types_of_ordinary_layers(tar):
+    assert write(tar)[0].blob.media_type == "application/vnd.oci.image.layer.v1.tar+gzip"
+    assert write(tar, chunk_format=ZSTD)[0].blob.media_type == "application/vnd.oci.image.layer.v1.tar+zstd"
 
 
 def test_what_the_table_cannot_express_is_refused(tmp_path):
     sparse = make_tar(tmp_path / "sparse.tar", make_info("disk", tarfile.GNUTYPE_SPARSE, size=0))
-    with pytest.raises(ImageError, match="cannot convert a layer to eStargz"):
+    with pytest.raises(ImageError, match="cannot convert a layer"):
         write(sparse)
     with tarfile.open(tmp_path / "name.tar", "w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as opened:
         opened.addfile(make_info("caf\udce9"))

@@ -1,18 +1,15 @@
-"""Write layers as eStargz: ordinary gzip layers that a snapshotter can read file by file, before all of it is there.
+"""Write layers that a snapshotter can read file by file, before all of it is there: see `chunk_format`.
 
-Each chunk of a file is a gzip member of its own. The last file of the tar, `stargz.index.json`, is the table of
-contents; a footer of 51 bytes has its offset, and an annotation of the layer its digest. Files that are needed at once
-come first, and `.prefetch.landmark` follows them: a snapshotter fetches everything before it when it mounts the layer.
-Format: https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md.
+Each chunk of a file is compressed by itself. The table of contents has its offset, and an annotation of the layer the
+digest of the table. Files that are needed at once come first, and `.prefetch.landmark` follows them: a snapshotter
+fetches everything before it when it mounts the layer.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
-import struct
 import tarfile
 from base64 import b64encode
 from collections import deque
@@ -25,14 +22,12 @@ from typing import Any, BinaryIO
 
 from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.dump.archive.tarball import Kind, Member, Span, quoted, walk_layer
+from warmstart.image.chunk_format import TOC, ChunkFormat
 from warmstart.image.manifest import Descriptor
-from warmstart.recipe.model import Compression
 
-OCI_LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 #: Stargz Store, the additional layer store of CRI-O and Podman, reports this size to them.
 UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
-TOC = "stargz.index.json"
 LANDMARK = ".prefetch.landmark"
 NO_LANDMARK = ".no.prefetch.landmark"
 # If a chunk is missing, the stargz snapshotter fetches 2 MiB of the blob, from the chunk on (`fileReader.ReadAt` of its
@@ -44,9 +39,6 @@ FIRST_CHUNK_BYTES = 4 << 20
 MAPPED_LIMIT_BYTES = 32 << 20
 # A container starts only when what comes first has been fetched, and no restore reads all of a large memory.
 FIRST_LIMIT_BYTES = 256 << 20
-# 117 MiB of a Java process take 1.7 s of one processor at level 1 (36.4 MiB), 2.4 s at 4 (33.3 MiB) and 4.7 s at 6
-# (31.7 MiB).
-GZIP_LEVELS = {Compression.FAST: 4, Compression.SMALL: 6}
 _OURS = {TOC, LANDMARK, NO_LANDMARK}
 _LANDMARK_CONTENT = b"\x0f"
 _XATTR = "SCHILY.xattr."
@@ -63,7 +55,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class LazyLayer:
-    """An eStargz layer: its blob, which has the annotations that snapshotters need, and the digest of its tar."""
+    """A layer: its blob, which has the annotations that snapshotters need, and the digest of its tar."""
 
     blob: Descriptor
     diff_id: str
@@ -82,10 +74,10 @@ def write_lazy_layer(
     tar: BinaryIO,
     layout: Path,
     first: Sequence[str],
-    mapped: Sequence[str] = (),
-    compression: Compression = Compression.FAST,
+    mapped: Sequence[str],
+    chunk_format: ChunkFormat,
 ) -> LazyLayer:
-    """Write a layer of a layout as eStargz.
+    """Write a layer of a layout anew, in chunks.
 
     Args:
         tar: the uncompressed layer, a file on the disk.
@@ -93,7 +85,7 @@ def write_lazy_layer(
         first: paths of files to fetch at once, in this order; a directory stands for everything in it. Those that the
             layer does not have, or that have more than FIRST_LIMIT_BYTES, are ignored.
         mapped: paths of files to fetch at once after them, if they have at most MAPPED_LIMIT_BYTES.
-        compression: of the layer.
+        chunk_format: format of the layer.
 
     Raises:
         ImageError: the layer has a member that the format cannot express, or is not a tar.
@@ -105,7 +97,7 @@ def write_lazy_layer(
     blobs.mkdir(parents=True, exist_ok=True)
     partial = blobs / f".layer-{os.urandom(4).hex()}"
     try:
-        with partial.open("xb") as out, _Writer(out, GZIP_LEVELS[compression]) as writer:
+        with partial.open("xb") as out, _Writer(out, chunk_format) as writer:
             chunk_bytes = FIRST_CHUNK_BYTES
             for entry in order:
                 if entry.member.name in (LANDMARK, NO_LANDMARK):
@@ -132,21 +124,21 @@ def _read_entries(tar: BinaryIO) -> dict[str, _Entry]:
                 entries.pop(member.name, None)
                 entries[member.name] = _Entry(member, info, header)
     except (ArchiveError, tarfile.TarError, ValueError) as error:
-        raise ImageError(f"cannot convert a layer to eStargz: {error}") from error
+        raise ImageError(f"cannot convert a layer: {error}") from error
     return {name: entry for name, entry in entries.items() if name not in _OURS}
 
 
 def _check(info: tarfile.TarInfo, member: Member) -> None:
     if member.kind not in _TYPES:
-        raise ImageError(f"cannot convert a layer to eStargz: {quoted(member.name)} is {member.kind.value}")
+        raise ImageError(f"cannot convert a layer: {quoted(member.name)} is {member.kind.value}")
     name = str(PurePosixPath("/", info.name)).strip("/")
     size_bytes = info.size if info.isreg() else 0
     if (name, size_bytes) != (member.name, member.size_bytes) or (size_bytes and info.offset_data != member.offset):
-        raise ImageError(f"cannot convert a layer to eStargz: {quoted(member.name)} has an ambiguous header")
+        raise ImageError(f"cannot convert a layer: {quoted(member.name)} has an ambiguous header")
     try:
         (info.name + info.linkname).encode()
     except UnicodeEncodeError as error:
-        raise ImageError(f"cannot convert a layer to eStargz: the name {quoted(member.name)} is not UTF-8") from error
+        raise ImageError(f"cannot convert a layer: the name {quoted(member.name)} is not UTF-8") from error
 
 
 def _find_below(entries: Mapping[str, _Entry], paths: Sequence[str]) -> Iterator[str]:
@@ -191,14 +183,14 @@ def _make_file(name: str, content: bytes) -> _Entry:
 
 
 class _Writer:
-    """Writes the gzip members of a blob in order; they are compressed by several threads."""
+    """Writes the chunks of a blob in order; they are compressed by several threads."""
 
-    def __init__(self, out: BinaryIO, level: int) -> None:
-        self._out, self._level = out, level
+    def __init__(self, out: BinaryIO, chunk_format: ChunkFormat) -> None:
+        self._out, self._format = out, chunk_format
         self._blob, self._tar = hashlib.sha256(), hashlib.sha256()
         self._size_bytes = self._tar_bytes = 0
         self._toc: list[dict[str, Any]] = []
-        # Headers and padding that have no gzip member yet.
+        # Headers and padding that are not packed yet.
         self._between = bytearray()
         self._workers = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers)
@@ -227,7 +219,7 @@ class _Writer:
             found["chunkDigest"] = f"sha256:{hashlib.sha256(chunk).hexdigest()}"
             self._flush()
             self._count(chunk)
-            self._queue_member(chunk, found)
+            self._queue_part(chunk, found)
         if entry.member.kind is Kind.FILE:
             described["digest"] = f"sha256:{whole.hexdigest()}"
         self._add_between(bytes(-entry.member.size_bytes % tarfile.BLOCKSIZE))
@@ -236,21 +228,16 @@ class _Writer:
         """Write the table of contents and the footer, and return the layer."""
         self._flush()
         self._drain(0)
-        toc = json.dumps({"version": 1, "entries": self._toc}, indent="\t").encode()
-        toc_offset = self._size_bytes
-        info = tarfile.TarInfo(TOC)
-        info.size = len(toc)
-        end = bytes(-len(toc) % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
-        self._add_between(info.tobuf() + toc + end)
-        self._flush()
-        self._drain(0)
-        self._write(_make_footer(toc_offset))
+        toc = json.dumps({"version": 1, "entries": self._toc}, separators=(",", ":")).encode()
+        end = self._format.make_end(toc, self._size_bytes)
+        self._count(end.tar)
+        self._write(end.blob)
         annotations = {
             TOC_DIGEST: f"sha256:{hashlib.sha256(toc).hexdigest()}",
             UNCOMPRESSED_SIZE: str(self._tar_bytes),
         }
         digest = f"sha256:{self._blob.hexdigest()}"
-        blob = Descriptor(OCI_LAYER_GZIP, digest, self._size_bytes, annotations)
+        blob = Descriptor(self._format.media_type, digest, self._size_bytes, annotations)
         return LazyLayer(blob, f"sha256:{self._tar.hexdigest()}")
 
     def _add_between(self, data: bytes) -> None:
@@ -263,16 +250,15 @@ class _Writer:
 
     def _flush(self) -> None:
         if self._between:
-            self._queue_member(bytes(self._between), None)
+            self._queue_part(bytes(self._between), None)
             self._between.clear()
 
-    def _queue_member(self, data: bytes, entry: dict[str, Any] | None) -> None:
-        # Without a time, the same content always gives the same blob.
-        self._queue.append((self._pool.submit(gzip.compress, data, self._level, mtime=0), entry))
+    def _queue_part(self, data: bytes, entry: dict[str, Any] | None) -> None:
+        self._queue.append((self._pool.submit(self._format.pack, data), entry))
         self._drain(8 * self._workers)
 
     def _drain(self, left: int) -> None:
-        """Write members until only `left` are waiting."""
+        """Write parts until only `left` are waiting."""
         while len(self._queue) > left:
             packed, entry = self._queue.popleft()
             if entry is not None and self._size_bytes:
@@ -294,7 +280,7 @@ def _read_chunks(member: Member, tar: BinaryIO, chunk_bytes: int) -> Iterator[tu
         size_bytes = min(chunk_bytes, member.size_bytes - place)
         chunk = os.pread(tar.fileno(), size_bytes, member.offset + place)
         if len(chunk) < size_bytes:
-            raise ImageError(f"cannot convert a layer to eStargz: {quoted(member.name)} ends too early")
+            raise ImageError(f"cannot convert a layer: {quoted(member.name)} ends too early")
         yield place, chunk
 
 
@@ -320,11 +306,3 @@ def _describe(entry: _Entry) -> dict[str, Any]:
         "xattrs": xattrs,
     }
     return {"name": info.name, "type": _TYPES[kind], **{name: value for name, value in optional.items() if value}}
-
-
-def _make_footer(toc_offset: int) -> bytes:
-    """Return an empty gzip member whose extra field has the offset of the table of contents."""
-    field = f"{toc_offset:016x}STARGZ".encode()
-    extra = struct.pack("<2sH", b"SG", len(field)) + field
-    head = b"\x1f\x8b\x08\x04" + bytes(5) + b"\xff" + struct.pack("<H", len(extra)) + extra
-    return head + b"\x01\x00\x00\xff\xff" + bytes(8)
