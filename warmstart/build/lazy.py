@@ -20,7 +20,7 @@ from warmstart.image.compose import replace_layers
 from warmstart.image.lazy_layer import LazyLayer, write_lazy_layer
 from warmstart.image.manifest import Descriptor
 from warmstart.image.open import OpenedImage, open_image
-from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, READ_AHEAD
+from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY
 from warmstart.recipe.model import Lazy, Recipe
 
 # What the launcher reads. The source of its programs, and memory for the runtime, are not needed.

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 from support.checkpoint_archive import entry, tar_of
 from support.checkpoint_image import make_layout
-from warmstart.image.estargz import LANDMARK, TOC
 
 from warmstart.build.lazy import make_lazy
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import Source, Transport
+from warmstart.image.chunk_format import TOC
+from warmstart.image.lazy_layer import LANDMARK
 from warmstart.image.open import open_image
 from warmstart.recipe.model import Compression, Lazy
 
