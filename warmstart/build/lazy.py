@@ -56,7 +56,7 @@ def make_lazy(context: BuildContext, layout: Path, mapped: Sequence[str]) -> Pat
     if context.recipe.lazy is Lazy.NONE:
         return layout
     into = context.workspace / "lazy"
-    first = [*(f"{DIRECTORY}/{name}" for name in _LAUNCHER_FILES), READ_AHEAD, MEMORY]
+    first = [*(f"{DIRECTORY}/{name}" for name in _LAUNCHER_FILES), MEMORY]
     with context.progress.step("convert"), open_image(Source(Transport.OCI, path=layout)) as image:
         layers = []
         for number, layer in enumerate(image.image.manifest.layers, 1):
