@@ -6,11 +6,10 @@ Formats: proc_pid_smaps(5) for the memory of processes, cgroups(7) for that of t
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmstart.dump.proc.container import GONE, read_namespace
+from warmstart.dump.proc.container import GONE, list_namespace
 from warmstart.node.cgroup import read_cgroup_file
 
 KIB = 1024
@@ -68,19 +67,6 @@ def read_available_bytes() -> int:
     """Read the memory available for new programs, by the kernel's estimate (MemAvailable in proc_meminfo(5))."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * KIB for line in lines if line.startswith("MemAvailable:"))
-
-
-def list_namespace(proc: Path, first_pid: int) -> list[int]:
-    """Return the processes of a container, as numbered in `proc`: those of the PID namespace of its first one."""
-    home = read_namespace(proc, first_pid, "pid")
-    found = []
-    for name in os.listdir(proc):  # noqa: PTH208  (names only)
-        if name.isdigit():
-            # A process that we have no permission to read is not the container's.
-            with contextlib.suppress(*GONE, PermissionError):
-                if read_namespace(proc, int(name), "pid") == home:
-                    found.append(int(name))
-    return found
 
 
 def _read_cgroup_bytes(proc: Path, pid: int) -> int:

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from warmstart.bench.memory import list_namespace, read_memory
+from warmstart.bench.memory import read_memory
 from warmstart.core.errors import AppError
 from warmstart.core.text import printable
-from warmstart.dump.proc.container import GONE
+from warmstart.dump.proc.container import GONE, list_namespace
 from warmstart.engine.cri import CriContainer
 from warmstart.probe.limit import TimeLimit
 from warmstart.probe.perform import describe, perform

@@ -166,7 +166,7 @@ def run_warmup(context: BuildContext, target: Target, inner_pid: int) -> tuple[S
     for index, result in enumerate(results):
         if not result.steady:
             progress.warn(
-                f"warmup[{index}]: the application still got faster after {result.elapsed_s:.0f} s and "
+                f"warmup[{index}]: the application was not steady after {result.elapsed_s:.0f} s and "
                 f"{len(result.goes_s)} attempts ({result.batches[-1]}): raise its limitSeconds"
             )
     run_steps(target, recipe.before_checkpoint, pid=inner_pid, field="beforeCheckpoint")

@@ -244,7 +244,12 @@ def document_curves(results: Sequence[StepResult]) -> list[Mapping[str, Any]]:
             "steady": result.steady,
             "seconds": result.elapsed_s,
             "batches": [
-                {"attempts": batch.attempts, "medianSeconds": batch.latency_s, "processorSeconds": batch.cpu_s}
+                {
+                    "attempts": batch.attempts,
+                    "medianSeconds": batch.latency_s,
+                    "processorSeconds": batch.cpu_s,
+                    "compilerSeconds": batch.compiling_s,
+                }
                 for batch in result.batches
             ],
         }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -43,11 +43,17 @@ class Activity:
         cpu_s: processor time of all its processes, in seconds, including those that have ended.
         ports: TCP ports that it listens on, on all interfaces or the pod's own.
         inner_ports: TCP ports that it listens on at a loopback interface only.
+        compilers_s: processor time of each thread that compiles code just in time, by its process and its own number.
     """
 
     cpu_s: float
     ports: frozenset[int] = frozenset()
     inner_ports: frozenset[int] = frozenset()
+    compilers_s: Mapping[tuple[int, int], float] = field(default_factory=dict)
+
+    def compiled_since(self, before: Activity) -> float:
+        """Return the seconds that compilers have used since `before`, without those of threads that have ended."""
+        return sum(seconds - before.compilers_s.get(key, 0.0) for key, seconds in self.compilers_s.items())
 
 
 class Target(Protocol):

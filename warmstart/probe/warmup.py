@@ -165,15 +165,17 @@ def _repeat_until_steady(target: Target, runs: Sequence[_StepRun], between: Call
     """Run batches until the application gets no faster and is quiet, or until the longest limit of the steps."""
     deadline = time.monotonic() + max(run.step.steady_limit_s or 0 for run in runs)
     while not all(is_steady(run.batches) for run in runs) and time.monotonic() < deadline:
-        before_s = target.activity().cpu_s
+        before = target.activity()
         for turn in range(_TURNS):
             for run in runs:
                 if count := _share(run.step.repeat, turn):
                     run.go(count)
             between()
-        cpu_s = (target.activity().cpu_s - before_s) / sum(run.step.repeat for run in runs)
+        after, attempts = target.activity(), sum(run.step.repeat for run in runs)
+        cpu_s, compiling_s = (after.cpu_s - before.cpu_s) / attempts, after.compiled_since(before) / attempts
         for run in runs:
-            run.batches.append(Batch(run.step.repeat, median(run.goes_s[-run.step.repeat :]), cpu_s))
+            latency_s = median(run.goes_s[-run.step.repeat :])
+            run.batches.append(Batch(run.step.repeat, latency_s, cpu_s, compiling_s))
     await_quiet(target, _QUIET_S, _QUIET_LIMIT_S)
 
 

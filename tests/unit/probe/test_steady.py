@@ -30,3 +30,18 @@ FLAT = [1.0] * 8
 )
 def test_an_application_is_steady_after_some_batches_without_gain(latencies_s, cpus_s, steady):
     assert is_steady(make(latencies_s, cpus_s)) is steady
+
+
+@pytest.mark.parametrize(
+    ("compiling_s", "steady"),
+    [
+        ([0.9] * 4 + [0.0] * 4, True),
+        ([0.09] * 8, True),
+        ([0.2] * 8, False),
+        # A wave in one of the last batches, after others without any.
+        ([0.0] * 7 + [0.5], False),
+        ([0.0] * 3 + [0.9] + [0.0] * 4, True),
+    ],
+)
+def test_an_application_is_not_steady_while_compilers_work(compiling_s, steady):
+    assert is_steady([Batch(100, 1.0, 1.0, used_s) for used_s in compiling_s]) is steady

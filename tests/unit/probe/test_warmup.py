@@ -222,18 +222,19 @@ def test_a_command_without_output_is_described_by_its_code(local_target, monkeyp
 class Compiled:
     """A container whose processor time for each request falls with their number, as with a just-in-time compiler."""
 
-    def __init__(self, target, cost_s, paths) -> None:
-        self._target, self._cost_s, self._paths = target, cost_s, paths
-        self.used_s, self.served = 0.0, 0
+    def __init__(self, target, cost_s, paths, compiling_s=lambda _: 0.0) -> None:
+        self._target, self._cost_s, self._paths, self._compiling_s = target, cost_s, paths, compiling_s
+        self.used_s, self.compiled_s, self.served = 0.0, 0.0, 0
 
     def serve(self, handler) -> None:
         self.used_s += self._cost_s(self.served)
+        self.compiled_s += self._compiling_s(self.served)
         self.served += 1
         self._paths.append(handler.path)
         handler.answer(200)
 
     def activity(self):
-        return Activity(self.used_s)
+        return Activity(self.used_s, compilers_s={(1, 2): self.compiled_s})
 
     def __getattr__(self, name):
         return getattr(self._target, name)
@@ -241,8 +242,8 @@ class Compiled:
 
 @pytest.fixture
 def compiled(local_target, serve_http):
-    def make(cost_s, paths=None):
-        target = Compiled(local_target, cost_s, [] if paths is None else paths)
+    def make(cost_s, paths=None, compiling_s=lambda _: 0.0):
+        target = Compiled(local_target, cost_s, [] if paths is None else paths, compiling_s)
         return target, serve_http(target.serve).server_port
 
     return make
@@ -258,6 +259,14 @@ def test_a_step_is_repeated_until_the_application_gets_no_cheaper(compiled):
     assert costs_s[3:] == [0.003] * (len(costs_s) - 3)
     assert len(costs_s) >= 6
     assert len(result.goes_s) == target.served == 20 * len(costs_s)
+
+
+def test_a_step_is_repeated_while_compilers_work(compiled):
+    target, port = compiled(lambda _: 0.003, compiling_s=lambda served: 0.002 if served < 200 else 0.0)
+    [result] = run_steps(target, [Step(HttpGet(port), repeat=20, steady_limit_s=60)])
+    assert result.steady
+    assert [round(batch.compiling_s, 4) for batch in result.batches[:10]] == [0.002] * 10
+    assert [batch.compiling_s for batch in result.batches[-4:]] == [0.0] * 4
 
 
 def test_a_step_ends_at_its_limit_if_the_application_always_gets_cheaper(compiled, monkeypatch):

@@ -231,6 +231,19 @@ def read_namespace(proc: Path, pid: int, kind: str) -> str:
     return os.readlink(proc / str(pid) / "ns" / kind)  # noqa: PTH115  (not a path)
 
 
+def list_namespace(proc: Path, first_pid: int) -> list[int]:
+    """Return the processes of a container, as numbered in `proc`: those of the PID namespace of its first one."""
+    home = read_namespace(proc, first_pid, "pid")
+    found = []
+    for name in os.listdir(proc):  # noqa: PTH208  (names only)
+        if name.isdigit():
+            # A process that we have no permission to read is not the container's.
+            with contextlib.suppress(*GONE, PermissionError):
+                if read_namespace(proc, int(name), "pid") == home:
+                    found.append(int(name))
+    return found
+
+
 def read_descriptors(proc: Path, pid: int) -> list[Link]:
     """Read the open descriptors of a process."""
     directory = proc / str(pid) / "fd"
