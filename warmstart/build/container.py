@@ -30,7 +30,7 @@ from warmstart.engine.cri import CriContainer, OnCreated
 from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
 from warmstart.engine.target import Target
 from warmstart.probe.diagnosis import describe_end, read_log_end
-from warmstart.probe.java import prepare_java
+from warmstart.probe.java import prepare_java, rehearse_java
 from warmstart.probe.limit import TimeLimit
 from warmstart.probe.perform import perform
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
@@ -162,6 +162,8 @@ def run_warmup(context: BuildContext, target: Target, inner_pid: int) -> tuple[S
     def note(done: WarmupProgress) -> None:
         progress.note(str(done))
 
+    if recipe.prepare is Prepare.JAVA:
+        rehearse_java(target, inner_pid)
     results = run_steps(target, recipe.warmup, pid=inner_pid, on_progress=note, between=ask)
     for index, result in enumerate(results):
         if not result.steady:

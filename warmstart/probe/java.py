@@ -4,6 +4,10 @@ A collection before the checkpoint alone does the reverse: it leaves a heap with
 requests after each restore start collections, which copy everything. So the heap is shrunk, and then it grows again by
 space that nothing has touched, which takes no bytes in the image.
 
+A collection on request is new to an application. Micrometer, for example, makes a meter for each cause of a collection,
+by code that each request runs too. HotSpot takes compiled code back when it does something for the first time, and each
+restored container would compile it again. So there is such a collection before the warm-up, too.
+
 The flags are manageable at run time in HotSpot (`gc_globals.hpp`), and come back to their own values.
 """
 
@@ -40,6 +44,11 @@ class FreeRatios(NamedTuple):
 
 
 SMALL, ROOMY = FreeRatios(5, 10), FreeRatios(60, 80)
+
+
+def rehearse_java(target: Target, pid: int) -> None:
+    """Collect the garbage of a JVM before its warm-up; arguments and errors as for `prepare_java`."""
+    _connect(target, pid).collect()
 
 
 def prepare_java(target: Target, pid: int) -> None:

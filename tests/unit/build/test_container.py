@@ -12,14 +12,21 @@ from typing import Any, cast
 import pytest
 
 from warmstart.build import container as build
-from warmstart.build.container import SelfRefusedError, await_ready, check_before_dump, check_user, has_directory
+from warmstart.build.container import (
+    SelfRefusedError,
+    await_ready,
+    check_before_dump,
+    check_user,
+    has_directory,
+    run_warmup,
+)
 from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.launched import LauncherContainer
 from warmstart.core.errors import AppError, PreflightError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.dump.preflight.finding import Finding, Severity
 from warmstart.probe.readiness import Readiness
-from warmstart.recipe.model import Container, Probe, Recipe, Restorer, SecurityContext, TcpSocket
+from warmstart.recipe.model import Container, Prepare, Probe, Recipe, Restorer, SecurityContext, TcpSocket
 
 
 def make_recipe(**fields: object) -> Recipe:
@@ -183,3 +190,23 @@ def test_a_recipe_that_needs_self_does_not_go_on_without(monkeypatch):
 def test_errors_are_warnings_for_who_goes_on_all_the_same(monkeypatch):
     recorder, _ = check(monkeypatch, [finding("io-uring"), finding("udp-bound", Severity.WARNING)], force=True)
     assert len(recorder.warnings) == 2
+
+
+@pytest.mark.parametrize(
+    ("prepare", "expected"),
+    [
+        (Prepare.NONE, ["warmup", "beforeCheckpoint"]),
+        (Prepare.JAVA, ["rehearse 7", "warmup", "beforeCheckpoint", "prepare 7"]),
+    ],
+)
+def test_what_prepares_the_jvm_is_not_new_to_it_after_the_warmup(monkeypatch, prepare, expected):
+    done: list[str] = []
+    monkeypatch.setattr(build, "run_steps", lambda *_, field="warmup", **__: done.append(field) or ())
+    monkeypatch.setattr(build, "rehearse_java", lambda _, pid: done.append(f"rehearse {pid}"))
+    monkeypatch.setattr(build, "prepare_java", lambda _, pid: done.append(f"prepare {pid}"))
+    recipe = replace(make_recipe(readiness_probe=Probe(TcpSocket(80))), prepare=prepare)
+    context = SimpleNamespace(
+        recipe=recipe, progress=Progress(SilentListener()), beside=SimpleNamespace(check=lambda: None)
+    )
+    run_warmup(cast(Any, context), make_running(), 7)
+    assert done == expected

@@ -10,7 +10,7 @@ import pytest
 from warmstart.core.errors import AppError, EngineError
 from warmstart.engine.target import Activity, ExecResult
 from warmstart.probe import java
-from warmstart.probe.java import prepare_java
+from warmstart.probe.java import prepare_java, rehearse_java
 
 FLAGS = """1:
 [Global flags]
@@ -79,6 +79,12 @@ def test_the_heap_shrinks_and_gets_room_and_the_flags_are_as_before(least, most)
     assert jvm.done == ["GC.run at 5-10", "GC.run at 60-80", f"System.trim_native_heap at {least}-{most}"]
     assert (jvm.least, jvm.most) == (least, most)
     assert jvm.by == {"jattach"}
+
+
+def test_a_rehearsal_only_collects():
+    jvm = Jvm()
+    rehearse_java(jvm, 7)
+    assert jvm.done == ["GC.run at 40-70"]
 
 
 def test_jcmd_does_where_there_is_no_jattach():
