@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from launcher.conftest import Place
-from support.page_cache import evict, find_cached_bytes
+from support.page_cache import find_cached_bytes
 
+from warmstart.core.page_cache import evict
 from warmstart.image.selfrestore.manifest_lines import escape_word
 
 pytestmark = pytest.mark.linux

@@ -22,10 +22,11 @@ from pathlib import Path
 import pytest
 from launcher.bundle import BUILD, DOCKER_CAPABILITIES, Setup, configure, like_crio, like_docker, resolve_profile
 from support.memory_file import map_to_file
-from support.page_cache import evict, find_cached_bytes
+from support.page_cache import find_cached_bytes
 
 from warmstart.cli.context import default_cache
 from warmstart.core.network import connect_in
+from warmstart.core.page_cache import evict
 from warmstart.core.process import Finished
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.dump.edit.environment import add_environment, link_environment

@@ -1,21 +1,10 @@
-"""The pages of a file that are in the page cache: counted, and removed from it."""
+"""The pages of a file that are in the page cache."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 from pathlib import Path
-
-
-def evict(path: Path) -> None:
-    """Remove a file's pages from the page cache; file systems in memory keep them."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
 
 
 def find_cached_bytes(path: Path) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from warmstart.build.base import BaseImage
@@ -30,6 +32,8 @@ from warmstart.build.launched import (
 from warmstart.build.launcher_report import await_launcher, read_launcher_times
 from warmstart.build.literals import find_literals
 from warmstart.build.result import RuntimeCheckpoint, SelfCheckpoint
+from warmstart.core.page_cache import evict
+from warmstart.dump.edit.advice import read_single_pages
 from warmstart.dump.edit.programs import Program
 from warmstart.dump.proc.container import GONE
 from warmstart.dump.proc.touched import FilePart, find_touched
@@ -37,7 +41,16 @@ from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine
 from warmstart.image.compose import Run
 from warmstart.image.layout import read_image
-from warmstart.image.selfrestore.pack import ENTRYPOINT, MEMORY, changes_no_files, find_run, pack_changes
+from warmstart.image.selfrestore.pack import (
+    DIRECTORY,
+    ENTRYPOINT,
+    MEMORY,
+    Identity,
+    changes_no_files,
+    find_run,
+    pack_changes,
+    update_sizes,
+)
 from warmstart.node.launcher import LauncherPrograms
 from warmstart.probe.readiness import find_limit_s, restored_probe, wait_first_success
 from warmstart.recipe.model import Container, Recipe
@@ -147,17 +160,29 @@ def restore_and_look(
 ) -> tuple[FilePart, ...]:
     """Let an image restore itself, and return the parts of files that it touches until its first answer.
 
-    Arguments as for `restore_and_checkpoint`.
+    Its container reads its memory from the disk, page by page. Arguments as for `restore_and_checkpoint`.
 
     Raises:
         AppError: it did not become ready.
         EngineError: the runtime refused.
         VerifyError: it started cold.
     """
-    container = replace(context.recipe.container, command=(), args=())  # they are in the image
-    with context.beside.start(engine, container, image, context.recipe.name) as running:
+    container = context.recipe.container
+    writable = replace(container.security_context, read_only_root_filesystem=False)
+    container = replace(container, command=(), args=(), security_context=writable)  # the former are in the image
+    prepare = partial(prepare_look, launched.identity)
+    with context.beside.start(engine, container, image, context.recipe.name, prepare) as running:
         await_restored(container, running, launched)
         return read_touched(engine, running)
+
+
+def prepare_look(identity: Identity, created: CriContainer) -> None:
+    """Let a container that restores itself read single pages of its memory, none of which is in the page cache."""
+    directory = created.engine.proc / str(created.pid) / "root" / DIRECTORY
+    for path in read_single_pages(directory / "checkpoint"):
+        os.chown(path, identity.user, identity.group, follow_symlinks=False)
+    update_sizes(directory)
+    evict(directory / Path(MEMORY).name)
 
 
 def await_restored(container: Container, running: CriContainer, launched: SelfCheckpoint) -> None:

@@ -254,7 +254,7 @@ def add_read_ahead(
     """
     if parts.dump.memory.size_bytes < READ_AHEAD_BYTES:
         return
-    with context.progress.step("restore"), contextlib.suppress(WarmstartError):
+    with context.progress.step("restore"), contextlib.suppress(WarmstartError, OSError):
         image = import_image(context, engine, candidate.layout, candidate.obsolete)
         touched = restore_and_look(context, engine, parts.launched, image)
         write_image(context, base, parts, [*layers, *pack_read_ahead(touched, candidate.layout)])

@@ -1,12 +1,14 @@
 """Find the parts of files that running processes have touched: the pages in their page tables.
 
 At a page fault, the kernel also maps the pages of the same 64 KiB that are in the page cache (`do_fault_around` in
-mm/memory.c of Linux). So the parts are whole pieces of this size. Format: Documentation/admin-guide/mm/pagemap.rst.
+mm/memory.c of Linux). So the pages are those that were touched only if none of the file was in the page cache, and the
+kernel does not read ahead: see `warmstart.dump.edit.advice`. Format: Documentation/admin-guide/mm/pagemap.rst.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
 import re
@@ -18,7 +20,8 @@ from pathlib import Path
 from warmstart.core.mountinfo import parse_mountinfo, read_mountinfo
 from warmstart.dump.proc.container import GONE, is_below, read_tree
 
-PIECE_BYTES = 64 << 10
+# A disk reads the pages between two parts sooner than it begins with another part.
+MAX_GAP_BYTES = 16 << 10
 #: More parts than this are not listed: then a program touches so much here and there that it is not worth it.
 MAX_PARTS = 16384
 
@@ -54,29 +57,31 @@ def find_touched(proc: Path, first_pid: int) -> tuple[FilePart, ...]:
     Raises:
         FileNotFoundError, ProcessLookupError: there is no such process.
     """
-    pieces: defaultdict[str, set[int]] = defaultdict(set)
+    pages: defaultdict[str, set[int]] = defaultdict(set)
     for process in read_tree(proc, first_pid):
         with contextlib.suppress(*GONE):
-            for path, piece in _find_pieces(proc / str(process.pid)):
-                pieces[path].add(piece)
-    largest_first = sorted(pieces, key=lambda path: (-len(pieces[path]), path))
-    parts = tuple(part for path in largest_first for part in join_pieces(path, pieces[path]))
+            for path, page in _find_pages(proc / str(process.pid)):
+                pages[path].add(page)
+    files = [tuple(join_pages(path, pages[path])) for path in sorted(pages)]
+    files.sort(key=lambda parts: -sum(part.size for part in parts))
+    parts = tuple(itertools.chain.from_iterable(files))
     return parts if len(parts) <= MAX_PARTS else ()
 
 
-def join_pieces(path: str, pieces: Iterable[int]) -> Iterator[FilePart]:
-    """Yield the parts of a file that pieces, by number, make up."""
-    start = end = -1
-    for piece in sorted(pieces):
-        if piece != end and end >= 0:
-            yield FilePart(path, start * PIECE_BYTES, (end - start) * PIECE_BYTES)
-        start, end = (start if piece == end else piece), piece + 1
-    if end >= 0:
-        yield FilePart(path, start * PIECE_BYTES, (end - start) * PIECE_BYTES)
+def join_pages(path: str, pages: Iterable[int]) -> Iterator[FilePart]:
+    """Yield the parts of a file that contain pages, given by number, with small gaps between these."""
+    first, *others = sorted(pages)
+    start, end = first, first + 1
+    for page in others:
+        if (page - end) * mmap.PAGESIZE > MAX_GAP_BYTES:
+            yield FilePart(path, start * mmap.PAGESIZE, (end - start) * mmap.PAGESIZE)
+            start = page
+        end = page + 1
+    yield FilePart(path, start * mmap.PAGESIZE, (end - start) * mmap.PAGESIZE)
 
 
-def _find_pieces(directory: Path) -> Iterator[tuple[str, int]]:
-    """Yield the path and the number of each touched piece of a process."""
+def _find_pages(directory: Path) -> Iterator[tuple[str, int]]:
+    """Yield the path and the number of each touched page of a process."""
     mounts = {mount.mount_point for mount in parse_mountinfo(read_mountinfo(directory / "mountinfo"))} - {"/"}
     left = _MAX_ENTRIES
     with (directory / "pagemap").open("rb", buffering=0) as pagemap:
@@ -90,7 +95,7 @@ def _find_pieces(directory: Path) -> Iterator[tuple[str, int]]:
             if left < 0:
                 return
             for page in _list_present(pagemap.fileno(), start // mmap.PAGESIZE, end // mmap.PAGESIZE):
-                yield path, (offset + page * mmap.PAGESIZE) // PIECE_BYTES
+                yield path, offset // mmap.PAGESIZE + page
 
 
 def _list_present(pagemap: int, start: int, end: int) -> Iterator[int]:

@@ -150,6 +150,20 @@ def update_manifest(
         file.writelines(f"{line}\n".encode() for line in [*kept, *added, *lines, end])
 
 
+def update_sizes(directory: Path) -> None:
+    """Bring the sizes of the checkpoint's files in the launcher's manifest up to date; arguments as above."""
+    manifest = directory / "manifest"
+    lines = [_update_size(line, directory / "checkpoint") for line in _read_text(manifest).splitlines()]
+    with replace_file(manifest, mode=0o644) as file:
+        file.writelines(f"{line}\n".encode() for line in lines)
+
+
+def _update_size(line: str, checkpoint: Path) -> str:
+    key, _, rest = line.partition(" ")
+    name = rest.partition(" ")[2]
+    return f"file {(checkpoint / name).lstat().st_size} {name}" if key == "file" else line
+
+
 def _list_files(directory: Path, memory_bytes: int) -> Iterator[str]:
     for file in sorted((directory / "checkpoint").iterdir()):
         yield f"file {file.lstat().st_size} {file.name}"

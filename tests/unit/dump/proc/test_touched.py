@@ -7,17 +7,23 @@ import os
 from pathlib import Path
 
 import pytest
+from support.page_cache import find_cached_bytes
 
-from warmstart.dump.proc.touched import PIECE_BYTES, FilePart, find_touched, join_pieces
+from warmstart.core.page_cache import evict
+from warmstart.dump.proc.touched import MAX_GAP_BYTES, FilePart, find_touched, join_pages
 
 PROC = Path("/proc")
+# The kernel maps the pages of as much around a page fault, if they are in the page cache.
+PIECE_BYTES = 64 << 10
+PAGE = mmap.PAGESIZE
 
 
-def test_neighbouring_pieces_are_one_part():
-    assert list(join_pieces("/a", [])) == []
-    assert list(join_pieces("/a", [7, 1, 2, 3])) == [
-        FilePart("/a", PIECE_BYTES, 3 * PIECE_BYTES),
-        FilePart("/a", 7 * PIECE_BYTES, PIECE_BYTES),
+def test_pages_with_small_gaps_are_one_part():
+    gap = MAX_GAP_BYTES // PAGE
+    assert list(join_pages("/a", [7])) == [FilePart("/a", 7 * PAGE, PAGE)]
+    assert list(join_pages("/a", [2, 3 + gap, 1, 5 + 2 * gap])) == [
+        FilePart("/a", PAGE, (3 + gap) * PAGE),
+        FilePart("/a", (5 + 2 * gap) * PAGE, PAGE),
     ]
 
 
@@ -34,14 +40,31 @@ def test_only_what_was_touched_is_found(tmp_path):
         found = find_touched(PROC, os.getpid())
     assert before == []
     parts = [part for part in found if part.path == str(path)]
-    # The pages that the kernel maps around a fault are neighbours in memory, which may be of two pieces.
-    first, end = (1 << 20) + 5 * PIECE_BYTES, (1 << 20) + 7 * PIECE_BYTES
-    assert [part for part in parts if part.start <= first and end <= part.start + part.size] == parts
-    assert 2 * PIECE_BYTES <= sum(part.size for part in parts) <= 4 * PIECE_BYTES
+    for page in ((1 << 20) + 5 * PIECE_BYTES, (1 << 20) + 6 * PIECE_BYTES):
+        assert [part for part in parts if part.start <= page < part.start + part.size]
+    assert sum(part.size for part in parts) <= 2 * PIECE_BYTES + MAX_GAP_BYTES
     sizes = {part.path: 0 for part in found}
     for part in found:
         sizes[part.path] += part.size
     assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
+
+
+@pytest.mark.linux
+def test_single_pages_are_found_if_no_others_are_in_the_page_cache(tmp_path):
+    if any(os.path.ismount(parent) for parent in [*tmp_path.parents][:-1]):
+        pytest.skip("the temporary directory is on a mount of its own")
+    path = tmp_path / "a file"
+    path.write_bytes(bytes(4 << 20))
+    evict(path)
+    if find_cached_bytes(path):
+        pytest.skip("the file system of the temporary directory is in memory")
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+        mapped.madvise(mmap.MADV_RANDOM)
+        mapped[5 * PIECE_BYTES + 1]  # read
+        mapped[6 * PIECE_BYTES + PAGE] = 1  # copied
+        found = find_touched(PROC, os.getpid())
+    starts = [5 * PIECE_BYTES, 6 * PIECE_BYTES + PAGE]
+    assert [part for part in found if part.path == str(path)] == [FilePart(str(path), at, PAGE) for at in starts]
 
 
 @pytest.mark.linux
