@@ -136,6 +136,7 @@ def test_the_gitlab_job_builds(run, tmp_path: Path) -> None:
         "WARMSTART_RECIPE": "my recipe.yaml",
         "WARMSTART_TAG": "abc",
         "WARMSTART_SET": "container.image=a b\nname=$HOME",
+        "WARMSTART_SIGN": "keyless",
         "CI_REGISTRY": "registry.example.com",
         "CI_REGISTRY_USER": "me",
         "CI_REGISTRY_PASSWORD": 'p"w',
@@ -145,7 +146,7 @@ def test_the_gitlab_job_builds(run, tmp_path: Path) -> None:
     auth = str(tmp_path / ".docker/config.json")
     assert call == [
         *("-v", "build", "my recipe.yaml", "--json", "--authfile", auth, "--tag", "abc"),
-        *("--set", "container.image=a b", "--set", "name=$HOME"),
+        *("--sign", "keyless", "--set", "container.image=a b", "--set", "name=$HOME"),
     ]
     assert json.loads(Path(auth).read_text()) == {"auths": {"registry.example.com": {"auth": "bWU6cCJ3"}}}
     report = tmp_path / job["artifacts"]["reports"]["dotenv"]
