@@ -16,8 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmstart.core.errors import InputError, SigningError
+from warmstart.core.errors import InputError
 from warmstart.image.signatures.keys import PublicKey
+from warmstart.image.signatures.sigstore_config import flatten, load_config, load_public_config
 
 if TYPE_CHECKING:
     from warmstart.image.signatures.statement import Envelope
@@ -50,15 +51,8 @@ class CertificateIdentity:
     def _verifier(self) -> Any:
         from warmstart.image.signatures import sigstore_package as p
 
-        if self.trusted_root is None:
-            return p.Verifier(trusted_root=load_public_config().trusted_root)
-        try:
-            return p.Verifier(trusted_root=p.TrustedRoot.from_file(str(self.trusted_root)))
-        except Exception as error:
-            raise InputError(
-                f"{self.trusted_root} is not a trusted root: {flatten(error):.200}",
-                hint="`cosign trusted-root create` makes one",
-            ) from error
+        config = load_public_config() if self.trusted_root is None else load_config(self.trusted_root)
+        return p.Verifier(trusted_root=config.trusted_root)
 
     def has_signed(self, envelope: Envelope) -> bool:
         """Return whether this identity signed an envelope.
@@ -155,30 +149,6 @@ def read_certificate(certificate: Any) -> tuple[list[str], str]:
     except p.ExtensionNotFound:
         issuer = certificate.extensions.get_extension_for_oid(p.ObjectIdentifier(_ISSUER_OF_OLD)).value.value
         return names, str(issuer.decode())
-
-
-def load_public_config() -> Any:
-    """Fetch the configuration of the public Sigstore, with The Update Framework; it is cached in the home directory.
-
-    Raises:
-        SigningError: it cannot be fetched.
-        HostError: the package is not installed.
-    """
-    from warmstart.image.signatures import sigstore_package as p
-
-    try:
-        return p.ClientTrustConfig.production()
-    except Exception as error:
-        raise SigningError(
-            "cannot fetch the trusted root of the public Sigstore",
-            details=[flatten(error)],
-            hint="give a file of `cosign trusted-root create` with --trusted-root",
-        ) from error
-
-
-def flatten(error: Exception) -> str:
-    """Return the text of an error on one line; its kind if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _matches(wanted: str | re.Pattern[str], value: str) -> bool:

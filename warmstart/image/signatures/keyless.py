@@ -7,7 +7,6 @@ signature is entered into a transparency log (Rekor), and a timestamp authority 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.core.errors import HostError, InputError, SigningError
-from warmstart.image.signatures.identity import CertificateIdentity, flatten, load_public_config, read_certificate
+from warmstart.image.signatures.identity import CertificateIdentity, read_certificate
 from warmstart.image.signatures.keys import SigningKey
+from warmstart.image.signatures.sigstore_config import flatten, load_config, load_public_config
 
 #: The variable with an identity token; cosign's and sigstore-python's.
 ID_TOKEN = "SIGSTORE_ID_TOKEN"  # noqa: S105  (a name)
 #: The file of a token that cosign looks for, as a volume of a pod in Kubernetes has it.
 MOUNTED_TOKEN = Path("/var/run/sigstore/cosign/oidc-token")
 
-_CONFIG_TYPE = "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"
 # A certificate of Fulcio's lasts ten minutes.
 _LEFT = timedelta(minutes=2)
 _NO_IDENTITY = (
@@ -66,7 +65,8 @@ class KeylessSigner:
         from warmstart.image.signatures import sigstore_package as p
 
         token = _parse_token(find_token(self.token))
-        context = p.SigningContext.from_trust_config(self._load_config())
+        private = self.trusted_root and load_config(self.trusted_root, self.signing_config)
+        context = p.SigningContext.from_trust_config(private or load_public_config())
         with _reporting("get a certificate from Fulcio"):
             self._signer = p.Signer(token, context)
             self._certificate = self._signer._signing_cert()
@@ -85,24 +85,6 @@ class KeylessSigner:
         self.prepare()
         with _reporting("sign a statement"):
             return str(self._signer.sign_dsse(p.Statement(statement)).to_json()).encode()
-
-    def _load_config(self) -> Any:
-        from warmstart.image.signatures import sigstore_package as p
-
-        if self.signing_config is None or self.trusted_root is None:
-            return load_public_config()
-        try:
-            parts = [json.loads(path.read_bytes()) for path in (self.trusted_root, self.signing_config)]
-            document = {"mediaType": _CONFIG_TYPE, "trustedRoot": parts[0], "signingConfig": parts[1]}
-            config = p.ClientTrustConfig.from_json(json.dumps(document))
-            # Both are parsed when they are asked for.
-            _ = (config.trusted_root, config.signing_config)
-        except Exception as error:
-            raise InputError(
-                f"cannot use {self.signing_config} with {self.trusted_root}: {flatten(error):.200}",
-                hint="`cosign signing-config create` and `cosign trusted-root create` make such files",
-            ) from error
-        return config
 
 
 Signer = SigningKey | KeylessSigner

@@ -115,12 +115,20 @@ def test_a_certificate_of_another_authority_is_not_trusted(tmp_path):
     assert "certificate chain" in fault
 
 
+def test_a_trusted_root_of_cosign_may_leave_names_of_authorities_out(tmp_path):
+    document, root = json.loads(ROOT.read_text()), tmp_path / "root.json"
+    for authority in (*document["certificateAuthorities"], *document["timestampAuthorities"]):
+        del authority["subject"]["organization"]
+    root.write_text(json.dumps(document))
+    assert CertificateIdentity(WORKFLOW, ISSUER, root).has_signed(read(SIGNED))
+
+
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"mediaType": "application/json"}'])
 def test_a_file_that_is_no_trusted_root_is_refused(tmp_path, text):
     root = tmp_path / "root.json"
     if text is not None:
         root.write_text(text)
-    with pytest.raises(InputError, match=r"root\.json is not a trusted root"):
+    with pytest.raises(InputError, match=r"cannot use .*root\.json: ."):
         CertificateIdentity(WORKFLOW, ISSUER, root).has_signed(read(SIGNED))
 
 
