@@ -37,7 +37,7 @@ from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Restorer
 
 # The programs of the private Sigstore take minutes to compile.
-pytestmark = [pytest.mark.node, pytest.mark.slow]
+pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 NOBODY = "http://127.0.0.1:9"
 

@@ -45,8 +45,8 @@ SIGSTORE = GoTool(
     "github.com/sigstore/fulcio",
     "v1.8.8",
     companions=(
-        ("rekor", "github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix@v2.4.2"),
-        ("timestamps", "github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server@v2.1.5"),
+        ("rekor", "github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix@v2.3.0"),
+        ("timestamps", "github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server@v2.1.3"),
     ),
 )
 # The paths must be without spaces.
