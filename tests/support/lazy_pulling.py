@@ -25,6 +25,8 @@ STARGZ = GoTool(
     "v0.19.1",
     Path(__file__).with_name("stargz_snapshotter.go").read_text(),
 )
+# Its command sets them unless config.toml has others.
+DEFAULTS = {"directory_cache": {"direct": True}}
 FUSE_MINOR = 229
 PULL_S = 300.0
 OVERLAYFS = "overlayfs"
@@ -106,7 +108,7 @@ def open_stargz(
     own = session.workspace / f"{name}-stargz"
     own.mkdir()
     mirror = {"host": registry, "insecure": True}
-    config = {"resolver": {"host": {registry: {"mirrors": [mirror]}}}, **(settings or {})}
+    config = {"resolver": {"host": {registry: {"mirrors": [mirror]}}}, **DEFAULTS, **(settings or {})}
     (own / "settings.json").write_text(json.dumps(config))
     make_fuse_device(session)
     command = [stargz, own / "settings.json", own / "socket", own / "root"]
