@@ -70,7 +70,7 @@ def make(cache: Path, directory: Path, **env: str) -> BuildResult:
 
 
 def ask(running: CriContainer, container: Container) -> dict[str, Any]:
-    wait_first_success(running, first_probe(container), limit_s=30)
+    wait_first_success(running, first_probe(container), limit_s=60)
     found: dict[str, Any] = json.loads(get(running, "/")[1])
     return found
 

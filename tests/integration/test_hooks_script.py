@@ -217,13 +217,13 @@ def find_image_binds(recipe: Recipe) -> list[Bind]:
 
 def first_answer(running: CriContainer) -> dict[str, Any]:
     """Return the answer of the first connection that the container accepts."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with suppress(OSError):
             running.connect(8080, None, 1).close()
             break
         time.sleep(0.02)
-    status, body = get(running, "/state", 10)
+    status, body = get(running, "/state", 60)
     assert status == 200, running.log_tail(20)
     found: dict[str, Any] = json.loads(body)
     return found

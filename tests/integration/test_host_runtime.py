@@ -32,11 +32,11 @@ from warmstart.node.keeper import Bind
 from warmstart.node.session import Session
 from warmstart.node.tree import PAUSE_LAYOUT
 
-pytestmark = pytest.mark.node
+pytestmark = [pytest.mark.node, pytest.mark.xdist_group("host runtime")]
 
 REPOSITORY = Path(warmstart.__file__).parents[1]
 STRIKE = Path(__file__).parents[1] / "support" / "strike.py"
-BUILD_S = 120.0
+BUILD_S = 300.0
 IMAGE = "localhost/tests/host:1"
 
 
@@ -79,7 +79,7 @@ def host(open_node, cache, base_archive) -> Iterator[Host]:
     with open_node(*binds) as session, run_crio(session, "host", subnet="10.66.0.0/24") as crio:
         # As on a real host, the other tools of the host use the same directories.
         script = f"mkdir -p {RUNROOT} && mount --bind {crio.state}/runroot {RUNROOT}"
-        session.run(["sh", "-c", script], timeout_s=10)
+        session.run(["sh", "-c", script], timeout_s=60)
         copy_image(session, f"oci:{PAUSE_LAYOUT}", f"{crio.store}{PAUSE_IMAGE}")
         with CriEngine(crio.endpoint, proc=session.proc, network=session.network, scratch=crio.state) as runtime:
             yield Host(session, runtime, cache, base_archive)

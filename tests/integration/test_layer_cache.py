@@ -97,7 +97,7 @@ def test_an_engine_runs_an_image_whose_layers_are_all_in_the_cache(tree, layers,
             assert not any((engine.root / "overlay" / layer_id).exists() for layer_id in find_ids(diff_ids))
             container = Container(image=NAME, readiness_probe=PROBE)
             with engine.cri.start(container, NAME, "app") as running:
-                wait_first_success(running, PROBE, limit_s=10)
+                wait_first_success(running, PROBE, limit_s=60)
                 (engine.proc / str(running.pid) / "root" / "written").touch()
             engine.cri.remove_image(NAME)
             assert NAME not in engine.cri.list_images()

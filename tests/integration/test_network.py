@@ -115,17 +115,17 @@ def test_metadata_services_are_not_reached_from_a_pod(outside, open_node):
     def ask(session: Session, address: str) -> str:
         # As for a packet that a pod sends.
         pod = ["from", "10.77.0.2", "iif", "pods"]
-        done = session.run(["ip", "route", "get", address, *pod], timeout_s=10, check=False)
+        done = session.run(["ip", "route", "get", address, *pod], timeout_s=60, check=False)
         return done.stdout + done.stderr
 
     with open_node() as node, connect_network(node, Network.OUTSIDE) as session:
         make_bridge = "ip link add pods type bridge; ip addr add 10.77.0.1/24 dev pods; ip link set pods up"
-        session.run(["sh", "-ec", f"{make_bridge}; echo 1 > /proc/sys/net/ipv4/ip_forward"], timeout_s=10)
+        session.run(["sh", "-ec", f"{make_bridge}; echo 1 > /proc/sys/net/ipv4/ip_forward"], timeout_s=60)
         for address in REFUSED_ADDRESSES:
             assert "Permission denied" in ask(session, address), address
         for address in REACHED_ADDRESSES:
             assert "dev outside" in ask(session, address), address
-        assert session.run(["ip", "-6", "route", "show", "default"], timeout_s=10).stdout == ""
+        assert session.run(["ip", "-6", "route", "show", "default"], timeout_s=60).stdout == ""
 
 
 def test_the_address_of_a_bridge_does_not_depend_on_its_pods(open_node):
@@ -133,7 +133,7 @@ def test_the_address_of_a_bridge_does_not_depend_on_its_pods(open_node):
 
         def run(number: int) -> str:
             with engine.cri.open_pod(f"pod-{number}"):
-                return session.run(["cat", "/sys/class/net/ws-crowd/address"], timeout_s=5).stdout.strip()
+                return session.run(["cat", "/sys/class/net/ws-crowd/address"], timeout_s=60).stdout.strip()
 
         with ThreadPoolExecutor(3) as pool:
             # If it changes, CRI-O's check of another new pod fails.

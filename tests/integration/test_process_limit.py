@@ -38,7 +38,7 @@ def test_a_fork_bomb_is_stopped_and_nothing_of_it_stays(base_archive, open_node,
                 namespace = (session.proc / str(running.pid) / "ns/pid").readlink()
                 assert len(find_members(session.proc, namespace)) == LIMIT
                 # The builder itself can still do all it has to, such as start a program.
-                session.run(["true"], timeout_s=10)
+                session.run(["true"], timeout_s=60)
             assert find_members(session.proc, namespace) == []
 
 

@@ -35,7 +35,7 @@ from warmstart.node.tree import PAUSE_LAYOUT
 from warmstart.probe.readiness import first_probe, wait_first_success
 from warmstart.recipe.load import load_recipe
 
-pytestmark = pytest.mark.node
+pytestmark = [pytest.mark.node, pytest.mark.xdist_group("pushed image")]
 
 WARMUPS = 5
 FILL_MB = 32
@@ -148,7 +148,7 @@ def test_where_restore_is_off_it_starts_cold(pushed, private_registry, open_node
             CriEngine(crio.endpoint, proc=session.proc, network=session.network, scratch=scratch) as engine,
             engine.start(pushed.container, pushed.built.name, "cold") as running,
         ):
-            wait_first_success(running, first_probe(pushed.container), limit_s=30)
+            wait_first_success(running, first_probe(pushed.container), limit_s=60)
             assert not running.restored
             first = read_state(running)
             root = session.proc / str(running.pid) / "root"

@@ -35,7 +35,7 @@ from warmstart.recipe.model import (
     VolumeMount,
 )
 
-pytestmark = pytest.mark.node
+pytestmark = [pytest.mark.node, pytest.mark.xdist_group("self pods")]
 
 NAME = "localhost/tests/pods:1"
 SECRET = "of the build alone"
@@ -118,7 +118,7 @@ def built(open_node, cache, make_once) -> Iterator[Start]:
 
 def find_line(running: CriContainer, pattern: object) -> str:
     """Wait for a line of the launcher, and return it."""
-    for _ in range(500):
+    for _ in range(3000):
         for line in running.log_tail(50):
             if pattern.match(line):  # type: ignore[attr-defined]
                 return line
@@ -128,7 +128,7 @@ def find_line(running: CriContainer, pattern: object) -> str:
 
 def ask_first(running: CriContainer, expression: str) -> str:
     """Evaluate an expression as soon as connections are not refused."""
-    for _ in range(500):
+    for _ in range(3000):
         with suppress(ConnectionRefusedError):
             return ask(running, expression)
         time.sleep(0.02)
@@ -201,7 +201,7 @@ def test_a_difference_may_be_a_warning_and_new_variables_are_named(built):
 def test_a_step_that_fails_ends_the_container(built):
     with built(PASSWORD="wrong") as running:
         assert "but after-restore step 1 (exec python3) failed: exit status 3" in find_line(running, STEP_FAILED)
-        for _ in range(500):
+        for _ in range(3000):
             if running.state().exited:
                 break
             time.sleep(0.02)

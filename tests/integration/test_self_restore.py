@@ -155,7 +155,7 @@ def switch_off(container: Container) -> Container:
 
 def wait_until_it_answers(running: CriContainer) -> None:
     """Wait until the application responds. The launcher logs the reason of a cold start before."""
-    for _ in range(200):
+    for _ in range(1200):
         with suppress(ConnectionRefusedError):
             read_state(running)
             return
@@ -165,7 +165,7 @@ def wait_until_it_answers(running: CriContainer) -> None:
 
 def await_cold_reason(running: CriContainer) -> str:
     """Wait for the launcher's reason for a cold start, and return it."""
-    for _ in range(1000):
+    for _ in range(3000):
         for line in running.log_tail(20):
             if line.startswith("warmstart: cold start: "):
                 return line
@@ -176,7 +176,7 @@ def await_cold_reason(running: CriContainer) -> str:
 def run_hook(running: CriContainer) -> tuple[int, str]:
     """Run a pod's hook, and return the number of its requests to the application, and what it said before a time."""
     before = int(str(read_state(running)["requests"]))
-    result = running.exec(["/.warmstart/launcher", "steps"], timeout_s=10)
+    result = running.exec(["/.warmstart/launcher", "steps"], timeout_s=60)
     assert result.exit_code == 0, result.stderr
     # The last request is the one for the state.
     return int(str(read_state(running)["requests"])) - before - 1, result.stderr.rpartition(" in ")[0]

@@ -118,7 +118,7 @@ class Space:
         return take_snapshot(self._token, self._directory)
 
     def find_leaks(self) -> list[str]:
-        return wait_until_clean(self._before, self._look, limit_s=5)
+        return wait_until_clean(self._before, self._look, limit_s=60)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def test_they_do_not_disturb_one_another(base_archive, cache, tmp_path):
             [*command, "-o", f"oci:{tmp_path}/{name}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
     for name, build in builds.items():
-        _, stderr = build.communicate(timeout=120)
+        _, stderr = build.communicate(timeout=300)
         assert build.returncode == 0, f"{name}: {stderr}"
     identities = {read_provenance(read_image(tmp_path / name).manifest.annotations).identity for name in names}
     assert len(identities) == 2

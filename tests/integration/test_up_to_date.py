@@ -24,7 +24,7 @@ from warmstart.image.layout import read_image
 
 pytestmark = pytest.mark.node
 
-END_S = 30.0
+END_S = 60.0
 
 
 def run(cache: Path, *words: str | Path) -> Any:

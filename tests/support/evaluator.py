@@ -85,6 +85,6 @@ def path_of(expression: str) -> str:
 
 def ask(container: CriContainer, expression: str) -> str:
     """Evaluate an expression in the application."""
-    status, body = get(container, path_of(expression), timeout_s=10)
+    status, body = get(container, path_of(expression), timeout_s=60)
     assert status == 200, body
     return body

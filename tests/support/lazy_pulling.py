@@ -148,4 +148,4 @@ def _write_hosts(state: Path, registry: str) -> str:
 def count_received(session: Session, interface: str) -> int:
     """Return the number of bytes that a network interface of the session has received, with all headers."""
     path = f"/sys/class/net/{interface}/statistics/rx_bytes"
-    return int(session.run(["cat", path], timeout_s=10).stdout)
+    return int(session.run(["cat", path], timeout_s=60).stdout)

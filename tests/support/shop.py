@@ -62,7 +62,7 @@ class Replica:
     def call(self, method: str, path: str, body: str = "", headers: Mapping[str, str] | None = None) -> Answer:
         """Send a request to the shop."""
         connection = HTTPConnection(self.address, PORT, timeout=30)
-        connection.sock = connect_in(self.cluster.nodes[0].session.network, (self.address, PORT), 10)
+        connection.sock = connect_in(self.cluster.nodes[0].session.network, (self.address, PORT), 60)
         with contextlib.closing(connection):
             connection.request(method, path, body or None, dict(headers or {}))
             response = connection.getresponse()
@@ -108,7 +108,7 @@ def make_configuration(cluster: Cluster, name: str, credentials: Credentials) ->
 
 def run_services(cluster: Cluster, manifests: Path) -> dict[str, str]:
     """Run PostgreSQL and Redis on the first node, and return their addresses by name."""
-    cluster.nodes[0].session.run(["install", "-d", "-o", "1000", "-g", "1000", DATA], timeout_s=20)
+    cluster.nodes[0].session.run(["install", "-d", "-o", "1000", "-g", "1000", DATA], timeout_s=60)
     cluster.apply(
         {
             **_describe("PersistentVolume", "shop-data"),

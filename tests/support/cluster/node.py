@@ -145,7 +145,7 @@ def run_node(
         _allow_plain_http(session, registry)
         _write_files(state, name, place, authority)
         words = {"state": state, "kubelet": KUBELET_DIRECTORY, "sysctls": " ".join(SYSCTLS)}
-        session.run(["sh", "-c", PREPARE_SCRIPT.format(**words)], timeout_s=20)
+        session.run(["sh", "-c", PREPARE_SCRIPT.format(**words)], timeout_s=60)
         crio = None
         if containerd:
             endpoint = running.enter_context(_run_containerd(session, containerd, place, registry))
