@@ -10,7 +10,6 @@ import contextlib
 import copy
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,13 +19,13 @@ from command import cache_option, run_command
 from rich.console import Console
 from support.cluster.cluster import Cluster, open_cluster
 from support.cluster_images import push_image
+from table import format_ways
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.pipeline import build_image
 from warmstart.cli.terminal import TerminalListener
 from warmstart.core.errors import WarmstartError
 from warmstart.core.progress import Progress
-from warmstart.core.text import format_seconds
 from warmstart.image.registry.credentials import RegistryAccess
 from warmstart.inspect.build_info import read_build
 from warmstart.kube.apply import apply_manifests
@@ -132,11 +131,7 @@ def main(rounds: int, cache_dir: Path) -> None:
                         seconds = time_scaling(api, deployment)
                     if number:
                         took_s.setdefault(way, []).append(seconds)
-    console.print(f"Spring Boot, {FROM} to {TO} replicas on one node until all are ready, {rounds} times each:")
-    cold_s = statistics.median(took_s[COLD])
-    for way, values in took_s.items():
-        median_s, spread = statistics.median(values), f"{format_seconds(min(values))} to {format_seconds(max(values))}"
-        console.print(f"{way:<8} {format_seconds(median_s)} ({spread}), cold ÷ {way} {cold_s / median_s:.1f}")
+    click.echo(f"Spring Boot, {FROM} to {TO} replicas on one node until all are ready:\n\n{format_ways(took_s)}")
     keep("cluster", took_s)
 
 

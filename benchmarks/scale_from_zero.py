@@ -12,23 +12,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from cluster import COLD, keep, make_deployments, wait
+from cluster import keep, make_deployments, wait
 from command import cache_option, run_command
 from rich.console import Console
 from support.activator import Activator, run_activator
 from support.cluster.cluster import Cluster, open_cluster
 from support.cluster.metrics import serve_metrics
+from table import format_ways
 
 from warmstart.cli.terminal import TerminalListener
 from warmstart.core.errors import WarmstartError
 from warmstart.core.progress import Progress
-from warmstart.core.text import format_seconds
 from warmstart.kube.apply import apply_manifests
 from warmstart.kube.client import connect_cluster
 from warmstart.recipe.pods import Block, mapping_at
@@ -104,17 +103,6 @@ def time_first_answer(cluster: Cluster, activator: Activator) -> float:
     return answered_at - activator.noticed_at
 
 
-def show(console: Console, took_s: Mapping[str, list[float]], processors: str | None) -> None:
-    """Print the medians, and what a cold start takes of each."""
-    limit = f", at most {processors} processors for a pod" if processors else ""
-    console.print(f"Spring Boot, from zero replicas to the first answer, metric interval aside{limit}:")
-    cold_s = statistics.median(took_s[COLD])
-    for way, values in took_s.items():
-        median_s, spread = statistics.median(values), f"{format_seconds(min(values))} to {format_seconds(max(values))}"
-        ratio = "" if way == COLD else f", cold ÷ {way} {cold_s / median_s:.1f}"
-        console.print(f"{way:<8} {format_seconds(median_s)} ({spread}, {len(values)} times){ratio}")
-
-
 @click.command()
 @click.option("-n", "--rounds", type=click.IntRange(1), default=10, show_default=True, help="Requests for each way.")
 @click.option("--cpu", "processors", metavar="QUANTITY", help="Limit of each pod.  [default: the recipe's]")
@@ -136,7 +124,9 @@ def main(rounds: int, processors: str | None, cache_dir: Path) -> None:
                         seconds = time_first_answer(cluster, activator)
                     if number:
                         took_s.setdefault(way, []).append(seconds)
-    show(console, took_s, processors)
+    limit = f", at most {processors} processors for a pod" if processors else ""
+    click.echo(f"Spring Boot, from zero replicas to the first answer, metric interval aside{limit}:\n")
+    click.echo(format_ways(took_s))
     keep(f"scale-from-zero-{processors}" if processors else "scale-from-zero", took_s)
 
 
