@@ -149,6 +149,7 @@ static int run(struct start *start)
 	make_pipe(out, &start->identity);
 	make_pipe(err, &start->identity);
 	container = leave_container();
+	copy_agents();
 	keep_replies();
 	if (spend_pids(FIRST_PID - 1) < 0)
 		fail("cannot fork: %s", strerror(errno));

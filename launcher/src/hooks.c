@@ -34,10 +34,16 @@ static int open_fifo(int fd)
 	return fd;
 }
 
+/* A FIFO of the hooks, from the launcher's mount namespace. The container may have replaced it. */
+int open_fifo_of_container(const char *path)
+{
+	return open_fifo(open_beneath(AT_FDCWD, path, O_RDWR | O_NONBLOCK, NO_LINKS));
+}
+
 /* Without an open descriptor, a line written before the build reads the FIFO would be lost. */
 void keep_replies(void)
 {
-	open_fifo(open_beneath(AT_FDCWD, CONTAINER REPLY, O_RDWR | O_NONBLOCK, NO_LINKS));
+	open_fifo_of_container(CONTAINER REPLY);
 }
 
 bool open_replies(const struct manifest *manifest, int *replies, struct reason *reason)

@@ -165,6 +165,7 @@ int open_beneath(int directory, const char *path, int flags, uint64_t resolve);
 
 /* processes.c: other processes, pids and clocks. */
 bool parse_parent(char *stat, pid_t *parent);
+void print_processes(void); /* a line with the pids of those that have not ended */
 pid_t spend_pids(pid_t last);
 void kill_descendants(void);
 bool check_no_other_processes(pid_t app, bool must_be_stopped, struct reason *reason); /* reason set if false */
@@ -220,6 +221,8 @@ int run_within_clocks(const struct manifest *manifest, restorer *run, int log); 
 const char *parse_tmpfs(char *line); /* the mount point if it is a tmpfs, or NULL */
 void keep_files(const struct manifest *manifest);
 bool is_left_out(const char *path);
+struct stat;
+bool copy_file(const char *from, const char *to, const struct stat *status);
 void put_back_files(void);
 void unlock_files(struct manifest *manifest);
 void lock_files(struct manifest *manifest);
@@ -227,7 +230,6 @@ void remove_files(void);
 void remove_leftovers(void);
 
 /* tar.c: a tar on standard output. */
-struct stat;
 void tar_add(int fd, const char *name, const struct stat *status);
 void tar_add_name(const char *name);
 void tar_end(void);
@@ -256,11 +258,15 @@ struct reply {
 	const char *event, *error;
 };
 bool parse_reply(char *line, struct reply *reply);
+int open_fifo_of_container(const char *path);
 void keep_replies(void);
 bool open_replies(const struct manifest *manifest, int *replies, struct reason *reason);
 void add_hooks_to_environment(void);
 enum steps_end await_hooks(struct manifest *manifest, int replies, int signals, struct app_exit *end,
 			   struct reason *reason);
+
+/* agents.c: agents that the image does not have. */
+void copy_agents(void);
 
 /* start.c: also used by read_ahead.c. */
 uint64_t memory_limit(void); /* of the container, in bytes; UINT64_MAX for none */
@@ -287,6 +293,7 @@ int exec_mode(const char *directory, char **command);
 int show_mode(void);
 int dump_mode(void);
 int pack_mode(void);
+int hooks_mode(bool asks);
 int start_mode(enum clocks clocks, char **command);
 int steps_mode(void);
 

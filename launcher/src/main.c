@@ -10,6 +10,7 @@ static const char usage[] = "usage: launcher start [--clocks node] -- COMMAND [A
 			    "                      [--directory DIRECTORY] [--volume PATH]... -- COMMAND [ARGUMENT]...\n"
 			    "       launcher exec [--directory DIRECTORY] -- COMMAND [ARGUMENT]...\n"
 			    "       launcher show | dump | pack\n"
+			    "       launcher hooks look | ask\n"
 			    "       launcher steps\n";
 
 static int usage_error(void)
@@ -69,6 +70,8 @@ int main(int count, char **arguments)
 		return dump_mode();
 	if (!strcmp(mode, "pack") && count == 2)
 		return pack_mode();
+	if (!strcmp(mode, "hooks") && count == 3 && (!strcmp(arguments[2], "look") || !strcmp(arguments[2], "ask")))
+		return hooks_mode(!strcmp(arguments[2], "ask"));
 	if (!strcmp(mode, "steps") && count == 2)
 		return steps_mode();
 	command = count > 1 ? parse_options(mode, arguments + 2, &options) : NULL;

@@ -160,6 +160,18 @@ static size_t list_processes(struct process **processes)
 	return count;
 }
 
+void print_processes(void)
+{
+	struct process *processes;
+	size_t count = list_processes(&processes);
+
+	printf("pids");
+	for (size_t i = 0; i < count; i++)
+		if (!strchr("ZX", processes[i].state))
+			printf(" %d", processes[i].pid);
+	printf("\n");
+}
+
 static const struct process *find_process(const struct process *processes, size_t count, pid_t pid)
 {
 	for (size_t i = 0; i < count; i++)

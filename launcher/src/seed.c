@@ -59,8 +59,7 @@ static bool copy_link(const char *from, const char *to)
 	return !symlink(target, to);
 }
 
-/* Create a copy, unless the target exists. Return whether it was created. */
-static bool copy(const char *from, const char *to, const struct stat *status)
+static bool create_copy(const char *from, const char *to, const struct stat *status)
 {
 	if (S_ISDIR(status->st_mode))
 		return !mkdir(to, 0700);
@@ -69,6 +68,16 @@ static bool copy(const char *from, const char *to, const struct stat *status)
 	if (S_ISREG(status->st_mode))
 		return copy_bytes(from, to, status->st_size);
 	return S_ISLNK(status->st_mode) && copy_link(from, to);
+}
+
+/* Copy one file or directory, unless the target exists. Return whether it was created. */
+bool copy_file(const char *from, const char *to, const struct stat *status)
+{
+	bool is_created = create_copy(from, to, status);
+
+	if (is_created)
+		copy_owner_and_mode(to, status);
+	return is_created;
 }
 
 static void record_created(const char *path)
@@ -85,10 +94,8 @@ static int put_back(const char *path, const struct stat *status, int type, struc
 
 	(void)type;
 	(void)position;
-	if (*target && copy(path, target, status)) {
-		copy_owner_and_mode(target, status);
+	if (*target && copy_file(path, target, status))
 		record_created(target);
-	}
 	return 0;
 }
 

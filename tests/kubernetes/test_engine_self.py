@@ -40,10 +40,9 @@ def recipe(cluster, cache) -> dict[str, Any]:
     document: dict[str, Any] = YAML(typ="safe").load(text)
     for step in document["warmup"]:
         step["repeat"] = 5
-    # A build in a cluster cannot call hooks.
-    del document["hooks"]
+    # Hooks close the connections to the services, so none is open at the checkpoint.
+    assert (document["hooks"], document["tcp"]) == (["python"], "refuse")
     return document | {
-        "tcp": "close",
         "image": {"name": f"{cluster.registry}/tests/guestbook:1"},
         "beforeCheckpoint": [{"exec": {"command": ["python3", "-c", MARK]}}],
     }
@@ -62,6 +61,9 @@ def built(user, cluster, recipe, tmp_path_factory) -> dict[str, Any]:
 def test_both_restorers_were_verified_and_nothing_is_left(user, cluster, built):
     assert {restore["restorer"] for restore in built["restores"]} == {"runtime", "self"}
     assert [one["name"] for one in built["secrets"]] == ["guestbook-db.password"]
+    assert {one["runtime"].split()[0] for one in built["hooks"]} == {"python"}
+    by_itself = [one for one in built["restores"] if one["restorer"] == "self"]
+    assert all(one["hooksMilliseconds"] >= 0 for one in by_itself)
     wait_until(lambda: not user.list_pods(BUILD), 30)
     assert not cluster.kubectl("get", "secrets", "-n", "default", "-l", BUILD, "-o", "name")
     assert user.list_pods(namespace="warmstart") == []

@@ -15,6 +15,7 @@ import socket
 import stat
 import subprocess
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -130,7 +131,11 @@ class Machine:
 
     @contextlib.contextmanager
     def building(
-        self, *command: str, options: Sequence[str] = ("--user", "app"), volumes: Sequence[dict[str, object]] = ()
+        self,
+        *command: str,
+        options: Sequence[str] = ("--user", "app"),
+        volumes: Sequence[dict[str, object]] = (),
+        read_only: bool = False,
     ) -> Iterator[Container]:
         """Run a command below the launcher."""
         shutil.rmtree(self.state, ignore_errors=True)
@@ -141,7 +146,8 @@ class Machine:
             *volumes,
         )
         argv = ["/.warmstart/launcher", "build", *options, "--", *command]
-        with self.run(argv, dataclasses.replace(BUILD, environment=BUILT, mounts=mounts)) as container:
+        setup = dataclasses.replace(BUILD, environment=BUILT, mounts=mounts, read_only=read_only)
+        with self.run(argv, setup) as container:
             container.wait_for("^ready$")
             yield container
 
@@ -639,6 +645,53 @@ def test_the_application_of_a_build_does_not_see_the_launcher(machine):
         assert not [point for point in points if point.startswith("/.warmstart")]
         with pytest.raises(OSError, match="Read-only"):
             (launcher / "root/criu").open("r+b")
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["", "read-only root"])
+def test_agents_that_the_image_does_not_have_are_copied_and_spoken_with(machine, read_only):
+    (machine.programs / "hooks/python").mkdir(parents=True)
+    (machine.programs / "hooks/python/agent.py").write_text("pass")
+    with machine.building("/app", read_only=read_only) as container:
+        (app,) = find_processes(machine, "app")
+        hooks = app / "root/.warmstart/hooks"
+        assert (hooks / "python/agent.py").read_text() == "pass"
+        for name in ("reply", "checkpoint", "restored"):
+            assert stat.S_IMODE((hooks / name).stat().st_mode) == 0o666
+            assert (hooks / name).is_fifo()
+        if read_only:
+            with pytest.raises(OSError, match="Read-only"):
+                (hooks / "other").touch()
+
+        def say(text: str) -> None:
+            fifo = os.open(hooks / "reply", os.O_RDWR | os.O_NONBLOCK)
+            os.write(fifo, text.encode())
+            os.close(fifo)
+
+        def answer() -> None:
+            os.close(os.open(hooks / "checkpoint", os.O_RDONLY))
+            say("done\n")
+
+        pids, *answers = machine.launch(container, "hooks", "look").stdout.splitlines()
+        # The launcher, the application, and the exchange itself.
+        assert pids.split()[:3] == ["pids", "1", "100"]
+        assert len(pids.split()) == 4
+        assert answers == []
+        say("registered\n")
+        assert machine.launch(container, "hooks", "look").stdout.splitlines()[1:] == ["registered"]
+        agent = threading.Thread(target=answer)
+        agent.start()
+        said: list[str] = []
+        while not said:
+            said = machine.launch(container, "hooks", "ask").stdout.splitlines()[1:]
+        agent.join()
+        assert said == ["done"]
+
+
+def test_a_build_tells_if_there_are_no_agents(machine):
+    with machine.building("/app") as container:
+        done = machine.launch(container, "hooks", "look", check=False)
+    assert done.returncode == 70
+    assert "cannot open the FIFOs of the hooks" in done.stderr
 
 
 def test_commands_in_a_build_start_where_they_are_told_to(machine):

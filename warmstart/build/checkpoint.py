@@ -20,7 +20,7 @@ from warmstart.build.container import (
     warm_up,
 )
 from warmstart.build.context import BuildContext
-from warmstart.build.hook_channel import HookChannel
+from warmstart.build.hook_fifos import HookFifos
 from warmstart.build.kernel_state import require_kept_by_runtime, settle
 from warmstart.build.launched import (
     LauncherDirectories,
@@ -73,7 +73,7 @@ def run_and_checkpoint(
     archive = context.workspace / "checkpoint.tar"
     with contextlib.ExitStack() as undo:
         with context.progress.step("start"):
-            channel = undo.enter_context(contextlib.closing(HookChannel()))
+            channel = undo.enter_context(contextlib.closing(HookFifos()))
             running = start_container(
                 context,
                 engine,
@@ -134,7 +134,7 @@ def run_and_dump(
                 context, engine, base.layout, wrap_container(container, config, directories), undo
             )
             launched = await_application(running, directories, find_working_dir(container, config))
-            channel = undo.enter_context(contextlib.closing(HookChannel()))
+            channel = undo.enter_context(contextlib.closing(HookFifos()))
             if context.hooks:
                 channel.attach(engine.proc, launched.pid)
             refuse_root(container, is_root=launched.starts_as_root)

@@ -24,7 +24,7 @@ from warmstart.dump.edit.programs import read_programs
 from warmstart.dump.preflight.check import check_processes, raise_on_errors
 from warmstart.dump.preflight.finding import Finding
 from warmstart.dump.preflight.self import check_launched
-from warmstart.dump.proc.container import GONE, open_below_root
+from warmstart.dump.proc.container import GONE, open_below_root, read_tree
 from warmstart.dump.state.read import read_state
 from warmstart.engine.cri import CriContainer, OnCreated
 from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
@@ -203,8 +203,11 @@ def run_hooks(
             brief = f"the container exited during its beforeCheckpoint hooks: {describe_end(state)}"
             raise AppError(brief, details=read_log_end(running))
 
+    def list_pids() -> set[int]:
+        return {process.pids[-1] for process in read_tree(engine.proc, running.pid) if not process.is_zombie}
+
     with context.progress.step("hooks"), explaining_by_log(running):
-        return context.hooks.request_checkpoint(channel, context.recipe.container, engine.proc, running.pid, check)
+        return context.hooks.request_checkpoint(channel, context.recipe.container, list_pids, check)
 
 
 @contextlib.contextmanager

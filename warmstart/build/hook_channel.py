@@ -1,33 +1,25 @@
-"""Speak with the agents in a build's container, through FIFOs of its image; docs/hooks.md has the protocol.
+"""Speak with the agents in a build's container; docs/hooks.md has the protocol.
 
-The container can replace the FIFOs and write anything to them. So they are looked up below its root directory without
-following links, opened only if they are FIFOs, and never waited for; an answer that is not understood is dropped.
+The container can write anything to the build: an answer that is not understood is dropped.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import abc
 import json
 import math
-import os
-import select
-import stat
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from warmstart.core.errors import AppError
-from warmstart.core.linux import RESOLVE_NO_SYMLINKS, open_in_root
 from warmstart.core.text import printable
-from warmstart.image.hooks import CHECKPOINT, HOOKS, LIMIT, REPLY
+from warmstart.image.hooks import LIMIT
 from warmstart.recipe.model import Runtime
 
 # An agent that takes too long says so itself. One that says nothing gets this much longer.
 GRACE_S = 5.0
-_LOOK_S = 0.1
 _LINE_BYTES = 4096
 _MOST_PROCESSES = 4096
 _MOST_CHARACTERS = 1000
@@ -58,8 +50,8 @@ class _Failure:
 
 
 @dataclass
-class HookChannel:
-    """The build's end of the FIFOs of one container; use `attach` before anything else, and `close`.
+class HookChannel(abc.ABC):
+    """What the agents of one container have said. A subclass knows the way to them.
 
     Attributes:
         runtimes: the runtimes of the processes that have registered, by their numbers in the container.
@@ -70,28 +62,18 @@ class HookChannel:
     _done: dict[int, float] = field(default_factory=dict)
     _failure: _Failure | None = None
     _rest: bytes = b""
-    _root: int = -1
-    _replies: int = -1
 
-    def attach(self, proc: Path, pid: int) -> None:
-        """Open the FIFO of the answers, which then keeps them until they are read.
+    @abc.abstractmethod
+    def look(self) -> bytes:
+        """Return some of what the agents have written since the last time, without waiting for more."""
 
-        Args:
-            proc: a procfs.
-            pid: a process of the container in it.
+    @abc.abstractmethod
+    def ask(self) -> None:
+        """Let the agents begin with their hooks, and give them a moment for an answer; called until all have one."""
 
-        Raises:
-            AppError: the container has no such FIFO.
-        """
-        self._root = os.open(proc / str(pid) / "root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._replies = self._open(REPLY, os.O_RDWR)
-
-    def close(self) -> None:
-        """Close all descriptors."""
-        for descriptor in (self._root, self._replies):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._root = self._replies = -1
+    @abc.abstractmethod
+    def stop_asking(self) -> None:
+        """Undo what `ask` has done."""
 
     def announced(self) -> bool:
         """Read the answers; return whether the application has asked for its checkpoint."""
@@ -111,17 +93,15 @@ class HookChannel:
         Raises:
             AppError: a hook failed, or did not end.
         """
-        deadline, writer = time.monotonic() + limit_s + GRACE_S, -1
+        deadline = time.monotonic() + limit_s + GRACE_S
         try:
             while waiting := self._find_waiting(list_pids()):
-                writer = writer if writer >= 0 else self._open_writer()
                 check()
                 if time.monotonic() > deadline:
                     raise self._explain_silence(waiting, limit_s)
-                select.select([self._replies], [], [], _LOOK_S if writer >= 0 else _LOOK_S / 10)
+                self.ask()
         finally:
-            if writer >= 0:
-                os.close(writer)
+            self.stop_asking()
         done = sorted(self._done.items())
         return tuple(HookProcess(pid, self.runtimes[pid], seconds, pid in self._asking) for pid, seconds in done)
 
@@ -164,33 +144,10 @@ class HookChannel:
             hint=f"allow more seconds with {LIMIT} in container.env, or do without: `hooks: none`",
         )
 
-    def _open_writer(self) -> int:
-        """Open the FIFO at which the agents wait, which wakes them; -1 if none is there yet."""
-        try:
-            return self._open(CHECKPOINT, os.O_WRONLY)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return -1
-
-    def _open(self, name: str, flags: int) -> int:
-        try:
-            pinned = open_in_root(self._root, f"/{HOOKS}/{name}", os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS)
-        except OSError as error:
-            raise AppError(f"cannot open /{HOOKS}/{name} of the container: {error.strerror}") from error
-        try:
-            if not stat.S_ISFIFO(os.fstat(pinned).st_mode):
-                raise AppError(f"/{HOOKS}/{name} of the container is not the FIFO of the build any more")
-            return os.open(f"/proc/self/fd/{pinned}", flags | os.O_NONBLOCK | os.O_CLOEXEC)
-        finally:
-            os.close(pinned)
-
     def _read(self) -> None:
-        # A FIFO holds 64 KiB; a container that writes on and on is read further the next time.
-        with contextlib.suppress(BlockingIOError):
-            *lines, self._rest = (self._rest + os.read(self._replies, 1 << 16)).split(b"\n")
-            for line in lines:
-                self._take(line)
+        *lines, self._rest = (self._rest + self.look()).split(b"\n")
+        for line in lines:
+            self._take(line)
         if len(self._rest) > _LINE_BYTES:
             self._rest = b""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.build.hook_channel import HookChannel, HookProcess
 from warmstart.core.progress import Progress
-from warmstart.dump.proc.container import read_tree
 from warmstart.image.annotations import created_now
 from warmstart.image.cache.blobs import BlobCache
 from warmstart.image.compose import Layer, Run, add_layers, link_layers
@@ -57,24 +56,23 @@ class BuildHooks:
         return add_variables(container, self.config, self.runtimes, self.late, keep_servers=self.keep_servers)
 
     def request_checkpoint(
-        self, channel: HookChannel, container: Container, proc: Path, pid: int, check: Callable[[], object]
+        self,
+        channel: HookChannel,
+        container: Container,
+        list_pids: Callable[[], Collection[int]],
+        check: Callable[[], object],
     ) -> tuple[HookProcess, ...]:
         """Have the processes do their hooks, and return those that did.
 
         Args:
             channel: attached to the container.
             container: the recipe's container.
-            proc: a procfs.
-            pid: the first process of the application in it.
+            list_pids: lists the running processes of the container, by their numbers there.
             check: raises an error if the container has ended.
 
         Raises:
             AppError: a hook failed or did not end, or a required runtime has no process.
         """
-
-        def list_pids() -> set[int]:
-            return {process.pids[-1] for process in read_tree(proc, pid) if not process.is_zombie}
-
         channel.require(self.required, list_pids())
         return channel.request(list_pids, check, find_limit_s(container, self.config))
 

@@ -21,7 +21,7 @@ from warmstart.build.assemble import edit_dump, edit_launched, make_layout, open
 from warmstart.build.base import BaseImage, fetch_base, find_source, share_layers
 from warmstart.build.beside import ALONE
 from warmstart.build.checkpoint import find_image_run
-from warmstart.build.container import SelfRefusedError, open_engine, refusing_self, run_warmup
+from warmstart.build.container import SelfRefusedError, open_engine, refusing_self, run_warmup, with_hooks
 from warmstart.build.context import BuildContext, BuildOptions, open_context
 from warmstart.build.early_cold_start import EarlyColdStart
 from warmstart.build.kernel_state import require_kept_by_runtime
@@ -62,11 +62,12 @@ from warmstart.kube.pods import Pod
 from warmstart.node.launcher import LauncherPrograms, ensure_launcher
 from warmstart.pods.build_pod import BuildPod, check_recipe, make_build_spec
 from warmstart.pods.checkpoint import CLOSING_S, CheckpointOptions, FetchedCheckpoint, take_with
+from warmstart.pods.hooks import PodHooks, list_agents, run_hooks, with_variables
 from warmstart.pods.launched import Delivery, PodSecurityError, await_application, explaining_refusal, wrap_spec
 from warmstart.pods.services import run_services
 from warmstart.probe.readiness import find_limit_s
 from warmstart.probe.warmup import StepResult
-from warmstart.recipe.model import Recipe, Restorer
+from warmstart.recipe.model import Hooks, Recipe, Restorer
 from warmstart.recipe.privileges import require_recipe_privileges
 
 _CONNECTED = frozenset(TcpState) - {TcpState.CLOSE, TcpState.LISTEN}
@@ -128,6 +129,7 @@ def build_in_cluster(recipe: Recipe, options: BuildOptions, place: ClusterTarget
     by_itself = Restorer.SELF in recipe.restore
     with open_context(recipe, options, progress, with_launcher=by_itself) as context:
         base = fetch_base(context, source)
+        context = with_hooks(context, base.layout) if by_itself else context
         with (
             share_layers(context, base) as stores,
             open_companions(context) as companions,
@@ -161,9 +163,11 @@ def make_candidate(
         try:
             return make_self_restoring(context, place, base, engine, companions, undo)
         except (SelfRefusedError, PodSecurityError) as refused:
-            if not recipe.restore_is_default or recipe.needs_self:
+            if not recipe.restore_is_default or recipe.needs_self or not isinstance(recipe.hooks, Hooks):
                 raise
-            context = without_self(context, refused)
+            context = replace(without_self(context, refused), hooks=None)
+    if recipe.hooks is Hooks.AUTO:
+        context.progress.warn("no hooks are called: in a cluster, they need an image that restores itself")
     candidate = make_restored(context, place, base, companions)
     return replace(candidate, restorers=context.recipe.restore)
 
@@ -249,15 +253,17 @@ def run_and_dump(
         The dump, and the name of the node.
     """
     recipe, progress, config = context.recipe, context.progress, read_image(base.layout).config
-    made = make_build_spec(recipe, make_pod_name(recipe.name), images, context.beside.hosts)
-    delivery, stream = Delivery(place.cluster, files), context.workspace / "launched.tar"
+    made = make_build_spec(with_variables(context), make_pod_name(recipe.name), images, context.beside.hosts)
+    delivery, stream = Delivery(place.cluster, files, list_agents(context)), context.workspace / "launched.tar"
     with contextlib.ExitStack() as pod:
         with context.beside.explaining():
             wrapped = wrap_spec(made, recipe, config, place.checkpoint.errand.image)
             with explaining_refusal(place.cluster.namespace):
                 running = pod.enter_context(start(context, place.cluster, wrapped, delivery))
             launched = await_application(running, recipe, config)
-            warmed = warm_up(context, running, launched, launched.identity.pid)
+            channel = PodHooks(container=running) if context.hooks else None
+            warmed = warm_up(context, running, launched, launched.identity.pid, channel)
+            hooks = run_hooks(context, channel)
         time.sleep(CLOSING_S)
         with progress.step("checkpoint"):
             launched.dump(context.options.checkpoint_timeout_s)
@@ -272,8 +278,8 @@ def run_and_dump(
             layer = pack_layer(tar, context.workspace / "layout", CHANGES, recipe.compression)
     warm = learn(context, directory / "checkpoint", changes, base, warmed, delivery.cpu_features)
     environment = dict((*config.env, *recipe.container.env))
-    checkpoint = SelfCheckpoint(directory, find_image_run(recipe, base), layer, not changed, warm, environment)
-    return checkpoint, running.pod.node
+    run, warm = find_image_run(recipe, base), replace(warm, hooks=hooks)
+    return SelfCheckpoint(directory, run, layer, not changed, warm, environment), running.pod.node
 
 
 def run_and_checkpoint(context: BuildContext, place: ClusterTarget, images: Mapping[str, str]) -> PodRun:
@@ -319,7 +325,11 @@ def start(
 
 
 def warm_up(
-    context: BuildContext, running: KubernetesContainer, target: Target | None = None, inner_pid: int = 1
+    context: BuildContext,
+    running: KubernetesContainer,
+    target: Target | None = None,
+    inner_pid: int = 1,
+    hooks: PodHooks | None = None,
 ) -> Warmed:
     """Bring the container to the state it is to be restored in.
 
@@ -328,10 +338,11 @@ def warm_up(
         running: the container.
         target: runs the steps; the container itself if None.
         inner_pid: the application, as numbered in the container.
-
+        hooks: its agents; it may ask for its checkpoint through them.
     """
     with context.progress.step("ready"):
-        cold_s = running.await_ready(find_limit_s(context.recipe.container))
+        asks = hooks.asks_for_checkpoint if hooks else lambda: False
+        cold_s = running.await_ready(find_limit_s(context.recipe.container), asks)
     with context.progress.step("warm up"):
         return Warmed(cold_s, run_warmup(context, target or running, inner_pid))
 

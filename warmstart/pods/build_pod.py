@@ -20,7 +20,7 @@ from warmstart.engine.cri_messages import Host
 from warmstart.kube.manifests import make_pod_spec
 from warmstart.kube.settings import TOKEN, BuildInfo
 from warmstart.recipe.complete import BLANKED
-from warmstart.recipe.model import Container, Hooks, Recipe, Volume, VolumeKind, VolumeMount
+from warmstart.recipe.model import Container, Hooks, Recipe, Restorer, Volume, VolumeKind, VolumeMount
 from warmstart.recipe.pods import Block, blocks_at, mapping_at
 
 # Of all values of a Secret together (`MaxSecretSize` in pkg/apis/core/types.go of kubernetes/kubernetes).
@@ -161,8 +161,8 @@ def _find_watching(recipe: Recipe) -> Iterator[str]:
 
 def _find_problems(recipe: Recipe, kinds: Mapping[str, Transport]) -> Iterator[str]:
     yield from _find_watching(recipe)
-    if not isinstance(recipe.hooks, Hooks):
-        yield "hooks: only a build on this machine calls them: delete hooks"
+    if not isinstance(recipe.hooks, Hooks) and Restorer.SELF not in recipe.restore:
+        yield "hooks: in a cluster, they need an image that restores itself: add self to restore, or delete hooks"
     document = json.loads(recipe.document)
     blocks: list[tuple[KeyPath, Container, Block]] = [(("container",), recipe.container, document["container"])]
     for index, service in enumerate(recipe.services):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from warmstart.build.container import refuse_root
 from warmstart.build.launched import (
@@ -51,10 +51,12 @@ from warmstart.recipe.pods import Block, mapping_at
 NAME = "warmstart-launcher"
 _HOME = f"/{NAME}"
 _PROGRAMS, _STATE, _READY = f"{_HOME}/programs", f"{_HOME}/state", f"{_HOME}/ready"
+_AGENTS = f"{_PROGRAMS}/hooks"
 # With an fsGroup, the volume would give its group to everything in it.
 _AWAIT = f"""\
 set -e
 chmod g-s {_HOME}
+umask 022
 mkdir {_STATE} {_PROGRAMS} {_PROGRAMS}/state {_PROGRAMS}/proc {_PROGRAMS}{BUILD_ROOT}
 chmod 700 {_STATE}
 until [ -e {_READY} ]; do sleep 0.1; done
@@ -144,11 +146,15 @@ class Delivery:
     """Gives the launcher's programs to the init container of a pod, once it runs.
 
     Attributes:
+        cluster: the cluster.
+        programs: the launcher and its CRIU.
+        agents: files of the agents for hooks, by their names in the directory of the hooks.
         cpu_features: of the pod's node, as in `WarmState`; empty before.
     """
 
     cluster: Cluster
     programs: LauncherPrograms
+    agents: Mapping[str, Path] = field(default_factory=dict)
     cpu_features: tuple[str, ...] = ()
     _is_done: bool = field(default=False, init=False)
 
@@ -162,10 +168,17 @@ class Delivery:
             return
         self.cpu_features = find_features(self._run(pod, ["cat", "/proc/cpuinfo"]))
         for program in (self.programs.launcher, self.programs.criu):
-            content, path = program.read_bytes(), f"{_PROGRAMS}/{program.name}"
-            self._run(pod, ["sh", "-c", f"head -c {len(content)} > {path} && chmod 755 {path}"], content)
+            self._copy(pod, program, f"{_PROGRAMS}/{program.name}")
+        for directory in sorted({str(PurePosixPath(_AGENTS, name).parent) for name in self.agents}):
+            self._run(pod, ["mkdir", "-p", "-m", "755", directory])
+        for name, file in sorted(self.agents.items()):
+            self._copy(pod, file, f"{_AGENTS}/{name}")
         self._run(pod, ["sh", "-c", f": > {_READY}"])
         self._is_done = True
+
+    def _copy(self, pod: Pod, file: Path, path: str) -> None:
+        content = file.read_bytes()
+        self._run(pod, ["sh", "-c", f"head -c {len(content)} > {path} && chmod 755 {path}"], content)
 
     def _run(self, pod: Pod, command: Sequence[str], stdin: bytes | None = None) -> str:
         said = Head()

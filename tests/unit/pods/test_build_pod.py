@@ -158,6 +158,12 @@ def test_steps_until_the_application_is_steady_are_refused(read):
     ]
 
 
+def test_hooks_that_only_an_image_that_restores_itself_can_have_are_refused(read):
+    (line,) = refuse(read(hooks=["python"]))
+    assert line.startswith("hooks: in a cluster, they need an image that restores itself")
+    check_recipe(read(hooks=["python"], restore=["runtime", "self"]), Everywhere({"": Transport.REGISTRY}))
+
+
 INIT: dict[str, Any] = {
     "name": "migrate",
     "image": "r.test/migrate:1",

@@ -150,6 +150,23 @@ def test_the_programs_are_delivered_once_the_init_container_runs(programs):
     assert "avx2" in delivery.cpu_features
 
 
+def test_agents_of_hooks_are_delivered_with_the_programs(programs, tmp_path):
+    (tmp_path / "agent.py").write_bytes(b"a" * 5)
+    agents = {"python/agents/agent.py": tmp_path / "agent.py"}
+
+    def answer(query: str) -> Stream:
+        count = re.search(r"head\+-c\+(\d+)", query)
+        return Stream([SUCCESS], reads=int(count[1]) if count else 0)
+
+    api = FakeApi({EXEC: answer})
+    with run_api(api) as cluster:
+        Delivery(cluster, programs, agents)(with_init({"running": {}}))
+    assert bytes(api.stdin).endswith(b"c" * 10 + b"a" * 5)
+    directory = "warmstart-launcher%2Fprograms%2Fhooks%2Fpython%2Fagents"
+    assert ["mkdir" in one for one in api.seen] == [False, False, False, True, False, False]
+    assert all(directory in one for one in api.seen[3:5])
+
+
 def test_an_image_without_the_programs_for_it_is_named(programs):
     with run_api(FakeApi({EXEC: fail(127, "cat: not found")})) as cluster, pytest.raises(ClusterError) as caught:
         Delivery(cluster, programs)(with_init({"running": {}}))

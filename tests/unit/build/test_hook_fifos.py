@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.build.hook_channel import HookChannel, HookProcess
+from warmstart.build.hook_channel import HookProcess
+from warmstart.build.hook_fifos import HookFifos
 from warmstart.core.errors import AppError
 from warmstart.recipe.model import Runtime
 
@@ -26,7 +27,7 @@ class Box:
         self.hooks.mkdir(parents=True)
         for name in ("reply", "checkpoint"):
             os.mkfifo(self.hooks / name)
-        self.channel = HookChannel()
+        self.channel = HookFifos()
 
     def say(self, pid: object, event: str, **more: object) -> None:
         self.write(json.dumps({"pid": pid, "event": event, **more}).encode() + b"\n")
