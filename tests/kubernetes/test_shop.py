@@ -16,6 +16,7 @@ from support.shop import (
     Replica,
     add_host_names,
     copy_example,
+    describe_credentials,
     make_configuration,
     read_replicas,
     run_services,
@@ -128,6 +129,24 @@ def test_the_builds_password_opens_nothing(cluster, replicas, services):
     assert try_login(cluster, address, CLUSTER.user, CLUSTER.password) == CLUSTER.user
     for user in (BUILD.user, CLUSTER.user):
         assert "password authentication failed" in try_login(cluster, address, user, BUILD.password)
+
+
+def test_a_pod_that_starts_after_the_password_was_rotated_is_warm_and_uses_it(cluster, replicas, services):
+    rotated = Credentials(CLUSTER.user)
+    login = f"postgresql://{CLUSTER.user}:{CLUSTER.password}@{services['postgres']}/shop"
+    change = f"ALTER ROLE {rotated.user} PASSWORD '{rotated.password}'"
+    cluster.kubectl("exec", "postgres-0", "--", "psql", login, "-c", change)
+    cluster.apply(describe_credentials(rotated))
+    cluster.kubectl("delete", f"pod/{replicas[0].name}", "--now")
+    known = {replica.name for replica in replicas}
+    (started,) = (replica.name for replica in read_replicas(cluster) if replica.name not in known)
+    cluster.kubectl("wait", "--for=condition=Ready", f"pod/{started}", "--timeout=60s", timeout_s=90)
+    (replica,) = (one for one in read_replicas(cluster) if one.name == started)
+    assert re.search(
+        r"^warmstart: restored in \d+ ms, after-restore steps in \d+ ms$", replica.read_log(), re.MULTILINE
+    )
+    assert replica.call("GET", "/products/7").json["price"] == 12.5
+    assert "password authentication failed" in try_login(cluster, services["postgres"], CLUSTER.user, CLUSTER.password)
 
 
 def test_the_image_holds_nothing_of_the_cluster(cluster, image, replicas):

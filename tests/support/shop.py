@@ -101,9 +101,15 @@ def make_configuration(cluster: Cluster, name: str, credentials: Credentials) ->
     }
     cluster.apply(
         _describe("ConfigMap", "shop-config", data=config),
-        _describe("Secret", "shop-db", stringData={"username": credentials.user, "password": credentials.password}),
+        describe_credentials(credentials),
         _describe("Secret", "shop-admin", stringData={"token": credentials.token}),
     )
+
+
+def describe_credentials(credentials: Credentials) -> dict[str, Any]:
+    """Return the Secret for the database."""
+    data = {"username": credentials.user, "password": credentials.password}
+    return _describe("Secret", "shop-db", stringData=data)
 
 
 def run_services(cluster: Cluster, manifests: Path) -> dict[str, str]:
