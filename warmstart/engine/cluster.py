@@ -81,31 +81,23 @@ class KubernetesContainer:
         """See `Target.log_tail`."""
         return self.cluster.log_tail(self.pod, self.name, lines)
 
-    def await_ready(self, limit_s: float, announced: Callable[[], bool] = lambda: False) -> float:
+    def await_ready(self, limit_s: float) -> float:
         """Wait until the pod is ready, and return the seconds since `started_at`.
-
-        Args:
-            limit_s: time limit.
-            announced: whether the application has said itself that it is, which counts as well.
 
         Raises:
             AppError: the container ended, or was not ready in time.
         """
 
-        has_announced = False
-
         def is_settled(now: Pod) -> bool:
-            nonlocal has_announced
             self.watch()
-            has_announced = not now.stuck and announced()
-            return now.ready or now.stuck or has_announced
+            return now.ready or now.stuck
 
         try:
             pod = self.cluster.wait_pod(self.pod, is_settled, limit_s)
         except PodTimeoutError as late:
             details = [*late.pod.explain(), *self.log_tail(10)]
             raise AppError(f"the pod was not ready within {limit_s:g} s", details=details) from late
-        if not pod.ready and not has_announced:
+        if not pod.ready:
             ended = pod.find_container(self.name)
             brief = f"the container ended with exit code {ended.exit_code} before it was ready"
             raise AppError(brief, details=[*pod.explain(), *self.log_tail(10)])

@@ -262,9 +262,12 @@ def run_and_dump(
                 running = pod.enter_context(start(context, place.cluster, wrapped, delivery))
             launched = await_application(running, recipe, config)
             channel = PodHooks(container=running) if context.hooks else None
-            warmed = warm_up(context, running, launched, launched.identity.pid, channel)
+            asks = channel.asks_for_checkpoint if channel else lambda: False
+            with progress.step("ready"):
+                cold_s = launched.await_ready(recipe.container, asks)
+            warmed = Warmed(cold_s, warm_up(context, launched, launched.identity.pid))
+            time.sleep(CLOSING_S)
             hooks = run_hooks(context, channel)
-        time.sleep(CLOSING_S)
         with progress.step("checkpoint"):
             launched.dump(context.options.checkpoint_timeout_s)
         with progress.step("fetch"):
@@ -295,7 +298,9 @@ def run_and_checkpoint(context: BuildContext, place: ClusterTarget, images: Mapp
     with contextlib.ExitStack() as pod:
         with context.beside.explaining():
             running = pod.enter_context(start(context, place.cluster, made))
-            warmed = warm_up(context, running)
+            with progress.step("ready"):
+                cold_s = running.await_ready(find_limit_s(recipe.container))
+            warmed = Warmed(cold_s, warm_up(context, running))
         # Connections of the warm-up may still be closing.
         time.sleep(CLOSING_S)
         how = replace(place.checkpoint, timeout_s=context.options.checkpoint_timeout_s)
@@ -324,27 +329,10 @@ def start(
         yield replace(running, watch=check)
 
 
-def warm_up(
-    context: BuildContext,
-    running: KubernetesContainer,
-    target: Target | None = None,
-    inner_pid: int = 1,
-    hooks: PodHooks | None = None,
-) -> Warmed:
-    """Bring the container to the state it is to be restored in.
-
-    Args:
-        context: of the build.
-        running: the container.
-        target: runs the steps; the container itself if None.
-        inner_pid: the application, as numbered in the container.
-        hooks: its agents; it may ask for its checkpoint through them.
-    """
-    with context.progress.step("ready"):
-        asks = hooks.asks_for_checkpoint if hooks else lambda: False
-        cold_s = running.await_ready(find_limit_s(context.recipe.container), asks)
+def warm_up(context: BuildContext, target: Target, inner_pid: int = 1) -> tuple[StepResult, ...]:
+    """Bring a ready container to the state it is to be restored in; arguments as for `run_warmup`."""
     with context.progress.step("warm up"):
-        return Warmed(cold_s, run_warmup(context, target or running, inner_pid))
+        return run_warmup(context, target, inner_pid)
 
 
 def pin(base: BaseImage) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -23,7 +24,6 @@ from warmstart.build.launched import (
     find_working_dir,
     list_capabilities,
     list_options,
-    wrap_command,
 )
 from warmstart.core.cpu import find_features
 from warmstart.core.disk_space import reporting_full_disk
@@ -44,7 +44,8 @@ from warmstart.kube.client import Cluster, Head
 from warmstart.kube.pods import Pod
 from warmstart.node.launcher import LauncherPrograms
 from warmstart.pods.build_pod import BuildPod
-from warmstart.recipe.model import Recipe
+from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
+from warmstart.recipe.model import Container, Recipe
 from warmstart.recipe.pods import Block, mapping_at
 
 #: The name of the init container and of its volume.
@@ -64,9 +65,11 @@ until [ -e {_READY} ]; do sleep 0.1; done
 COPY_S = 120.0
 CALL_S = 30.0
 SILENCE_S = 60.0
-# Not of the application while it is dumped, and useless in a pod that is not restarted.
-_DROPPED = ("lifecycle", "livenessProbe", "args")
-_PROBES = ("startupProbe", "readinessProbe")
+# Useless in a pod that is not restarted. The kubelet would go on asking while the application does its hooks and is
+# dumped: each answer may open connections.
+_DROPPED = ("lifecycle", "livenessProbe", "startupProbe", "readinessProbe", "args")
+# A probe goes through the API server.
+_PROBE_S = 0.25
 
 
 def wrap_spec(made: BuildPod, recipe: Recipe, config: Config, helper_image: str) -> BuildPod:
@@ -83,10 +86,6 @@ def wrap_spec(made: BuildPod, recipe: Recipe, config: Config, helper_image: str)
     options = [_escape(word) for word in list_options(recipe.container, config)]
     wrapped["command"] = [LAUNCHER, "build", *options, "--", *_list_command(recipe, config)]
     wrapped["workingDir"] = "/"
-    for key in _PROBES:
-        if "exec" in mapping_at(wrapped, key):
-            command = wrap_command(wrapped[key]["exec"]["command"], find_working_dir(recipe.container, config))
-            wrapped[key] = {**wrapped[key], "exec": {"command": command}}
     wrapped["securityContext"] = {
         **mapping_at(container, "securityContext"),
         "runAsUser": 0,
@@ -206,6 +205,25 @@ class LaunchedPod(LaunchedTarget[KubernetesContainer]):
     container: KubernetesContainer
     working_dir: str
     identity: Identity
+
+    def await_ready(self, container: Container, announced: Callable[[], bool]) -> float:
+        """Wait as the kubelet would, and return the seconds since the container's start.
+
+        Args:
+            container: the recipe's container.
+            announced: whether the application has asked for its checkpoint, which stands for its probes.
+
+        Raises:
+            AppError: the container ended, or was not ready in time.
+        """
+        started, probe = self.container.started_at, first_probe(container)
+        limit_s = find_limit_s(container)
+        first = wait_first_success(
+            self, probe, limit_s=limit_s, interval_s=_PROBE_S, connect_s=math.inf, announced=announced
+        )
+        if not announced():
+            wait_ready(self, container.startup_probe, container.readiness_probe, started=started)
+        return first.at - started
 
     def fetch(self, file: Path) -> None:
         """Write the dump and the changed files to a new file; see `warmstart.image.selfrestore.unpack`.

@@ -95,15 +95,16 @@ def wait_first_success(
     *,
     limit_s: float,
     interval_s: float = 0.01,
+    connect_s: float = _RESTORING_CONNECT_S,
     clock: Clock = time,
     announced: Callable[[], bool] = lambda: False,
 ) -> Readiness:
     """Measure how long it takes until a probe succeeds for the first time, to about `interval_s`.
 
     For measuring cold starts and restores, where the probe's own period is too coarse. Only the probe's action and
-    timeout count. A connection to a container during its restore may hang, so it is soon dropped and opened
-    again. A container that has settled was ready when its quiet time began. The wait also ends when `announced` returns
-    true.
+    timeout count. A connection to a container during its restore may hang, so it is dropped after `connect_s`, and
+    opened again. A container that has settled was ready when its quiet time began. The wait also ends when `announced`
+    returns true.
 
     Raises:
         AppError: the container exited, or the probe did not succeed, or it did not settle, within `limit_s`.
@@ -111,7 +112,7 @@ def wait_first_success(
     wait = _Wait(target, clock, clock.monotonic())
     if isinstance(probe, Settled):
         return _await_settled(wait, probe, limit_s, announced)
-    while not announced() and not wait.attempt("readiness", probe, connect_s=_RESTORING_CONNECT_S):
+    while not announced() and not wait.attempt("readiness", probe, connect_s=connect_s):
         if wait.elapsed_s() >= limit_s:
             raise wait.give_up(f"within {limit_s:g} s", "check the last probe result and the container's log")
         wait.sleep_until(wait.now() + interval_s)

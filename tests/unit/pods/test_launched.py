@@ -74,7 +74,7 @@ def wrap(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     return spec, container
 
 
-def test_the_launcher_runs_the_application_and_its_probes(read):
+def test_the_launcher_runs_the_application_and_no_probe_disturbs_it(read):
     mounts = [{"name": "data", "mountPath": "/data"}]
     context = {
         "runAsNonRoot": True,
@@ -86,10 +86,7 @@ def test_the_launcher_runs_the_application_and_its_probes(read):
     options = ["--directory", "/work", "--user", "1000", "--groups", "2000", "--capabilities", "0", "--volume", "/data"]
     # The kubelet replaces references to variables, in words of the image as well.
     assert container["command"] == ["/.warmstart/launcher", "build", *options, "--", "app", "$$HOME", "run"]
-    assert container["readinessProbe"]["exec"]["command"] == [
-        *("/launcher", "exec", "--directory", "/work", "--"),
-        *("ready", "--now"),
-    ]
+    assert "readinessProbe" not in container
     assert container["workingDir"] == "/"
     assert container["securityContext"]["runAsUser"] == 0
     assert container["securityContext"]["runAsNonRoot"] is False
@@ -200,6 +197,22 @@ def test_an_application_that_does_not_start_is_shown(read, monkeypatch):
     with run_api(api) as cluster, pytest.raises(AppError, match="could not start the application") as caught:
         await_application(contain(cluster), read(), CONFIG)
     assert caught.value.details == ("no such file",)
+
+
+def test_probes_run_as_the_application_until_it_is_ready_or_asks_for_its_checkpoint(read):
+    command = "&".join(f"command={word}" for word in ("%2Flauncher", "exec", "--directory", "%2F", "--", "ready"))
+    answers = iter([fail(1, "not yet"), fail(1, "not yet"), Stream([SUCCESS]), Stream([SUCCESS])])
+    running = {**POD["status"], "containerStatuses": [{"name": "app", "state": {"running": {}}}]}
+    api = FakeApi({EXEC: lambda _: next(answers), f"GET {PODS}/app": Reply({**POD, "status": running})})
+    container = read(readinessProbe={"exec": {"command": ["ready"]}, "periodSeconds": 1}).container
+    with run_api(api) as cluster:
+        pod = LaunchedPod(contain(cluster), "/", parse_manifest(MANIFEST))
+        pod.await_ready(container, lambda: False)
+        probes = [one for one in api.seen if "/exec" in one]
+        assert len(probes) == 4
+        assert all(command in one for one in probes)
+        pod.await_ready(container, lambda: True)
+        assert len([one for one in api.seen if "/exec" in one]) == 4
 
 
 def test_a_dump_that_fails_says_why(tmp_path):
