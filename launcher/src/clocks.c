@@ -2,8 +2,8 @@
  * time_namespaces(7). Otherwise they jump ahead, and timers at a fixed rate catch up on all that they missed.
  *
  * The offsets of a time namespace can be set until the first process is in it, so its creator stays outside, and its
- * children are in it. That is what unshare(2) does. Some filters of system calls, such as CRI-O's own, refuse it to
- * containers without CAP_SYS_ADMIN, and allow clone3(2). A child of clone3() is in its new time namespace at once, unless
+ * children are in it. That is what unshare(2) does. Some filters of system calls refuse it to containers without
+ * CAP_SYS_ADMIN, and allow clone3(2). A child of clone3() is in its new time namespace at once, unless
  * it shares our memory (copy_namespaces() in kernel/nsproxy.c). So one that does goes on as after unshare(2).
  */
 #include <errno.h>
