@@ -22,7 +22,7 @@ from support.cluster.pods import describe_pod
 from support.hold import Hold, hold_checkpoint
 
 START_S = 60
-RUN_S = 240
+RUN_S = 600
 
 
 @dataclass(frozen=True)
