@@ -53,7 +53,7 @@ fuzz: $(VENV)/ready ## Mutated inputs for each reader of untrusted input (FUZZ_S
 	PYTHONPATH=tests $(BIN)/python -m fuzz.run $(FUZZ_SECONDS)
 
 integration: $(VENV)/ready tools images ## Integration tests and launcher tests, on the embedded node
-	$(BIN)/pytest tests/integration tests/launcher -m "not slow" -n $(JOBS) --dist loadgroup
+	$(BIN)/pytest tests/integration tests/launcher -m "not slow" -n $(JOBS) --dist worksteal
 
 kubernetes: $(VENV)/ready tools images ## Tests on a Kubernetes cluster (the first run compiles Kubernetes: some minutes)
 	PYTHONPATH=tests $(BIN)/python -m support.cluster.program

@@ -18,7 +18,7 @@ from warmstart.core.reference import parse_source
 from warmstart.inspect.trust import trust
 from warmstart.recipe.load import load_recipe
 
-pytestmark = [pytest.mark.node, pytest.mark.xdist_group("bench")]
+pytestmark = pytest.mark.node
 
 FILL_MB = 32
 LOAD = Load(rounds=2, replicas=2, requests=4, warmed=1)

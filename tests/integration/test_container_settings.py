@@ -16,7 +16,7 @@ from warmstart.core.reference import Transport
 from warmstart.engine.local import start_engine
 from warmstart.recipe.load import load_recipe
 
-pytestmark = [pytest.mark.node, pytest.mark.xdist_group("container settings")]
+pytestmark = pytest.mark.node
 
 MARK = "made-by-test-container-settings"
 SETTINGS = {

@@ -32,7 +32,7 @@ from warmstart.node.keeper import Bind
 from warmstart.node.session import Session
 from warmstart.node.tree import PAUSE_LAYOUT
 
-pytestmark = [pytest.mark.node, pytest.mark.xdist_group("host runtime")]
+pytestmark = pytest.mark.node
 
 REPOSITORY = Path(warmstart.__file__).parents[1]
 STRIKE = Path(__file__).parents[1] / "support" / "strike.py"

@@ -35,7 +35,7 @@ from warmstart.node.tree import PAUSE_LAYOUT
 from warmstart.probe.readiness import first_probe, wait_first_success
 from warmstart.recipe.load import load_recipe
 
-pytestmark = [pytest.mark.node, pytest.mark.xdist_group("pushed image")]
+pytestmark = pytest.mark.node
 
 WARMUPS = 5
 FILL_MB = 32

@@ -35,7 +35,7 @@ from warmstart.recipe.model import (
     VolumeMount,
 )
 
-pytestmark = [pytest.mark.node, pytest.mark.xdist_group("self pods")]
+pytestmark = pytest.mark.node
 
 NAME = "localhost/tests/pods:1"
 SECRET = "of the build alone"

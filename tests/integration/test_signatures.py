@@ -48,7 +48,7 @@ from warmstart.node.tree import PAUSE_LAYOUT
 from warmstart.recipe.load import load_recipe
 from warmstart.recipe.model import Restorer
 
-pytestmark = [pytest.mark.node, pytest.mark.xdist_group("signatures")]
+pytestmark = pytest.mark.node
 
 SUBNET = "10.79.0.0/24"
 
