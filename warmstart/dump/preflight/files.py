@@ -97,14 +97,18 @@ def find_in_files(container: Container, *, by_runtime: bool = True) -> Iterator[
 def _find_in_use(container: Container) -> Iterator[Finding]:
     for process, descriptor in container.each_descriptor():
         with contextlib.suppress(*GONE):
-            found = [
-                *_check_descriptor(container, process, descriptor),
-                *_check_database(container, process, descriptor),
-            ]
-            yield from (each for each in found if descriptor.is_unchanged())
+            found = {each.code for each in _check_opened_now(container, process, descriptor)}
+            # While one was looked at, it may have been another file with the same number. So look twice.
+            confirmed = _check_opened_now(container, process, descriptor) if found else []
+            yield from (each for each in confirmed if each.code in found)
     for process, mapped in container.each_mapped_file():
         with contextlib.suppress(*GONE):
             yield from _check_mapped(container, process, mapped)
+
+
+def _check_opened_now(container: Container, process: Process, descriptor: Link) -> list[Finding]:
+    found = [*_check_descriptor(container, process, descriptor), *_check_database(container, process, descriptor)]
+    return [each for each in found if descriptor.is_unchanged()]
 
 
 def _check_descriptor(container: Container, process: Process, descriptor: Link) -> Iterator[Finding]:

@@ -729,6 +729,23 @@ keep(fork)
         assert {finding.code for finding in check(container)} == set()
 
 
+def test_a_descriptor_that_was_another_file_for_a_moment(
+    start: Callable[..., Started], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container, looks, stat_now = start("f = open('/tmp/file', 'w')"), [0], Path.stat
+
+    def stat_another_at_first(path: Path, **options: bool) -> os.stat_result:
+        if path.parent.name == "fd" and path.readlink() == Path("/tmp/file"):
+            looks[0] += 1
+            if looks[0] == 1:
+                return stat_now(Path("/"))
+        return stat_now(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat_another_at_first)
+    assert check(container) == ()
+    assert looks[0] > 1
+
+
 def test_a_container_that_has_ended() -> None:
     ended = subprocess.Popen(["true"])
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
