@@ -26,6 +26,11 @@ def fields(required: str = "", /, **properties: Any) -> dict[str, Any]:
     }
 
 
+def one_of(names: str, /, **properties: Any) -> dict[str, Any]:
+    """Return the same for an object with exactly one of these fields."""
+    return {**fields("", **properties), "oneOf": [{"required": [name]} for name in names.split()]}
+
+
 def many(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items, "minItems": 1}
 
@@ -50,11 +55,26 @@ KEYS = fields(
     rekor=fields(url=TEXT, pubkey=TEXT, ignoreTlog=FLAG),
     ctlog=fields(ignoreSCT=FLAG, pubkey=TEXT, tsaCertChain=TEXT),
 )
-ATTESTORS = many(
-    fields("entries", count={"type": "integer", "minimum": 1}, entries=many(fields("keys", keys=KEYS, repository=TEXT)))
+KEYLESS = fields(
+    "issuer subject",
+    rekor=fields(url=TEXT, pubkey=TEXT, ignoreTlog=FLAG),
+    ctlog=fields(ignoreSCT=FLAG, pubkey=TEXT, tsaCertChain=TEXT),
+    issuer=TEXT,
+    issuerRegExp=TEXT,
+    subject=TEXT,
+    subjectRegExp=TEXT,
+    roots=TEXT,
+    additionalExtensions={"type": "object"},
 )
-VERIFY_IMAGES = fields(
-    "imageReferences attestors",
+ATTESTORS = many(
+    fields(
+        "entries",
+        count={"type": "integer", "minimum": 1},
+        entries=many(one_of("keys keyless", keys=KEYS, keyless=KEYLESS, repository=TEXT)),
+    )
+)
+VERIFY_IMAGES = one_of(
+    "attestors attestations",
     failureAction={"enum": ["Audit", "Enforce"]},
     type={"enum": ["Cosign", "SigstoreBundle", "Notary"]},
     imageReferences=many(TEXT),
@@ -78,9 +98,11 @@ RULE = fields(
 KYVERNO = document("kyverno.io/v1", "ClusterPolicy", fields("rules", rules=many(RULE)))
 
 # https://github.com/sigstore/policy-controller: config/300-clusterimagepolicy.yaml, of 0.13.
-AUTHORITY = fields(
-    "key",
+IDENTITY = fields("", issuer=TEXT, issuerRegExp=TEXT, subject=TEXT, subjectRegExp=TEXT)
+AUTHORITY = one_of(
+    "key keyless",
     name=TEXT,
+    keyless=fields("identities", url=TEXT, identities=many(IDENTITY), trustRootRef=TEXT, insecureIgnoreSCT=FLAG),
     key=fields(data=PEM, hashAlgorithm=TEXT, kms=TEXT, secretRef=fields(name=TEXT, namespace=TEXT)),
     ctlog=fields(url=TEXT, trustRootRef=TEXT),
     attestations=many(fields("name predicateType", name=TEXT, predicateType=TEXT, policy={"type": "object"})),
@@ -99,21 +121,26 @@ POLICY_CONTROLLER = document(
 )
 
 
-def read_policy(heading: str) -> Any:
-    """Return the only YAML document below a heading of the page."""
+def read_policy(heading: str, *, keyless: bool) -> Any:
+    """Return the policy below a heading of the page; without a key, with the part for that."""
     section = PAGE.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    [text] = section.split("```yaml\n")[1:]
-    return YAML(typ="safe").load(text.split("\n```")[0])
+    policy, part = (YAML(typ="safe").load(text.split("\n```")[0]) for text in section.split("```yaml\n")[1:])
+    changed = policy["spec"]["rules"][0] if "rules" in policy["spec"] else policy["spec"]
+    assert part.keys() < changed.keys()
+    changed.update(part if keyless else {})
+    return policy
 
 
+@pytest.mark.parametrize("keyless", [False, True], ids=["key", "keyless"])
 @pytest.mark.parametrize(("heading", "schema"), [("Kyverno", KYVERNO), ("policy-controller", POLICY_CONTROLLER)])
-def test_a_policy_has_only_known_fields(heading, schema):
-    jsonschema.validate(read_policy(heading), schema)
+def test_a_policy_has_only_known_fields(heading, schema, keyless):
+    jsonschema.validate(read_policy(heading, keyless=keyless), schema)
 
 
+@pytest.mark.parametrize("keyless", [False, True], ids=["key", "keyless"])
 @pytest.mark.parametrize(("heading", "schema"), [("Kyverno", KYVERNO), ("policy-controller", POLICY_CONTROLLER)])
-def test_a_field_in_a_wrong_place_would_be_found(heading, schema):
-    policy = read_policy(heading)
+def test_a_field_in_a_wrong_place_would_be_found(heading, schema, keyless):
+    policy = read_policy(heading, keyless=keyless)
     policy["spec"]["mutateDigest"] = False
     with pytest.raises(jsonschema.ValidationError, match="mutateDigest"):
         jsonschema.validate(policy, schema)
