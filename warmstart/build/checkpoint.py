@@ -35,7 +35,7 @@ from warmstart.build.result import RuntimeCheckpoint, SelfCheckpoint
 from warmstart.core.page_cache import evict
 from warmstart.dump.edit.advice import read_single_pages
 from warmstart.dump.edit.programs import Program
-from warmstart.dump.proc.container import GONE
+from warmstart.dump.proc.container import GONE, open_below_root
 from warmstart.dump.proc.touched import FilePart, find_touched
 from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import LocalEngine
@@ -178,11 +178,13 @@ def restore_and_look(
 
 def prepare_look(identity: Identity, created: CriContainer) -> None:
     """Let a container that restores itself read single pages of its memory, none of which is in the page cache."""
-    directory = created.engine.proc / str(created.pid) / "root" / DIRECTORY
-    for path in read_single_pages(directory / "checkpoint"):
-        os.chown(path, identity.user, identity.group, follow_symlinks=False)
-    update_sizes(directory)
-    evict(directory / Path(MEMORY).name)
+    # Nothing of the container runs yet, but its links must not lead to files of the host.
+    with open_below_root(created.engine.proc, created.pid, f"/{DIRECTORY}", os.O_PATH | os.O_DIRECTORY) as opened:
+        directory = Path(f"/proc/self/fd/{opened}")
+        for path in read_single_pages(directory / "checkpoint"):
+            os.chown(path, identity.user, identity.group, follow_symlinks=False)
+        update_sizes(directory)
+        evict(directory / Path(MEMORY).name)
 
 
 def await_restored(container: Container, running: CriContainer, launched: SelfCheckpoint) -> None:

@@ -59,6 +59,15 @@ def test_page_faults_read_single_pages_and_none_is_in_the_page_cache(created):
     assert not find_cached_bytes(created.directory / "memory")
 
 
+def test_a_link_of_the_image_leads_to_nothing_of_the_host(created, tmp_path):
+    outside = tmp_path / "outside"
+    created.directory.rename(outside)
+    created.directory.symlink_to(outside)
+    with pytest.raises(FileNotFoundError):
+        checkpoint.prepare_look(IDENTITY, created)
+    assert (outside / "manifest").read_text() == MANIFEST
+
+
 def test_the_container_is_prepared_before_its_launcher_starts(created, monkeypatch):
     prepared: list[Path] = []
 
@@ -69,7 +78,7 @@ def test_the_container_is_prepared_before_its_launcher_starts(created, monkeypat
         yield created
 
     monkeypatch.setattr(checkpoint, "await_restored", lambda *_: None)
-    monkeypatch.setattr(checkpoint, "evict", prepared.append)
+    monkeypatch.setattr(checkpoint, "evict", lambda path: prepared.append(path.resolve()))
     recipe = SimpleNamespace(container=Container("image"), name="app")
     context = SimpleNamespace(recipe=recipe, beside=SimpleNamespace(start=start))
     launched = SimpleNamespace(identity=IDENTITY)
