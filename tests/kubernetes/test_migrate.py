@@ -208,7 +208,9 @@ def test_a_pod_moves(user, call, cluster, second_node, image, tmp_path):
         assert call("migrate", new, "--to", "node-1", "--image", f"{image}1", "--sign", key).code == 0
         name, access = parse_reference(f"{image}1"), RegistryAccess((cluster.registry,))
         trusted = read_public_key(key.with_suffix(".pub"))
-        assert check_signatures(name, read_manifest(name, access=access), [trusted], access=access).keys == (trusted,)
+        assert check_signatures(name, read_manifest(name, access=access), [trusted], access=access).signers == (
+            trusted,
+        )
         [newer] = user.list_pods("app=moving")
         assert node_of(cluster, newer) == "node-1"
         assert_goes_on(user, newer, before)
