@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from warmstart.core.reference import Reference
 from warmstart.core.untrusted_json import JsonError
@@ -71,14 +72,20 @@ def attach_signatures(
         RegistryError: the registry refused, or could not be reached.
         WarmstartError: a service for signatures without a key refused; nothing was attached.
     """
-    bundles = []
-    for one in (*predicates, Predicate(SIGNED, {})):
-        statement = make_statement(target.name, digest, one)
-        if isinstance(signer, KeylessSigner):
-            bundle = signer.sign(statement)
-        else:
-            bundle = json.dumps(make_bundle(seal(statement, signer), signer.public)).encode()
-        bundles.append((one.type, bundle))
+    signed = (*predicates, Predicate(SIGNED, {}))
+    statements = [(one.type, make_statement(target.name, digest, one)) for one in signed]
+    if isinstance(signer, KeylessSigner):
+        _attach_bundles(target, digest, [(kind, signer.sign(statement)) for kind, statement in statements], access)
+        return
+    envelopes = [(kind, seal(statement, signer)) for kind, statement in statements]
+    bundles = [(kind, json.dumps(make_bundle(one, signer.public)).encode()) for kind, one in envelopes]
+    _attach_bundles(target, digest, bundles, access)
+    _attach_as_tags(target, digest, signer, envelopes[: len(predicates)], access)
+
+
+def _attach_bundles(
+    target: Reference, digest: str, bundles: Sequence[tuple[str, bytes]], access: RegistryAccess
+) -> None:
     for kind, bundle in bundles:
         attach_report(
             target,
@@ -89,20 +96,21 @@ def attach_signatures(
             annotations={"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": kind},
             access=access,
         )
-    if isinstance(signer, SigningKey):
-        _attach_as_tags(target, digest, signer, predicates, access)
 
 
 def _attach_as_tags(
-    target: Reference, digest: str, key: SigningKey, predicates: Sequence[Predicate], access: RegistryAccess
+    target: Reference,
+    digest: str,
+    key: SigningKey,
+    envelopes: Sequence[tuple[str, Mapping[str, Any]]],
+    access: RegistryAccess,
 ) -> None:
     payload = make_simple_signing(str(target), digest)
     signature = {SIGNATURE_NOTE: base64.b64encode(key.sign(payload)).decode()}
-    statements = [(one.type, seal(make_statement(target.name, digest, one), key)) for one in predicates]
     layers = [
         # cosign finds statements by their type here.
         TaggedLayer(json.dumps(one).encode(), ENVELOPE_TYPE, {SIGNATURE_NOTE: "", "predicateType": kind})
-        for kind, one in statements
+        for kind, one in envelopes
     ]
     if layers:
         append_layers(tag_of(target, digest, "att"), layers, access=access)
