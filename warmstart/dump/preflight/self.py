@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -28,13 +27,12 @@ from warmstart.dump.proc.container import (
     read_descriptor_info,
     strip_deleted,
 )
-from warmstart.dump.proc.status import read_status, read_text
+from warmstart.dump.proc.status import read_limits, read_status
 from warmstart.recipe.model import VolumeKind, VolumeMount
 
 # Permissions of others that an access needs.
 _NEEDED = {os.O_RDONLY: 0o4, os.O_WRONLY: 0o2, os.O_RDWR: 0o6}
 _ACL = "system.posix_acl_access"
-_LIMIT = re.compile(r"^Max open files +(\d+)", re.MULTILINE)
 # In these directories, and in volumes that are new in each pod, the launcher keeps only the files of the application's
 # user.
 _SEEDED = ("/tmp", "/var/tmp", "/run")  # noqa: S108  (directories in the container)
@@ -92,12 +90,12 @@ def _check_limits(container: Container) -> Iterator[Finding]:
     number = next(number for number in range(FIRST, FIRST + len(used) + 1) if number not in used)
     for process in container.processes:
         with contextlib.suppress(*GONE):
-            found = _LIMIT.search(read_text(f"{container.proc}/{process.pid}/limits"))
-            if found and int(found[1]) <= number:
+            limit, _ = read_limits(container.proc / str(process.pid)).get("open files", ("", ""))
+            if limit.isdigit() and int(limit) <= number:
                 yield error(
                     "few-descriptors",
                     process,
-                    f"It may have {found[1]} descriptors (RLIMIT_NOFILE), and an image that restores itself gives it "
+                    f"It may have {limit} descriptors (RLIMIT_NOFILE), and an image that restores itself gives it "
                     f"one with the number {number}.",
                     "Raise the limit, or set it after the restore.",
                 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 _CHUNK_BYTES = 65536
+_LIMIT = re.compile(r"Max ([a-z -]+?) {2,}(\S+) +(\S+)")
 
 
 def read_text(path: str, directory: int | None = None) -> str:
@@ -37,3 +39,12 @@ def read_status(directory: str | Path, above: int | None = None) -> dict[str, st
     """
     lines = read_text(f"{directory}/status", above).split("\n")
     return {name: value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
+
+
+def read_limits(directory: str | Path) -> dict[str, tuple[str, str]]:
+    """Return the resource limits of a process, soft and hard, by their names such as `open files`.
+
+    Arguments and errors as for `read_status`. Source: proc_pid_limits(5).
+    """
+    found = _LIMIT.findall(read_text(f"{directory}/limits"))
+    return {name: (soft, hard) for name, soft, hard in found}

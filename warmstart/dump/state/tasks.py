@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from warmstart.core.linux import read_io_priority, read_scheduling
-from warmstart.dump.proc.status import read_status, read_text
+from warmstart.dump.proc.status import read_limits, read_status, read_text
 from warmstart.dump.state.model import NAME, Facts
 
 #: Fields of /proc/PID/task/TID/status that are compared as they are.
@@ -53,7 +53,6 @@ MAPPING_FLAGS = {
 _KERNELS = {"de", "io", "pf"}
 POLICIES = {"0": "other", "1": "fifo", "2": "round robin", "3": "batch", "5": "idle", "6": "deadline", "7": "ext"}
 
-_LIMIT = re.compile(r"(Max [a-z -]+?) {2,}(\S+) +(\S+)", re.MULTILINE)
 _TIMER = re.compile(r"^ID: (\d+)\nsignal: (\d+)/.*\nnotify: (\w+)/(\w+)\.\d+\nClockID: (-?\d+)", re.MULTILINE)
 
 
@@ -104,8 +103,7 @@ def read_process(directory: str, root: str) -> Facts:
     facts |= dict(_read_paths(directory, root.rstrip("/")))
     with contextlib.suppress(OSError, IndexError):  # a kernel without groups for sessions
         facts["nice value of the session"] = read_text(f"{directory}/autogroup").split()[2]
-    for name, soft, hard in _LIMIT.findall(read_text(f"{directory}/limits")):
-        facts[f"limit {name.removeprefix('Max ')}"] = f"{soft} {hard}"
+    facts |= {f"limit {name}": f"{soft} {hard}" for name, (soft, hard) in read_limits(directory).items()}
     with contextlib.suppress(OSError):  # a kernel without POSIX timers
         facts["timers"] = ",".join(" ".join(found) for found in _TIMER.findall(read_text(f"{directory}/timers")))
     facts |= _read_mappings(directory)
