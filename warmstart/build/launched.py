@@ -199,9 +199,14 @@ def check_dumped(exit_code: int, stderr: str, task: str = "dump the application"
         CheckpointError: it failed.
     """
     if exit_code:
-        lines = [line.removeprefix("warmstart: ") for line in stderr.splitlines()]
+        lines = read_messages(stderr)
         first = lines[0] if lines else f"exit status {exit_code}"
         raise CheckpointError(f"the launcher could not {task}: {first}", details=lines[1:])
+
+
+def read_messages(stderr: str) -> list[str]:
+    """Return the lines that the launcher has written to its standard error, without its name."""
+    return [line.removeprefix("warmstart: ") for line in stderr.splitlines()]
 
 
 def end_container(container: CriContainer, first_pid: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from warmstart.build.context import BuildContext
 from warmstart.build.hook_channel import HookChannel, HookProcess
+from warmstart.build.launched import read_messages
 from warmstart.core.errors import AppError, ClusterError
 from warmstart.engine.cluster import LOG_LINES, KubernetesContainer
 from warmstart.image.selfrestore.pack import BUILD_LAUNCHER
@@ -75,8 +76,7 @@ class PodHooks(HookChannel):
         except TimeoutError as late:
             raise ClusterError(f"{what} did not answer within {EXCHANGE_S:g} s") from late
         if end.exit_code:
-            lines = [line.removeprefix("warmstart: ") for line in end.stderr.splitlines()]
-            raise ClusterError(f"{what} could not reach the agents of hooks", details=lines[:5])
+            raise ClusterError(f"{what} could not reach the agents of hooks", details=read_messages(end.stderr)[:5])
         found = _PIDS.match(said.data)
         if found is None:
             raise ClusterError(f"{what} did not list the processes of the container")
