@@ -12,7 +12,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import click
 from command import cache_option, run_command
@@ -43,6 +45,7 @@ RECIPE, BASE = TOP / "examples/java-app/recipe.yaml", TOP / "build/images/java-a
 SMALL = ("container.resources.requests.cpu=50m", "container.resources.requests.memory=64Mi")
 COLD = "cold"
 FROM, TO = 1, 4
+Way = TypeVar("Way")
 READY_S, GONE_S, POLL_S = 300.0, 60.0, 0.02
 
 
@@ -113,6 +116,20 @@ def keep(name: str, took_s: Mapping[str, list[float]]) -> None:
     (directory / f"{name}.json").write_text(json.dumps(took_s, indent=1))
 
 
+def time_in_turn(
+    ways: Mapping[str, Way], time_one: Callable[[Way], float], rounds: int, progress: Progress
+) -> dict[str, list[float]]:
+    """Return the seconds of each way in each round; before them, there is one that does not count."""
+    took_s: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds + 1):
+        for way, subject in ways.items():
+            with progress.step(f"{way} {number or 'first'}"):
+                seconds = time_one(subject)
+            if number:
+                took_s[way].append(seconds)
+    return took_s
+
+
 @click.command()
 @click.option("-n", "--rounds", type=click.IntRange(2), default=5, show_default=True, help="Scalings of each way.")
 @cache_option
@@ -120,17 +137,11 @@ def main(rounds: int, cache_dir: Path) -> None:
     """Measure all ways, and print what a cold start takes of each."""
     console, cache = Console(), cache_dir.absolute()
     progress = Progress(TerminalListener(console, verbose=True))
-    took_s: dict[str, list[float]] = {}
     with open_cluster(cache, progress=progress.note) as cluster:
         os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
         deployments = make_deployments(cluster, cache, progress)
         with connect_cluster() as api:
-            for number in range(rounds + 1):
-                for way, deployment in deployments.items():
-                    with progress.step(f"{way} {number or 'first'}"):
-                        seconds = time_scaling(api, deployment)
-                    if number:
-                        took_s.setdefault(way, []).append(seconds)
+            took_s = time_in_turn(deployments, partial(time_scaling, api), rounds, progress)
     click.echo(f"Spring Boot, {FROM} to {TO} replicas on one node until all are ready:\n\n{format_ways(took_s)}")
     keep("cluster", took_s)
 

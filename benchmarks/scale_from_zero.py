@@ -14,10 +14,11 @@ import copy
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
-from cluster import keep, make_deployments, wait
+from cluster import keep, make_deployments, time_in_turn, wait
 from command import cache_option, run_command
 from rich.console import Console
 from support.activator import Activator, run_activator
@@ -111,19 +112,13 @@ def main(rounds: int, processors: str | None, cache_dir: Path) -> None:
     """Measure all ways, and print what a cold start takes of each."""
     console, cache = Console(), cache_dir.absolute()
     progress = Progress(TerminalListener(console, verbose=True))
-    took_s: dict[str, list[float]] = {}
     with open_cluster(cache, progress=progress.note) as cluster:
         os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
         deployments = make_deployments(cluster, cache, progress)
         with connect_cluster() as api, run_activators(cluster, list(deployments)) as activators:
             for way, deployment in deployments.items():
                 list(apply_manifests(api, describe(way, processors, deployment)))
-            for number in range(rounds + 1):
-                for way, activator in activators.items():
-                    with progress.step(f"{way} {number or 'first'}"):
-                        seconds = time_first_answer(cluster, activator)
-                    if number:
-                        took_s.setdefault(way, []).append(seconds)
+            took_s = time_in_turn(activators, partial(time_first_answer, cluster), rounds, progress)
     limit = f", at most {processors} processors for a pod" if processors else ""
     click.echo(f"Spring Boot, from zero replicas to the first answer, metric interval aside{limit}:\n")
     click.echo(format_ways(took_s))

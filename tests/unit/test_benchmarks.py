@@ -12,6 +12,7 @@ import zstandard
 from support.checkpoint_image import make_layout
 
 from warmstart.build.base import BaseImage
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source
 from warmstart.image.layout import open_blob, read_image
 from warmstart.recipe.model import Container, Mapped, Resources
@@ -159,3 +160,15 @@ def test_a_new_output_file_has_no_runs(caches, tmp_path):
     assert caches.read_runs(None) == caches.read_runs(tmp_path / "new.json") == []
     (tmp_path / "old.json").write_text("[{}]")
     assert caches.read_runs(tmp_path / "old.json") == [{}]
+
+
+def test_ways_take_turns_and_the_first_round_does_not_count(load):
+    seen: list[int] = []
+
+    def time_one(way: int) -> float:
+        seen.append(way)
+        return len(seen)
+
+    took_s = load("cluster").time_in_turn({"cold": 1, "warm": 2}, time_one, 2, Progress(SilentListener()))
+    assert seen == [1, 2, 1, 2, 1, 2]
+    assert took_s == {"cold": [3, 5], "warm": [4, 6]}
