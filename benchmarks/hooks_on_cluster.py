@@ -33,6 +33,7 @@ from support.shop import (
     Replica,
     copy_example,
     make_configuration,
+    read_replicas,
     run_services,
 )
 
@@ -140,15 +141,12 @@ def deploy_shop(user: User, example: Path, image: str, restorer: Restorer, hosts
         raise WarmstartError(f"deploy failed: {done.err}")
 
 
-def find_ready(cluster: Cluster, known: set[str]) -> Iterator[Replica]:
+def find_new(cluster: Cluster, known: set[str]) -> Iterator[Replica]:
     """Yield replicas that are ready, and were not before."""
-    for pod in cluster.read("pods", selector="app=shop")["items"]:
-        metadata, status = pod["metadata"], pod["status"]
-        ready = {"type": "Ready", "status": "True"}.items()
-        is_ready = any(ready <= condition.items() for condition in status.get("conditions", ()))
-        if is_ready and metadata["name"] not in known and "deletionTimestamp" not in metadata:
-            known.add(metadata["name"])
-            yield Replica(cluster, metadata["name"], pod["spec"]["nodeName"], status["podIP"])
+    for replica in read_replicas(cluster):
+        if replica.name not in known:
+            known.add(replica.name)
+            yield replica
 
 
 def examine(replica: Replica) -> Restored:
@@ -177,7 +175,7 @@ def restore_often(cluster: Cluster, count: int, replicas: int, progress: Progres
         while len(found) < count:
             begin, running = time.monotonic(), []
             while len(running) < replicas:
-                running += [pool.submit(examine, replica) for replica in find_ready(cluster, known)]
+                running += [pool.submit(examine, replica) for replica in find_new(cluster, known)]
                 if time.monotonic() > begin + START_S:
                     raise WarmstartError(f"{len(running)} of {replicas} replicas were ready in time")
                 time.sleep(0.05)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.builds import STATE, build, write_recipe
-from support.cluster.pods import Pod
+from support.cluster.pods import Pod, find_ready_pods
 from support.go_tools import HELM, ensure_go_tool
 
 from warmstart.build.context import BuildOptions
@@ -65,7 +65,7 @@ def call(helm: Helm, image: str, registry: str, *words: str) -> subprocess.Compl
 
 
 def check_restored(cluster, count: int) -> None:
-    found = cluster.read("pods", selector="app.kubernetes.io/name=web")["items"]
+    found = find_ready_pods(cluster, "app.kubernetes.io/name=web")
     pods = [Pod(cluster, p["metadata"]["name"], p["metadata"]["uid"], p["status"]["podIP"]) for p in found]
     states = [pod.read_state() for pod in pods]
     assert len(pods) == count

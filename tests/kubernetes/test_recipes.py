@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cluster.pods import find_ready_pods
 from support.cluster_images import push_image
 from support.shop import TOP, Replica, wait_for_rollout
 
@@ -134,7 +135,7 @@ def test_replicas_are_restored_and_serve_with_the_clusters_database(user, cluste
     done = user.call("deploy", image, "--from", manifest, "--apply", *access)
     assert done.code == 0, done.err
     wait_for_rollout(cluster, f"deployment/{service.user}")
-    pods = cluster.read("pods", selector=f"app={service.user}")["items"]
+    pods = find_ready_pods(cluster, f"app={service.user}")
     first, second = (
         Replica(cluster, pod["metadata"]["name"], pod["spec"]["nodeName"], pod["status"]["podIP"]) for pod in pods
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.cluster.pods import wait_for
 from support.cluster_images import push_image
 from support.shop import (
     IMAGES,
@@ -139,9 +140,7 @@ def test_a_pod_that_starts_after_the_password_was_rotated_is_warm_and_uses_it(cl
     cluster.apply(describe_credentials(rotated))
     cluster.kubectl("delete", f"pod/{replicas[0].name}", "--now")
     known = {replica.name for replica in replicas}
-    (started,) = (replica.name for replica in read_replicas(cluster) if replica.name not in known)
-    cluster.kubectl("wait", "--for=condition=Ready", f"pod/{started}", "--timeout=60s", timeout_s=90)
-    (replica,) = (one for one in read_replicas(cluster) if one.name == started)
+    replica = wait_for(lambda: next((one for one in read_replicas(cluster) if one.name not in known), None))
     assert re.search(
         r"^warmstart: restored in \d+ ms, after-restore steps in \d+ ms$", replica.read_log(), re.MULTILINE
     )

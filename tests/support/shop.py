@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from support.cluster.cluster import CALL_S, Cluster
+from support.cluster.pods import find_ready_pods
 
 from warmstart.core.network import connect_in
 from warmstart.core.process import ProgramError
@@ -161,12 +162,10 @@ def wait_for_rollout(cluster: Cluster, what: str) -> None:
 
 
 def read_replicas(cluster: Cluster) -> list[Replica]:
-    """Return the shop's pods."""
-    found = cluster.read("pods", selector="app=shop")["items"]
+    """Return the shop's pods that are ready."""
     return [
         Replica(cluster, pod["metadata"]["name"], pod["spec"]["nodeName"], pod["status"]["podIP"])
-        for pod in found
-        if "deletionTimestamp" not in pod["metadata"]
+        for pod in find_ready_pods(cluster, "app=shop")
     ]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from support.builds import PORT, READY
 from support.cluster.cluster import CALL_S, Cluster
@@ -15,6 +16,8 @@ from support.cluster.cluster import CALL_S, Cluster
 from warmstart.core.process import ProgramError
 
 START_S = 60
+_PATIENCE_S = 120
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,26 @@ def describe_pod(
         "metadata": {"name": name},
         "spec": {"containers": [server], "automountServiceAccountToken": False, **spec},
     }
+
+
+def find_ready_pods(cluster: Cluster, selector: str) -> list[dict[str, Any]]:
+    """Return the pods that are ready and stay. Others may have no address and no node yet."""
+    return [pod for pod in cluster.read("pods", selector=selector)["items"] if _is_ready(pod)]
+
+
+def wait_for(look: Callable[[], Found | None]) -> Found:
+    """Wait until `look` finds something, and return it."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not (found := look()):
+        assert time.monotonic() < deadline, "nothing came of it"
+        time.sleep(0.2)
+    return found
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    ready = {"type": "Ready", "status": "True"}.items()
+    conditions = pod["status"].get("conditions", ())
+    return "deletionTimestamp" not in pod["metadata"] and any(ready <= each.items() for each in conditions)
 
 
 @contextlib.contextmanager
