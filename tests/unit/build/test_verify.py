@@ -241,7 +241,7 @@ def test_what_the_application_may_notice_is_a_warning(restore, first_thread):
     restore(FakeCri(), state=change(first_thread, nice="-20"), progress=progress)
     (warning,) = progress.warnings
     assert warning.startswith("the runtime does not restore everything: ")
-    assert "nice value 0, was -20" in warning
+    assert f"nice value {first_thread.subjects['thread 1']['nice']}, was -20" in warning
 
 
 def test_a_process_that_changes_by_itself_has_lost_nothing(restore, first_thread, monkeypatch):
