@@ -80,7 +80,7 @@ def compare_caches(recipe: Recipe, options: BuildOptions, rounds: int, progress:
     with open_session(source, options, progress) as session:
         context = BuildContext(recipe, options, progress, session)
         made = make_image(context, fetch_base(context, source), Restorer.SELF)
-        container = replace(recipe.container, command=(), args=())  # they are in the image
+        container = recipe.container.run_by_image()
 
         def starts(container: Container, *, is_cached: bool) -> CachedStarts:
             name = f"{IMAGE}:{Restorer.SELF}"

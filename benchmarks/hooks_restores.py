@@ -9,7 +9,7 @@ RECIPE has the container that all are started with. LAYOUT is a directory from `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -71,7 +71,7 @@ def read_cpu_ms(proc: Path, pid: int) -> float:
 @cache_option
 def main(recipe: Path, layouts: Sequence[Path], rounds: int, show_log: bool, cache_dir: Path) -> None:
     """Start each LAYOUT in turn, in containers of RECIPE."""
-    container = replace(load_recipe(recipe).container, command=(), args=())
+    container = load_recipe(recipe).container.run_by_image()
     ways = [Starts(layout.resolve()) for layout in layouts]
     binds = [Bind(str(way.layout)) for way in ways]
     with (

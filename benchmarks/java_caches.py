@@ -126,7 +126,7 @@ class FallbackWay(Way):
 
     def prepare(self, container: Container) -> Container:
         """See `Way.prepare`."""
-        return replace(container, command=(), args=(), env=(*container.env, NO_RESTORE))
+        return replace(container.run_by_image(), env=(*container.env, NO_RESTORE))
 
 
 def compare_caches(recipe: Recipe, options: BuildOptions, rounds: int, progress: Progress) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def measure(
             turn, place = divmod(number, len(WAYS))
             # There and back.
             way = WAYS[place if turn % 2 == 0 else -1 - place]
-            container = replace(recipe.container, image=f"{registry}/{way[1]}:1", command=(), args=())
+            container = replace(recipe.container.run_by_image(), image=f"{registry}/{way[1]}:1")
             with open_node(session, programs, way[0], number, registry) as node:
                 start = pull_and_start(session, node, container, f"start-{number}")
             found[way].append(start)

@@ -108,7 +108,7 @@ def compare_restorers(recipe: Recipe, options: BuildOptions, rounds: int, progre
         for restorer in Restorer:
             container = recipe.container
             if restorer is Restorer.SELF:
-                container = replace(container, command=(), args=())  # they are in the image
+                container = container.run_by_image()
             ways.append(Starts(f"{IMAGE}:{restorer}", container, made[restorer].warm.identity, restorer))
         with start_engine(session, "restorers", subnet=SUBNET) as engine, progress.step("starts"):
             layouts = (base.layout, *(each.layout for each in made.values()))

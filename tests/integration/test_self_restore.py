@@ -103,7 +103,7 @@ def share(name: str, make: Make, make_once: MakeOnce, cache: Path) -> tuple[Buil
 
 def find_built(directory: Path, cache: Path) -> tuple[BuiltImage, Container]:
     container = load_recipe(directory / "recipe.yaml").container
-    return BuiltImage(cache, directory / "out", IMAGE), replace(container, command=(), args=())
+    return BuiltImage(cache, directory / "out", IMAGE), container.run_by_image()
 
 
 @pytest.fixture

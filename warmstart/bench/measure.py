@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from warmstart.bench.memory import Memory, read_available_bytes, read_memory
 from warmstart.bench.requests import Requests, send_requests
@@ -46,7 +46,7 @@ class Way:
 
     def prepare(self, container: Container) -> Container:
         """Return the container of a pod that starts in this way: an image that restores itself has its command."""
-        return replace(container, command=(), args=()) if self.restorer is Restorer.SELF else container
+        return container.run_by_image() if self.restorer is Restorer.SELF else container
 
 
 @dataclass(frozen=True)

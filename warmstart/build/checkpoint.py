@@ -169,7 +169,7 @@ def restore_and_look(
     """
     container = context.recipe.container
     writable = replace(container.security_context, read_only_root_filesystem=False)
-    container = replace(container, command=(), args=(), security_context=writable)  # the former are in the image
+    container = replace(container.run_by_image(), security_context=writable)
     prepare = partial(prepare_look, launched.identity)
     with context.beside.start(engine, container, image, context.recipe.name, prepare) as running:
         await_restored(container, running, launched)

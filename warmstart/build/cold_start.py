@@ -133,7 +133,7 @@ class ColdStart:
         # The image's config has the recipe's command, behind the launcher.
         resources = replace(self._container.resources, cpu_request_millis=CPU_MILLIS)
         env = (*self._container.env, COLD)
-        container = replace(self._container, command=(), args=(), env=env, resources=resources)
+        container = replace(self._container.run_by_image(), env=env, resources=resources)
         limit_s = SLOWER * find_limit_s(container)
         with self._beside.start(engine, container, self._image, NAME) as self._running:
             if not self._cancelled:

@@ -130,7 +130,7 @@ def verify_image(
                     observe_cold_start(opener, subject.name, subject.container, beside=subject.beside)
                 )
             # The image's config has the recipe's command, behind the launcher.
-            container = replace(subject.container, command=(), args=())
+            container = subject.container.run_by_image()
             restores += _Pod(cold.engine(), subject, container, Restorer.SELF).restore(progress)
         if Restorer.RUNTIME in subject.restorers:
             require_sole_image(engine, subject.name)

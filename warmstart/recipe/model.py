@@ -7,7 +7,7 @@ checks; `warmstart.recipe.load` makes these from a document that has passed the 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -313,6 +313,10 @@ class Container:
     mounts: tuple[Mount, ...] = ()
     volume_mounts: tuple[VolumeMount, ...] = ()
     fs_group: int | None = None
+
+    def run_by_image(self) -> Container:
+        """Return it with the Entrypoint and Cmd of its image, which an image that restores itself needs."""
+        return replace(self, command=(), args=())
 
 
 @dataclass(frozen=True)
