@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 #: A program that has been started.
 Running = subprocess.Popen[bytes]
 
-#: How long a program of `background` has to end by itself.
+#: How long a program has to end by itself after it was asked, or after its only child was killed.
 END_S = 5.0
 _DETAILS = 20
 _CHUNK_BYTES = 1 << 16
@@ -68,6 +68,7 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
     limit_bytes: int | None = None,
+    is_proxy: bool = False,
 ) -> Finished:
     """Run a program to its end.
 
@@ -78,6 +79,7 @@ def run(
         env: its whole environment; the caller's own when None.
         stdin: text for its standard input, which is empty otherwise.
         limit_bytes: bytes of output, of both kinds together, after which it is killed; None for no limit.
+        is_proxy: whether it runs another program, and ends with that; see `_end_proxy`.
 
     Raises:
         HostError: there is no such program, or it cannot be started.
@@ -85,7 +87,8 @@ def run(
     """
     words = _log(argv)
     given = subprocess.DEVNULL if stdin is None else subprocess.PIPE
-    with _started(words, env=env, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    pipe = subprocess.PIPE
+    with _started(words, env=env, stdin=given, stdout=pipe, stderr=pipe, is_proxy=is_proxy) as running:
         sent = None if stdin is None else stdin.encode()
         try:
             if limit_bytes is None:
@@ -109,8 +112,11 @@ def stream(
     on_line: Callable[[str], object],
     timeout_s: float,
     env: Mapping[str, str] | None = None,
+    is_proxy: bool = False,
 ) -> None:
     """Run a program to its end, and call `on_line` with each line that it writes to either output.
+
+    `is_proxy` is as for `run`.
 
     Raises:
         HostError: there is no such program, or it cannot be started.
@@ -120,7 +126,12 @@ def stream(
     deadline = time.monotonic() + timeout_s
     lines: list[str] = []
     with _started(
-        words, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        words,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        is_proxy=is_proxy,
     ) as running:
         assert running.stdout is not None
         try:
@@ -152,12 +163,12 @@ def attach(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) 
 
 @contextlib.contextmanager
 def background(
-    argv: Sequence[str | Path], *, log_file: Path, env: Mapping[str, str] | None = None
+    argv: Sequence[str | Path], *, log_file: Path, env: Mapping[str, str] | None = None, is_proxy: bool = False
 ) -> Iterator[Running]:
     """Run a program for the length of a `with` block; it is terminated, then killed, at the end.
 
     The programs that it has started, and that are still in its session, are killed with it. Both its outputs are
-    appended to `log_file`. Needs Linux.
+    appended to `log_file`. A proxy's program (see `run`) is killed at once. Needs Linux.
 
     Raises:
         HostError: there is no such program, or it cannot be started.
@@ -165,12 +176,14 @@ def background(
     words = _log(argv)
     with (
         log_file.open("ab") as output,
-        _started(words, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT) as running,
+        _started(
+            words, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, is_proxy=is_proxy
+        ) as running,
     ):
         try:
             yield running
         finally:
-            if running.returncode is None:
+            if running.returncode is None and not is_proxy:
                 _terminate(running)
 
 
@@ -263,7 +276,13 @@ def converse(
 
 @contextlib.contextmanager
 def _started(
-    words: list[str], *, env: Mapping[str, str] | None, stdin: int, stdout: int | IO[bytes], stderr: int | None
+    words: list[str],
+    *,
+    env: Mapping[str, str] | None,
+    stdin: int,
+    stdout: int | IO[bytes],
+    stderr: int | None,
+    is_proxy: bool = False,
 ) -> Iterator[Running]:
     """A program in a session of its own; if it has not ended by the end of the block, it is killed."""
     try:
@@ -281,6 +300,8 @@ def _started(
         yield running
     finally:
         if running.returncode is None:
+            if is_proxy:
+                _end_proxy(running)
             # Not waited for yet, so its number is still its own; its session is the process group of that number.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
@@ -296,6 +317,26 @@ def _terminate(running: Running) -> None:
     It is not reaped: its number stays its own, and `_started` can kill the rest of its process group.
     """
     os.kill(running.pid, signal.SIGTERM)
+    _await_end(running)
+
+
+def _end_proxy(running: Running) -> None:
+    """Kill the program that a proxy such as nsenter(1) runs, and wait until the proxy has ended with it.
+
+    If the proxy ended first, the machine's first process would inherit the program. Some reap it late, or never, as
+    `sleep` does in a container, and the end of a PID namespace waits for it.
+    """
+    listed = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    children = listed.read_text().split() if listed.exists() else []
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGKILL)
+    if children:
+        _await_end(running)
+
+
+def _await_end(running: Running) -> None:
+    """Wait until a program has ended, for END_S at most, without reaping it."""
     descriptor = os.pidfd_open(running.pid)
     try:
         ended = select.poll()

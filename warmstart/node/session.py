@@ -82,7 +82,7 @@ class Session:
     ) -> process.Finished:
         """Run a program inside and wait for it; errors as for `warmstart.core.process.run`."""
         argv = self.argv(command, host_network=host_network, cwd=cwd)
-        return process.run(argv, timeout_s=timeout_s, check=check, env=self.environment, stdin=stdin)
+        return process.run(argv, timeout_s=timeout_s, check=check, env=self.environment, stdin=stdin, is_proxy=True)
 
     def stream(
         self,
@@ -94,7 +94,7 @@ class Session:
     ) -> None:
         """Run a program inside, and call `on_line` with each line of output; errors as for `process.stream`."""
         argv = self.argv(command, host_network=host_network)
-        process.stream(argv, on_line=on_line, timeout_s=timeout_s, env=self.environment)
+        process.stream(argv, on_line=on_line, timeout_s=timeout_s, env=self.environment, is_proxy=True)
 
     @contextlib.contextmanager
     def background(
@@ -102,7 +102,7 @@ class Session:
     ) -> Iterator[process.Running]:
         """Run a program inside for the length of a `with` block; its output goes to `log_file`."""
         argv = self.argv(command, host_network=host_network)
-        with process.background(argv, log_file=log_file, env=self.environment) as running:
+        with process.background(argv, log_file=log_file, env=self.environment, is_proxy=True) as running:
             yield running
 
 

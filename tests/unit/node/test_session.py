@@ -348,6 +348,33 @@ with open_workspace("test") as workspace, enter(Path("/"), workspace, leftovers=
 """
 
 
+ADOPT = """
+import contextlib, ctypes, os, time
+from pathlib import Path
+from warmstart.core.process import ProgramError
+from warmstart.core.workspace import open_workspace
+from warmstart.node import session as session_module
+session_module.END_S = 2.0
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+with open_workspace("test") as workspace, session_module.enter(Path("/"), workspace) as session:
+    command = ["sh", "-c", f"touch {workspace}/started; exec sleep 1000"]
+    with session.background(command, log_file=workspace / "log"):
+        while not (workspace / "started").exists():
+            time.sleep(0.01)
+    for start in (session.run, lambda *words, **more: session.stream(*words, on_line=print, **more)):
+        with contextlib.suppress(ProgramError):
+            start(command, timeout_s=0.5)
+with contextlib.suppress(ChildProcessError):
+    print(os.waitpid(-1, os.WNOHANG))
+"""
+
+
+def test_no_dead_program_is_left_to_the_machines_first_process():
+    # This one adopts them instead, and never asks after them, as some do that are the first process of a container.
+    done = subprocess.run([sys.executable, "-c", ADOPT], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_nothing_is_left_when_the_command_is_killed():
     with subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as command:
         workspace = Path(command.stdout.readline().split()[0].decode())
