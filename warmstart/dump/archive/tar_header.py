@@ -154,9 +154,9 @@ def _text(raw: bytes) -> str:
 
 def _check_sum(block: bytes) -> None:
     blanked = block[:148] + b" " * 8 + block[156:]
-    unsigned = sum(blanked)
-    signed = unsigned - 256 * sum(byte >= 0x80 for byte in blanked)
-    if parse_number(block[148:156]) not in (unsigned, signed):
+    unsigned, stored = sum(blanked), parse_number(block[148:156])
+    # Only some old programs add up signed bytes.
+    if stored != unsigned and stored != unsigned - 256 * sum(byte >= 0x80 for byte in blanked):
         raise DamagedError("a wrong checksum")
 
 

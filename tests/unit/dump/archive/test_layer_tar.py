@@ -202,6 +202,19 @@ def test_hostile(what: str) -> None:
         members_of(data)
 
 
+def test_a_checksum_of_signed_bytes_is_one_too() -> None:
+    """Programs of old add up `char`, which is signed."""
+    block = bytearray(header("ä"))
+    block[148:156] = b" " * 8
+    for total, is_right in ((sum(block) - 256 * 2, True), (sum(block) - 256, False)):
+        data = bytes(block[:148]) + b"%06o\0 " % total + bytes(block[156:]) + END
+        if is_right:
+            assert [member.name for member in members_of(data)] == ["ä"]
+        else:
+            with pytest.raises(ArchiveError, match="is not a tar archive"):
+                members_of(data)
+
+
 def test_nothing_is_read_that_is_refused() -> None:
     stream = Trickle(header("x", b"x", 1 << 21) + bytes(1 << 22), 1 << 20)
     with pytest.raises(ArchiveError, match="extended header"):
