@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -14,10 +15,25 @@ T = TypeVar("T")
 
 
 def call_in_network(namespace: Path, call: Callable[[], T]) -> T:
-    """Make a call in another network namespace, on a thread of its own.
+    """Make a call in another network namespace.
 
-    A socket made there stays there, whoever uses it later.
+    A socket made there stays there, whoever uses it later. The main thread calls on a thread of its own: Ctrl-C
+    interrupts it anywhere, and it might not come back. Others go there themselves, which takes a third of the time.
     """
+    if threading.current_thread() is threading.main_thread():
+        return _call_apart(namespace, call)
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        linux.enter_namespace(namespace, linux.CLONE_NEWNET)
+        try:
+            return call()
+        finally:
+            linux.enter_namespace(Path(f"/proc/self/fd/{own}"), linux.CLONE_NEWNET)
+    finally:
+        os.close(own)
+
+
+def _call_apart(namespace: Path, call: Callable[[], T]) -> T:
     results: list[T] = []
     errors: list[BaseException] = []
 

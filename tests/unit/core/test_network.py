@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,28 @@ def test_the_caller_stays_where_it_is(namespace):
     before = Path("/proc/thread-self/ns/net").readlink()
     call_in_network(namespace, lambda: None)
     assert Path("/proc/thread-self/ns/net").readlink() == before
+
+
+def test_another_thread_goes_there_itself_and_comes_back(namespace):
+    def where() -> tuple[int, Path]:
+        return threading.get_ident(), Path("/proc/thread-self/ns/net").readlink()
+
+    def work() -> list[tuple[int, Path]]:
+        places = [where(), call_in_network(namespace, where), where()]
+        with pytest.raises(ZeroDivisionError):
+            call_in_network(namespace, lambda: 1 / 0)
+        with pytest.raises(FileNotFoundError):
+            call_in_network(namespace.with_name("gone"), where)
+        return [*places, where()]
+
+    descriptors = sorted(Path("/proc/self/fd").iterdir())
+    with ThreadPoolExecutor(1) as pool:
+        here, there, *again = pool.submit(work).result()
+    assert there == (here[0], namespace.readlink())
+    assert again == [here, here] != [there, there]
+    assert sorted(Path("/proc/self/fd").iterdir()) == descriptors
+    # The main thread sends another one: an interruption may come anywhere.
+    assert call_in_network(namespace, where)[0] != threading.get_ident()
 
 
 def test_a_connection_made_there_is_used_here(namespace):
