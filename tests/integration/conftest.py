@@ -9,6 +9,7 @@ import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain, islice
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,32 @@ from warmstart.core.workspace import open_workspace
 from warmstart.node.keeper import Bind
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
+
+# The tests that take longest.
+LONG = (
+    "test_replicas_differ",
+    "test_an_error_at_any_step_leaves_nothing",
+    "test_no_trait_is_lost_unseen",
+    "test_an_image_copes_with_other_services_than_those_of_its_build",
+    "test_it_builds_and_restores",
+    "test_a_signal_in_the_middle_of_every_other_step_leaves_nothing",
+    "test_measured_containers_have_services",
+    "test_pools_are_empty_at_the_checkpoint_and_use_the_pods_services",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take longest, in each of the parts that pytest-xdist gives its processes.
+
+    A process that is idle takes tests from the end of another's part. At the end of all, these are short ones.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    names = [item.name.partition("[")[0] for item in items]
+    long = [item for name in LONG for item, own in zip(items, names, strict=True) if own == name]
+    others = iter([item for item, name in zip(items, names, strict=True) if name not in LONG])
+    size = len(items) // processes
+    parts = [[*own, *islice(others, max(0, size - len(own)))] for own in (long[k::processes] for k in range(processes))]
+    items[:] = [*chain.from_iterable(parts), *others]
 
 
 @pytest.fixture(scope="session")
