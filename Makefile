@@ -46,7 +46,7 @@ lint: $(VENV)/ready ## Style, types, import rules, plain English, CI templates
 	scripts/lint-integrations.sh $(CURDIR)/$(BIN)
 
 unit: $(VENV)/ready tools ## Unit tests, and the inputs that fuzzing found
-	$(BIN)/pytest tests/unit tests/fuzz -m "not slow" -n $(JOBS)
+	$(BIN)/pytest tests/unit tests/fuzz -m "not slow" -n $(JOBS) --dist worksteal
 
 fuzz: $(VENV)/ready ## Mutated inputs for each reader of untrusted input (FUZZ_SECONDS=60 for each)
 	$(BIN)/pip install --quiet --editable '.[fuzz]' || echo "without atheris: mutations are blind"
