@@ -18,10 +18,9 @@ from support import strike
 from support.builds import PORT
 from support.cluster.cluster import Cluster
 from support.cluster.node import Node
-from support.cluster.pods import describe_pod
+from support.cluster.pods import describe_pod, wait_until_ready
 from support.hold import Hold, hold_checkpoint
 
-START_S = 60
 RUN_S = 600
 
 
@@ -104,12 +103,11 @@ class User:
             yield name
         finally:
             selector = ",".join(f"{key}={value}" for key, value in labels.items())
-            self.cluster.kubectl("delete", "pod", "-l", selector, "--grace-period=1", "--ignore-not-found")
+            self.cluster.delete_pods(labelSelector=selector)
 
     def wait_ready(self, name: str) -> None:
         """Wait until a pod is ready."""
-        words = ["wait", f"pod/{name}", "--for=condition=Ready", f"--timeout={START_S}s"]
-        self.cluster.kubectl(*words, timeout_s=START_S + 10)
+        wait_until_ready(self.cluster, name)
 
     def read_state(self, name: str) -> dict[str, Any]:
         """Return the random id of the server and the number of its requests."""

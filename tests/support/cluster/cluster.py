@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 
 CALL_S = 60.0
+POLL_S = 0.1
 # API groups of the kinds that are not in the core group.
 APIS = {
     "deployments": "apis/apps/v1",
@@ -131,6 +134,21 @@ class Cluster:
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
         return found
+
+    def delete_pods(self, **selectors: str) -> None:
+        """Delete the pods that `labelSelector` and `fieldSelector` choose, and wait until they are gone.
+
+        Raises:
+            TimeoutError: one is still there.
+        """
+        pods, deadline = f"{self._parts.server}/api/v1/namespaces/default/pods", time.monotonic() + CALL_S
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 1}
+        call = partial(self._administrator.request, url=pods, params=selectors, timeout=CALL_S)
+        call("DELETE", json=options).raise_for_status()
+        while left := [pod["metadata"]["name"] for pod in call("GET").json()["items"]]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not deleted: {left}")
+            time.sleep(POLL_S)
 
     def write_kubeconfig(self, user: str, *, groups: Sequence[str] = ()) -> Path:
         """Write a kubeconfig for a user. The user's permissions are those of RBAC."""

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from support.builds import PORT, READY
-from support.cluster.cluster import CALL_S, Cluster
-
-from warmstart.core.process import ProgramError
+from support.cluster.cluster import POLL_S, Cluster
 
 START_S = 60
 _PATIENCE_S = 120
@@ -95,20 +93,26 @@ def run_pod(
     first = {"nodeSelector": {"kubernetes.io/hostname": cluster.nodes[0].name}}
     cluster.apply(describe_pod(name, image, container, **({} if "nodeName" in spec else first), **spec))
     try:
-        _wait_until_ready(cluster, name)
+        wait_until_ready(cluster, name)
         pod = cluster.read("pods", name)
         yield Pod(cluster, name, pod["metadata"]["uid"], pod["status"]["podIP"])
     finally:
-        cluster.kubectl("delete", "pod", name, "--grace-period=1")
+        cluster.delete_pods(fieldSelector=f"metadata.name={name}")
 
 
-def _wait_until_ready(cluster: Cluster, name: str) -> None:
-    limit = f"--timeout={START_S}s"
-    try:
-        cluster.kubectl("wait", f"pod/{name}", "--for=condition=Ready", limit, timeout_s=START_S + CALL_S)
-    except ProgramError as error:
-        error.add_note(cluster.kubectl("describe", "pod", name))
-        raise
+def wait_until_ready(cluster: Cluster, name: str) -> None:
+    """Wait until a pod is ready, as `kubectl wait` does.
+
+    Raises:
+        TimeoutError: it was not in time.
+    """
+    deadline = time.monotonic() + START_S
+    while not _is_ready(cluster.read("pods", name)):
+        if time.monotonic() > deadline:
+            error = TimeoutError(f"the pod {name} was not ready within {START_S} s")
+            error.add_note(cluster.kubectl("describe", "pod", name))
+            raise error
+        time.sleep(POLL_S)
 
 
 def _read(path: Path) -> str:
