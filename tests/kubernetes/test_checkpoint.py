@@ -25,8 +25,9 @@ from warmstart.dump.archive.archive import read_contents
 
 pytestmark = pytest.mark.cluster
 
-# Long enough to do something while it is fetched.
-LARGE = {"env": [{"name": "FILL_MB", "value": "300"}]}
+# Long enough to do something while it is made and fetched.
+LARGE_MB = 150
+LARGE = {"env": [{"name": "FILL_MB", "value": str(LARGE_MB)}]}
 PERIOD_S = 0.1
 
 
@@ -38,7 +39,14 @@ def account(user):
 
 @pytest.fixture(scope="module")
 def pod(user, account):
-    with user.pod("checkpointed", LARGE, nodeName="node-1") as name:
+    with user.pod("checkpointed", nodeName="node-1") as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def large(user, account):
+    """Run a pod with much memory, and return its name."""
+    with user.pod("large", LARGE, nodeName="node-1") as name:
         yield name
 
 
@@ -50,27 +58,27 @@ def nothing_stays(user, cluster, account):
     assert list_checkpoints(cluster.nodes[0]) == []
 
 
-def test_a_checkpoint_is_fetched_and_the_container_goes_on(user, pod, account, tmp_path):
-    before = user.read_state(pod)
+def test_a_checkpoint_is_fetched_and_the_container_goes_on(user, large, account, tmp_path):
+    before = user.read_state(large)
     result = user.call(
-        "checkpoint", pod, "-n", "default", "-o", tmp_path / "c.tar", "--json", kubeconfig=account
+        "checkpoint", large, "-n", "default", "-o", tmp_path / "c.tar", "--json", kubeconfig=account
     ).result
-    after = user.read_state(pod)
+    after = user.read_state(large)
     assert after["id"] == before["id"]
     assert after["requests"] > before["requests"]
     assert [path.name for path in tmp_path.iterdir()] == ["c.tar"]
     assert (tmp_path / "c.tar").stat().st_mode & 0o777 == 0o600
-    assert result["sizeBytes"] == (tmp_path / "c.tar").stat().st_size > 300 << 20
+    assert result["sizeBytes"] == (tmp_path / "c.tar").stat().st_size > LARGE_MB << 20
     assert 0 < result["frozenSeconds"] <= result["stoppedAtMostSeconds"]
     assert result["image"].startswith(user.base.rpartition(":")[0] + "@sha256:")
-    assert read_contents(tmp_path / "c.tar").container_name == pod
+    assert read_contents(tmp_path / "c.tar").container_name == large
 
 
-def test_clients_wait_while_it_is_frozen_and_none_is_turned_away(user, pod, account, tmp_path):
-    first = user.read_state(pod)
-    with steady_load(user, pod) as answers:
+def test_clients_wait_while_it_is_frozen_and_none_is_turned_away(user, large, account, tmp_path):
+    first = user.read_state(large)
+    with steady_load(user, large) as answers:
         result = user.call(
-            "checkpoint", pod, "-n", "default", "-o", tmp_path / "c.tar", "--json", kubeconfig=account
+            "checkpoint", large, "-n", "default", "-o", tmp_path / "c.tar", "--json", kubeconfig=account
         ).result
     assert {answer.state["id"] for answer in answers} == {first["id"]}
     counts = [answer.state["requests"] for answer in answers]
@@ -230,12 +238,12 @@ def test_the_helper_has_an_image_that_cannot_be_had(user, pod, cluster, tmp_path
 
 
 @pytest.mark.parametrize("step", ["helper", "checkpoint", "fetch"])
-def test_an_interruption_leaves_nothing(user, pod, step, tmp_path):
-    before = user.read_state(pod)["id"]
-    done = user.interrupt("SIGINT", step, 0.1, "checkpoint", pod, "-o", tmp_path / "c.tar")
+def test_an_interruption_leaves_nothing(user, large, step, tmp_path):
+    before = user.read_state(large)["id"]
+    done = user.interrupt("SIGINT", step, 0.1, "checkpoint", large, "-o", tmp_path / "c.tar")
     assert done.code == 130
     assert list(tmp_path.iterdir()) == []
-    assert user.read_state(pod)["id"] == before
+    assert user.read_state(large)["id"] == before
 
 
 def test_what_comes_too_late_is_removed(user, tmp_path):
@@ -259,7 +267,7 @@ def test_what_comes_too_late_is_removed(user, tmp_path):
         assert user.read_state(pod)["id"] == before
 
 
-CUT_BYTES = 100 << 20
+CUT_BYTES = 50 << 20
 
 
 class Cut:
@@ -325,10 +333,10 @@ def way_that_is_cut(cluster, kubeconfig) -> Iterator[Cut]:
     cluster.kubectl("delete", "pods", "--all", "-n", "warmstart")
 
 
-def test_the_api_server_goes_away_while_it_is_fetched(user, pod, cluster, tmp_path):
+def test_the_api_server_goes_away_while_it_is_fetched(user, pod, large, cluster, tmp_path):
     kubeconfig = tmp_path / "kubeconfig"
     with way_that_is_cut(cluster, kubeconfig) as way:
-        done = user.call("checkpoint", pod, "-n", "default", "-o", tmp_path / "c.tar", kubeconfig=kubeconfig)
+        done = user.call("checkpoint", large, "-n", "default", "-o", tmp_path / "c.tar", kubeconfig=kubeconfig)
         assert way.passed_bytes > CUT_BYTES
     assert done.code == 13
     assert "the connection" in done.err
