@@ -36,6 +36,9 @@ class LocalTarget:
     def state(self) -> State:
         return self.current
 
+    def interrupt(self) -> None:
+        pass
+
     def log_tail(self, lines: int) -> list[str]:
         return self.log[-lines:]
 

@@ -17,7 +17,7 @@ from warmstart.build.kernel_state import require_kept_by_runtime, require_kept_b
 from warmstart.build.launched import LauncherContainer
 from warmstart.build.result import WarmState
 from warmstart.core.cpu import read_features
-from warmstart.core.errors import AppError, PreflightError
+from warmstart.core.errors import AppError, EngineError, PreflightError
 from warmstart.core.undo import undoing
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.edit.programs import read_programs
@@ -154,8 +154,10 @@ def run_warmup(context: BuildContext, target: Target, inner_pid: int) -> tuple[S
     recipe, progress = context.recipe, context.progress
     probe = first_probe(recipe.container)
 
-    def ask() -> None:
-        # It is the first request after a restore; its code must not be new to a compiler.
+    def rehearse() -> None:
+        # What comes first after a restore, waits that end early and the probe, must not be new to a compiler.
+        with contextlib.suppress(EngineError):  # if it has ended, the next attempt says so
+            target.interrupt()
         if isinstance(probe, Probe):
             perform(target, probe.action, TimeLimit(probe.timeout_s), drain=True)
 
@@ -164,7 +166,7 @@ def run_warmup(context: BuildContext, target: Target, inner_pid: int) -> tuple[S
 
     if recipe.prepare is Prepare.JAVA:
         rehearse_java(target, inner_pid)
-    results = run_steps(target, recipe.warmup, pid=inner_pid, on_progress=note, between=ask)
+    results = run_steps(target, recipe.warmup, pid=inner_pid, on_progress=note, between=rehearse)
     for index, result in enumerate(results):
         if not result.steady:
             progress.warn(

@@ -109,6 +109,10 @@ class LaunchedTarget(Generic[_Inner]):
         """See `Target.activity`."""
         return self.container.activity()
 
+    def interrupt(self) -> None:
+        """See `Target.interrupt`."""
+        self.container.interrupt()
+
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""
         return self.container.log_tail(lines)

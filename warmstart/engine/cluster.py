@@ -77,6 +77,9 @@ class KubernetesContainer:
         """See `Target.activity`; it is not visible from outside of the node."""
         raise EngineError(f"the activity of the pod {self.pod.name} cannot be read through the API server")
 
+    def interrupt(self) -> None:
+        """See `Target.interrupt`; without effect, since only the node can."""
+
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""
         return self.cluster.log_tail(self.pod, self.name, lines)

@@ -30,6 +30,7 @@ from warmstart.engine.activity import read_activity
 from warmstart.engine.cri_messages import Host, container_config, join_log, pod_config
 from warmstart.engine.target import Activity, ExecResult, State
 from warmstart.engine.volumes import MemoryMounts, PodVolumes, open_volumes
+from warmstart.node.cgroup import freeze_for_a_moment
 from warmstart.recipe.model import Container, Mount
 
 CALL_S = 60.0
@@ -321,6 +322,18 @@ class CriContainer:
     def activity(self) -> Activity:
         """See `Target.activity`."""
         return read_activity(self.engine.proc, self.pid)
+
+    def interrupt(self) -> None:
+        """See `Target.interrupt`; without effect on the host's own runtime.
+
+        There, a container would stay frozen if this process were killed, and nothing could end it with cgroup v1.
+        """
+        if self.engine.network is None:
+            return
+        try:
+            freeze_for_a_moment(self.engine.proc / str(self.pid))
+        except OSError as error:
+            raise EngineError(f"cannot freeze the container: {error}") from error
 
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""

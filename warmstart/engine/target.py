@@ -101,6 +101,14 @@ class Target(Protocol):
         """
         ...
 
+    def interrupt(self) -> None:
+        """Interrupt the waits of all threads, as a checkpoint does; without effect if the engine cannot.
+
+        Raises:
+            EngineError: the container has ended.
+        """
+        ...
+
     def log_tail(self, lines: int) -> list[str]:
         """Return the container's last lines of output, oldest first, without line ends."""
         ...

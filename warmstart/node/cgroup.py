@@ -25,6 +25,8 @@ from warmstart.core.workspace import PREFIX
 
 LEAF = "node"
 REMOVAL_S = 5.0
+# Time for a cgroup to freeze, which takes some milliseconds.
+FREEZE_S, FREEZE_POLL_S = 1.0, 0.002
 # Swept cgroups hold no running processes, at most frozen ones.
 SWEEP_S = 1.0
 # Workspace names, as `open_workspace` and mkdtemp make them; no systemd unit has such a name.
@@ -104,6 +106,35 @@ def read_cgroup_file(process: Path, name: str) -> str | None:
         if (hierarchy.own / name).is_file():
             return (hierarchy.own / name).read_text()
     return None
+
+
+def freeze_for_a_moment(process: Path) -> None:
+    """Freeze all processes in the cgroup of a process, given its directory in /proc, and thaw them.
+
+    The cgroup must be a container's: on a hybrid host, all share one in the v2 hierarchy, which stays as it is. Does
+    nothing if no hierarchy can freeze. Formats: the kernel's freezer-subsystem.rst (v1) and cgroup-v2.rst.
+
+    Raises:
+        OSError: the process has ended.
+    """
+    membership = (process / "cgroup").read_text(errors="replace")
+    for hierarchy in find_hierarchies(read_mountinfo(Path("/proc/self/mountinfo")), membership):
+        if "freezer" in hierarchy.options.split(","):
+            _freeze(hierarchy.own / "freezer.state", ("FROZEN", "THAWED"), hierarchy.own / "freezer.state", "FROZEN")
+        elif hierarchy.is_v2 and hierarchy.has_leaf:
+            _freeze(hierarchy.own / "cgroup.freeze", ("1", "0"), hierarchy.own / "cgroup.events", "frozen 1")
+
+
+def _freeze(switch: Path, words: tuple[str, str], sign: Path, frozen: str) -> None:
+    """Write the first word, wait until a line of `sign` is `frozen`, and write the second word."""
+    deadline = time.monotonic() + FREEZE_S
+    try:
+        switch.write_text(words[0])
+        # A thread that waits for a disk is frozen later.
+        while frozen not in sign.read_text().splitlines() and time.monotonic() < deadline:
+            time.sleep(FREEZE_POLL_S)
+    finally:
+        switch.write_text(words[1])
 
 
 def find_hierarchies(mountinfo: str, membership: str) -> tuple[Hierarchy, ...]:

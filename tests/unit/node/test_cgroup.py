@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from warmstart.node.cgroup import (
     Hierarchy,
     find_cgroup,
     find_hierarchies,
+    freeze_for_a_moment,
     limits_processes,
     make_cgroup,
     sweep_cgroups,
@@ -254,6 +256,39 @@ def test_what_is_frozen_can_be_killed_when_it_is_thawed(name):
                 sleeper.wait(0.1)
             made.thaw()
             assert sleeper.wait(60) == -signal.SIGKILL
+
+
+WAITING = """
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+waiting = libc.epoll_create1(0)
+print("waits", flush=True)
+libc.epoll_wait(waiting, ctypes.create_string_buffer(12), 1, -1)
+print(errno.errorcode[ctypes.get_errno()], flush=True)
+"""
+
+
+def test_a_wait_ends_when_its_process_is_frozen_for_a_moment(name):
+    with make_cgroup(name) as made:
+        command = [sys.executable, "-c", WAITING]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as waiting:
+            put(waiting.pid, made)
+            assert waiting.stdout.readline() == "waits\n"
+            wait_until_asleep(waiting.pid)
+            freeze_for_a_moment(Path(f"/proc/{waiting.pid}"))
+            assert waiting.stdout.readline() == "EINTR\n"
+
+
+def wait_until_asleep(pid: int) -> None:
+    while "State:\tS" not in Path(f"/proc/{pid}/status").read_text():
+        time.sleep(0.01)
+
+
+def test_a_process_that_has_ended_cannot_be_frozen():
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+        with pytest.raises(FileNotFoundError):
+            freeze_for_a_moment(Path(f"/proc/{ended.pid}"))
 
 
 def test_a_process_joins_and_settles(name):
