@@ -73,9 +73,8 @@ bench: $(VENV)/ready tools images ## Benchmarks (half an hour, on a quiet machin
 	PYTHONPATH=tests $(BIN)/python benchmarks/scale_from_zero.py
 
 bench-java: $(VENV)/ready tools ## Restores and the JVM's own caches, on JDK 25 (10 minutes, on a quiet machine)
-	@mkdir -p $(IMAGE_CACHE) build/java-app-25 build/bench
-	cp -r examples/java-app/. build/java-app-25
-	sed -i '/^run:/s/openjdk-21/openjdk-25/' build/java-app-25/debian-packages
+	@mkdir -p $(IMAGE_CACHE) build/bench
+	scripts/java-app.sh 25
 	$(BUILD_IMAGES) build/java-app-25
 	$(BIN)/python benchmarks/java_caches.py --output build/bench/java-caches.json
 
