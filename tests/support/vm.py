@@ -29,6 +29,7 @@ PACKAGES = (
     "initramfs-tools",
     "libc6-dev",
     "linux-image-amd64",
+    "mount",
     "python3",
     "python3-pip",
     "systemd-sysv",
