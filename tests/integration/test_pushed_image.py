@@ -222,7 +222,7 @@ def list_layers(image: Image, layout: Path) -> Iterator[dict[str, int]]:
         if layer.media_type.endswith("+zstd"):
             with (
                 open_blob(layout, layer) as blob,
-                zstandard.ZstdDecompressor().stream_reader(blob) as plain,
+                zstandard.ZstdDecompressor().stream_reader(blob, read_across_frames=True) as plain,
                 tarfile.open(fileobj=plain, mode="r|") as tar,
             ):
                 yield {member.name.removeprefix("./"): member.size for member in tar}

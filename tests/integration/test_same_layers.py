@@ -41,7 +41,7 @@ def copy_later(launched: Path, into: Path) -> Path:
 def list_members(layout: Path, layer: Descriptor) -> list[tuple[object, ...]]:
     """List the members of a layer, to tell how one differs from another."""
     with open_blob(layout, layer) as blob:
-        plain = zstandard.ZstdDecompressor().stream_reader(blob).readall()
+        plain = zstandard.ZstdDecompressor().stream_reader(blob, read_across_frames=True).readall()
     with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
         return [
             (

@@ -171,7 +171,7 @@ def find_diff_id(layer: bytes) -> str:
         if layer.startswith(b"\x1f\x8b"):
             layer = gzip.decompress(layer)
         elif layer.startswith(b"\x28\xb5\x2f\xfd"):
-            layer = zstandard.ZstdDecompressor().decompressobj().decompress(layer)
+            layer = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True).decompress(layer)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError):
         pass
     return f"sha256:{sha256(layer).hexdigest()}"

@@ -75,5 +75,7 @@ def read_layers(layout: Path) -> dict[str, bytes]:
         with open_blob(layout, blob) as packed:
             data = packed.read()
         is_zstd = blob.media_type.endswith("+zstd")
-        found[name] = zstandard.ZstdDecompressor().stream_reader(data).readall() if is_zstd else data
+        found[name] = (
+            zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).readall() if is_zstd else data
+        )
     return {name: data for name, data in found.items() if name.startswith("warmstart build: ")}

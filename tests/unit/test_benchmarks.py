@@ -113,7 +113,7 @@ def test_a_cache_becomes_a_layer_that_the_image_must_use(caches, tmp_path):
     assert made.config.cmd == below.config.cmd == ("/app",)
     assert made.config.env == (("JDK_JAVA_OPTIONS", "-XX:AOTCache=/app.aot -XX:AOTMode=on"),)
     with open_blob(image.layout, made.manifest.layers[1]) as layer:
-        tar = zstandard.ZstdDecompressor().decompressobj().decompress(layer.read())
+        tar = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True).decompress(layer.read())
     with tarfile.open(fileobj=io.BytesIO(tar)) as members:
         assert [(member.name, member.size, member.mode) for member in members] == [("app.aot", 5000, 0o644)]
 

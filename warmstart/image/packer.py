@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 import tarfile
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 
@@ -20,6 +20,7 @@ class Packer:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1)
+        self._layers: list[Future[Layer]] = []
         self._stopped = False
 
     def __enter__(self) -> Packer:
@@ -27,7 +28,10 @@ class Packer:
 
     def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None) -> None:
         self._stopped = kind is not None
-        self._executor.shutdown(cancel_futures=self._stopped)
+        if not self._stopped:
+            wait(self._layers)
+        # Nobody waits for the thread: to close the content frees the blocks of a file that the edits have replaced.
+        self._executor.shutdown(wait=self._stopped, cancel_futures=self._stopped)
 
     def pack_memory(
         self, content: MemoryContent, name: str, owner: tuple[int, int], layout: Path, compression: Compression
@@ -49,6 +53,7 @@ class Packer:
         file.uid, file.gid = owner
         future = self._executor.submit(pack_file, file, self._read(content), layout, compression)
         future.add_done_callback(lambda _: content.close())
+        self._layers.append(future)
         return future
 
     def _read(self, content: MemoryContent) -> Iterator[bytes | memoryview]:

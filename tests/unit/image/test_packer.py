@@ -33,3 +33,25 @@ def test_it_stops_with_the_build(tmp_path):
     assert futures[1].cancelled()
     assert [one.closed for one in contents] == [True, True]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_nobody_waits_until_the_content_is_closed(tmp_path):
+    """To close a file that is no longer on the disk frees its blocks: 40 ms for 130 MiB."""
+    may_close, closed = threading.Event(), threading.Event()
+
+    class Content:
+        size_bytes, mode = 4096, 0o400
+
+        def __iter__(self):
+            yield bytes(4096)
+
+        def close(self):
+            may_close.wait(60)
+            closed.set()
+
+    with Packer() as packer:
+        layer = packer.pack_memory(Content(), "memory", (0, 0), tmp_path, Compression.FAST)
+    assert layer.done()
+    assert not closed.is_set()
+    may_close.set()
+    assert closed.wait(60)

@@ -123,7 +123,7 @@ def read_members(layout: Path, layer: Layer) -> dict[str, tarfile.TarInfo]:
 
 def open_tar(layout: Path, layer: Layer) -> tarfile.TarFile:
     with open_blob(layout, layer.blob) as blob:
-        plain = zstandard.ZstdDecompressor().stream_reader(blob).readall()
+        plain = zstandard.ZstdDecompressor().stream_reader(blob, read_across_frames=True).readall()
     return tarfile.open(fileobj=io.BytesIO(plain))
 
 
@@ -228,7 +228,7 @@ def test_of_a_checkpoint_memory_is_a_hole_but_for_its_end(directory, tmp_path):
     pages.write_bytes(b"x" * (1 << 20))
     layer = pack_checkpoint(directory, tmp_path / "layout")
     with open_blob(tmp_path / "layout", layer.blob) as blob:
-        into = unpack(zstandard.ZstdDecompressor().stream_reader(blob).readall(), tmp_path)
+        into = unpack(zstandard.ZstdDecompressor().stream_reader(blob, read_across_frames=True).readall(), tmp_path)
     found = (into / "checkpoint/pages-1.img").read_bytes()
     assert len(found) == 1 << 20
     assert found.count(b"x") == 128 << 10
