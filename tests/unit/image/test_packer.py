@@ -37,12 +37,13 @@ def test_it_stops_with_the_build(tmp_path):
 
 def test_nobody_waits_until_the_content_is_closed(tmp_path):
     """To close a file that is no longer on the disk frees its blocks: 40 ms for 130 MiB."""
-    may_close, closed = threading.Event(), threading.Event()
+    may_begin, may_close, closed = threading.Event(), threading.Event(), threading.Event()
 
     class Content:
         size_bytes, mode = 4096, 0o400
 
         def __iter__(self):
+            may_begin.wait(60)
             yield bytes(4096)
 
         def close(self):
@@ -51,6 +52,7 @@ def test_nobody_waits_until_the_content_is_closed(tmp_path):
 
     with Packer() as packer:
         layer = packer.pack_memory(Content(), "memory", (0, 0), tmp_path, Compression.FAST)
+        may_begin.set()
     assert layer.done()
     assert not closed.is_set()
     may_close.set()
