@@ -60,11 +60,12 @@ kubernetes: $(VENV)/ready tools images ## Tests on a Kubernetes cluster (the fir
 	$(BIN)/pytest tests/kubernetes -m "not slow" -n $(CLUSTERS) --dist loadfile \
 		--no-loadscope-reorder
 
-vm: $(VENV)/ready tools ## User scenarios on Debian 12 and 13, in virtual machines (minutes; much longer without KVM)
+vm: $(VENV)/ready tools ## User scenarios on Debian 12, 13 and testing, in virtual machines (minutes; much longer without KVM)
 	$(BIN)/pytest tests/vm
 
 slow: $(VENV)/ready tools images ## Soak tests, container runtimes, real applications
-	$(BUILD_IMAGES) $(wildcard tests/runtimes/images/*)
+	scripts/java-app.sh 26
+	$(BUILD_IMAGES) build/java-app-26 $(wildcard tests/runtimes/images/*)
 	$(BIN)/pytest tests -m slow --ignore=tests/vm
 
 bench: $(VENV)/ready tools images ## Benchmarks (half an hour, on a quiet machine)

@@ -85,6 +85,9 @@ RESTRICTED = {
 UVICORN = "[uvicorn, 'notes:app', --host=0.0.0.0, --port=8080, --no-access-log, --workers=2]"
 APPLICATIONS = {
     "spring-boot": Application("examples/java-app/recipe.yaml"),
+    "spring-boot-on-26": Application(
+        "examples/java-app/recipe.yaml", (f"container.image=oci-archive:{TOP}/build/images/java-app-26.tar",)
+    ),
     "java": Application("recipes/java/recipe.yaml"),
     # It stops well, and then sends itself the signal again: which does nothing to who is process 1.
     "uvicorn": Application("recipes/python/recipe.yaml", statuses=(128 + SIGTERM, 0)),
