@@ -36,7 +36,7 @@ PACKAGES = (
     "udev",
     "util-linux",
 )
-PIP_S, VM_S = 600.0, 3000.0
+PIP_S, VM_S = 600.0, 5400.0
 # The machine runs the script on its second disk, and powers off.
 SERVICE = """\
 [Unit]
@@ -64,13 +64,14 @@ mount --bind /dev {qemu}/dev
 mkdir -p {qemu}/mnt/root {qemu}/mnt/run
 mount --bind {root} {qemu}/mnt/root
 mount --bind {run} {qemu}/mnt/run
-exec chroot {qemu} qemu-system-x86_64 {processor} -smp 2 -m 4096 -nographic -monitor none -no-reboot -nic none \\
+exec chroot {qemu} qemu-system-x86_64 {processor} -m 4096 -nographic -monitor none -no-reboot -nic none \\
     -kernel /mnt/root/vmlinuz -initrd /mnt/root/initrd \\
     -append 'root=/dev/vda rw console=ttyS0 panic=-1 quiet systemd.firstboot=no' \\
     -drive file=/mnt/root/disk,format=raw,if=virtio,snapshot=on \\
     -drive file=/mnt/run/disk,format=raw,if=virtio,cache=unsafe \\
     -drive file=/mnt/run/result,format=raw,if=virtio,cache=unsafe
 """
+KVM, EMULATED = "-accel kvm -cpu host -smp 2", "-accel tcg,thread=multi,tb-size=512 -cpu max -smp 2"
 DISK, RESULT_BYTES = "8G", 256 << 20
 
 
@@ -97,8 +98,7 @@ def run_in_vm(cache: Path, suite: str, script: str, files: dict[str, Path], resu
             _make_disk(stage, run / "disk")
         with (run / "result").open("wb") as device:
             device.truncate(RESULT_BYTES)
-        processor = "-accel kvm -cpu host" if has_kvm() else "-accel tcg,thread=multi,tb-size=512 -cpu max"
-        command = COMMAND.format(qemu=qemu, root=root, run=run, processor=processor)
+        command = COMMAND.format(qemu=qemu, root=root, run=run, processor=KVM if has_kvm() else EMULATED)
         progress(f"vm: Debian {suite}")
         argv = ["unshare", "--mount", "sh", "-c", command]
         done = subprocess.run(
@@ -117,8 +117,7 @@ def _stage(cache: Path, run: Path, script: str, files: dict[str, Path], progress
         target = stage / "cache" / source.relative_to(cache)
         target.parent.mkdir(parents=True)
         subprocess.run(["cp", "-a", "--reflink=auto", source, target], check=True)
-    ignore = shutil.ignore_patterns(".*", "build", "__pycache__")
-    shutil.copytree(TOP, stage / "warmstart", ignore=ignore)
+    shutil.copytree(TOP, stage / "warmstart", ignore=_find_ignored)
     # As if pip had installed it.
     metadata = stage / "warmstart" / "warmstart-0.dist-info" / "METADATA"
     metadata.parent.mkdir()
@@ -130,6 +129,12 @@ def _stage(cache: Path, run: Path, script: str, files: dict[str, Path], progress
     (stage / "script").write_text(script)
     yield stage
     shutil.rmtree(stage)
+
+
+def _find_ignored(directory: str, names: list[str]) -> set[str]:
+    """Return the names to leave out: of the directories `build`, only that of the checkout, not the package's."""
+    ignored = shutil.ignore_patterns(".*", "__pycache__")(directory, names)
+    return ignored | ({"build"} if Path(directory) == TOP else set())
 
 
 def _make_disk(source: Path, disk: Path) -> None:
