@@ -21,12 +21,14 @@ from support.lazy_pulling import STARGZ, PullingNode, count_received, open_starg
 from support.runtime_tree import ensure_runtime_tree
 from support.runtimes import CONTAINER, CriStarted, find_application, wait_for, wait_for_line
 
+from warmstart.build import lazy
 from warmstart.build.context import BuildOptions
 from warmstart.build.publish import Output
 from warmstart.core.reference import Transport
 from warmstart.core.workspace import open_workspace
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.engine.cri import CriContainer
+from warmstart.image.compose import CREATED_BY
 from warmstart.image.layout import read_image
 from warmstart.node.keeper import Bind
 from warmstart.node.session import Session, enter
@@ -87,19 +89,24 @@ def image(cache, tree, containerd, tmp_path_factory, request) -> Iterator[LazyIm
     document = json.loads(recipe.read_text())
     document["image"]["lazy"] = request.param
     recipe.write_text(json.dumps(document))
-    built, _ = build(recipe, BuildOptions(cache, output))
-    size_bytes = sum(layer.size_bytes for layer in read_image(directory / "layout").manifest.layers)
+    with pytest.MonkeyPatch.context() as patch:
+        # The base image has a layer of its own for each file then.
+        patch.setattr(lazy, "PART_BYTES", 1)
+        built, _ = build(recipe, BuildOptions(cache, output))
+    made = read_image(directory / "layout")
+    assert sum(not maker.startswith(CREATED_BY) for maker in made.makers) == 2
+    size_bytes = sum(layer.size_bytes for layer in made.manifest.layers)
     runtimes, snapshotter = ensure_runtime_tree(cache, print), ensure_go_tool(cache, STARGZ, print)
     binds = [Bind(str(program.parent)) for program in (containerd, snapshotter)]
     with open_workspace("lazy") as workspace, enter(runtimes, workspace, binds=binds) as session:
         shutil.copytree(directory / "layout", workspace / "layout")
         shutil.copy2(tree / "usr/bin/docker-registry", session.root / "usr/local/bin")
         identity = built.provenance.identity
-        lazy = LazyImage(session, size_bytes, identity, lambda: run_registry(session), containerd, snapshotter)
-        with lazy.run_registry():
+        lazily = LazyImage(session, size_bytes, identity, lambda: run_registry(session), containerd, snapshotter)
+        with lazily.run_registry():
             command = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false"]
             session.run([*command, f"oci:{workspace}/layout:{IMAGE}", f"docker://{IMAGE}"], timeout_s=60)
-        yield lazy
+        yield lazily
 
 
 @contextlib.contextmanager

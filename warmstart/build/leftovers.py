@@ -12,7 +12,7 @@ from warmstart.core.reference import Source, Transport
 from warmstart.dump.archive.tar_stream import StreamedTar
 from warmstart.dump.archive.tarball import Kind, walk_layer
 from warmstart.image.open import open_image
-from warmstart.image.selfrestore.pack import CHANGES
+from warmstart.image.selfrestore.pack import CHANGES, DIRECTORY
 
 _MOST = 5
 _TELLING = re.compile(r"(?:^|[._-])(?:lock|lck|pid)(?:[._-]|$)|(?:lock|lck|pid)$", re.IGNORECASE)
@@ -45,7 +45,9 @@ def list_changed(layout: Path) -> list[str]:
         if CHANGES not in makers:
             return []
         with opened.open_layer(layers[makers.index(CHANGES)], checked=False) as plain:
-            return [f"/{one.name}" for one in walk_layer(StreamedTar(plain, "changed files")) if one.kind is Kind.FILE]
+            members = list(walk_layer(StreamedTar(plain, "changed files")))
+    # In an image that is pulled lazily, the layer also has files of ours.
+    return [f"/{one.name}" for one in members if one.kind is Kind.FILE and not one.name.startswith(f"{DIRECTORY}/")]
 
 
 def find_leftovers(changed: Sequence[str], log: Sequence[str]) -> list[str]:

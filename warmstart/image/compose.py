@@ -202,21 +202,49 @@ def add_annotations(layout: Path, annotations: Mapping[str, str]) -> Image:
     return read_image(layout)
 
 
-def replace_layers(layout: Path, into: Path, layers: Sequence[tuple[Descriptor, str]]) -> Image:
+@dataclass(frozen=True)
+class Replacement:
+    """Layers that have the files of one or more adjacent layers of another image.
+
+    Attributes:
+        replaced: number of those layers.
+        layers: blob and digest of the tar of each new layer, lowest first.
+    """
+
+    replaced: int
+    layers: Sequence[tuple[Descriptor, str]]
+
+
+def replace_layers(layout: Path, into: Path, replacements: Sequence[Replacement]) -> Image:
     """Write an image with other layers than another one: the same files, packed differently.
 
     Args:
         layout: layout of the other image.
-        into: the new layout; holds the blobs of `layers` already.
-        layers: for each layer of the image, its new blob and the digest of its tar.
+        into: the new layout; holds the blobs of the new layers already.
+        replacements: for all layers of the image, lowest first.
 
     Raises:
         ImageError: the layout is broken.
     """
     image = read_image(layout)
     config = json.loads(read_document(layout, image.manifest.config))
+    layers = [layer for one in replacements for layer in one.layers]
     config["rootfs"]["diff_ids"] = [diff_id for _, diff_id in layers]
+    config["history"] = _replace_history(config.get("history") or [], replacements)
     return _write_image(into, config, [blob for blob, _ in layers], image.manifest.annotations)
+
+
+def _replace_history(history: Sequence[dict[str, Any]], replacements: Sequence[Replacement]) -> list[dict[str, Any]]:
+    """Return as many entries of layers as there are new layers; the others say that they have no layer of their own."""
+    counts = [count for one in replacements for count in (len(one.layers), *[0] * (one.replaced - 1))]
+    # If the base image has no history, only the layers on top have.
+    missing = len(counts) - sum(not entry.get("empty_layer") for entry in history)
+    left = iter(counts[missing:])
+    replaced: list[dict[str, Any]] = []
+    for entry in history:
+        count = 0 if entry.get("empty_layer") else next(left)
+        replaced += [entry] * count or [{**entry, "empty_layer": True}]
+    return replaced
 
 
 def link_layers(layers: Sequence[Layer], source: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import tarfile
 from base64 import b64encode
 from collections import deque
@@ -23,6 +24,7 @@ from typing import Any, BinaryIO
 from warmstart.core.errors import ArchiveError, ImageError
 from warmstart.dump.archive.tarball import Kind, Member, Span, quoted, walk_layer
 from warmstart.image.chunk_format import TOC, ChunkFormat
+from warmstart.image.layer_parts import divide_members, find_link_target
 from warmstart.image.manifest import Descriptor
 
 TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
@@ -39,6 +41,7 @@ FIRST_CHUNK_BYTES = 4 << 20
 MAPPED_LIMIT_BYTES = 32 << 20
 # A container starts only when what comes first has been fetched, and no restore reads all of a large memory.
 FIRST_LIMIT_BYTES = 256 << 20
+NOT_DIVIDED = sys.maxsize
 _OURS = {TOC, LANDMARK, NO_LANDMARK}
 _LANDMARK_CONTENT = b"\x0f"
 _XATTR = "SCHILY.xattr."
@@ -62,35 +65,49 @@ class LazyLayer:
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A member of the source: how it is read, how its header is read, and the bytes of its headers."""
+class Entry:
+    """A member of a layer: how it is read, how its header is read, the bytes of its headers, and the tar it is in."""
 
     member: Member
     info: tarfile.TarInfo
     header: bytes
+    tar: BinaryIO | None
 
 
-def write_lazy_layer(
-    tar: BinaryIO,
+def write_lazy_layers(
+    entries: Mapping[str, Entry],
+    layout: Path,
+    first: Sequence[str],
+    mapped: Sequence[str],
+    chunk_format: ChunkFormat,
+    part_bytes: int = NOT_DIVIDED,
+) -> list[LazyLayer]:
+    """Write the members of a layer anew, in chunks; as several layers, lowest first, if there is much content.
+
+    Args:
+        entries: the members, by name.
+        layout: where the blobs go.
+        first: paths of files to fetch at once, in this order; a directory stands for everything in it. Those that the
+            layer does not have, or that have more than FIRST_LIMIT_BYTES, are ignored.
+        mapped: paths of files to fetch at once after them, if they have at most MAPPED_LIMIT_BYTES.
+        chunk_format: format of the layers.
+        part_bytes: see `divide_members`.
+
+    Raises:
+        ImageError: a file ends too early.
+    """
+    parts = divide_members({name: entry.member for name, entry in entries.items()}, part_bytes)
+    divided = ({name: entries[name] for name in part} for part in parts)
+    return [_write_layer(part, layout, first, mapped, chunk_format) for part in divided]
+
+
+def _write_layer(
+    entries: Mapping[str, Entry],
     layout: Path,
     first: Sequence[str],
     mapped: Sequence[str],
     chunk_format: ChunkFormat,
 ) -> LazyLayer:
-    """Write a layer of a layout anew, in chunks.
-
-    Args:
-        tar: the uncompressed layer, a file on the disk.
-        layout: where the blob goes.
-        first: paths of files to fetch at once, in this order; a directory stands for everything in it. Those that the
-            layer does not have, or that have more than FIRST_LIMIT_BYTES, are ignored.
-        mapped: paths of files to fetch at once after them, if they have at most MAPPED_LIMIT_BYTES.
-        chunk_format: format of the layer.
-
-    Raises:
-        ImageError: the layer has a member that the format cannot express, or is not a tar.
-    """
-    entries = _read_entries(tar)
     needed = _find_small(entries, _find_below(entries, first), FIRST_LIMIT_BYTES)
     order = _sort(entries, [*needed, *_find_small(entries, mapped, MAPPED_LIMIT_BYTES)])
     blobs = layout / "blobs" / "sha256"
@@ -102,7 +119,7 @@ def write_lazy_layer(
             for entry in order:
                 if entry.member.name in (LANDMARK, NO_LANDMARK):
                     chunk_bytes = CHUNK_BYTES
-                writer.add(entry, tar, chunk_bytes)
+                writer.add(entry, chunk_bytes)
             layer = writer.finish()
         partial.rename(blobs / layer.blob.digest.partition(":")[2])
     finally:
@@ -110,11 +127,18 @@ def write_lazy_layer(
     return layer
 
 
-def _read_entries(tar: BinaryIO) -> dict[str, _Entry]:
-    """Read all headers, and check that two readers agree about them; of several members of a name, the last counts."""
+def read_entries(tar: BinaryIO) -> dict[str, Entry]:
+    """Read all headers, and check that two readers agree about them; of several members of a name, the last counts.
+
+    Args:
+        tar: the uncompressed layer, a file on the disk that stays open.
+
+    Raises:
+        ImageError: the layer has a member that the formats cannot express, or is not a tar.
+    """
     size_bytes = tar.seek(0, os.SEEK_END)
     tar.seek(0)
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Entry] = {}
     try:
         members = walk_layer(Span(tar.fileno(), 0, size_bytes, "the layer"))
         with tarfile.open(fileobj=tar, mode="r:", errors="surrogateescape") as opened:
@@ -122,7 +146,7 @@ def _read_entries(tar: BinaryIO) -> dict[str, _Entry]:
                 _check(info, member)
                 header = os.pread(tar.fileno(), info.offset_data - info.offset, info.offset)
                 entries.pop(member.name, None)
-                entries[member.name] = _Entry(member, info, header)
+                entries[member.name] = Entry(member, info, header, tar)
     except (ArchiveError, tarfile.TarError, ValueError) as error:
         raise ImageError(f"cannot convert a layer: {error}") from error
     return {name: entry for name, entry in entries.items() if name not in _OURS}
@@ -141,45 +165,45 @@ def _check(info: tarfile.TarInfo, member: Member) -> None:
         raise ImageError(f"cannot convert a layer: the name {quoted(member.name)} is not UTF-8") from error
 
 
-def _find_below(entries: Mapping[str, _Entry], paths: Sequence[str]) -> Iterator[str]:
+def _find_below(entries: Mapping[str, Entry], paths: Sequence[str]) -> Iterator[str]:
     for path in paths:
         name = path.strip("/")
         yield from (other for other in entries if other == name or other.startswith(f"{name}/"))
 
 
-def _find_small(entries: Mapping[str, _Entry], paths: Iterable[str], limit_bytes: int) -> Iterator[str]:
+def _find_small(entries: Mapping[str, Entry], paths: Iterable[str], limit_bytes: int) -> Iterator[str]:
     for path in paths:
         name = path.strip("/")
         if name in entries and entries[name].member.size_bytes <= limit_bytes:
             yield name
 
 
-def _sort(entries: Mapping[str, _Entry], first: Sequence[str]) -> list[_Entry]:
+def _sort(entries: Mapping[str, Entry], first: Sequence[str]) -> list[Entry]:
     """Put `first`, with what it needs, before the landmark, and all others behind it."""
-    chosen: dict[str, _Entry] = {}
+    chosen: dict[str, Entry] = {}
     for name in first:
         _choose(name, entries, chosen)
     landmark = _make_file(LANDMARK if chosen else NO_LANDMARK, _LANDMARK_CONTENT)
     return [*chosen.values(), landmark, *(entry for name, entry in entries.items() if name not in chosen)]
 
 
-def _choose(path: str, entries: Mapping[str, _Entry], chosen: dict[str, _Entry]) -> None:
+def _choose(path: str, entries: Mapping[str, Entry], chosen: dict[str, Entry]) -> None:
     """Choose an entry after its directories and, for a hard link, its target."""
     for parent in reversed(PurePosixPath(path).parents):
         name = "" if str(parent) == "." else str(parent)
         if name in entries:
             chosen.setdefault(name, entries[name])
     entry = entries[path]
-    target = str(PurePosixPath("/", entry.member.link)).strip("/")
+    target = find_link_target(entry.member)
     if entry.member.kind is Kind.HARDLINK and target in entries and target not in chosen and target != path:
         _choose(target, entries, chosen)
     chosen.setdefault(path, entry)
 
 
-def _make_file(name: str, content: bytes) -> _Entry:
+def _make_file(name: str, content: bytes) -> Entry:
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(content), 0o644
-    return _Entry(Member(name, Kind.FILE, len(content), -1), info, info.tobuf())
+    return Entry(Member(name, Kind.FILE, len(content), -1), info, info.tobuf(), None)
 
 
 class _Writer:
@@ -202,13 +226,13 @@ class _Writer:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def add(self, entry: _Entry, tar: BinaryIO, chunk_bytes: int) -> None:
+    def add(self, entry: Entry, chunk_bytes: int) -> None:
         """Add a member of the tar, its content in chunks of at most this size."""
         described = _describe(entry)
         self._toc.append(described)
         self._add_between(entry.header)
         whole = hashlib.sha256()
-        for place, chunk in _read_chunks(entry.member, tar, chunk_bytes):
+        for place, chunk in _read_chunks(entry, chunk_bytes):
             whole.update(chunk)
             found: dict[str, Any] = described if not place else {"name": entry.info.name, "type": "chunk"}
             if place:
@@ -271,9 +295,10 @@ class _Writer:
         self._size_bytes += len(data)
 
 
-def _read_chunks(member: Member, tar: BinaryIO, chunk_bytes: int) -> Iterator[tuple[int, bytes]]:
+def _read_chunks(entry: Entry, chunk_bytes: int) -> Iterator[tuple[int, bytes]]:
     """Yield the chunks of a file, each with its place in the file."""
-    if member.offset < 0:
+    member, tar = entry.member, entry.tar
+    if tar is None:
         yield 0, _LANDMARK_CONTENT
         return
     for place in range(0, member.size_bytes, chunk_bytes):
@@ -284,7 +309,7 @@ def _read_chunks(member: Member, tar: BinaryIO, chunk_bytes: int) -> Iterator[tu
         yield place, chunk
 
 
-def _describe(entry: _Entry) -> dict[str, Any]:
+def _describe(entry: Entry) -> dict[str, Any]:
     """Return the entry of the table of contents, without the chunks."""
     info, kind = entry.info, entry.member.kind
     xattrs = {

@@ -27,7 +27,8 @@ from warmstart.image.lazy_layer import (
     TOC_DIGEST,
     UNCOMPRESSED_SIZE,
     LazyLayer,
-    write_lazy_layer,
+    read_entries,
+    write_lazy_layers,
 )
 
 LARGE = os.urandom(2 * CHUNK_BYTES + 5)
@@ -55,7 +56,7 @@ def make_info(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tar
 def write(tar: Path, first=(), mapped=(), chunk_format: ChunkFormat = GZIP) -> tuple[LazyLayer, bytes]:
     with tar.open("rb") as file:
         file.seek(0, os.SEEK_END)  # as it has just been written
-        layer = write_lazy_layer(file, tar.parent, first, mapped, chunk_format)
+        [layer] = write_lazy_layers(read_entries(file), tar.parent, first, mapped, chunk_format)
     return layer, (tar.parent / "blobs" / layer.blob.digest.replace(":", "/")).read_bytes()
 
 
