@@ -14,6 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import zstandard
 
+# At zstd's fastest level, these already take more than one thread can hash. Each needs two buffers.
+_MOST_WORKERS = 8
+
 
 class FrameCompressor:
     """Compresses a stream that is written to it piece by piece.
@@ -26,7 +29,7 @@ class FrameCompressor:
 
     def __init__(self, level: int, frame_bytes: int, store: Callable[[bytes], object]) -> None:
         self._level, self._frame_bytes, self._store = level, frame_bytes, store
-        workers = os.cpu_count() or 1
+        workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
         self._pool = ThreadPoolExecutor(workers)
         self._own = threading.local()
         # Two for each worker keep it busy while the stream is written to; the frames are stored in order.
