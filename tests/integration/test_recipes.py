@@ -19,7 +19,7 @@ pytestmark = pytest.mark.node
 def test_it_builds_and_restores(recipe, tree, cache, make_once) -> None:
     _, built = build_once(make_once, recipe, cache)
     assert built.restorers == [restorer for restorer in load_recipe(recipe).restore for _ in range(RESTORES)]
-    # On a busy machine, an application gets faster until the limit.
+    # The limit is short.
     allowed = ["raise its limitSeconds"]
     if load_recipe(recipe).services:
         # Its connections to a database are closed in a restored container, and the memory has the password.
