@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPSConnection
@@ -124,10 +125,25 @@ def checkpoint_words(pod) -> list[str]:
     return ["create", f"--raw=/api/v1/nodes/node-1/proxy/checkpoint/default/{pod.name}/{pod.name}", "--filename=-"]
 
 
+def take_checkpoint(cluster, pod) -> Path:
+    """Have the kubelet take a checkpoint, and return the path of its archive.
+
+    CRIU refuses a container with an open connection, such as that of a probe, so one attempt may fail.
+    """
+    for left in reversed(range(5)):
+        try:
+            (item,) = json.loads(cluster.kubectl(*checkpoint_words(pod), stdin=""))["items"]
+            return Path(item)
+        except ProgramError:
+            if not left:
+                raise
+            time.sleep(0.3)
+    raise AssertionError
+
+
 def test_the_kubelet_takes_a_checkpoint_and_the_pod_goes_on(cluster, pod):
     before = pod.read_state()["id"]
-    (item,) = json.loads(cluster.kubectl(*checkpoint_words(pod), stdin=""))["items"]
-    archive = Path(item)
+    archive = take_checkpoint(cluster, pod)
     assert archive.parent == Path("/var/lib/kubelet/checkpoints")
     seen = cluster.nodes[0].kubelet_directory / "checkpoints" / archive.name
     with tarfile.open(seen) as tar:
