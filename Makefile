@@ -20,7 +20,7 @@ FUZZ_SECONDS ?= 60
 # Test processes side by side: two for each processor, at most 8. Builds wait for their applications most of the time.
 JOBS ?= $(shell jobs=$$((2 * $$(getconf _NPROCESSORS_ONLN))); echo $$((jobs < 8 ? jobs : 8)))
 # Each has a cluster of its own, and runs whole files: their fixtures are builds.
-CLUSTERS ?= 2
+CLUSTERS ?= 3
 
 .PHONY: help demo check test lint unit fuzz integration kubernetes vm slow bench bench-java launcher cluster images tools lock clean
 
