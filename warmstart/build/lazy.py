@@ -30,7 +30,7 @@ from warmstart.recipe.model import Lazy, Recipe
 _LAUNCHER_FILES = ("launcher", "criu", "read-ahead", "manifest", "env", "remove", "checkpoint", "seed")
 _CHUNK_BYTES = 1 << 20
 # A part of a large layer of the base image, and the most that a layer may have to be joined to the one below.
-PART_BYTES = 128 << 20
+PART_BYTES = 80 << 20
 JOINED_BYTES = 32 << 20
 
 
