@@ -101,8 +101,7 @@ def read_cgroup_file(process: Path, name: str) -> str | None:
     Raises:
         FileNotFoundError, ProcessLookupError: the process has ended.
     """
-    membership = (process / "cgroup").read_text(errors="replace")
-    for hierarchy in find_hierarchies(read_mountinfo(Path("/proc/self/mountinfo")), membership):
+    for hierarchy in _find_hierarchies_of(process):
         if (hierarchy.own / name).is_file():
             return (hierarchy.own / name).read_text()
     return None
@@ -117,12 +116,17 @@ def freeze_for_a_moment(process: Path) -> None:
     Raises:
         OSError: the process has ended.
     """
-    membership = (process / "cgroup").read_text(errors="replace")
-    for hierarchy in find_hierarchies(read_mountinfo(Path("/proc/self/mountinfo")), membership):
+    for hierarchy in _find_hierarchies_of(process):
         if "freezer" in hierarchy.options.split(","):
             _freeze(hierarchy.own / "freezer.state", ("FROZEN", "THAWED"), hierarchy.own / "freezer.state", "FROZEN")
         elif hierarchy.is_v2 and hierarchy.has_leaf:
             _freeze(hierarchy.own / "cgroup.freeze", ("1", "0"), hierarchy.own / "cgroup.events", "frozen 1")
+
+
+def _find_hierarchies_of(process: Path) -> tuple[Hierarchy, ...]:
+    """Return the hierarchies with the cgroups of a process, given its directory in /proc."""
+    membership = (process / "cgroup").read_text(errors="replace")
+    return find_hierarchies(read_mountinfo(Path("/proc/self/mountinfo")), membership)
 
 
 def _freeze(switch: Path, words: tuple[str, str], sign: Path, frozen: str) -> None:
