@@ -332,6 +332,14 @@ def test_own_hooks(java: str, agent: Path, programs: Path, tmp_path: Path) -> No
     java_hooks.close()
 
 
+@each_jvm
+def test_tasks_that_run_at_the_checkpoint(java: str, agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    with run_java(["-cp", programs, "Schedules"], agent, java_hooks.path, java=java) as jvm:
+        assert jvm.line() == "0 late"
+        runs, milliseconds = map(int, jvm.line().split(" in "))
+        assert 1 < runs <= milliseconds + 2, "a task does not catch up"
+
+
 @pytest.mark.parametrize("content", [None, b""], ids=["absent", "empty"])
 def test_restore_without_an_environment(content: bytes | None, agent: Path, programs: Path, tmp_path: Path) -> None:
     directory = tmp_path / "hooks"

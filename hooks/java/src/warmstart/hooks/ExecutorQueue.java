@@ -1,7 +1,9 @@
 package warmstart.hooks;
 
 import java.lang.reflect.Field;
+import java.util.ArrayList;
 import java.util.IdentityHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.BlockingQueue;
@@ -14,19 +16,22 @@ import java.util.concurrent.locks.ReentrantLock;
 /** The tasks of a ScheduledThreadPoolExecutor. */
 final class ExecutorQueue implements Schedules.Queue {
 
-    private static final String TASK = "java.util.concurrent.ScheduledThreadPoolExecutor$ScheduledFutureTask";
+    static final String TASK = "java.util.concurrent.ScheduledThreadPoolExecutor$ScheduledFutureTask";
     private static final long FAR_NS = Long.MAX_VALUE >> 2; // 73 years
     private static final int DEPTH = 3;
 
+    private final Instances instances;
     private final ScheduledThreadPoolExecutor executor;
     private final BlockingQueue<Runnable> queue; // an application may override getQueue()
     private final ReentrantLock lock;
     private final ReentrantLock mainLock;
     private final Set<?> workers;
     private final Map<Object, Long> delays = new IdentityHashMap<>();
+    private final List<Object> taken = new ArrayList<>();
 
     @SuppressWarnings("unchecked")
-    ExecutorQueue(ScheduledThreadPoolExecutor executor) throws ReflectiveOperationException {
+    ExecutorQueue(ScheduledThreadPoolExecutor executor, Instances instances) throws ReflectiveOperationException {
+        this.instances = instances;
         this.executor = executor;
         queue = (BlockingQueue<Runnable>) Internals.get(executor, "workQueue");
         lock = (ReentrantLock) Internals.get(queue, "lock");
@@ -37,7 +42,7 @@ final class ExecutorQueue implements Schedules.Queue {
     /** Finds out whether the fields are there. */
     static void check() throws ReflectiveOperationException {
         timeField();
-        new ExecutorQueue(new ScheduledThreadPoolExecutor(0));
+        new ExecutorQueue(new ScheduledThreadPoolExecutor(0), null);
     }
 
     private static Field timeField() throws ReflectiveOperationException {
@@ -57,24 +62,42 @@ final class ExecutorQueue implements Schedules.Queue {
                 }
             }
             put(tasks);
+            return findTaken();
         } finally {
             lock.unlock();
         }
-        return isBusy();
     }
 
-    /** Says whether a task is out of the queue: it runs, or a thread has taken it and is about to run it. */
-    private boolean isBusy() throws ReflectiveOperationException {
-        mainLock.lock();
-        try {
-            for (Object worker : workers) {
-                Thread thread = (Thread) Internals.get(worker, "thread");
-                if (thread.getState() == Thread.State.RUNNABLE || thread.getState() == Thread.State.BLOCKED) {
-                    return true;
+    /**
+     * Finds the periodic tasks that are out of the queue: they run, or a thread has taken them and is about to run them.
+     * The caller holds the queue's lock, so that no thread takes a task or brings one back meanwhile. The executor takes
+     * these locks in the other order (shutdownNow), so this does not wait.
+     */
+    private boolean findTaken() throws ReflectiveOperationException {
+        taken.clear();
+        if (mainLock.tryLock()) {
+            try {
+                if (!isBusy()) {
+                    return false;
                 }
+            } finally {
+                mainLock.unlock();
             }
-        } finally {
-            mainLock.unlock();
+        }
+        for (Object task : instances.of(Class.forName(TASK))) {
+            if (Internals.get(task, "this$0") == executor && !delays.containsKey(task)) {
+                taken.add(task);
+            }
+        }
+        return true;
+    }
+
+    private boolean isBusy() throws ReflectiveOperationException {
+        for (Object worker : workers) {
+            Thread thread = (Thread) Internals.get(worker, "thread");
+            if (thread.getState() == Thread.State.RUNNABLE || thread.getState() == Thread.State.BLOCKED) {
+                return true;
+            }
         }
         return executor.getActiveCount() > 0;
     }
@@ -92,10 +115,13 @@ final class ExecutorQueue implements Schedules.Queue {
                 if (delay != null) {
                     time.setLong(task, now + delay);
                 } else if (task != null && ((RunnableScheduledFuture<?>) task).isPeriodic()) {
-                    // It ran during the checkpoint, and has its old time.
-                    long period = Math.abs(Internals.field(task.getClass(), "period").getLong(task));
-                    time.setLong(task, now + period);
+                    taken.add(task);
                 }
+            }
+            for (Object task : taken) {
+                // It ran during the checkpoint, or still runs, and has its old time.
+                long period = Math.abs(Internals.field(task.getClass(), "period").getLong(task));
+                time.setLong(task, now + period);
             }
             put(tasks);
         } finally {

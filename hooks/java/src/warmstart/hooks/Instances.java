@@ -25,15 +25,18 @@ import java.util.concurrent.ScheduledThreadPoolExecutor;
  */
 final class Instances implements ClassFileTransformer {
 
+    // A task whose constructor gets a time, a period and a number is a periodic one.
+    private static final String PERIODIC =
+            "(Ljava/util/concurrent/ScheduledThreadPoolExecutor;Ljava/lang/Runnable;Ljava/lang/Object;JJJ)V";
+    // Classes of libraries, also of copies in packages of other names.
+    private static final String[] LIBRARIES = {HikariPool.CLASS, OtherPool.AGROAL, OtherPool.TOMCAT, NettyQueue.CLASS};
+
     // The descriptors of the constructors; those of a Random with a seed are not meant to draw anything else.
-    private static final Map<Class<?>, String> REPORTING = new HashMap<>(Map.of(
+    private final Map<Class<?>, String> reporting = new HashMap<>(Map.of(
             Random.class, "()V",
             SplittableRandom.class, "()V",
             SecureRandom.class, "",
             ScheduledThreadPoolExecutor.class, ""));
-    // Classes of libraries, also of copies in packages of other names.
-    private static final String[] LIBRARIES = {HikariPool.CLASS, OtherPool.AGROAL, OtherPool.TOMCAT, NettyQueue.CLASS};
-
     private final Instrumentation instrumentation;
     private final Method living;
     private final Method close;
@@ -41,11 +44,12 @@ final class Instances implements ClassFileTransformer {
     Instances(Instrumentation instrumentation)
             throws IOException, ReflectiveOperationException, UnmodifiableClassException {
         this.instrumentation = instrumentation;
+        reporting.put(Class.forName(ExecutorQueue.TASK), PERIODIC);
         Class<?> list = define();
         living = list.getMethod("living");
         close = list.getMethod("close");
         instrumentation.addTransformer(this, true);
-        instrumentation.retransformClasses(REPORTING.keySet().toArray(new Class<?>[0]));
+        instrumentation.retransformClasses(reporting.keySet().toArray(new Class<?>[0]));
     }
 
     /** Returns the living objects of a class, if they were made since the JVM's start. */
@@ -83,7 +87,7 @@ final class Instances implements ClassFileTransformer {
     @Override
     public byte[] transform(
             ClassLoader loader, String name, Class<?> redefined, ProtectionDomain domain, byte[] classFile) {
-        String descriptor = REPORTING.get(redefined);
+        String descriptor = reporting.get(redefined);
         if (redefined == null && loader != null && isOfLibrary(name)) {
             descriptor = "";
         }

@@ -4,6 +4,7 @@ import java.io.File;
 import java.lang.instrument.Instrumentation;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.concurrent.Callable;
 import warmstart.crac.Core;
 import warmstart.crac.Resource;
 
@@ -12,11 +13,6 @@ import warmstart.crac.Resource;
  * restore, and the last before the checkpoint.
  */
 final class OwnHooks {
-
-    /** Makes a resource. */
-    private interface Maker {
-        Resource make() throws Exception;
-    }
 
     private static final String KEEP = "WARMSTART_HOOKS_KEEP";
 
@@ -112,9 +108,9 @@ final class OwnHooks {
     }
 
     /** Registers a resource; without it, a JDK of another kind is a reason for a line in the build's log. */
-    private void add(String subject, Maker maker) {
+    private void add(String subject, Callable<Resource> maker) {
         try {
-            Resource resource = maker.make();
+            Resource resource = maker.call();
             own.add(resource);
             Core.ownContext().register(resource);
         } catch (Exception | LinkageError e) {

@@ -38,7 +38,7 @@ final class Schedules implements Resource {
     public void beforeCheckpoint(Context<? extends Resource> context)
             throws ReflectiveOperationException, InterruptedException {
         for (ScheduledThreadPoolExecutor executor : instances.of(ScheduledThreadPoolExecutor.class)) {
-            parked.add(new ExecutorQueue(executor));
+            parked.add(new ExecutorQueue(executor, instances));
         }
         for (Thread thread : Threads.all()) {
             if (TimerQueue.isTimer(thread)) {
