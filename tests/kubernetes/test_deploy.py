@@ -106,8 +106,7 @@ def roll_out(cluster, what: str) -> None:
 
 
 def read_pods(cluster, label: str) -> list[Pod]:
-    found = find_ready_pods(cluster, label)
-    return [Pod(cluster, p["metadata"]["name"], p["metadata"]["uid"], p["status"]["podIP"]) for p in found]
+    return [Pod.from_manifest(cluster, pod) for pod in find_ready_pods(cluster, label)]
 
 
 def check_restored(cluster, label: str, count: int, restarts: int = 0) -> None:

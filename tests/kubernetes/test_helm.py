@@ -66,7 +66,7 @@ def call(helm: Helm, image: str, registry: str, *words: str) -> subprocess.Compl
 
 def check_restored(cluster, count: int) -> None:
     found = find_ready_pods(cluster, "app.kubernetes.io/name=web")
-    pods = [Pod(cluster, p["metadata"]["name"], p["metadata"]["uid"], p["status"]["podIP"]) for p in found]
+    pods = [Pod.from_manifest(cluster, pod) for pod in found]
     states = [pod.read_state() for pod in pods]
     assert len(pods) == count
     assert len({state["id"] for state in states}) == 1

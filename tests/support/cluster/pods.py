@@ -27,6 +27,11 @@ class Pod:
     uid: str
     address: str
 
+    @classmethod
+    def from_manifest(cls, cluster: Cluster, manifest: Mapping[str, Any]) -> Pod:
+        """Return a pod as the API server describes it."""
+        return cls(cluster, manifest["metadata"]["name"], manifest["metadata"]["uid"], manifest["status"]["podIP"])
+
     def get(self, path: str) -> tuple[int, str]:
         """Return the status and the body of the server's response."""
         return self.cluster.nodes[0].http_get(self.address, PORT, path)
@@ -94,8 +99,7 @@ def run_pod(
     cluster.apply(describe_pod(name, image, container, **({} if "nodeName" in spec else first), **spec))
     try:
         wait_until_ready(cluster, name)
-        pod = cluster.read("pods", name)
-        yield Pod(cluster, name, pod["metadata"]["uid"], pod["status"]["podIP"])
+        yield Pod.from_manifest(cluster, cluster.read("pods", name))
     finally:
         cluster.delete_pods(fieldSelector=f"metadata.name={name}")
 
