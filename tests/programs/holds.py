@@ -1100,8 +1100,11 @@ def start(mine: list[Trait], kind: str) -> Callable[[], dict[str, bool | str]]:
 
 def start_all(chosen: list[Trait]) -> Iterator[Callable[[], dict[str, bool | str]]]:
     """Start all workers, processes first: an image that restores itself can only make them in this order."""
-    for kind in (CHILD, THREAD):
-        yield from [start([each], kind) for each in chosen if each.place == kind]
+    children = [start([each], CHILD) for each in chosen if each.place == CHILD]
+    for ask in children:
+        ask()  # it has made its own children by now
+    yield from children
+    yield from [start([each], THREAD) for each in chosen if each.place == THREAD]
     main = Worker([each for each in chosen if each.place == MAIN])
     main.make()
     yield main.look
