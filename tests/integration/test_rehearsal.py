@@ -1,4 +1,4 @@
-"""While an application is warmed up until it is steady, its waits are interrupted, as by a checkpoint."""
+"""While an application is warmed up until it is steady, its waits end early and late, as at a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ pytestmark = pytest.mark.node
 IMAGE = Path(__file__).parents[2] / "build/images/python.tar"
 # Python would begin the wait anew by itself (PEP 475).
 WAITING = """
-import ctypes, pathlib
+import ctypes, pathlib, time
 libc = ctypes.CDLL(None)
 waiting = libc.epoll_create1(0)
-while libc.epoll_wait(waiting, ctypes.create_string_buffer(12), 1, -1) == -1:
-    pathlib.Path("/tmp/interrupted").touch()
+while True:
+    end = time.monotonic() + 1
+    if libc.epoll_wait(waiting, ctypes.create_string_buffer(12), 1, 1000) == -1:
+        pathlib.Path("/tmp/late" if time.monotonic() > end else "/tmp/early").touch()
 """
 
 
 @pytest.mark.parametrize("restorer", ["runtime", "self"])
-def test_a_wait_is_interrupted_before_the_checkpoint(cache, tmp_path, restorer):
+def test_waits_end_early_and_late_before_the_checkpoint(cache, tmp_path, restorer):
     if not IMAGE.exists():
         pytest.skip("the base images of the recipes are not built: make images")
     container = {"image": f"oci-archive:{IMAGE}", "command": ["python3", "-c", WAITING]}
@@ -38,8 +40,8 @@ def test_a_wait_is_interrupted_before_the_checkpoint(cache, tmp_path, restorer):
         "container": container,
         "build": {"settled": {"quietSeconds": 1}},
         "warmup": [{"exec": {"command": ["true"]}, "until": "steady", "repeat": 10, "limitSeconds": 2}],
-        # The build fails if this does.
-        "beforeCheckpoint": [{"exec": {"command": ["test", "-e", "/tmp/interrupted"]}}],
+        # The build fails if one of these does.
+        "beforeCheckpoint": [{"exec": {"command": ["test", "-e", f"/tmp/{name}"]}} for name in ("early", "late")],
         "restore": [restorer],
         "image": {"name": "localhost/tests/waiting:warm"},
     }

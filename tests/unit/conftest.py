@@ -36,7 +36,7 @@ class LocalTarget:
     def state(self) -> State:
         return self.current
 
-    def interrupt(self) -> None:
+    def interrupt(self, pause_s: float = 0.0) -> None:
         pass
 
     def log_tail(self, lines: int) -> list[str]:

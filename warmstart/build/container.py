@@ -17,7 +17,7 @@ from warmstart.build.kernel_state import require_kept_by_runtime, require_kept_b
 from warmstart.build.launched import LauncherContainer
 from warmstart.build.result import WarmState
 from warmstart.core.cpu import read_features
-from warmstart.core.errors import AppError, EngineError, PreflightError
+from warmstart.core.errors import AppError, PreflightError
 from warmstart.core.undo import undoing
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.edit.programs import read_programs
@@ -31,9 +31,8 @@ from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, sta
 from warmstart.engine.target import Target
 from warmstart.probe.diagnosis import describe_end, read_log_end
 from warmstart.probe.java import prepare_java, rehearse_java
-from warmstart.probe.limit import TimeLimit
-from warmstart.probe.perform import perform
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
+from warmstart.probe.rehearsal import Rehearsal
 from warmstart.probe.warmup import StepResult, WarmupProgress, run_steps
 from warmstart.recipe.model import Container, Prepare, Probe, Recipe, Restorer
 
@@ -153,20 +152,14 @@ def run_warmup(context: BuildContext, target: Target, inner_pid: int) -> tuple[S
     """
     recipe, progress = context.recipe, context.progress
     probe = first_probe(recipe.container)
-
-    def rehearse() -> None:
-        # What comes first after a restore, waits that end early and the probe, must not be new to a compiler.
-        with contextlib.suppress(EngineError):  # if it has ended, the next attempt says so
-            target.interrupt()
-        if isinstance(probe, Probe):
-            perform(target, probe.action, TimeLimit(probe.timeout_s), drain=True)
+    rehearsal = Rehearsal(target, probe if isinstance(probe, Probe) else None)
 
     def note(done: WarmupProgress) -> None:
         progress.note(str(done))
 
     if recipe.prepare is Prepare.JAVA:
         rehearse_java(target, inner_pid)
-    results = run_steps(target, recipe.warmup, pid=inner_pid, on_progress=note, between=rehearse)
+    results = run_steps(target, recipe.warmup, pid=inner_pid, on_progress=note, between=rehearsal)
     for index, result in enumerate(results):
         if not result.steady:
             progress.warn(

@@ -109,9 +109,9 @@ class LaunchedTarget(Generic[_Inner]):
         """See `Target.activity`."""
         return self.container.activity()
 
-    def interrupt(self) -> None:
+    def interrupt(self, pause_s: float = 0.0) -> None:
         """See `Target.interrupt`."""
-        self.container.interrupt()
+        self.container.interrupt(pause_s)
 
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""

@@ -77,7 +77,7 @@ class KubernetesContainer:
         """See `Target.activity`; it is not visible from outside of the node."""
         raise EngineError(f"the activity of the pod {self.pod.name} cannot be read through the API server")
 
-    def interrupt(self) -> None:
+    def interrupt(self, pause_s: float = 0.0) -> None:
         """See `Target.interrupt`; without effect, since only the node can."""
 
     def log_tail(self, lines: int) -> list[str]:

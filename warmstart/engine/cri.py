@@ -323,7 +323,7 @@ class CriContainer:
         """See `Target.activity`."""
         return read_activity(self.engine.proc, self.pid)
 
-    def interrupt(self) -> None:
+    def interrupt(self, pause_s: float = 0.0) -> None:
         """See `Target.interrupt`; without effect on the host's own runtime.
 
         There, a container would stay frozen if this process were killed, and nothing could end it with cgroup v1.
@@ -331,7 +331,7 @@ class CriContainer:
         if self.engine.network is None:
             return
         try:
-            freeze_for_a_moment(self.engine.proc / str(self.pid))
+            freeze_for_a_moment(self.engine.proc / str(self.pid), pause_s)
         except OSError as error:
             raise EngineError(f"cannot freeze the container: {error}") from error
 

@@ -101,8 +101,11 @@ class Target(Protocol):
         """
         ...
 
-    def interrupt(self) -> None:
+    def interrupt(self, pause_s: float = 0.0) -> None:
         """Interrupt the waits of all threads, as a checkpoint does; without effect if the engine cannot.
+
+        Args:
+            pause_s: seconds for which nothing runs; waits that would end meanwhile have ended then.
 
         Raises:
             EngineError: the container has ended.

@@ -107,8 +107,8 @@ def read_cgroup_file(process: Path, name: str) -> str | None:
     return None
 
 
-def freeze_for_a_moment(process: Path) -> None:
-    """Freeze all processes in the cgroup of a process, given its directory in /proc, and thaw them.
+def freeze_for_a_moment(process: Path, pause_s: float = 0.0) -> None:
+    """Freeze all processes in the cgroup of a process, given its directory in /proc, and thaw them after `pause_s`.
 
     The cgroup must be a container's: on a hybrid host, all share one in the v2 hierarchy, which stays as it is. Does
     nothing if no hierarchy can freeze. Formats: the kernel's freezer-subsystem.rst (v1) and cgroup-v2.rst.
@@ -117,10 +117,11 @@ def freeze_for_a_moment(process: Path) -> None:
         OSError: the process has ended.
     """
     for hierarchy in _find_hierarchies_of(process):
+        own = hierarchy.own
         if "freezer" in hierarchy.options.split(","):
-            _freeze(hierarchy.own / "freezer.state", ("FROZEN", "THAWED"), hierarchy.own / "freezer.state", "FROZEN")
+            _freeze(own / "freezer.state", ("FROZEN", "THAWED"), own / "freezer.state", "FROZEN", pause_s)
         elif hierarchy.is_v2 and hierarchy.has_leaf:
-            _freeze(hierarchy.own / "cgroup.freeze", ("1", "0"), hierarchy.own / "cgroup.events", "frozen 1")
+            _freeze(own / "cgroup.freeze", ("1", "0"), own / "cgroup.events", "frozen 1", pause_s)
 
 
 def _find_hierarchies_of(process: Path) -> tuple[Hierarchy, ...]:
@@ -129,14 +130,15 @@ def _find_hierarchies_of(process: Path) -> tuple[Hierarchy, ...]:
     return find_hierarchies(read_mountinfo(Path("/proc/self/mountinfo")), membership)
 
 
-def _freeze(switch: Path, words: tuple[str, str], sign: Path, frozen: str) -> None:
-    """Write the first word, wait until a line of `sign` is `frozen`, and write the second word."""
+def _freeze(switch: Path, words: tuple[str, str], sign: Path, frozen: str, pause_s: float) -> None:
+    """Write the first word, wait until a line of `sign` is `frozen`, and write the second word after a pause."""
     deadline = time.monotonic() + FREEZE_S
     try:
         switch.write_text(words[0])
         # A thread that waits for a disk is frozen later.
         while frozen not in sign.read_text().splitlines() and time.monotonic() < deadline:
             time.sleep(FREEZE_POLL_S)
+        time.sleep(pause_s)
     finally:
         switch.write_text(words[1])
 

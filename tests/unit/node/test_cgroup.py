@@ -279,6 +279,33 @@ def test_a_wait_ends_when_its_process_is_frozen_for_a_moment(name):
             assert waiting.stdout.readline() == "EINTR\n"
 
 
+LATE = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None)
+waiting = libc.epoll_create1(0)
+print("waits", flush=True)
+while True:
+    end = time.monotonic() + 0.1
+    interrupted = libc.epoll_wait(waiting, ctypes.create_string_buffer(12), 1, 100) == -1
+    if interrupted and time.monotonic() > end:
+        break
+print("late", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_wait_reaches_its_limit_while_its_process_is_frozen(name):
+    with make_cgroup(name) as made:
+        command = [sys.executable, "-c", LATE]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as waiting:
+            put(waiting.pid, made)
+            assert waiting.stdout.readline() == "waits\n"
+            for _ in range(5):  # it may be between two waits
+                freeze_for_a_moment(Path(f"/proc/{waiting.pid}"), 0.2)
+            assert waiting.stdout.readline() == "late\n"
+            waiting.stdin.close()
+
+
 def wait_until_asleep(pid: int) -> None:
     while "State:\tS" not in Path(f"/proc/{pid}/status").read_text():
         time.sleep(0.01)
