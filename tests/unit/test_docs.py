@@ -276,6 +276,8 @@ def test_variables_are_the_real_ones():
     used = set(re.findall(r"\bWARMSTART_[A-Z_]+", sources))
     launcher = "\n".join(path.read_text() for path in (ROOT / "launcher/src").glob("*.c"))
     used |= set(re.findall(r'\bgetenv\("(WARMSTART_[A-Z_]+)"\)', launcher))
+    agent = "\n".join(path.read_text() for path in (ROOT / "hooks/java/src").rglob("*.java"))
+    used |= set(re.findall(r'"(WARMSTART_[A-Z_]+)"', agent))
     documented = set(re.findall(r"\bWARMSTART_[A-Z_]+", PAGES["docs/reference/environment.md"].read_text()))
     assert documented == used
 

@@ -52,6 +52,18 @@ def test_life_cycle(java: str, agent: Path, programs: Path, java_hooks: HooksDir
     assert java_hooks.silent()
 
 
+def test_callbacks_of_the_application_are_left_out(agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
+    none = {"WARMSTART_HOOKS_CALLBACKS": "none"}
+    with run_java(["-cp", programs, "Callbacks"], agent, java_hooks.path, none) as jvm:
+        java_hooks.message("registered")
+        read_until(jvm, "running")
+        java_hooks.request_checkpoint()
+        java_hooks.message("checkpoint")
+        java_hooks.restore(jvm.pid)
+        java_hooks.message("restored")
+        assert jvm.rest() == ["threads 0"]
+
+
 @each_jvm
 def test_application_with_its_own_org_crac(java: str, agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
     with run_java(["-cp", programs, "WebApplication", agent, programs], agent, java_hooks.path, java=java) as jvm:
@@ -301,11 +313,13 @@ def test_without_hooks_state_is_that_of_the_build(agent: Path, programs: Path, t
 
 
 @each_jvm
-def test_own_hooks(java: str, agent: Path, programs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("callbacks", ["all", "none"])
+def test_own_hooks(callbacks: str, java: str, agent: Path, programs: Path, tmp_path: Path) -> None:
     directory = tmp_path / "hooks"
     directory.mkdir()
     java_hooks = HooksDirectory(directory)
     variables = {"OLD": "build", "KEPT": "build", "GONE": "build", "WARMSTART_HOOKS_LATE": "OLD,NEW,GONE,TZ"}
+    variables["WARMSTART_HOOKS_CALLBACKS"] = callbacks
     with run_java([*OPENED, "-cp", programs, "OwnState"], agent, directory, variables, java) as jvm:
         assert jvm.line() == "running"
         java_hooks.message("registered")

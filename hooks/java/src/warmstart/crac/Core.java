@@ -16,6 +16,7 @@ public final class Core {
     }
 
     private static final GlobalContext GLOBAL = new GlobalContext();
+    private static volatile GlobalContext notified = GLOBAL;
     private static volatile Requester requester;
 
     private Core() {}
@@ -34,7 +35,12 @@ public final class Core {
 
     /** Returns the context that the agent notifies, whoever serves the applications. */
     public static Context<Resource> ownContext() {
-        return GLOBAL;
+        return notified;
+    }
+
+    /** From now on, the agent notifies a context of its own: resources of applications are known, but not called. */
+    public static void ignoreApplications() {
+        notified = new GlobalContext();
     }
 
     /** Returns the living resources in the order of their registration. */

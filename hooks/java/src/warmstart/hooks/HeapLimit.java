@@ -2,9 +2,11 @@ package warmstart.hooks;
 
 import com.sun.management.HotSpotDiagnosticMXBean;
 import com.sun.management.VMOption;
+import java.io.FileInputStream;
 import java.io.IOException;
+import java.io.InputStream;
 import java.lang.management.ManagementFactory;
-import java.nio.file.Files;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.Objects;
 import java.util.regex.Matcher;
@@ -104,7 +106,7 @@ final class HeapLimit implements Resource {
         long limit = Long.MAX_VALUE;
         for (String name : LIMITS) {
             try {
-                limit = Math.min(limit, Long.parseLong(Files.readString(cgroups.resolve(name)).strip()));
+                limit = Math.min(limit, Long.parseLong(read(cgroups.resolve(name)).strip()));
             } catch (IOException | NumberFormatException e) {
                 // Another version of cgroups, or "max".
             }
@@ -112,9 +114,16 @@ final class HeapLimit implements Resource {
         return Math.min(limit, machineMemory());
     }
 
+    /** Not by a channel: the thread's first buffer for one makes HotSpot take back code that each request uses. */
+    private static String read(Path file) throws IOException {
+        try (InputStream in = new FileInputStream(file.toFile())) {
+            return new String(in.readAllBytes(), StandardCharsets.UTF_8);
+        }
+    }
+
     private long machineMemory() {
         try {
-            Matcher total = TOTAL.matcher(Files.readString(meminfo));
+            Matcher total = TOTAL.matcher(read(meminfo));
             return total.find() ? Long.parseLong(total.group(1)) << 10 : Long.MAX_VALUE;
         } catch (IOException e) {
             return Long.MAX_VALUE;

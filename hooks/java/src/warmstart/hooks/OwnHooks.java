@@ -20,13 +20,15 @@ final class OwnHooks {
     private final List<Resource> own = new ArrayList<>();
     private final File directory;
     private final Instrumentation instrumentation;
+    private final boolean callsApplication;
     private final Pools pools = new Pools(this::instances);
     private final SpringServers servers = new SpringServers("web-servers".equals(System.getenv(KEEP)));
     private Instances instances;
 
-    OwnHooks(File directory, Instrumentation instrumentation) {
+    OwnHooks(File directory, Instrumentation instrumentation, boolean callsApplication) {
         this.directory = directory;
         this.instrumentation = instrumentation;
+        this.callsApplication = callsApplication;
     }
 
     void register() {
@@ -48,8 +50,10 @@ final class OwnHooks {
         add("timers", () -> new Schedules(instances()));
         add("flags of the JVM", HeapLimit::new);
         add("connection pools", () -> pools);
-        add("Spring's web servers", () -> servers);
-        if (Core.jdkCore() != null) {
+        if (callsApplication) {
+            add("Spring's web servers", () -> servers);
+        }
+        if (callsApplication && Core.jdkCore() != null) {
             add("the JDK's own CRaC", () -> new JdkContext(Core.jdkCore()));
         }
     }
@@ -69,7 +73,9 @@ final class OwnHooks {
             for (Resource resource : rehearsed) {
                 resource.afterRestore(null);
             }
-            servers.rehearse();
+            if (callsApplication) {
+                servers.rehearse();
+            }
         } catch (Exception | LinkageError e) {
             Log.line("hooks: not rehearsed: " + e);
         }
@@ -83,7 +89,9 @@ final class OwnHooks {
             Log.line("hooks leave connection pools as they are: " + e);
         }
         try {
-            servers.hide();
+            if (callsApplication) {
+                servers.hide();
+            }
         } catch (ReflectiveOperationException | RuntimeException e) {
             Log.line("hooks leave Spring's web servers as they are: " + e);
         }
