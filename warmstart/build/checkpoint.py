@@ -55,6 +55,8 @@ from warmstart.node.launcher import LauncherPrograms
 from warmstart.probe.readiness import find_limit_s, restored_probe, wait_first_success
 from warmstart.recipe.model import Container, Recipe
 
+OnTouched = Callable[[CriContainer, tuple[FilePart, ...]], object]
+
 
 def run_and_checkpoint(
     context: BuildContext,
@@ -156,11 +158,12 @@ def find_image_run(recipe: Recipe, base: BaseImage) -> Run:
 
 
 def restore_and_look(
-    context: BuildContext, engine: LocalEngine, launched: SelfCheckpoint, image: str
-) -> tuple[FilePart, ...]:
-    """Let an image restore itself, and return the parts of files that it touches until its first answer.
+    context: BuildContext, engine: LocalEngine, launched: SelfCheckpoint, image: str, on_touched: OnTouched
+) -> None:
+    """Let an image restore itself, and find the parts of files that it touches until its first answer.
 
-    Its container reads its memory from the disk, page by page. Arguments as for `restore_and_checkpoint`.
+    Its container reads its memory from the disk, page by page. Arguments as for `restore_and_checkpoint`; `on_touched`
+    is called with the container, which still runs, and the parts.
 
     Raises:
         AppError: it did not become ready.
@@ -173,7 +176,7 @@ def restore_and_look(
     prepare = partial(prepare_look, launched.identity)
     with context.beside.start(engine, container, image, context.recipe.name, prepare) as running:
         await_restored(container, running, launched)
-        return read_touched(engine, running)
+        on_touched(running, read_touched(engine, running))
 
 
 def prepare_look(identity: Identity, created: CriContainer) -> None:
@@ -200,7 +203,7 @@ def await_restored(container: Container, running: CriContainer, launched: SelfCh
 def read_touched(engine: LocalEngine, running: CriContainer) -> tuple[FilePart, ...]:
     """Return the parts of files that a container has touched; none if it has ended."""
     with contextlib.suppress(*GONE):
-        return find_touched(engine.proc, running.pid)
+        return find_touched(engine.proc, running.pid, (f"/{MEMORY}",))
     return ()
 
 
@@ -225,7 +228,6 @@ def restore_and_checkpoint(
         with context.progress.step("restore"):
             running = undo.enter_context(context.beside.start(engine, container, image, context.recipe.name))
             await_restored(container, running, launched)
-            touched = read_touched(engine, running)
         with context.progress.step("second preflight"):
             check_before_dump(context, engine, running)
             require_kept_by_runtime(launched.warm.state, force=context.options.force)
@@ -235,4 +237,4 @@ def restore_and_checkpoint(
         completion = complete_changes(context, running, archive, layout)
     # The memory file is safe to map, and so is what has changed since.
     programs = {**launched.warm.programs, f"/{MEMORY}": Program()}
-    return RuntimeCheckpoint(archive, replace(launched.warm, programs=programs), has_tmp, completion, touched)
+    return RuntimeCheckpoint(archive, replace(launched.warm, programs=programs), has_tmp, completion)

@@ -47,6 +47,8 @@ from warmstart.core.errors import CheckpointError, PreflightError, WarmstartErro
 from warmstart.core.progress import Progress
 from warmstart.core.reference import Transport
 from warmstart.dump.archive.archive import DUMP_LOG
+from warmstart.dump.proc.touched import FilePart
+from warmstart.engine.cri import CriContainer
 from warmstart.engine.local import (
     LocalEngine,
     find_binds,
@@ -223,11 +225,18 @@ def complete_self_restoring(
         provenance = write_image(context, base, parts, layers)
     candidate = BuildCandidate(layout, launched.warm, parts.dump, provenance, parts.cold)
     undo.push(candidate.obsolete)
-    if Restorer.RUNTIME not in context.recipe.restore:
-        add_read_ahead(context, engine, base, parts, layers, candidate)
+    for_runtime, has_list = Restorer.RUNTIME in context.recipe.restore, parts.dump.memory.size_bytes >= READ_AHEAD_BYTES
+    image = ""
+    if for_runtime or has_list:
+        with context.progress.step("import"):
+            # Its layers stay in the store until the complete image has been imported, which needs them too.
+            image = import_image(context, engine, layout, candidate.obsolete)
+    if has_list:
+        layers = add_read_ahead(context, engine, base, parts, layers, image)
+    if not for_runtime:
         return candidate
     try:
-        add_checkpoint(context, engine, base, launched, layers, candidate)
+        add_checkpoint(context, engine, base, launched, layers, candidate, image)
     except (PreflightError, CheckpointError) as refused:
         if not context.recipe.restore_is_default:
             raise
@@ -246,18 +255,33 @@ def add_read_ahead(
     base: BaseImage,
     parts: LaunchedParts,
     layers: Sequence[Layer],
-    candidate: BuildCandidate,
-) -> None:
-    """Let an image with much memory restore itself, and add the list of what it touches: see `pack_read_ahead`.
+    image: str,
+) -> list[Layer]:
+    """Let an image restore itself, and add the list of what it touches: see `pack_read_ahead`.
 
     If it does not restore, it stays as it is, and its verification says why.
+
+    Args:
+        context: of the build.
+        engine: restores the image.
+        base: the base image.
+        parts: parts of the image.
+        layers: its layers, that of the checkpoint last.
+        image: its name in the engine's store.
+
+    Returns:
+        The layers with the list.
     """
-    if parts.dump.memory.size_bytes < READ_AHEAD_BYTES:
-        return
+    found = list(layers)
+
+    def add(_: CriContainer, touched: Sequence[FilePart]) -> None:
+        nonlocal found
+        found = [*layers, *pack_read_ahead(touched, context.workspace / "layout")]
+        write_image(context, base, parts, found)
+
     with context.progress.step("restore"), contextlib.suppress(WarmstartError, OSError):
-        image = import_image(context, engine, candidate.layout, candidate.obsolete)
-        touched = restore_and_look(context, engine, parts.launched, image)
-        write_image(context, base, parts, [*layers, *pack_read_ahead(touched, candidate.layout)])
+        restore_and_look(context, engine, parts.launched, image, add)
+    return found
 
 
 def write_image(context: BuildContext, base: BaseImage, parts: LaunchedParts, layers: Sequence[Layer]) -> Provenance:
@@ -279,21 +303,30 @@ def add_checkpoint(
     launched: SelfCheckpoint,
     layers: Sequence[Layer],
     candidate: BuildCandidate,
+    image: str,
 ) -> None:
     """Add a checkpoint for the runtime to an image that restores itself: of a container that it restored.
 
     Memory that is mapped from the image is not in that checkpoint, except what has changed since.
+
+    Args:
+        context: of the build.
+        engine: restores the image for it.
+        base: the base image.
+        launched: the dump that the image holds.
+        layers: layers of the image.
+        candidate: the image.
+        image: its name in the engine's store.
     """
-    with context.progress.step("import"):
-        # Its layers stay in the store until the complete image has been imported, which needs them too.
-        layout = make_intermediate(context, base, launched, layers, candidate)
-        image = import_image(context, engine, layout, candidate.obsolete)
+    layout = make_intermediate(context, base, launched, layers, candidate)
+    if layout != candidate.layout:
+        with context.progress.step("import"):
+            image = import_image(context, engine, layout, candidate.obsolete)
     dumped = restore_and_checkpoint(context, engine, launched, image, layout)
     archive = read_archive(context, dumped.archive, dumped.completion)
     with open_container(context.session, context.workspace) as container, Packer() as packer:
         dump = edit_dump(context, packer, dumped, archive, MEMORY_OF_RUNTIME)
-        below = [*layers, *pack_read_ahead(dumped.touched, candidate.layout)]
-        make_layout(context, container, dumped, archive, dump, base, candidate.provenance, below, launched.run)
+        make_layout(context, container, dumped, archive, dump, base, candidate.provenance, layers, launched.run)
 
 
 def make_intermediate(

@@ -22,7 +22,6 @@ from warmstart.core.progress import Progress
 from warmstart.dump.archive.metadata import load_json
 from warmstart.dump.edit.memory import MappedMemory
 from warmstart.dump.edit.programs import Programs
-from warmstart.dump.proc.touched import FilePart
 from warmstart.dump.state.model import KernelState
 from warmstart.image.annotations import Provenance
 from warmstart.image.compose import Layer, Run
@@ -68,14 +67,12 @@ class RuntimeCheckpoint:
         warm: the application.
         has_tmp: whether the container has a directory /tmp.
         completion: corrections to its changed files; None for none.
-        touched: parts of files that it had touched; empty if the image did not restore itself before.
     """
 
     archive: Path
     warm: WarmState
     has_tmp: bool
     completion: Completion | None = None
-    touched: tuple[FilePart, ...] = ()
 
 
 @dataclass(frozen=True)

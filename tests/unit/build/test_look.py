@@ -82,5 +82,8 @@ def test_the_container_is_prepared_before_its_launcher_starts(created, monkeypat
     recipe = SimpleNamespace(container=Container("image"), name="app")
     context = SimpleNamespace(recipe=recipe, beside=SimpleNamespace(start=start))
     launched = SimpleNamespace(identity=IDENTITY)
-    checkpoint.restore_and_look(context, created.engine, launched, "image")
+    looked: list[tuple[object, object]] = []
+    monkeypatch.setattr(checkpoint, "read_touched", lambda *_: "parts")
+    checkpoint.restore_and_look(context, created.engine, launched, "image", lambda *given: looked.append(given))
+    assert looked == [(created, "parts")]
     assert prepared == [created.directory / "memory"]

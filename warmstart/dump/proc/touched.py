@@ -3,6 +3,9 @@
 At a page fault, the kernel also maps the pages of the same 64 KiB that are in the page cache (`do_fault_around` in
 mm/memory.c of Linux). So the pages are those that were touched only if none of the file was in the page cache, and the
 kernel does not read ahead: see `warmstart.dump.edit.advice`. Format: Documentation/admin-guide/mm/pagemap.rst.
+
+To write to a page of a private mapping, the kernel reads the page first, though all of it may be replaced. CRIU writes
+those pages of libraries that the application had changed, one library after the other, before anything else runs.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import mmap
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +32,9 @@ MAX_PARTS = 16384
 _MAPPING = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) \S+ \d+ +(/[^\\]*)")
 _DELETED = " (deleted)"
 _ENTRY_BYTES = 8
-# The most significant byte of an entry has the bit of a page that is present.
+# The most significant byte of an entry has the bits of a page that is present, and of one that is the file's.
 _PRESENT = 0x80
+_OF_FILE = 0x20
 # Entries to read at a time, and for each process: larger mappings are left out.
 _BATCH = 1 << 16
 _MAX_ENTRIES = 1 << 24
@@ -45,27 +49,47 @@ class FilePart:
     size: int
 
 
-def find_touched(proc: Path, first_pid: int) -> tuple[FilePart, ...]:
-    """Return the touched parts of the files in a container's root filesystem, the file with most of them first.
+@dataclass(frozen=True)
+class _Page:
+    """A touched page of a file, by number, and whether the process has a changed copy of it."""
 
-    Files on other mounts are left out, since a pod brings its own. Processes that end meanwhile are left out too.
+    path: str
+    number: int
+    is_changed: bool
+
+
+def find_touched(proc: Path, first_pid: int, memory: Collection[str] = ()) -> tuple[FilePart, ...]:
+    """Return the touched parts of the files in a container's root filesystem.
+
+    Changed pages of libraries come first, and then the file with most parts. Files on other mounts are left out, since
+    a pod brings its own. Processes that end meanwhile are left out too.
 
     Args:
         proc: a procfs.
         first_pid: the first process of the container.
+        memory: paths of memory files, which CRIU does not write to.
 
     Raises:
         FileNotFoundError, ProcessLookupError: there is no such process.
     """
-    pages: defaultdict[str, set[int]] = defaultdict(set)
+    changed: defaultdict[str, set[int]] = defaultdict(set)
+    others: defaultdict[str, set[int]] = defaultdict(set)
     for process in read_tree(proc, first_pid):
         with contextlib.suppress(*GONE):
-            for path, page in _find_pages(proc / str(process.pid)):
-                pages[path].add(page)
-    files = [tuple(join_pages(path, pages[path])) for path in sorted(pages)]
-    files.sort(key=lambda parts: -sum(part.size for part in parts))
-    parts = tuple(itertools.chain.from_iterable(files))
+            for page in _find_pages(proc / str(process.pid)):
+                is_first = page.is_changed and page.path not in memory
+                (changed if is_first else others)[page.path].add(page.number)
+    for path, numbers in changed.items():
+        others[path] -= numbers
+    parts = (*_join_files(changed), *_join_files(others))
     return parts if len(parts) <= MAX_PARTS else ()
+
+
+def _join_files(pages: Mapping[str, Set[int]]) -> Iterator[FilePart]:
+    """Yield the parts of files, the file with most of them first."""
+    files = [tuple(join_pages(path, pages[path])) for path in sorted(pages) if pages[path]]
+    files.sort(key=lambda parts: -sum(part.size for part in parts))
+    yield from itertools.chain.from_iterable(files)
 
 
 def join_pages(path: str, pages: Iterable[int]) -> Iterator[FilePart]:
@@ -80,8 +104,8 @@ def join_pages(path: str, pages: Iterable[int]) -> Iterator[FilePart]:
     yield FilePart(path, start * mmap.PAGESIZE, (end - start) * mmap.PAGESIZE)
 
 
-def _find_pages(directory: Path) -> Iterator[tuple[str, int]]:
-    """Yield the path and the number of each touched page of a process."""
+def _find_pages(directory: Path) -> Iterator[_Page]:
+    """Yield each touched page of a process."""
     mounts = {mount.mount_point for mount in parse_mountinfo(read_mountinfo(directory / "mountinfo"))} - {"/"}
     left = _MAX_ENTRIES
     with (directory / "pagemap").open("rb", buffering=0) as pagemap:
@@ -94,16 +118,19 @@ def _find_pages(directory: Path) -> Iterator[tuple[str, int]]:
             left -= (end - start) // mmap.PAGESIZE
             if left < 0:
                 return
-            for page in _list_present(pagemap.fileno(), start // mmap.PAGESIZE, end // mmap.PAGESIZE):
-                yield path, offset // mmap.PAGESIZE + page
+            for page, is_changed in _list_present(pagemap.fileno(), start // mmap.PAGESIZE, end // mmap.PAGESIZE):
+                yield _Page(path, offset // mmap.PAGESIZE + page, is_changed)
 
 
-def _list_present(pagemap: int, start: int, end: int) -> Iterator[int]:
-    """Yield the numbers of the present pages from page `start` to `end` of the addresses, counted from `start`."""
+def _list_present(pagemap: int, start: int, end: int) -> Iterator[tuple[int, bool]]:
+    """Yield the present pages from page `start` to `end` of the addresses, and whether each is changed.
+
+    They are counted from `start`.
+    """
     for first in range(start, end, _BATCH):
         count = min(_BATCH, end - first)
         entries = os.pread(pagemap, count * _ENTRY_BYTES, first * _ENTRY_BYTES)
         highest = entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES]  # little-endian, as on all machines that are supported
         for number, byte in enumerate(highest):
             if byte & _PRESENT:
-                yield first - start + number
+                yield first - start + number, not byte & _OF_FILE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,6 @@ def test_only_what_was_touched_is_found(tmp_path):
     for page in ((1 << 20) + 5 * PIECE_BYTES, (1 << 20) + 6 * PIECE_BYTES):
         assert [part for part in parts if part.start <= page < part.start + part.size]
     assert sum(part.size for part in parts) <= 2 * PIECE_BYTES + MAX_GAP_BYTES
-    sizes = {part.path: 0 for part in found}
-    for part in found:
-        sizes[part.path] += part.size
-    assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
 
 
 @pytest.mark.linux
@@ -63,8 +60,25 @@ def test_single_pages_are_found_if_no_others_are_in_the_page_cache(tmp_path):
         mapped[5 * PIECE_BYTES + 1]  # read
         mapped[6 * PIECE_BYTES + PAGE] = 1  # copied
         found = find_touched(PROC, os.getpid())
-    starts = [5 * PIECE_BYTES, 6 * PIECE_BYTES + PAGE]
-    assert [part for part in found if part.path == str(path)] == [FilePart(str(path), at, PAGE) for at in starts]
+        of_memory = find_touched(PROC, os.getpid(), [str(path)])
+    read, changed = (FilePart(str(path), at, PAGE) for at in (5 * PIECE_BYTES, 6 * PIECE_BYTES + PAGE))
+    assert [part for part in found if part.path == str(path)] == [changed, read]
+    assert [part for part in of_memory if part.path == str(path)] == [read, changed]
+
+
+@pytest.mark.linux
+def test_changed_pages_of_all_files_come_before_all_others():
+    found = find_touched(PROC, os.getpid())
+    ends = [number for number in range(1, len(found)) if found[number].path != found[number - 1].path]
+    runs = [found[start:end] for start, end in pairwise([0, *ends, len(found)])]
+    sizes = [sum(part.size for part in run) for run in runs]
+    # Those of this process are many: the interpreter and its libraries.
+    second = next(number for number in range(1, len(sizes)) if sizes[number] > sizes[number - 1])
+    for group in (slice(0, second), slice(second, None)):
+        assert sizes[group] == sorted(sizes[group], reverse=True)
+    paths = [run[0].path for run in runs]
+    assert len(set(paths[:second])) == second > 1
+    assert len(set(paths[second:])) == len(paths) - second
 
 
 @pytest.mark.linux
