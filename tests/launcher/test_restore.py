@@ -770,6 +770,27 @@ def test_plugins_and_settings_of_the_image_are_not_crius(machine):
     machine.build("")
 
 
+KILLS_ITS_PARENT = """\
+#include <signal.h>
+#include <unistd.h>
+int main(void)
+{
+	return kill(getppid(), SIGKILL);
+}
+"""
+
+
+def test_no_program_of_the_image_takes_part_in_a_restore(machine, tmp_path):
+    before = machine.build("family")
+    (tmp_path / "kill.c").write_text(KILLS_ITS_PARENT)
+    for name in ("bin", "usr/bin"):
+        (machine.root / name).mkdir(parents=True, exist_ok=True)
+        command = ["gcc", "-static", "-Wall", "-Werror", "-o", machine.root / name / "sh", tmp_path / "kill.c"]
+        subprocess.run(command, check=True)
+    with machine.start("family") as container:
+        assert_restored(container, before)
+
+
 def test_starts_cold_where_the_clock_would_go_back(machine):
     before = machine.build("")
     machine.edit_manifest("^monotonic .*", f"monotonic {int((time.monotonic() + 3600) * 1e9)}")
