@@ -4,12 +4,16 @@
     benchmarks/cold_cache.py [RECIPE] [--set PATH=VALUE]... [--rounds N]
 
 Before each start of the second kind, the page cache of the whole machine is dropped. The third kind is the same without
-reading ahead. All images restore themselves.
+reading ahead. The image has the recipe's restorers (`--set restore=[self]`), and restores itself. Images of
+localhost:5000 in examples/shop are read from build/images.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,21 +21,28 @@ import click
 from command import cache_option, run_command
 from rich.console import Console
 from rich.table import Table
-from self import IMAGE, Starts, make_image, start_in_turn
+from self import IMAGE, Starts, start_in_turn
 
 from warmstart.bench.page_cache import drop_page_cache
 from warmstart.bench.result import Spread
 from warmstart.bench.run import open_session
 from warmstart.build.base import fetch_base, find_source
+from warmstart.build.container import open_engine
 from warmstart.build.context import BuildContext, BuildOptions
+from warmstart.build.pipeline import make_candidate
+from warmstart.build.services import open_companions
 from warmstart.cli.terminal import TerminalListener
 from warmstart.core.progress import Progress
 from warmstart.core.text import format_bytes, format_seconds
+from warmstart.core.workspace import open_workspace
 from warmstart.engine.local import LocalEngine, start_engine
 from warmstart.recipe.load import load_recipe
-from warmstart.recipe.model import Container, Recipe, Restorer
+from warmstart.recipe.model import Recipe, Restorer
 
-SPRING = Path(__file__).parents[1] / "examples/java-app/recipe.yaml"
+TOP = Path(__file__).parents[1]
+SPRING = TOP / "examples/java-app/recipe.yaml"
+SHOP = TOP / "examples/shop/recipe.yaml"
+IMAGES = TOP / "build/images"
 SUBNET = "10.96.0.0/24"
 AT_MOST = 1.5
 _OFF = ("WARMSTART_READ_AHEAD", "off")
@@ -71,31 +82,40 @@ class Caches:
 
 
 def compare_caches(recipe: Recipe, options: BuildOptions, rounds: int, progress: Progress) -> Caches:
-    """Make an image that restores itself, and start it in the three ways in turn, `rounds` times each.
+    """Make a recipe's image, and let it restore itself in the three ways in turn, `rounds` times each.
 
     Raises:
         WarmstartError: a step failed, or the image did not restore itself.
     """
     source = find_source(recipe)
-    with open_session(source, options, progress) as session:
+    with open_session(source, options, progress) as session, contextlib.ExitStack() as undo:
         context = BuildContext(recipe, options, progress, session)
-        made = make_image(context, fetch_base(context, source), Restorer.SELF)
+        base = fetch_base(context, source)
+        companions = undo.enter_context(open_companions(context))
+        with open_engine(context, None) as engine, contextlib.ExitStack() as made_undo:
+            made = make_candidate(context, engine, base, companions, made_undo)
+        beside = undo.enter_context(companions.run())
         container = recipe.container.run_by_image()
+        not_ahead = replace(container, env=(*container.env, _OFF))
+        image = f"{IMAGE}:{Restorer.SELF}"
+        each = [(container, True), (container, False), (not_ahead, False)]
+        ways = [
+            CachedStarts(image, one, made.warm.identity, Restorer.SELF, beside, is_cached=kept) for one, kept in each
+        ]
+        engine = undo.enter_context(start_engine(session, "caches", subnet=SUBNET, restore=False))
+        with progress.step("starts"):
+            engine.import_image(made.layout, image)
+            start_in_turn(engine, ways, rounds, progress)
+        return Caches(made.dump.pages_bytes, *ways)
 
-        def starts(container: Container, *, is_cached: bool) -> CachedStarts:
-            name = f"{IMAGE}:{Restorer.SELF}"
-            return CachedStarts(name, container, made.warm.identity, Restorer.SELF, is_cached=is_cached)
 
-        caches = Caches(
-            made.dump.pages_bytes,
-            starts(container, is_cached=True),
-            starts(container, is_cached=False),
-            starts(replace(container, env=(*container.env, _OFF)), is_cached=False),
-        )
-        with start_engine(session, "caches", subnet=SUBNET) as engine, progress.step("starts"):
-            engine.import_image(made.layout, caches.kept.image)
-            start_in_turn(engine, (caches.kept, caches.dropped, caches.not_ahead), rounds, progress)
-        return caches
+def copy_shop(into: Path) -> Path:
+    """Copy the example with its images as archives, and return the recipe."""
+    shutil.copytree(SHOP.parent, into, dirs_exist_ok=True)
+    for file in (into / SHOP.name, *into.glob("k8s/*.yaml")):
+        text = re.sub(r"(?m)(image: )localhost:5000/(\w+):[\d.]+$", rf"\1oci-archive:{IMAGES}/\2.tar", file.read_text())
+        file.write_text(text)
+    return into / SHOP.name
 
 
 def make_table(caches: Caches) -> Table:
@@ -124,7 +144,9 @@ def main(recipe: Path, overrides: tuple[str, ...], rounds: int, cache_dir: Path)
     load_before = os.getloadavg()[0]
     progress = Progress(TerminalListener(Console(stderr=True), verbose=True))
     options = BuildOptions(cache=cache_dir.absolute())
-    caches = compare_caches(load_recipe(recipe, overrides=overrides), options, rounds, progress)
+    with open_workspace("shop") as workspace:
+        recipe = copy_shop(workspace) if recipe.resolve() == SHOP else recipe
+        caches = compare_caches(load_recipe(recipe, overrides=overrides), options, rounds, progress)
     console = Console()
     console.print(make_table(caches))
     console.print(

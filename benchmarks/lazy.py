@@ -1,6 +1,6 @@
 """Pulling to an empty node: bytes and seconds until the first answer, over a link of 1 Gb/s.
 
-    PYTHONPATH=tests python benchmarks/lazy.py [--rounds N] [--archives DIRECTORY] [RECIPE]
+    PYTHONPATH=tests python benchmarks/lazy.py [--rounds N] [--archives DIRECTORY] [--way WAY]... [--large | RECIPE]
 
 The recipe's image is built in each format of `image.lazy` and pushed once. In each round, containerd pulls and starts
 each of them as usual, and with the stargz snapshotter if it can read it. Each time, containerd and the snapshotter are
@@ -10,9 +10,10 @@ new, and their stores empty. Bytes are those that the node's end of the link rec
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -22,6 +23,7 @@ from command import cache_option, run_command
 from link import NODE_LINK, run_registry, skopeo
 from rich.console import Console
 from rich.table import Table
+from run import list_live_data
 from support.go_tools import CONTAINERD, ensure_go_tool
 from support.lazy_pulling import STARGZ, PullingNode, count_received, open_stargz, open_whole
 from support.runtime_tree import ensure_runtime_tree
@@ -54,6 +56,8 @@ WAYS = [
 ]
 
 
+LARGE = (1900, 2800, "4Gi")
+
 Way = tuple[str, Lazy]
 
 
@@ -75,24 +79,29 @@ class Programs:
 
 
 def measure(
-    session: Session, programs: Programs, recipe: Recipe, rounds: int, console: Console
+    session: Session, programs: Programs, recipe: Recipe, ways: Sequence[Way], rounds: int, console: Console
 ) -> dict[Way, list[Start]]:
     """Pull and start all images in turn."""
-    found: dict[Way, list[Start]] = {way: [] for way in WAYS}
+    found: dict[Way, list[Start]] = {way: [] for way in ways}
     with run_registry(session) as registry:
-        for lazy in Lazy:
+        for lazy in list_formats(ways):
             source = f"oci-archive:{session.workspace}/{lazy}.tar"
             skopeo(session, "--dest-tls-verify=false", source, f"docker://{registry}/{lazy}:1")
-        for number in range(rounds * len(WAYS)):
-            turn, place = divmod(number, len(WAYS))
+        for number in range(rounds * len(ways)):
+            turn, place = divmod(number, len(ways))
             # There and back.
-            way = WAYS[place if turn % 2 == 0 else -1 - place]
+            way = ways[place if turn % 2 == 0 else -1 - place]
             container = replace(recipe.container.run_by_image(), image=f"{registry}/{way[1]}:1")
             with open_node(session, programs, way[0], number, registry) as node:
                 start = pull_and_start(session, node, container, f"start-{number}")
             found[way].append(start)
             console.print(f"{' '.join(way)}: {format_seconds(start.total_s)}, {format_bytes(start.received_bytes)}")
     return found
+
+
+def list_formats(ways: Sequence[Way]) -> list[Lazy]:
+    """The formats of the images."""
+    return list(dict.fromkeys(lazy for _, lazy in ways))
 
 
 def open_node(
@@ -118,21 +127,25 @@ def pull_and_start(session: Session, node: PullingNode, container: Container, na
 
 
 @contextlib.contextmanager
-def open_session(cache: Path, archives: Path, console: Console) -> Iterator[tuple[Session, Programs]]:
+def open_session(
+    cache: Path, archives: Path, formats: Sequence[Lazy], console: Console
+) -> Iterator[tuple[Session, Programs]]:
     """Open a session with the registry's program, the images, and the programs of a node."""
     runtimes, tools = ensure_runtime_tree(cache, console.print), ensure_tree(cache, console.print)
     programs = Programs(*(ensure_go_tool(cache, tool, console.print) for tool in (CONTAINERD, STARGZ)))
     binds = [Bind(str(program.parent)) for program in (programs.containerd, programs.stargz)]
     with open_workspace("lazy") as workspace, enter(runtimes, workspace, binds=binds) as session:
         shutil.copy2(tools / "usr/bin/docker-registry", session.root / "usr/local/bin")
-        for lazy in Lazy:
+        for lazy in formats:
             shutil.copy2(archives / f"{lazy}.tar", workspace)
         yield session, programs
 
 
-def build_archives(recipe: Path, overrides: tuple[str, ...], cache: Path, into: Path, console: Console) -> None:
+def build_archives(
+    recipe: Path, overrides: Sequence[str], cache: Path, into: Path, formats: Sequence[Lazy], console: Console
+) -> None:
     """Build the image in each format, unless its archive is there already."""
-    for lazy in Lazy:
+    for lazy in formats:
         archive = into / f"{lazy}.tar"
         if not archive.exists():
             loaded = load_recipe(recipe, overrides=[f"image.lazy={lazy}", *overrides])
@@ -162,22 +175,41 @@ def make_table(found: dict[Way, list[Start]], archives: Path) -> Table:
 @click.argument("recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=RECIPE)
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the recipe.")
+@click.option("--large", is_flag=True, help="Give the example a heap of 2 GB.")
+@click.option(
+    "--way",
+    "names",
+    type=click.Choice([" ".join(way) for way in WAYS]),
+    multiple=True,
+    help="Only these ways.",
+)
 @click.option(
     "--archives",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Directory of the images, by format: those that it has are not built again.",
 )
 @cache_option
-def main(recipe: Path, rounds: int, overrides: tuple[str, ...], archives: Path | None, cache_dir: Path) -> None:
+def main(
+    recipe: Path,
+    rounds: int,
+    overrides: tuple[str, ...],
+    large: bool,
+    names: tuple[str, ...],
+    archives: Path | None,
+    cache_dir: Path,
+) -> None:
     """Pull and start a recipe's image in turn: each format, as usual and lazily."""
     console = Console()
-    loaded = load_recipe(recipe, overrides=list(overrides))
+    settings = [*(list_live_data(*LARGE) if large else ()), *overrides]
+    loaded = load_recipe(recipe, overrides=settings)
+    ways = [way for way in WAYS if not names or " ".join(way) in names]
     with open_workspace("archives") as directory:
         archives = archives or directory
-        build_archives(recipe, overrides, cache_dir, archives, console)
-        with open_session(cache_dir, archives, console) as (session, programs):
-            found = measure(session, programs, loaded, rounds, console)
+        build_archives(recipe, settings, cache_dir, archives, list_formats(ways), console)
+        with open_session(cache_dir, archives, list_formats(ways), console) as (session, programs):
+            found = measure(session, programs, loaded, ways, rounds, console)
         console.print(make_table(found, archives))
+        console.print(f"load average {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -257,16 +257,18 @@ def read_all(running: CriContainer) -> None:
 
 def with_live_data(size_mb: int, heap_mb: int, limit: str) -> Recipe:
     """The Spring Boot example with so much more live data, in a heap that it fits into."""
+    return load_recipe(SPRING, overrides=list_live_data(size_mb, heap_mb, limit))
+
+
+def list_live_data(size_mb: int, heap_mb: int, limit: str) -> list[str]:
+    """The same as overrides of its recipe."""
     document = json.loads(load_recipe(SPRING).document)
     java_options = re.sub(r"-Xmx\S+", f"-Xmx{heap_mb}m", document["container"]["env"][0]["value"])
-    return load_recipe(
-        SPRING,
-        overrides=[
-            f"container.args=[--live-data.size-mb={size_mb}]",
-            f"container.env[0].value={java_options}",
-            f"container.resources.limits.memory={limit}",
-        ],
-    )
+    return [
+        f"container.args=[--live-data.size-mb={size_mb}]",
+        f"container.env[0].value={java_options}",
+        f"container.resources.limits.memory={limit}",
+    ]
 
 
 def as_it_comes(recipe: Recipe) -> Recipe:

@@ -13,6 +13,7 @@ from warmstart.bench.result import Spread
 from warmstart.bench.run import open_session
 from warmstart.build import pipeline as build
 from warmstart.build.base import BaseImage, fetch_base, find_source
+from warmstart.build.beside import ALONE, Beside
 from warmstart.build.container import open_engine
 from warmstart.build.context import BuildContext, BuildOptions
 from warmstart.build.result import BuildCandidate
@@ -39,6 +40,7 @@ class Starts:
         container: what its pods ask for.
         identity: of the process that a restore brings back; empty for a cold start.
         restorer: who restores; None for a cold start.
+        beside: the company of the containers.
         seconds: from the request to create the container until its probe succeeded, of each start.
         launcher_ms: how long the launcher took, by its own line in the log, of each start.
     """
@@ -47,12 +49,13 @@ class Starts:
     container: Container
     identity: str = ""
     restorer: Restorer | None = None
+    beside: Beside = ALONE
     seconds: list[float] = field(default_factory=list)
     launcher_ms: list[int] = field(default_factory=list)
 
     def start(self, engine: LocalEngine, name: str) -> None:
         """Start once more, and see that it was in this way."""
-        with engine.cri.start(self.container, self.image, name) as running:
+        with self.beside.start(engine, self.container, self.image, name) as running:
             wait_first_success(running, first_probe(self.container), limit_s=find_limit_s(self.container))
             self.seconds.append(time.monotonic() - running.requested_at)
             if self.restorer is Restorer.SELF:
