@@ -13,7 +13,9 @@ import pytest
 from support.builds import build, get, read_state, write_recipe
 from support.engines import BuiltImage
 from support.once import MakeOnce
+from support.runtimes import find_application
 
+from warmstart.build import touched
 from warmstart.build.context import BuildOptions
 from warmstart.build.launcher_report import read_launcher_times
 from warmstart.build.pipeline import READ_AHEAD_BYTES
@@ -184,7 +186,8 @@ def run_hook(running: CriContainer) -> tuple[int, str]:
 
 def test_one_image_is_restored_by_the_runtime_and_by_itself(make, run):
     steps = [{"signal": "SIGCONT"}, {"httpGet": {"path": "/ready", "port": 8080}}]
-    image, container = make("runtime", "self", container={"securityContext": RESTRICTED}, afterRestore=steps)
+    settings = {"securityContext": RESTRICTED, **MUCH}
+    image, container = make("runtime", "self", container=settings, afterRestore=steps)
     with run(image, restore=True) as start, start(container) as running:
         assert running.restored
         assert_warm(running)
@@ -203,6 +206,29 @@ def test_one_image_is_restored_by_the_runtime_and_by_itself(make, run):
     facts = inspect_target(str(image.layout)).image
     assert facts is not None
     assert facts.restorers == ("CRI-O", "itself")
+
+
+def test_a_large_memory_of_a_lazy_image_has_its_touched_parts_in_a_file_of_their_own(make, run, monkeypatch):
+    monkeypatch.setattr(touched, "FIRST_LIMIT_BYTES", 16 << 20)
+    settings = {"securityContext": RESTRICTED, **MUCH}
+    image, container = make("runtime", "self", container=settings, lazy="zstd-chunked")
+    with run(image) as start, start(container) as running:
+        read_launcher_times(running)
+        assert {"/.warmstart/memory", "/.warmstart/memory-touched"} <= list_mapped(running)
+        assert_warm(running)
+        assert "/.warmstart/memory" not in list_read_ahead(running)
+        assert "/.warmstart/memory-touched" in list_read_ahead(running)
+    with run(image, restore=True) as start, start(container) as running:
+        assert running.restored
+        assert_warm(running)
+
+
+def list_mapped(running: CriContainer) -> set[str]:
+    """Return the files that the application has mapped."""
+    proc = running.engine.proc
+    application = find_application(proc, running.pid)
+    lines = (proc / str(application) / "maps").read_text().splitlines()
+    return {words[5] for line in lines if len(words := line.split(maxsplit=5)) == 6}
 
 
 def test_a_filter_of_the_applications_own_survives_by_each_restorer(make, run):

@@ -83,12 +83,9 @@ def image(cache, tree, containerd, tmp_path_factory, request) -> Iterator[LazyIm
     with open_workspace("base") as workspace, enter(tree, workspace) as session:
         make_base_archive(session, directory / "base.tar", {"unused": UNUSED})
     output = Output(Transport.OCI, directory / "layout")
-    recipe = write_recipe(
-        directory / "recipe.json", directory / "base.tar", IMAGE, SETTINGS, restore=["self"], memory={"mapped": "all"}
-    )
-    document = json.loads(recipe.read_text())
-    document["image"]["lazy"] = request.param
-    recipe.write_text(json.dumps(document))
+    more = {"restore": ["self"], "memory": {"mapped": "all"}}
+    archive = directory / "base.tar"
+    recipe = write_recipe(directory / "recipe.json", archive, IMAGE, SETTINGS, lazy=request.param, **more)
     with pytest.MonkeyPatch.context() as patch:
         # The base image has a layer of its own for each file then.
         patch.setattr(lazy, "PART_BYTES", 1)

@@ -76,7 +76,12 @@ class PrivateRegistry:
 
 
 def write_recipe(
-    path: Path, image: str | Path, name: str, container: Mapping[str, object] | None = None, **more: object
+    path: Path,
+    image: str | Path,
+    name: str,
+    container: Mapping[str, object] | None = None,
+    lazy: str = "none",
+    **more: object,
 ) -> Path:
     """Write a recipe for the image `name` from the server's image; without `restore`, the runtime alone restores it.
 
@@ -85,6 +90,7 @@ def write_recipe(
         image: base image, or the path of its OCI archive.
         name: name of the built image.
         container: additional fields of the container.
+        lazy: format for lazy pulling.
         more: additional top-level fields.
     """
     document = {
@@ -97,7 +103,7 @@ def write_recipe(
             **(container or {}),
         },
         "restore": ["runtime"],
-        "image": {"name": name},
+        "image": {"name": name, "lazy": lazy},
         **more,
     }
     # JSON is YAML. A field that is None is left out.

@@ -23,7 +23,7 @@ from warmstart.image.layer_parts import can_join
 from warmstart.image.lazy_layer import NOT_DIVIDED, Entry, read_entries, write_lazy_layers
 from warmstart.image.manifest import Descriptor
 from warmstart.image.open import OpenedImage, open_image
-from warmstart.image.selfrestore.pack import CHANGES, DIRECTORY, MEMORY, PROGRAMS
+from warmstart.image.selfrestore.pack import CHANGES, DIRECTORY, MEMORY, PROGRAMS, TOUCHED_MEMORY
 from warmstart.recipe.model import Lazy, Recipe
 
 # What the launcher reads. The source of its programs, and memory for the runtime, are not needed.
@@ -62,7 +62,7 @@ def make_lazy(context: BuildContext, layout: Path, mapped: Sequence[str]) -> Pat
     if context.recipe.lazy is Lazy.NONE:
         return layout
     into = context.workspace / "lazy"
-    first = [*(f"{DIRECTORY}/{name}" for name in _LAUNCHER_FILES), MEMORY]
+    first = [*(f"{DIRECTORY}/{name}" for name in _LAUNCHER_FILES), TOUCHED_MEMORY, MEMORY]
     hint = "make room there, or set TMPDIR to another directory"
     chunk_format = find_format(context.recipe.lazy, context.recipe.compression)
     replacements = []

@@ -41,6 +41,7 @@ from warmstart.build.result import BuildCandidate, BuildResult, EditedDump, Self
 from warmstart.build.secrets import check_report, search_secrets
 from warmstart.build.services import Companions, open_companions
 from warmstart.build.statements import make_predicates
+from warmstart.build.touched import separate_touched
 from warmstart.build.verify import SUBNET as VERIFY_SUBNET
 from warmstart.build.verify import Restore, Subject, check_content, find_hook_limit_s, verify_image
 from warmstart.core.errors import CheckpointError, PreflightError, WarmstartError
@@ -274,9 +275,10 @@ def add_read_ahead(
     """
     found = list(layers)
 
-    def add(_: CriContainer, touched: Sequence[FilePart]) -> None:
+    def add(running: CriContainer, touched: Sequence[FilePart]) -> None:
         nonlocal found
-        found = [*layers, *pack_read_ahead(touched, context.workspace / "layout")]
+        separated, touched = separate_touched(context, parts.launched, layers, running, touched)
+        found = [*separated, *pack_read_ahead(touched, context.workspace / "layout")]
         write_image(context, base, parts, found)
 
     with context.progress.step("restore"), contextlib.suppress(WarmstartError, OSError):

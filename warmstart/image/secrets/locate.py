@@ -32,7 +32,7 @@ from warmstart.dump.criu.contents import (
 )
 from warmstart.dump.criu.threads import Thread, read_threads
 from warmstart.image.secrets.scan import Spot
-from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, MEMORY_OF_RUNTIME
+from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, MEMORY_OF_RUNTIME, TOUCHED_MEMORY
 
 _DESCRIPTIONS = ("inventory.img", "pstree.img", "core-*.img", "mm-*.img", "pagemap-*.img", "files.img")
 _PAGES = "pages-*.img"
@@ -41,7 +41,11 @@ _LIMIT_BYTES = 512 << 20
 _MOST_FILES = 50_000
 _MOST_PIECES = 4_000_000
 # The memory files of an image, and the checkpoint whose processes map each.
-_MEMORY_FILES = {MEMORY: f"{DIRECTORY}/{CHECKPOINT_DIRECTORY}", MEMORY_OF_RUNTIME: CHECKPOINT_DIRECTORY}
+_MEMORY_FILES = {
+    MEMORY: f"{DIRECTORY}/{CHECKPOINT_DIRECTORY}",
+    TOUCHED_MEMORY: f"{DIRECTORY}/{CHECKPOINT_DIRECTORY}",
+    MEMORY_OF_RUNTIME: CHECKPOINT_DIRECTORY,
+}
 _OTHERS = {"ghost-file-": "a deleted file", "pipes-data": "a pipe", "sk-queues": "a socket", "tmpfs-": "a tmpfs"}
 
 

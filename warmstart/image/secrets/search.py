@@ -33,7 +33,7 @@ from warmstart.image.secrets.locate import Locator
 from warmstart.image.secrets.record import FoundSecret
 from warmstart.image.secrets.rules import RULES, Rule
 from warmstart.image.secrets.scan import KNOWN, Found, Scanner, Search
-from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, MEMORY_OF_RUNTIME, PROGRAMS
+from warmstart.image.selfrestore.pack import DIRECTORY, MEMORY, MEMORY_OF_RUNTIME, PROGRAMS, TOUCHED_MEMORY
 from warmstart.recipe.model import Secret
 
 _CHUNK_BYTES = 1 << 20
@@ -42,6 +42,7 @@ _UNNAMED = "a file"
 _OWN = {
     MEMORY: "memory",
     MEMORY_OF_RUNTIME: "memory",
+    TOUCHED_MEMORY: "memory",
     f"{DIRECTORY}/env": "environment",
     f"{DIRECTORY}/manifest": "command line",
 }

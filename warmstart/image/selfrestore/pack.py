@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ MEMORY = f"{DIRECTORY}/memory"
 MEMORY_OF_RUNTIME = f"{DIRECTORY}/memory-runtime"
 LAUNCHER = f"/{DIRECTORY}/launcher"
 # The list of parts of files that the launcher reads ahead: START SIZE PATH, one a line.
+# The parts of the memory that a restore touches, in images that are pulled lazily.
+TOUCHED_MEMORY = f"{DIRECTORY}/memory-touched"
 READ_AHEAD = f"{DIRECTORY}/read-ahead"
 # The list of files that a cold start removes, as launcher/src/seed.c reads it.
 REMOVED = f"{DIRECTORY}/remove"
@@ -150,18 +152,25 @@ def update_manifest(
         file.writelines(f"{line}\n".encode() for line in [*kept, *added, *lines, end])
 
 
-def update_sizes(directory: Path) -> None:
-    """Bring the sizes of the checkpoint's files in the launcher's manifest up to date; arguments as above."""
+def update_sizes(directory: Path, added: Mapping[str, int] | None = None) -> None:
+    """Bring the sizes of the checkpoint's files in the launcher's manifest up to date.
+
+    Args:
+        directory: as for `update_manifest`.
+        added: sizes of further files, by their paths relative to the checkpoint.
+    """
     manifest = directory / "manifest"
-    lines = [_update_size(line, directory / "checkpoint") for line in _read_text(manifest).splitlines()]
+    *lines, end = [_update_size(line, directory / "checkpoint") for line in _read_text(manifest).splitlines()]
+    lines += [f"file {size_bytes} {name}" for name, size_bytes in (added or {}).items()]
     with replace_file(manifest, mode=0o644) as file:
-        file.writelines(f"{line}\n".encode() for line in lines)
+        file.writelines(f"{line}\n".encode() for line in [*lines, end])
 
 
 def _update_size(line: str, checkpoint: Path) -> str:
     key, _, rest = line.partition(" ")
     name = rest.partition(" ")[2]
-    return f"file {(checkpoint / name).lstat().st_size} {name}" if key == "file" else line
+    is_edited = key == "file" and "/" not in name
+    return f"file {(checkpoint / name).lstat().st_size} {name}" if is_edited else line
 
 
 def _list_files(directory: Path, memory_bytes: int) -> Iterator[str]:
