@@ -41,6 +41,7 @@ from warmstart.dump.edit.cgroups import move_to_cgroup_v2
 from warmstart.dump.edit.directories import clear_directory_modes
 from warmstart.dump.edit.listeners import find_listeners
 from warmstart.dump.edit.sockets import clear_owners, close_sockets
+from warmstart.dump.edit.touched_memory import choose_touched, map_touched
 from warmstart.dump.state.compare import describe, find_differences
 from warmstart.dump.state.document import parse_state
 from warmstart.dump.state.model import KernelState
@@ -191,6 +192,7 @@ def entries(data: bytes) -> None:
             lambda: move_to_cgroup_v2(dump),
             lambda: close_sockets(dump, established=True),
             lambda: map_to_file(dump, place / "memory", path_in_image="/memory"),
+            lambda: map_touched(dump, "/memory", choose_touched([(0, 1)], 1 << 20), "/memory-touched"),
             lambda: clear_directory_modes(dump),
             lambda: clear_owners(dump),
             lambda: read_processes(dump),

@@ -90,6 +90,11 @@ def test_the_places_of_an_image_that_restores_itself(search):
     }
 
 
+def test_each_memory_file_is_memory(search):
+    for name in ("memory", "memory-touched", "memory-runtime"):
+        assert search(own({name: VALUE})) == {"shop-db.password": ("memory",)}
+
+
 def test_the_places_of_an_image_that_the_runtime_restores(search):
     diff = tar_of({"app/settings": b"x" * 2000 + VALUE, "app/none": b"", "app/last": VALUE})
     found = search((CHECKPOINT, tar_of({"spec.dump": VALUE, "checkpoint/pages-1.img": VALUE, "rootfs-diff.tar": diff})))
