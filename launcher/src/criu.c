@@ -74,10 +74,7 @@ static _Noreturn void run_criu(const struct manifest *manifest, int log)
 				      "-D",	   CHECKPOINT, "-o",		     output,
 				      "-d",	   "--manage-cgroups=ignore", "--tcp-close", "--file-locks",
 				      /* CRIU must not load plugins from the image. */
-				      "--libdir",  "/proc/self/fdinfo",
-				      /* The files are those of the dump, as the image is. To compare the build ids of
-				       * all libraries would wait for the disk once for each. */
-				      "--file-validation", "filesize"};
+				      "--libdir",  "/proc/self/fdinfo"};
 	struct arguments arguments = {0};
 	int own = dup(log); /* stays open across exec, like the listeners' descriptors */
 

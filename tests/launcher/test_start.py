@@ -101,12 +101,6 @@ def test_gives_crius_first_error_as_the_reason(place):
     assert_cold(place.start(*ECHO, env={"GREETING": "hello"}), "CRIU: it hurts")
 
 
-def test_criu_does_not_read_all_libraries_to_compare_them(place):
-    place.write_manifest()
-    place.write_criu('echo "Error (criu/a.c:1): $*" >"$7"; exit 1')
-    assert "--file-validation filesize" in place.start("true").stderr
-
-
 def test_starts_cold_where_criu_cannot_be_run(place):
     place.write_manifest(ECHO)
     reason = f"CRIU: {place.directory}/criu: No such file or directory"

@@ -5,7 +5,8 @@ mm/memory.c of Linux). So the pages are those that were touched only if none of 
 kernel does not read ahead: see `warmstart.dump.edit.advice`. Format: Documentation/admin-guide/mm/pagemap.rst.
 
 To write to a page of a private mapping, the kernel reads the page first, though all of it may be replaced. CRIU writes
-those pages of libraries that the application had changed, one library after the other, before anything else runs.
+those pages of libraries that the application had changed, one library after the other, before anything else runs. And
+before that, it compares each library's build id, which is in its first page (`get_build_id` in criu/files-reg.c).
 """
 
 from __future__ import annotations
@@ -61,27 +62,28 @@ class _Page:
 def find_touched(proc: Path, first_pid: int, memory: Collection[str] = ()) -> tuple[FilePart, ...]:
     """Return the touched parts of the files in a container's root filesystem.
 
-    Changed pages of libraries come first, and then the file with most parts. Files on other mounts are left out, since
-    a pod brings its own. Processes that end meanwhile are left out too.
+    What CRIU reads comes first: the first page and the changed pages of libraries. Then comes the file with most parts.
+    Files on other mounts are left out, since a pod brings its own. Processes that end meanwhile are left out too.
 
     Args:
         proc: a procfs.
         first_pid: the first process of the container.
-        memory: paths of memory files, which CRIU does not write to.
+        memory: paths of memory files, which CRIU neither compares nor writes to.
 
     Raises:
         FileNotFoundError, ProcessLookupError: there is no such process.
     """
-    changed: defaultdict[str, set[int]] = defaultdict(set)
+    first: defaultdict[str, set[int]] = defaultdict(set)
     others: defaultdict[str, set[int]] = defaultdict(set)
     for process in read_tree(proc, first_pid):
         with contextlib.suppress(*GONE):
             for page in _find_pages(proc / str(process.pid)):
                 is_first = page.is_changed and page.path not in memory
-                (changed if is_first else others)[page.path].add(page.number)
-    for path, numbers in changed.items():
-        others[path] -= numbers
-    parts = (*_join_files(changed), *_join_files(others))
+                (first if is_first else others)[page.path].add(page.number)
+    for path in {*first, *others}.difference(memory):
+        first[path].add(0)
+        others[path] -= first[path]
+    parts = (*_join_files(first), *_join_files(others))
     return parts if len(parts) <= MAX_PARTS else ()
 
 
