@@ -37,6 +37,8 @@ get "crac-$crac-sources.jar" "$sources_sha256"
 
 mkdir classes license
 (cd classes && jar --extract --file "../crac-$crac.jar" org)
+# Nothing calls this but applications, and they have it themselves.
+rm -r classes/org/crac/management
 (cd license && jar --extract --file "../crac-$crac-sources.jar" org/crac/Core.java)
 mkdir -p classes/META-INF/licenses
 sed -e '/^package/,$d' -e 's|^// \{0,1\}||' license/org/crac/Core.java > classes/META-INF/licenses/org.crac.txt
