@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.cluster.pods import wait_for
 from support.cluster_images import push_image
+from support.recipes import limit_warmup
 from support.shop import (
     IMAGES,
     TOP,
@@ -59,6 +60,7 @@ def image(user, cluster, example, tmp_path_factory) -> str:
     for name, value in values.items():
         (directory / name).write_text(value)
         words.append(f"--secret={name}={directory / name}")
+    words += [f"--set={limit}" for limit in limit_warmup(example / "recipe.yaml")]
     line = ["build", example / "recipe.yaml", "--plain-http", cluster.registry, "--json", *words]
     built = user.call(*line).result
     assert [restore["restorer"] for restore in built["restores"]] == ["self", "self"]

@@ -50,9 +50,13 @@ def build_once(make_once: MakeOnce, recipe: Path, cache: Path) -> tuple[Path, Re
 
 def load_quick(recipe: Path) -> Recipe:
     """Load a recipe, but wait no longer than STEADY_S until its application is as fast as it gets."""
+    return load_recipe(recipe, overrides=limit_warmup(recipe))
+
+
+def limit_warmup(recipe: Path) -> list[str]:
+    """Return the overrides of `load_quick`."""
     steps = enumerate(load_recipe(recipe).warmup)
-    limits = [f"warmup[{index}].limitSeconds={STEADY_S}" for index, step in steps if step.steady_limit_s]
-    return load_recipe(recipe, overrides=limits)
+    return [f"warmup[{index}].limitSeconds={STEADY_S}" for index, step in steps if step.steady_limit_s]
 
 
 def _build(recipe: Path, cache: Path, path: Path) -> None:
