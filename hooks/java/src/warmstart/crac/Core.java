@@ -15,8 +15,11 @@ public final class Core {
         void checkpointRestore() throws CheckpointException, RestoreException;
     }
 
+    /** Whether applications are notified; their resources are known in any case. */
+    public static final boolean CALLBACKS = !"none".equals(System.getenv("WARMSTART_HOOKS_CALLBACKS"));
+
     private static final GlobalContext GLOBAL = new GlobalContext();
-    private static volatile GlobalContext notified = GLOBAL;
+    private static final GlobalContext NOTIFIED = CALLBACKS ? GLOBAL : new GlobalContext();
     private static volatile Requester requester;
 
     private Core() {}
@@ -35,12 +38,7 @@ public final class Core {
 
     /** Returns the context that the agent notifies, whoever serves the applications. */
     public static Context<Resource> ownContext() {
-        return notified;
-    }
-
-    /** From now on, the agent notifies a context of its own: resources of applications are known, but not called. */
-    public static void ignoreApplications() {
-        notified = new GlobalContext();
+        return NOTIFIED;
     }
 
     /** Returns the living resources in the order of their registration. */

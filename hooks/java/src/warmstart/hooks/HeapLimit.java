@@ -2,11 +2,8 @@ package warmstart.hooks;
 
 import com.sun.management.HotSpotDiagnosticMXBean;
 import com.sun.management.VMOption;
-import java.io.FileInputStream;
 import java.io.IOException;
-import java.io.InputStream;
 import java.lang.management.ManagementFactory;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.Objects;
 import java.util.regex.Matcher;
@@ -106,7 +103,7 @@ final class HeapLimit implements Resource {
         long limit = Long.MAX_VALUE;
         for (String name : LIMITS) {
             try {
-                limit = Math.min(limit, Long.parseLong(read(cgroups.resolve(name)).strip()));
+                limit = Math.min(limit, Long.parseLong(new String(PodEnvironment.read(cgroups.resolve(name).toFile())).strip()));
             } catch (IOException | NumberFormatException e) {
                 // Another version of cgroups, or "max".
             }
@@ -114,16 +111,9 @@ final class HeapLimit implements Resource {
         return Math.min(limit, machineMemory());
     }
 
-    /** Not by a channel: the thread's first buffer for one makes HotSpot take back code that each request uses. */
-    private static String read(Path file) throws IOException {
-        try (InputStream in = new FileInputStream(file.toFile())) {
-            return new String(in.readAllBytes(), StandardCharsets.UTF_8);
-        }
-    }
-
     private long machineMemory() {
         try {
-            Matcher total = TOTAL.matcher(read(meminfo));
+            Matcher total = TOTAL.matcher(new String(PodEnvironment.read(meminfo.toFile())));
             return total.find() ? Long.parseLong(total.group(1)) << 10 : Long.MAX_VALUE;
         } catch (IOException e) {
             return Long.MAX_VALUE;

@@ -13,7 +13,6 @@ public final class Hooks implements Runnable {
     // After a failure: the build holds the FIFO open until it has read of it.
     private static final int PAUSE_MS = 1000;
     private static final String LIMIT = "WARMSTART_HOOKS_LIMIT";
-    private static final String CALLBACKS = "WARMSTART_HOOKS_CALLBACKS";
     private static final double DEFAULT_LIMIT_S = 30;
 
     private final Fifos fifos;
@@ -24,19 +23,15 @@ public final class Hooks implements Runnable {
     private final Phase.Work afterRestore = () -> callbacks.afterRestore(null);
     private volatile Cycle cycle = new Cycle();
 
-    private Hooks(File directory, Instrumentation instrumentation, boolean callsApplication, double limitS) {
+    private Hooks(File directory, Instrumentation instrumentation, double limitS) {
         this.fifos = new Fifos(directory);
-        this.own = new OwnHooks(directory, instrumentation, callsApplication);
+        this.own = new OwnHooks(directory, instrumentation);
         this.limitS = limitS;
     }
 
     /** Registers this process with the build. */
     public static void start(File directory, Instrumentation instrumentation) {
-        boolean callsApplication = !"none".equals(System.getenv(CALLBACKS));
-        if (!callsApplication) {
-            Core.ignoreApplications();
-        }
-        Hooks hooks = new Hooks(directory, instrumentation, callsApplication, limit(System.getenv(LIMIT)));
+        Hooks hooks = new Hooks(directory, instrumentation, limit(System.getenv(LIMIT)));
         hooks.fifos.reply(new Message("registered").with("runtime", "java " + Runtime.version()));
         Core.serve(hooks::checkpointRestore);
         hooks.own.register();

@@ -20,15 +20,13 @@ final class OwnHooks {
     private final List<Resource> own = new ArrayList<>();
     private final File directory;
     private final Instrumentation instrumentation;
-    private final boolean callsApplication;
     private final Pools pools = new Pools(this::instances);
     private final SpringServers servers = new SpringServers("web-servers".equals(System.getenv(KEEP)));
     private Instances instances;
 
-    OwnHooks(File directory, Instrumentation instrumentation, boolean callsApplication) {
+    OwnHooks(File directory, Instrumentation instrumentation) {
         this.directory = directory;
         this.instrumentation = instrumentation;
-        this.callsApplication = callsApplication;
     }
 
     void register() {
@@ -50,10 +48,8 @@ final class OwnHooks {
         add("timers", () -> new Schedules(instances()));
         add("flags of the JVM", HeapLimit::new);
         add("connection pools", () -> pools);
-        if (callsApplication) {
-            add("Spring's web servers", () -> servers);
-        }
-        if (callsApplication && Core.jdkCore() != null) {
+        add("Spring's web servers", () -> servers);
+        if (Core.CALLBACKS && Core.jdkCore() != null) {
             add("the JDK's own CRaC", () -> new JdkContext(Core.jdkCore()));
         }
     }
@@ -73,7 +69,7 @@ final class OwnHooks {
             for (Resource resource : rehearsed) {
                 resource.afterRestore(null);
             }
-            if (callsApplication) {
+            if (Core.CALLBACKS) {
                 servers.rehearse();
             }
         } catch (Exception | LinkageError e) {
@@ -89,7 +85,7 @@ final class OwnHooks {
             Log.line("hooks leave connection pools as they are: " + e);
         }
         try {
-            if (callsApplication) {
+            if (Core.CALLBACKS) {
                 servers.hide();
             }
         } catch (ReflectiveOperationException | RuntimeException e) {
