@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,9 @@ _PLAIN_FILE_SYSTEMS = frozenset({"overlay", "tmpfs", "ext2", "ext3", "ext4", "xf
 # The header of a database file: its first bytes, and the versions for writing and reading, 2 of which have a log in
 # place of a journal. Source: https://www.sqlite.org/fileformat2.html.
 _SQLITE, _SQLITE_VERSIONS, _WITH_JOURNAL = b"SQLite format 3\0", slice(18, 20), b"\1\1"
+
+# A line of fdinfo, see proc_pid_fdinfo(5).
+_LEASE = re.compile(r"lock:\t\d+: LEASE ")
 
 _MEM_MAJOR = 1
 _MISC_MAJOR = 10
@@ -143,7 +147,11 @@ def _check_database(container: Container, process: Process, descriptor: Link) ->
     src/pager.c of https://sqlite.org/src), and a restored file has another.
     """
     path, deleted = strip_deleted(descriptor.target)
-    if deleted or not path.startswith("/") or read_descriptor_info(descriptor).flags & os.O_ACCMODE != os.O_RDWR:
+    if deleted or not path.startswith("/"):
+        return
+    info = read_descriptor_info(descriptor)
+    # Another open would break a lease: the application gets a signal, and the open waits for it, up to 45 seconds.
+    if info.flags & os.O_ACCMODE != os.O_RDWR or any(_LEASE.match(line) for line in info.lines):
         return
     if _read_start(container, descriptor)[_SQLITE_VERSIONS] == _WITH_JOURNAL:
         what = f"It has the SQLite database {path} open, and could only read it after a restore: the file is another."
@@ -154,7 +162,8 @@ def _check_database(container: Container, process: Process, descriptor: Link) ->
 def _read_start(container: Container, descriptor: Link) -> bytes:
     """Read the header of a database; empty if it is none.
 
-    A device or a file system of the container's own could keep its reader waiting, so these are not opened.
+    A device or a file system of the container's own could keep its reader waiting, so these are not opened. The end
+    of a lease that was taken meanwhile is not awaited.
     """
     with closing_descriptor(os.open(descriptor.path, os.O_PATH | os.O_CLOEXEC)) as pinned:
         own = Link(Path(f"/proc/self/fd/{pinned}"), "")
@@ -162,7 +171,11 @@ def _read_start(container: Container, descriptor: Link) -> bytes:
         kinds = {mount.kind for mount in container.mounts if mount.mount_id == mount_id}
         if not stat.S_ISREG(os.fstat(pinned).st_mode) or not kinds or not kinds <= _PLAIN_FILE_SYSTEMS:
             return b""
-        with closing_descriptor(os.open(own.path, os.O_RDONLY | os.O_CLOEXEC)) as opened:
+        try:
+            number = os.open(own.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except BlockingIOError:
+            return b""
+        with closing_descriptor(number) as opened:
             start = os.pread(opened, _SQLITE_VERSIONS.stop, 0)
     return start if start.startswith(_SQLITE) else b""
 

@@ -449,6 +449,21 @@ def test_a_database_that_could_not_be_written_to_is_a_warning(start: Callable[..
     assert "the SQLite database /srv/journal.db" in finding.what
 
 
+LEASED = """
+import signal
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+leased = open('/srv/leased', 'w+b')
+fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+"""
+
+
+def test_a_lease_is_not_broken(start: Callable[..., Started]) -> None:
+    container = start(LEASED)
+    assert check(container) == ()
+    descriptors = (PROC / f"{container.pid}/fdinfo").iterdir()
+    assert any("LEASE  ACTIVE    WRITE" in descriptor.read_text() for descriptor in descriptors)
+
+
 def test_a_client_of_datagrams_is_connected_anew(start: Callable[..., Started]) -> None:
     # The address of the pod, as it is chosen for any peer.
     program = (
