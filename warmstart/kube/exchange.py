@@ -78,7 +78,10 @@ def _read(answer: Any, limit_bytes: int, timeout_s: float) -> bytes:
     """Return the body, cut after the limit."""
     data = bytearray()
     try:
-        while len(data) <= limit_bytes and (piece := read_piece(answer, _PIECE_BYTES, timeout_s)):
+        piece = None
+        # A piece is shorter at the end of the body only. To read on would take a thread for nothing.
+        while len(data) <= limit_bytes and (piece is None or len(piece) == _PIECE_BYTES):
+            piece = read_piece(answer, _PIECE_BYTES, timeout_s)
             data += piece
     finally:
         answer.close()
