@@ -27,7 +27,7 @@ def read_until(jvm: Jvm, last: str) -> list[str]:
 
 
 def test_jar(agent: Path) -> None:
-    assert agent.stat().st_size <= 65 << 10
+    assert agent.stat().st_size <= 64 << 10
     with zipfile.ZipFile(agent) as jar:
         assert "Redistributions in binary form must reproduce" in jar.read("META-INF/licenses/org.crac.txt").decode()
         entry = jar.read("warmstart/hooks/Agent.class")

@@ -103,7 +103,8 @@ final class HeapLimit implements Resource {
         long limit = Long.MAX_VALUE;
         for (String name : LIMITS) {
             try {
-                limit = Math.min(limit, Long.parseLong(new String(PodEnvironment.read(cgroups.resolve(name).toFile())).strip()));
+                byte[] content = PodEnvironment.read(cgroups.resolve(name).toFile());
+                limit = Math.min(limit, Long.parseLong(new String(content).strip()));
             } catch (IOException | NumberFormatException e) {
                 // Another version of cgroups, or "max".
             }
