@@ -260,7 +260,7 @@ def add_read_ahead(
 ) -> list[Layer]:
     """Let an image restore itself, and add the list of what it touches: see `pack_read_ahead`.
 
-    If it does not restore, it stays as it is, and its verification says why.
+    If it does not restore, or not in time with a slow disk, it stays as it is. Its verification then restores it again.
 
     Args:
         context: of the build.
@@ -281,8 +281,11 @@ def add_read_ahead(
         found = [*separated, *pack_read_ahead(touched, context.workspace / "layout")]
         write_image(context, base, parts, found)
 
-    with context.progress.step("restore"), contextlib.suppress(WarmstartError, OSError):
-        restore_and_look(context, engine, parts.launched, image, add)
+    try:
+        with context.progress.step("restore"):
+            restore_and_look(context, engine, parts.launched, image, add)
+    except (WarmstartError, OSError) as error:
+        context.progress.warn(f"the image has no list of what to read ahead: {error}")
     return found
 
 

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 import pytest
 from support.page_cache import find_cached_bytes
 
-from warmstart.build import checkpoint
+from warmstart.build import checkpoint, pipeline
+from warmstart.core.errors import AppError
 from warmstart.core.page_cache import evict
+from warmstart.core.progress import Progress, SilentListener
 from warmstart.dump.criu import protos
 from warmstart.dump.criu.contents import VmaStatus
 from warmstart.dump.criu.entries import Entry, decode, read_only_entry, write_image
@@ -87,3 +89,15 @@ def test_the_container_is_prepared_before_its_launcher_starts(created, monkeypat
     checkpoint.restore_and_look(context, created.engine, launched, "image", lambda *given: looked.append(given))
     assert looked == [(created, "parts")]
     assert prepared == [created.directory / "memory"]
+
+
+@pytest.mark.parametrize("error", [AppError("not ready in time"), OSError("no space left")])
+def test_an_image_without_its_list_is_complete_and_the_user_is_told(error, monkeypatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline, "restore_and_look", fail)
+    context = SimpleNamespace(progress=Progress(SilentListener()))
+    layers = pipeline.add_read_ahead(context, None, None, SimpleNamespace(launched=None), ["memory", "dump"], "image")
+    assert layers == ["memory", "dump"]
+    assert context.progress.warnings == [f"the image has no list of what to read ahead: {error}"]
