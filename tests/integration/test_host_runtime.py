@@ -19,7 +19,7 @@ from support.builds import PORT, READY, STATE, write_recipe
 from support.evaluator import IMAGES, make_document, path_of
 
 import warmstart
-from warmstart.cli.main import TERMINATED
+from warmstart.cli.interruption import TERMINATED
 from warmstart.core.errors import EngineError
 from warmstart.core.process import Finished
 from warmstart.engine.cri import CriEngine

@@ -18,7 +18,8 @@ from support.leaks import Traces, take_snapshot, wait_until_clean
 from support.strike import Striker
 
 from warmstart.build.context import BuildOptions
-from warmstart.cli.main import INTERRUPTED, TERMINATED
+from warmstart.cli.interruption import TERMINATED
+from warmstart.cli.main import INTERRUPTED
 from warmstart.core import workspace
 from warmstart.core.progress import SilentListener
 from warmstart.image.registry.credentials import RegistryAccess

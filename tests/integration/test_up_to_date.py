@@ -18,7 +18,8 @@ from support.checkpoint_image import edit_annotations
 from support.leaks import take_snapshot, wait_until_clean
 from support.tars import extract
 
-from warmstart.cli.main import INTERRUPTED, TERMINATED
+from warmstart.cli.interruption import TERMINATED
+from warmstart.cli.main import INTERRUPTED
 from warmstart.image.annotations import read_provenance
 from warmstart.image.layout import read_image
 

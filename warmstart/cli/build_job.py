@@ -24,7 +24,8 @@ from warmstart.build.context import BuildOptions
 from warmstart.build.existing import ExistingImage, find_existing
 from warmstart.build.pipeline import build_image
 from warmstart.build.result import BuildResult
-from warmstart.cli.main import explain, terminate
+from warmstart.cli.interruption import end_in_order
+from warmstart.cli.main import explain
 from warmstart.cli.terminal import start_logging
 from warmstart.core import process
 from warmstart.core.errors import HostError, WarmstartError
@@ -196,7 +197,7 @@ def main() -> NoReturn:
 
 
 def _answer() -> int:
-    signal.signal(signal.SIGTERM, terminate)
+    end_in_order()
     parent, sys.argv, debug, job = pickle.load(sys.stdin.buffer)  # noqa: S301  (from a process of ours)
     set_parent_death_signal(signal.SIGTERM)
     if os.getppid() != parent:

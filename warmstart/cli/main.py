@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -18,6 +17,7 @@ from warmstart.cli.context import (
     Shell,
     default_cache,
 )
+from warmstart.cli.interruption import end_in_order
 from warmstart.cli.lazy import Lazy, LazyGroup
 from warmstart.cli.terminal import TerminalListener, show_error, start_logging
 from warmstart.cli.views.error import make_error_document
@@ -27,7 +27,6 @@ from warmstart.core.text import printable_lines
 from warmstart.core.workspace import use_for_temporary_files
 
 INTERRUPTED = 130
-TERMINATED = 143
 PIPE_WIDTH = 4096
 
 #: Commands by name. The summaries are those of the commands' own docstrings; a test compares them.
@@ -87,7 +86,7 @@ def open_console(*, stderr: bool = False) -> Console:
 
 def main() -> NoReturn:
     """Run the command line. Every error is shown and becomes an exit code."""
-    signal.signal(signal.SIGTERM, terminate)
+    end_in_order()
     use_for_temporary_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Escape characters that the user's locale cannot show, as on standard error.
@@ -157,8 +156,3 @@ def explain(error: Exception) -> WarmstartError:
         shown = WarmstartError(brief, hint="report it, with the output of `warmstart --debug ...`")
     shown.__cause__ = error
     return shown
-
-
-def terminate(_number: int, _frame: object) -> None:
-    """End as Ctrl-C does, cleaning up on the way."""
-    raise SystemExit(TERMINATED)

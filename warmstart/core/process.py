@@ -231,7 +231,8 @@ def converse(
 ) -> int:
     """Run a program to its end, however long it takes, and call `on_line` with each line of its standard output.
 
-    Its standard error is ours. If a callback raises, the program is terminated, so that it can clean up.
+    Its standard error is ours. If a callback raises, the program's standard output is closed, and it is terminated, so
+    that it can clean up.
 
     Args:
         argv: the program and its arguments.
@@ -268,6 +269,8 @@ def converse(
                     on_line(line)
         except BaseException:
             running.terminate()
+            # It must not wait for a reader of what it has to say meanwhile.
+            running.stdout.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 running.wait(timeout=end_s)
             raise

@@ -392,6 +392,28 @@ time.sleep(1000)
     assert (tmp_path / "clean").exists()
 
 
+def test_a_program_that_still_has_much_to_say_is_not_kept_waiting(tmp_path):
+    program = f"""
+import pathlib, signal, sys, time
+def clean(*_):
+    try:
+        print("x" * 1_000_000, flush=True)
+    except BrokenPipeError:
+        pathlib.Path({str(tmp_path / "clean")!r}).touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, clean)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+    def stop(_: bytes) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        process.converse([*PYTHON, program], b"", on_line=stop, on_tick=lambda: None, end_s=20)
+    assert (tmp_path / "clean").exists()
+
+
 def test_a_program_that_does_not_end_in_time_is_killed(tmp_path):
     program = "trap '' TERM; echo $$; while :; do sleep 0.1; done"
     begun: list[bytes] = []
