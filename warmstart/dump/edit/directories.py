@@ -2,8 +2,8 @@
 
 CRIU restores an open or current directory only if its mode is unchanged (`validate_file` in criu/files-reg.c of
 https://github.com/checkpoint-restore/criu, 4.2). But modes differ between nodes: if no layer of an image contains the
-root directory, containerd creates it with mode 0755, CRI-O and Podman with 0555. A volume mounted at /tmp may also have
-a different mode than the image's /tmp.
+root directory, containerd creates it with mode 0755, CRI-O and Podman with 0555, or with 0755 if the layer above is in
+Stargz Store. A volume mounted at /tmp may also have a different mode than the image's /tmp.
 """
 
 from __future__ import annotations
