@@ -1,35 +1,32 @@
-"""Images that containerd starts before it has pulled them, with the real stargz snapshotter."""
+"""Images that containerd and CRI-O start before they have pulled them, with the real stargz snapshotter and store."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.base_image import make_base_archive
-from support.builds import build, get, write_recipe
+from support.builds import get
 from support.go_tools import ensure_go_tool
-from support.lazy_pulling import STARGZ, PullingNode, count_received, open_stargz, open_whole
+from support.lazy_image import IMAGE, REGISTRY, UNUSED, LazyImage, build_lazy_image, run_registry
+from support.lazy_pulling import (
+    STARGZ,
+    PullingNode,
+    count_received,
+    open_stargz,
+    open_stargz_store,
+    open_whole,
+)
 from support.runtime_tree import ensure_runtime_tree
-from support.runtimes import CONTAINER, CriStarted, find_application, wait_for, wait_for_line
 
-from warmstart.build import lazy
-from warmstart.build.context import BuildOptions
-from warmstart.build.publish import Output
-from warmstart.core.reference import Transport
 from warmstart.core.workspace import open_workspace
-from warmstart.dump.criu.fingerprint import read_identity
-from warmstart.engine.cri import CriContainer
-from warmstart.image.compose import CREATED_BY
-from warmstart.image.layout import read_image
 from warmstart.node.keeper import Bind
 from warmstart.node.session import Session, enter
 
@@ -37,94 +34,70 @@ from .conftest import SETTINGS
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(600)]
 
-REGISTRY = "127.0.0.1:5000"
-IMAGE = f"{REGISTRY}/tests/lazy:1"
-UNUSED = os.urandom(24 << 20)
 FETCHED_S = 120.0
 NO_BACKGROUND = {"no_background_fetch": True}
 
 
 @dataclass(frozen=True)
-class LazyImage:
-    """An image in a registry whose base image has a large file that is not needed.
+class PushedImage(LazyImage):
+    """An image in the registry of a session.
 
     Attributes:
         session: a session with containerd and the registry's program.
-        size_bytes: size of its layers.
-        identity: identity of the process that it restores.
-        run_registry: runs the registry that has it, at REGISTRY.
         containerd: containerd's program.
         stargz: the snapshotter's.
     """
 
     session: Session
-    size_bytes: int
-    identity: str
-    run_registry: Callable[[], AbstractContextManager[object]]
     containerd: Path
     stargz: Path
 
-    @contextlib.contextmanager
-    def start(self, node: PullingNode, name: str) -> Iterator[tuple[CriContainer, Path]]:
-        """Start the image, see that its process is restored, and yield the container and its root directory."""
-        container = replace(CONTAINER, image=IMAGE)
-        with node.engine.start(container, IMAGE, name) as running:
-            wait_for_line(CriStarted(container, running), r"warmstart: restored in \d+ ms")
-            assert get(running, "/ready", timeout_s=30)[0] == 200
-            application = find_application(self.session.proc, running.pid)
-            assert read_identity(self.session.proc, application) == self.identity
-            yield running, self.session.proc / str(application) / "root"
+
+@pytest.fixture(scope="module")
+def stargz(cache) -> Path:
+    """The program that serves images lazily."""
+    return ensure_go_tool(cache, STARGZ, print)
 
 
 @pytest.fixture(scope="module", params=["estargz", "zstd-chunked"])
-def image(cache, tree, containerd, tmp_path_factory, request) -> Iterator[LazyImage]:
-    """An image of each format, pushed to a registry."""
+def built(cache, tree, tmp_path_factory, request) -> LazyImage:
+    """An image of each format, which the runtime restores, or itself."""
     directory = tmp_path_factory.mktemp("lazy")
-    with open_workspace("base") as workspace, enter(tree, workspace) as session:
-        make_base_archive(session, directory / "base.tar", {"unused": UNUSED})
-    output = Output(Transport.OCI, directory / "layout")
-    more = {"restore": ["self"], "memory": {"mapped": "all"}}
-    archive = directory / "base.tar"
-    recipe = write_recipe(directory / "recipe.json", archive, IMAGE, SETTINGS, lazy=request.param, **more)
-    with pytest.MonkeyPatch.context() as patch:
-        # The base image has a layer of its own for each file then.
-        patch.setattr(lazy, "PART_BYTES", 1)
-        built, _ = build(recipe, BuildOptions(cache, output))
-    made = read_image(directory / "layout")
-    assert sum(not maker.startswith(CREATED_BY) for maker in made.makers) == 2
-    size_bytes = sum(layer.size_bytes for layer in made.manifest.layers)
-    runtimes, snapshotter = ensure_runtime_tree(cache, print), ensure_go_tool(cache, STARGZ, print)
-    binds = [Bind(str(program.parent)) for program in (containerd, snapshotter)]
+    return build_lazy_image(cache, tree, directory, SETTINGS, request.param, ["runtime", "self"])
+
+
+@pytest.fixture(scope="module")
+def image(cache, tree, containerd, stargz, built) -> Iterator[PushedImage]:
+    """The image, in the registry of a session with containerd."""
+    runtimes = ensure_runtime_tree(cache, print)
+    binds = [Bind(str(program.parent)) for program in (containerd, stargz)]
     with open_workspace("lazy") as workspace, enter(runtimes, workspace, binds=binds) as session:
-        shutil.copytree(directory / "layout", workspace / "layout")
         shutil.copy2(tree / "usr/bin/docker-registry", session.root / "usr/local/bin")
-        identity = built.provenance.identity
-        lazily = LazyImage(session, size_bytes, identity, lambda: run_registry(session), containerd, snapshotter)
-        with lazily.run_registry():
-            command = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false"]
-            session.run([*command, f"oci:{workspace}/layout:{IMAGE}", f"docker://{IMAGE}"], timeout_s=60)
-        yield lazily
+        with run_registry(session):
+            built.push(session)
+        yield PushedImage(built.layout, built.size_bytes, built.identity, session, containerd, stargz)
 
 
-@contextlib.contextmanager
-def run_registry(session: Session) -> Iterator[None]:
-    """Run a registry in the session."""
-    config, log = session.workspace / "registry.json", session.workspace / "registry.log"
-    storage = {"filesystem": {"rootdirectory": str(session.workspace / "registry")}}
-    config.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": REGISTRY, "secret": "tests"}}))
-    log.unlink(missing_ok=True)  # of an earlier run
-    with session.background(["docker-registry", "serve", config], log_file=log) as running:
-        wait_for(lambda: "listening on" in log.read_text(), running, log)
-        yield
+@pytest.fixture(scope="module")
+def with_crio(tree, stargz, built) -> Iterator[Session]:
+    """A session with CRI-O, and a registry that has the image."""
+    binds = [Bind(str(stargz.parent))]
+    with (
+        open_workspace("lazy") as workspace,
+        enter(tree, workspace, binds=binds) as session,
+        run_registry(session),
+    ):
+        built.push(session)
+        yield session
 
 
-def open_lazily(image: LazyImage, name: str, **settings: object) -> AbstractContextManager[PullingNode]:
+def open_lazily(image: PushedImage, name: str, **settings: object) -> AbstractContextManager[PullingNode]:
     return open_stargz(image.session, image.containerd, image.stargz, name, REGISTRY, settings)
 
 
 def test_it_restores_before_the_image_is_there(image):
     before = count_received(image.session, "lo")
-    with image.run_registry(), open_lazily(image, "before", **NO_BACKGROUND) as node:
+    with run_registry(image.session), open_lazily(image, "before", **NO_BACKGROUND) as node:
         node.pull(IMAGE)
         with image.start(node, "before") as (_, root):
             received = count_received(image.session, "lo") - before
@@ -136,7 +109,7 @@ def test_it_restores_before_the_image_is_there(image):
 def test_the_registry_may_go_once_the_rest_has_been_fetched(image):
     before = count_received(image.session, "lo")
     with open_lazily(image, "after") as node:
-        with image.run_registry():
+        with run_registry(image.session):
             node.pull(IMAGE)
             with image.start(node, "first"):
                 await_fetched(image, before)
@@ -144,7 +117,7 @@ def test_the_registry_may_go_once_the_rest_has_been_fetched(image):
             assert (root / "data/unused").read_bytes() == UNUSED
 
 
-def await_fetched(image: LazyImage, before: int) -> None:
+def await_fetched(image: PushedImage, before: int) -> None:
     """Wait until the node has received as much as the image has, and nothing more arrives."""
     deadline, last = time.monotonic() + FETCHED_S, -1
     while (received := count_received(image.session, "lo") - before) < image.size_bytes or received > last:
@@ -155,7 +128,7 @@ def await_fetched(image: LazyImage, before: int) -> None:
 
 def test_a_registry_that_is_gone_too_early_stops_reads_but_not_the_process(image):
     with open_lazily(image, "early", **NO_BACKGROUND, blob={"max_retries": 1}) as node:
-        with image.run_registry():
+        with run_registry(image.session):
             node.pull(IMAGE)
             with contextlib.ExitStack() as started:
                 running, root = started.enter_context(image.start(node, "early"))
@@ -164,12 +137,25 @@ def test_a_registry_that_is_gone_too_early_stops_reads_but_not_the_process(image
             assert get(running, "/ready")[0] == 200
             with pytest.raises(OSError, match=os.strerror(errno.EIO)):
                 (root / "data/unused").read_bytes()
-            with image.run_registry():
+            with run_registry(image.session):
                 assert (root / "data/unused").read_bytes() == UNUSED
 
 
 def test_without_a_snapshotter_it_is_an_ordinary_image(image):
-    with image.run_registry(), open_whole(image.session, image.containerd, "whole", REGISTRY) as node:
+    with run_registry(image.session), open_whole(image.session, image.containerd, "whole", REGISTRY) as node:
         node.pull(IMAGE)
         with image.start(node, "whole") as (_, root):
             assert (root / "data/unused").read_bytes() == UNUSED
+
+
+@pytest.mark.parametrize(("name", "subnet"), [("runtime", "10.75.0.0/24"), ("self", "10.75.1.0/24")])
+def test_crio_restores_before_the_image_is_there(built, with_crio, stargz, name, subnet):
+    before, by_runtime = count_received(with_crio, "lo"), name == "runtime"
+    settings = {"settings": NO_BACKGROUND, "subnet": subnet, "restore": by_runtime}
+    with open_stargz_store(with_crio, stargz, name, REGISTRY, **settings) as node:
+        node.pull(IMAGE)
+        with built.start(node, name, by_runtime=by_runtime) as (_, root):
+            received = count_received(with_crio, "lo") - before
+            assert received < built.size_bytes - len(UNUSED) + (4 << 20)
+            assert (root / "data/unused").read_bytes() == UNUSED
+            assert count_received(with_crio, "lo") - before > received + len(UNUSED)

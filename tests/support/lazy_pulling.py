@@ -1,4 +1,4 @@
-"""Nodes with containerd that pull from a registry, as usual or with a snapshotter that pulls lazily."""
+"""Nodes that pull from a registry, as usual or lazily: with containerd or CRI-O."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from typing import Any
 from cri_api.v1 import api_pb2 as cri
 from support.containerd import CALL_S, await_socket, make_pause_image, run_containerd
 from support.go_tools import GoTool
+from support.runtimes import wait_for
 
 from warmstart.engine.cri import CriEngine
-from warmstart.node.crio import PAUSE_IMAGE
+from warmstart.image.skopeo import copy_image
+from warmstart.node.crio import PAUSE_IMAGE, run_crio
 from warmstart.node.session import Session
+from warmstart.node.tree import PAUSE_LAYOUT
 
 STARGZ = GoTool(
-    "stargz-snapshotter",
+    "stargz",
     "github.com/containerd/stargz-snapshotter/service",
     "v0.19.1",
-    Path(__file__).with_name("stargz_snapshotter.go").read_text(),
+    Path(__file__).with_name("stargz.go").read_text(),
 )
 # Its command sets them unless config.toml has others.
 DEFAULTS = {"directory_cache": {"direct": True}}
@@ -48,6 +51,15 @@ address = "{state}-{name}/socket"
 [proxy_plugins.{name}.exports]
 root = "{state}-{name}/root"
 """
+STORAGE_CONFIG = """\
+[storage]
+driver = "overlay"
+graphroot = "{state}/storage"
+runroot = "{state}/runroot"
+
+[storage.options]
+additionallayerstores = ["{store}:ref"]
+"""
 HOSTS = """\
 server = "http://{registry}"
 [host."http://{registry}"]
@@ -57,10 +69,10 @@ capabilities = ["pull", "resolve"]
 
 @dataclass(frozen=True)
 class PullingNode:
-    """A node with containerd.
+    """A node that pulls from a registry.
 
     Attributes:
-        engine: its containerd.
+        engine: its containerd or CRI-O.
     """
 
     engine: CriEngine
@@ -106,17 +118,58 @@ def open_stargz(
     """
     state = session.workspace / name
     own = session.workspace / f"{name}-stargz"
-    own.mkdir()
-    mirror = {"host": registry, "insecure": True}
-    config = {"resolver": {"host": {registry: {"mirrors": [mirror]}}}, **DEFAULTS, **(settings or {})}
-    (own / "settings.json").write_text(json.dumps(config))
+    _write_settings(own, registry, settings)
     make_fuse_device(session)
-    command = [stargz, own / "settings.json", own / "socket", own / "root"]
+    command = [stargz, "snapshotter", own / "settings.json", own / "socket", own / "root"]
     more = _write_hosts(state, registry) + SNAPSHOTTER_CONFIG.format(state=state, name="stargz")
     with session.background(command, log_file=own / "log") as running:
         await_socket(own / "socket", running, own / "log")
         with _open_engine(session, containerd, state, more, "stargz") as engine:
             yield PullingNode(engine)
+
+
+@contextlib.contextmanager
+def open_stargz_store(
+    session: Session,
+    stargz: Path,
+    name: str,
+    registry: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    subnet: str,
+    restore: bool,
+) -> Iterator[PullingNode]:
+    """Run CRI-O with Stargz Store as its additional layer store; other arguments as for `open_stargz`.
+
+    Args:
+        subnet: address range of its pods, of its own in the session: the bridge stays.
+        restore: whether CRI-O restores checkpoint images.
+    """
+    own = session.workspace / f"{name}-store"
+    _write_settings(own, registry, settings)
+    make_fuse_device(session)
+    (own / "mount").mkdir()
+    command = [stargz, "store", own / "settings.json", own / "mount", own / "root"]
+    storage = STORAGE_CONFIG.format(state=session.workspace / name, store=own / "mount")
+    (session.root / "etc/containers/storage.conf").write_text(storage)
+    registries = session.root / "etc/containers/registries.conf.d/tests.conf"
+    registries.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
+    with session.background(command, log_file=own / "log") as running:
+        # A file that only the store has.
+        wait_for((session.root / str(own / "mount/pool").lstrip("/")).is_symlink, running, own / "log")
+        with (
+            run_crio(session, name, subnet=subnet, restore=restore, host_network=False) as crio,
+            CriEngine(crio.endpoint, proc=session.proc, network=session.network, scratch=crio.state / "pods") as engine,
+        ):
+            copy_image(session, f"oci:{PAUSE_LAYOUT}", crio.store + PAUSE_IMAGE)
+            yield PullingNode(engine)
+
+
+def _write_settings(directory: Path, registry: str, settings: Mapping[str, Any] | None) -> None:
+    directory.mkdir()
+    mirror = {"host": registry, "insecure": True}
+    config = {"resolver": {"host": {registry: {"mirrors": [mirror]}}}, **DEFAULTS, **(settings or {})}
+    (directory / "settings.json").write_text(json.dumps(config))
 
 
 @contextlib.contextmanager
