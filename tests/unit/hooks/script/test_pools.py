@@ -77,6 +77,8 @@ register_after_restore(restored.set)
 print("ready", ask(), flush=True)
 restored.wait()
 print("again", ask(), flush=True)
+# The agent answers from a thread, and not if the program ends at once.
+threading.Event().wait()
 """
 URLLIB3 = """
 import urllib3
