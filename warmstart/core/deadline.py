@@ -65,3 +65,16 @@ def read_piece(answer: urllib3.BaseHTTPResponse, size: int, limit_s: float) -> b
     except TimeoutError as late:
         raise TooSlowError(limit_s) from late
     return bytes(data)
+
+
+def read_pieces(answer: urllib3.BaseHTTPResponse, size: int, limit_s: float) -> Iterator[bytes]:
+    """Read a body in pieces of `size` bytes, each within the limit; errors as `read_piece`.
+
+    A shorter piece is the last. To read on would take a thread for nothing.
+    """
+    piece = read_piece(answer, size, limit_s)
+    while len(piece) == size:
+        yield piece
+        piece = read_piece(answer, size, limit_s)
+    if piece:
+        yield piece

@@ -7,7 +7,7 @@ from typing import Any
 
 import urllib3
 
-from warmstart.core.deadline import TooSlowError, read_piece
+from warmstart.core.deadline import TooSlowError, read_pieces
 from warmstart.core.errors import ClusterError
 from warmstart.kube.answer import Answer, parse_answer
 from warmstart.kube.refusal import make_refusal
@@ -78,11 +78,10 @@ def _read(answer: Any, limit_bytes: int, timeout_s: float) -> bytes:
     """Return the body, cut after the limit."""
     data = bytearray()
     try:
-        piece = None
-        # A piece is shorter at the end of the body only. To read on would take a thread for nothing.
-        while len(data) <= limit_bytes and (piece is None or len(piece) == _PIECE_BYTES):
-            piece = read_piece(answer, _PIECE_BYTES, timeout_s)
+        for piece in read_pieces(answer, _PIECE_BYTES, timeout_s):
             data += piece
+            if len(data) > limit_bytes:
+                break
     finally:
         answer.close()
     return bytes(data)

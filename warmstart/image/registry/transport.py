@@ -7,6 +7,7 @@ the socket; here a timer shuts the socket down if a piece has not fully arrived 
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import Iterator
 from functools import cached_property
@@ -19,7 +20,7 @@ import urllib3
 import urllib3.connection
 
 from warmstart import __version__
-from warmstart.core.deadline import read_piece, within
+from warmstart.core import deadline
 
 _CONNECT_TIMEOUT_S = 10.0
 # urllib3 has one limit for connecting and for sending a piece, and a registry may pause to store what it got so far.
@@ -55,7 +56,7 @@ class _Limited:
     sock: Any
 
     def getresponse(self) -> Any:
-        with within(ANSWER_TIMEOUT_S, self._shut):
+        with deadline.within(ANSWER_TIMEOUT_S, self._shut):
             return super().getresponse()  # type: ignore[misc]
 
     def _shut(self) -> None:
@@ -143,20 +144,21 @@ def read_short(response: requests.Response, limit_bytes: int) -> bytes:
         TooSlowError: it was not complete in time.
         requests.RequestException: the connection failed.
     """
-    with response:
-        return _read(response, limit_bytes + 1)
+    with response, _explained():
+        return deadline.read_piece(response.raw, limit_bytes + 1, PIECE_TIMEOUT_S)
 
 
 def read_pieces(response: requests.Response) -> Iterator[bytes]:
     """Read the body of an answer piece by piece; errors as `read_short`."""
-    while piece := _read(response, PIECE_BYTES):
-        yield piece
+    with _explained():
+        yield from deadline.read_pieces(response.raw, PIECE_BYTES, PIECE_TIMEOUT_S)
 
 
-def _read(response: requests.Response, size: int) -> bytes:
-    """Read the next `size` bytes of a body; fewer only at its end."""
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Raise urllib3's errors of this block as those of requests."""
     try:
-        return read_piece(response.raw, size, PIECE_TIMEOUT_S)
+        yield
     except urllib3.exceptions.ReadTimeoutError as error:
         raise requests.ReadTimeout(error) from error
     except urllib3.exceptions.HTTPError as error:
