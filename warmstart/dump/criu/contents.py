@@ -318,21 +318,22 @@ def read_mappings(directory: Path, pid: int, files: ReadOnlyDict[int, Any] | Non
     """
     if files is None:
         files = read_files(directory)
-    path = directory / f"mm-{pid}.img"
-    entry = read_only_entry(path)
-    mm = decode(path, entry, protos.Mm)
-    check_mappings(path, entry, mm)
+    _, _, mm = read_mm(directory, pid)
     return tuple(as_mapping(vma, files) for vma in mm.vmas)
 
 
-def check_mappings(path: Path, entry: Entry, mm: Any) -> None:
-    """Refuse a `protos.Mm` with more than MAX_MAPPINGS mappings.
+def read_mm(directory: Path, pid: int) -> tuple[Path, Entry, Any]:
+    """Read a process's address space: the file in the dump, its only entry, and that as a `protos.Mm` message.
 
     Raises:
-        ArchiveError: it has more.
+        ArchiveError: the file is missing or not understood, or it has more than MAX_MAPPINGS mappings.
     """
+    path = directory / f"mm-{pid}.img"
+    entry = read_only_entry(path)
+    mm = decode(path, entry, protos.Mm)
     if len(mm.vmas) > MAX_MAPPINGS:
         raise make_error(path, f"{len(mm.vmas)} mappings (at most {MAX_MAPPINGS})", entry.offset)
+    return path, entry, mm
 
 
 def as_mapping(vma: Any, files: ReadOnlyDict[int, Any]) -> Mapping:

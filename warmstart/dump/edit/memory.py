@@ -229,10 +229,7 @@ def map_memory(checkpoint_dir: Path, store: Store, *, path_in_image: str, choose
 
 
 def _plan_process(directory: Path, process: Process, files: Mapping[int, Any], choose: Choose) -> _Plan:
-    path = directory / f"mm-{process.pid}.img"
-    entry = read_only_entry(path)
-    mm = decode(path, entry, protos.Mm)
-    contents.check_mappings(path, entry, mm)
+    path, entry, mm = contents.read_mm(directory, process.pid)
     pagemap = contents.read_pagemap(directory, process.pid)
     resident = list_resident(pagemap)
     if len(resident) < len(pagemap.runs):

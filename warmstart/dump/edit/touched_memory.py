@@ -18,7 +18,7 @@ from typing import Any
 
 from warmstart.dump.criu import contents, protos
 from warmstart.dump.criu.contents import PAGE_SIZE, VmaStatus
-from warmstart.dump.criu.entries import Entry, decode, read_image, read_only_entry, write_image
+from warmstart.dump.criu.entries import Entry, read_image, write_image
 from warmstart.dump.edit.extents import Extent, find_overlapping
 from warmstart.dump.edit.memory import MAX_MAPPINGS
 
@@ -90,28 +90,24 @@ def map_touched(directory: Path, path: str, touched: TouchedMemory, path_of_touc
     processes = [one for one in contents.read_processes(directory) if contents.has_memory(directory, one.pid)]
     edited = {one.pid: _read_divided(directory, one.pid, memory.id, added.id, touched.parts) for one in processes}
     parents = {one.pid: one.ppid for one in processes}
-    if any(len(mm.vmas) > MAX_MAPPINGS for _, mm in edited.values()) or _has_conflict(edited, parents):
+    spaces = {pid: mm for pid, (_, _, mm) in edited.items()}
+    if any(len(mm.vmas) > MAX_MAPPINGS for mm in spaces.values()) or _has_conflict(spaces, parents):
         return False
     write_image(files_path, [*read_image(files_path), Entry(added.SerializeToString())])
-    for pid, (entry, mm) in edited.items():
-        write_image(_name_mm(directory, pid), [entry.replaced_by(mm)])
+    for image, entry, mm in edited.values():
+        write_image(image, [entry.replaced_by(mm)])
     return True
 
 
-def _name_mm(directory: Path, pid: int) -> Path:
-    return directory / f"mm-{pid}.img"
-
-
-def _read_divided(directory: Path, pid: int, memory: int, added: int, parts: Sequence[Extent]) -> tuple[Entry, Any]:
-    """Read the mappings of a process, and divide those of the memory file."""
-    path = _name_mm(directory, pid)
-    entry = read_only_entry(path)
-    mm = decode(path, entry, protos.Mm)
-    contents.check_mappings(path, entry, mm)
+def _read_divided(
+    directory: Path, pid: int, memory: int, added: int, parts: Sequence[Extent]
+) -> tuple[Path, Entry, Any]:
+    """Read the address space of a process, and divide its mappings of the memory file."""
+    path, entry, mm = contents.read_mm(directory, pid)
     vmas = [part for vma in mm.vmas for part in _divide(vma, memory, added, parts)]
     del mm.vmas[:]
     mm.vmas.extend(vmas)
-    return entry, mm
+    return path, entry, mm
 
 
 def _divide(vma: Any, memory: int, added: int, parts: Sequence[Extent]) -> Iterator[Any]:
@@ -138,10 +134,10 @@ def _divide(vma: Any, memory: int, added: int, parts: Sequence[Extent]) -> Itera
         yield piece(at, last, memory, at)
 
 
-def _has_conflict(edited: dict[int, tuple[Entry, Any]], parents: dict[int, int]) -> bool:
+def _has_conflict(spaces: dict[int, Any], parents: dict[int, int]) -> bool:
     places = {
         pid: {(vma.start, vma.end, vma.shmid): vma.pgoff for vma in mm.vmas if vma.status & VmaStatus.FILE_PRIVATE}
-        for pid, (_, mm) in edited.items()
+        for pid, mm in spaces.items()
     }
     return any(
         places[parents[pid]].get(place, offset) != offset
