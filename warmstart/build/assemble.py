@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import platform
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -111,8 +110,7 @@ def edit_launched(context: BuildContext, packer: Packer, launched: SelfCheckpoin
         clear_owners(directory)
         clear_growing_sizes(directory)
         locked = unlock_files(directory)
-        for path in directory.iterdir():
-            os.chown(path, identity.user, identity.group, follow_symlinks=False)
+        identity.take(directory.iterdir())
         salt = make_salt(launched.warm.identity)
         lines = describe_variables(launched.environment, recipe.late, recipe.on_difference, salt)
         lines += describe_locked(locked)

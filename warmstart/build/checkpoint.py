@@ -184,8 +184,7 @@ def prepare_look(identity: Identity, created: CriContainer) -> None:
     # Nothing of the container runs yet, but its links must not lead to files of the host.
     with open_below_root(created.engine.proc, created.pid, f"/{DIRECTORY}", os.O_PATH | os.O_DIRECTORY) as opened:
         directory = Path(f"/proc/self/fd/{opened}")
-        for path in read_single_pages(directory / "checkpoint"):
-            os.chown(path, identity.user, identity.group, follow_symlinks=False)
+        identity.take(read_single_pages(directory / "checkpoint"))
         update_sizes(directory)
         evict(directory / Path(MEMORY).name)
 

@@ -64,8 +64,7 @@ def separate_touched(
         layer = _pack(context, launched, memory, touched)
     if not map_touched(launched.directory / "checkpoint", f"/{MEMORY}", touched, f"/{TOUCHED_MEMORY}"):
         return unchanged
-    for path in (launched.directory / "checkpoint").iterdir():
-        os.chown(path, launched.identity.user, launched.identity.group, follow_symlinks=False)
+    launched.identity.take((launched.directory / "checkpoint").iterdir())
     update_sizes(launched.directory, {f"../{Path(TOUCHED_MEMORY).name}": touched.size_bytes})
     checkpoint = pack_checkpoint(launched.directory, context.workspace / "layout", context.recipe.compression)
     others = [part for part in parts if part.path != f"/{MEMORY}"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,9 @@ MEMORY = f"{DIRECTORY}/memory"
 # The changed part of it, mapped if a runtime restores an image that can also restore itself.
 MEMORY_OF_RUNTIME = f"{DIRECTORY}/memory-runtime"
 LAUNCHER = f"/{DIRECTORY}/launcher"
-# The list of parts of files that the launcher reads ahead: START SIZE PATH, one a line.
 # The parts of the memory that a restore touches, in images that are pulled lazily.
 TOUCHED_MEMORY = f"{DIRECTORY}/memory-touched"
+# The list of parts of files that the launcher reads ahead: START SIZE PATH, one a line.
 READ_AHEAD = f"{DIRECTORY}/read-ahead"
 # The list of files that a cold start removes, as launcher/src/seed.c reads it.
 REMOVED = f"{DIRECTORY}/remove"
@@ -70,6 +70,11 @@ class Identity:
     groups: tuple[int, ...]
     pid: int
     arguments: tuple[str, ...]
+
+    def take(self, paths: Iterable[Path]) -> None:
+        """Give files to the application's user and group again: whoever edits a file makes it anew."""
+        for path in paths:
+            os.chown(path, self.user, self.group, follow_symlinks=False)
 
 
 def find_run(container: Container, config: Config, env: tuple[tuple[str, str], ...] = ()) -> Run:
