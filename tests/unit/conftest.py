@@ -39,6 +39,9 @@ class LocalTarget:
     def interrupt(self, pause_s: float = 0.0) -> None:
         pass
 
+    def close_connections(self) -> int:
+        return 0
+
     def log_tail(self, lines: int) -> list[str]:
         return self.log[-lines:]
 
@@ -69,6 +72,12 @@ def _serving(respond: Callable[[Handler], None]) -> Iterator[ThreadingHTTPServer
             except ConnectionError:
                 self.close_connection = True
 
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def do_PUT(self) -> None:
+            self.do_GET()
+
     with ThreadingHTTPServer(("127.0.0.1", 0), Responder) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -87,7 +96,7 @@ def local_target() -> LocalTarget:
 
 @pytest.fixture
 def serve_http() -> Iterator[Callable[[Callable[[Handler], None]], ThreadingHTTPServer]]:
-    """Start an HTTP server that answers each GET by calling the function it is given."""
+    """Start an HTTP server that answers each request by calling the function it is given."""
     with ExitStack() as stack:
         yield lambda respond: stack.enter_context(_serving(respond))
 

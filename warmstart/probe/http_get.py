@@ -1,4 +1,4 @@
-"""Make an HTTP GET as the kubelet does.
+"""Make an HTTP request as the kubelet does.
 
 Source: pkg/probe/http/http.go and request.go of kubernetes/kubernetes, and Go's net/http underneath.
 """
@@ -11,20 +11,22 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from warmstart import __version__
 from warmstart.engine.target import Target
 from warmstart.probe.limit import LimitedReader, Outcome, TimeLimit
-from warmstart.recipe.model import HttpGet
+from warmstart.recipe.model import METHODS_WITH_BODY, HttpGet
 
 MAX_BODY_BYTES = 10 * 1024
 _MAX_REQUESTS = 10
 _SHOWN_CHARS = 200
 _CLOSE_GRACE_S = 1.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# After the others, a client asks for the new address with GET (RFC 9110, 15.4).
+_REDIRECTS_OF_METHOD = frozenset({307, 308})
 # Characters that a URL may contain unescaped (RFC 3986), and the percent sign of existing escapes.
 _URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=~"
 # Headers that decide how the message is framed are ours; Host has its own rules.
@@ -52,6 +54,7 @@ def http_get(target: Target, action: HttpGet, limit: TimeLimit, *, drain: bool =
     host = override or urlsplit(url).netloc
     for _ in range(_MAX_REQUESTS):
         answer = _request(target, action, urlsplit(url), host, limit, drain=drain)
+        action = replace(action, method=answer.method)
         if not answer.location:
             return answer.outcome
         following = urljoin(url, answer.location)
@@ -74,10 +77,17 @@ def request_url(target: Target, action: HttpGet) -> str:
 
 @dataclass(frozen=True)
 class _Answer:
-    """One response. `location` is the redirect target, percent-encoded, or empty."""
+    """One response.
+
+    Attributes:
+        outcome: whether it is a success.
+        location: the redirect target, percent-encoded, or empty.
+        method: the method to ask for that with.
+    """
 
     outcome: Outcome
     location: str
+    method: str
 
 
 class _LimitedSocket:
@@ -102,7 +112,7 @@ def _request(target: Target, action: HttpGet, url: SplitResult, host: str, limit
     with _connection(target, action, url, limit) as sock:
         wire = cast(socket.socket, _LimitedSocket(sock, limit))
         _send(wire, url, host, action)
-        with http.client.HTTPResponse(wire, method="GET") as response:
+        with http.client.HTTPResponse(wire, method=action.method) as response:
             response.begin()
             body = _read_body(response, whole=drain)
         if drain:
@@ -111,7 +121,7 @@ def _request(target: Target, action: HttpGet, url: SplitResult, host: str, limit
     # http.client decodes headers as Latin-1, but servers send UTF-8.
     location = quote(location.encode("latin-1"), safe=_URL_CHARACTERS)
     outcome = Outcome(ok=200 <= response.status < 400, seen=f"HTTP {response.status}" + _shown(body))
-    return _Answer(outcome, location)
+    return _Answer(outcome, location, action.method if response.status in _REDIRECTS_OF_METHOD else "GET")
 
 
 @contextmanager
@@ -139,11 +149,13 @@ def _send(wire: socket.socket, url: SplitResult, host: str, action: HttpGet) -> 
     connection = http.client.HTTPConnection(host)
     connection.sock = wire
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
+    connection.putrequest(action.method, path, skip_host=True, skip_accept_encoding=True)
     connection.putheader("Host", host.encode())
     for name, value in _headers(action):
         connection.putheader(name, value.encode())
     connection.putheader("Connection", "close")
+    if action.method in METHODS_WITH_BODY:
+        connection.putheader("Content-Length", "0")
     connection.endheaders()
 
 

@@ -40,7 +40,8 @@ def describe(target: Target, action: Action) -> str:
     """Describe the action in one line, such as `httpGet http://10.88.0.7:8080/ready`."""
     match action:
         case HttpGet():
-            return f"httpGet {request_url(target, action)}"
+            method = "" if action.method == "GET" else f"{action.method} "
+            return f"httpGet {method}{request_url(target, action)}"
         case TcpSocket():
             return f"tcpSocket {action.host or target.address} port {action.port}"
         case Exec():

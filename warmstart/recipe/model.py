@@ -95,12 +95,16 @@ class Lazy(StrEnum):
     ZSTD_CHUNKED = "zstd-chunked"
 
 
+#: Methods of steps whose requests tell the length of a body.
+METHODS_WITH_BODY = frozenset({"POST", "PUT"})
+
+
 @dataclass(frozen=True)
 class HttpGet:
     """An HTTP request; a status from 200 to 399 is a success, as for the kubelet.
 
-    `host` None means the container's own address. `headers` are (name, value) pairs in order. Only a step after a
-    restore has another `method` than GET: POST or PUT.
+    `host` None means the container's own address. `headers` are (name, value) pairs in order. Only a step has another
+    `method` than GET: one of METHODS_WITH_BODY, with an empty body.
     """
 
     port: int

@@ -325,3 +325,27 @@ def test_a_handshake_that_hangs_does_not_exceed_the_limit(local_target, serve_by
             pass
 
     assert get(local_target, serve_bytes(handle), scheme="HTTPS", limit_s=0.2).seen == "no answer within 0.2 s"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_step_has_another_method_and_an_empty_body(local_target, serve_http, method):
+    seen = []
+
+    def respond(handler):
+        seen.append((handler.command, handler.headers["Content-Length"]))
+        handler.answer(204)
+
+    assert get(local_target, serve_http(respond).server_port, method=method).ok
+    assert seen == [(method, "0")]
+
+
+@pytest.mark.parametrize(("status", "method"), [(301, "GET"), (302, "GET"), (303, "GET"), (307, "POST"), (308, "POST")])
+def test_a_redirect_says_whether_the_method_stays(local_target, serve_http, status, method):
+    seen = []
+
+    def respond(handler):
+        seen.append((handler.command, handler.path))
+        handler.answer(status, Location="/b") if handler.path == "/a" else handler.answer(200)
+
+    assert get(local_target, serve_http(respond).server_port, path="/a", method="POST").ok
+    assert seen == [("POST", "/a"), (method, "/b")]

@@ -63,6 +63,7 @@ def test_a_command_that_the_runtime_cannot_run_is_a_failure(local_target, monkey
     ("action", "text"),
     [
         (HttpGet(port=8080, path="/ready"), "httpGet http://127.0.0.1:8080/ready"),
+        (HttpGet(port=8080, path="/renew", method="POST"), "httpGet POST http://127.0.0.1:8080/renew"),
         (TcpSocket(5432), "tcpSocket 127.0.0.1 port 5432"),
         (Exec(("sh", "-c", "a b")), "exec sh -c 'a b'"),
         (Exec(("ping", "secret"), written=("ping", "$(PASSWORD)")), "exec ping '$(PASSWORD)'"),

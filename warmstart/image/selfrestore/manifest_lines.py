@@ -13,7 +13,16 @@ from urllib.parse import quote
 
 from warmstart.core.errors import PreflightError, RecipeError
 from warmstart.dump.criu.credentials import Credentials, number_capabilities
-from warmstart.recipe.model import PID_REFERENCE, Exec, HttpGet, OnDifference, Signal, Step, is_late
+from warmstart.recipe.model import (
+    METHODS_WITH_BODY,
+    PID_REFERENCE,
+    Exec,
+    HttpGet,
+    OnDifference,
+    Signal,
+    Step,
+    is_late,
+)
 
 #: In a pod's environment: overrides the recipe's `onDifference`.
 ON_DIFFERENCE = "WARMSTART_ON_DIFFERENCE"
@@ -31,7 +40,6 @@ _HOSTNAME = "HOSTNAME"
 _OWN_HEADERS = frozenset({"connection", "content-length", "transfer-encoding"})
 # Characters that a URL may contain unescaped (RFC 3986), and the percent sign of existing escapes.
 _URL_CHARACTERS = "%/:?[]@!$&'()*+,;=~"
-_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 def escape_word(word: str) -> str:
@@ -147,7 +155,7 @@ def _write_request(action: HttpGet) -> str:
         "User-Agent": "warmstart",
     }
     headers = [*((name, value) for name, value in defaults.items() if name.lower() not in names), *given]
-    headers += [("Connection", "close"), *([("Content-Length", "0")] if action.method in _WITH_BODY else [])]
+    headers += [("Connection", "close"), *([("Content-Length", "0")] if action.method in METHODS_WITH_BODY else [])]
     path = quote(action.path.partition("#")[0], safe=_URL_CHARACTERS)
     lines = [f"{action.method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     if any(character in line for line in lines for character in "\r\n\0"):
