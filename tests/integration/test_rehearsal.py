@@ -1,8 +1,9 @@
-"""While an application is warmed up until it is steady, its waits end early and late, as at a checkpoint."""
+"""While an application is warmed up until it is steady, it meets what a restore does to its waits and connections."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,21 +30,41 @@ while True:
 """
 
 
-@pytest.mark.parametrize("restorer", ["runtime", "self"])
-def test_waits_end_early_and_late_before_the_checkpoint(cache, tmp_path, restorer):
+# It connects again, as pools do.
+CONNECTED = """
+import pathlib, socket
+server = socket.create_server(("127.0.0.1", 0))
+while True:
+    client, (peer, _) = socket.create_connection(server.getsockname()), server.accept()
+    if client.recv(1) == b"":
+        pathlib.Path("/tmp/closed").touch()
+"""
+
+
+def build_rehearsed(cache, tmp_path, script: str, made: Sequence[str], restorer: str, **more: object) -> None:
+    """Build an image of a script, which must have made files in /tmp before its checkpoint."""
     if not IMAGE.exists():
         pytest.skip("the base images of the recipes are not built: make images")
-    container = {"image": f"oci-archive:{IMAGE}", "command": ["python3", "-c", WAITING]}
     recipe = {
         "apiVersion": "warmstart/v1alpha1",
         "name": "waiting",
-        "container": container,
+        "container": {"image": f"oci-archive:{IMAGE}", "command": ["python3", "-c", script]},
         "build": {"settled": {"quietSeconds": 1}},
         "warmup": [{"exec": {"command": ["true"]}, "until": "steady", "repeat": 10, "limitSeconds": 2}],
         # The build fails if one of these does.
-        "beforeCheckpoint": [{"exec": {"command": ["test", "-e", f"/tmp/{name}"]}} for name in ("early", "late")],
+        "beforeCheckpoint": [{"exec": {"command": ["test", "-e", f"/tmp/{name}"]}} for name in made],
         "restore": [restorer],
         "image": {"name": "localhost/tests/waiting:warm"},
+        **more,
     }
     options = BuildOptions(cache, Output(Transport.OCI, tmp_path / "warm"))
     assert build_image(parse_recipe(json.dumps(recipe), "recipe"), options, Progress(SilentListener())).restores
+
+
+@pytest.mark.parametrize("restorer", ["runtime", "self"])
+def test_waits_end_early_and_late_before_the_checkpoint(cache, tmp_path, restorer):
+    build_rehearsed(cache, tmp_path, WAITING, ["early", "late"], restorer)
+
+
+def test_connections_are_closed_before_the_checkpoint(cache, tmp_path):
+    build_rehearsed(cache, tmp_path, CONNECTED, ["closed"], "self", tcp="close")

@@ -152,14 +152,16 @@ def run_warmup(context: BuildContext, target: Target, inner_pid: int) -> tuple[S
     """
     recipe, progress = context.recipe, context.progress
     probe = first_probe(recipe.container)
-    rehearsal = Rehearsal(target, probe if isinstance(probe, Probe) else None)
+    closing = [step for step in recipe.warmup if step.steady_limit_s] if recipe.close_tcp else None
+    rehearsal = Rehearsal(target, probe if isinstance(probe, Probe) else None, closing)
 
     def note(done: WarmupProgress) -> None:
         progress.note(str(done))
 
     if recipe.prepare is Prepare.JAVA:
         rehearse_java(target, inner_pid)
-    results = run_steps(target, recipe.warmup, pid=inner_pid, on_progress=note, between=rehearsal)
+    with rehearsal.explaining():
+        results = run_steps(target, recipe.warmup, pid=inner_pid, on_progress=note, between=rehearsal)
     for index, result in enumerate(results):
         if not result.steady:
             progress.warn(

@@ -113,6 +113,10 @@ class LaunchedTarget(Generic[_Inner]):
         """See `Target.interrupt`."""
         self.container.interrupt(pause_s)
 
+    def close_connections(self) -> int:
+        """See `Target.close_connections`."""
+        return self.container.close_connections()
+
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""
         return self.container.log_tail(lines)

@@ -80,6 +80,10 @@ class KubernetesContainer:
     def interrupt(self, pause_s: float = 0.0) -> None:
         """See `Target.interrupt`; without effect, since only the node can."""
 
+    def close_connections(self) -> int:
+        """See `Target.close_connections`; without effect, since only the node can."""
+        return 0
+
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""
         return self.cluster.log_tail(self.pod, self.name, lines)

@@ -27,6 +27,7 @@ from warmstart.core.network import connect_in
 from warmstart.core.undo import undoing
 from warmstart.dump.criu.log import find_errors
 from warmstart.engine.activity import read_activity
+from warmstart.engine.connections import close_connections
 from warmstart.engine.cri_messages import Host, container_config, join_log, pod_config
 from warmstart.engine.target import Activity, ExecResult, State
 from warmstart.engine.volumes import MemoryMounts, PodVolumes, open_volumes
@@ -334,6 +335,15 @@ class CriContainer:
             freeze_for_a_moment(self.engine.proc / str(self.pid), pause_s)
         except OSError as error:
             raise EngineError(f"cannot freeze the container: {error}") from error
+
+    def close_connections(self) -> int:
+        """See `Target.close_connections`; without effect on the host's own runtime, like `interrupt`."""
+        if self.engine.network is None:
+            return 0
+        try:
+            return close_connections(self.engine.proc, self.pid)
+        except OSError as error:
+            raise EngineError(f"cannot close the container's connections: {error}") from error
 
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""

@@ -112,6 +112,14 @@ class Target(Protocol):
         """
         ...
 
+    def close_connections(self) -> int:
+        """Close its TCP connections, as a restore does, and return their number; 0 if the engine cannot.
+
+        Raises:
+            EngineError: the container has ended.
+        """
+        ...
+
     def log_tail(self, lines: int) -> list[str]:
         """Return the container's last lines of output, oldest first, without line ends."""
         ...

@@ -1,25 +1,29 @@
-"""Rehearse during a warm-up what a restored application meets first: waits that have ended, and its probe.
+"""Rehearse during a warm-up what a restored application meets first: ended waits, its probe, closed connections.
 
 HotSpot takes compiled code back when it does something for the first time, and each restored container would compile it
 again. A checkpoint interrupts each wait in the kernel. When the application continues, most waits with a limit have
 also reached it. Java's `EPollSelectorImpl.doSelect` has a branch for each of the two, and Tomcat's poller one more for
 a wait without an event.
+
+With `tcp: close`, a restored application finds its connections closed. Drivers and pools handle that in code that each
+request runs too, and connect again: SCRAM-SHA-256, for example, computes 4,096 hashes for a password.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from warmstart.core.errors import EngineError
+from warmstart.core.errors import AppError, EngineError
 from warmstart.engine.target import Target
 from warmstart.probe.limit import TimeLimit
 from warmstart.probe.perform import perform
-from warmstart.recipe.model import Probe
+from warmstart.recipe.model import HttpGet, Probe, Step
 
 #: A long interruption. Servers wait for a second, such as Tomcat's poller.
 LONG_S = 1.2
-#: Turn of the first long interruption.
+#: The first turn with a long interruption and closed connections.
 FIRST_LONG = 8
 
 
@@ -30,23 +34,53 @@ class Rehearsal:
     Attributes:
         target: the container.
         probe: its readiness probe, if it has one.
+        closing: steps that may fail while the application finds its connections closed; None if they are not closed.
         turns: how often it was done.
+        closed: how many connections were closed.
     """
 
     target: Target
     probe: Probe | None
+    closing: Sequence[Step] | None = None
     turns: int = 0
+    closed: int = 0
 
     def __call__(self) -> None:
-        """Interrupt the container's waits, and ask its probe, whatever it answers."""
+        """Interrupt the container's waits, close its connections, and ask its probe, whatever it answers."""
         self.turns += 1
+        closed = 0
         with contextlib.suppress(EngineError):  # if it has ended, the next attempt says so
             self.target.interrupt(LONG_S if self._is_long() else 0.0)
+            if self.closing is not None and self._is_long():
+                closed = self.target.close_connections()
         if self.probe is not None:
             perform(self.target, self.probe.action, TimeLimit(self.probe.timeout_s), drain=True)
+        if closed:
+            self.closed += closed
+            self._replace(closed)
+
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Add to an error of the application in a `with` block that connections were closed before."""
+        try:
+            yield
+        except AppError as error:
+            if not self.closed:
+                raise
+            note = (
+                f"{self.closed} of its connections had been closed, as they are in a restored container: does it "
+                "connect again?"
+            )
+            raise AppError(error.brief, details=(note, *error.details), hint=error.hint) from error
+
+    def _replace(self, closed: int) -> None:
+        """Send requests until the application has met each closed connection, whatever it answers."""
+        for step in self.closing or ():
+            for _ in range(closed if isinstance(step.action, HttpGet) else 0):
+                perform(self.target, step.action, TimeLimit(step.timeout_s), drain=True)
 
     def _is_long(self) -> bool:
-        """Tell whether this turn's interruption is long: at FIRST_LONG, and whenever the turns have doubled since.
+        """Tell whether this turn is long: FIRST_LONG, and whenever the turns have doubled since.
 
         A compiler may not have seen the code before, or may have compiled it since. More would make builds slower.
         """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from warmstart.core.errors import EngineError
+import pytest
+
+from warmstart.core.errors import AppError, EngineError
 from warmstart.probe.rehearsal import LONG_S, Rehearsal
-from warmstart.recipe.model import HttpGet, Probe
+from warmstart.recipe.model import Exec, HttpGet, Probe, Step
 
 
 def rehearse(target, probe, turns) -> list[float]:
@@ -41,3 +43,52 @@ def test_a_container_that_has_ended_is_left_to_the_next_attempt(local_target):
 
     local_target.interrupt = interrupt
     Rehearsal(local_target, None)()
+
+
+def test_connections_are_closed_as_often_as_waits_reach_their_ends(local_target):
+    closed_at = []
+    rehearsal = Rehearsal(local_target, None, ())
+    local_target.close_connections = lambda: closed_at.append(rehearsal.turns) or 2
+    for _ in range(40):
+        rehearsal()
+    assert closed_at == [8, 16, 32]
+    assert rehearsal.closed == 6
+
+
+def test_an_error_after_that_says_so(local_target):
+    local_target.close_connections = lambda: 2
+    rehearsal = Rehearsal(local_target, None, ())
+    with pytest.raises(AppError) as caught, rehearsal.explaining():
+        raise AppError("attempt 3 failed", details=("a line",), hint="fix it")
+    assert caught.value.details == ("a line",)
+    for _ in range(8):
+        rehearsal()
+    with pytest.raises(AppError, match="attempt 3 failed") as caught, rehearsal.explaining():
+        raise AppError("attempt 3 failed", details=("a line",), hint="fix it")
+    first, second = caught.value.details
+    assert first.startswith("2 of its connections had been closed")
+    assert (second, caught.value.hint) == ("a line", "fix it")
+
+
+def test_none_is_closed_if_the_restored_application_keeps_none(local_target):
+    local_target.close_connections = lambda: 1 / 0
+    for _ in range(8):
+        Rehearsal(local_target, None, None)()
+
+
+def test_requests_meet_each_closed_connection_before_they_must_succeed(local_target, serve_http, tmp_path):
+    asked = []
+
+    def refuse(handler) -> None:
+        asked.append(handler.path)
+        handler.answer(500)
+
+    port = serve_http(refuse).server_port
+    command = Exec(("touch", str(tmp_path / "run")))
+    steps = [Step(HttpGet(port, path="/a")), Step(command), Step(HttpGet(port, path="/b"))]
+    rehearsal = Rehearsal(local_target, None, steps)
+    local_target.close_connections = lambda: 3
+    for _ in range(8):
+        rehearsal()
+    assert asked == ["/a"] * 3 + ["/b"] * 3
+    assert not (tmp_path / "run").exists()
