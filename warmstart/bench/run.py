@@ -51,7 +51,7 @@ from warmstart.node.open import open_node
 from warmstart.node.session import Session
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
 from warmstart.recipe.load import with_ports
-from warmstart.recipe.model import HttpGet, Mapped, Probe, Recipe, Restorer
+from warmstart.recipe.model import HttpGet, Mapped, Probe, Recipe, Restorer, Step
 from warmstart.recipe.privileges import require_recipe_privileges
 
 SUBNET = "10.90.0.0/24"
@@ -267,6 +267,8 @@ def _add_self_restoring(context: BuildContext, base: BaseImage, companions: Comp
 def find_traffic(recipe: Recipe, load: Load) -> Traffic:
     """Return the requests to send: the HTTP requests of the warm-up in turn, else that of the probe.
 
+    Requests that are also done after a restore are left out: a warm-up that rehearses them is no reason to time them.
+
     Raises:
         RecipeError: the recipe has no HTTP request, and some are to be sent.
     """
@@ -274,8 +276,9 @@ def find_traffic(recipe: Recipe, load: Load) -> Traffic:
         return NO_TRAFFIC
     probe = first_probe(recipe.container)
     last = [probe.action] if isinstance(probe, Probe) else []
-    steps = [step.action for step in recipe.warmup if isinstance(step.action, HttpGet)]
-    actions = steps or [action for action in last if isinstance(action, HttpGet)]
+    rehearsed = [step.action for step in recipe.after_restore if isinstance(step, Step)]
+    steps = [step.action for step in recipe.warmup if step.action not in rehearsed]
+    actions = [action for action in steps or last if isinstance(action, HttpGet)]
     if actions:
         return Traffic(actions, load.requests, load.idle_s)
     raise RecipeError(
