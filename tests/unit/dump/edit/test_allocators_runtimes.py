@@ -1,26 +1,24 @@
 """Tests of each runtime and allocator in docs/mapped-memory.md.
 
-They come from Debian, in a tree that the first run creates and keeps in build/cache.
+They come from Debian, in a tree that the first run creates and keeps in the cache directory.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from support.reuse import PREFIX, PROGRAMS, Outcome, restore_and_reuse
 
+from warmstart.cli.context import default_cache
 from warmstart.dump.edit.memory import choose_all
+from warmstart.node.cache import SUITE, bootstrap, ensure_directory, key_of
 
 pytestmark = [pytest.mark.node, pytest.mark.slow]
 
-SUITE = "forky"
-MIRROR = os.environ.get("WARMSTART_DEBIAN_MIRROR")
 PACKAGES = (
     "criu",
     "gcc",
@@ -36,7 +34,6 @@ PACKAGES = (
     "openjdk-25-jdk-headless",
     "python3",
 )
-CACHE = Path(__file__).parents[4] / "build/cache"
 MIB = 1 << 20
 
 JEMALLOC = ("env", "LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2")
@@ -58,18 +55,9 @@ COLLECTORS = {
 @pytest.fixture(scope="module")
 def tree() -> Path:
     """Return a Debian tree with CRIU, the runtimes and the allocators."""
-    key = hashlib.sha256(" ".join((SUITE, *PACKAGES)).encode()).hexdigest()[:12]
-    tree = CACHE / f"runtimes-{key}"
-    if not tree.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        new = CACHE / f"{tree.name}.new"
-        shutil.rmtree(new, ignore_errors=True)
-        options = ["--mode=root", "--variant=essential", '--aptopt=Acquire::Check-Valid-Until "false"']
-        include = f"--include={','.join(PACKAGES)}"
-        mirror = [MIRROR] if MIRROR else []
-        subprocess.run(["mmdebstrap", *options, include, "--format=directory", SUITE, new, *mirror], check=True)
-        new.chmod(0o755)
-        new.rename(tree)
+    cache = Path(os.environ.get("WARMSTART_CACHE") or default_cache())
+    tree = cache / "test-trees" / key_of(PACKAGES, SUITE)
+    ensure_directory(tree, cache, lambda new: bootstrap(new, SUITE, PACKAGES, print), print)
     return tree
 
 
