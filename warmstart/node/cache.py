@@ -8,7 +8,6 @@ snapshots and abandoned mirrors have.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from warmstart.core import process
 from warmstart.core.disk_space import reporting_full_disk
 from warmstart.core.errors import HostError
+from warmstart.core.locking import hold_lock, lock_file
 from warmstart.core.partial import sweep_partials, write_beside
 from warmstart.node.packages import Package, parse_checksums
 from warmstart.node.session import EXPIRED, require_root
@@ -119,8 +119,17 @@ def find_newest(target: Path) -> Path:
     return updates[-1] if updates else target
 
 
-def ensure_directory(target: Path, cache: Path, make: Callable[[Path], object], progress: Notify) -> Path:
+def ensure_directory(
+    target: Path, cache: Path, make: Callable[[Path], object], progress: Notify, *, lock: str = ""
+) -> Path:
     """Fill a new directory with `make` and rename it to `target`, unless `target` exists.
+
+    Args:
+        target: the directory.
+        cache: cache directory.
+        make: function that fills a directory; it may make others in the cache if their makers hold the same lock.
+        progress: called with a line when a stage begins, or before waiting for another command.
+        lock: name of the lock that is held meanwhile; by default the directory has one of its own.
 
     Returns:
         `target`, or its newest version.
@@ -132,7 +141,7 @@ def ensure_directory(target: Path, cache: Path, make: Callable[[Path], object], 
     if find_newest(target).is_dir():
         return find_newest(target)
     require_mmdebstrap()
-    with lock_cache(cache, progress):
+    with lock_cache(cache, progress, lock or target.name):
         if not find_newest(target).is_dir():
             with create_directory(target) as new:
                 make(new)
@@ -156,15 +165,23 @@ def create_directory(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def lock_cache(cache: Path, progress: Notify) -> Iterator[None]:
-    """Hold the lock of the cache, and remove incomplete directories of killed commands."""
+def lock_cache(cache: Path, progress: Notify, part: str = "") -> Iterator[None]:
+    """Hold a lock of the cache, and remove incomplete directories of killed commands.
+
+    Args:
+        cache: cache directory.
+        progress: called with a line before waiting for another command.
+        part: name of the part to lock, which other parts do not wait for; by default all of the cache.
+    """
     make_directory(check_cache(cache))
-    with (cache / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("tools: waiting for another command to make them")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def wait() -> None:
+        progress("tools: waiting for another command to make them")
+
+    with (cache / "lock").open("w") as whole, contextlib.ExitStack() as held:
+        lock_file(whole.fileno(), wait, shared=bool(part))
+        if part:
+            held.enter_context(hold_lock(cache / f".{part}.lock", wait))
         for directory in cache.iterdir():
             sweep_partials(directory)
         yield

@@ -12,6 +12,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from warmstart.core.errors import HostError
@@ -147,7 +148,9 @@ def ensure_tree(cache: Path, progress: Notify, warn: Callable[[str], object] = l
     cache = check_cache(cache)
     old = tree_path(cache)
     if not old.is_dir():
-        ensure_directory(old, cache, lambda new: _make(new, cache, progress, anew=False), progress)
+        # Trees share programs, which the first one makes.
+        make = partial(_make, cache=cache, progress=progress, anew=False)
+        ensure_directory(old, cache, make, progress, lock="trees")
         _warn_of_differences(tree_path(cache), warn)
     check_quickly(tree_path(cache), cache)
     return tree_path(cache)

@@ -644,6 +644,26 @@ def test_two_makers_at_once_make_one(cache, tmp_path, monkeypatch):
     assert tree_path(cache).is_dir()
 
 
+def test_a_maker_does_not_wait_for_those_of_other_directories(cache):
+    told: list[str] = []
+    with lock_cache(cache, told.append, "trees"):
+        made = making.ensure_directory(cache / "programs/other", cache, lambda new: (new / "one").touch(), told.append)
+        assert (made / "one").exists()
+    assert told == []
+    assert sorted(path.name for path in cache.iterdir()) == ["lock", "programs"]
+
+
+def test_all_is_removed_once_nobody_makes_anything(cache):
+    ensure_tree(cache, ignore)
+    remover = threading.Thread(target=remove_trees, args=(cache,))
+    with lock_cache(cache, ignore, "other"):
+        remover.start()
+        remover.join(0.2)
+        assert tree_path(cache).is_dir()
+    remover.join()
+    assert not tree_path(cache).exists()
+
+
 # Its removal
 
 
