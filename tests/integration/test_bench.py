@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.builds import STATE, build, write_recipe
@@ -43,8 +45,13 @@ def options(cache) -> BuildOptions:
 
 
 @pytest.fixture(scope="module")
-def measured(recipe_path, options) -> Bench:
-    return bench_recipe(load_recipe(recipe_path), options, LOAD, Progress(SilentListener()))
+def measured(recipe_path, options, make_once) -> Bench:
+    def measure(path: Path) -> None:
+        result = bench_recipe(load_recipe(recipe_path), options, LOAD, Progress(SilentListener()))
+        path.write_bytes(pickle.dumps(result))
+
+    bench: Bench = pickle.loads(make_once("bench.pickle", measure).read_bytes())
+    return bench
 
 
 def test_each_way_is_started_as_often_as_asked_for(measured):
