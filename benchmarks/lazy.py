@@ -2,9 +2,9 @@
 
     PYTHONPATH=tests python benchmarks/lazy.py [--rounds N] [--archives DIRECTORY] [--way WAY]... [--large | RECIPE]
 
-The recipe's image is built in each format of `image.lazy` and pushed once. In each round, containerd pulls and starts
-each of them as usual, and with the stargz snapshotter if it can read it. Each time, containerd and the snapshotter are
-new, and their stores empty. Bytes are those that the node's end of the link received, with all headers.
+The recipe's image is built in each format of `image.lazy` and pushed once. In each round, CRI-O and containerd pull and
+start each of them as usual, and containerd with the stargz snapshotter if it can read it. Each time, all programs of
+the node are new, and their stores empty. Bytes are those that the node's end of the link received, with all headers.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from statistics import median
 
 import click
 from command import cache_option, run_command
-from link import NODE_LINK, run_registry, skopeo
+from link import NODE_LINK, SUBNETS, run_registry, skopeo
 from rich.console import Console
 from rich.table import Table
 from run import list_live_data
 from support.go_tools import CONTAINERD, ensure_go_tool
-from support.lazy_pulling import STARGZ, PullingNode, count_received, open_stargz, open_whole
-from support.runtime_tree import ensure_runtime_tree
+from support.lazy_pulling import STARGZ, PullingNode, count_received, open_crio, open_stargz, open_whole
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.pipeline import build_image
@@ -46,8 +45,10 @@ from warmstart.recipe.model import Container, Lazy, Recipe
 
 TOP = Path(__file__).parents[1]
 RECIPE = TOP / "examples/java-app/recipe.yaml"
-WHOLE, LAZY = "whole", "lazy"
+CRIO, WHOLE, LAZY = "crio", "whole", "lazy"
 WAYS = [
+    (CRIO, Lazy.NONE),
+    (CRIO, Lazy.ZSTD_CHUNKED),
     (WHOLE, Lazy.NONE),
     (WHOLE, Lazy.ESTARGZ),
     (WHOLE, Lazy.ZSTD_CHUNKED),
@@ -107,7 +108,9 @@ def list_formats(ways: Sequence[Way]) -> list[Lazy]:
 def open_node(
     session: Session, programs: Programs, way: str, number: int, registry: str
 ) -> contextlib.AbstractContextManager[PullingNode]:
-    """Run an empty containerd."""
+    """Run an empty CRI-O or containerd."""
+    if way == CRIO:
+        return open_crio(session, f"node-{number}", registry, subnet=SUBNETS.format(number), restore=False)
     if way == WHOLE:
         return open_whole(session, programs.containerd, f"node-{number}", registry)
     return open_stargz(session, programs.containerd, programs.stargz, f"node-{number}", registry)
@@ -131,11 +134,10 @@ def open_session(
     cache: Path, archives: Path, formats: Sequence[Lazy], console: Console
 ) -> Iterator[tuple[Session, Programs]]:
     """Open a session with the registry's program, the images, and the programs of a node."""
-    runtimes, tools = ensure_runtime_tree(cache, console.print), ensure_tree(cache, console.print)
+    tools = ensure_tree(cache, console.print)
     programs = Programs(*(ensure_go_tool(cache, tool, console.print) for tool in (CONTAINERD, STARGZ)))
     binds = [Bind(str(program.parent)) for program in (programs.containerd, programs.stargz)]
-    with open_workspace("lazy") as workspace, enter(runtimes, workspace, binds=binds) as session:
-        shutil.copy2(tools / "usr/bin/docker-registry", session.root / "usr/local/bin")
+    with open_workspace("lazy") as workspace, enter(tools, workspace, binds=binds) as session:
         for lazy in formats:
             shutil.copy2(archives / f"{lazy}.tar", workspace)
         yield session, programs

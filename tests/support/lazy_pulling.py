@@ -152,17 +152,24 @@ def open_stargz_store(
     command = [stargz, "store", own / "settings.json", own / "mount", own / "root"]
     storage = STORAGE_CONFIG.format(state=session.workspace / name, store=own / "mount")
     (session.root / "etc/containers/storage.conf").write_text(storage)
-    registries = session.root / "etc/containers/registries.conf.d/tests.conf"
-    registries.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
     with session.background(command, log_file=own / "log") as running:
         # A file that only the store has.
         wait_for((session.root / str(own / "mount/pool").lstrip("/")).is_symlink, running, own / "log")
-        with (
-            run_crio(session, name, subnet=subnet, restore=restore, host_network=False) as crio,
-            CriEngine(crio.endpoint, proc=session.proc, network=session.network, scratch=crio.state / "pods") as engine,
-        ):
-            copy_image(session, f"oci:{PAUSE_LAYOUT}", crio.store + PAUSE_IMAGE)
-            yield PullingNode(engine)
+        with open_crio(session, name, registry, subnet=subnet, restore=restore) as node:
+            yield node
+
+
+@contextlib.contextmanager
+def open_crio(session: Session, name: str, registry: str, *, subnet: str, restore: bool) -> Iterator[PullingNode]:
+    """Run CRI-O, which pulls an image before it starts it; arguments as for `open_stargz_store`."""
+    registries = session.root / "etc/containers/registries.conf.d/tests.conf"
+    registries.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
+    with (
+        run_crio(session, name, subnet=subnet, restore=restore, host_network=False) as crio,
+        CriEngine(crio.endpoint, proc=session.proc, network=session.network, scratch=crio.state / "pods") as engine,
+    ):
+        copy_image(session, f"oci:{PAUSE_LAYOUT}", crio.store + PAUSE_IMAGE)
+        yield PullingNode(engine)
 
 
 def _write_settings(directory: Path, registry: str, settings: Mapping[str, Any] | None) -> None:
