@@ -3,9 +3,10 @@
 
     benchmarks/cold_cache.py [RECIPE] [--set PATH=VALUE]... [--rounds N]
 
-Before each start of the second kind, the page cache of the whole machine is dropped. The third kind is the same without
-reading ahead. The image has the recipe's restorers (`--set restore=[self]`), and restores itself. Images of
-localhost:5000 in examples/shop are read from build/images.
+Before each start of the second kind, the page cache of the whole machine is dropped. Before those of the third kind, it
+is dropped and then another pod runs, as on a node that has booted: then the runtime's own programs have been read. The
+fourth kind is the second without reading ahead. The image has the recipe's restorers (`--set restore=[self]`), and
+restores itself. Images of localhost:5000 in examples/shop are read from build/images.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,8 +38,13 @@ from warmstart.core.progress import Progress
 from warmstart.core.text import format_bytes, format_seconds
 from warmstart.core.workspace import open_workspace
 from warmstart.engine.local import LocalEngine, start_engine
+from warmstart.image.annotations import created_now
+from warmstart.image.compose import LayerWriter, Run, add_layers
+from warmstart.image.tree_tar import open_tree
+from warmstart.node.launcher import ensure_launcher
+from warmstart.node.tree import PAUSE_LAYOUT
 from warmstart.recipe.load import load_recipe
-from warmstart.recipe.model import Recipe, Restorer
+from warmstart.recipe.model import Container, Recipe, Restorer
 
 TOP = Path(__file__).parents[1]
 SPRING = TOP / "examples/java-app/recipe.yaml"
@@ -45,6 +52,7 @@ SHOP = TOP / "examples/shop/recipe.yaml"
 IMAGES = TOP / "build/images"
 SUBNET = "10.96.0.0/24"
 AT_MOST = 1.5
+OTHER = "localhost/warmstart/bench:other"
 _OFF = ("WARMSTART_READ_AHEAD", "off")
 
 
@@ -53,11 +61,16 @@ class CachedStarts(Starts):
     """Restores with the page cache kept or dropped."""
 
     is_cached: bool = True
+    follows_another: bool = False
 
     def start(self, engine: LocalEngine, name: str) -> None:
         """Start once more."""
         if not self.is_cached:
             drop_page_cache()
+        if self.follows_another:
+            with engine.cri.start(Container(OTHER), OTHER, "other") as other:
+                while not other.state().exited:
+                    time.sleep(0.01)
         super().start(engine, name)
 
     @property
@@ -68,11 +81,12 @@ class CachedStarts(Starts):
 
 @dataclass(frozen=True)
 class Caches:
-    """Restores of one image: with a full page cache, with an empty one, and with an empty one and no reading ahead."""
+    """Restores of one image: with a full page cache, an empty one, the same after another pod, and not read ahead."""
 
     pages_bytes: int
     kept: CachedStarts
     dropped: CachedStarts
+    after_another: CachedStarts
     not_ahead: CachedStarts
 
     @property
@@ -82,7 +96,7 @@ class Caches:
 
 
 def compare_caches(recipe: Recipe, options: BuildOptions, rounds: int, progress: Progress) -> Caches:
-    """Make a recipe's image, and let it restore itself in the three ways in turn, `rounds` times each.
+    """Make a recipe's image, and let it restore itself in the four ways in turn, `rounds` times each.
 
     Raises:
         WarmstartError: a step failed, or the image did not restore itself.
@@ -98,15 +112,33 @@ def compare_caches(recipe: Recipe, options: BuildOptions, rounds: int, progress:
         container = recipe.container.run_by_image()
         not_ahead = replace(container, env=(*container.env, _OFF))
         image = f"{IMAGE}:{Restorer.SELF}"
-        each = [(container, True), (container, False), (not_ahead, False)]
+        each = [
+            (container, True, False),
+            (container, False, False),
+            (container, False, True),
+            (not_ahead, False, False),
+        ]
         ways = [
-            CachedStarts(image, one, made.warm.identity, Restorer.SELF, beside, is_cached=kept) for one, kept in each
+            CachedStarts(image, one, made.warm.identity, Restorer.SELF, beside, is_cached=kept, follows_another=other)
+            for one, kept, other in each
         ]
         engine = undo.enter_context(start_engine(session, "caches", subnet=SUBNET, restore=False))
         with progress.step("starts"):
             engine.import_image(made.layout, image)
+            engine.import_image(make_other(context), OTHER)
             start_in_turn(engine, ways, rounds, progress)
         return Caches(made.dump.pages_bytes, *ways)
+
+
+def make_other(context: BuildContext) -> Path:
+    """Make an image that shares no file with any other, and whose program ends at once."""
+    layout, base = context.workspace / "other", context.workspace / "pause"
+    shutil.copytree(context.session.root / PAUSE_LAYOUT.lstrip("/"), base)
+    writer = LayerWriter(layout, "other")
+    with open_tree(writer) as tar:
+        tar.copy_program(ensure_launcher(context.options.cache, context.progress.note).launcher, "program")
+    add_layers(base, layout, [writer.finish()], Run(("/program",), (), ""), created_now(), {})
+    return layout
 
 
 def copy_shop(into: Path) -> Path:
@@ -119,12 +151,13 @@ def copy_shop(into: Path) -> Path:
 
 
 def make_table(caches: Caches) -> Table:
-    """The three ways."""
+    """The four ways."""
     title = f"{format_bytes(caches.pages_bytes)} of pages, until the first answer"
     table = Table("page cache", "median", "all", "launcher, median", "÷ kept", title=title)
     for name, way in (
         ("kept", caches.kept),
         ("dropped", caches.dropped),
+        ("dropped, then another pod", caches.after_another),
         ("dropped, not read ahead", caches.not_ahead),
     ):
         every = ", ".join(f"{seconds * 1000:.0f}" for seconds in sorted(way.seconds))
@@ -140,7 +173,7 @@ def make_table(caches: Caches) -> Table:
 @click.option("--rounds", type=click.IntRange(1), default=10, show_default=True)
 @cache_option
 def main(recipe: Path, overrides: tuple[str, ...], rounds: int, cache_dir: Path) -> None:
-    """Compare the three ways, and print a table."""
+    """Compare the four ways, and print a table."""
     load_before = os.getloadavg()[0]
     progress = Progress(TerminalListener(Console(stderr=True), verbose=True))
     options = BuildOptions(cache=cache_dir.absolute())
