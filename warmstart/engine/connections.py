@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warmstart.core import linux
-from warmstart.dump.proc.container import closing_descriptor, read_tree
+from warmstart.dump.proc.container import closing_descriptor, read_namespace, read_tree
 from warmstart.dump.state.read import find_own_pids
 
 # include/net/tcp_states.h; the first byte of struct tcp_info is the state.
@@ -26,22 +26,26 @@ def close_connections(proc: Path, first_pid: int) -> int:
         first_pid: the first process of the container.
 
     Returns:
-        How many were closed; those of processes that end meanwhile, or that may not be looked into, stay as they are.
+        How many were closed. Those of processes that end meanwhile, that may not be looked into, or that have a network
+        namespace of their own stay as they are.
 
     Raises:
         FileNotFoundError, ProcessLookupError: there is no such process.
     """
-    own_pids = find_own_pids(proc, read_tree(proc, first_pid))
+    own_pids, network = find_own_pids(proc, read_tree(proc, first_pid)), read_namespace(proc, first_pid, "net")
     closed: set[str] = set()
     for own_pid in own_pids.values():
         with contextlib.suppress(OSError):
-            closed |= set(_close_those_of(own_pid))
+            closed |= set(_close_those_of(own_pid, network))
     return len(closed)
 
 
-def _close_those_of(pid: int) -> Iterator[str]:
+def _close_those_of(pid: int, network: str) -> Iterator[str]:
     """Close the connections of a process, and yield the name of each, such as `socket:[4026]`."""
     with closing_descriptor(os.pidfd_open(pid)) as process:
+        # The container's process may have ended, and one of the host have its number now.
+        if read_namespace(Path("/proc"), pid, "net") != network:
+            return
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):  # closed meanwhile
                 name = str(descriptor.readlink())

@@ -65,13 +65,13 @@ class Rehearsal:
         try:
             yield
         except AppError as error:
-            if not self.closed:
-                raise
-            note = (
-                f"{self.closed} of its connections had been closed, as they are in a restored container: does it "
-                "connect again?"
-            )
-            raise AppError(error.brief, details=(note, *error.details), hint=error.hint) from error
+            if self.closed:
+                note = (
+                    f"{self.closed} of its connections had been closed, as they are in a restored container: does it "
+                    "connect again?"
+                )
+                error.details = (note, *error.details)
+            raise
 
     def _replace(self, closed: int) -> None:
         """Send requests until the application has met each closed connection, whatever it answers."""

@@ -72,6 +72,26 @@ def test_connections_of_others_stay(server):
             assert select.select([accepted], [], [], 10)[0]
 
 
+def test_a_process_in_another_network_is_left_alone(server):
+    """As is a process of the host that has the number of one that has ended."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to copy a descriptor of another process")
+    # The first process moves, after its child has connected.
+    begin = "import os, subprocess, sys; subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL); input()"
+    moved = ["unshare", "--net", "sh", "-c", "echo moved; exec sleep 60"]
+    command = [sys.executable, "-c", f"{begin}; os.execvp('unshare', {moved})"]
+    holder = [sys.executable, "-c", HOLDER, *map(str, server.getsockname()[:2])]
+    with subprocess.Popen([*command, *holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        accepted, _ = server.accept()
+        with accepted:
+            assert first.stdout.readline() == "ready\n"
+            first.stdin.write("\n")
+            first.stdin.flush()
+            assert first.stdout.readline() == "moved\n"
+            assert close_connections(Path("/proc"), first.pid) == 0
+        first.kill()
+
+
 def test_a_process_that_is_gone_is_an_error():
     ended = subprocess.Popen(["true"])
     ended.wait()
