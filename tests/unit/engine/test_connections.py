@@ -82,14 +82,16 @@ def test_a_process_in_another_network_is_left_alone(server):
     command = [sys.executable, "-c", f"{begin}; os.execvp('unshare', {moved})"]
     holder = [sys.executable, "-c", HOLDER, *map(str, server.getsockname()[:2])]
     with subprocess.Popen([*command, *holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
-        accepted, _ = server.accept()
-        with accepted:
-            assert first.stdout.readline() == "ready\n"
-            first.stdin.write("\n")
-            first.stdin.flush()
-            assert first.stdout.readline() == "moved\n"
-            assert close_connections(Path("/proc"), first.pid) == 0
-        first.kill()
+        try:
+            accepted, _ = server.accept()
+            with accepted:
+                assert first.stdout.readline() == "ready\n"
+                first.stdin.write("\n")
+                first.stdin.flush()
+                assert first.stdout.readline() == "moved\n"
+                assert close_connections(Path("/proc"), first.pid) == 0
+        finally:
+            first.kill()
 
 
 def test_a_process_that_is_gone_is_an_error():
