@@ -91,6 +91,10 @@ class Scene:
             timeout=HANG_S,
         )
 
+    def is_late(self, done: subprocess.CompletedProcess[str]) -> bool:
+        """Tell whether a build was struck after its verification: it has ended, or published its image."""
+        return done.returncode == 0 or IMAGE in self.registry.list_images()
+
     def look(self) -> Traces:
         return take_snapshot(self.token, self.directory) | self.registry.list_images()
 
@@ -182,8 +186,8 @@ def strike_steps(scene: Scene, steps: list[str], name: str, status: int, limit_s
     for step in steps:
         before, delay_s = scene.look(), scene.durations_s[step] / 2
         done = scene.strike(name, step, delay_s, scene.recipe)
-        while done.returncode == 0 and step != "publish" and delay_s > MOMENT_S:
-            # The build has ended: the machine was busier when the steps were timed.
+        while step != "publish" and scene.is_late(done) and delay_s > MOMENT_S:
+            # The signal came after the step: the machine was busier when the steps were timed.
             scene.registry.remove_whole(IMAGE)
             delay_s /= 2
             done = scene.strike(name, step, delay_s, scene.recipe)
