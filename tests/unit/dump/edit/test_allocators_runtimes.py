@@ -92,7 +92,7 @@ class Built:
 
 @pytest.fixture
 def built(machine) -> Built:
-    for program in PROGRAMS.iterdir():
+    for program in filter(Path.is_file, PROGRAMS.iterdir()):
         shutil.copy(program, machine.scratch)
     return Built(machine)
 
