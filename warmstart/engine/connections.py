@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warmstart.core import linux
+from warmstart.dump.criu.contents import TcpState
 from warmstart.dump.proc.container import closing_descriptor, read_namespace, read_tree
 from warmstart.dump.state.read import find_own_pids
-
-# include/net/tcp_states.h; the first byte of struct tcp_info is the state.
-_ESTABLISHED = 1
 
 
 def close_connections(proc: Path, first_pid: int) -> int:
@@ -59,4 +57,5 @@ def _close_those_of(pid: int, network: str) -> Iterator[str]:
 
 def _is_connection(opened: socket.socket) -> bool:
     is_tcp = opened.family in (socket.AF_INET, socket.AF_INET6) and opened.type == socket.SOCK_STREAM
-    return is_tcp and opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
+    # The first byte of struct tcp_info is the state.
+    return is_tcp and opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TcpState.ESTABLISHED

@@ -54,7 +54,6 @@ def http_get(target: Target, action: HttpGet, limit: TimeLimit, *, drain: bool =
     host = override or urlsplit(url).netloc
     for _ in range(_MAX_REQUESTS):
         answer = _request(target, action, urlsplit(url), host, limit, drain=drain)
-        action = replace(action, method=answer.method)
         if not answer.location:
             return answer.outcome
         following = urljoin(url, answer.location)
@@ -63,7 +62,7 @@ def http_get(target: Target, action: HttpGet, limit: TimeLimit, *, drain: bool =
         # Go keeps an overridden Host only if the redirect is relative.
         relative = not urlsplit(answer.location).scheme
         host = override if override and relative else urlsplit(following).netloc
-        url = following
+        action, url = replace(action, method=answer.method), following
     return Outcome(ok=False, seen=f"{answer.outcome.seen}, stopped after {_MAX_REQUESTS} redirects")
 
 

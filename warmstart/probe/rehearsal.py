@@ -48,16 +48,15 @@ class Rehearsal:
     def __call__(self) -> None:
         """Interrupt the container's waits, close its connections, and ask its probe, whatever it answers."""
         self.turns += 1
-        closed = 0
+        is_long, closed = self._is_long(), 0
         with contextlib.suppress(EngineError):  # if it has ended, the next attempt says so
-            self.target.interrupt(LONG_S if self._is_long() else 0.0)
-            if self.closing is not None and self._is_long():
+            self.target.interrupt(LONG_S if is_long else 0.0)
+            if is_long and self.closing is not None:
                 closed = self.target.close_connections()
         if self.probe is not None:
             perform(self.target, self.probe.action, TimeLimit(self.probe.timeout_s), drain=True)
-        if closed:
-            self.closed += closed
-            self._replace(closed)
+        self.closed += closed
+        self._send_requests(closed)
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
@@ -73,11 +72,12 @@ class Rehearsal:
                 error.details = (note, *error.details)
             raise
 
-    def _replace(self, closed: int) -> None:
-        """Send requests until the application has met each closed connection, whatever it answers."""
+    def _send_requests(self, count: int) -> None:
+        """Send each kind of request `count` times, whatever the answer: one may fail for each closed connection."""
         for step in self.closing or ():
-            for _ in range(closed if isinstance(step.action, HttpGet) else 0):
-                perform(self.target, step.action, TimeLimit(step.timeout_s), drain=True)
+            if isinstance(step.action, HttpGet):
+                for _ in range(count):
+                    perform(self.target, step.action, TimeLimit(step.timeout_s), drain=True)
 
     def _is_long(self) -> bool:
         """Tell whether this turn is long: FIRST_LONG, and whenever the turns have doubled since.

@@ -17,7 +17,7 @@ from warmstart.engine.connections import close_connections
 pytestmark = pytest.mark.linux
 
 HOLDER = """
-import os, socket, sys
+import socket, sys
 connection = socket.create_connection((sys.argv[1], int(sys.argv[2])))
 shared = connection.dup()
 one, other = socket.socketpair()
