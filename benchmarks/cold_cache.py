@@ -112,15 +112,15 @@ def compare_caches(recipe: Recipe, options: BuildOptions, rounds: int, progress:
         container = recipe.container.run_by_image()
         not_ahead = replace(container, env=(*container.env, _OFF))
         image = f"{IMAGE}:{Restorer.SELF}"
-        each = [
-            (container, True, False),
-            (container, False, False),
-            (container, False, True),
-            (not_ahead, False, False),
-        ]
+
+        def make_starts(one: Container, **kind: bool) -> CachedStarts:
+            return CachedStarts(image, one, made.warm.identity, Restorer.SELF, beside, **kind)
+
         ways = [
-            CachedStarts(image, one, made.warm.identity, Restorer.SELF, beside, is_cached=kept, follows_another=other)
-            for one, kept, other in each
+            make_starts(container),
+            make_starts(container, is_cached=False),
+            make_starts(container, is_cached=False, follows_another=True),
+            make_starts(not_ahead, is_cached=False),
         ]
         engine = undo.enter_context(start_engine(session, "caches", subnet=SUBNET, restore=False))
         with progress.step("starts"):
