@@ -85,7 +85,6 @@ def test_hooks_are_called_at_the_checkpoint_and_after_each_restore(tree, cache, 
     built = make(cache, tmp_path, FAIL=fail)
     assert [(one.runtime, one.asked) for one in built.hooks] == [("test 1", bool(fail))]
     assert [restore.hooks_ms is not None for restore in built.restores] == [False, False, True, True]
-    assert all(restore.hooks_ms >= 20 for restore in built.restores[2:] if restore.hooks_ms is not None)
     assert list_hooks(tmp_path / "out") >= {"reply", "python/sitecustomize.py"}
     assert list_hooks(tmp_path / "out").isdisjoint({"checkpoint", "restored", "agent.jar"})
     if fail:
