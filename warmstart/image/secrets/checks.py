@@ -17,6 +17,7 @@ from collections import Counter
 from typing import Any
 
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_CAPITALS = string.ascii_uppercase.encode()
 _CHECKSUM_CHARS = 6
 _LEAST_ENTROPY = 3.0
 # Of 32 random bytes, 30 are different on average, and fewer than 24 in one of a hundred thousand keys.
@@ -63,6 +64,15 @@ def is_random(value: bytes, least: float = _LEAST_ENTROPY) -> bool:
     """Whether the characters of a token vary as much as those of random ones: at least `least` bits for each."""
     counts = Counter(value).values()
     return -sum(count / len(value) * math.log2(count / len(value)) for count in counts) >= least
+
+
+def has_mixed_case(letters: bytes) -> bool:
+    """Whether letters are no words in camel case: a fifth of them are capitals, and a fifth are not.
+
+    Of 34 random letters, one in 5,000 times they are not mixed like this.
+    """
+    capitals = sum(letter in _CAPITALS for letter in letters)
+    return len(letters) <= 5 * capitals <= 4 * len(letters)
 
 
 def has_crc32(token: bytes) -> bool:

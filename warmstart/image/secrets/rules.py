@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from warmstart.image.secrets.checks import (
     has_crc32,
+    has_mixed_case,
     is_basic_login,
     is_jwt,
     is_key_material,
@@ -227,7 +228,13 @@ RULES: tuple[Rule, ...] = (
         "sk-proj- sk-svcacct- sk-admin-",
         rb"[A-Za-z0-9_-]{20,100}T3BlbkFJ[A-Za-z0-9_-]{20,100}",
     ),
-    _token("huggingface-token", "Hugging Face token", "hf_", rb"[A-Za-z]{34}", lambda token: is_random(token, 3.5)),
+    _token(
+        "huggingface-token",
+        "Hugging Face token",
+        "hf_",
+        rb"[A-Za-z]{34}",
+        lambda token: is_random(token, 3.5) and has_mixed_case(token.partition(b"_")[2]),
+    ),
     _token("digitalocean-token", "DigitalOcean token", "dop_v1_ doo_v1_ dor_v1_", rb"[a-f0-9]{64}"),
     _token("docker-token", "Docker Hub token", "dckr_pat_ dckr_oat_", rb"[A-Za-z0-9_-]{27,32}"),
     _token("vault-token", "HashiCorp Vault token", "hvs. hvb.", rb"[A-Za-z0-9_-]{90,300}"),

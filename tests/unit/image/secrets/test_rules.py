@@ -54,6 +54,7 @@ SECRETS = [
     ("slack-token", f"xoxb-123456789012-{mixed(24, LETTERS)}"),
     ("stripe-key", f"sk_live_{mixed(24, LETTERS)}"),
     ("sendgrid-key", f"SG.{mixed(22, LETTERS)}.{mixed(43, LETTERS)}"),
+    ("huggingface-token", f"hf_{mixed(17, LETTERS[:26])}{mixed(17, LETTERS[26:52])}"),
     ("vault-token", f"hvs.{mixed(95, LETTERS)}"),
 ]
 
@@ -95,6 +96,7 @@ NO_SECRETS = [
     "AccountKey=" + "A" * 86 + "==",
     f"Authorization: Basic {base64.b64encode(b'user:password').decode()}",
     "x-dapi" + "0" * 32,
+    "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",  # two names, one over the rest of the other, in freed memory
 ]
 
 
