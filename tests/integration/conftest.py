@@ -16,12 +16,16 @@ import pytest
 from support.base_image import make_base_archive
 from support.builds import PASSWORD, PASSWORD_HASH, USER, PrivateRegistry
 
+from warmstart.bench.memory import read_available_bytes
 from warmstart.cli.context import default_cache
-from warmstart.core.workspace import open_workspace
+from warmstart.core.workspace import open_workspace, workspace_parent
 from warmstart.node.keeper import Bind
 from warmstart.node.session import Session, enter
 from warmstart.node.tree import ensure_tree
 
+# A file system in memory, and the room that the tests need there: they use up to 3 GiB, with four processes.
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 8 << 30
 # The tests that take longest.
 LONG = (
     "test_replicas_differ",
@@ -64,11 +68,30 @@ def tree(cache) -> Path:
 
 
 @pytest.fixture(scope="session")
-def area() -> Iterator[Path]:
+def area(builds_in_memory) -> Iterator[Path]:
     """Return a directory with a path short enough for sockets, on a filesystem that supports overlay mounts."""
-    directory = Path(tempfile.mkdtemp(prefix="ws-test-", dir="/var/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="ws-test-", dir=workspace_parent()))
     yield directory
     shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def builds_in_memory() -> Iterator[None]:
+    """Let builds have their workspaces in memory, if this machine has enough of it.
+
+    Each build makes and removes thousands of files. Users' disks are in the tests on a cluster.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if "WARMSTART_TMPDIR" not in os.environ and has_room(MEMORY):
+            patch.setenv("WARMSTART_TMPDIR", str(MEMORY))
+        yield
+
+
+def has_room(directory: Path) -> bool:
+    """Tell whether a directory in memory has room for the builds of these tests."""
+    if not directory.is_dir():
+        return False
+    return min(shutil.disk_usage(directory).free, read_available_bytes()) > ROOM_BYTES
 
 
 @pytest.fixture(scope="session")

@@ -119,16 +119,6 @@ def test_replicas_are_started_at_once(measured):
     assert plain.burst.memory.anonymous_bytes > len(plain.burst.ready_s) * FILL_MB << 20
 
 
-def test_without_mapped_memory_there_is_one_way_less_and_a_reason(recipe_path, options):
-    recipe = load_recipe(recipe_path, overrides=["memory.mapped=auto", "restore=[runtime]"])
-    result = bench_recipe(recipe, options, Load(rounds=1), Progress(SilentListener()))
-    assert [series.way.name for series in result.series] == ["cold", "plain"]
-    note, _ = result.notes
-    assert note.startswith("no memory is mapped: ")
-    assert result.warmed == ()
-    assert all(series.burst is None for series in result.series)
-
-
 def test_a_recipe_without_requests_to_time_is_refused_at_once(recipe_path, options):
     recipe = load_recipe(recipe_path)
     probe = {"readinessProbe": {"tcpSocket": {"port": 8080}}}
@@ -160,6 +150,7 @@ def test_an_image_is_measured_against_its_base(recipe_path, options, tmp_path, m
     assert (cold.way.name, mapped.way.name) == ("cold", name)
     assert mapped.way.identity == built.provenance.identity
     assert (len(cold.starts), len(mapped.starts)) == (1, 1)
+    assert (cold.burst, mapped.burst) == (None, None)
     assert set(cold.layers) < set(mapped.layers)
     assert result.added_bytes(mapped) == built.added_bytes
     assert cold.median_of("anonymous_bytes") > FILL_MB << 20 > mapped.median_of("anonymous_bytes")

@@ -20,7 +20,7 @@ from warmstart.recipe.model import Recipe
 TOP = Path(__file__).parents[2]
 RECORD = "record.json"
 # A Java application keeps all processors busy for most of a minute until it is.
-STEADY_S = 5
+STEADY_S = 2
 
 
 @dataclass(frozen=True)
