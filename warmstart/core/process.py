@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from warmstart.core.errors import HostError, WarmstartError
+from warmstart.core.held_signals import holding_signals
 
 log = logging.getLogger(__name__)
 
@@ -288,30 +289,37 @@ def _started(
     is_proxy: bool = False,
 ) -> Iterator[Running]:
     """A program in a session of its own; if it has not ended by the end of the block, it is killed."""
-    try:
-        running = subprocess.Popen(
-            words,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env=None if env is None else dict(env),
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise _cannot_start(words[0], error) from error
-    try:
-        yield running
-    finally:
-        if running.returncode is None:
-            if is_proxy:
-                _end_proxy(running)
-            # Not waited for yet, so its number is still its own; its session is the process group of that number.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
-        for pipe in (running.stdin, running.stdout, running.stderr):
-            if pipe is not None:
-                pipe.close()
+    with holding_signals() as release:
+        try:
+            running = subprocess.Popen(
+                words,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=None if env is None else dict(env),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _cannot_start(words[0], error) from error
+        try:
+            release()
+            yield running
+        finally:
+            _end(running, is_proxy=is_proxy)
+
+
+def _end(running: Running, *, is_proxy: bool) -> None:
+    """Kill a program that has not ended, and what is in its session."""
+    if running.returncode is None:
+        if is_proxy:
+            _end_proxy(running)
+        # Not waited for yet, so its number is still its own; its session is the process group of that number.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    for pipe in (running.stdin, running.stdout, running.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def _terminate(running: Running) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -194,6 +195,23 @@ def test_an_error_of_the_listener_ends_the_program(tmp_path):
 def test_an_interrupted_stream_leaves_no_program(tmp_path):
     path = tmp_path / "pids"
     interrupt_once(path, lambda: process.stream(with_child(path), on_line=lambda _: None, timeout_s=LIMIT_S))
+
+
+def test_an_interruption_of_the_start_leaves_no_program(tmp_path, monkeypatch):
+    path, start = tmp_path / "pids", subprocess.Popen
+
+    def start_and_strike(*args, **options):
+        running = start(*args, **options)
+        read_pids(path)
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0)  # the handler runs now, if it was not held back
+        return running
+
+    monkeypatch.setattr("warmstart.core.process.subprocess.Popen", start_and_strike)
+    with pytest.raises(KeyboardInterrupt):
+        process.stream(with_child(path), on_line=lambda _: None, timeout_s=LIMIT_S)
+    assert [has_ended(pid) for pid in read_pids(path)] == [True, True]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # attach
