@@ -137,9 +137,21 @@ static void reset_oom_score(void)
 	close(fd);
 }
 
+/* Until the application is in the container's mount namespace and runs its own program, or has ended: exec closes the
+ * other end of the pipe. Who reads the manifest looks at the application's root directory. */
+static void await_exec(int started[2])
+{
+	char none;
+
+	close(started[1]);
+	while (read(started[0], &none, 1) < 0 && errno == EINTR)
+		;
+	close(started[0]);
+}
+
 static int run(struct start *start)
 {
-	int out[2], err[2], signals = block_signals(), container;
+	int out[2], err[2], started[2], signals = block_signals(), container;
 	struct copy copies[2];
 	pid_t app;
 
@@ -153,6 +165,8 @@ static int run(struct start *start)
 	keep_replies();
 	if (spend_pids(FIRST_PID - 1) < 0)
 		fail("cannot fork: %s", strerror(errno));
+	if (pipe2(started, O_CLOEXEC) < 0)
+		fail("cannot make a pipe: %s", strerror(errno));
 	mark_start();
 	start_clocks();
 	app = fork();
@@ -160,6 +174,7 @@ static int run(struct start *start)
 		exec_application(start, container, out[1], err[1]);
 	if (app < 0)
 		fail("cannot fork: %s", strerror(errno));
+	await_exec(started);
 	record(start, app, out[1], err[1]);
 	close(out[1]);
 	close(err[1]);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import platform
@@ -49,6 +50,8 @@ PROFILE = "/usr/share/containers/seccomp.json"
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n"
 BUILT = ("GREETING=built",)
 STARTED = ("GREETING=started",)
+# Of fcntl(2); not in the module fcntl.
+F_SETSIG = 10
 
 
 @dataclasses.dataclass
@@ -136,8 +139,9 @@ class Machine:
         options: Sequence[str] = ("--user", "app"),
         volumes: Sequence[dict[str, object]] = (),
         read_only: bool = False,
+        before_ready: Callable[[], object] = lambda: None,
     ) -> Iterator[Container]:
-        """Run a command below the launcher."""
+        """Run a command below the launcher, and call a function before it is awaited."""
         shutil.rmtree(self.state, ignore_errors=True)
         self.state.mkdir(mode=0o700)
         mounts = (
@@ -148,6 +152,7 @@ class Machine:
         argv = ["/.warmstart/launcher", "build", *options, "--", *command]
         setup = dataclasses.replace(BUILD, environment=BUILT, mounts=mounts, read_only=read_only)
         with self.run(argv, setup) as container:
+            before_ready()
             container.wait_for("^ready$")
             yield container
 
@@ -300,6 +305,28 @@ def assert_cold(container: Container, before: str, reason: str) -> None:
     container.wait_for(rf"^warmstart: cold start: {reason} \(\d+ ms\)$")
     container.wait_for("^ready$")
     assert field("id", container.state()) != field("id", before)
+
+
+def test_there_is_no_manifest_before_the_application_runs(machine):
+    manifest, seen = machine.state / "manifest", []
+    with (machine.root / "app").open("rb") as program:
+
+        def look() -> None:
+            # The exec waits for the lease; see fcntl(2).
+            for _ in range(1200):
+                if fcntl.fcntl(program, fcntl.F_GETLEASE) != fcntl.F_WRLCK:
+                    break
+                time.sleep(0.05)
+            time.sleep(0.1)
+            seen.append(manifest.exists())
+            fcntl.fcntl(program, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+        # The signal for its end would end this process.
+        fcntl.fcntl(program, F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(program, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        with machine.building("/app", before_ready=look):
+            seen.append(manifest.exists())
+    assert seen == [False, True]
 
 
 @pytest.mark.parametrize("mode", ["family", "files"])
