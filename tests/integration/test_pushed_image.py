@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,7 +89,7 @@ def layout(pushed, private_registry, open_node, tmp_path_factory) -> Path:
     copy = tmp_path_factory.mktemp("layout") / "layout"
     with open_node() as session:
         pull(session, private_registry, pushed.built.name, f"oci:{session.workspace}/pulled")
-        (session.workspace / "pulled").rename(copy)
+        shutil.move(session.workspace / "pulled", copy)
     return copy
 
 
