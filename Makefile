@@ -6,8 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WARMSTART := $(BIN)/warmstart
-# Outside of the checkout, so that a fresh clone can reuse them.
+# Both are outside of the checkout, so that a fresh clone can reuse them.
 IMAGE_CACHE ?= $(or $(WARMSTART_CACHE),$(HOME)/.cache/warmstart)/images
+MYPY_CACHE ?= $(HOME)/.cache/mypy/warmstart
 # An outdated Debian mirror is good enough for development. The command itself requires a Release file that is still
 # valid.
 export WARMSTART_DEBIAN_EXPIRED ?= 1
@@ -40,7 +41,7 @@ test: lint unit integration ## Lint, unit and integration tests
 lint: $(VENV)/ready ## Style, types, import rules, plain English, CI templates
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --cache-dir $(MYPY_CACHE)
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/prose.py --check docs docstrings messages
 	scripts/lint-integrations.sh $(CURDIR)/$(BIN)
