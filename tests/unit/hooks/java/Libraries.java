@@ -1,18 +1,20 @@
+import io.netty.util.HashedWheelTimer;
 import io.netty.util.concurrent.AbstractScheduledEventExecutor;
 import java.util.concurrent.TimeUnit;
 import org.apache.tomcat.jdbc.pool.ConnectionPool;
 
-/** A pool and an event loop that look like those of libraries. Prints what happens to them. */
+/** A pool, an event loop and a timer that look like those of libraries. Prints what happens to them. */
 public class Libraries {
 
     public static void main(String[] arguments) throws Exception {
         ConnectionPool pool = new ConnectionPool(2);
         AbstractScheduledEventExecutor loop = new AbstractScheduledEventExecutor();
         loop.scheduleAtFixedRate(10, TimeUnit.MILLISECONDS);
+        HashedWheelTimer timer = new HashedWheelTimer(8);
         System.out.println("running");
         for (int line = System.in.read(); line != -1; line = System.in.read()) {
             if (line == '\n') {
-                System.out.println(pool.getSize() + " connections, " + loop.ran() + " runs");
+                System.out.println(pool.getSize() + " connections, " + loop.ran() + " runs, " + timer.ticked() + " ticks");
             }
         }
     }

@@ -29,7 +29,9 @@ final class Instances implements ClassFileTransformer {
     private static final String PERIODIC =
             "(Ljava/util/concurrent/ScheduledThreadPoolExecutor;Ljava/lang/Runnable;Ljava/lang/Object;JJJ)V";
     // Classes of libraries, also of copies in packages of other names.
-    private static final String[] LIBRARIES = {HikariPool.CLASS, OtherPool.AGROAL, OtherPool.TOMCAT, NettyQueue.CLASS};
+    private static final String[] LIBRARIES = {
+        HikariPool.CLASS, OtherPool.AGROAL, OtherPool.TOMCAT, NettyQueue.CLASS, NettyTimer.CLASS
+    };
 
     // The descriptors of the constructors; those of a Random with a seed are not meant to draw anything else.
     private final Map<Class<?>, String> reporting = new HashMap<>(Map.of(

@@ -50,6 +50,9 @@ final class Schedules implements Resource {
                 parked.add(new NettyQueue(loop));
             }
         }
+        for (Object timer : instances.named(NettyTimer.CLASS)) {
+            parked.add(new NettyTimer(timer));
+        }
         long end = System.nanoTime() + PATIENCE_NS;
         while (park() && System.nanoTime() < end) {
             Thread.sleep(PAUSE_MS);
