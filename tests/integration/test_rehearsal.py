@@ -17,7 +17,8 @@ from warmstart.recipe.load import parse_recipe
 
 pytestmark = pytest.mark.node
 
-IMAGE = Path(__file__).parents[2] / "build/images/python.tar"
+IMAGES = Path(__file__).parents[2] / "build/images"
+IMAGE, REDIS = IMAGES / "python.tar", IMAGES / "redis.tar"
 # Python would begin the wait anew by itself (PEP 475).
 WAITING = """
 import ctypes, pathlib, time
@@ -38,6 +39,18 @@ while True:
     client, (peer, _) = socket.create_connection(server.getsockname()), server.accept()
     if client.recv(1) == b"":
         pathlib.Path("/tmp/closed").touch()
+"""
+
+# It finds the service by its name each time.
+MOVED = """
+import pathlib, socket
+addresses = set()
+while True:
+    client = socket.create_connection(("redis", 6379))
+    addresses.add(client.getpeername())
+    if len(addresses) > 1:
+        pathlib.Path("/tmp/moved").touch()
+    client.recv(1)
 """
 
 
@@ -68,3 +81,12 @@ def test_waits_end_early_and_late_before_the_checkpoint(cache, tmp_path, restore
 
 def test_connections_are_closed_before_the_checkpoint(cache, tmp_path):
     build_rehearsed(cache, tmp_path, CONNECTED, ["closed"], "self", tcp="close")
+
+
+def test_services_move_before_the_checkpoint(cache, tmp_path):
+    container = {
+        "image": f"oci-archive:{REDIS}",
+        "readinessProbe": {"exec": {"command": ["redis-cli", "ping"]}, "periodSeconds": 1, "failureThreshold": 60},
+    }
+    build = {"settled": {"quietSeconds": 1}, "services": [{"name": "redis", "container": container}]}
+    build_rehearsed(cache, tmp_path, MOVED, ["moved"], "self", tcp="close", build=build)

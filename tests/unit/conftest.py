@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 import subprocess
 import threading
@@ -26,6 +27,11 @@ class LocalTarget:
     def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
         return socket.create_connection((host or self.address, port), timeout_s)
 
+    def from_inside(self) -> LocalTarget:
+        inside = copy.copy(self)
+        inside.address = "localhost"
+        return inside
+
     def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -41,6 +47,9 @@ class LocalTarget:
 
     def close_connections(self) -> int:
         return 0
+
+    def move_host(self, old: str, new: str) -> None:
+        pass
 
     def log_tail(self, lines: int) -> list[str]:
         return self.log[-lines:]

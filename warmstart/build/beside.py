@@ -17,6 +17,8 @@ from warmstart.probe.diagnosis import describe_end, read_log_end, settle_state
 from warmstart.recipe.model import Container, InitContainer
 
 INIT_S = 1800.0
+#: The network of services and init containers.
+SUBNET = "10.91.0.0/24"
 POLL_S = 0.1
 # Of each service, beside an error of the application.
 SHOWN_LINES = 5

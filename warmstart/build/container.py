@@ -15,6 +15,7 @@ from warmstart.build.hook_channel import HookChannel, HookProcess
 from warmstart.build.hooks import prepare_hooks
 from warmstart.build.kernel_state import require_kept_by_runtime, require_kept_by_self
 from warmstart.build.launched import LauncherContainer
+from warmstart.build.moving import ServiceMoves
 from warmstart.build.result import WarmState
 from warmstart.core.cpu import read_features
 from warmstart.core.errors import AppError, PreflightError
@@ -152,14 +153,17 @@ def run_warmup(context: BuildContext, target: Target, inner_pid: int) -> tuple[S
     """
     recipe, progress = context.recipe, context.progress
     probe = first_probe(recipe.container)
-    closing = [step for step in recipe.warmup if step.steady_limit_s] if recipe.close_tcp else None
-    rehearsal = Rehearsal(target, probe if isinstance(probe, Probe) else None, closing)
+    steady = [step for step in recipe.warmup if step.steady_limit_s]
+    rehearsal = Rehearsal(target, probe if isinstance(probe, Probe) else None, steady, recipe.close_tcp)
+    rehearsal.move = ServiceMoves(context.beside.services, target)
+    if recipe.prepare is Prepare.JAVA:
+        rehearsal.once = partial(rehearse_java, target, inner_pid)
+    if not steady:
+        rehearsal.once()
 
     def note(done: WarmupProgress) -> None:
         progress.note(str(done))
 
-    if recipe.prepare is Prepare.JAVA:
-        rehearse_java(target, inner_pid)
     with rehearsal.explaining():
         results = run_steps(target, recipe.warmup, pid=inner_pid, on_progress=note, between=rehearsal)
     for index, result in enumerate(results):

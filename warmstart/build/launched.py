@@ -97,6 +97,10 @@ class LaunchedTarget(Generic[_Inner]):
         """See `Target.connect`."""
         return self.container.connect(port, host, timeout_s)
 
+    def from_inside(self) -> Target:
+        """See `Target.from_inside`."""
+        return self.container.from_inside()
+
     def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
         """See `Target.exec`; the command runs as the application's user."""
         return self.container.exec(wrap_command(command, self.working_dir), timeout_s)
@@ -116,6 +120,10 @@ class LaunchedTarget(Generic[_Inner]):
     def close_connections(self) -> int:
         """See `Target.close_connections`."""
         return self.container.close_connections()
+
+    def move_host(self, old: str, new: str) -> None:
+        """See `Target.move_host`."""
+        self.container.move_host(old, new)
 
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from warmstart.build.base import BaseImage, fetch_image, find_source, share_layers
-from warmstart.build.beside import ALONE, Beside, FetchedInit, RunningService, naming
+from warmstart.build.beside import ALONE, SUBNET, Beside, FetchedInit, RunningService, naming
 from warmstart.build.container import import_image
 from warmstart.build.context import BuildContext
 from warmstart.core.errors import AppError, WarmstartError
@@ -28,7 +28,6 @@ from warmstart.probe.ports import await_ports
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success
 from warmstart.recipe.model import Container, InitContainer, Mount, Recipe, Service, VolumeKind
 
-SUBNET = "10.91.0.0/24"
 # A service gets as long as its probes allow, and not less than this.
 READY_S = 120.0
 # Time between attempts of a probe, which may run a program in the service.

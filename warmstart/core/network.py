@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,11 @@ from typing import TypeVar
 from warmstart.core import linux
 
 T = TypeVar("T")
+
+# include/uapi/linux/{netlink,rtnetlink,if_addr}.h
+_RTM_NEWADDR = 20
+_NLM_F_CREATE_AND_ACK = 0x605
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 
 
 def call_in_network(namespace: Path, call: Callable[[], T]) -> T:
@@ -50,6 +57,30 @@ def _call_apart(namespace: Path, call: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     return results[0]
+
+
+def add_address_in(namespace: Path, interface: str, address: str) -> None:
+    """Add an IPv4 address to an interface in another network namespace, unless it has it.
+
+    Formats: netlink(7), rtnetlink(7).
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    packed = socket.inet_aton(address)
+    attributes = b"".join(struct.pack("=HH4s", 8, kind, packed) for kind in (_IFA_ADDRESS, _IFA_LOCAL))
+
+    def add() -> None:
+        index = socket.if_nametoindex(interface)
+        message = struct.pack("=BBBBI", socket.AF_INET, 32, 0, 0, index) + attributes
+        header = struct.pack("=IHHII", 16 + len(message), _RTM_NEWADDR, _NLM_F_CREATE_AND_ACK, 1, 0)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+            netlink.send(header + message)
+            (error,) = struct.unpack_from("=i", netlink.recv(4096), 16)
+        if error not in (0, -errno.EEXIST):
+            raise OSError(-error, os.strerror(-error))
+
+    call_in_network(namespace, add)
 
 
 def connect_in(namespace: Path, address: tuple[str, int], timeout_s: float) -> socket.socket:

@@ -10,7 +10,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from warmstart.core.errors import AppError, ClusterError, EngineError
@@ -58,6 +58,10 @@ class KubernetesContainer:
         connection.settimeout(timeout_s)
         return connection
 
+    def from_inside(self) -> KubernetesContainer:
+        """See `Target.from_inside`; the kubelet forwards all connections to it there."""
+        return replace(self, pod=replace(self.pod, ip="localhost"))
+
     def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
         """See `Target.exec`."""
         out = Head()
@@ -83,6 +87,9 @@ class KubernetesContainer:
     def close_connections(self) -> int:
         """See `Target.close_connections`; without effect, since only the node can."""
         return 0
+
+    def move_host(self, old: str, new: str) -> None:
+        """See `Target.move_host`; without effect, since the kubelet writes the file."""
 
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""

@@ -23,7 +23,7 @@ from cri_api.v1 import api_pb2 as cri
 from cri_api.v1.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
 
 from warmstart.core.errors import CheckpointError, EngineError
-from warmstart.core.network import connect_in
+from warmstart.core.network import add_address_in, connect_in
 from warmstart.core.undo import undoing
 from warmstart.dump.criu.log import find_errors
 from warmstart.engine.activity import read_activity
@@ -40,6 +40,8 @@ EXEC_TIMED_OUT = b"command timed out"
 MESSAGE_LINES = 20
 # More than the most lines that anybody asks for; as much as of a cluster.
 LOG_LIMIT_BYTES = 4 << 20
+# Of a pod, by CNI.
+INTERFACE = "eth0"
 _LOGGED = re.compile(r'time="[^"]*" level=\w+ msg="((?:[^"\\]|\\.)*)"')
 
 
@@ -275,6 +277,7 @@ class CriContainer:
         created_at: the same when the container had been created.
         started_at: the same when the runtime reported it as started.
         watch: called with each `state`; raises an error for what the container cannot do without.
+        network: network namespace to connect from; the engine's if None.
     """
 
     engine: CriEngine
@@ -286,13 +289,16 @@ class CriContainer:
     created_at: float
     started_at: float
     watch: Callable[[], object] = lambda: None
+    network: Path | None = None
 
     def connect(self, port: int, host: str | None, timeout_s: float) -> socket.socket:
         """See `Target.connect`."""
-        target = (host or self.address, port)
-        if self.engine.network is None:
-            return socket.create_connection(target, timeout_s)
-        return connect_in(self.engine.network, target, timeout_s)
+        target, network = (host or self.address, port), self.network or self.engine.network
+        return connect_in(network, target, timeout_s) if network else socket.create_connection(target, timeout_s)
+
+    def from_inside(self) -> CriContainer:
+        """See `Target.from_inside`."""
+        return replace(self, address="localhost", network=self.engine.proc / str(self.pid) / "ns/net")
 
     def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
         """See `Target.exec`."""
@@ -344,6 +350,27 @@ class CriContainer:
             return close_connections(self.engine.proc, self.pid)
         except OSError as error:
             raise EngineError(f"cannot close the container's connections: {error}") from error
+
+    def move_host(self, old: str, new: str) -> None:
+        """See `Target.move_host`."""
+        hosts = self.log_file.with_name("hosts")
+        lines = (line.partition("\t") for line in hosts.read_text().splitlines())
+        moved = "".join(f"{new if address == old else address}\t{names}\n" for address, _, names in lines)
+        # The file is mounted: it stays the same, and is never empty.
+        with hosts.open("r+") as file:
+            file.write(moved)
+            file.truncate()
+
+    def add_address(self, address: str) -> None:
+        """Give its pod another IPv4 address, unless it has it.
+
+        Raises:
+            EngineError: the container has ended.
+        """
+        try:
+            add_address_in(self.engine.proc / str(self.pid) / "ns/net", INTERFACE, address)
+        except OSError as error:
+            raise EngineError(f"cannot add the address {address} to the pod: {error}") from error
 
     def log_tail(self, lines: int) -> list[str]:
         """See `Target.log_tail`."""

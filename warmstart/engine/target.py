@@ -80,6 +80,10 @@ class Target(Protocol):
         """
         ...
 
+    def from_inside(self) -> Target:
+        """Return the container as programs in its pod reach it: at `localhost`, on the pod's own network."""
+        ...
+
     def exec(self, command: Sequence[str], timeout_s: float) -> ExecResult:
         """Run a command in the container, without standard input, and wait for it.
 
@@ -117,6 +121,15 @@ class Target(Protocol):
 
         Raises:
             EngineError: the container has ended.
+        """
+        ...
+
+    def move_host(self, old: str, new: str) -> None:
+        """Let it find a host at another address by its name; without effect if the engine cannot.
+
+        Args:
+            old: the host's address in /etc/hosts.
+            new: its new address there.
         """
         ...
 

@@ -6,7 +6,9 @@ space that nothing has touched, which takes no bytes in the image.
 
 A collection on request is new to an application. Micrometer, for example, makes a meter for each cause of a collection,
 by code that each request runs too. HotSpot takes compiled code back when it does something for the first time, and each
-restored container would compile it again. So there is such a collection before the warm-up, too.
+restored container would compile it again. So there is such a collection in the warm-up, too. In one until the
+application is steady, it is late, so that compilers know by then that a meter may be new: restored applications make
+some.
 
 The flags are manageable at run time in HotSpot (`gc_globals.hpp`), and come back to their own values.
 """
@@ -47,7 +49,7 @@ SMALL, ROOMY = FreeRatios(5, 10), FreeRatios(60, 80)
 
 
 def rehearse_java(target: Target, pid: int) -> None:
-    """Collect the garbage of a JVM before its warm-up; arguments and errors as for `prepare_java`."""
+    """Collect the garbage of a JVM in its warm-up; arguments and errors as for `prepare_java`."""
     _connect(target, pid).collect()
 
 

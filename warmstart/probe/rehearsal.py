@@ -7,12 +7,15 @@ a wait without an event.
 
 With `tcp: close`, a restored application finds its connections closed. Drivers and pools handle that in code that each
 request runs too, and connect again: SCRAM-SHA-256, for example, computes 4,096 hashes for a password.
+
+The launcher sends the requests of `afterRestore` from inside of the pod, to localhost. Tomcat has a branch for the
+first request of another client, and one for a host that is a name.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from warmstart.core.errors import AppError, EngineError
@@ -25,6 +28,8 @@ from warmstart.recipe.model import HttpGet, Probe, Step
 LONG_S = 1.2
 #: The first turn with a long interruption and closed connections.
 FIRST_LONG = 8
+#: The turn in which compilers know the application well. The shortest warm-up until it is steady has 50 turns.
+LATE = 32
 
 
 @dataclass
@@ -34,29 +39,42 @@ class Rehearsal:
     Attributes:
         target: the container.
         probe: its readiness probe, if it has one.
-        closing: steps that may fail while the application finds its connections closed; None if they are not closed.
+        steps: steps of the warm-up. Their requests may fail here, while the application finds its connections closed.
+        closes: whether connections are closed.
+        move: called before that, to move other hosts.
+        once: done once, in the turn LATE.
         turns: how often it was done.
         closed: how many connections were closed.
     """
 
     target: Target
     probe: Probe | None
-    closing: Sequence[Step] | None = None
+    steps: Sequence[Step] = ()
+    closes: bool = False
+    move: Callable[[], object] = lambda: None
+    once: Callable[[], object] = lambda: None
     turns: int = 0
     closed: int = 0
 
     def __call__(self) -> None:
-        """Interrupt the container's waits, close its connections, and ask its probe, whatever it answers."""
+        """Interrupt the container's waits, close its connections, and ask it, whatever it answers."""
         self.turns += 1
         is_long, closed = self._is_long(), 0
         with contextlib.suppress(EngineError):  # if it has ended, the next attempt says so
             self.target.interrupt(LONG_S if is_long else 0.0)
-            if is_long and self.closing is not None:
+            if is_long and self.closes:
+                self.move()
                 closed = self.target.close_connections()
         if self.probe is not None:
             perform(self.target, self.probe.action, TimeLimit(self.probe.timeout_s), drain=True)
         self.closed += closed
-        self._send_requests(closed)
+        requests = [step for step in self.steps if isinstance(step.action, HttpGet)]
+        _send(self.target, requests * closed)
+        if requests:
+            with contextlib.suppress(EngineError):
+                _send(self.target.from_inside(), [requests[self.turns % len(requests)]])
+        if self.turns == LATE:
+            self.once()
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
@@ -72,13 +90,6 @@ class Rehearsal:
                 error.details = (note, *error.details)
             raise
 
-    def _send_requests(self, count: int) -> None:
-        """Send each kind of request `count` times, whatever the answer: one may fail for each closed connection."""
-        for step in self.closing or ():
-            if isinstance(step.action, HttpGet):
-                for _ in range(count):
-                    perform(self.target, step.action, TimeLimit(step.timeout_s), drain=True)
-
     def _is_long(self) -> bool:
         """Tell whether this turn is long: FIRST_LONG, and whenever the turns have doubled since.
 
@@ -86,3 +97,9 @@ class Rehearsal:
         """
         doublings, rest = divmod(self.turns, FIRST_LONG)
         return rest == 0 and doublings.bit_count() == 1
+
+
+def _send(target: Target, requests: Iterable[Step]) -> None:
+    """Send requests, whatever the answers."""
+    for step in requests:
+        perform(target, step.action, TimeLimit(step.timeout_s), drain=True)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from warmstart.build import container as build
+from warmstart.build.beside import Beside
 from warmstart.build.container import (
     SelfRefusedError,
     await_ready,
@@ -25,8 +26,9 @@ from warmstart.build.launched import LauncherContainer
 from warmstart.core.errors import AppError, PreflightError
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.dump.preflight.finding import Finding, Severity
+from warmstart.engine.target import ExecResult
 from warmstart.probe.readiness import Readiness
-from warmstart.recipe.model import Container, Prepare, Probe, Recipe, Restorer, SecurityContext, TcpSocket
+from warmstart.recipe.model import Container, Exec, Prepare, Probe, Recipe, Restorer, SecurityContext, Step, TcpSocket
 
 
 def make_recipe(**fields: object) -> Recipe:
@@ -193,20 +195,29 @@ def test_errors_are_warnings_for_who_goes_on_all_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("prepare", "expected"),
+    ("prepare", "steady_limit_s", "expected"),
     [
-        (Prepare.NONE, ["warmup", "beforeCheckpoint"]),
-        (Prepare.JAVA, ["rehearse 7", "warmup", "beforeCheckpoint", "prepare 7"]),
+        (Prepare.NONE, 60, ["warmup", "beforeCheckpoint"]),
+        (Prepare.JAVA, None, ["rehearse 7", "warmup", "beforeCheckpoint", "prepare 7"]),
+        (Prepare.JAVA, 60, ["warmup", "rehearse 7", "beforeCheckpoint", "prepare 7"]),
     ],
 )
-def test_what_prepares_the_jvm_is_not_new_to_it_after_the_warmup(monkeypatch, prepare, expected):
+def test_what_prepares_the_jvm_is_not_new_to_it_after_the_warmup(monkeypatch, prepare, steady_limit_s, expected):
     done: list[str] = []
-    monkeypatch.setattr(build, "run_steps", lambda *_, field="warmup", **__: done.append(field) or ())
+
+    def run_steps(*_, field="warmup", between=lambda: None, **__):
+        done.append(field)
+        for _ in range(50 if steady_limit_s and field == "warmup" else 0):
+            between()
+        return ()
+
+    monkeypatch.setattr(build, "run_steps", run_steps)
     monkeypatch.setattr(build, "rehearse_java", lambda _, pid: done.append(f"rehearse {pid}"))
     monkeypatch.setattr(build, "prepare_java", lambda _, pid: done.append(f"prepare {pid}"))
-    recipe = replace(make_recipe(readiness_probe=Probe(TcpSocket(80))), prepare=prepare)
-    context = SimpleNamespace(
-        recipe=recipe, progress=Progress(SilentListener()), beside=SimpleNamespace(check=lambda: None)
-    )
-    run_warmup(cast(Any, context), make_running(), 7)
+    step = Step(Exec(("true",)), steady_limit_s=steady_limit_s)
+    recipe = replace(make_recipe(readiness_probe=Probe(step.action)), prepare=prepare, warmup=(step,))
+    context = SimpleNamespace(recipe=recipe, progress=Progress(SilentListener()), beside=Beside())
+    running = make_running(interrupt=lambda _: None, close_connections=lambda: 0, exec=lambda *_: ExecResult(0, "", ""))
+    running.from_inside = lambda: running
+    run_warmup(cast(Any, context), running, 7)
     assert done == expected

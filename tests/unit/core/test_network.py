@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from warmstart.core import linux
-from warmstart.core.network import call_in_network, connect_in
+from warmstart.core.network import add_address_in, call_in_network, connect_in
 
 pytestmark = pytest.mark.linux
 
@@ -69,6 +69,16 @@ def test_another_thread_goes_there_itself_and_comes_back(namespace):
     assert sorted(Path("/proc/self/fd").iterdir()) == descriptors
     # The main thread sends another one: an interruption may come anywhere.
     assert call_in_network(namespace, where)[0] != threading.get_ident()
+
+
+def test_an_address_is_added_once(namespace):
+    for _ in range(2):
+        add_address_in(namespace, "lo", "10.9.8.7")
+    listener = call_in_network(namespace, lambda: socket.create_server(("10.9.8.7", 0)))
+    with listener, connect_in(namespace, listener.getsockname(), 10) as connection:
+        assert connection.getpeername() == listener.getsockname()
+    with pytest.raises(OSError, match="no interface with this name"):
+        add_address_in(namespace, "eth7", "10.9.8.7")
 
 
 def test_a_connection_made_there_is_used_here(namespace):

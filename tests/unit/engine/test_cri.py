@@ -230,6 +230,25 @@ def test_what_the_runtime_knows_of_a_container(running, runtime):
     assert runtime.requests["ContainerStatus"].verbose
 
 
+def test_a_host_is_found_at_another_address(engine):
+    hosts = (Host("10.91.0.2", ("db", "db.shop.svc")), Host("10.91.0.20", ("cache",)))
+    with engine.start(CONTAINER, "image", "app", hosts=hosts) as running:
+        file = running.log_file.with_name("hosts")
+        before, inode = file.read_text(), file.stat().st_ino
+        running.move_host("10.91.0.2", "10.91.0.130")
+        assert file.read_text() == before.replace("10.91.0.2\t", "10.91.0.130\t")
+        running.move_host("10.91.0.130", "10.91.0.2")
+        assert (file.read_text(), file.stat().st_ino) == (before, inode)
+
+
+def test_from_inside_it_is_reached_on_its_own_network(running, runtime, monkeypatch):
+    runtime.answers["ContainerStatus"] = cri.ContainerStatusResponse(info={"info": json.dumps({"pid": 42})})
+    monkeypatch.setattr(cri_module, "connect_in", lambda *arguments: arguments)
+    inside = running.from_inside()
+    assert inside.address == "localhost"
+    assert inside.connect(80, None, 3.0) == (Path("/proc/42/ns/net"), ("localhost", 80), 3.0)
+
+
 def test_a_connection_is_made_to_the_pod_or_to_another_host(running):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()

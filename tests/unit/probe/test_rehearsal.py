@@ -47,7 +47,7 @@ def test_a_container_that_has_ended_is_left_to_the_next_attempt(local_target):
 
 def test_connections_are_closed_as_often_as_waits_reach_their_ends(local_target):
     closed_at = []
-    rehearsal = Rehearsal(local_target, None, ())
+    rehearsal = Rehearsal(local_target, None, closes=True)
     local_target.close_connections = lambda: closed_at.append(rehearsal.turns) or 2
     for _ in range(40):
         rehearsal()
@@ -57,7 +57,7 @@ def test_connections_are_closed_as_often_as_waits_reach_their_ends(local_target)
 
 def test_an_error_after_that_says_so(local_target):
     local_target.close_connections = lambda: 2
-    rehearsal = Rehearsal(local_target, None, ())
+    rehearsal = Rehearsal(local_target, None, closes=True)
     with pytest.raises(AppError) as caught, rehearsal.explaining():
         raise AppError("attempt 3 failed", details=("a line",), hint="fix it")
     assert caught.value.details == ("a line",)
@@ -72,23 +72,46 @@ def test_an_error_after_that_says_so(local_target):
 
 def test_none_is_closed_if_the_restored_application_keeps_none(local_target):
     local_target.close_connections = lambda: 1 / 0
+    rehearsal = Rehearsal(local_target, None)
     for _ in range(8):
-        Rehearsal(local_target, None, None)()
+        rehearsal()
 
 
 def test_requests_meet_each_closed_connection_before_they_must_succeed(local_target, serve_http, tmp_path):
     asked = []
 
     def refuse(handler) -> None:
-        asked.append(handler.path)
+        asked.append((handler.path, handler.headers["Host"]))
         handler.answer(500)
 
     port = serve_http(refuse).server_port
     command = Exec(("touch", str(tmp_path / "run")))
     steps = [Step(HttpGet(port, path="/a")), Step(command), Step(HttpGet(port, path="/b"))]
-    rehearsal = Rehearsal(local_target, None, steps)
+    rehearsal = Rehearsal(local_target, None, steps, closes=True, turns=7)
     local_target.close_connections = lambda: 3
-    for _ in range(8):
-        rehearsal()
-    assert asked == ["/a"] * 3 + ["/b"] * 3
+    rehearsal()
+    from_outside = [path for path, host in asked if host == f"127.0.0.1:{port}"]
+    assert from_outside == ["/a", "/b"] * 3
     assert not (tmp_path / "run").exists()
+
+
+def test_requests_come_from_inside_of_the_pod_as_those_of_the_launcher_do(local_target, serve_http):
+    hosts = []
+
+    def refuse(handler) -> None:
+        hosts.append(handler.headers["Host"])
+        handler.answer(400)
+
+    port = serve_http(refuse).server_port
+    rehearsal = Rehearsal(local_target, None, [Step(HttpGet(port))])
+    rehearsal()
+    rehearsal()
+    assert hosts == [f"localhost:{port}"] * 2
+
+
+def test_something_is_done_once_when_compilers_know_the_application(local_target):
+    done_at = []
+    rehearsal = Rehearsal(local_target, None, once=lambda: done_at.append(rehearsal.turns))
+    for _ in range(70):
+        rehearsal()
+    assert done_at == [32]
