@@ -40,6 +40,8 @@ EXEC_TIMED_OUT = b"command timed out"
 MESSAGE_LINES = 20
 # More than the most lines that anybody asks for; as much as of a cluster.
 LOG_LIMIT_BYTES = 4 << 20
+# An application that has added more lines to its /etc/hosts finds hosts where they were.
+HOSTS_LIMIT_BYTES = 1 << 20
 # Of a pod, by CNI.
 INTERFACE = "eth0"
 _LOGGED = re.compile(r'time="[^"]*" level=\w+ msg="((?:[^"\\]|\\.)*)"')
@@ -353,13 +355,14 @@ class CriContainer:
 
     def move_host(self, old: str, new: str) -> None:
         """See `Target.move_host`."""
-        hosts = self.log_file.with_name("hosts")
-        lines = (line.partition("\t") for line in hosts.read_text().splitlines())
-        moved = "".join(f"{new if address == old else address}\t{names}\n" for address, _, names in lines)
-        # The file is mounted: it stays the same, and is never empty.
-        with hosts.open("r+") as file:
-            file.write(moved)
-            file.truncate()
+        # The container can write to the file. It is mounted: it stays the same, and is never empty.
+        with self.log_file.with_name("hosts").open("r+b") as file:
+            lines = file.read(HOSTS_LIMIT_BYTES + 1)
+            if len(lines) <= HOSTS_LIMIT_BYTES:
+                moved = re.sub(rb"(?m)^" + re.escape(old.encode()) + rb"(?=\t)", new.encode(), lines)
+                file.seek(0)
+                file.write(moved)
+                file.truncate()
 
     def add_address(self, address: str) -> None:
         """Give its pod another IPv4 address, unless it has it.

@@ -241,6 +241,18 @@ def test_a_host_is_found_at_another_address(engine):
         assert (file.read_text(), file.stat().st_ino) == (before, inode)
 
 
+def test_a_container_may_have_written_anything_to_its_hosts(engine):
+    with engine.start(CONTAINER, "image", "app", hosts=[Host("10.91.0.2", ("db",))]) as running:
+        file = running.log_file.with_name("hosts")
+        file.write_bytes(b"\xff\n10.91.0.21\tx\n10.91.0.2\tdb")
+        running.move_host("10.91.0.2", "10.91.0.130")
+        assert file.read_bytes() == b"\xff\n10.91.0.21\tx\n10.91.0.130\tdb"
+        with file.open("r+b") as big:
+            big.truncate(1 << 40)
+        running.move_host("10.91.0.130", "10.91.0.2")
+        assert file.stat().st_size == 1 << 40
+
+
 def test_from_inside_it_is_reached_on_its_own_network(running, runtime, monkeypatch):
     runtime.answers["ContainerStatus"] = cri.ContainerStatusResponse(info={"info": json.dumps({"pid": 42})})
     monkeypatch.setattr(cri_module, "connect_in", lambda *arguments: arguments)
