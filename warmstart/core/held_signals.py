@@ -24,15 +24,20 @@ def holding_signals() -> Iterator[Callable[[], None]]:
     Yields:
         A function that calls them earlier and passes their exceptions on. It holds back nothing more.
     """
-    handlers: dict[int, _Handler] = {}
-    came: list[int] = []
+    held: dict[int, _Handler] = {}
+    came: list[tuple[_Handler, int]] = []
 
     def release() -> None:
-        for number, handler in handlers.items():
+        for number, handler in list(held.items()):
             signal.signal(number, handler)
+            # Once: the block may end in another thread, or after somebody has set another handler.
+            del held[number]
         while came:
-            number = came.pop()
-            handlers[number](number, None)
+            handler, number = came.pop(0)
+            handler(number, None)
+
+    def hold(handler: _Handler) -> _Handler:
+        return lambda number, _: came.append((handler, number))
 
     try:
         # In other threads, no handler runs.
@@ -40,8 +45,8 @@ def holding_signals() -> Iterator[Callable[[], None]]:
             for number in _NUMBERS:
                 handler = signal.getsignal(number)
                 if callable(handler):
-                    handlers[number] = handler
-                    signal.signal(number, lambda number, _: came.append(number))
+                    held[number] = handler
+                    signal.signal(number, hold(handler))
         yield release
     finally:
         release()

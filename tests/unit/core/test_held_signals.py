@@ -36,6 +36,24 @@ def test_handlers_run_once_they_are_released(handled):
     assert handled == ["terminated"] * 2
 
 
+def test_a_handler_that_was_set_after_the_release_stays(handled):
+    with holding_signals() as release:
+        release()
+        signal.signal(signal.SIGTERM, lambda *_: handled.append("another"))
+    signal.raise_signal(signal.SIGTERM)
+    assert handled == ["another"]
+
+
+def test_a_block_may_end_in_another_thread_after_the_release(handled):
+    ended = []
+    block = holding_signals()
+    block.__enter__()()
+    thread = threading.Thread(target=lambda: ended.append(block.__exit__(None, None, None)))
+    thread.start()
+    thread.join()
+    assert len(ended) == 1
+
+
 def test_what_a_handler_raises_goes_on_from_the_release():
     with pytest.raises(KeyboardInterrupt), holding_signals() as release:  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
