@@ -155,11 +155,12 @@ def run_warmup(context: BuildContext, target: Target, inner_pid: int) -> tuple[S
     probe = first_probe(recipe.container)
     steady = [step for step in recipe.warmup if step.steady_limit_s]
     rehearsal = Rehearsal(target, probe if isinstance(probe, Probe) else None, steady, recipe.close_tcp)
-    rehearsal.move = ServiceMoves(context.beside.services, target)
     if recipe.prepare is Prepare.JAVA:
         rehearsal.once = partial(rehearse_java, target, inner_pid)
     if not steady:
         rehearsal.once()
+    elif recipe.close_tcp:
+        rehearsal.move = ServiceMoves(context.beside.services, target)
 
     def note(done: WarmupProgress) -> None:
         progress.note(str(done))
