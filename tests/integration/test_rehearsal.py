@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
+from support.evaluator import IMAGES, REDIS
 
 from warmstart.build.context import BuildOptions
 from warmstart.build.pipeline import build_image
@@ -17,8 +17,7 @@ from warmstart.recipe.load import parse_recipe
 
 pytestmark = pytest.mark.node
 
-IMAGES = Path(__file__).parents[2] / "build/images"
-IMAGE, REDIS = IMAGES / "python.tar", IMAGES / "redis.tar"
+IMAGE = IMAGES / "python.tar"
 # Python would begin the wait anew by itself (PEP 475).
 WAITING = """
 import ctypes, pathlib, time
@@ -84,9 +83,5 @@ def test_connections_are_closed_before_the_checkpoint(cache, tmp_path):
 
 
 def test_services_move_before_the_checkpoint(cache, tmp_path):
-    container = {
-        "image": f"oci-archive:{REDIS}",
-        "readinessProbe": {"exec": {"command": ["redis-cli", "ping"]}, "periodSeconds": 1, "failureThreshold": 60},
-    }
-    build = {"settled": {"quietSeconds": 1}, "services": [{"name": "redis", "container": container}]}
+    build = {"settled": {"quietSeconds": 1}, "services": [{"name": "redis", "container": REDIS}]}
     build_rehearsed(cache, tmp_path, MOVED, ["moved"], "self", tcp="close", build=build)

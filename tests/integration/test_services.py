@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support import evaluator
 from support.evaluator import IMAGES, make_recipe, path_of
 from support.leaks import take_snapshot, wait_until_clean
 from support.strike import Striker
@@ -60,14 +61,7 @@ def connect(host):
 connect('redis')
 assert ask_redis('SET', 'made-by', 'build') == '+OK'
 """
-REDIS = {
-    "name": "redis",
-    "aliases": ["redis.shop.svc.cluster.local"],
-    "container": {
-        "image": f"oci-archive:{IMAGES / 'redis.tar'}",
-        "readinessProbe": {"exec": {"command": ["redis-cli", "ping"]}, "periodSeconds": 1, "failureThreshold": 60},
-    },
-}
+REDIS = {"name": "redis", "aliases": ["redis.shop.svc.cluster.local"], "container": evaluator.REDIS}
 PASSWORD = {"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}
 POSTGRES = {
     "name": "postgres",

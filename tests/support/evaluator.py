@@ -45,6 +45,11 @@ RESTRICTED = SecurityContext(
 )
 #: The images that `make images` builds.
 IMAGES = Path(__file__).parents[2] / "build/images"
+# The container of a service.
+REDIS = {
+    "image": f"oci-archive:{IMAGES / 'redis.tar'}",
+    "readinessProbe": {"exec": {"command": ["redis-cli", "ping"]}, "periodSeconds": 1, "failureThreshold": 60},
+}
 
 
 def make_recipe(name: str, **more: Any) -> Recipe:

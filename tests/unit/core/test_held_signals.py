@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,7 +10,7 @@ from warmstart.core.held_signals import holding_signals
 
 
 @pytest.fixture(autouse=True)
-def handled(monkeypatch) -> list[str]:
+def handled() -> Iterator[list[str]]:
     """Handle SIGTERM by adding to a list."""
     said = []
     before = signal.signal(signal.SIGTERM, lambda *_: said.append("terminated"))
