@@ -34,6 +34,16 @@ def test_jar(agent: Path) -> None:
     assert int.from_bytes(entry[6:8]) == 52, "Java 8 cannot load the entry"
 
 
+def test_code_that_applications_run_often_is_left_to_them(agent: Path) -> None:
+    """HotSpot takes back what it compiled of regular expressions and formats for an application, if others use it."""
+    with zipfile.ZipFile(agent) as jar:
+        classes = {name: jar.read(name) for name in jar.namelist() if name.startswith("warmstart/")}
+    assert len(classes) > 30
+    # The second one is String.format.
+    common = (b"java/util/regex/", b"(Ljava/lang/String;[Ljava/lang/Object;)Ljava/lang/String;", b"java/util/Formatter")
+    assert [(name, word) for name, code in classes.items() for word in common if word in code] == []
+
+
 @each_jvm
 def test_life_cycle(java: str, agent: Path, programs: Path, java_hooks: HooksDirectory) -> None:
     with run_java(["-cp", programs, "Callbacks"], agent, java_hooks.path, java=java) as jvm:

@@ -6,8 +6,7 @@ import java.io.IOException;
 import java.lang.management.ManagementFactory;
 import java.nio.file.Path;
 import java.util.Objects;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
+import java.util.StringTokenizer;
 import warmstart.crac.Context;
 import warmstart.crac.Resource;
 
@@ -15,12 +14,14 @@ import warmstart.crac.Resource;
  * Sets the flags that a running JVM lets be set: SoftMaxHeapSize, where the pod has less memory than the build had, and
  * those that the pod's own JAVA_TOOL_OPTIONS gives (G1PeriodicGCInterval, for example). Nothing is loaded if neither
  * differs.
+ *
+ * <p>Regular expressions are the application's: HotSpot would take back the code that it compiled for those.
  */
 final class HeapLimit implements Resource {
 
     private static final String OPTIONS = "JAVA_TOOL_OPTIONS";
-    private static final Pattern FLAG = Pattern.compile("-XX:(?:([+-])(\\w+)|(\\w+)=(\\S+))");
-    private static final Pattern TOTAL = Pattern.compile("MemTotal: +(\\d+) kB");
+    private static final String FLAG = "-XX:";
+    private static final String TOTAL = "MemTotal:";
     private static final String[] LIMITS = {"memory.max", "memory/memory.limit_in_bytes"};
 
     private final Path cgroups;
@@ -71,12 +72,18 @@ final class HeapLimit implements Resource {
     }
 
     private static void setFlags(String options) {
-        Matcher flag = FLAG.matcher(options);
-        while (flag.find()) {
-            if (flag.group(1) == null) {
-                set(flag.group(3), bytes(flag.group(4)));
-            } else {
-                set(flag.group(2), String.valueOf(flag.group(1).equals("+")));
+        StringTokenizer words = new StringTokenizer(options);
+        while (words.hasMoreTokens()) {
+            String word = words.nextToken();
+            int start = FLAG.length();
+            int equals = word.indexOf('=');
+            if (!word.startsWith(FLAG) || word.length() <= start + 1) {
+                continue; // not a flag
+            }
+            if (word.charAt(start) == '+' || word.charAt(start) == '-') {
+                set(word.substring(start + 1), String.valueOf(word.charAt(start) == '+'));
+            } else if (equals > 0 && equals < word.length() - 1) {
+                set(word.substring(start, equals), bytes(word.substring(equals + 1)));
             }
         }
     }
@@ -114,10 +121,12 @@ final class HeapLimit implements Resource {
 
     private long machineMemory() {
         try {
-            Matcher total = TOTAL.matcher(new String(PodEnvironment.read(meminfo.toFile())));
-            return total.find() ? Long.parseLong(total.group(1)) << 10 : Long.MAX_VALUE;
-        } catch (IOException e) {
-            return Long.MAX_VALUE;
+            String text = new String(PodEnvironment.read(meminfo.toFile()));
+            int total = text.indexOf(TOTAL);
+            String kibibytes = text.substring(total + TOTAL.length(), text.indexOf(" kB", total));
+            return total < 0 ? Long.MAX_VALUE : Long.parseLong(kibibytes.strip()) << 10;
+        } catch (IOException | RuntimeException e) {
+            return Long.MAX_VALUE; // it is not what a kernel writes
         }
     }
 }

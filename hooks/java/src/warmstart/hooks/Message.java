@@ -1,8 +1,11 @@
 package warmstart.hooks;
 
-import java.util.Locale;
-
-/** A line of JSON, short enough (PIPE_BUF) to be written in one piece. */
+/**
+ * A line of JSON, short enough (PIPE_BUF) to be written in one piece.
+ *
+ * <p>It is written without Formatter, which is the application's: HotSpot would take back the code that it compiled for
+ * what the application formats.
+ */
 final class Message {
 
     private static final int LONGEST = 4000;
@@ -23,8 +26,11 @@ final class Message {
         return this;
     }
 
+    /** Adds a duration, in seconds. */
     Message with(String name, long nanoseconds) {
-        fields.append(String.format(Locale.ROOT, ", \"%s\": %.3f", name, nanoseconds / 1e9));
+        String milliseconds = String.valueOf(1_000 + nanoseconds / 1_000_000 % 1_000);
+        fields.append(", \"").append(name).append("\": ").append(nanoseconds / 1_000_000_000).append('.');
+        fields.append(milliseconds, 1, milliseconds.length());
         return this;
     }
 
@@ -32,7 +38,7 @@ final class Message {
         if (c == '"' || c == '\\') {
             fields.append('\\').append(c);
         } else if (c < ' ' || c > '~') {
-            fields.append(String.format("\\u%04x", (int) c));
+            fields.append("\\u").append(Integer.toHexString(0x10000 + c), 1, 5);
         } else {
             fields.append(c);
         }
