@@ -19,6 +19,7 @@ from warmstart.build.moving import ServiceMoves
 from warmstart.build.result import WarmState
 from warmstart.core.cpu import read_features
 from warmstart.core.errors import AppError, PreflightError
+from warmstart.core.progress import Progress
 from warmstart.core.undo import undoing
 from warmstart.dump.criu.fingerprint import read_identity
 from warmstart.dump.edit.programs import read_programs
@@ -31,7 +32,7 @@ from warmstart.engine.cri import CriContainer, OnCreated
 from warmstart.engine.local import HostRuntime, LocalEngine, connect_engine, start_engine
 from warmstart.engine.target import Target
 from warmstart.probe.diagnosis import describe_end, read_log_end
-from warmstart.probe.java import prepare_java, rehearse_java
+from warmstart.probe.java import REST_S, prepare_java, rehearse_java
 from warmstart.probe.readiness import find_limit_s, first_probe, wait_first_success, wait_ready
 from warmstart.probe.rehearsal import Rehearsal
 from warmstart.probe.warmup import StepResult, WarmupProgress, run_steps
@@ -155,11 +156,11 @@ def run_warmup(context: BuildContext, target: Target, inner_pid: int) -> tuple[S
     probe = first_probe(recipe.container)
     steady = [step for step in recipe.warmup if step.steady_limit_s]
     rehearsal = Rehearsal(target, probe if isinstance(probe, Probe) else None, steady, recipe.close_tcp)
-    if recipe.prepare is Prepare.JAVA:
-        rehearsal.once = partial(rehearse_java, target, inner_pid)
-    if not steady:
-        rehearsal.once()
-    elif recipe.close_tcp:
+    if recipe.prepare is Prepare.JAVA and not steady:
+        rehearse_java(target, inner_pid)
+    elif recipe.prepare is Prepare.JAVA:
+        rehearsal.once = partial(_rest_java, target, inner_pid, progress)
+    if steady and recipe.close_tcp:
         rehearsal.move = ServiceMoves(context.beside.services, target)
 
     def note(done: WarmupProgress) -> None:
@@ -179,6 +180,14 @@ def run_warmup(context: BuildContext, target: Target, inner_pid: int) -> tuple[S
         prepare_java(target, inner_pid)
     context.beside.check()
     return results
+
+
+def _rest_java(target: Target, pid: int, progress: Progress) -> float:
+    """Let a JVM collect garbage and rest in the middle of its warm-up, and return the seconds."""
+    progress.note(f"rest for {REST_S:.0f} s")
+    rehearse_java(target, pid)
+    time.sleep(REST_S)
+    return REST_S
 
 
 def _find_ports(running: CriContainer | LauncherContainer, recipe: Recipe) -> tuple[int, ...]:

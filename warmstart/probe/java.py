@@ -10,6 +10,9 @@ restored container would compile it again. So there is such a collection in the 
 application is steady, it is late, so that compilers know by then that a meter may be new: restored applications make
 some.
 
+The same is true of tasks at intervals. Micrometer turns the windows of its maxima after 40 seconds
+(`TimeWindowMax.rotate`), by the first request that comes then. So such a warm-up also has a rest.
+
 The flags are manageable at run time in HotSpot (`gc_globals.hpp`), and come back to their own values.
 """
 
@@ -29,6 +32,8 @@ from warmstart.probe.settling import await_quiet
 log = logging.getLogger(__name__)
 
 COMMAND_S = 60.0
+#: The rest in a warm-up. Micrometer's windows last 40 s: a third of two minutes (DistributionStatisticConfig.DEFAULT).
+REST_S = 45.0
 # Compiler threads end, and give their memory back, when they have had nothing to compile for some time.
 QUIET_S, QUIET_LIMIT_S = 3.0, 30.0
 # If the activity cannot be seen.

@@ -42,7 +42,7 @@ class Rehearsal:
         steps: steps of the warm-up. Their requests may fail here, while the application finds its connections closed.
         closes: whether connections are closed.
         move: called before that, to move other hosts.
-        once: done once, in the turn LATE.
+        once: done once, in the turn LATE; returns the seconds of a rest.
         turns: how often it was done.
         closed: how many connections were closed.
     """
@@ -52,12 +52,16 @@ class Rehearsal:
     steps: Sequence[Step] = ()
     closes: bool = False
     move: Callable[[], object] = lambda: None
-    once: Callable[[], object] = lambda: None
+    once: Callable[[], float] = lambda: 0.0
     turns: int = 0
     closed: int = 0
 
-    def __call__(self) -> None:
-        """Interrupt the container's waits, close its connections, and ask it, whatever it answers."""
+    def __call__(self) -> float:
+        """Interrupt the container's waits, close its connections, and ask it, whatever it answers.
+
+        Returns:
+            The seconds of a rest.
+        """
         self.turns += 1
         is_long, closed = self._is_long(), 0
         with contextlib.suppress(EngineError):  # if it has ended, the next attempt says so
@@ -73,8 +77,7 @@ class Rehearsal:
         if requests:
             with contextlib.suppress(EngineError):
                 _send(self.target.from_inside(), [requests[self.turns % len(requests)]])
-        if self.turns == LATE:
-            self.once()
+        return self.once() if self.turns == LATE else 0.0
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:

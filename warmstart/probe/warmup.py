@@ -77,7 +77,7 @@ def run_steps(
     field: str = "warmup",
     pid: int = 1,
     on_progress: Callable[[WarmupProgress], None] | None = None,
-    between: Callable[[], object] = lambda: None,
+    between: Callable[[], float] = lambda: 0.0,
 ) -> tuple[StepResult, ...]:
     """Run steps one after the other, each with its repeat count and concurrency.
 
@@ -90,7 +90,8 @@ def run_steps(
         field: the recipe field of the steps, for errors.
         pid: the application's process number in the container, for commands with PID_REFERENCE.
         on_progress: callback after each attempt, in the caller's thread.
-        between: called again and again while steps are repeated until the application is steady.
+        between: called again and again while steps are repeated until the application is steady. Their limits do not
+            include the seconds that it returns.
 
     Raises:
         AppError: an attempt failed; the first failure ends the step.
@@ -161,7 +162,7 @@ class _StepRun:
         self.elapsed_s += time.monotonic() - start
 
 
-def _repeat_until_steady(target: Target, runs: Sequence[_StepRun], between: Callable[[], object]) -> None:
+def _repeat_until_steady(target: Target, runs: Sequence[_StepRun], between: Callable[[], float]) -> None:
     """Run batches until the application gets no faster and is quiet, or until the longest limit of the steps."""
     deadline = time.monotonic() + max(run.step.steady_limit_s or 0 for run in runs)
     while not all(is_steady(run.batches) for run in runs) and time.monotonic() < deadline:
@@ -170,7 +171,7 @@ def _repeat_until_steady(target: Target, runs: Sequence[_StepRun], between: Call
             for run in runs:
                 if count := _share(run.step.repeat, turn):
                     run.go(count)
-            between()
+            deadline += between()
         after, attempts = target.activity(), sum(run.step.repeat for run in runs)
         cpu_s, compiling_s = (after.cpu_s - before.cpu_s) / attempts, after.compiled_since(before) / attempts
         for run in runs:

@@ -199,20 +199,21 @@ def test_errors_are_warnings_for_who_goes_on_all_the_same(monkeypatch):
     [
         (Prepare.NONE, 60, ["warmup", "beforeCheckpoint"]),
         (Prepare.JAVA, None, ["rehearse 7", "warmup", "beforeCheckpoint", "prepare 7"]),
-        (Prepare.JAVA, 60, ["warmup", "rehearse 7", "beforeCheckpoint", "prepare 7"]),
+        (Prepare.JAVA, 60, ["warmup", "rehearse 7", "rest 45", "beforeCheckpoint", "prepare 7"]),
     ],
 )
 def test_what_prepares_the_jvm_is_not_new_to_it_after_the_warmup(monkeypatch, prepare, steady_limit_s, expected):
     done: list[str] = []
 
-    def run_steps(*_, field="warmup", between=lambda: None, **__):
+    def run_steps(*_, field="warmup", between=lambda: 0.0, **__):
         done.append(field)
-        for _ in range(50 if steady_limit_s and field == "warmup" else 0):
-            between()
+        turns = 50 if steady_limit_s and field == "warmup" else 0
+        assert sum(between() for _ in range(turns)) == (45.0 if turns and prepare is Prepare.JAVA else 0.0)
         return ()
 
     monkeypatch.setattr(build, "run_steps", run_steps)
     monkeypatch.setattr(build, "rehearse_java", lambda _, pid: done.append(f"rehearse {pid}"))
+    monkeypatch.setattr(build.time, "sleep", lambda seconds: done.append(f"rest {seconds:.0f}"))
     monkeypatch.setattr(build, "prepare_java", lambda _, pid: done.append(f"prepare {pid}"))
     step = Step(Exec(("true",)), steady_limit_s=steady_limit_s)
     recipe = replace(make_recipe(readiness_probe=Probe(step.action)), prepare=prepare, warmup=(step,))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -278,6 +279,18 @@ def test_a_step_ends_at_its_limit_if_the_application_always_gets_cheaper(compile
     assert len(result.batches) > 4
 
 
+def test_a_rest_does_not_count_towards_the_limit(compiled, monkeypatch):
+    def repeat(rest_s: float) -> int:
+        target, port = compiled(lambda served: 0.5**served)
+        clock, rests_s = itertools.count(), itertools.chain([rest_s], itertools.repeat(0.0))
+        monkeypatch.setattr("warmstart.probe.warmup.time.monotonic", lambda: float(next(clock)))
+        step = Step(HttpGet(port), repeat=1, steady_limit_s=60)
+        [result] = run_steps(target, [step], between=lambda: next(rests_s))
+        return len(result.batches)
+
+    assert repeat(600.0) > 5 * repeat(0.0)
+
+
 def test_progress_of_a_step_without_a_number_shows_its_last_batch(compiled):
     target, port = compiled(lambda _: 0.004)
     seen = []
@@ -300,7 +313,7 @@ def test_neighbours_are_repeated_in_turn_until_all_are_steady(compiled):
     paths = []
     target, port = compiled(lambda _: 0.001, paths)
     steps = [Step(HttpGet(port, path=f"/{name}"), repeat=20, steady_limit_s=60) for name in "ab"]
-    results = run_steps(target, [*steps, Step(HttpGet(port, path="/c"))], between=lambda: paths.append("probe"))
+    results = run_steps(target, [*steps, Step(HttpGet(port, path="/c"))], between=lambda: paths.append("probe") or 0.0)
     assert paths[:10] == ["/a", "/a", "/b", "/b", "probe"] * 2
     assert paths[-2:] == ["probe", "/c"]
     assert paths.count("/a") == paths.count("/b") == 20 * len(results[0].batches)
