@@ -6,7 +6,7 @@ so a manifest is refused here unless the user accepts the build's values. Messag
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from warmstart.kube.environment import (
 from warmstart.kube.manifests import list_blanked
 from warmstart.kube.settings import BuildInfo, Setting
 from warmstart.recipe.complete import BLANKED
-from warmstart.recipe.model import EVERY, OnDifference, is_late
+from warmstart.recipe.model import EVERY, OnDifference, is_late, is_own
 from warmstart.recipe.pods import Block, PodContainer, blocks_at, find_containers, mapping_at
 from warmstart.recipe.secret_names import secret_reason
 
@@ -79,13 +79,14 @@ def compare_frozen(build: BuildInfo, one: PodContainer, manifests: Sequence[Any]
         manifests: all documents of its file, for the ConfigMaps in it.
     """
     stand_ins = read_stand_ins(build.stand_ins)
-    had, _ = read_environment(build.container, stand_ins)
+    had = _leave_own(read_environment(build.container, stand_ins)[0])
     objects = Objects(fields=read_fields(one.manifest, one.pod_path))
     objects.add(manifests)
     # What is not in the file is assumed to be as in the build, and said.
     assumed = stand_ins.data.keys() - objects.data.keys()
     objects.data |= {key: stand_ins.data[key] for key in assumed}
     has, unknown = read_environment(_with_limits(build, one.block), objects)
+    has = _leave_own(has)
     found = [
         Difference(source.origin.name, f"{source.origin}, whose keys the recipe does not have", source.path, new=True)
         for source in unknown
@@ -103,6 +104,11 @@ def compare_frozen(build: BuildInfo, one: PodContainer, manifests: Sequence[Any]
         bool(unknown),
         tuple(name for name in has if is_late(name, build.late)),
     )
+
+
+def _leave_own(variables: Mapping[str, Variable]) -> dict[str, Variable]:
+    """Leave out variables for warmstart."""
+    return {name: variable for name, variable in variables.items() if not is_own(name)}
 
 
 def _with_limits(build: BuildInfo, container: Block) -> Block:

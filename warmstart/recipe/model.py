@@ -455,3 +455,8 @@ class Recipe:
 def is_late(name: str, late: Collection[str]) -> bool:
     """Tell whether a variable is among the late ones."""
     return name in late or EVERY in late
+
+
+def is_own(name: str) -> bool:
+    """Tell whether a variable is for warmstart: nobody compares it with that of the build."""
+    return name.startswith("WARMSTART")

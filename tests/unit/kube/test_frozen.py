@@ -94,12 +94,21 @@ SAME = [
     ((literal("A", "shop"),), (from_field("A", "metadata.labels['app']"),)),
     ((literal("A", "prod"),), (from_field("A", "metadata.namespace"),)),
     ((literal("A", "default"),), (from_field("A", "spec.serviceAccountName"),)),
+    # The build's own settings, and those of its pods.
+    ((literal("WARMSTART_HOOKS_CALLBACKS", "none"),), (literal("WARMSTART", "off"),)),
 ]
 
 
 @pytest.mark.parametrize(("had", "has"), SAME)
 def test_equal_values_are_no_difference(had, has) -> None:
     assert not [one for one in deploy(make_build(*had), *has).warnings if one.startswith("env")]
+
+
+def test_a_pod_needs_no_settings_of_the_build() -> None:
+    build = replace(make_build(literal("WARMSTART_HOOKS_CALLBACKS", "none"), literal("A", "1")), restorers=("self",))
+    patched = deploy(build)
+    assert "value: '1'" in patched.diff or 'value: "1"' in patched.diff
+    assert "WARMSTART" not in patched.diff
 
 
 DIFFERENT = [

@@ -22,6 +22,7 @@ from warmstart.recipe.model import (
     Signal,
     Step,
     is_late,
+    is_own,
 )
 
 #: In a pod's environment: overrides the recipe's `onDifference`.
@@ -33,7 +34,6 @@ WARN = (ON_DIFFERENCE, str(OnDifference.WARN))
 BECOMING_OTHERS = frozenset({"KILL", "SETGID", "SETUID"})
 
 SALT_BYTES = 16
-_OURS = "WARMSTART"
 # Runtimes set it to the name of each container.
 _HOSTNAME = "HOSTNAME"
 # Headers that frame the message.
@@ -73,7 +73,7 @@ def describe_variables(
     lines = [f"difference {on_difference}", f"salt {salt.hex()}"]
     lines += [f"late {escape_word(name)}" for name in late]
     for name, value in environment.items():
-        if not is_late(name, late) and name != _HOSTNAME and not name.startswith(_OURS):
+        if not is_late(name, late) and name != _HOSTNAME and not is_own(name):
             digest = hashlib.sha256(salt + _encode(f"{name}={value}")).hexdigest()
             lines.append(f"frozen {digest} {escape_word(name)}")
     return lines
