@@ -4,10 +4,8 @@ import java.io.File;
 import java.io.FileInputStream;
 import java.io.FileNotFoundException;
 import java.io.IOException;
-import java.nio.ByteBuffer;
-import java.nio.channels.FileChannel;
+import java.io.RandomAccessFile;
 import java.nio.charset.StandardCharsets;
-import java.nio.file.StandardOpenOption;
 
 /** The three FIFOs of the protocol. None is open while nothing happens. */
 final class Fifos {
@@ -53,13 +51,19 @@ final class Fifos {
         }
     }
 
-    /** Sends a message. It is lost if nobody reads. */
+    /**
+     * Sends a message. It is lost if nobody reads.
+     *
+     * <p>Not by a channel: HotSpot would take back the code by which the application writes to sockets.
+     */
     void reply(Message message) {
-        ByteBuffer line = ByteBuffer.wrap(message.line().getBytes(StandardCharsets.US_ASCII));
+        if (!reply.exists()) {
+            Log.line("reply to the build failed: no " + reply);
+            return;
+        }
         // Opened for reading too, so that this does not wait for a reader.
-        try (FileChannel channel =
-                FileChannel.open(reply.toPath(), StandardOpenOption.READ, StandardOpenOption.WRITE)) {
-            channel.write(line);
+        try (RandomAccessFile file = new RandomAccessFile(reply, "rw")) {
+            file.write(message.line().getBytes(StandardCharsets.US_ASCII));
         } catch (IOException e) {
             Log.line("reply to the build failed: " + e);
         }

@@ -14,6 +14,9 @@ import warmstart.crac.Resource;
  */
 final class OwnHooks {
 
+    private static final int REHEARSALS = 2;
+    // Time to compile what a rehearsal ran often.
+    private static final int COMPILED_MS = 200;
     private static final String KEEP = "WARMSTART_HOOKS_KEEP";
 
     // The context's references are weak.
@@ -55,19 +58,23 @@ final class OwnHooks {
     }
 
     /**
-     * Does all once before the checkpoint. What runs for the first time loads classes and links them: after a restore, each
-     * pod would do that again. The application's own callbacks are not called for this.
+     * Does all before the checkpoint. What runs for the first time loads classes and links them: after a restore, each
+     * pod would do that again. Twice, since HotSpot takes back some of the code of the application that it compiles then.
+     * The application's own callbacks are not called for this.
      */
     void rehearse() {
         List<Resource> rehearsed = new ArrayList<>(own);
         rehearsed.removeIf(resource -> resource instanceof JdkContext);
-        prepare();
         try {
-            for (int i = rehearsed.size() - 1; i >= 0; i--) {
-                rehearsed.get(i).beforeCheckpoint(null);
-            }
-            for (Resource resource : rehearsed) {
-                resource.afterRestore(null);
+            for (int times = 0; times < REHEARSALS; times++) {
+                prepare();
+                for (int i = rehearsed.size() - 1; i >= 0; i--) {
+                    rehearsed.get(i).beforeCheckpoint(null);
+                }
+                for (Resource resource : rehearsed) {
+                    resource.afterRestore(null);
+                }
+                Thread.sleep(COMPILED_MS);
             }
             if (Core.CALLBACKS) {
                 servers.rehearse();

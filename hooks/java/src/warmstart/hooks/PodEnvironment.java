@@ -5,12 +5,12 @@ import java.io.FileInputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.nio.charset.Charset;
-import java.util.Arrays;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
+import java.util.StringTokenizer;
 import java.util.TimeZone;
 import warmstart.crac.Context;
 import warmstart.crac.Resource;
@@ -25,7 +25,9 @@ final class PodEnvironment implements Resource {
     private static final String ALL = "*";
 
     private final File file;
-    private final Set<String> late;
+    private final Set<String> late = new HashSet<>();
+    // Found before the application runs, from which HotSpot would take back code otherwise.
+    private final Charset charset = Charset.forName(System.getProperty("sun.jnu.encoding"));
     private final Map<String, String> variables;
 
     /**
@@ -37,7 +39,10 @@ final class PodEnvironment implements Resource {
     @SuppressWarnings("unchecked")
     PodEnvironment(File file, String late) throws ReflectiveOperationException {
         this.file = file;
-        this.late = new HashSet<>(Arrays.asList(late.split(",")));
+        StringTokenizer names = new StringTokenizer(late, ",");
+        while (names.hasMoreTokens()) {
+            this.late.add(names.nextToken());
+        }
         this.variables = (Map<String, String>) Internals.get(System.getenv(), "m");
     }
 
@@ -65,9 +70,10 @@ final class PodEnvironment implements Resource {
     }
 
     private Map<String, String> read() throws IOException {
-        Charset charset = Charset.forName(System.getProperty("sun.jnu.encoding"));
         Map<String, String> pod = new HashMap<>();
-        for (String variable : new String(read(file), charset).split("\0")) {
+        StringTokenizer variables = new StringTokenizer(new String(read(file), charset), "\0");
+        while (variables.hasMoreTokens()) {
+            String variable = variables.nextToken();
             int equals = variable.indexOf('=');
             if (equals > 0) {
                 pod.put(variable.substring(0, equals), variable.substring(equals + 1));
