@@ -136,8 +136,10 @@ def test_pools_and_event_loops_of_libraries(
             java_hooks.request_checkpoint()
             java_hooks.message("checkpoint")
         ask(jvm, "")
-        connections, runs, ticks = ask(jvm, "").split(", ")
+        connections, runs, ticks, purges = ask(jvm, "").split(", ")
         assert connections == ("0 connections" if hooks else "2 connections")
+        # Two in each of two rehearsals, and before the checkpoint.
+        assert purges == ("6 purges" if hooks else "0 purges")
         if hooks:
             assert (runs, ticks) == ("0 runs", "0 ticks"), "nothing is due at the moment of the restore"
             continued = java_hooks.restore(jvm.pid, AWAY_S)
@@ -145,7 +147,7 @@ def test_pools_and_event_loops_of_libraries(
         else:
             continued = freeze(jvm.pid, AWAY_S)
         time.sleep(0.2)
-        _, runs, ticks = (int(count.split()[0]) for count in ask(jvm, "").split(", "))
+        _, runs, ticks, _ = (int(count.split()[0]) for count in ask(jvm, "").split(", "))
         # Less than a turn of the timer's wheel is not skipped.
         for count, left in ((runs, 0), (ticks, 8)):
             assert 1 <= count <= most_runs_since(continued) + left if hooks else count > 150

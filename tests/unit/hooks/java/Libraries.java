@@ -14,7 +14,8 @@ public class Libraries {
         System.out.println("running");
         for (int line = System.in.read(); line != -1; line = System.in.read()) {
             if (line == '\n') {
-                System.out.println(pool.getSize() + " connections, " + loop.ran() + " runs, " + timer.ticked() + " ticks");
+                String tasks = loop.ran() + " runs, " + timer.ticked() + " ticks";
+                System.out.println(pool.getSize() + " connections, " + tasks + ", " + pool.purges() + " purges");
             }
         }
     }

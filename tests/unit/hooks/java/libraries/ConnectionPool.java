@@ -4,6 +4,7 @@ package org.apache.tomcat.jdbc.pool;
 public class ConnectionPool {
 
     private int size;
+    private int purges;
 
     public ConnectionPool(int size) {
         this.size = size;
@@ -11,6 +12,11 @@ public class ConnectionPool {
 
     public void purge() {
         size = 0;
+        purges++;
+    }
+
+    public int purges() {
+        return purges;
     }
 
     public int getSize() {
