@@ -35,6 +35,7 @@ from warmstart.node.open import open_node
 pytestmark = pytest.mark.cluster
 
 NAME = "The cluster's shop"
+RESTORED = re.compile(r"^warmstart: restored in \d+ ms, hooks in \d+ ms, after-restore steps in \d+ ms$", re.MULTILINE)
 BUILD = Credentials("builder", "opens-only-the-database-of-the-build", "token-of-the-build")
 CLUSTER = Credentials()
 
@@ -95,7 +96,7 @@ def test_all_replicas_are_restored(replicas):
     assert len(replicas) == 4
     for replica in replicas:
         log = replica.read_log()
-        assert re.search(r"^warmstart: restored in \d+ ms, after-restore steps in \d+ ms$", log, re.MULTILINE), log
+        assert RESTORED.search(log), log
         assert ":: Spring Boot ::" not in log
         assert replica.read_status()["restartCount"] == 0
     states = [replica.call("GET", "/state").json for replica in replicas]
@@ -143,9 +144,7 @@ def test_a_pod_that_starts_after_the_password_was_rotated_is_warm_and_uses_it(cl
     cluster.kubectl("delete", f"pod/{replicas[0].name}", "--now")
     known = {replica.name for replica in replicas}
     replica = wait_for(lambda: next((one for one in read_replicas(cluster) if one.name not in known), None))
-    assert re.search(
-        r"^warmstart: restored in \d+ ms, after-restore steps in \d+ ms$", replica.read_log(), re.MULTILINE
-    )
+    assert RESTORED.search(replica.read_log())
     assert replica.call("GET", "/products/7").json["price"] == 12.5
     assert "password authentication failed" in try_login(cluster, services["postgres"], CLUSTER.user, CLUSTER.password)
 
