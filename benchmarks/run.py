@@ -45,7 +45,7 @@ from warmstart.image.layout import read_image
 from warmstart.probe.limit import TimeLimit
 from warmstart.probe.perform import perform
 from warmstart.recipe.load import load_recipe, with_restorers
-from warmstart.recipe.model import HttpGet, Recipe, Restorer
+from warmstart.recipe.model import Hooks, HttpGet, Recipe, Restorer
 
 TOP = Path(__file__).parents[1]
 SPRING, SMALL = TOP / "examples/java-app/recipe.yaml", TOP / "recipes/go/recipe.yaml"
@@ -274,7 +274,7 @@ def list_live_data(size_mb: int, heap_mb: int, limit: str) -> list[str]:
 def as_it_comes(recipe: Recipe) -> Recipe:
     """The recipe without what it does to have a small checkpoint."""
     container = replace(recipe.container, env=())
-    return replace(recipe, container=container, before_checkpoint=())
+    return replace(recipe, container=container, before_checkpoint=(), hooks=Hooks.NONE)
 
 
 def list_start_rows(bench: Bench) -> list[Row]:

@@ -15,7 +15,7 @@ from warmstart.build.base import BaseImage
 from warmstart.core.progress import Progress, SilentListener
 from warmstart.core.reference import parse_source
 from warmstart.image.layout import open_blob, read_image
-from warmstart.recipe.model import Container, Mapped, Resources
+from warmstart.recipe.model import Container, Hooks, Mapped, Resources
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -54,8 +54,7 @@ def test_a_ratio_is_judged_by_its_bounds(run, value, bounds, expected):
 def test_the_example_takes_live_data_and_a_heap_for_it(run):
     recipe = run.with_live_data(1900, 2800, "4Gi")
     assert recipe.container.args == ("--live-data.size-mb=1900",)
-    [(name, options)] = recipe.container.env
-    assert name == "JAVA_TOOL_OPTIONS"
+    options = dict(recipe.container.env)["JAVA_TOOL_OPTIONS"]
     assert [option for option in options.split() if option.startswith("-Xmx")] == ["-Xmx2800m"]
     assert recipe.container.resources.memory_limit_bytes == 4 << 30
     assert recipe.mapped is not Mapped.NONE
@@ -63,7 +62,7 @@ def test_the_example_takes_live_data_and_a_heap_for_it(run):
 
 def test_as_it_comes_it_is_not_prepared(run):
     recipe = run.as_it_comes(run.with_live_data(80, 384, "1Gi"))
-    assert (recipe.container.env, recipe.before_checkpoint) == ((), ())
+    assert (recipe.container.env, recipe.before_checkpoint, recipe.hooks) == ((), (), Hooks.NONE)
     assert recipe.warmup
 
 
