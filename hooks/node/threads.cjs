@@ -29,6 +29,7 @@ function startWorker() {
   channel.onmessage = async ({ data: { phase } }) => {
     if (!phase) return; // of another worker
     channel.ref(); // until the restore: a worker that has closed everything must not end
+    if (phase === 'afterRestore') renewThread();
     const errors = await run(phase);
     if (phase === 'afterRestore') channel.unref();
     channel.postMessage({ answers: threadId, errors });
@@ -55,6 +56,8 @@ function forget(number) {
 // Returns the errors of all threads.
 async function runAll(phase) {
   const answers = [...listening].map((number) => new Promise((resolve) => awaited.set(number, resolve)));
+  // First, because the main thread sets the time zone of the whole process.
+  if (phase === 'afterRestore') renewThread();
   channel.postMessage({ phase });
   const errors = await Promise.all([run(phase), ...answers]);
   awaited.clear();
@@ -63,7 +66,6 @@ async function runAll(phase) {
 
 // Runs a phase in this thread. The listeners run one after the other; before the checkpoint, the last comes first.
 async function run(phase) {
-  if (phase === 'afterRestore') renewThread();
   const listeners = process.rawListeners(phase);
   if (phase === 'beforeCheckpoint') listeners.reverse();
   const errors = [];

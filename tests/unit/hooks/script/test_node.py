@@ -216,6 +216,13 @@ def test_a_process_whose_listener_fails_after_a_restore_ends(hooks, start, liste
     assert f"warmstart: after-restore hook failed: {error}\n" in errors
 
 
+# Workers set no time zone: they must wait for the main thread.
+SLOW = """
+const slow = () => {
+  const { isMainThread } = require('node:worker_threads');
+  if (isMainThread) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300);
+};
+"""
 RENEWED = """
 const { Worker, isMainThread } = require('worker_threads');
 const { random } = Math; // kept by modules
@@ -249,7 +256,8 @@ process.on('afterRestore', () => clearInterval(timer));
 )
 def test_environment_and_generators_are_renewed_in_all_threads(hooks, start, tmp_path, node, late, expected):
     renew = hooks.directory / "node/renew.cjs"
-    renew.write_text(renew.read_text().replace("'/.warmstart/env'", repr(str(tmp_path / "env"))))
+    text = renew.read_text().replace("'/.warmstart/env'", repr(str(tmp_path / "env")))
+    renew.write_text(text.replace("fs.readFileSync(ENVIRONMENT", "(slow(), fs).readFileSync(ENVIRONMENT") + SLOW)
     (tmp_path / "env").write_bytes(b"LATE=pod\0OTHER=pod\0NEW=pod\0SET=pod\0TZ=EST5\0")
     build = dict.fromkeys(("LATE", "OTHER", "GONE", "SET"), "build")
     program = start(RENEWED, node, WARMSTART_HOOKS_LATE=late, TZ="UTC", **build)
