@@ -16,7 +16,7 @@ final class OwnHooks {
 
     private static final int REHEARSALS = 2;
     // Time to compile what a rehearsal ran often.
-    private static final int COMPILED_MS = 200;
+    private static final int COMPILED_MS = 100;
     private static final String KEEP = "WARMSTART_HOOKS_KEEP";
 
     // The context's references are weak.
