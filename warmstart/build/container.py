@@ -156,10 +156,11 @@ def run_warmup(context: BuildContext, target: Target, inner_pid: int) -> tuple[S
     probe = first_probe(recipe.container)
     steady = [step for step in recipe.warmup if step.steady_limit_s]
     rehearsal = Rehearsal(target, probe if isinstance(probe, Probe) else None, steady, recipe.close_tcp)
-    if recipe.prepare is Prepare.JAVA and not steady:
-        rehearse_java(target, inner_pid)
-    elif recipe.prepare is Prepare.JAVA:
-        rehearsal.once = partial(_rest_java, target, inner_pid, progress)
+    if recipe.prepare is Prepare.JAVA:
+        if steady:
+            rehearsal.once = partial(_rest_java, target, inner_pid, progress)
+        else:
+            rehearse_java(target, inner_pid)
     if steady and recipe.close_tcp:
         rehearsal.move = ServiceMoves(context.beside.services, target)
 

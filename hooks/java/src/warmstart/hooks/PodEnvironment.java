@@ -71,9 +71,9 @@ final class PodEnvironment implements Resource {
 
     private Map<String, String> read() throws IOException {
         Map<String, String> pod = new HashMap<>();
-        StringTokenizer variables = new StringTokenizer(new String(read(file), charset), "\0");
-        while (variables.hasMoreTokens()) {
-            String variable = variables.nextToken();
+        StringTokenizer content = new StringTokenizer(new String(read(file), charset), "\0");
+        while (content.hasMoreTokens()) {
+            String variable = content.nextToken();
             int equals = variable.indexOf('=');
             if (equals > 0) {
                 pod.put(variable.substring(0, equals), variable.substring(equals + 1));
